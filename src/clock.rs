@@ -1,0 +1,111 @@
+//! Wall time, in one place. Durations are measured with `tokio::time`; this is for the instants that protocols speak of:
+//! `exp`, `iat`, a certificate's `notAfter`.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// An instant in milliseconds since the Unix epoch. Arithmetic saturates: a hostile `exp` of 2^63 is merely far away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The epoch itself; earlier than everything real.
+    pub const EPOCH: Self = Self(0);
+    /// Later than everything real.
+    pub const FAR_FUTURE: Self = Self(u64::MAX);
+
+    /// From whole seconds since the epoch, the unit of JWT's `NumericDate` (RFC 7519 §2).
+    pub const fn from_unix_seconds(seconds: u64) -> Self {
+        Self(seconds.saturating_mul(1000))
+    }
+
+    /// From milliseconds since the epoch.
+    pub const fn from_unix_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// Whole seconds since the epoch, rounded down.
+    pub const fn unix_seconds(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// Milliseconds since the epoch.
+    pub const fn unix_millis(self) -> u64 {
+        self.0
+    }
+
+    /// This instant, later by `duration`.
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(millis(duration)))
+    }
+
+    /// This instant, earlier by `duration`; never before the epoch.
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(duration)))
+    }
+
+    /// How long after `earlier` this is; zero if it is not after it.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Where parts get the wall time from. A test shifts it to see what a clock jump, or a laptop's sleep, does.
+#[derive(Clone, Debug, Default)]
+pub struct Clock {
+    shift_millis: Option<Arc<AtomicI64>>,
+}
+
+impl Clock {
+    /// The machine's clock.
+    pub fn system() -> Self {
+        Self { shift_millis: None }
+    }
+
+    /// The machine's clock plus a shift that [`Clock::shift`] sets, shared by all clones.
+    pub fn shiftable() -> Self {
+        Self { shift_millis: Some(Arc::default()) }
+    }
+
+    /// Moves a shiftable clock by `seconds` from where it is now; on the machine's clock it does nothing.
+    pub fn shift(&self, seconds: i64) {
+        if let Some(shift) = &self.shift_millis {
+            shift.fetch_add(seconds.saturating_mul(1000), Ordering::Relaxed);
+        }
+    }
+
+    /// Now.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+    pub fn now(&self) -> Timestamp {
+        let real = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis);
+        let shift = self.shift_millis.as_ref().map_or(0, |shift| shift.load(Ordering::Relaxed));
+        Timestamp(real.saturating_add_signed(shift))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_numbers_saturate() {
+        let far = Timestamp::from_unix_seconds(u64::MAX).plus(Duration::MAX);
+        assert_eq!(far, Timestamp::FAR_FUTURE);
+        assert_eq!(Timestamp::EPOCH.minus(Duration::from_secs(5)), Timestamp::EPOCH);
+        assert_eq!(Timestamp::EPOCH.since(far), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_shift_is_seen_by_clones() {
+        let clock = Clock::shiftable();
+        let before = clock.clone().now();
+        clock.shift(7200);
+        assert!(clock.clone().now().since(before) >= Duration::from_secs(7200));
+        clock.shift(-14400);
+        assert!(clock.now() < before);
+    }
+}

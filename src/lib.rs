@@ -1,0 +1,4 @@
+//! `idjag-proxy`: a sidecar that gives an AI agent's outbound calls an identity.
+pub mod clock;
+pub mod secret;
+pub mod tasks;

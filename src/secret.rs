@@ -1,0 +1,48 @@
+//! Values that must not be seen: no `Display`, no `Serialize`, a `Debug` that says nothing, zeroed on drop.
+use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
+
+/// A client secret, an API key, a token: text that only the wire may see.
+#[derive(Clone, Debug)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// Takes ownership of the text.
+    pub fn new(text: String) -> Self {
+        Self(SecretString::from(text))
+    }
+
+    /// From a file's bytes: one trailing line end is dropped, as editors and `kubectl create secret --from-file` leave it.
+    /// Refused: an empty secret, and bytes that are not UTF-8.
+    pub fn from_file_bytes(bytes: Vec<u8>) -> Result<Self, &'static str> {
+        let bytes = Zeroizing::new(bytes);
+        let text = std::str::from_utf8(&bytes).map_err(|_| "is not UTF-8 text")?;
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        if text.is_empty() { Err("is empty") } else { Ok(Self::new(text.to_owned())) }
+    }
+
+    /// The text. Callers put it on the wire and nowhere else.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_says_nothing() {
+        let secret = Secret::new("canary-7f3a".into());
+        assert!(!format!("{secret:?}").contains("canary"));
+    }
+
+    #[test]
+    fn one_line_end_is_dropped() {
+        assert_eq!(Secret::from_file_bytes(b"p w\r\n".to_vec()).expect("text").expose(), "p w");
+        assert_eq!(Secret::from_file_bytes(b"p\n\n".to_vec()).expect("text").expose(), "p\n");
+        assert!(Secret::from_file_bytes(b"\n".to_vec()).is_err());
+        assert!(Secret::from_file_bytes(vec![0xff]).is_err());
+    }
+}
