@@ -1,0 +1,322 @@
+//! The reader's side: one atomic load and the clock say whether there is an identity now, and why not.
+use super::jwt::{JwtIssuer, JwtSvid, JwtSvidError};
+use super::snapshot::Snapshot;
+use super::{SpiffeId, people_time};
+use crate::clock::{Clock, Timestamp};
+use arc_swap::ArcSwap;
+use std::fmt;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// A handle to the identity that some source keeps current. Cheap to clone, shared by all threads.
+#[derive(Clone)]
+pub struct Identity(pub(super) Arc<Shared>);
+
+/// There is no identity that may be used now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Missing {
+    /// `waiting` (none yet), `expired` or `withdrawn`.
+    pub kind: MissingKind,
+    /// What is missing and what to do about it, for people.
+    pub reason: String,
+}
+
+/// How an identity can be missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingKind {
+    /// None has come yet.
+    Waiting,
+    /// The last one expired before a new one came.
+    Expired,
+    /// The Workload API took it back.
+    Withdrawn,
+}
+
+impl MissingKind {
+    /// A stable name for metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Expired => "expired",
+            Self::Withdrawn => "withdrawn",
+        }
+    }
+}
+
+/// The identity at one moment, for the admin page. No secret is in it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Status {
+    /// Where it comes from.
+    pub source: String,
+    /// Whether the Workload API's stream is open and has delivered; with files, whether they could be read last time.
+    pub connected: bool,
+    /// Whether there is an SVID that may be used now.
+    pub valid: bool,
+    /// What the source waits for, for people.
+    pub waiting_for: Option<String>,
+    /// The SPIFFE ID last held, even if it may not be used any more.
+    pub spiffe_id: Option<String>,
+    /// When that SVID expires, in seconds since the epoch.
+    pub expires_at: Option<u64>,
+    /// The other trust domains whose bundles are held.
+    pub federated_trust_domains: Vec<String>,
+    /// Grows with every change.
+    pub revision: u64,
+    /// Why the last refused update was refused.
+    pub last_refused: Option<String>,
+}
+
+pub(super) struct Shared {
+    pub(super) source: String,
+    pub(super) clock: Clock,
+    pub(super) state: ArcSwap<State>,
+    pub(super) changes: watch::Sender<u64>,
+    pub(super) jwt: JwtIssuer,
+}
+
+/// Replaced as a whole by the one owner.
+#[derive(Clone, Default)]
+pub(super) struct State {
+    /// The last snapshot accepted.
+    pub(super) held: Option<Arc<Snapshot>>,
+    /// Why `held` may not be used although it may not have expired.
+    pub(super) withdrawn: Option<String>,
+    pub(super) waiting_for: Option<String>,
+    pub(super) connected: bool,
+    pub(super) last_refused: Option<String>,
+}
+
+impl State {
+    /// The snapshot that may be used, if the clock allows.
+    pub(super) fn usable(&self) -> Option<&Arc<Snapshot>> {
+        if self.withdrawn.is_some() { None } else { self.held.as_ref() }
+    }
+}
+
+impl Identity {
+    /// What may be used now, by the clock.
+    ///
+    /// # Errors
+    /// [`Missing`], with what it waits for.
+    pub fn current(&self) -> Result<Arc<Snapshot>, Missing> {
+        let state = self.0.state.load();
+        match state.usable() {
+            Some(snapshot) if snapshot.svid.is_valid_at(self.0.clock.now()) => Ok(snapshot.clone()),
+            _ => Err(missing(&self.0.source, &state)),
+        }
+    }
+
+    /// Whether [`Self::current`] would succeed; for the request path.
+    pub fn is_valid(&self) -> bool {
+        let state = self.0.state.load();
+        state.usable().is_some_and(|snapshot| snapshot.svid.is_valid_at(self.0.clock.now()))
+    }
+
+    /// What was accepted last, even if it has expired or was withdrawn; to be shown, never to be used.
+    pub fn latest_held(&self) -> Option<Arc<Snapshot>> {
+        self.0.state.load().held.clone()
+    }
+
+    /// The revision; it grows with every accepted update that brought something new, every withdrawal and every expiry.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// A JWT-SVID for exactly this audience and the SPIFFE ID of [`Self::current`], from the cache to half of its life.
+    ///
+    /// # Errors
+    /// There is no identity now, the source has no JWT-SVIDs, or the Workload API refused or did not answer in time.
+    pub async fn jwt_svid(&self, audience: &str) -> Result<JwtSvid, JwtSvidError> {
+        self.0.jwt.svid(self, audience).await
+    }
+
+    /// For the admin page.
+    pub fn status(&self) -> Status {
+        let state = self.0.state.load();
+        let svid = state.held.as_ref().map(|snapshot| &snapshot.svid);
+        let federated = state.held.iter().flat_map(|snapshot| snapshot.federated());
+        Status {
+            source: self.0.source.clone(),
+            connected: state.connected,
+            valid: self.is_valid(),
+            waiting_for: state.waiting_for.clone(),
+            spiffe_id: svid.map(|svid| svid.id.to_string()),
+            expires_at: svid.map(|svid| svid.not_after.unix_seconds()),
+            federated_trust_domains: federated.map(ToString::to_string).collect(),
+            revision: *self.0.changes.borrow(),
+            last_refused: state.last_refused.clone(),
+        }
+    }
+
+    /// The clock that validity is judged by.
+    pub(super) fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    /// Whether this SPIFFE ID is the one that may be used now.
+    pub(super) fn is_current(&self, id: &SpiffeId) -> Result<(), Missing> {
+        let current = self.current()?;
+        if current.svid.id == *id {
+            return Ok(());
+        }
+        let reason = format!("the identity changed from {id} to {} meanwhile; ask again", current.svid.id);
+        Err(Missing { kind: MissingKind::Withdrawn, reason })
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Identity").field("source", &self.0.source).finish_non_exhaustive()
+    }
+}
+
+fn missing(source: &str, state: &State) -> Missing {
+    let waiting = state.waiting_for.as_deref().unwrap_or("no update has come since");
+    match (&state.withdrawn, &state.held) {
+        (Some(why), _) => {
+            let mut reason = format!("the identity was withdrawn: {why}");
+            if state.waiting_for.as_ref().is_some_and(|waiting| waiting != why) {
+                reason = format!("{reason}; now: {waiting}");
+            }
+            Missing { kind: MissingKind::Withdrawn, reason }
+        }
+        (None, Some(snapshot)) => {
+            let at = people_time(snapshot.svid.not_after);
+            let reason = format!(
+                "the X.509-SVID of {} expired at {at} and {source} gave no new one: {waiting}",
+                snapshot.svid.id
+            );
+            Missing { kind: MissingKind::Expired, reason }
+        }
+        (None, None) => Missing {
+            kind: MissingKind::Waiting,
+            reason: format!(
+                "there is no identity yet: {}",
+                state.waiting_for.as_deref().unwrap_or("its source has not been asked")
+            ),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::testing::{Authority, Fed, material};
+    use std::time::Duration;
+
+    const ID: &str = "spiffe://example.org/agent";
+
+    fn metric(fed: &Fed, name: &str, label: Option<&str>) -> f64 {
+        let families = fed.registry.gather();
+        let family = families.iter().find(|family| family.name() == format!("idjag_proxy_{name}")).expect(name);
+        let metrics = family.get_metric();
+        let one = match label {
+            None => &metrics[0],
+            Some(label) => {
+                metrics.iter().find(|metric| metric.get_label()[0].value() == label).expect("present from the start")
+            }
+        };
+        if one.get_counter().get_value() > 0.0 { one.get_counter().get_value() } else { one.get_gauge().get_value() }
+    }
+
+    #[test]
+    fn from_waiting_to_held_to_withdrawn_to_held() {
+        let authority = Authority::new("example.org");
+        let mut fed = Fed::new();
+        let changes = fed.identity.changes();
+        assert_eq!(fed.identity.current().err().map(|missing| missing.kind), Some(MissingKind::Waiting));
+        assert_eq!(metric(&fed, "svid_updates_total", Some("accepted")), 0.0);
+
+        fed.feed(material(&authority, ID));
+        let first = fed.identity.current().expect("held");
+        assert!(fed.identity.is_valid() && changes.has_changed().expect("open"));
+        assert_eq!((first.svid.id.to_string().as_str(), first.revision), (ID, 1));
+        assert_eq!(metric(&fed, "svid_expiry_timestamp_seconds", None) as u64, first.svid.not_after.unix_seconds());
+
+        fed.withdraw();
+        assert!(!fed.identity.is_valid());
+        assert_eq!(fed.identity.current().err().map(|missing| missing.kind), Some(MissingKind::Withdrawn));
+        assert!(fed.identity.latest_held().is_some(), "still shown");
+        assert_eq!(metric(&fed, "svid_expiry_timestamp_seconds", None), 0.0);
+        assert_eq!(*changes.borrow(), 2);
+
+        fed.feed(material(&authority, ID));
+        assert_eq!(fed.identity.current().expect("held again").revision, 3);
+    }
+
+    #[test]
+    fn a_bad_update_keeps_the_good_one_and_is_counted() {
+        let authority = Authority::new("example.org");
+        let mut fed = Fed::with(&authority, ID);
+        let before = fed.identity.current().expect("held");
+        let mut bad = material(&authority, ID);
+        bad.named = Some("spiffe://example.org/other".to_owned());
+        fed.feed(bad);
+        assert!(Arc::ptr_eq(&before, &fed.identity.current().expect("kept")));
+        assert_eq!(metric(&fed, "svid_updates_total", Some("refused")), 1.0);
+        let status = fed.identity.status();
+        assert!(status.valid && status.last_refused.is_some_and(|why| why.contains("spiffe://example.org/other")));
+
+        fed.feed(material(&authority, ID));
+        assert_eq!(fed.identity.current().expect("newer").revision, 2);
+        assert_eq!(fed.identity.status().waiting_for, None);
+        assert_eq!(metric(&fed, "svid_updates_total", Some("accepted")), 2.0);
+    }
+
+    #[test]
+    fn what_has_expired_is_never_handed_out_and_said_once() {
+        let mut fed = Fed::with(&Authority::new("example.org"), ID);
+        let changes = fed.identity.changes();
+        assert!(!fed.note_expiry());
+        fed.clock.shift(-300);
+        assert!(fed.identity.is_valid(), "a clock set back does not lock us out");
+        fed.clock.shift(2 * 3600);
+        assert!(!fed.identity.is_valid());
+        let missing = fed.identity.current().expect_err("expired");
+        assert_eq!(missing.kind, MissingKind::Expired);
+        assert!(missing.reason.contains(ID) && missing.reason.contains("expired at 20"), "{missing}");
+        assert!(fed.note_expiry() && !fed.note_expiry());
+        assert_eq!(*changes.borrow(), 2);
+        assert!(fed.identity.latest_held().is_some());
+    }
+
+    #[test]
+    fn the_same_update_again_is_no_change() {
+        let authority = Authority::new("example.org");
+        let mut fed = Fed::new();
+        let one = material(&authority, ID);
+        let copy = |from: &crate::identity::material::Material| crate::identity::material::Material {
+            chain: from.chain.clone(),
+            key: from.key.clone(),
+            bundle: from.bundle.clone(),
+            federated: from.federated.clone(),
+            named: None,
+            hint: None,
+        };
+        fed.feed(copy(&one));
+        fed.feed(copy(&one));
+        assert_eq!(fed.identity.current().expect("held").revision, 1);
+        let mut more = copy(&one);
+        more.bundle.extend(Authority::new("example.org").bundle());
+        fed.feed(more);
+        assert_eq!(fed.identity.current().expect("held").revision, 2, "a bundle of its own is a change");
+    }
+
+    #[test]
+    fn expiry_is_exact() {
+        let fed = Fed::with(&Authority::new("example.org"), ID);
+        let svid = &fed.identity.current().expect("held").svid;
+        assert!(svid.is_valid_at(svid.not_after.minus(Duration::from_millis(1))));
+        assert!(!svid.is_valid_at(svid.not_after));
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let fed = Fed::with(&Authority::new("example.org"), ID);
+        let snapshot = fed.identity.current().expect("held");
+        let shown = format!("{:?} {:?} {:?}", snapshot, fed.identity, fed.identity.status());
+        let key = format!("{:?}", snapshot.svid.key_pkcs8());
+        assert!(!shown.contains(key.trim_matches(['[', ']'])), "{shown}");
+    }
+}
