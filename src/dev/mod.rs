@@ -5,3 +5,4 @@
 //! assertions with the code that made them. It is no product: keys live in memory, and nothing here is fast or hardened.
 pub mod ca;
 pub mod jwt;
+pub mod workload_api;
