@@ -3,6 +3,9 @@
 //!
 //! This module imports `clock`, `secret`, `tasks` and libraries, and nothing else of the crate: it must not check the proxy's
 //! assertions with the code that made them. It is no product: keys live in memory, and nothing here is fast or hardened.
+pub mod authorization_server;
 pub mod ca;
+pub mod faults;
+pub mod http;
 pub mod jwt;
 pub mod workload_api;
