@@ -37,9 +37,9 @@ impl UserToken {
         Self { token: Secret::new(token), hash }
     }
 
-    /// The SHA-256 of a token that is not kept.
-    pub fn hash_of(token: &[u8]) -> [u8; 32] {
-        to_array(digest(&SHA256, token).as_ref())
+    /// The SHA-256 of the token.
+    pub fn hash(&self) -> [u8; 32] {
+        self.hash
     }
 }
 
