@@ -79,6 +79,15 @@ impl Table {
         })
     }
 
+    /// Routes whose eager grant was never obtained, with the server that issues it.
+    pub fn eager_missing(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.entries.iter().filter_map(|entry| {
+            let slot = entry.slot.as_ref().filter(|slot| !slot.was_obtained())?;
+            let eager = matches!(&entry.route.credential, Credential::Token(rule) if rule.eager);
+            eager.then(|| (&*entry.route.name, slot.grant().server().name.as_str()))
+        })
+    }
+
     /// Routes, their slots and how they stand: for the status page.
     pub fn routes(&self) -> impl Iterator<Item = (&Route, Option<&Arc<Slot>>)> {
         self.entries.iter().map(|entry| (&*entry.route, entry.slot.as_ref()))

@@ -8,6 +8,7 @@ use super::table::Table;
 use super::target::Arrival;
 use super::traffic::{Connected, Traffic};
 use super::upstream::{Guard, Pool};
+use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::tasks::Stop;
 use crate::token::{Delegated, Tokens};
@@ -24,6 +25,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -70,6 +72,7 @@ pub struct Shared {
     pub(super) guard: Guard,
     pub(super) limits: Limits,
     pub(super) pseudonym: String,
+    pulse: Pulse,
     via_http1: HeaderValue,
     via_http2: HeaderValue,
 }
@@ -90,6 +93,8 @@ pub struct SharedParts {
     pub guard: Guard,
     /// Bounds.
     pub limits: Limits,
+    /// Where workers say that they turn.
+    pub pulse: Pulse,
 }
 
 impl Shared {
@@ -108,6 +113,7 @@ impl Shared {
             traffic: parts.traffic,
             guard: parts.guard,
             limits: parts.limits,
+            pulse: parts.pulse,
         }
     }
 
@@ -156,8 +162,40 @@ impl Downstream {
     }
 }
 
+/// Which worker of how many.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// From 0.
+    pub index: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+/// When each worker's timer last fired.
+#[derive(Clone, Debug)]
+pub struct Pulse(Arc<[AtomicU64]>);
+
+impl Pulse {
+    /// Of so many workers.
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| AtomicU64::new(u64::MAX)).collect())
+    }
+
+    /// Workers whose timer has not fired for longer than `limit`.
+    pub fn stuck(&self, now: Timestamp, limit: Duration) -> impl Iterator<Item = usize> + '_ {
+        let late = move |last: &AtomicU64| now.since(Timestamp::from_unix_millis(last.load(Ordering::Relaxed))) > limit;
+        self.0.iter().enumerate().filter(move |(_, last)| late(last)).map(|(worker, _)| worker)
+    }
+
+    fn beat(&self, worker: usize, now: Timestamp) {
+        if let Some(last) = self.0.get(worker) {
+            last.store(now.unix_millis(), Ordering::Relaxed);
+        }
+    }
+}
+
 /// Runs one worker on the calling thread until it is told to stop.
-pub fn run_worker(shared: Arc<Shared>, listeners: Vec<TcpListener>, mut stop: Stop, share: usize) -> Result<(), String> {
+pub fn run_worker(shared: Arc<Shared>, listeners: Vec<TcpListener>, place: Place, mut stop: Stop) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let runtime = runtime.map_err(|error| format!("a worker's runtime could not start: {error}"))?;
     runtime.block_on(async move {
@@ -166,12 +204,12 @@ pub fn run_worker(shared: Arc<Shared>, listeners: Vec<TcpListener>, mut stop: St
             delegated: RefCell::new(Delegated::new(shared.limits.delegated)),
             shared,
         });
-        let permits = Arc::new(Semaphore::new(worker.shared.limits.connections.div_ceil(share.max(1))));
+        let permits = Arc::new(Semaphore::new(worker.shared.limits.connections.div_ceil(place.of.max(1))));
         for listener in listeners {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| format!("a listener failed: {error}"))?;
             tokio::task::spawn_local(accept(Rc::clone(&worker), listener, Arc::clone(&permits)));
         }
-        tokio::task::spawn_local(tick(Rc::clone(&worker)));
+        tokio::task::spawn_local(tick(Rc::clone(&worker), place.index));
         stop.stopped().await;
         Ok(())
     })
@@ -179,10 +217,11 @@ pub fn run_worker(shared: Arc<Shared>, listeners: Vec<TcpListener>, mut stop: St
 
 /// Besides sweeping, its timer keeps the runtime's next wake-up near: else every request's head timer would have to wake the
 /// driver for an earlier one.
-async fn tick(worker: Rc<Worker>) {
+async fn tick(worker: Rc<Worker>, index: usize) {
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     loop {
         tick.tick().await;
+        worker.shared.pulse.beat(index, worker.shared.tokens.now());
         worker.pool.sweep();
     }
 }
