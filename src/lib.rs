@@ -1,4 +1,5 @@
 //! `idjag-proxy`: a sidecar that gives an AI agent's outbound calls an identity.
+pub mod assertion;
 pub mod clock;
 #[cfg(feature = "dev")]
 pub mod dev;
