@@ -1,6 +1,9 @@
 //! `idjag-proxy`: a sidecar that gives an AI agent's outbound calls an identity.
+pub mod assertion;
 pub mod clock;
 #[cfg(feature = "dev")]
 pub mod dev;
+pub mod identity;
 pub mod secret;
 pub mod tasks;
+pub mod tls;
