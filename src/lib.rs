@@ -3,6 +3,7 @@ pub mod assertion;
 pub mod clock;
 #[cfg(feature = "dev")]
 pub mod dev;
+pub mod exchange;
 pub mod identity;
 pub mod secret;
 pub mod tasks;
