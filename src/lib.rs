@@ -4,14 +4,10 @@ pub mod assertion;
 pub mod clock;
 #[cfg(feature = "dev")]
 pub mod dev;
-<<<<<<< HEAD
 pub mod exchange;
 pub mod identity;
 pub mod policy;
 pub mod proxy;
-=======
-pub mod identity;
->>>>>>> dev
 pub mod secret;
 pub mod tasks;
 pub mod telemetry;
