@@ -57,7 +57,7 @@ class Upstream(Server):
         self.issuer, self.jwks_url = issuer, jwks_url
         self.lock = threading.Lock()
         self.keys: KeySet | None = None
-        self.last: dict = {}
+        self.count = 0
         super().__init__(run, _UpstreamHandler)
 
     def claims(self, authorization: str) -> dict:
@@ -80,14 +80,15 @@ class Upstream(Server):
 class _UpstreamHandler(Handler):
     def answer(self):
         self.body()
-        seen = {"method": self.command, "path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}}
-        self.server.last = seen
+        self.server.count += 1
+        saw = sorted({name.lower() for name in self.headers})
+        caller = self.headers.get("x-forwarded-client-cert", "")
         try:
             claims = self.server.claims(self.headers.get("authorization", ""))
         except (JoseError, ValueError) as error:
             self.reply(401, {"refused": f"{type(error).__name__}: {error}"}, {"www-authenticate": 'Bearer error="invalid_token"'})
         else:
-            self.reply(200, {"claims": claims, "path": self.path, "saw": sorted(seen["headers"])})
+            self.reply(200, {"claims": claims, "path": self.path, "saw": saw, "xfcc": caller})
 
     do_GET = do_POST = do_PUT = do_DELETE = answer
 

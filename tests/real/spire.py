@@ -5,6 +5,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from cryptography import x509
+
 from parts import Failed, Part, Run, fetch, free_ports, wait_until
 
 TRUST_DOMAIN = "example.org"
@@ -111,6 +113,17 @@ class Spire:
     def x509_authorities(self) -> dict:
         """`active`, `prepared`, `old`: each an authority with its `authority_id`, or absent."""
         return json.loads(self.server("localauthority", "x509", "show", "-output", "json"))
+
+    def bundle_of_workloads(self) -> set[str]:
+        """The ids of the X.509 authorities that the agent gives to workloads now."""
+        directory = self.run.directory / "fetched"
+        directory.mkdir(exist_ok=True)
+        argv = [self.programs / "spire-agent", "api", "fetch", "x509", "-socketPath", self.agent_socket, "-write", directory]
+        done = subprocess.run([str(word) for word in argv], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Failed(f"spire-agent api fetch x509: {done.stdout}{done.stderr}")
+        roots = x509.load_pem_x509_certificates((directory / "bundle.0.pem").read_bytes())
+        return {root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex() for root in roots}
 
     def server(self, *words: str) -> str:
         """One command of `spire-server`; what it prints."""

