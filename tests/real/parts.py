@@ -13,6 +13,11 @@ import urllib.request
 from pathlib import Path
 
 
+# Everything here is on loopback: no proxy of the machine's environment may stand between.
+WITHOUT_PROXIES = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+urllib.request.install_opener(urllib.request.build_opener(urllib.request.ProxyHandler({})))
+
+
 class Failed(Exception):
     """A case's expectation that did not hold, in words."""
 
@@ -44,8 +49,9 @@ class Part:
 class Run:
     """The directory of one run and everything started in it. The path is short: it holds Unix sockets."""
 
-    def __init__(self):
-        self.directory = Path(tempfile.mkdtemp(prefix="idjag-real-"))
+    def __init__(self, directory: Path | None = None):
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="idjag-real-"))
+        self.directory.mkdir(exist_ok=True)
         self.logs = self.directory / "logs"
         self.logs.mkdir()
         self.parts: list[Part] = []
@@ -59,7 +65,7 @@ class Run:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | (env or {}),
+                env=WITHOUT_PROXIES | (env or {}),
                 cwd=cwd or self.directory,
             )
         part = Part(name, process, log)

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from parts import Run, expect, fetch, free_ports, wait_until
+from parts import WITHOUT_PROXIES, Run, expect, fetch, free_ports, wait_until
 
 # Where the listener `jwks` publishes the keys of the proxy's own assertions.
 JWKS_PATH = "/jwks"
@@ -82,7 +82,7 @@ class Proxy:
 
 
 def curl(*options: str) -> Answer:
-    done = subprocess.run(["curl", "-sS", "-i", "--max-time", "30", *options], capture_output=True, text=True)
+    done = subprocess.run(["curl", "-sS", "-i", "--max-time", "30", *options], capture_output=True, text=True, env=WITHOUT_PROXIES)
     expect(done.returncode == 0, f"curl {' '.join(options)}: {done.stderr.strip()}")
     text = done.stdout.replace("\r\n", "\n")
     head, _, body = text.partition("\n\n")

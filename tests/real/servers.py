@@ -3,12 +3,13 @@
 import http.server
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
+from joserfc.jwk import ECKey, KeySet
 from joserfc.jwt import JWTClaimsRegistry
 
 from parts import Run
@@ -57,7 +58,7 @@ class Upstream(Server):
         self.issuer, self.jwks_url = issuer, jwks_url
         self.lock = threading.Lock()
         self.keys: KeySet | None = None
-        self.count = 0
+        self.count = self.refused = 0
         super().__init__(run, _UpstreamHandler)
 
     def claims(self, authorization: str) -> dict:
@@ -86,11 +87,34 @@ class _UpstreamHandler(Handler):
         try:
             claims = self.server.claims(self.headers.get("authorization", ""))
         except (JoseError, ValueError) as error:
+            self.server.refused += 1
             self.reply(401, {"refused": f"{type(error).__name__}: {error}"}, {"www-authenticate": 'Bearer error="invalid_token"'})
         else:
             self.reply(200, {"claims": claims, "path": self.path, "saw": saw, "xfcc": caller})
 
     do_GET = do_POST = do_PUT = do_DELETE = answer
+
+
+class Issuer(Server):
+    """A company's OpenID provider, as far as the proxy sees it: metadata, keys, and ID tokens for whoever we say."""
+
+    def __init__(self, run: Run):
+        self.key = ECKey.generate_key("P-256", {"kid": "corp-1", "use": "sig", "alg": "ES256"})
+        super().__init__(run, _IssuerHandler)
+
+    def id_token(self, subject: str, audience: str) -> str:
+        now = int(time.time())
+        claims = {"iss": self.url, "sub": subject, "aud": audience, "iat": now, "exp": now + 300}
+        return jwt.encode({"alg": "ES256", "kid": "corp-1", "typ": "JWT"}, claims, self.key)
+
+
+class _IssuerHandler(Handler):
+    def do_GET(self):
+        if self.path == "/jwks":
+            self.reply(200, {"keys": [self.server.key.as_dict(private=False)]})
+        else:
+            url = self.server.url
+            self.reply(200, {"issuer": url, "token_endpoint": f"{url}/token", "jwks_uri": f"{url}/jwks"})
 
 
 class Relay(Server):
