@@ -68,8 +68,8 @@ def cache_directory() -> Path:
     return Path(os.environ.get("IDJAG_CACHE") or f"{base}/idjag-proxy")
 
 
-def install(say) -> Cache:
-    """Every part, the quick ones first. `say` gets one line per step."""
+def install(say, only: set[str] | None = None) -> Cache:
+    """Every part, the quick ones first, or `only` those named. `say` gets one line per step."""
     cache = Cache(cache_directory())
     cache.root.mkdir(parents=True, exist_ok=True)
     steps = {
@@ -80,6 +80,8 @@ def install(say) -> Cache:
     }
     for name, (target, step) in steps.items():
         started = time.monotonic()
+        if only is not None and name not in only:
+            continue
         if (target / ".complete").exists():
             say(f"install: {name}: cached")
             continue
