@@ -1,4 +1,7 @@
 //! `idjag-proxy`: a sidecar that gives an AI agent's outbound calls an identity.
+pub mod assertion;
 pub mod clock;
+pub mod identity;
 pub mod secret;
 pub mod tasks;
+pub mod tls;
