@@ -104,6 +104,12 @@ def expect_problem(answer: Answer, status: int, *words: str):
     expect(not JWT.search(answer.body + str(answer.headers)), f"a token stands in the answer: {answer}")
 
 
+def expect_refusal(answer: Answer, code: str):
+    """A refusal because the authorization server answered with this OAuth error: 403 where the agent or its user could ask for less
+    or as another, 502 where only an operator could change it."""
+    expect_problem(answer, 502 if code in ("invalid_client", "unauthorized_client") else 403, code)
+
+
 @dataclass
 class Load:
     """A steady stream of requests from a few keep-alive connections; every answer other than 200 is kept."""
