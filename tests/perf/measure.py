@@ -66,7 +66,18 @@ def spread(values: list[float]) -> Spread:
 
 
 def _wrk(bench: Bench, target: Target, connections: int, seconds: int) -> str:
-    load = ["taskset", "-c", str(bench.load_core), program("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "10s"]
+    load = [
+        "taskset",
+        "-c",
+        str(bench.load_core),
+        program("wrk"),
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--latency",
+        "--timeout",
+        "10s",
+    ]
     load += ["-H", f"Host: {HOST}", f"http://127.0.0.1:{target.port}/v1/events"]
     done = subprocess.run(load, capture_output=True, text=True)
     text = done.stdout + done.stderr

@@ -27,7 +27,9 @@ def main():
     options.add_argument("--seconds", type=int, default=3, help="length of one run of wrk")
     options.add_argument("--connections", type=int, default=32)
     options.add_argument("--proxy", help="the binary; default: the dist build, built if absent (or IDJAG_PROXY)")
-    options.add_argument("--no-files", action="store_true", help="print the table and leave results.md and results.svg alone")
+    options.add_argument(
+        "--no-files", action="store_true", help="print the table and leave results.md and results.svg alone"
+    )
     chosen = options.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:

@@ -29,7 +29,9 @@ def write(measured: list[Measured], method: str, build: str, left_out: list[str]
     text = "\n".join(lines) + "\n"
     if directory:
         (directory / "results.md").write_text(text)
-        (directory / "results.svg").write_text(svg(panels(by_name), f"Medians and quartiles over {len(measured[0].samples)} rounds; see results.md"))
+        (directory / "results.svg").write_text(
+            svg(panels(by_name), f"Medians and quartiles over {len(measured[0].samples)} rounds; see results.md")
+        )
     return text
 
 
@@ -55,7 +57,9 @@ def table(by_name: dict[str, Measured]) -> list[str]:
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for one in by_name.values():
         cells = [f"{one.name} {one.version}"]
-        cells += [str(ratio(one, by_name[base], figure)) for figure in ("per_cpu_second", "p50", "p99") for base in bases]
+        cells += [
+            str(ratio(one, by_name[base], figure)) for figure in ("per_cpu_second", "p50", "p99") for base in bases
+        ]
         cells += [str(ratio(one, by_name["nginx"], "per_second"))] if "nginx" in by_name else []
         cells += [f"{one.idle_mib:.1f} MiB", f"{one.busy_mib:.1f} MiB"]
         lines.append("| " + " | ".join(cells) + " |")
@@ -65,10 +69,22 @@ def table(by_name: dict[str, Measured]) -> list[str]:
 def goals(by_name: dict[str, Measured]) -> list[str]:
     ours, rows = by_name[OURS], []
     if "Envoy" in by_name:
-        rows.append(("requests per CPU second at least 2.5 x Envoy", ratio(ours, by_name["Envoy"], "per_cpu_second"), lambda x: x.median >= 2.5))
+        rows.append(
+            (
+                "requests per CPU second at least 2.5 x Envoy",
+                ratio(ours, by_name["Envoy"], "per_cpu_second"),
+                lambda x: x.median >= 2.5,
+            )
+        )
         rows.append(("p99 at most Envoy's", ratio(ours, by_name["Envoy"], "p99"), lambda x: x.median <= 1))
     if "nginx" in by_name:
-        rows.append(("requests per CPU second at least 0.9 x nginx", ratio(ours, by_name["nginx"], "per_cpu_second"), lambda x: x.median >= 0.9))
+        rows.append(
+            (
+                "requests per CPU second at least 0.9 x nginx",
+                ratio(ours, by_name["nginx"], "per_cpu_second"),
+                lambda x: x.median >= 0.9,
+            )
+        )
     lines = [f"- {'met' if met(seen) else 'not met'}: {goal}: {seen}" for goal, seen, met in rows]
     for goal, limit, seen in [("RSS idle", 15, ours.idle_mib), ("RSS with 1,000 connections", 30, ours.busy_mib)]:
         lines.append(f"- {'met' if seen <= limit else 'not met'}: {goal} at most {limit} MiB: {seen:.1f} MiB")
@@ -83,6 +99,14 @@ def panels(by_name: dict[str, Measured]) -> list:
         (f"p99 latency, {base.name} = 1", "less is better", "p99"),
     ]:
         spreads = {one.name: ratio(one, base, figure) for one in by_name.values()}
-        shown.append((title, remark, [(name, one.median, one.low, one.high, f"{one.median:.2f}") for name, one in spreads.items()]))
-    memory = [(one.name, one.busy_mib, one.busy_mib, one.busy_mib, f"{one.busy_mib:.0f} MiB") for one in by_name.values()]
+        shown.append(
+            (
+                title,
+                remark,
+                [(name, one.median, one.low, one.high, f"{one.median:.2f}") for name, one in spreads.items()],
+            )
+        )
+    memory = [
+        (one.name, one.busy_mib, one.busy_mib, one.busy_mib, f"{one.busy_mib:.0f} MiB") for one in by_name.values()
+    ]
     return shown + [("Resident memory with 1,000 connections", "less is better", memory)]

@@ -69,7 +69,9 @@ class Bench:
     def spawn(self, name: str, argv: list, core: int) -> subprocess.Popen:
         log = (self.directory / f"{name}.log").open("w")
         pinned = ["taskset", "-c", str(core), *map(str, argv)]
-        process = subprocess.Popen(pinned, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, preexec_fn=_many_files)
+        process = subprocess.Popen(
+            pinned, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, preexec_fn=_many_files
+        )
         self.started.append(process)
         return process
 
@@ -90,7 +92,9 @@ class Bench:
                 return
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{name} does not listen:\n{(self.directory / f'{name}.log').read_text()[-2000:]}") from None
+                    raise RuntimeError(
+                        f"{name} does not listen:\n{(self.directory / f'{name}.log').read_text()[-2000:]}"
+                    ) from None
                 time.sleep(0.05)
 
     def write(self, name: str, text: str) -> Path:
@@ -216,12 +220,24 @@ def _envoy_bootstrap(port: int, upstream: int) -> dict:
             {"name": "envoy.filters.http.credential_injector", "typed_config": injector},
             {"name": "router", "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"}},
         ],
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "up"}}]}]},
+        "route_config": {
+            "virtual_hosts": [
+                {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "up"}}]}
+            ]
+        },
     }
     breakers = {"thresholds": [{"max_connections": 8192, "max_pending_requests": 8192, "max_requests": 8192}]}
     endpoints = [{"lb_endpoints": [{"endpoint": {"address": address(upstream)}}]}]
-    cluster = {"name": "up", "circuit_breakers": breakers, "load_assignment": {"cluster_name": "up", "endpoints": endpoints}}
-    listener = {"name": "in", "address": address(port), "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}]}
+    cluster = {
+        "name": "up",
+        "circuit_breakers": breakers,
+        "load_assignment": {"cluster_name": "up", "endpoints": endpoints},
+    }
+    listener = {
+        "name": "in",
+        "address": address(port),
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    }
     secret = {"name": "token", "generic_secret": {"secret": {"inline_string": f"Bearer {TOKEN}"}}}
     return {"static_resources": {"listeners": [listener], "clusters": [cluster], "secrets": [secret]}}
 
@@ -246,7 +262,13 @@ routes:
 def start_idjag(bench: Bench, binary: Path) -> Target:
     port, metrics = free_port(), free_port()
     bench.write("bench.secret", "secret")
-    values = {"port": port, "metrics": metrics, "issuer": start_token_endpoint(), "host": HOST, "upstream": bench.upstream_port}
+    values = {
+        "port": port,
+        "metrics": metrics,
+        "issuer": start_token_endpoint(),
+        "host": HOST,
+        "upstream": bench.upstream_port,
+    }
     config = bench.write("idjag.yaml", IDJAG.format(directory=bench.directory, **values))
     process = bench.spawn("idjag-proxy", [binary, "run", config], bench.proxy_core)
     bench.wait("idjag-proxy", port, process)
@@ -258,7 +280,11 @@ class _TokenEndpoint(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["content-length"])).decode())
         granted = form.get("grant_type") == ["client_credentials"]
-        answer = {"access_token": TOKEN, "token_type": "Bearer", "expires_in": 86400} if granted else {"error": "unsupported_grant_type"}
+        answer = (
+            {"access_token": TOKEN, "token_type": "Bearer", "expires_in": 86400}
+            if granted
+            else {"error": "unsupported_grant_type"}
+        )
         data = json.dumps(answer).encode()
         self.send_response(200 if granted else 400)
         self.send_header("content-type", "application/json")

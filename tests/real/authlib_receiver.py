@@ -66,7 +66,11 @@ def application(issuer: str, assertion_issuer: str, jwks_url: str) -> Flask:
             return True
 
     def save_token(token, asked):
-        tokens[token["access_token"]] = {"sub": asked.user, "client_id": asked.client.client_id, "scope": token.get("scope")}
+        tokens[token["access_token"]] = {
+            "sub": asked.user,
+            "client_id": asked.client.client_id,
+            "scope": token.get("scope"),
+        }
 
     app.config["OAUTH2_SCOPES_SUPPORTED"] = SCOPES
     server = AuthorizationServer(app, clients.get, save_token)
@@ -77,7 +81,10 @@ def application(issuer: str, assertion_issuer: str, jwks_url: str) -> Flask:
     def metadata():
         methods = ["client_secret_basic"]
         return jsonify(
-            issuer=issuer, token_endpoint=f"{issuer}/token", grant_types_supported=[GRANT], token_endpoint_auth_methods_supported=methods
+            issuer=issuer,
+            token_endpoint=f"{issuer}/token",
+            grant_types_supported=[GRANT],
+            token_endpoint_auth_methods_supported=methods,
         )
 
     @app.get("/api")

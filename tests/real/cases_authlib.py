@@ -76,10 +76,18 @@ def receiver_proxy(world: World, name: str, rows: list[dict], jwks: bool = True,
 
 @case("authlib: an ID-JAG issued by the proxy is redeemed, for the agent and for alice, with the scopes of the route")
 def accepted(world: World):
-    rows = [{"name": "own"}, {"name": "alices", "subject": ALICE}, {"name": "narrow", "subject": ALICE, "scopes": "read"}]
+    rows = [
+        {"name": "own"},
+        {"name": "alices", "subject": ALICE},
+        {"name": "narrow", "subject": ALICE, "scopes": "read"},
+    ]
     proxy = receiver_proxy(world, "authlib", rows)
     alice = ["-H", f"x-user-token: {receiver(world).issuer.id_token('alice', 'calendar-agent')}"]
-    for host, options, subject, scope in [("own", [], AGENT, "read write"), ("alices", alice, "alice", "read write"), ("narrow", alice, "alice", "read")]:
+    for host, options, subject, scope in [
+        ("own", [], AGENT, "read write"),
+        ("alices", alice, "alice", "read write"),
+        ("narrow", alice, "alice", "read"),
+    ]:
         answer = proxy.call(f"http://{host}.example.com/api", *options)
         expect(answer.status == 200, f"{host}: {answer}")
         seen = {"client_id": "calendar", "scope": scope, "sub": subject}
@@ -121,23 +129,36 @@ def refused_as_recorded(world: World):
     held = receiver(world)
     publishing = receiver_proxy(world, "authlib-keys", [{"name": "unused"}])
     recorded = {name: record(held, assertion) for name, assertion in bad_assertions(held).items()}
-    recorded["more-scope-than-asserted"] = record(held, good_assertion(held, claims={"scope": "read"}), scope="read write")
+    recorded["more-scope-than-asserted"] = record(
+        held, good_assertion(held, claims={"scope": "read"}), scope="read write"
+    )
     codes = {name: "invalid_scope" if name == "more-scope-than-asserted" else "invalid_grant" for name in recorded}
     for name, (status, body) in recorded.items():
         expect(status == 400 and json.loads(body)["error"] == codes[name], f"{name}: Authlib answers {status} {body}")
     servers = {name: Recorded(world.run, status, body.encode()) for name, (status, body) in recorded.items()}
     publishing.part.stop()
-    proxy = receiver_proxy(world, "authlib-recorded", [{"name": name, "token": server.url} for name, server in servers.items()])
+    proxy = receiver_proxy(
+        world, "authlib-recorded", [{"name": name, "token": server.url} for name, server in servers.items()]
+    )
     for name, server in servers.items():
         for _ in range(2):
             expect_refusal(proxy.call(f"http://{name}.example.com/api"), codes[name])
-        expect(server.asked == 1, f"{name}: a refusal is kept for a moment, yet the server was asked {server.asked} times for two requests")
+        expect(
+            server.asked == 1,
+            f"{name}: a refusal is kept for a moment, yet the server was asked {server.asked} times for two requests",
+        )
         expect(proxy.metric("token_cache_total", result="negative") > 0, "no negative entry in the metrics")
 
 
 def good_assertion(held: Receiver, **changes) -> str:
     now = int(time.time())
-    good = {"audience": held.url, "subject": "alice", "client_id": "calendar", "issued_at": now, "expires_at": now + 200}
+    good = {
+        "audience": held.url,
+        "subject": "alice",
+        "client_id": "calendar",
+        "issued_at": now,
+        "expires_at": now + 200,
+    }
     return IDJAGGrant.sign(held.key, ASSERTION_ISSUER, alg="ES256", **good | changes)
 
 

@@ -34,7 +34,9 @@ def jwt_svid_at_keycloak(world: World, audience: str) -> tuple[int, dict]:
         "client_assertion": world.spire.jwt_svid(audience),
     }
     try:
-        with urllib.request.urlopen(world.keycloak.endpoint("token"), urllib.parse.urlencode(form).encode(), 30) as answer:
+        with urllib.request.urlopen(
+            world.keycloak.endpoint("token"), urllib.parse.urlencode(form).encode(), 30
+        ) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -136,7 +138,11 @@ def assertion_proxy(world: World, name: str, settings: str, **values):
     """A proxy that issues ID-JAGs with a key of its own and publishes that key where Keycloak looks for it."""
     key = ECKey.generate_key("P-256")
     (world.run.directory / "assertion.pem").write_bytes(key.as_pem(private=True))
-    values |= {"assertion_issuer": ASSERTION_ISSUER, "issuer": world.keycloak.issuer(), "corp": world.keycloak.issuer("corp")}
+    values |= {
+        "assertion_issuer": ASSERTION_ISSUER,
+        "issuer": world.keycloak.issuer(),
+        "corp": world.keycloak.issuer("corp"),
+    }
     settings = textwrap.dedent(ASSERTIONS) + textwrap.dedent(settings)
     return world.proxy(name, settings, jwks=True, upstream=world.upstream.url, **values).wait_ready()
 
@@ -164,12 +170,20 @@ def id_jag_refused(world: World):
         refused = proxy.metric("refused_total")
         answer = proxy.call(f"http://{host}.example.com/")
         recorded = (watched if host.startswith("wrong") else twice).answers[-1]
-        expect(recorded[0] in (400, 401) and text in recorded[1], f"{host}: Keycloak refused for another reason: {recorded}")
+        expect(
+            recorded[0] in (400, 401) and text in recorded[1],
+            f"{host}: Keycloak refused for another reason: {recorded}",
+        )
         expect_refusal(answer, json.loads(recorded[1])["error"])
         log = proxy.part.log.read_text(errors="replace")
         expect(text in log, f"{host}: Keycloak's own words are not in the log")
-        expect(json.loads(recorded[1])["error_description"] not in answer.body, f"{host}: Keycloak's own words went to the agent: {answer}")
-        failures = proxy.metric("exchanges_total", server=server) - proxy.metric("exchanges_total", server=server, outcome="success")
+        expect(
+            json.loads(recorded[1])["error_description"] not in answer.body,
+            f"{host}: Keycloak's own words went to the agent: {answer}",
+        )
+        failures = proxy.metric("exchanges_total", server=server) - proxy.metric(
+            "exchanges_total", server=server, outcome="success"
+        )
         expect(failures >= 1, f"{host}: no failed exchange in the metrics")
         expect(proxy.metric("refused_total") > refused, f"{host}: not counted as refused")
     expect([status for status, _ in twice.answers] == [200, 400], f"the relay's answers: {twice.answers}")

@@ -20,6 +20,11 @@ def cross_app_access(world: World):
     command = f"{sys.executable} -B {shim} {world.binary} {world.run.directory}"
     argv = [world.cache.node, judge, "client", "--scenario", SCENARIO, "--command", command, "--timeout", "60000"]
     with log.open("w") as output:
-        done = subprocess.run([str(word) for word in argv], stdout=output, stderr=subprocess.STDOUT, env=WITHOUT_PROXIES, timeout=120)
+        done = subprocess.run(
+            [str(word) for word in argv], stdout=output, stderr=subprocess.STDOUT, env=WITHOUT_PROXIES, timeout=120
+        )
     text = log.read_text(errors="replace")
-    expect(done.returncode == 0 and f"Passed: {CHECKS}/{CHECKS}" in text, f"the judge ended with {done.returncode}:\n{text[-3000:]}")
+    expect(
+        done.returncode == 0 and f"Passed: {CHECKS}/{CHECKS}" in text,
+        f"the judge ended with {done.returncode}:\n{text[-3000:]}",
+    )

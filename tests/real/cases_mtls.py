@@ -25,7 +25,10 @@ def pinned(world: World):
     reached = world.upstream.count
     wrong = proxy.call("http://wrong-pin.example.com/")
     expect_problem(wrong, 502)
-    expect(REPORTS in wrong.headers["proxy-status"] + wrong.body + proxy.part.log.read_text(), f"who was there instead is not told: {wrong}")
+    expect(
+        REPORTS in wrong.headers["proxy-status"] + wrong.body + proxy.part.log.read_text(),
+        f"who was there instead is not told: {wrong}",
+    )
     expect_problem(proxy.call("http://web-pki.example.com/"), 502)
     # Envoy wants a client certificate: without one its handshake fails, or its first answer does.
     expect_problem(proxy.call("http://no-certificate.example.com/"), 502)
@@ -73,7 +76,9 @@ def rotation(world: World):
 
         old = spire.x509_authorities()["active"]["authority_id"]
         spire.server("localauthority", "x509", "prepare")
-        new = wait_until("a prepared authority", lambda: spire.x509_authorities().get("prepared", {}).get("authority_id"))
+        new = wait_until(
+            "a prepared authority", lambda: spire.x509_authorities().get("prepared", {}).get("authority_id")
+        )
         wait_until("Envoy's trust in both authorities", lambda: len(envoy.trusted()) == 2, 60)
         wait_until("both authorities in the Workload API", lambda: spire.bundle_of_workloads() == {old, new}, 60)
         another_update(proxy)
@@ -95,7 +100,9 @@ def rotation(world: World):
         another_update(proxy)
         load.more(100)
         load.expect_no_failure("the old authority was revoked")
-    world.say(f"         {load.sent} requests through {proxy.metric('svid_updates_total', result='accepted'):.0f} SVIDs and two authorities")
+    world.say(
+        f"         {load.sent} requests through {proxy.metric('svid_updates_total', result='accepted'):.0f} SVIDs and two authorities"
+    )
 
 
 def changed(read):

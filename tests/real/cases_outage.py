@@ -27,7 +27,10 @@ def without_spire(world: World):
         answer = proxy.call(URL)
         expect_problem(answer, 503)
         expect("retry-after" in answer.headers, f"no Retry-After: {answer}")
-        expect("identity" in answer.body.lower() or "svid" in answer.body.lower(), f"does not say what is missing: {answer}")
+        expect(
+            "identity" in answer.body.lower() or "svid" in answer.body.lower(),
+            f"does not say what is missing: {answer}",
+        )
         status, body = proxy.readiness()
         expect(status == 503 and body.strip(), f"readiness without an identity: {status} {body!r}")
         only_503 = [failure for failure in load.failures if " 503 " not in failure]

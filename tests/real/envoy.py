@@ -62,7 +62,13 @@ class Envoy:
             "set_current_client_cert_details": {"uri": True, "chain": True},
             "http_filters": [{"name": "router", "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"}}],
             "route_config": {
-                "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}]}]
+                "virtual_hosts": [
+                    {
+                        "name": "all",
+                        "domains": ["*"],
+                        "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}],
+                    }
+                ]
             },
         }
         pin = [{"san_type": "URI", "matcher": {"exact": client}}]

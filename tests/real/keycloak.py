@@ -66,7 +66,13 @@ class Keycloak:
 
     def alice_id_token(self, client: str = "calendar-agent") -> str:
         """Alice logs in at realm `corp`; her ID token is for `client`."""
-        form = {"grant_type": "password", "client_id": client, "username": "alice", "password": PASSWORD, "scope": "openid"}
+        form = {
+            "grant_type": "password",
+            "client_id": client,
+            "username": "alice",
+            "password": PASSWORD,
+            "scope": "openid",
+        }
         return _json(self.endpoint("token", "corp"), form)["id_token"]
 
     def _create_scopes(self):
@@ -90,7 +96,13 @@ def _agents_realm(spire_jwks_url: str, jwks_url: str) -> dict:
         "oauth2.jwt.authorization.grant.enabled": "true",
         "oauth2.jwt.authorization.grant.idp": "corp-idp",
     }
-    client = {"protocol": "openid-connect", "enabled": True, "publicClient": False, "serviceAccountsEnabled": True, "standardFlowEnabled": False}
+    client = {
+        "protocol": "openid-connect",
+        "enabled": True,
+        "publicClient": False,
+        "serviceAccountsEnabled": True,
+        "standardFlowEnabled": False,
+    }
     agent = {"jwt.credential.issuer": "spire", "jwt.credential.sub": AGENT}
     return {
         "realm": "agents",
@@ -99,7 +111,12 @@ def _agents_realm(spire_jwks_url: str, jwks_url: str) -> dict:
         "accessTokenLifespan": TOKEN_LIFETIME,
         "identityProviders": [
             {"alias": "spire", "providerId": "spiffe", "enabled": True, "config": spiffe},
-            {"alias": "corp-idp", "providerId": "jwt-authorization-grant", "enabled": True, "config": _assertion_grant(jwks_url)},
+            {
+                "alias": "corp-idp",
+                "providerId": "jwt-authorization-grant",
+                "enabled": True,
+                "config": _assertion_grant(jwks_url),
+            },
         ],
         "clients": [
             client | {"clientId": AGENT, "clientAuthenticatorType": "federated-jwt", "attributes": agent | grants},

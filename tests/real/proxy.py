@@ -82,7 +82,9 @@ class Proxy:
 
 
 def curl(*options: str) -> Answer:
-    done = subprocess.run(["curl", "-sS", "-i", "--max-time", "30", *options], capture_output=True, text=True, env=WITHOUT_PROXIES)
+    done = subprocess.run(
+        ["curl", "-sS", "-i", "--max-time", "30", *options], capture_output=True, text=True, env=WITHOUT_PROXIES
+    )
     expect(done.returncode == 0, f"curl {' '.join(options)}: {done.stderr.strip()}")
     text = done.stdout.replace("\r\n", "\n")
     head, _, body = text.partition("\n\n")
@@ -97,7 +99,10 @@ def expect_problem(answer: Answer, status: int, *words: str):
     kind = answer.headers.get("content-type", "")
     expect(kind.startswith("application/problem+json"), f"content-type is {kind!r}: {answer}")
     problem = answer.json()
-    expect(problem.get("status") == status and problem.get("type") and problem.get("title"), f"not a problem document: {answer}")
+    expect(
+        problem.get("status") == status and problem.get("type") and problem.get("title"),
+        f"not a problem document: {answer}",
+    )
     expect("proxy-status" in answer.headers, f"no Proxy-Status: {answer}")
     for word in words:
         expect(word in answer.body, f"the answer does not name {word!r}: {answer}")

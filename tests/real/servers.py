@@ -88,7 +88,11 @@ class _UpstreamHandler(Handler):
             claims = self.server.claims(self.headers.get("authorization", ""))
         except (JoseError, ValueError) as error:
             self.server.refused += 1
-            self.reply(401, {"refused": f"{type(error).__name__}: {error}"}, {"www-authenticate": 'Bearer error="invalid_token"'})
+            self.reply(
+                401,
+                {"refused": f"{type(error).__name__}: {error}"},
+                {"www-authenticate": 'Bearer error="invalid_token"'},
+            )
         else:
             self.reply(200, {"claims": claims, "path": self.path, "saw": saw, "xfcc": caller})
 

@@ -85,13 +85,17 @@ class Spire:
         server = self.run.start("spire-server", [self.programs / "spire-server", "run", "-config", "server.conf"])
         wait_until("the SPIRE server", lambda: self._try_server("healthcheck"), 60, server)
         (self.run.directory / "bundle.pem").write_text(self.server("bundle", "show"))
-        token = self.server("token", "generate", "-spiffeID", f"spiffe://{TRUST_DOMAIN}/node", "-ttl", "600", "-output", "json")
+        token = self.server(
+            "token", "generate", "-spiffeID", f"spiffe://{TRUST_DOMAIN}/node", "-ttl", "600", "-output", "json"
+        )
         self.start_agent("-joinToken", json.loads(token)["value"])
         oidc = self.run.start("spire-oidc", [self.programs / "oidc-discovery-provider", "-config", "oidc.conf"])
         wait_until("SPIRE's JWKS", lambda: '"kid"' in fetch(self.jwks_url)[1], 30, oidc)
 
     def start_agent(self, *options: str):
-        self.agent = self.run.start("spire-agent", [self.programs / "spire-agent", "run", "-config", "agent.conf", *options])
+        self.agent = self.run.start(
+            "spire-agent", [self.programs / "spire-agent", "run", "-config", "agent.conf", *options]
+        )
         healthy = lambda: self._ok("spire-agent", "healthcheck", "-socketPath", str(self.agent_socket))
         wait_until("the SPIRE agent", healthy, 60, self.agent)
 
@@ -104,7 +108,16 @@ class Spire:
 
     def jwt_svid(self, audience: str) -> str:
         """A JWT-SVID for the agent's own program, by the Workload API: needs a registration of that program."""
-        asked = [self.programs / "spire-agent", "api", "fetch", "jwt", "-socketPath", self.agent_socket, "-audience", audience]
+        asked = [
+            self.programs / "spire-agent",
+            "api",
+            "fetch",
+            "jwt",
+            "-socketPath",
+            self.agent_socket,
+            "-audience",
+            audience,
+        ]
         done = subprocess.run([*map(str, asked), "-output", "json"], capture_output=True, text=True)
         if done.returncode != 0:
             raise Failed(f"spire-agent api fetch jwt: {done.stdout}{done.stderr}")
@@ -118,7 +131,16 @@ class Spire:
         """The ids of the X.509 authorities that the agent gives to workloads now."""
         directory = self.run.directory / "fetched"
         directory.mkdir(exist_ok=True)
-        argv = [self.programs / "spire-agent", "api", "fetch", "x509", "-socketPath", self.agent_socket, "-write", directory]
+        argv = [
+            self.programs / "spire-agent",
+            "api",
+            "fetch",
+            "x509",
+            "-socketPath",
+            self.agent_socket,
+            "-write",
+            directory,
+        ]
         done = subprocess.run([str(word) for word in argv], capture_output=True, text=True)
         if done.returncode != 0:
             raise Failed(f"spire-agent api fetch x509: {done.stdout}{done.stderr}")

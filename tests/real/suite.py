@@ -21,7 +21,13 @@ def main():
     if "python" in cache.missing:
         print(f"NOT RUN: every case: {cache.missing['python']}\n0 passed, 0 failed, 1 skipped")
         sys.exit(0)
-    plan = {"cases": chosen.cases, "proxy": chosen.proxy, "keep": chosen.keep, "missing": cache.missing, "java": str(cache.java or "")}
+    plan = {
+        "cases": chosen.cases,
+        "proxy": chosen.proxy,
+        "keep": chosen.keep,
+        "missing": cache.missing,
+        "java": str(cache.java or ""),
+    }
     runner = os.path.join(os.path.dirname(os.path.abspath(__file__)), "runner.py")
     os.execv(cache.python, [str(cache.python), "-B", runner, json.dumps(plan)])
 
