@@ -162,7 +162,8 @@ async fn a_federated_domain_only_by_its_own_name_and_bundle() {
 async fn a_leaf_that_is_no_svid_is_refused() {
     let authority = Authority::new("example.org");
     let fed = Fed::with(&authority, OURS);
-    let changes: [(fn(&mut LeafShape), &str); 4] = [
+    type Change = fn(&mut LeafShape);
+    let changes: [(Change, &str); 4] = [
         (|shape| shape.uris.push("spiffe://example.org/b".to_owned()), "2 URI SANs"),
         (|shape| shape.uris.clear(), "no URI SAN"),
         (|shape| shape.ca = true, "CA certificate"),
