@@ -1,0 +1,254 @@
+//! The decision: which route a request takes, or that it takes none.
+use super::matcher::{HostPattern, Rank};
+use super::path::normalized;
+use super::route::{Credential, Route, Scheme};
+use http::{HeaderMap, Method};
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What happens to a request that no route matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmatched {
+    /// 403.
+    Refuse,
+    /// It goes where the agent sent it, without a credential.
+    Pass,
+}
+
+/// Whom a request is for, as read from its one authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target<'r> {
+    /// The scheme that the agent used.
+    pub scheme: Scheme,
+    /// Lower case.
+    pub host: &'r str,
+    /// Explicit or the scheme's default.
+    pub port: u16,
+}
+
+/// What the policy says of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Take the route at this index of [`Policy::routes`].
+    Route(usize),
+    /// No route matches, and such requests pass.
+    Pass,
+    /// No route matches.
+    Refuse,
+}
+
+/// Two routes of equal rank that one request could match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// Index of the one.
+    pub first: usize,
+    /// Index of the other.
+    pub second: usize,
+}
+
+/// All routes, ordered by how specific they are.
+pub struct Policy {
+    routes: Vec<Arc<Route>>,
+    unmatched: Unmatched,
+    /// Indices into `routes`, most specific first.
+    by_host: HashMap<Box<str>, Vec<usize>>,
+    by_suffix: Vec<usize>,
+    aliases: HashMap<Box<str>, Box<str>>,
+}
+
+impl Policy {
+    /// Orders the routes. The order in the file never matters: two of equal rank that could both match are a conflict.
+    pub fn new(routes: Vec<Route>, unmatched: Unmatched) -> Result<Self, Vec<Conflict>> {
+        let conflicts = conflicts(&routes);
+        if !conflicts.is_empty() {
+            return Err(conflicts);
+        }
+        let mut order: Vec<(Reverse<Rank>, usize)> =
+            routes.iter().enumerate().map(|(index, route)| (Reverse(route.matcher.rank()), index)).collect();
+        order.sort_unstable();
+        let mut by_host: HashMap<Box<str>, Vec<usize>> = HashMap::new();
+        let mut by_suffix = Vec::new();
+        for (_, index) in order {
+            match &routes[index].matcher.host {
+                HostPattern::Exact(host) => by_host.entry(host.clone()).or_default().push(index),
+                HostPattern::Suffix(_) => by_suffix.push(index),
+            }
+        }
+        let aliases = routes.iter().filter_map(|route| match (&route.alias, &route.matcher.host) {
+            (Some(alias), HostPattern::Exact(host)) => Some((alias.clone(), host.clone())),
+            _ => None,
+        });
+        let aliases = aliases.collect();
+        Ok(Self { routes: routes.into_iter().map(Arc::new).collect(), unmatched, by_host, by_suffix, aliases })
+    }
+
+    /// The routes, in the order of the file.
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// What happens to a request that no route matches.
+    pub fn unmatched(&self) -> Unmatched {
+        self.unmatched
+    }
+
+    /// The host that an alias stands for.
+    pub fn alias(&self, name: &str) -> Option<&str> {
+        self.aliases.get(name).map(|host| &**host)
+    }
+
+    /// Which route a request takes. Routes that only tunnel are not for requests.
+    pub fn route(&self, target: Target<'_>, path: &str, method: &Method, headers: &HeaderMap) -> Decision {
+        let path = normalized(path);
+        let found = self.for_host(target).find(|route| {
+            let matcher = &self.routes[*route].matcher;
+            !matches!(self.routes[*route].credential, Credential::Tunnel)
+                && matcher.path.matches(&path)
+                && matcher.method_matches(method)
+                && matcher.headers_match(headers)
+        });
+        found.map_or_else(|| self.no_route(), Decision::Route)
+    }
+
+    /// Which route a CONNECT takes: the most specific for its host and port, one that tunnels before one that does not.
+    pub fn connect(&self, target: Target<'_>) -> Decision {
+        let tunnels = |index: &usize| matches!(self.routes[*index].credential, Credential::Tunnel);
+        let found = self.for_host(target).find(tunnels).or_else(|| self.for_host(target).next());
+        found.map_or_else(|| self.no_route(), Decision::Route)
+    }
+
+    /// Whether some route that carries a credential is for this host, whatever the port.
+    pub fn injects_for(&self, host: &str) -> bool {
+        self.routes.iter().any(|route| route.matcher.host.matches(host) && route.credential.injects())
+    }
+
+    /// The route that a refused request probably meant, for the error message: one for its host, else the nearest host.
+    pub fn nearest(&self, host: &str) -> Option<&Route> {
+        let for_host = self.routes.iter().find(|route| route.matcher.host.matches(host));
+        let nearest = || {
+            let scored =
+                self.routes.iter().map(|route| (strsim::jaro_winkler(&route.matcher.host.to_string(), host), route));
+            let best = scored.filter(|(score, _)| *score > 0.8).max_by(|a, b| a.0.total_cmp(&b.0));
+            best.map(|(_, route)| route)
+        };
+        for_host.or_else(nearest).map(|route| &**route)
+    }
+
+    fn no_route(&self) -> Decision {
+        match self.unmatched {
+            Unmatched::Refuse => Decision::Refuse,
+            Unmatched::Pass => Decision::Pass,
+        }
+    }
+
+    fn for_host<'p>(&'p self, target: Target<'p>) -> impl Iterator<Item = usize> + 'p {
+        let exact = self.by_host.get(target.host).map_or(&[][..], Vec::as_slice).iter();
+        let suffix = self.by_suffix.iter().filter(move |index| self.routes[**index].matcher.host.matches(target.host));
+        let ports =
+            move |index: &usize| self.routes[*index].matcher.port_matches(target.port, target.scheme.default_port());
+        exact.chain(suffix).copied().filter(ports)
+    }
+}
+
+fn conflicts(routes: &[Route]) -> Vec<Conflict> {
+    let mut found = Vec::new();
+    for (second, route) in routes.iter().enumerate() {
+        for (first, other) in routes[..second].iter().enumerate() {
+            let both_tunnel =
+                matches!(route.credential, Credential::Tunnel) == matches!(other.credential, Credential::Tunnel);
+            if both_tunnel && route.matcher.rank() == other.matcher.rank() && route.matcher.overlaps(&other.matcher) {
+                found.push(Conflict { first, second });
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Limits, Match, PathPattern, Timeouts, Upstream};
+    use super::*;
+
+    fn route(name: &str, host: &str, path: &str, methods: &[Method]) -> Route {
+        Route {
+            name: name.into(),
+            matcher: Match {
+                host: HostPattern::parse(host).expect("host"),
+                port: None,
+                path: PathPattern::parse(path).expect("path"),
+                methods: methods.to_vec(),
+                headers: Vec::new(),
+            },
+            alias: None,
+            credential: Credential::None { keep_credentials: false },
+            upstream: Upstream { origin: None, tls: None },
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            replay_max_body: None,
+        }
+    }
+
+    fn at<'r>(host: &'r str, port: u16) -> Target<'r> {
+        Target { scheme: Scheme::Http, host, port }
+    }
+
+    fn decide(policy: &Policy, host: &str, path: &str, method: Method) -> Option<String> {
+        match policy.route(at(host, 80), path, &method, &HeaderMap::new()) {
+            Decision::Route(index) => Some(policy.routes()[index].name.to_string()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_most_specific_route_wins_whatever_the_order() {
+        let mut routes = vec![
+            route("suffix", "*.example.com", "/**", &[]),
+            route("all", "api.example.com", "/**", &[]),
+            route("v1", "api.example.com", "/v1/**", &[]),
+            route("v1-post", "api.example.com", "/v1/**", &[Method::POST]),
+            route("exact", "api.example.com", "/v1", &[]),
+        ];
+        for _ in 0..routes.len() {
+            routes.rotate_left(1);
+            let policy = Policy::new(routes.clone(), Unmatched::Refuse).map_err(|_| ()).expect("no conflict");
+            for (host, path, method, name) in [
+                ("api.example.com", "/x", Method::GET, "all"),
+                ("api.example.com", "/v1/x", Method::GET, "v1"),
+                ("api.example.com", "/v1/x", Method::POST, "v1-post"),
+                ("api.example.com", "/%76%31/x", Method::GET, "v1"),
+                ("api.example.com", "/v1", Method::GET, "exact"),
+                ("b.example.com", "/v1", Method::GET, "suffix"),
+            ] {
+                assert_eq!(decide(&policy, host, path, method).as_deref(), Some(name));
+            }
+            assert_eq!(decide(&policy, "example.com", "/", Method::GET), None);
+        }
+    }
+
+    #[test]
+    fn a_port_that_no_route_names_matches_none() {
+        let mut with_port = route("admin", "api.example.com", "/**", &[]);
+        with_port.matcher.port = Some(8443);
+        let policy = Policy::new(vec![route("api", "api.example.com", "/**", &[]), with_port], Unmatched::Refuse);
+        let policy = policy.map_err(|_| ()).expect("no conflict");
+        let decide = |port| policy.route(at("api.example.com", port), "/", &Method::GET, &HeaderMap::new());
+        assert_eq!(decide(80), Decision::Route(0));
+        assert_eq!(decide(8443), Decision::Route(1));
+        assert_eq!(decide(443), Decision::Refuse);
+    }
+
+    #[test]
+    fn equal_rank_and_overlap_is_a_conflict() {
+        let conflict = |a: Route, b: Route| Policy::new(vec![a, b], Unmatched::Refuse).err();
+        let one = route("one", "a.example", "/x/*/y", &[]);
+        assert_eq!(
+            conflict(one.clone(), route("two", "a.example", "/x/**", &[])),
+            Some(vec![Conflict { first: 0, second: 1 }])
+        );
+        assert_eq!(conflict(one.clone(), route("two", "a.example", "/x/*/z", &[])), None);
+        assert_eq!(conflict(one, route("two", "b.example", "/x/**", &[])), None);
+        let get = route("get", "a.example", "/x/**", &[Method::GET]);
+        assert_eq!(conflict(get, route("post", "a.example", "/x/**", &[Method::POST])), None);
+    }
+}

@@ -1,0 +1,10 @@
+//! Which request may go where, with whose authority. Pure: a decision is a function of the routes and the request's head.
+mod decision;
+mod matcher;
+mod path;
+mod route;
+
+pub use decision::{Conflict, Decision, Policy, Target, Unmatched};
+pub use matcher::{HostPattern, Match, PatternError};
+pub use path::{PathHazard, PathPattern, hazard, normalized};
+pub use route::{Credential, Limits, Origin, Route, Scheme, Timeouts, TokenRule, TokenSource, Upstream};
