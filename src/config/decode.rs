@@ -235,7 +235,8 @@ impl<L: Leaf> Decode for L {
         };
         let named = text.contains("${");
         if named && L::SECRET {
-            let problem = decoder.error(node.at, "the environment is not read for a field that holds or names a secret");
+            let problem =
+                decoder.error(node.at, "the environment is not read for a field that holds or names a secret");
             problem.help("write the path of the file itself").unquoted();
             return None;
         }
@@ -320,7 +321,12 @@ impl<'n> Fields<'n> {
     }
 
     /// The value of a key; its default, which is YAML, where the file does not have it or has it wrong.
-    pub(crate) fn take<T: Decode>(&self, key: &'static str, default: Option<&str>, decoder: &mut Decoder<'_>) -> Option<T> {
+    pub(crate) fn take<T: Decode>(
+        &self,
+        key: &'static str,
+        default: Option<&str>,
+        decoder: &mut Decoder<'_>,
+    ) -> Option<T> {
         debug_assert!(self.known.contains(&key));
         decoder.within(Step::Key(key.to_owned()), |decoder| {
             let written = self.node.entry(key).map(|entry| T::decode(&entry.value, decoder));

@@ -18,8 +18,8 @@ macro_rules! record {
                 decoder: &mut $crate::config::decode::Decoder<'_>,
             ) -> Option<Self> {
                 const KEYS: &[&str] = &[$( $crate::config::describe::key(stringify!($field)) ),*];
-                let fields = $crate::config::decode::Fields::open(node, decoder, KEYS)?;
-                $( let $field = fields.take::<$ty>(
+                let _fields = $crate::config::decode::Fields::open(node, decoder, KEYS)?;
+                $( let $field = _fields.take::<$ty>(
                     $crate::config::describe::key(stringify!($field)),
                     $crate::config::describe::default_of!($($default)?),
                     decoder,
@@ -88,7 +88,7 @@ macro_rules! choice {
             }
 
             fn describe(definitions: &mut $crate::config::decode::Definitions) -> serde_json::Value {
-                use $crate::config::describe::{Nothing, VariantSchema, choose};
+                use $crate::config::describe::{VariantSchema, choose};
                 choose(stringify!($name), concat!($($doc, "\n"),*), definitions, |_definitions| vec![
                     $( VariantSchema::of::<$crate::config::describe::content!($($ty)?)>(
                         $key, concat!($($variant_doc, "\n"),*), _definitions,
@@ -110,7 +110,7 @@ macro_rules! default_of {
 
 macro_rules! content {
     () => {
-        Nothing
+        $crate::config::describe::Nothing
     };
     ($ty:ty) => {
         $ty
@@ -174,7 +174,8 @@ pub(crate) fn define(
             }
             properties.insert(field.key.to_owned(), schema);
         }
-        let object = json!({ "type": "object", "additionalProperties": false, "properties": properties, "required": required });
+        let object =
+            json!({ "type": "object", "additionalProperties": false, "properties": properties, "required": required });
         definitions.insert(name.to_owned(), described(object, doc));
     }
     json!({ "$ref": format!("#/$defs/{name}") })

@@ -181,6 +181,11 @@ impl Report {
         }
         let mut errors: Vec<Problem> = self.errors.into_iter().map(|(_, problem)| problem).collect();
         errors.sort_by_key(order);
+        // A line that one problem withholds is withheld by all.
+        let withheld: Vec<usize> = errors.iter().filter(|problem| problem.snippet.is_none()).map(|p| p.line).collect();
+        for problem in errors.iter_mut().filter(|problem| withheld.contains(&problem.line)) {
+            problem.snippet = None;
+        }
         Err(Problems(errors))
     }
 
