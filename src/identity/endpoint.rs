@@ -1,0 +1,170 @@
+//! Where the Workload API listens, in every spelling that people use.
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// A Workload API socket: a Unix socket, or TCP on an IP address (SPIFFE Workload Endpoint §4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// An absolute path.
+    Unix(PathBuf),
+    /// An address; the Workload API has no TLS, so anything but loopback shows keys to the network.
+    Tcp(SocketAddr),
+}
+
+/// Why a text names no socket, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no Workload API socket: {problem}; {fix}")]
+pub struct EndpointError {
+    text: String,
+    problem: &'static str,
+    fix: String,
+}
+
+/// Reads `unix:///p`, `unix:/p`, `unix:p` (from the working directory), `/p`, `tcp://IP:port` or `tcp:IP:port`.
+pub fn parse_endpoint(text: &str) -> Result<Endpoint, EndpointError> {
+    let trimmed = text.trim();
+    let refuse = |problem, fix: String| Err(EndpointError { text: text.to_owned(), problem, fix });
+    if trimmed.is_empty() {
+        return refuse("it is empty", format!("write {EXAMPLE}"));
+    }
+    if let Some(rest) = strip_scheme(trimmed, "unix:") {
+        return match unix_path(rest) {
+            Ok(path) => Ok(Endpoint::Unix(path)),
+            Err((problem, fix)) => refuse(problem, fix),
+        };
+    }
+    if let Some(rest) = strip_scheme(trimmed, "tcp:") {
+        return match tcp_address(rest) {
+            Ok(address) => Ok(Endpoint::Tcp(address)),
+            Err((problem, fix)) => refuse(problem, fix),
+        };
+    }
+    if trimmed.starts_with('/') {
+        return match unix_path(trimmed) {
+            Ok(path) => Ok(Endpoint::Unix(path)),
+            Err((problem, fix)) => refuse(problem, fix),
+        };
+    }
+    if trimmed.contains("://") {
+        return refuse("its scheme is neither unix nor tcp", format!("write {EXAMPLE}, or tcp://127.0.0.1:8081"));
+    }
+    refuse("it has no scheme and is no absolute path", format!("write unix:///{}", trimmed.trim_start_matches("./")))
+}
+
+const EXAMPLE: &str = "unix:///run/spire/agent.sock";
+
+impl Endpoint {
+    /// Whether others on the network could listen in.
+    pub fn is_routable(&self) -> bool {
+        matches!(self, Self::Tcp(address) if !address.ip().is_loopback())
+    }
+
+    pub(super) fn to_spiffe(&self) -> spiffe::transport::Endpoint {
+        match self {
+            Self::Unix(path) => spiffe::transport::Endpoint::Unix(path.clone()),
+            Self::Tcp(address) => spiffe::transport::Endpoint::Tcp { host: address.ip(), port: address.port() },
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(out, "unix://{}", path.display()),
+            Self::Tcp(address) => write!(out, "tcp://{address}"),
+        }
+    }
+}
+
+/// Schemes are case-insensitive (RFC 3986 §3.1).
+fn strip_scheme<'a>(text: &'a str, scheme: &str) -> Option<&'a str> {
+    let head = text.get(..scheme.len())?;
+    head.eq_ignore_ascii_case(scheme).then(|| &text[scheme.len()..])
+}
+
+type Fix = (&'static str, String);
+
+fn unix_path(rest: &str) -> Result<PathBuf, Fix> {
+    let path = match rest.strip_prefix("//") {
+        Some(path) if path.starts_with('/') || path.is_empty() => path,
+        Some(path) => return Err(("`unix://` must be followed by an absolute path", format!("write unix:///{path}"))),
+        None => rest,
+    };
+    if let Some(at) = path.find(['?', '#']) {
+        return Err(("a socket has no query and no fragment", format!("write unix://{}", &path[..at])));
+    }
+    if path.trim_matches('/').is_empty() {
+        return Err(("the path is missing", format!("write {EXAMPLE}")));
+    }
+    if path.contains('\0') {
+        return Err(("the path contains a NUL byte", format!("write {EXAMPLE}")));
+    }
+    std::path::absolute(Path::new(path))
+        .map_err(|_| ("the path is relative and there is no working directory", format!("write {EXAMPLE}")))
+}
+
+fn tcp_address(rest: &str) -> Result<SocketAddr, Fix> {
+    const FIX: &str = "write tcp://127.0.0.1:8081";
+    let authority = rest.strip_prefix("//").unwrap_or(rest);
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    if authority.contains(['/', '?', '#', '@']) {
+        return Err(("tcp takes an address and a port, nothing else", FIX.to_owned()));
+    }
+    if authority.parse::<std::net::IpAddr>().is_ok() {
+        return Err(("the port is missing", FIX.to_owned()));
+    }
+    authority.parse().map_err(|_| ("tcp takes an IP address and a port, no host name", FIX.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_a_socket() {
+        let unix = Endpoint::Unix("/run/spire/agent.sock".into());
+        for text in [
+            "unix:///run/spire/agent.sock",
+            "unix:/run/spire/agent.sock",
+            "/run/spire/agent.sock",
+            "UNIX:///run/spire/agent.sock",
+            " unix:///run/spire/agent.sock\n",
+        ] {
+            assert_eq!(parse_endpoint(text).expect(text), unix, "{text}");
+        }
+        let Endpoint::Unix(relative) = parse_endpoint("unix:agent.sock").expect("relative") else { panic!("unix") };
+        assert!(relative.is_absolute() && relative.ends_with("agent.sock"));
+        for text in ["tcp://127.0.0.1:8081", "tcp:127.0.0.1:8081", "tcp://127.0.0.1:8081/"] {
+            assert_eq!(parse_endpoint(text).expect(text), Endpoint::Tcp(([127, 0, 0, 1], 8081).into()), "{text}");
+        }
+        assert_eq!(parse_endpoint("tcp://[::1]:1").expect("v6").to_string(), "tcp://[::1]:1");
+        assert_eq!(parse_endpoint(&unix.to_string()).expect("round trip"), unix);
+    }
+
+    #[test]
+    fn an_error_names_the_fix() {
+        for (text, fix) in [
+            ("unix://run/spire/agent.sock", "write unix:///run/spire/agent.sock"),
+            ("run/agent.sock", "write unix:///run/agent.sock"),
+            ("unix://", "write unix:///run/spire/agent.sock"),
+            ("unix:///", "write unix:///run/spire/agent.sock"),
+            ("unix:///a?x=1", "write unix:///a"),
+            ("", "write unix:///run/spire/agent.sock"),
+            ("http://localhost:8081", "write unix:///run/spire/agent.sock, or tcp://127.0.0.1:8081"),
+            ("tcp://localhost:8081", "write tcp://127.0.0.1:8081"),
+            ("tcp://127.0.0.1", "write tcp://127.0.0.1:8081"),
+            ("tcp://127.0.0.1:8081/x", "write tcp://127.0.0.1:8081"),
+        ] {
+            let error = parse_endpoint(text).expect_err(text).to_string();
+            assert!(error.ends_with(fix), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_loopback_is_private() {
+        assert!(parse_endpoint("tcp://10.0.0.1:1").expect("tcp").is_routable());
+        assert!(!parse_endpoint("tcp://[::1]:1").expect("tcp").is_routable());
+        assert!(!parse_endpoint("/s").expect("unix").is_routable());
+    }
+}

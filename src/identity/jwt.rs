@@ -1,0 +1,306 @@
+//! JWT-SVIDs: one per audience, kept to half of its life, fetched once however many ask.
+use super::SpiffeId;
+use super::handle::{Identity, Missing};
+use crate::clock::Timestamp;
+use crate::secret::Secret;
+use arc_swap::ArcSwapOption;
+use lru::LruCache;
+use spiffe::{WorkloadApiClient, WorkloadApiError};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// A JWT-SVID for one audience, of the same SPIFFE ID as the X.509-SVID.
+#[derive(Clone, Debug)]
+pub struct JwtSvid {
+    /// The compact JWS.
+    pub token: Secret,
+    /// Its `exp`.
+    pub expires_at: Timestamp,
+    /// Its `sub`.
+    pub id: SpiffeId,
+}
+
+/// Why there is no JWT-SVID.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JwtSvidError {
+    /// Without an identity there is none.
+    #[error("no JWT-SVID: {0}")]
+    Missing(#[from] Missing),
+    /// PEM files hold none.
+    #[error(
+        "no JWT-SVID: the identity comes from PEM files, which hold none; use identity.workload_api, \
+         or a flow and client_auth that need none"
+    )]
+    NoSource,
+    /// The Workload API does not give one.
+    #[error("the Workload API gives no JWT-SVID for {id}: {message}")]
+    Denied {
+        /// For whom.
+        id: String,
+        /// The Workload API's words.
+        message: String,
+    },
+    /// One came, and it is not what was asked for.
+    #[error("the JWT-SVID that the Workload API sent is refused: {0}")]
+    Refused(String),
+    /// The Workload API is not there, or broke off.
+    #[error("no JWT-SVID: the Workload API cannot be asked: {0}")]
+    Unavailable(String),
+    /// The Workload API is there and silent.
+    #[error("no JWT-SVID: the Workload API did not answer within {} s", .0.as_secs_f32())]
+    TimedOut(Duration),
+}
+
+impl JwtSvidError {
+    /// A stable name for metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => "missing",
+            Self::NoSource => "no_source",
+            Self::Denied { .. } => "denied",
+            Self::Refused(_) => "refused",
+            Self::Unavailable(_) => "unavailable",
+            Self::TimedOut(_) => "timed_out",
+        }
+    }
+}
+
+/// Not used this close to its end: it must still be valid when it arrives.
+const SKEW: Duration = Duration::from_secs(5);
+/// How long a failed renewal is left alone while the old one is good.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
+/// Audiences are authorization servers of the configuration; this bounds what reloads may leave behind.
+const AUDIENCES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+/// Far above any real one; it becomes a form field or a header.
+const MAX_TOKEN: usize = 16 * 1024;
+
+/// Where JWT-SVIDs come from.
+pub(super) enum JwtIssuer {
+    /// PEM files.
+    None,
+    /// The Workload API, while it is connected.
+    Api(JwtCache),
+}
+
+pub(super) struct JwtCache {
+    deadline: Duration,
+    client: ArcSwapOption<WorkloadApiClient>,
+    slots: Mutex<LruCache<String, Arc<Slot>>>,
+}
+
+/// One audience.
+#[derive(Default)]
+struct Slot {
+    held: Mutex<Option<Held>>,
+    /// Fetches that have ended. Who waited while one ended shares its result, good or bad.
+    ended: AtomicU64,
+    flight: tokio::sync::Mutex<Flight>,
+}
+
+#[derive(Clone)]
+struct Held {
+    svid: JwtSvid,
+    renew_at: Timestamp,
+}
+
+#[derive(Default)]
+struct Flight {
+    last: Option<Result<JwtSvid, JwtSvidError>>,
+    renew_not_before: Option<Instant>,
+}
+
+impl JwtIssuer {
+    pub(super) fn api(deadline: Duration) -> Self {
+        let slots = Mutex::new(LruCache::new(AUDIENCES));
+        Self::Api(JwtCache { deadline, client: ArcSwapOption::empty(), slots })
+    }
+
+    /// Drops every token: the SPIFFE ID changed, or was withdrawn.
+    pub(super) fn forget(&self) {
+        if let Self::Api(cache) = self {
+            lock(&cache.slots).clear();
+        }
+    }
+
+    pub(super) fn set_client(&self, client: Option<WorkloadApiClient>) {
+        if let Self::Api(cache) = self {
+            cache.client.store(client.map(Arc::new));
+        }
+    }
+
+    pub(super) async fn svid(&self, identity: &Identity, audience: &str) -> Result<JwtSvid, JwtSvidError> {
+        let Self::Api(cache) = self else { return Err(JwtSvidError::NoSource) };
+        let id = identity.current()?.svid.id.clone();
+        let slot = cache.slot(audience);
+        let now = identity.now();
+        match slot.held_by(&id).filter(|held| now.plus(SKEW) < held.svid.expires_at) {
+            Some(held) if now < held.renew_at => Ok(held.svid),
+            Some(held) => Ok(cache.renew(&slot, identity, &id, audience).await.unwrap_or(held.svid)),
+            None => cache.obtain(&slot, identity, &id, audience).await,
+        }
+    }
+}
+
+impl JwtCache {
+    fn slot(&self, audience: &str) -> Arc<Slot> {
+        let mut slots = lock(&self.slots);
+        if let Some(slot) = slots.get(audience) {
+            return slot.clone();
+        }
+        let slot = Arc::<Slot>::default();
+        slots.put(audience.to_owned(), slot.clone());
+        slot
+    }
+
+    /// The first one: whoever asks meanwhile waits for it.
+    async fn obtain(
+        &self,
+        slot: &Slot,
+        identity: &Identity,
+        id: &SpiffeId,
+        audience: &str,
+    ) -> Result<JwtSvid, JwtSvidError> {
+        let seen = slot.ended.load(Ordering::Acquire);
+        let mut flight = slot.flight.lock().await;
+        identity.is_current(id)?;
+        if let Some(held) = slot.held_by(id).filter(|held| identity.now() < held.renew_at) {
+            return Ok(held.svid);
+        }
+        if slot.ended.load(Ordering::Acquire) != seen
+            && let Some(shared) = flight.last.clone().filter(|shared| shared_with(shared, id))
+        {
+            return shared;
+        }
+        self.fetch_into(slot, &mut flight, identity, (id, audience)).await
+    }
+
+    /// A newer one while the old one is good: one caller tries, nobody waits for it, failures are left alone for a while.
+    async fn renew(&self, slot: &Slot, identity: &Identity, id: &SpiffeId, audience: &str) -> Option<JwtSvid> {
+        let mut flight = slot.flight.try_lock().ok()?;
+        if flight.renew_not_before.is_some_and(|instant| Instant::now() < instant) {
+            return None;
+        }
+        match self.fetch_into(slot, &mut flight, identity, (id, audience)).await {
+            Ok(svid) => Some(svid),
+            Err(error) => {
+                tracing::warn!(audience, "identity: the JWT-SVID could not be renewed, the old one is used: {error}");
+                flight.renew_not_before = Some(Instant::now() + RENEWAL_PAUSE);
+                None
+            }
+        }
+    }
+
+    async fn fetch_into(
+        &self,
+        slot: &Slot,
+        flight: &mut Flight,
+        identity: &Identity,
+        (id, audience): (&SpiffeId, &str),
+    ) -> Result<JwtSvid, JwtSvidError> {
+        let mut result = self.fetch(identity, id, audience).await;
+        // The identity may have gone while we waited.
+        if let Err(missing) = identity.is_current(id) {
+            result = Err(missing.into());
+        }
+        if let Ok(svid) = &result {
+            let now = identity.now();
+            let renew_at = now.plus(svid.expires_at.since(now) / 2);
+            *lock(&slot.held) = Some(Held { svid: svid.clone(), renew_at });
+        }
+        flight.last = Some(result.clone());
+        slot.ended.fetch_add(1, Ordering::Release);
+        result
+    }
+
+    async fn fetch(&self, identity: &Identity, id: &SpiffeId, audience: &str) -> Result<JwtSvid, JwtSvidError> {
+        let Some(client) = self.client.load_full() else {
+            let waiting = identity.0.state.load().waiting_for.clone();
+            return Err(JwtSvidError::Unavailable(waiting.unwrap_or_else(|| "it is not connected".to_owned())));
+        };
+        match timeout(self.deadline, client.fetch_jwt_svid([audience], Some(id))).await {
+            Err(_) => Err(JwtSvidError::TimedOut(self.deadline)),
+            Ok(Err(error)) => Err(failure(id, &error)),
+            Ok(Ok(svid)) => accept(&svid, id, audience, identity.now()).map_err(JwtSvidError::Refused),
+        }
+    }
+}
+
+impl Slot {
+    fn held_by(&self, id: &SpiffeId) -> Option<Held> {
+        lock(&self.held).clone().filter(|held| held.svid.id == *id)
+    }
+}
+
+/// A result for another SPIFFE ID is not ours to use.
+fn shared_with(result: &Result<JwtSvid, JwtSvidError>, id: &SpiffeId) -> bool {
+    result.as_ref().map_or(true, |svid| svid.id == *id)
+}
+
+fn failure(id: &SpiffeId, error: &WorkloadApiError) -> JwtSvidError {
+    match error {
+        WorkloadApiError::NoIdentityIssued => {
+            JwtSvidError::Denied { id: id.to_string(), message: "no identity issued".to_owned() }
+        }
+        WorkloadApiError::PermissionDenied(message) => {
+            JwtSvidError::Denied { id: id.to_string(), message: message.clone() }
+        }
+        WorkloadApiError::Transport(error) => JwtSvidError::Unavailable(error.to_string()),
+        other => JwtSvidError::Refused(other.to_string()),
+    }
+}
+
+/// The agent is trusted for the signature; that it answers what was asked is checked.
+fn accept(svid: &spiffe::JwtSvid, id: &SpiffeId, audience: &str, now: Timestamp) -> Result<JwtSvid, String> {
+    if svid.spiffe_id() != id {
+        return Err(format!("its sub is {}, asked for was {id}", svid.spiffe_id()));
+    }
+    if svid.audience() != [audience] {
+        return Err(format!("its aud is {:?}, asked for was exactly {audience:?}", svid.audience()));
+    }
+    let expires_at = Timestamp::from_unix_seconds(u64::try_from(svid.claims().exp()).unwrap_or(0));
+    if now >= expires_at {
+        return Err(format!("it expired at {}", super::people_time(expires_at)));
+    }
+    if svid.token().len() > MAX_TOKEN {
+        return Err(format!("it has {} bytes, more than {MAX_TOKEN}", svid.token().len()));
+    }
+    Ok(JwtSvid { token: Secret::new(svid.token().to_owned()), expires_at, id: id.clone() })
+}
+
+/// Nothing panics while it holds one of these locks.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    fn token(sub: &str, aud: &serde_json::Value, exp: u64) -> spiffe::JwtSvid {
+        let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let header = part(serde_json::json!({"alg": "ES256", "kid": "k", "typ": "JWT"}));
+        let claims = part(serde_json::json!({"sub": sub, "aud": aud, "exp": exp}));
+        spiffe::JwtSvid::parse_insecure(&format!("{header}.{claims}.c2ln")).expect("well formed")
+    }
+
+    #[test]
+    fn another_subject_audience_or_time_is_refused() {
+        let id = SpiffeId::new("spiffe://example.org/agent").expect("id");
+        let now = Timestamp::from_unix_seconds(1_000);
+        let judge = |sub: &str, aud: serde_json::Value, exp: u64| {
+            accept(&token(sub, &aud, exp), &id, "https://as.example", now).map(|svid| svid.expires_at)
+        };
+        let aud = || serde_json::json!("https://as.example");
+        assert_eq!(judge("spiffe://example.org/agent", aud(), 1_060), Ok(Timestamp::from_unix_seconds(1_060)));
+        assert!(judge("spiffe://example.org/other", aud(), 1_060).is_err_and(|why| why.contains("its sub is")));
+        assert!(judge("spiffe://example.org/agent", aud(), 1_000).is_err_and(|why| why.contains("expired")));
+        for other in [serde_json::json!("https://evil.example"), serde_json::json!(["https://as.example", "x"])] {
+            assert!(judge("spiffe://example.org/agent", other, 1_060).is_err_and(|why| why.contains("its aud is")));
+        }
+    }
+}

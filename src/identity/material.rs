@@ -1,0 +1,217 @@
+//! The gate between what a source delivered and what readers may see: nothing half good passes.
+use super::snapshot::{Authorities, Svid};
+use super::{Leaf, LeafProblem, SpiffeId, TrustDomain};
+use crate::clock::Timestamp;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
+use std::collections::BTreeMap;
+use zeroize::Zeroizing;
+
+/// One complete state as a source delivered it, unchecked.
+pub(crate) struct Material {
+    /// Concatenated DER, the leaf first.
+    pub(super) chain: Vec<u8>,
+    /// PKCS#8 DER.
+    pub(super) key: Zeroizing<Vec<u8>>,
+    /// Concatenated DER of our own trust domain's authorities.
+    pub(super) bundle: Vec<u8>,
+    /// Trust domain as text, concatenated DER.
+    pub(super) federated: Vec<(String, Vec<u8>)>,
+    /// The SPIFFE ID that the source says the certificate has.
+    pub(super) named: Option<String>,
+    /// The operator's label.
+    pub(super) hint: Option<String>,
+}
+
+/// What [`check`] passes.
+pub(super) type Checked = (Svid, BTreeMap<TrustDomain, Authorities>);
+
+/// Why an update is not used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refused {
+    #[error("the message is not what the Workload API sends: {0}")]
+    Undecodable(String),
+    #[error("the message has no {0}")]
+    Missing(&'static str),
+    #[error("none of its SVIDs has the hint {wanted:?} (identity.workload_api.hint); it offers {offered}")]
+    Hint { wanted: String, offered: String },
+    #[error("the certificate or its key cannot be used: {0}")]
+    Unusable(String),
+    #[error("the leaf certificate is no X.509-SVID: {0}")]
+    Leaf(#[from] LeafProblem),
+    #[error("the message names {named} but the certificate is for {certificate}")]
+    OtherId { named: String, certificate: String },
+    #[error("the certificate of {id} expired at {at}")]
+    Expired { id: String, at: String },
+    #[error("the private key does not belong to the certificate of {0}")]
+    KeyMismatch(String),
+    #[error("the trust bundle of {domain} cannot be used: {why}")]
+    Bundle { domain: String, why: String },
+}
+
+/// Checks one delivery against every rule and against the clock.
+pub(super) fn check(material: Material, now: Timestamp) -> Result<Checked, Refused> {
+    // The library checks DER, PKCS#8, chain length and intermediates.
+    let parsed = spiffe::X509Svid::parse_from_der(&material.chain, &material.key)
+        .map_err(|error| unusable(&material.chain, &error))?;
+    let leaf = Leaf::from_der(parsed.leaf().as_bytes())?;
+    let id = leaf.id.to_string();
+    if let Some(named) = material.named.filter(|named| *named != id) {
+        return Err(Refused::OtherId { named, certificate: id });
+    }
+    if now >= leaf.not_after {
+        return Err(Refused::Expired { id, at: super::people_time(leaf.not_after) });
+    }
+    let chain: Vec<_> = parsed.cert_chain().iter().map(|der| CertificateDer::from(der.as_bytes().to_vec())).collect();
+    let certified = certified_key(chain, &material.key, &id)?;
+    let bundles = bundles(&leaf.id, &material.bundle, &material.federated)?;
+    Ok((Svid::new(leaf, certified, material.key, material.hint), bundles))
+}
+
+/// Our own reason where we have one, because it says more than the library's.
+fn unusable(chain: &[u8], error: &spiffe::X509SvidError) -> Refused {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let leaf = X509Certificate::from_der(chain).ok().map(|(rest, _)| &chain[..chain.len() - rest.len()]);
+    match leaf.map(Leaf::from_der) {
+        Some(Err(problem)) => Refused::Leaf(problem),
+        _ => Refused::Unusable(error.to_string()),
+    }
+}
+
+fn certified_key(chain: Vec<CertificateDer<'static>>, key: &[u8], id: &str) -> Result<CertifiedKey, Refused> {
+    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
+    let key = provider().key_provider.load_private_key(der).map_err(|error| Refused::Unusable(error.to_string()))?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Ok(()) => Ok(certified),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(Refused::KeyMismatch(id.to_owned())),
+        Err(error) => Err(Refused::Unusable(error.to_string())),
+    }
+}
+
+/// The one crypto provider of this binary, never the process default that any library could set.
+pub(crate) fn provider() -> CryptoProvider {
+    rustls::crypto::aws_lc_rs::default_provider()
+}
+
+fn bundles(
+    id: &SpiffeId,
+    own: &[u8],
+    federated: &[(String, Vec<u8>)],
+) -> Result<BTreeMap<TrustDomain, Authorities>, Refused> {
+    let mut bundles = BTreeMap::new();
+    for (name, der) in federated {
+        let refused = |why: String| Refused::Bundle { domain: name.clone(), why };
+        let domain = TrustDomain::new(name).map_err(|error| refused(error.to_string()))?;
+        bundles.insert(domain.clone(), authorities(&domain, der).map_err(refused)?);
+    }
+    let domain = id.trust_domain();
+    let refused = |why: String| Refused::Bundle { domain: domain.to_string(), why };
+    let own = authorities(domain, own).map_err(refused)?;
+    if own.certificates.is_empty() {
+        return Err(refused("it is empty".to_owned()));
+    }
+    // Last, so that a federated entry under our own name cannot replace our own bundle.
+    bundles.insert(domain.clone(), own);
+    Ok(bundles)
+}
+
+fn authorities(domain: &TrustDomain, der: &[u8]) -> Result<Authorities, String> {
+    let bundle = spiffe::X509Bundle::parse_from_der(domain.clone(), der).map_err(|error| error.to_string())?;
+    let certificates = bundle.authorities().iter().map(|der| CertificateDer::from(der.as_bytes().to_vec())).collect();
+    Authorities::new(certificates).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::identity::testing::{Authority, LeafShape, material};
+    use std::time::Duration;
+
+    const ID: &str = "spiffe://example.org/agent";
+
+    fn good() -> (Authority, Material) {
+        let authority = Authority::new("example.org");
+        let material = material(&authority, ID);
+        (authority, material)
+    }
+
+    fn refusal(change: impl FnOnce(&Authority, &mut Material)) -> Refused {
+        let (authority, mut material) = good();
+        change(&authority, &mut material);
+        check(material, Clock::system().now()).expect_err("refused")
+    }
+
+    #[test]
+    fn a_good_update_passes_whole() {
+        let (authority, mut material) = good();
+        let other = Authority::new("partner.example");
+        material.federated = vec![("spiffe://partner.example".into(), other.bundle())];
+        let (svid, bundles) = check(material, Clock::system().now()).expect("good");
+        assert_eq!(svid.id.to_string(), ID);
+        assert_eq!(bundles.len(), 2);
+        let own = &bundles[&TrustDomain::new("example.org").expect("name")];
+        assert_eq!(own.certificates[0].as_ref(), authority.bundle());
+    }
+
+    #[test]
+    fn every_bad_update_is_refused_with_its_reason() {
+        let other_key = |material: &mut Material| {
+            material.key = Zeroizing::new(rcgen::KeyPair::generate().expect("key").serialize_der());
+        };
+        assert!(matches!(refusal(|_, material| other_key(material)), Refused::KeyMismatch(id) if id == ID));
+        let named = refusal(|_, material| material.named = Some("spiffe://example.org/other".into()));
+        assert!(matches!(named, Refused::OtherId { .. }), "{named}");
+        let shaped = |change: &dyn Fn(&mut LeafShape)| {
+            refusal(|authority, material| {
+                let mut shape = LeafShape::new(ID);
+                change(&mut shape);
+                let issued = authority.issue(shape);
+                material.chain = issued.chain_der();
+                material.key = issued.key;
+            })
+        };
+        assert_eq!(shaped(&|shape| shape.ca = true), Refused::Leaf(LeafProblem::Ca));
+        let two = shaped(&|shape| shape.uris.push("spiffe://example.org/b".into()));
+        assert_eq!(two, Refused::Leaf(LeafProblem::ManyUris(2)));
+        let expired = shaped(&|shape| shape.not_after = Clock::system().now().minus(Duration::from_secs(1)));
+        assert!(matches!(expired, Refused::Expired { .. }), "{expired}");
+    }
+
+    #[test]
+    fn rubbish_is_refused() {
+        assert!(matches!(refusal(|_, material| material.chain = b"rubbish".to_vec()), Refused::Unusable(_)));
+        assert!(matches!(refusal(|_, material| material.chain.clear()), Refused::Unusable(_)));
+        assert!(matches!(refusal(|_, material| material.chain.push(0)), Refused::Unusable(_)));
+        assert!(matches!(refusal(|_, material| material.key.truncate(9)), Refused::Unusable(_)));
+        assert!(matches!(refusal(|_, material| material.bundle.clear()), Refused::Bundle { .. }));
+        assert!(matches!(refusal(|_, material| material.bundle.truncate(9)), Refused::Bundle { .. }));
+        let federated = |name: &str, der: &[u8]| {
+            let entry = (name.to_owned(), der.to_vec());
+            refusal(|_, material| material.federated.push(entry))
+        };
+        assert!(matches!(federated("spiffe://partner.example", b"x"), Refused::Bundle { .. }));
+        assert!(matches!(federated("not a domain", b""), Refused::Bundle { .. }));
+    }
+
+    #[test]
+    fn a_federated_entry_never_replaces_our_own_bundle() {
+        let (authority, mut material) = good();
+        material.federated.push(("spiffe://example.org".into(), Authority::new("example.org").bundle()));
+        let (_, bundles) = check(material, Clock::system().now()).expect("good");
+        assert_eq!(
+            bundles[&TrustDomain::new("example.org").expect("name")].certificates[0].as_ref(),
+            authority.bundle()
+        );
+    }
+
+    #[test]
+    fn an_empty_federated_bundle_is_no_authority_at_all() {
+        let (_, mut material) = good();
+        material.federated.push(("spiffe://partner.example".into(), Vec::new()));
+        let (_, bundles) = check(material, Clock::system().now()).expect("good");
+        assert!(bundles[&TrustDomain::new("partner.example").expect("name")].certificates.is_empty());
+    }
+}

@@ -1,0 +1,42 @@
+//! Who we are: X.509-SVID, key, trust bundles and JWT-SVIDs, kept current by one owner task and read as one immutable snapshot.
+//!
+//! A source ([`WorkloadApi`] or [`Files`]) checks every delivery before anyone sees it. A bad one is refused, counted and logged,
+//! and the last good one stays until it expires; what has expired or was withdrawn is never handed out. Readers hold an
+//! [`Identity`]: one atomic load and a look at the clock. Errors say what is waited for and what to do.
+//!
+//! The `spiffe` crate breaks its interface every few weeks; of its names only [`SpiffeId`] and [`TrustDomain`] leave this module.
+mod endpoint;
+mod files;
+mod handle;
+mod jwt;
+mod leaf;
+mod material;
+mod metrics;
+mod pem;
+mod publisher;
+mod snapshot;
+#[cfg(test)]
+pub(crate) mod testing;
+mod trouble;
+mod wire;
+mod workload_api;
+
+pub use endpoint::{Endpoint, EndpointError, parse_endpoint};
+pub use files::{Files, FilesSettings};
+pub use handle::{Identity, Missing, MissingKind, Status};
+pub use jwt::{JwtSvid, JwtSvidError};
+pub use leaf::{Leaf, LeafProblem};
+pub(crate) use material::provider as crypto_provider;
+pub use metrics::Metrics;
+pub use snapshot::{Authorities, Snapshot, Svid};
+pub use spiffe::{SpiffeId, TrustDomain};
+pub use workload_api::{Patience, WorkloadApi, WorkloadApiSettings};
+
+use crate::clock::Timestamp;
+
+/// An instant as people read it, in UTC.
+fn people_time(at: Timestamp) -> String {
+    // The last second of the year 9999 is the last that the format can show.
+    let seconds = at.unix_seconds().min(253_402_300_799);
+    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).to_string()
+}

@@ -1,0 +1,214 @@
+//! The X.509 stream of the Workload API on the wire. The `spiffe` crate's own stream drops the SPIFFE ID that a message names
+//! and cannot tell a message that it cannot read from a broken stream; parsing of what is inside is left to it.
+use super::material::{Material, Refused};
+use bytes::{Buf, Bytes};
+use prost::Message;
+use std::collections::HashMap;
+use std::fmt;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+use zeroize::{Zeroize, Zeroizing};
+
+/// A message has room for some hundred authorities; whatever is larger is no trust bundle.
+const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+
+/// Opens `FetchX509SVID`. The metadata proves that no browser or confused proxy is asking (Workload API §4).
+pub(super) async fn open(channel: Channel) -> Result<Streaming<Bytes>, Status> {
+    let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let mut request = tonic::Request::new(());
+    request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
+    let path = http::uri::PathAndQuery::from_static("/SpiffeWorkloadAPI/FetchX509SVID");
+    Ok(client.server_streaming(request, path, Unread).await?.into_inner())
+}
+
+/// Reads one message and takes the SVID that the hint names, without a hint the first (WA-5).
+pub(super) fn read(message: Bytes, hint: Option<&str>) -> Result<Material, Refused> {
+    let mut response = X509SvidResponse::decode(message).map_err(|error| Refused::Undecodable(error.to_string()))?;
+    if response.svids.is_empty() {
+        return Err(Refused::Missing("svids"));
+    }
+    for svid in &response.svids {
+        svid.check_mandatory()?;
+    }
+    let chosen = match hint {
+        None => 0,
+        Some(wanted) => response
+            .svids
+            .iter()
+            .position(|svid| svid.hint == wanted)
+            .ok_or_else(|| Refused::Hint { wanted: wanted.to_owned(), offered: offered(&response.svids) })?,
+    };
+    let mut svid = response.svids.swap_remove(chosen);
+    Ok(Material {
+        chain: std::mem::take(&mut svid.x509_svid),
+        key: Zeroizing::new(std::mem::take(&mut svid.x509_svid_key)),
+        bundle: std::mem::take(&mut svid.bundle),
+        federated: std::mem::take(&mut response.federated_bundles).into_iter().collect(),
+        named: Some(std::mem::take(&mut svid.spiffe_id)),
+        hint: Some(std::mem::take(&mut svid.hint)).filter(|hint| !hint.is_empty()),
+    })
+}
+
+fn offered(svids: &[X509Svid]) -> String {
+    let hints: Vec<_> = svids.iter().map(|svid| format!("{:?} for {}", svid.hint, svid.spiffe_id)).collect();
+    hints.join(", ")
+}
+
+/// `X509SVIDResponse`; CRLs (field 2) are not read, as no Workload API sends any.
+#[derive(Clone, PartialEq, Message)]
+struct X509SvidResponse {
+    #[prost(message, repeated, tag = "1")]
+    svids: Vec<X509Svid>,
+    #[prost(map = "string, bytes", tag = "3")]
+    federated_bundles: HashMap<String, Vec<u8>>,
+}
+
+/// `X509SVID`.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct X509Svid {
+    #[prost(string, tag = "1")]
+    spiffe_id: String,
+    #[prost(bytes = "vec", tag = "2")]
+    x509_svid: Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    x509_svid_key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    bundle: Vec<u8>,
+    #[prost(string, tag = "5")]
+    hint: String,
+}
+
+impl X509Svid {
+    /// WA-3: an empty one makes the whole message void.
+    fn check_mandatory(&self) -> Result<(), Refused> {
+        for (empty, field) in [
+            (self.spiffe_id.is_empty(), "spiffe_id"),
+            (self.x509_svid.is_empty(), "x509_svid"),
+            (self.x509_svid_key.is_empty(), "x509_svid_key"),
+            (self.bundle.is_empty(), "bundle"),
+        ] {
+            if empty {
+                return Err(Refused::Missing(field));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for X509Svid {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("X509Svid").field("spiffe_id", &self.spiffe_id).finish_non_exhaustive()
+    }
+}
+
+impl Drop for X509Svid {
+    fn drop(&mut self) {
+        self.x509_svid_key.zeroize();
+    }
+}
+
+/// Hands messages over unread, so that one that cannot be read is a refused update and not the end of the stream.
+struct Unread;
+
+impl Codec for Unread {
+    type Encode = ();
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Unread {
+    type Item = ();
+    type Error = Status;
+
+    /// `X509SVIDRequest` has no fields, so its encoding has no bytes.
+    fn encode(&mut self, (): (), _: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+impl Decoder for Unread {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(source.copy_to_bytes(source.remaining())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(hint: &str) -> X509Svid {
+        X509Svid {
+            spiffe_id: format!("spiffe://example.org/{hint}"),
+            x509_svid: vec![1],
+            x509_svid_key: vec![2],
+            bundle: vec![3],
+            hint: hint.to_owned(),
+        }
+    }
+
+    fn message(svids: Vec<X509Svid>) -> Bytes {
+        X509SvidResponse { svids, federated_bundles: HashMap::new() }.encode_to_vec().into()
+    }
+
+    #[test]
+    fn the_hint_chooses_and_its_absence_fails_closed() {
+        let two = || message(vec![entry("internal"), entry("external")]);
+        let named = |hint| read(two(), hint).map(|material| material.named.unwrap_or_default());
+        assert_eq!(named(None), Ok("spiffe://example.org/internal".to_owned()));
+        assert_eq!(named(Some("external")), Ok("spiffe://example.org/external".to_owned()));
+        let refused = named(Some("agent")).expect_err("no such hint").to_string();
+        assert!(refused.contains("\"agent\"") && refused.contains("\"internal\""), "{refused}");
+    }
+
+    #[test]
+    fn the_first_of_two_equal_hints_wins() {
+        let mut second = entry("same");
+        second.spiffe_id = "spiffe://example.org/second".to_owned();
+        let material = read(message(vec![entry("same"), second]), Some("same")).expect("good");
+        assert_eq!(material.named.as_deref(), Some("spiffe://example.org/same"));
+    }
+
+    #[test]
+    fn an_empty_mandatory_field_voids_the_message() {
+        assert_eq!(read(Bytes::new(), None).err(), Some(Refused::Missing("svids")));
+        let changes: [(fn(&mut X509Svid), &str); 4] = [
+            (|svid| svid.spiffe_id.clear(), "spiffe_id"),
+            (|svid| svid.x509_svid.clear(), "x509_svid"),
+            (|svid| svid.x509_svid_key.clear(), "x509_svid_key"),
+            (|svid| svid.bundle.clear(), "bundle"),
+        ];
+        for (change, field) in changes {
+            let mut bad = entry("b");
+            change(&mut bad);
+            // Also where it is not the one that would be chosen.
+            assert_eq!(read(message(vec![entry("a"), bad]), None).err(), Some(Refused::Missing(field)));
+        }
+    }
+
+    #[test]
+    fn rubbish_is_undecodable() {
+        assert!(matches!(read(Bytes::from_static(b"\xff\xff\xff"), None), Err(Refused::Undecodable(_))));
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let shown = format!("{:?}", X509SvidResponse { svids: vec![entry("a")], federated_bundles: HashMap::new() });
+        assert!(!shown.contains("[2]") && !shown.contains("key"), "{shown}");
+    }
+}

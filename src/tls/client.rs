@@ -1,0 +1,131 @@
+//! Client configurations for rustls.
+use super::spiffe::SpiffeVerifier;
+use super::{ClientTls, PeerRefused, Present, ServerTrust};
+use crate::clock::Clock;
+use crate::identity::{Identity, crypto_provider};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why a configuration cannot be made; each is a mistake of whoever composes, found at start.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetupError {
+    /// SPIFFE trust or an SVID to present, and no identity source.
+    #[error("this TLS setting needs an identity: configure identity.workload_api or identity.files")]
+    NoIdentity,
+    /// Not one root.
+    #[error("there is no certificate authority to trust: {0}")]
+    NoRoots(String),
+}
+
+/// Makes the configuration for `tls`. It follows every rotation by itself.
+///
+/// # Errors
+/// [`SetupError`].
+pub fn client_config(
+    tls: &ClientTls,
+    identity: Option<&Identity>,
+    clock: &Clock,
+) -> Result<Arc<ClientConfig>, SetupError> {
+    let provider = Arc::new(crypto_provider());
+    let needed = || identity.cloned().ok_or(SetupError::NoIdentity);
+    let verifier: Arc<dyn ServerCertVerifier> = match &tls.trust {
+        ServerTrust::Spiffe(peers) => {
+            Arc::new(SpiffeVerifier::new(peers.clone(), needed()?, provider.signature_verification_algorithms))
+        }
+        ServerTrust::WebPki(roots) => WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .build()
+            .map_err(|error| SetupError::NoRoots(error.to_string()))?,
+    };
+    let builder = ClientConfig::builder_with_details(provider, Arc::new(WallTime(clock.clone())))
+        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .expect("the provider has cipher suites and key exchanges for both versions")
+        .dangerous();
+    let mut config = match tls.present {
+        Present::Nothing => builder.with_custom_certificate_verifier(verifier).with_no_client_auth(),
+        Present::Svid => {
+            let identity = needed()?;
+            let gate = IdentityFirst { identity: identity.clone(), then: verifier };
+            builder
+                .with_custom_certificate_verifier(Arc::new(gate))
+                .with_client_cert_resolver(Arc::new(CurrentSvid(identity)))
+        }
+    };
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols.clone_from(&tls.alpn);
+    Ok(Arc::new(config))
+}
+
+/// The wall clock of the project, so that certificates and SVIDs are judged by one time.
+#[derive(Debug)]
+struct WallTime(Clock);
+
+impl TimeProvider for WallTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.0.now().unix_millis())))
+    }
+}
+
+/// Shows the SVID of the moment.
+#[derive(Debug)]
+struct CurrentSvid(Identity);
+
+impl ResolvesClientCert for CurrentSvid {
+    /// The server's list of acceptable issuers is no reason to go on without a certificate: it may be incomplete, and a server
+    /// that does not like ours says so itself.
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.current().ok().map(|snapshot| snapshot.svid.certified.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Refuses with our own words before a server gets to see a handshake without a certificate, whose refusal would say nothing.
+#[derive(Debug)]
+struct IdentityFirst {
+    identity: Identity,
+    then: Arc<dyn ServerCertVerifier>,
+}
+
+impl ServerCertVerifier for IdentityFirst {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.identity.current().map_err(PeerRefused::NoIdentity)?;
+        self.then.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.then.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.then.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.then.supported_verify_schemes()
+    }
+}

@@ -1,0 +1,75 @@
+//! Certificate authorities of the ordinary web, or of a file.
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+/// Why a PEM text holds no authorities.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RootsError {
+    /// It is not PEM.
+    #[error("it is not PEM: {0}")]
+    NotPem(String),
+    /// There is no CERTIFICATE section.
+    #[error("it holds no CERTIFICATE section")]
+    Empty,
+    /// One cannot be trusted as an authority.
+    #[error("certificate {number} in it cannot be used as an authority: {why}")]
+    Unusable {
+        /// Counted from one.
+        number: usize,
+        /// What is the matter.
+        why: String,
+    },
+}
+
+/// The machine's authorities; where it has none, as in an image without any files, Mozilla's as compiled in.
+pub fn web_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    for error in &native.errors {
+        tracing::debug!("tls: some of the machine's certificate authorities cannot be read: {error}");
+    }
+    roots.add_parsable_certificates(native.certs);
+    if roots.is_empty() {
+        roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+    }
+    roots
+}
+
+/// The authorities of a `ca_file`: all of its certificates, or an error.
+///
+/// # Errors
+/// [`RootsError`].
+pub fn roots_from_pem(pem: &[u8]) -> Result<RootCertStore, RootsError> {
+    let mut roots = RootCertStore::empty();
+    for (index, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
+        let certificate = certificate.map_err(|error| RootsError::NotPem(error.to_string()))?;
+        roots.add(certificate).map_err(|error| RootsError::Unusable {
+            number: index + 1,
+            why: super::refusal::certificate_problem(&error),
+        })?;
+    }
+    if roots.is_empty() { Err(RootsError::Empty) } else { Ok(roots) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::testing::{Authority, pem};
+
+    #[test]
+    fn there_are_always_web_roots() {
+        assert!(!web_roots().is_empty());
+    }
+
+    #[test]
+    fn a_file_is_used_whole_or_not_at_all() {
+        let one = || pem("CERTIFICATE", &Authority::new("example.org").bundle());
+        assert_eq!(roots_from_pem((one() + &one()).as_bytes()).expect("two").len(), 2);
+        assert_eq!(roots_from_pem(b"").err(), Some(RootsError::Empty));
+        assert_eq!(roots_from_pem(pem("PRIVATE KEY", b"x").as_bytes()).err(), Some(RootsError::Empty));
+        let second = one() + &pem("CERTIFICATE", b"rubbish");
+        assert!(matches!(roots_from_pem(second.as_bytes()), Err(RootsError::Unusable { number: 2, .. })));
+        assert!(matches!(roots_from_pem(&one().as_bytes()[..80]), Err(RootsError::NotPem(_))));
+    }
+}
