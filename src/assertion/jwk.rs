@@ -1,0 +1,264 @@
+//! Public keys as JWKs (RFC 7517): ours, published; an issuer's, believed.
+use super::json;
+use super::key::SigningKey;
+use super::verify::Refused;
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
+    RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512,
+    RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
+};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value, json};
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::RSAPublicKey;
+
+/// 2048 bits (JB-9).
+pub(super) const MIN_RSA_BYTES: usize = 256;
+/// An issuer has a handful; a hundred is someone else's mistake.
+const MAX_KEYS: usize = 100;
+/// First byte of an uncompressed elliptic curve point (SEC 1 §2.3.3).
+const UNCOMPRESSED: u8 = 4;
+
+/// A public key that can check signatures. Elliptic curve points are uncompressed, RSA numbers have no leading zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum PublicKey {
+    P256(Vec<u8>),
+    P384(Vec<u8>),
+    Ed25519(Vec<u8>),
+    Rsa { n: Vec<u8>, e: Vec<u8> },
+}
+
+/// The set of our own public keys, as published: `{"keys": […]}`.
+pub fn jwks<'a>(keys: impl IntoIterator<Item = &'a SigningKey>) -> Value {
+    json!({ "keys": keys.into_iter().map(SigningKey::public_jwk).collect::<Vec<_>>() })
+}
+
+/// The keys of one issuer that can sign for it.
+#[derive(Clone, Debug, Default)]
+pub struct KeySet(Vec<Candidate>);
+
+#[derive(Clone, Debug)]
+struct Candidate {
+    kid: Option<String>,
+    alg: Option<String>,
+    key: PublicKey,
+}
+
+/// Why a document is not a key set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeySetError {
+    /// Not a JSON object.
+    #[error("the key set {0}")]
+    Json(json::JsonError),
+    /// No array `keys`.
+    #[error("the key set has no array `keys`")]
+    NoKeys,
+    /// More keys than an issuer can mean.
+    #[error("the key set has more than {MAX_KEYS} keys")]
+    TooMany,
+}
+
+impl KeySet {
+    /// Reads a JWKS. Keys of other kinds, for other uses, with private parts or too short are left out (RFC 7517 §5).
+    pub fn parse(document: &[u8]) -> Result<Self, KeySetError> {
+        let document = json::object(document).map_err(KeySetError::Json)?;
+        let keys = document.get("keys").and_then(Value::as_array).ok_or(KeySetError::NoKeys)?;
+        if keys.len() > MAX_KEYS {
+            return Err(KeySetError::TooMany);
+        }
+        Ok(Self(keys.iter().filter_map(Value::as_object).filter_map(Candidate::read).collect()))
+    }
+
+    /// How many usable keys it has.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether it has no usable key.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the signature is by the key that the header names (JB-1, JB-5).
+    pub(super) fn check(&self, alg: &str, kid: Option<&str>, message: &[u8], signature: &[u8]) -> Result<(), Refused> {
+        let named: Vec<_> = match kid {
+            Some(kid) => self.0.iter().filter(|candidate| candidate.kid.as_deref() == Some(kid)).collect(),
+            None => self.0.iter().filter(|candidate| candidate.takes(alg)).collect(),
+        };
+        let [candidate] = named[..] else {
+            return Err(if named.is_empty() { Refused::UnknownKey } else { Refused::AmbiguousKey });
+        };
+        if !candidate.takes(alg) {
+            return Err(Refused::Algorithm);
+        }
+        candidate.key.verify(alg, message, signature)
+    }
+}
+
+impl Candidate {
+    fn read(jwk: &Map<String, Value>) -> Option<Self> {
+        let text = |name: &str| jwk.get(name).and_then(Value::as_str);
+        let for_signatures = matches!(text("use"), None | Some("sig"))
+            && jwk
+                .get("key_ops")
+                .is_none_or(|ops| ops.as_array().is_some_and(|ops| ops.iter().any(|op| op == "verify")));
+        // A private key that was published is everybody's.
+        if !for_signatures || jwk.contains_key("d") {
+            return None;
+        }
+        let number = |name: &str| URL_SAFE_NO_PAD.decode(text(name)?).ok();
+        let key = match (text("kty")?, text("crv")) {
+            ("EC", Some("P-256")) => PublicKey::P256(point(number("x")?, number("y")?, 32)?),
+            ("EC", Some("P-384")) => PublicKey::P384(point(number("x")?, number("y")?, 48)?),
+            ("OKP", Some("Ed25519")) => PublicKey::Ed25519(number("x").filter(|x| x.len() == 32)?),
+            ("RSA", _) => PublicKey::rsa(&number("n")?, &number("e")?)?,
+            _ => return None,
+        };
+        Some(Self { kid: text("kid").map(str::to_owned), alg: text("alg").map(str::to_owned), key })
+    }
+
+    fn takes(&self, alg: &str) -> bool {
+        self.alg.as_deref().is_none_or(|own| own == alg) && self.key.algorithms().contains(&alg)
+    }
+}
+
+impl PublicKey {
+    /// From `RSAPublicKey` of PKCS#1.
+    pub(super) fn from_pkcs1(der: &[u8]) -> Option<Self> {
+        let (_, key) = RSAPublicKey::from_der(der).ok()?;
+        Self::rsa(key.modulus, key.exponent)
+    }
+
+    fn rsa(n: &[u8], e: &[u8]) -> Option<Self> {
+        let trimmed = |bytes: &[u8]| bytes.iter().copied().skip_while(|byte| *byte == 0).collect::<Vec<_>>();
+        let (n, e) = (trimmed(n), trimmed(e));
+        let bits_used = n.len() > MIN_RSA_BYTES || (n.len() == MIN_RSA_BYTES && n[0] >= 0x80);
+        (bits_used && !e.is_empty()).then_some(Self::Rsa { n, e })
+    }
+
+    /// What the key may be used with, whatever a header says (JB-1). `Ed25519` of RFC 9864 is another name and not `EdDSA`.
+    fn algorithms(&self) -> &'static [&'static str] {
+        match self {
+            Self::P256(_) => &["ES256"],
+            Self::P384(_) => &["ES384"],
+            Self::Ed25519(_) => &["EdDSA"],
+            Self::Rsa { .. } => &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"],
+        }
+    }
+
+    fn verify(&self, alg: &str, message: &[u8], signature: &[u8]) -> Result<(), Refused> {
+        let unparsed = |algorithm: &'static dyn VerificationAlgorithm, key: &[u8]| {
+            UnparsedPublicKey::new(algorithm, key).verify(message, signature).map_err(|_| Refused::Signature)
+        };
+        match self {
+            Self::P256(point) => unparsed(&ECDSA_P256_SHA256_FIXED, point),
+            Self::P384(point) => unparsed(&ECDSA_P384_SHA384_FIXED, point),
+            Self::Ed25519(key) => unparsed(&ED25519, key),
+            Self::Rsa { n, e } => {
+                let parameters = rsa_parameters(alg).ok_or(Refused::Algorithm)?;
+                RsaPublicKeyComponents { n, e }.verify(parameters, message, signature).map_err(|_| Refused::Signature)
+            }
+        }
+    }
+
+    /// The required members only.
+    pub(super) fn jwk(&self) -> Value {
+        let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        match self {
+            Self::P256(point) => {
+                json!({"kty": "EC", "crv": "P-256", "x": encoded(&point[1..33]), "y": encoded(&point[33..])})
+            }
+            Self::P384(point) => {
+                json!({"kty": "EC", "crv": "P-384", "x": encoded(&point[1..49]), "y": encoded(&point[49..])})
+            }
+            Self::Ed25519(key) => json!({"kty": "OKP", "crv": "Ed25519", "x": encoded(key)}),
+            Self::Rsa { n, e } => json!({"kty": "RSA", "n": encoded(n), "e": encoded(e)}),
+        }
+    }
+
+    /// RFC 7638: SHA-256 over the required members in lexicographic order, which is the order that `serde_json`'s map keeps.
+    pub(super) fn thumbprint(&self) -> String {
+        URL_SAFE_NO_PAD.encode(digest(&SHA256, self.jwk().to_string().as_bytes()))
+    }
+}
+
+/// Coordinates are of fixed length; a short one was not padded and is refused (JB-8).
+fn point(x: Vec<u8>, y: Vec<u8>, length: usize) -> Option<Vec<u8>> {
+    (x.len() == length && y.len() == length).then(|| [vec![UNCOMPRESSED], x, y].concat())
+}
+
+fn rsa_parameters(alg: &str) -> Option<&'static RsaParameters> {
+    Some(match alg {
+        "RS256" => &RSA_PKCS1_2048_8192_SHA256,
+        "RS384" => &RSA_PKCS1_2048_8192_SHA384,
+        "RS512" => &RSA_PKCS1_2048_8192_SHA512,
+        "PS256" => &RSA_PSS_2048_8192_SHA256,
+        "PS384" => &RSA_PSS_2048_8192_SHA384,
+        "PS512" => &RSA_PSS_2048_8192_SHA512,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::assertion::vectors::{EDDSA_KEY, ES256_KEY, RSA_N};
+
+    fn read(jwk: &Value) -> Option<PublicKey> {
+        Candidate::read(jwk.as_object().expect("an object")).map(|candidate| candidate.key)
+    }
+
+    fn public(private: &str) -> Value {
+        let mut jwk: Value = serde_json::from_str(private).expect("a JWK");
+        jwk.as_object_mut().expect("an object").remove("d");
+        jwk
+    }
+
+    #[test]
+    fn thumbprints_are_those_of_the_rfcs() {
+        let rsa = json!({"kty": "RSA", "n": RSA_N, "e": "AQAB", "alg": "RS256", "kid": "2011-04-29"});
+        for (jwk, thumbprint) in [
+            (rsa, "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"),
+            (public(EDDSA_KEY), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"),
+            (public(ES256_KEY), "oKIywvGUpTVTyxMQ3bwIIeQUudfr_CkLMjCE19ECD-U"),
+        ] {
+            assert_eq!(read(&jwk).expect("a key").thumbprint(), thumbprint);
+        }
+    }
+
+    #[test]
+    fn keys_that_cannot_check_a_signature_are_left_out() {
+        let good = public(ES256_KEY);
+        let changed = |name: &str, value: Value| {
+            let mut jwk = good.clone();
+            jwk[name] = value;
+            jwk
+        };
+        assert!(read(&good).is_some() && read(&changed("use", json!("sig"))).is_some());
+        assert!(read(&changed("key_ops", json!(["verify"]))).is_some());
+        for jwk in [
+            changed("use", json!("enc")),
+            changed("key_ops", json!(["encrypt"])),
+            changed("kty", json!("oct")),
+            changed("crv", json!("P-521")),
+            changed("x", json!("AQ")),
+            changed("d", json!("jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI")),
+            json!({"kty": "oct", "k": "c2VjcmV0"}),
+            json!({"kty": "RSA", "n": URL_SAFE_NO_PAD.encode([0xff; 128]), "e": "AQAB"}),
+            json!({"kty": "RSA", "n": URL_SAFE_NO_PAD.encode([[0; 200].as_slice(), &[0xff; 128]].concat()), "e": "AQAB"}),
+        ] {
+            assert!(read(&jwk).is_none(), "{jwk}");
+        }
+    }
+
+    #[test]
+    fn a_document_that_is_no_key_set_is_refused() {
+        assert_eq!(KeySet::parse(b"{}").err(), Some(KeySetError::NoKeys));
+        assert_eq!(KeySet::parse(b"[]").err(), Some(KeySetError::Json(json::JsonError::NotAnObject)));
+        let many = json!({ "keys": vec![public(ES256_KEY); 101] }).to_string();
+        assert_eq!(KeySet::parse(many.as_bytes()).err(), Some(KeySetError::TooMany));
+        assert!(KeySet::parse(br#"{"keys":[7,{"kty":"oct"}]}"#).expect("a set").is_empty());
+    }
+}

@@ -1,0 +1,120 @@
+//! Compact JWS (RFC 7515 §7.1), taken apart. Nothing is trusted yet.
+use super::json::{self, JsonError};
+use super::verify::Refused;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value};
+
+/// Longer tokens are refused before they are looked at (JB-3).
+pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
+/// A JWT whose signature nobody has checked: good for a look at a token that its issuer sent us directly, not for trust.
+#[derive(Clone)]
+pub struct Unverified<'a> {
+    /// JOSE header.
+    pub header: Map<String, Value>,
+    /// The claims set.
+    pub claims: Map<String, Value>,
+    pub(super) signing_input: &'a str,
+    pub(super) signature: Vec<u8>,
+}
+
+impl std::fmt::Debug for Unverified<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Unverified")
+    }
+}
+
+impl<'a> Unverified<'a> {
+    /// Exactly three non-empty base64url parts without padding, the first two JSON objects; no JSON serialization, no JWE (JB-3, JB-7).
+    pub fn parse(token: &'a str) -> Result<Self, Refused> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(Refused::TooLong);
+        }
+        let mut parts = token.split('.');
+        let (Some(header), Some(claims), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(Refused::Malformed("is not a compact JWS of three parts"));
+        };
+        let signing_input = &token[..header.len() + 1 + claims.len()];
+        Ok(Self { header: members(header)?, claims: members(claims)?, signing_input, signature: bytes(signature)? })
+    }
+
+    /// A string member of the header; `None` if it is absent or of another type.
+    pub fn header_text(&self, name: &str) -> Option<&str> {
+        self.header.get(name).and_then(Value::as_str)
+    }
+}
+
+/// Whether a `typ` header means `expected`: case-insensitive, and `application/` may be left out (RFC 7515 §4.1.9).
+pub fn same_typ(typ: &str, expected: &str) -> bool {
+    let prefix = "application/";
+    let short = match typ.get(..prefix.len()) {
+        Some(start) if start.eq_ignore_ascii_case(prefix) => &typ[prefix.len()..],
+        _ => typ,
+    };
+    short.eq_ignore_ascii_case(expected)
+}
+
+fn bytes(part: &str) -> Result<Vec<u8>, Refused> {
+    match URL_SAFE_NO_PAD.decode(part) {
+        Ok(bytes) if !bytes.is_empty() => Ok(bytes),
+        _ => Err(Refused::Malformed("has a part that is not base64url without padding")),
+    }
+}
+
+fn members(part: &str) -> Result<Map<String, Value>, Refused> {
+    json::object(&bytes(part)?).map_err(|error| match error {
+        JsonError::Duplicate => Refused::Malformed("has a member twice"),
+        JsonError::Syntax | JsonError::NotAnObject => Refused::Malformed("has a part that is not a JSON object"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::assertion::vectors::{C1, C4};
+
+    #[test]
+    fn parts_of_a_published_shape_are_read() {
+        let token = Unverified::parse(C1).expect("vector");
+        assert_eq!(token.header_text("kid"), Some("idp-1"));
+        assert_eq!(token.claims["client_id"], "agent-client-1");
+        assert_eq!(token.signature.len(), 64);
+    }
+
+    #[test]
+    fn anything_but_three_unpadded_parts_is_malformed() {
+        let [header, claims, signature] = C4.split('.').collect::<Vec<_>>()[..] else { panic!("three parts") };
+        for token in [
+            format!("{C4}."),
+            format!("{C4}.x"),
+            format!(" {C4}"),
+            format!("{C4}\n"),
+            format!("{C4}=="),
+            format!("{header}.{claims}."),
+            format!("{header}..{signature}"),
+            format!("{header}.{claims}"),
+            format!("{header}=.{claims}.{signature}"),
+            format!("{header}.{claims}./{}", &signature[1..]),
+            String::new(),
+            "..".to_owned(),
+            r#"{"payload":"e30","signatures":[]}"#.to_owned(),
+        ] {
+            assert!(matches!(Unverified::parse(&token), Err(Refused::Malformed(_))), "{token}");
+        }
+        let long = "A".repeat(1 << 20);
+        assert_eq!(Unverified::parse(&long).err(), Some(Refused::TooLong));
+    }
+
+    #[test]
+    fn typ_is_compared_as_a_media_type() {
+        assert!(
+            same_typ("at+jwt", "at+jwt") && same_typ("AT+JWT", "at+jwt") && same_typ("application/at+jwt", "at+jwt")
+        );
+        assert!(
+            !same_typ("jwt", "at+jwt") && !same_typ("application/", "at+jwt") && !same_typ("text/at+jwt", "at+jwt")
+        );
+    }
+}

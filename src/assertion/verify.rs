@@ -1,0 +1,182 @@
+//! What it takes to believe a user's token (JB-1 to JB-9 of the standards digest; RFC 8725).
+use super::jwk::KeySet;
+use super::jws::{Unverified, same_typ};
+use crate::clock::Timestamp;
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+/// What kind of token a user hands over. The kind decides `typ`, so that one kind cannot pass for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UserTokenKind {
+    /// OpenID Connect ID token: `typ` is `JWT` or absent.
+    IdToken,
+    /// RFC 9068 access token, or an older server's: `typ` is `at+jwt` or `JWT`.
+    AccessToken,
+    /// Any other JWT: `typ` is `JWT` or absent.
+    Jwt,
+}
+
+/// What a token must say.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// Its kind.
+    pub kind: UserTokenKind,
+    /// `iss`, compared exactly.
+    pub issuer: &'a str,
+    /// `aud` must contain one of these; none of them means that no token passes.
+    pub audiences: &'a [String],
+    /// How far clocks may differ; more than [`Rules::MAX_LEEWAY`] counts as that.
+    pub leeway: Duration,
+}
+
+impl Rules<'_> {
+    /// A minute.
+    pub const MAX_LEEWAY: Duration = Duration::from_secs(60);
+}
+
+/// A token that passed.
+#[derive(Clone)]
+pub struct Verified {
+    /// `sub`.
+    pub subject: String,
+    /// `exp`, without leeway.
+    pub expires_at: Timestamp,
+    /// Every claim.
+    pub claims: Map<String, Value>,
+}
+
+/// Why a token was not believed. The text never repeats the token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Longer than [`super::MAX_TOKEN_BYTES`].
+    #[error("is too long")]
+    TooLong,
+    /// Not a compact JWT.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// A `crit` header: nothing in it is known here (JB-2).
+    #[error("has a `crit` header, of which nothing is supported")]
+    Critical,
+    /// `alg` is `none`, symmetric, unknown, or not one of the key's.
+    #[error("is signed with an algorithm that its key may not be used with")]
+    Algorithm,
+    /// `typ` is of another kind of token.
+    #[error("has a `typ` of another kind of token")]
+    Typ,
+    /// No key of the issuer fits; a fresh key set may have it.
+    #[error("names a key that its issuer does not publish")]
+    UnknownKey,
+    /// Several keys fit.
+    #[error("could be signed by several of its issuer's keys and does not say by which")]
+    AmbiguousKey,
+    /// The signature is not by that key.
+    #[error("has a wrong signature")]
+    Signature,
+    /// Another issuer.
+    #[error("has another `iss` than the server it is expected from")]
+    Issuer,
+    /// For somebody else.
+    #[error("has an `aud` that does not name us")]
+    Audience,
+    /// Over.
+    #[error("has expired")]
+    Expired,
+    /// `nbf` or `iat` lies ahead.
+    #[error("is not valid yet")]
+    NotYet,
+    /// A claim is missing or of the wrong type.
+    #[error("has no usable claim `{0}`")]
+    Claim(&'static str),
+}
+
+/// Checks everything about a user's token, in an order that tells an attacker nothing about claims of tokens that the issuer did not sign.
+pub fn verify(token: &str, keys: &KeySet, rules: &Rules<'_>, now: Timestamp) -> Result<Verified, Refused> {
+    let token = Unverified::parse(token)?;
+    check_header(&token, rules.kind)?;
+    let alg = token.header_text("alg").ok_or(Refused::Algorithm)?;
+    let kid = match token.header.get("kid") {
+        None => None,
+        Some(Value::String(kid)) => Some(kid.as_str()),
+        Some(_) => return Err(Refused::Malformed("has a `kid` that is not a string")),
+    };
+    keys.check(alg, kid, token.signing_input.as_bytes(), &token.signature)?;
+    check_claims(token.claims, rules, now)
+}
+
+fn check_header(token: &Unverified<'_>, kind: UserTokenKind) -> Result<(), Refused> {
+    if token.header.contains_key("crit") {
+        return Err(Refused::Critical);
+    }
+    // RFC 7797: an unencoded payload is another signing input.
+    if token.header.contains_key("b64") {
+        return Err(Refused::Malformed("has an unencoded payload"));
+    }
+    let typ = match token.header.get("typ") {
+        None => None,
+        Some(Value::String(typ)) => Some(typ.as_str()),
+        Some(_) => return Err(Refused::Typ),
+    };
+    let fits = match (kind, typ) {
+        (UserTokenKind::IdToken | UserTokenKind::Jwt, None) => true,
+        (UserTokenKind::IdToken | UserTokenKind::Jwt, Some(typ)) => same_typ(typ, "JWT"),
+        (UserTokenKind::AccessToken, Some(typ)) => same_typ(typ, "at+jwt") || same_typ(typ, "JWT"),
+        (UserTokenKind::AccessToken, None) => false,
+    };
+    if fits { Ok(()) } else { Err(Refused::Typ) }
+}
+
+fn check_claims(claims: Map<String, Value>, rules: &Rules<'_>, now: Timestamp) -> Result<Verified, Refused> {
+    if claims.get("iss").and_then(Value::as_str).ok_or(Refused::Claim("iss"))? != rules.issuer {
+        return Err(Refused::Issuer);
+    }
+    check_audience(&claims, rules)?;
+    let leeway = rules.leeway.min(Rules::MAX_LEEWAY);
+    let expires_at = date(&claims, "exp")?.ok_or(Refused::Claim("exp"))?;
+    if expires_at.plus(leeway) <= now {
+        return Err(Refused::Expired);
+    }
+    for name in ["nbf", "iat"] {
+        if date(&claims, name)?.is_some_and(|from| from > now.plus(leeway)) {
+            return Err(Refused::NotYet);
+        }
+    }
+    let subject =
+        claims.get("sub").and_then(Value::as_str).filter(|sub| !sub.is_empty()).ok_or(Refused::Claim("sub"))?;
+    Ok(Verified { subject: subject.to_owned(), expires_at, claims })
+}
+
+/// `aud` is a string or an array of strings (RFC 7519 §4.1.3). An ID token for several must say that it was issued to one of ours
+/// (OpenID Connect Core §3.1.3.7, `azp`).
+fn check_audience(claims: &Map<String, Value>, rules: &Rules<'_>) -> Result<(), Refused> {
+    let ours = |value: &str| rules.audiences.iter().any(|audience| audience == value);
+    let found = match claims.get("aud").ok_or(Refused::Claim("aud"))? {
+        Value::String(one) => ours(one),
+        Value::Array(many) => {
+            let many: Option<Vec<_>> = many.iter().map(Value::as_str).collect();
+            let many = many.ok_or(Refused::Claim("aud"))?;
+            let issued_to_us = match claims.get("azp") {
+                Some(azp) if rules.kind == UserTokenKind::IdToken && many.len() > 1 => azp.as_str().is_some_and(ours),
+                _ => true,
+            };
+            issued_to_us && many.into_iter().any(ours)
+        }
+        _ => return Err(Refused::Claim("aud")),
+    };
+    if found { Ok(()) } else { Err(Refused::Audience) }
+}
+
+/// A `NumericDate` (RFC 7519 §2): seconds, maybe fractional; a negative one, one beyond this calendar or text is no date (JB-6).
+fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Timestamp>, Refused> {
+    const YEAR_10000: f64 = 253_402_300_800.0;
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    match value.as_f64() {
+        Some(seconds) if (0.0..YEAR_10000).contains(&seconds) => {
+            let millis = (seconds * 1000.0) as u64;
+            Ok(Some(Timestamp::from_unix_millis(millis)))
+        }
+        _ => Err(Refused::Claim(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests;
