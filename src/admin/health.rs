@@ -1,0 +1,89 @@
+//! Probes. Live: the runtimes turn. Started: a first identity was held. Ready: the next request could succeed.
+use crate::clock::Clock;
+use crate::identity::Identity;
+use crate::proxy::{Pulse, Shared};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// A worker whose timer has not fired for this long does not turn.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// What the probes look at.
+#[derive(Clone)]
+pub struct Health(Arc<State>);
+
+struct State {
+    shared: Arc<Shared>,
+    /// Set where something needs an identity.
+    identity: Option<Identity>,
+    pulse: Pulse,
+    clock: Clock,
+    draining: AtomicBool,
+    started: AtomicBool,
+}
+
+/// A probe's answer: what it waits for, empty when it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// One line for each thing that is waited for.
+    pub waiting_for: Vec<String>,
+}
+
+impl Probe {
+    /// Whether it holds.
+    pub fn is_ok(&self) -> bool {
+        self.waiting_for.is_empty()
+    }
+}
+
+impl Health {
+    /// `identity` is given where something needs one.
+    pub fn new(shared: Arc<Shared>, identity: Option<Identity>, pulse: Pulse, clock: Clock) -> Self {
+        let flags = (AtomicBool::new(false), AtomicBool::new(false));
+        Self(Arc::new(State { shared, identity, pulse, clock, draining: flags.0, started: flags.1 }))
+    }
+
+    /// From now on not ready.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the process is on its way out.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed)
+    }
+
+    /// `/livez`: never depends on a peer.
+    pub fn live(&self) -> Probe {
+        let stuck = self.0.pulse.stuck(self.0.clock.now(), STUCK);
+        Probe { waiting_for: stuck.map(|worker| format!("worker {worker} to turn again")).collect() }
+    }
+
+    /// `/startupz`: once true, always true.
+    pub fn started(&self) -> Probe {
+        if self.0.started.load(Ordering::Relaxed) {
+            return Probe { waiting_for: Vec::new() };
+        }
+        let waiting_for: Vec<String> = self.identity_missing().into_iter().collect();
+        self.0.started.store(waiting_for.is_empty(), Ordering::Relaxed);
+        Probe { waiting_for }
+    }
+
+    /// `/readyz`: the identity is valid now, every eager grant has been obtained once, and the process is not draining.
+    pub fn ready(&self) -> Probe {
+        let mut waiting_for: Vec<String> = self.identity_missing().into_iter().collect();
+        if self.is_draining() {
+            waiting_for.push("nothing: it is shutting down".to_owned());
+        }
+        let table = self.0.shared.table();
+        let missing = table.eager_missing().map(|(route, server)| format!("a first token for route `{route}` from `{server}`"));
+        waiting_for.extend(missing);
+        Probe { waiting_for }
+    }
+
+    fn identity_missing(&self) -> Option<String> {
+        let missing = self.0.identity.as_ref()?.current().err()?;
+        Some(format!("an identity: {missing}"))
+    }
+}

@@ -1,0 +1,24 @@
+//! The opt-in listener that publishes the keys which sign assertions.
+use super::http::{self, text};
+use crate::tasks::Stop;
+use ::http::{Method, Request, StatusCode};
+use arc_swap::ArcSwap;
+use hyper::body::Incoming;
+use std::sync::Arc;
+
+/// Serves the set that `keys` holds at `/jwks` and `/.well-known/jwks.json` until it is told to stop.
+pub async fn serve_jwks(listener: std::net::TcpListener, keys: Arc<ArcSwap<String>>, stop: Stop) -> Result<(), String> {
+    let listener =
+        tokio::net::TcpListener::from_std(listener).map_err(|error| format!("the JWKS listener failed: {error}"))?;
+    let handler = move |request: Request<Incoming>| {
+        let answer = match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/jwks" | "/.well-known/jwks.json") => {
+                http::answer(StatusCode::OK, "application/jwk-set+json", keys.load().as_bytes().to_vec())
+            }
+            (&Method::GET | &Method::HEAD, _) => text(StatusCode::NOT_FOUND, "here are /jwks and /.well-known/jwks.json\n"),
+            _ => text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"),
+        };
+        async move { answer }
+    };
+    http::serve(listener, handler, stop).await
+}

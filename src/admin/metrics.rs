@@ -1,0 +1,81 @@
+//! `/metrics` and the probes, on a port that the kubelet and Prometheus reach. Nothing else is there.
+use super::health::{Health, Probe};
+use super::http::{self, Answer, text};
+use crate::tasks::Stop;
+use ::http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use prometheus::{Encoder, IntGauge, Opts, Registry, TextEncoder};
+use std::sync::Arc;
+
+/// Everything that a scrape reads.
+#[derive(Clone)]
+pub struct Scrape {
+    /// The families.
+    pub registry: Registry,
+    /// Brings gauges up to date that nothing else moves.
+    pub refresh: Arc<dyn Fn() + Send + Sync>,
+    /// The probes, and the `ready` gauge.
+    pub health: Health,
+    /// `ready`
+    pub ready: IntGauge,
+}
+
+/// `build_info`.
+pub struct BuildInfo;
+
+impl BuildInfo {
+    /// Registers it.
+    pub fn register(registry: &Registry) -> prometheus::Result<()> {
+        let features = if cfg!(feature = "dev") { "dev" } else { "" };
+        let opts = Opts::new("idjag_proxy_build_info", "What is running.")
+            .const_label("version", env!("CARGO_PKG_VERSION"))
+            .const_label("features", features);
+        let info = IntGauge::with_opts(opts)?;
+        info.set(1);
+        registry.register(Box::new(info))
+    }
+}
+
+/// Serves until it is told to stop.
+pub async fn serve_metrics(listener: std::net::TcpListener, scrape: Scrape, stop: Stop) -> Result<(), String> {
+    let listener =
+        tokio::net::TcpListener::from_std(listener).map_err(|error| format!("the metrics listener failed: {error}"))?;
+    let handler = move |request: Request<Incoming>| {
+        let answer = scrape.answer(&request);
+        async move { answer }
+    };
+    http::serve(listener, handler, stop).await
+}
+
+impl Scrape {
+    fn answer(&self, request: &Request<Incoming>) -> Answer {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        }
+        match request.uri().path() {
+            "/metrics" => self.metrics(),
+            "/livez" => probe(&self.health.live()),
+            "/startupz" => probe(&self.health.started()),
+            "/readyz" => probe(&self.health.ready()),
+            _ => text(StatusCode::NOT_FOUND, "here are /metrics, /livez, /readyz and /startupz\n"),
+        }
+    }
+
+    fn metrics(&self) -> Answer {
+        (self.refresh)();
+        self.ready.set(i64::from(self.health.ready().is_ok()));
+        let mut body = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut body) {
+            Ok(()) => http::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics could not be written: {error}\n")),
+        }
+    }
+}
+
+fn probe(probe: &Probe) -> Answer {
+    if probe.is_ok() {
+        return text(StatusCode::OK, "ok\n");
+    }
+    let lines: Vec<String> = probe.waiting_for.iter().map(|what| format!("waiting for {what}\n")).collect();
+    text(StatusCode::SERVICE_UNAVAILABLE, lines.concat())
+}

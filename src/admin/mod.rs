@@ -1,0 +1,14 @@
+//! What operators see: probes and metrics on a TCP port, the status and the log level on a Unix socket that the agent, who
+//! shares the network, cannot reach.
+mod health;
+mod http;
+mod jwks;
+mod metrics;
+mod socket;
+mod status;
+
+pub use health::{Health, Probe};
+pub use jwks::serve_jwks;
+pub use metrics::{BuildInfo, Scrape, serve_metrics};
+pub use socket::{AdminSocket, Client, ClientError};
+pub use status::{IdentityStatus, ReloadStatus, RouteStatus, Status, TokenStatus};

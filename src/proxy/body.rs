@@ -1,0 +1,240 @@
+//! Bodies, streamed both ways and never collected: what passes through here is a frame at a time.
+use super::headers::strip_trailers;
+use super::traffic::InFlight;
+use super::upstream::Lease;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+/// Why a body ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The connection that it came from broke.
+    #[error(transparent)]
+    Source(#[from] hyper::Error),
+    /// It is larger than its route allows.
+    #[error("the body is larger than its route allows")]
+    TooLarge,
+    /// Nothing moved for the route's idle timeout.
+    #[error("nothing moved for the idle timeout")]
+    Idle,
+}
+
+/// The body of a response to the agent.
+pub enum AgentBody {
+    /// The upstream's, streamed.
+    Upstream(Box<Streamed>),
+    /// Our own, or none.
+    Message(Option<Bytes>),
+}
+
+impl AgentBody {
+    /// Our own text.
+    pub fn message(text: Bytes) -> Self {
+        Self::Message(Some(text))
+    }
+
+    /// None.
+    pub fn empty() -> Self {
+        Self::Message(None)
+    }
+}
+
+/// An upstream's response body, with what must live exactly as long: the connection that it comes from, and the request's place
+/// among those in flight.
+pub struct Streamed {
+    inner: Incoming,
+    idle: Idle,
+    lease: Option<Lease>,
+    _in_flight: InFlight,
+}
+
+impl Streamed {
+    pub(super) fn new(inner: Incoming, idle: Duration, lease: Option<Lease>, in_flight: InFlight) -> Self {
+        Self { inner, idle: Idle::new(idle), lease, _in_flight: in_flight }
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        // A connection with an unread rest must not serve another request.
+        if self.inner.is_end_stream()
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
+        }
+    }
+}
+
+impl Body for AgentBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Upstream(streamed) => {
+                let polled = poll_source(&mut streamed.inner, &mut streamed.idle, cx);
+                if matches!(polled, Poll::Ready(None))
+                    && let Some(lease) = streamed.lease.take()
+                {
+                    lease.give_back();
+                }
+                polled
+            }
+            Self::Message(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Upstream(streamed) => streamed.inner.is_end_stream(),
+            Self::Message(text) => text.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Upstream(streamed) => streamed.inner.size_hint(),
+            Self::Message(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+        }
+    }
+}
+
+/// The body of a request to the upstream.
+pub enum RequestBody {
+    /// The agent's, streamed.
+    Streamed(Box<Upload>),
+    /// Kept for a replay, or none.
+    Kept(Option<Bytes>),
+}
+
+/// An agent's body on its way up.
+pub struct Upload {
+    inner: Incoming,
+    left: Option<u64>,
+    idle: Idle,
+    progress: Rc<Progress>,
+}
+
+/// How far an upload is, for the deadline of the response, which begins when it ends.
+#[derive(Debug)]
+pub struct Progress {
+    last: Cell<Instant>,
+    too_large: Cell<bool>,
+}
+
+impl Progress {
+    /// None yet.
+    pub fn new() -> Rc<Self> {
+        Rc::new(Self { last: Cell::new(Instant::now()), too_large: Cell::new(false) })
+    }
+
+    /// When the last frame passed.
+    pub fn last(&self) -> Instant {
+        self.last.get()
+    }
+
+    /// Whether the upload was ended because it is larger than its route allows.
+    pub fn too_large(&self) -> bool {
+        self.too_large.get()
+    }
+}
+
+impl RequestBody {
+    pub(super) fn streamed(inner: Incoming, limit: Option<u64>, idle: Duration, progress: Rc<Progress>) -> Self {
+        Self::Streamed(Box::new(Upload { inner, left: limit, idle: Idle::new(idle), progress }))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let upload = match self.get_mut() {
+            Self::Kept(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Self::Streamed(upload) => upload,
+        };
+        let polled = poll_source(&mut upload.inner, &mut upload.idle, cx);
+        if polled.is_ready() {
+            upload.progress.last.set(Instant::now());
+        }
+        if let (Some(left), Poll::Ready(Some(Ok(frame)))) = (&mut upload.left, &polled) {
+            let size = frame.data_ref().map_or(0, |data| data.len() as u64);
+            match left.checked_sub(size) {
+                Some(rest) => *left = rest,
+                None => {
+                    upload.progress.too_large.set(true);
+                    return Poll::Ready(Some(Err(BodyError::TooLarge)));
+                }
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Streamed(upload) => upload.inner.is_end_stream(),
+            Self::Kept(text) => text.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Streamed(upload) => upload.inner.size_hint(),
+            Self::Kept(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+        }
+    }
+}
+
+fn poll_source(
+    inner: &mut Incoming,
+    idle: &mut Idle,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    match Pin::new(inner).poll_frame(cx) {
+        Poll::Ready(Some(Ok(frame))) => {
+            idle.moved();
+            // RFC 9110 §6.5.1: a trailer never carries a credential or framing.
+            Poll::Ready(Some(Ok(match frame.into_trailers() {
+                Ok(trailers) => Frame::trailers(strip_trailers(trailers)),
+                Err(frame) => frame,
+            })))
+        }
+        Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+        Poll::Ready(None) => Poll::Ready(None),
+        Poll::Pending if idle.is_over(cx) => Poll::Ready(Some(Err(BodyError::Idle))),
+        Poll::Pending => Poll::Pending,
+    }
+}
+
+/// A timer that exists only once a body has to be waited for: most small bodies never do.
+struct Idle {
+    timeout: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+    moved: bool,
+}
+
+impl Idle {
+    fn new(timeout: Duration) -> Self {
+        Self { timeout, sleep: None, moved: false }
+    }
+
+    fn moved(&mut self) {
+        self.moved = true;
+    }
+
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.timeout)));
+        if std::mem::take(&mut self.moved) {
+            sleep.as_mut().reset(Instant::now() + self.timeout);
+        }
+        sleep.as_mut().poll(cx).is_ready()
+    }
+}

@@ -1,0 +1,203 @@
+//! Which header fields pass, in both directions, and where a credential goes.
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// What of the agent's own survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// Everything that speaks for somebody is removed.
+    Removed,
+    /// A route with `keep_credentials`.
+    Kept,
+}
+
+/// Removes from a request what must not be forwarded: hop-by-hop fields (RFC 9110 §7.6.1), the fields that `Connection`
+/// nominates, fields that only we may assert, and the headers that carry users' tokens. It runs before anything of ours is
+/// placed, so that a nomination cannot strip a credential (HP-3).
+pub fn strip_request(headers: &mut HeaderMap, own: Own, user_headers: &[HeaderName]) {
+    remove_nominated(headers);
+    let doomed = |name: &HeaderName| {
+        is_hop_by_hop(name)
+            || is_forwarding(name)
+            || user_headers.contains(name)
+            || (own == Own::Removed && speaks_for_somebody(name))
+    };
+    remove(headers, doomed);
+}
+
+/// Removes from a response what concerns one hop alone.
+pub fn strip_response(headers: &mut HeaderMap) {
+    remove_nominated(headers);
+    remove(headers, is_hop_by_hop);
+}
+
+/// RFC 9110 §6.5.1: fields that frame, route, or authenticate have no business in a trailer.
+pub fn strip_trailers(mut trailers: HeaderMap) -> HeaderMap {
+    let doomed = |name: &HeaderName| {
+        is_hop_by_hop(name)
+            || is_forwarding(name)
+            || speaks_for_somebody(name)
+            || matches!(
+                name.as_str(),
+                "host" | "content-length" | "content-encoding" | "content-type" | "content-range" | "cookie" | "set-cookie"
+                    | "www-authenticate" | "cache-control" | "expect" | "max-forwards" | "range" | "age" | "expires" | "date"
+                    | "location" | "retry-after" | "vary" | "via"
+            )
+    };
+    remove(&mut trailers, doomed);
+    trailers
+}
+
+/// Adds ourselves to `Via` (RFC 9110 §7.6.3): the version received, and a pseudonym that reveals nothing.
+pub fn append_via(headers: &mut HeaderMap, own: &HeaderValue) {
+    headers.append(header::VIA, own.clone());
+}
+
+/// Whether a request has passed through this very process before.
+pub fn has_passed(headers: &HeaderMap, pseudonym: &str) -> bool {
+    let mut values = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
+    values.any(|value| value.split(',').any(|hop| hop.split_whitespace().nth(1) == Some(pseudonym)))
+}
+
+/// Whether a request asks for an upgrade: its `Connection` says so and names what to.
+pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asked = headers.get(header::UPGRADE)?;
+    tokens(headers, header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")).then(|| asked.clone())
+}
+
+/// Whether a request accepts trailers.
+pub fn accepts_trailers(headers: &HeaderMap) -> bool {
+    tokens(headers, header::TE).any(|token| token.eq_ignore_ascii_case("trailers"))
+}
+
+/// Whether a request speaks gRPC, and wants its errors that way.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',').map(str::trim))
+}
+
+fn remove_nominated(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CONNECTION) {
+        return;
+    }
+    let nominated: Vec<HeaderName> = tokens(headers, header::CONNECTION).filter_map(|token| token.parse().ok()).collect();
+    for name in nominated {
+        headers.remove(name);
+    }
+}
+
+fn remove(headers: &mut HeaderMap, doomed: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| doomed(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// RFC 9110 §7.6.1 and HP-2: fields of one hop, whether or not `Connection` names them. `Trailer` stays: trailers are forwarded.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade" | "proxy-authorization"
+            | "proxy-authenticate" | "proxy-authentication-info" | "http2-settings"
+    )
+}
+
+/// Fields by which a peer learns who is calling; only a proxy may write them, and this one writes none.
+fn is_forwarding(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    // A short name with another first letter is the common case.
+    let suspect = matches!(name.as_bytes()[0], b'f' | b'x' | b'c' | b't');
+    suspect && any_spelling(name, |name| {
+        name == "forwarded" || name == "x-real-ip" || name == "client-cert" || name == "client-cert-chain"
+            || name == "true-client-ip" || name.starts_with("x-forwarded-") || name.starts_with("x-envoy-")
+    })
+}
+
+/// Fields that carry an identity, a credential or a proof of one.
+fn speaks_for_somebody(name: &HeaderName) -> bool {
+    any_spelling(name.as_str(), |name| {
+        matches!(
+            name,
+            "authorization" | "dpop" | "txn-token" | "workload-identity-token" | "workload-proof-token" | "signature"
+                | "signature-input" | "oauth-client-attestation" | "oauth-client-attestation-pop" | "x-authorization"
+        )
+    })
+}
+
+/// `txn_token` reads as `Txn-Token` to a CGI-style upstream (HP-5), so underscores count as hyphens.
+fn any_spelling(name: &str, test: impl Fn(&str) -> bool) -> bool {
+    if name.contains('_') { test(&name.replace('_', "-")) } else { test(name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name.parse::<HeaderName>().expect("name"), HeaderValue::from_str(value).expect("value"));
+        }
+        headers
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        headers.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn nothing_that_speaks_for_somebody_passes() {
+        let mut headers = map(&[
+            ("accept", "*/*"),
+            ("authorization", "Bearer stolen"),
+            ("Authorization", "Bearer again"),
+            ("txn_token", "x"),
+            ("workload_identity-token", "x"),
+            ("x-forwarded-client-cert", "x"),
+            ("x_forwarded_for", "x"),
+            ("forwarded", "for=1"),
+            ("signature-input", "x"),
+            ("x-user-token", "eyJ"),
+            ("te", "trailers"),
+            ("proxy-authorization", "Basic x"),
+        ]);
+        strip_request(&mut headers, Own::Removed, &[HeaderName::from_static("x-user-token")]);
+        assert_eq!(names(&headers), ["accept"]);
+    }
+
+    #[test]
+    fn connection_names_what_else_goes() {
+        let mut headers = map(&[("connection", "close, X-Secret"), ("Connection", "x-other"), ("x-secret", "1"), ("x-other", "2")]);
+        strip_request(&mut headers, Own::Removed, &[]);
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn kept_credentials_pass_but_hops_and_spoofs_do_not() {
+        let mut headers = map(&[("authorization", "Bearer mine"), ("connection", "keep-alive"), ("x-forwarded-for", "1")]);
+        strip_request(&mut headers, Own::Kept, &[]);
+        assert_eq!(names(&headers), ["authorization"]);
+    }
+
+    #[test]
+    fn trailers_carry_no_credential_and_no_framing() {
+        let trailers = strip_trailers(map(&[("grpc-status", "0"), ("authorization", "x"), ("content-length", "5"), ("x-sum", "1")]));
+        assert_eq!(names(&trailers), ["grpc-status", "x-sum"]);
+    }
+
+    #[test]
+    fn a_loop_is_seen_in_any_hop() {
+        let headers = map(&[("via", "1.1 other, 1.1 idjag-proxy-77"), ("via", "1.1 third")]);
+        assert!(has_passed(&headers, "idjag-proxy-77"));
+        assert!(!has_passed(&headers, "idjag-proxy-7"));
+    }
+
+    #[test]
+    fn an_upgrade_needs_both_fields() {
+        assert!(upgrade(&map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")])).is_some());
+        assert!(upgrade(&map(&[("upgrade", "websocket")])).is_none());
+    }
+}

@@ -1,0 +1,138 @@
+//! What the data plane counts. A route's series are looked up once, when its table is built.
+use super::error::Reason;
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use std::sync::Arc;
+
+/// The families.
+#[derive(Clone)]
+pub struct Metrics {
+    families: Families,
+    refused: Arc<[IntCounter]>,
+    pub(super) upstream_active: IntGauge,
+    pub(super) upstream_idle: IntGauge,
+    downstream: IntGauge,
+    unrouted: Arc<RouteMetrics>,
+}
+
+/// The families with a series for each route.
+#[derive(Clone)]
+struct Families {
+    requests: IntCounterVec,
+    durations: HistogramVec,
+    injected: IntCounterVec,
+    replays: IntCounterVec,
+    expiry: IntGaugeVec,
+}
+
+/// How a request ended, as `class` tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// A status of the upstream's, by its hundreds.
+    Status(u16),
+    /// An answer of ours.
+    Refused,
+    /// The agent left before there was one.
+    Aborted,
+}
+
+/// The series of one route.
+pub struct RouteMetrics {
+    classes: [IntCounter; 6],
+    pub(super) duration: Histogram,
+    pub(super) bearer: IntCounter,
+    pub(super) legacy_secret: IntCounter,
+    pub(super) replayed: IntCounter,
+    pub(super) not_replayed: IntCounter,
+    pub(super) expiry: Option<IntGauge>,
+}
+
+const CLASSES: [&str; 6] = ["2xx", "3xx", "4xx", "5xx", "refused", "aborted"];
+
+impl Metrics {
+    /// Registers the data plane's families.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
+            let counter = IntCounterVec::new(Opts::new(format!("idjag_proxy_{name}"), help), labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntGaugeVec> {
+            let gauge = IntGaugeVec::new(Opts::new(format!("idjag_proxy_{name}"), help), labels)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let durations = HistogramVec::new(
+            HistogramOpts::new("idjag_proxy_request_duration_seconds", "From a request's head to its response's head.")
+                .buckets(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]),
+            &["route"],
+        )?;
+        registry.register(Box::new(durations.clone()))?;
+        let requests = counter("requests_total", "Requests by route and how they ended.", &["route", "class"])?;
+        let refused = counter("refused_total", "Requests that this proxy answered itself, by reason.", &["reason"])?;
+        let injected = counter("injected_total", "Requests that left with a credential.", &["route", "kind"])?;
+        let replays = counter("token_replays_total", "Upstream 401s by what followed.", &["route", "outcome"])?;
+        let expiry = gauge(
+            "token_expiry_timestamp_seconds",
+            "When the token that is held for a route's own grant ends; 0 while none is held.",
+            &["route"],
+        )?;
+        let upstream = gauge("upstream_connections", "Connections to upstreams.", &["state"])?;
+        let downstream = gauge("downstream_connections", "Connections that agents hold.", &["state"])?;
+        let refused = Reason::ALL.iter().map(|reason| refused.with_label_values(&[reason.as_str()])).collect();
+        let families = Families { requests, durations, injected, replays, expiry };
+        Ok(Self {
+            unrouted: Arc::new(families.route("none", false)),
+            families,
+            refused,
+            upstream_active: upstream.with_label_values(&["active"]),
+            upstream_idle: upstream.with_label_values(&["idle"]),
+            downstream: downstream.with_label_values(&["active"]),
+        })
+    }
+
+    /// The series of one route, all present from now on; `own` where it holds a token of the workload's own.
+    pub(super) fn route(&self, name: &str, own: bool) -> RouteMetrics {
+        self.families.route(name, own)
+    }
+
+    /// The series of requests that took no route.
+    pub(super) fn unrouted(&self) -> Arc<RouteMetrics> {
+        Arc::clone(&self.unrouted)
+    }
+
+    /// The gauge that [`super::Traffic`] moves.
+    pub fn downstream_connections(&self) -> IntGauge {
+        self.downstream.clone()
+    }
+
+    pub(super) fn refused(&self, reason: Reason) {
+        if let Some(at) = Reason::ALL.iter().position(|other| *other == reason) {
+            self.refused[at].inc();
+        }
+    }
+}
+
+impl Families {
+    fn route(&self, name: &str, own: bool) -> RouteMetrics {
+        RouteMetrics {
+            classes: CLASSES.map(|class| self.requests.with_label_values(&[name, class])),
+            duration: self.durations.with_label_values(&[name]),
+            bearer: self.injected.with_label_values(&[name, "bearer"]),
+            legacy_secret: self.injected.with_label_values(&[name, "legacy_secret"]),
+            replayed: self.replays.with_label_values(&[name, "replayed"]),
+            not_replayed: self.replays.with_label_values(&[name, "not_replayed"]),
+            expiry: own.then(|| self.expiry.with_label_values(&[name])),
+        }
+    }
+}
+
+impl RouteMetrics {
+    pub(super) fn count(&self, class: Class) {
+        let at = match class {
+            Class::Status(status) => usize::from(status / 100).clamp(2, 5) - 2,
+            Class::Refused => 4,
+            Class::Aborted => 5,
+        };
+        self.classes[at].inc();
+    }
+}

@@ -1,0 +1,25 @@
+//! The data plane: plain HTTP from the agent in, an authenticated request over (m)TLS out.
+mod body;
+mod connect;
+mod error;
+mod executor;
+mod headers;
+mod metrics;
+mod outbound;
+mod outcome;
+mod prefixed;
+mod relay;
+mod table;
+mod target;
+mod traffic;
+mod upgrade;
+mod upstream;
+mod worker;
+
+pub use error::{Reason, Refusal};
+pub use headers::{Own, strip_request};
+pub use metrics::Metrics;
+pub use table::{Parts as TableParts, Table};
+pub use traffic::Traffic;
+pub use upstream::Guard;
+pub use worker::{Limits, Place, Pulse, Shared, SharedParts, run_worker};

@@ -1,0 +1,53 @@
+//! Bytes both ways, until both sides have ended or nothing moved for the idle timeout.
+use std::cell::Cell;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::time::Instant;
+
+/// Relays between two streams; half-closes are passed on.
+pub(super) async fn run<A, B>(agent: A, upstream: B, idle: Duration)
+where
+    A: AsyncRead + AsyncWrite,
+    B: AsyncRead + AsyncWrite,
+{
+    let moved = Cell::new(Instant::now());
+    let (agent_read, agent_write) = tokio::io::split(agent);
+    let (upstream_read, upstream_write) = tokio::io::split(upstream);
+    let both = async {
+        let up = pump(agent_read, upstream_write, &moved);
+        let down = pump(upstream_read, agent_write, &moved);
+        tokio::join!(up, down)
+    };
+    let quiet = async {
+        while moved.get().elapsed() < idle {
+            tokio::time::sleep_until(moved.get() + idle).await;
+        }
+    };
+    tokio::select! {
+        (up, down) = both => {
+            if let Err(error) = up.and(down) {
+                tracing::debug!(%error, "a relayed connection broke");
+            }
+        }
+        () = quiet => tracing::debug!("a relayed connection was closed: nothing moved for the idle timeout"),
+    }
+}
+
+async fn pump<R, W>(mut from: ReadHalf<R>, mut to: WriteHalf<W>, moved: &Cell<Instant>) -> std::io::Result<()>
+where
+    R: AsyncRead,
+    W: AsyncWrite,
+{
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let read = from.read(&mut buffer).await?;
+        moved.set(Instant::now());
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..read]).await?;
+        // A stream over TLS may hold bytes back until it is flushed.
+        to.flush().await?;
+        moved.set(Instant::now());
+    }
+}

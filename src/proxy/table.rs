@@ -1,0 +1,159 @@
+//! The routes, with everything that a request needs of each looked up in advance. A reload builds a new one and swaps it.
+use super::metrics::{Metrics, RouteMetrics};
+use super::upstream::Peer;
+use crate::clock::Clock;
+use crate::identity::Identity;
+use crate::policy::{Credential, Policy, Route, TokenSource, Unmatched};
+use crate::secret::Secret;
+use crate::tls::ClientTls;
+use crate::token::{Slot, Tokens};
+use http::HeaderName;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A whole configuration of routes, immutable.
+pub struct Table {
+    pub(super) policy: Policy,
+    entries: Vec<Arc<Entry>>,
+    /// Headers that carry users' tokens on some route: they leave on none.
+    pub(super) user_headers: Vec<HeaderName>,
+    /// Where requests of no route go, if they pass.
+    pub(super) pass: Option<Arc<Entry>>,
+}
+
+/// One route, ready to be used.
+pub struct Entry {
+    pub(super) route: Arc<Route>,
+    pub(super) slot: Option<Arc<Slot>>,
+    /// What a `file` subject holds.
+    pub(super) user_file: Option<Secret>,
+    pub(super) metrics: Arc<RouteMetrics>,
+    pub(super) peer: Peer,
+    /// Whether the workload must have an identity for it now.
+    pub(super) needs_identity: bool,
+}
+
+/// What a table is built with.
+pub struct Parts<'p> {
+    /// Slots come from here.
+    pub tokens: &'p Tokens,
+    /// For TLS with the SVID and pins.
+    pub identity: Option<&'p Identity>,
+    /// For the certificates' validity.
+    pub clock: &'p Clock,
+    /// Series of each route.
+    pub metrics: &'p Metrics,
+    /// How a `file` subject's token is read.
+    pub read: &'p dyn Fn(&Path) -> Option<Secret>,
+    /// TLS of requests that pass without a route.
+    pub pass_tls: &'p ClientTls,
+}
+
+impl Table {
+    /// Looks everything up.
+    pub fn new(policy: Policy, parts: &Parts<'_>) -> Self {
+        let entries = policy.routes().iter().map(|route| Arc::new(Entry::new(route, parts))).collect();
+        let header = |route: &Arc<Route>| match &route.credential {
+            Credential::Token(rule) => match &rule.source {
+                TokenSource::Header(name) => Some(name.clone()),
+                _ => None,
+            },
+            _ => None,
+        };
+        let mut user_headers: Vec<HeaderName> = policy.routes().iter().filter_map(header).collect();
+        user_headers.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        user_headers.dedup();
+        let pass = (policy.unmatched() == Unmatched::Pass).then(|| Arc::new(Entry::passing(parts)));
+        Self { policy, entries, user_headers, pass }
+    }
+
+    pub(super) fn entry(&self, index: usize) -> &Arc<Entry> {
+        &self.entries[index]
+    }
+
+    /// Slots of the workload's own grants, with whether they are eager.
+    pub fn own_slots(&self) -> impl Iterator<Item = (&Arc<Slot>, bool)> {
+        self.entries.iter().filter_map(|entry| {
+            let slot = entry.slot.as_ref().filter(|slot| !slot.grant().is_delegated())?;
+            Some((slot, matches!(&entry.route.credential, Credential::Token(rule) if rule.eager)))
+        })
+    }
+
+    /// Routes whose eager grant was never obtained, with the server that issues it.
+    pub fn eager_missing(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.entries.iter().filter_map(|entry| {
+            let slot = entry.slot.as_ref().filter(|slot| !slot.was_obtained())?;
+            let eager = matches!(&entry.route.credential, Credential::Token(rule) if rule.eager);
+            eager.then(|| (&*entry.route.name, slot.grant().server().name.as_str()))
+        })
+    }
+
+    /// Routes, their slots and how they stand: for the status page.
+    pub fn routes(&self) -> impl Iterator<Item = (&Route, Option<&Arc<Slot>>)> {
+        self.entries.iter().map(|entry| (&*entry.route, entry.slot.as_ref()))
+    }
+
+    /// Writes into the metrics when the held tokens end.
+    pub fn observe_expiry(&self) {
+        for entry in &self.entries {
+            let (Some(gauge), Some(slot)) = (&entry.metrics.expiry, &entry.slot) else { continue };
+            let seconds = slot.held().map_or(0, |token| token.expires_at().unix_seconds());
+            gauge.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+impl Entry {
+    fn new(route: &Arc<Route>, parts: &Parts<'_>) -> Self {
+        let (slot, user_file, needs_token_identity) = match &route.credential {
+            Credential::Token(rule) => {
+                let user = match &rule.source {
+                    TokenSource::File(path) => (parts.read)(path),
+                    _ => None,
+                };
+                (Some(parts.tokens.slot(&rule.grant)), user, rule.grant.needs_identity())
+            }
+            _ => (None, None, false),
+        };
+        let own = slot.as_ref().is_some_and(|slot| !slot.grant().is_delegated());
+        let peer = Peer::new(route.upstream.origin.clone(), route.upstream.tls.as_ref(), parts.identity, parts.clock);
+        Self {
+            metrics: Arc::new(parts.metrics.route(&route.name, own)),
+            // The agent's identity has ended: then nothing goes out in its name, static keys included.
+            needs_identity: needs_token_identity
+                || peer.needs_identity()
+                || (route.credential.injects() && parts.identity.is_some()),
+            route: Arc::clone(route),
+            slot,
+            user_file,
+            peer,
+        }
+    }
+
+    fn passing(parts: &Parts<'_>) -> Self {
+        let route = Route {
+            name: "none".into(),
+            matcher: crate::policy::Match {
+                host: crate::policy::HostPattern::Suffix("".into()),
+                port: None,
+                path: crate::policy::PathPattern::any(),
+                methods: Vec::new(),
+                headers: Vec::new(),
+            },
+            alias: None,
+            credential: Credential::None { keep_credentials: false },
+            upstream: crate::policy::Upstream { origin: None, tls: Some(parts.pass_tls.clone()) },
+            timeouts: crate::policy::Timeouts::default(),
+            limits: crate::policy::Limits::default(),
+            replay_max_body: None,
+        };
+        Self {
+            metrics: parts.metrics.unrouted(),
+            peer: Peer::passing(parts.pass_tls, parts.clock),
+            route: Arc::new(route),
+            slot: None,
+            user_file: None,
+            needs_identity: false,
+        }
+    }
+}

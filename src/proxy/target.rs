@@ -1,0 +1,212 @@
+//! Whom a request is for: one authority, read once; policy, TLS and the forwarded `Host` all derive from it (RT-1).
+use super::error::{Reason, Refusal};
+use crate::policy::{Policy, Scheme, Target};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, Version, header};
+use std::net::SocketAddr;
+
+/// A request's destination, owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// The scheme that the agent used.
+    pub scheme: Scheme,
+    /// Lower case; IPv6 in brackets.
+    pub host: String,
+    /// Explicit or the scheme's default.
+    pub port: u16,
+    /// Path and query as they came; for a base URL, what follows the first segment.
+    pub path: PathAndQuery,
+}
+
+impl Destination {
+    /// As the policy takes it.
+    pub fn target(&self) -> Target<'_> {
+        Target { scheme: self.scheme, host: &self.host, port: self.port }
+    }
+}
+
+/// How a request reached us.
+#[derive(Clone, Copy)]
+pub struct Arrival<'c> {
+    /// The listener's own address.
+    pub local: SocketAddr,
+    /// The authority of the CONNECT that it came through.
+    pub tunnel: Option<&'c Authority>,
+}
+
+/// Reads the destination of a request (RFC 9112 §3.2, `config.md`: Ways to address a route).
+pub fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Result<Destination, Refusal> {
+    let host = single_host(&parts.headers)?;
+    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    if let Some(scheme) = parts.uri.scheme_str().filter(|_| parts.version < Version::HTTP_2) {
+        // Absolute form: the target wins and what `Host` says is replaced (RFC 9112 §3.2.2).
+        let authority = parts.uri.authority().ok_or_else(|| malformed("the request's target has no host"))?;
+        return destination(scheme_of(scheme)?, authority, path);
+    }
+    let authority = match (parts.uri.authority(), &host) {
+        // RT-3: two names for one thing are refused, not chosen from.
+        (Some(target), Some(host)) if !same(target, host) => {
+            return Err(malformed("`:authority` and `Host` differ"));
+        }
+        (Some(target), _) => target.clone(),
+        (None, Some(host)) => host.clone(),
+        (None, None) => return Err(malformed("there is no `Host`")),
+    };
+    if let Some(tunnel) = arrival.tunnel {
+        if !same_destination(tunnel, &authority) {
+            return Err(malformed("the `Host` inside the tunnel is not the host of the CONNECT"));
+        }
+        return destination(Scheme::Http, tunnel, path);
+    }
+    if is_own(&authority, arrival.local) {
+        return base_url(&path, policy);
+    }
+    destination(Scheme::Http, &authority, path)
+}
+
+/// Reads the authority of a CONNECT, whose port is mandatory (RFC 9110 §9.3.6).
+pub fn read_connect(parts: &Parts) -> Result<Destination, Refusal> {
+    let authority = parts.uri.authority().ok_or_else(|| malformed("CONNECT names `host:port`"))?;
+    let port = authority.port_u16().ok_or_else(|| malformed("CONNECT names a port: `host:port`"))?;
+    let scheme = if port == Scheme::Https.default_port() { Scheme::Https } else { Scheme::Http };
+    destination(scheme, authority, PathAndQuery::from_static("/"))
+}
+
+/// The first segment names the host or an alias; ordinary matching follows.
+fn base_url(path: &PathAndQuery, policy: &Policy) -> Result<Destination, Refusal> {
+    let text = path.as_str().strip_prefix('/').unwrap_or_default();
+    let end = text.find(['/', '?']).unwrap_or(text.len());
+    let (first, rest) = text.split_at(end);
+    if first.is_empty() {
+        let detail = "This is a proxy. Name a host: `http://127.0.0.1:17080/api.example.com/path`, or set `HTTP_PROXY`.";
+        return Err(Refusal::new(Reason::NoRoute, detail));
+    }
+    let named = policy.alias(first).unwrap_or(first);
+    let authority: Authority = named.parse().map_err(|_| malformed("the first path segment is not a host"))?;
+    let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+    let rest = PathAndQuery::try_from(rest).map_err(|_| malformed("the path after the host is not one"))?;
+    destination(Scheme::Http, &authority, rest)
+}
+
+fn destination(scheme: Scheme, authority: &Authority, path: PathAndQuery) -> Result<Destination, Refusal> {
+    if authority.as_str().contains('@') {
+        return Err(malformed("a host with user information is refused"));
+    }
+    let host = authority.host();
+    if host.is_empty() || host.contains('%') {
+        return Err(malformed("the host is empty or has an escape"));
+    }
+    if authority.as_str().len() > host.len() && authority.port_u16().is_none() {
+        return Err(malformed("the port is not a number below 65536"));
+    }
+    let port = authority.port_u16().unwrap_or(scheme.default_port());
+    // A trailing dot names the same host in DNS and must not name another route.
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    Ok(Destination { scheme, host, port, path })
+}
+
+/// RT-2: at most one `Host`, and a valid one.
+fn single_host(headers: &HeaderMap) -> Result<Option<Authority>, Refusal> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err(malformed("there are two `Host` fields"));
+    }
+    let parse = |value: &http::HeaderValue| Authority::try_from(value.as_bytes()).map_err(|_| malformed("`Host` is not a host"));
+    first.map(parse).transpose()
+}
+
+fn same(one: &Authority, other: &Authority) -> bool {
+    one.as_str().eq_ignore_ascii_case(other.as_str())
+}
+
+/// Inside a tunnel to `host:80`, clients say `Host: host` as well as `Host: host:80`.
+fn same_destination(tunnel: &Authority, host: &Authority) -> bool {
+    let default = Scheme::Http.default_port();
+    tunnel.host().eq_ignore_ascii_case(host.host())
+        && tunnel.port_u16().unwrap_or(default) == host.port_u16().unwrap_or(default)
+}
+
+/// Whether an authority is this listener's own: a loopback name with its port. It is also what keeps a web page's DNS
+/// rebinding out: a page's own host name is never this.
+fn is_own(authority: &Authority, local: SocketAddr) -> bool {
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let loopback = host.eq_ignore_ascii_case("localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip == local.ip());
+    loopback && authority.port_u16().unwrap_or(Scheme::Http.default_port()) == local.port()
+}
+
+fn scheme_of(text: &str) -> Result<Scheme, Refusal> {
+    match text {
+        "http" | "ws" => Ok(Scheme::Http),
+        "https" | "wss" => Ok(Scheme::Https),
+        _ => Err(malformed("only http:// and https:// are spoken")),
+    }
+}
+
+fn malformed(detail: &str) -> Refusal {
+    Refusal::new(Reason::MalformedRequest, format!("The request is refused because {detail}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Unmatched;
+    use http::Request;
+
+    fn read_with(uri: &str, host: &[&str], tunnel: Option<&str>) -> Result<Destination, Refusal> {
+        let mut request = Request::builder().uri(uri);
+        for host in host {
+            request = request.header("host", *host);
+        }
+        let (parts, ()) = request.body(()).expect("request").into_parts();
+        let tunnel: Option<Authority> = tunnel.map(|text| text.parse().expect("authority"));
+        let arrival = Arrival { local: "127.0.0.1:17080".parse().expect("address"), tunnel: tunnel.as_ref() };
+        let policy = Policy::new(Vec::new(), Unmatched::Refuse).map_err(|_| ()).expect("empty policy");
+        read(&parts, arrival, &policy)
+    }
+
+    fn spelled(destination: &Destination) -> String {
+        format!("{:?} {} {} {}", destination.scheme, destination.host, destination.port, destination.path)
+    }
+
+    #[test]
+    fn every_way_to_address_a_route() {
+        for (uri, host, expected) in [
+            ("http://API.example/x?y", "other", "Http api.example 80 /x?y"),
+            ("http://api.example.:8080/x", "other", "Http api.example 8080 /x"),
+            ("https://api.example/x", "other", "Https api.example 443 /x"),
+            ("/x", "api.example", "Http api.example 80 /x"),
+            ("/api.example/x?y=/z", "127.0.0.1:17080", "Http api.example 80 /x?y=/z"),
+            ("/api.example?y", "localhost:17080", "Http api.example 80 /?y"),
+            ("/api.example:8443", "[::1]:17080", "Http api.example 8443 /"),
+            ("/x", "127.0.0.1:9000", "Http 127.0.0.1 9000 /x"),
+        ] {
+            let destination = read_with(uri, &[host], None).expect(uri);
+            assert_eq!(spelled(&destination), expected, "{uri}");
+        }
+    }
+
+    #[test]
+    fn ambiguous_authorities_are_refused() {
+        for (uri, hosts) in [
+            ("/x", &[][..]),
+            ("/x", &["a", "a"]),
+            ("/x", &["a b"]),
+            ("http://user@a/x", &["a"]),
+            ("ftp://a/x", &["a"]),
+            ("/", &["127.0.0.1:17080"]),
+        ] {
+            assert!(read_with(uri, hosts, None).is_err(), "{uri} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn inside_a_tunnel_the_host_is_the_tunnels() {
+        assert!(read_with("/x", &["api.example"], Some("api.example:80")).is_ok());
+        assert!(read_with("/x", &["api.example:80"], Some("api.example:80")).is_ok());
+        assert!(read_with("/x", &["evil.example"], Some("api.example:80")).is_err());
+        assert!(read_with("/x", &["api.example"], Some("api.example:8080")).is_err());
+    }
+}

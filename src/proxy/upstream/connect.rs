@@ -1,0 +1,215 @@
+//! New connections: the name resolved once, the address checked, then connected to, then TLS.
+use super::peer::{Key, PeerTls, Protocol};
+use super::pool::{Connection, Lease, Made, Pool};
+use super::send::SendError;
+use crate::policy::Origin;
+use crate::proxy::body::RequestBody;
+use crate::proxy::executor::Local;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::{CertificateDer, ServerName};
+use socket2::{SockRef, TcpKeepalive};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+
+/// Bounds the memory of one connection, and with it the size of a response's head.
+pub(crate) const BUFFER: usize = 64 * 1024;
+
+/// Addresses that no request may be sent to.
+#[derive(Clone, Debug, Default)]
+pub struct Guard {
+    own: Vec<SocketAddr>,
+}
+
+impl Guard {
+    /// `own`: what this proxy itself listens on.
+    pub fn new(own: Vec<SocketAddr>) -> Self {
+        Self { own }
+    }
+
+    fn check(&self, host: &str, address: SocketAddr) -> Result<(), SendError> {
+        let to_us = |own: &SocketAddr| {
+            own.port() == address.port() && (own.ip() == address.ip() || (own.ip().is_unspecified() && address.ip().is_loopback()))
+        };
+        if self.own.iter().any(to_us) {
+            return Err(SendError::Loop);
+        }
+        // Cloud metadata services live on link-local addresses: a name may not lead there, only a route that says the address.
+        let spelled_out = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+        if is_link_local(address.ip()) && !spelled_out {
+            return Err(SendError::Prohibited(address.ip()));
+        }
+        Ok(())
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => ip.is_link_local(),
+            None => (ip.segments()[0] & 0xffc0) == 0xfe80,
+        },
+    }
+}
+
+/// Connects and speaks the protocol that was agreed on.
+pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<Key>, guard: &Guard) -> Result<Connection, SendError> {
+    let made = Made { at: Instant::now(), revision: key.revision() };
+    let stream = tcp(&key.origin, guard).await?;
+    let Some(tls) = &key.tls else {
+        let http2 = key.protocol == Protocol::Http2;
+        return speak(pool, key, made, TokioIo::new(stream), (http2, None)).await;
+    };
+    let config = if key.protocol == Protocol::Http1 { &tls.http1 } else { &tls.any };
+    let name = server_name(&key.origin.host);
+    let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(SendError::tls)?;
+    let (_, session) = stream.get_ref();
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    let chain = session.peer_certificates().map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect());
+    let watched = tls.identity.as_ref().map(|_| Watched { tls: Arc::clone(tls), chain: chain.unwrap_or_default() });
+    speak(pool, key, made, TokioIo::new(stream), (http2, watched)).await
+}
+
+/// A TCP connection to an origin, checked by `guard`.
+pub(super) async fn tcp(origin: &Origin, guard: &Guard) -> Result<TcpStream, SendError> {
+    let host = origin.host.trim_start_matches('[').trim_end_matches(']');
+    let addresses = tokio::net::lookup_host((host, origin.port)).await.map_err(SendError::Resolve)?;
+    let mut last = None;
+    for address in addresses {
+        guard.check(&origin.host, address)?;
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                tune(&stream);
+                return Ok(stream);
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.map_or_else(|| SendError::Resolve(std::io::Error::other("the name has no address")), SendError::Connect))
+}
+
+/// No delay, because requests are small and whole; keep-alive, because a peer that vanished must be noticed.
+fn tune(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
+    if let Err(error) = stream.set_nodelay(true).and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive)) {
+        tracing::debug!(%error, "a socket option was refused");
+    }
+}
+
+/// The name for SNI and verification. A SPIFFE peer is judged by its ID and not by this name (X509-SVID §5), so a host that
+/// is no DNS name still has one.
+pub(super) fn server_name(host: &str) -> ServerName<'static> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    ServerName::try_from(bare).unwrap_or_else(|_| ServerName::try_from("invalid.invalid").expect("a DNS name"))
+}
+
+/// A live connection whose trust may end before it does.
+struct Watched {
+    tls: Arc<PeerTls>,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+async fn speak<I>(
+    pool: &Rc<Pool>,
+    key: &Arc<Key>,
+    made: Made,
+    io: TokioIo<I>,
+    (http2, watched): (bool, Option<Watched>),
+) -> Result<Connection, SendError>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let live = Live::new(pool);
+    if http2 {
+        let mut builder = http2::Builder::new(Local);
+        builder.timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30)).max_header_list_size(64 * 1024);
+        let (sender, connection) = builder.handshake(io).await.map_err(SendError::Handshake)?;
+        pool.share(key, &sender, made);
+        tokio::task::spawn_local(run(connection, watched, live));
+        return Ok(Connection::Http2(sender));
+    }
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(BUFFER)
+        .handshake::<_, RequestBody>(io)
+        .await
+        .map_err(SendError::Handshake)?;
+    tokio::task::spawn_local(run(connection.with_upgrades(), watched, live));
+    Ok(Connection::Http1(Lease { sender, made, key: Arc::clone(key), pool: Rc::clone(pool) }))
+}
+
+/// Drives a connection until it ends, or until the authority that vouched for the peer is no longer trusted.
+async fn run(connection: impl Future<Output = hyper::Result<()>>, watched: Option<Watched>, _live: Live) {
+    let ended = match watched {
+        Some(watched) => {
+            tokio::select! {
+                ended = connection => ended,
+                reason = watched.distrusted() => {
+                    tracing::warn!(%reason, "a connection to an upstream was closed: its trust has ended");
+                    return;
+                }
+            }
+        }
+        None => connection.await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to an upstream ended");
+    }
+}
+
+impl Watched {
+    async fn distrusted(&self) -> String {
+        let Some(identity) = &self.tls.identity else { return std::future::pending().await };
+        let mut changes = identity.changes();
+        while changes.changed().await.is_ok() {
+            // Expiry of the peer's own leaf only retires a connection (its SVID has been rotated by then); what ends it is that
+            // the authority above it is gone.
+            let Ok(snapshot) = identity.current() else { continue };
+            if let Err(refused) = crate::tls::recheck(&self.tls.trust, &self.chain, &snapshot) {
+                return refused.to_string();
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Counts a live connection.
+struct Live(Rc<Pool>);
+
+impl Live {
+    fn new(pool: &Rc<Pool>) -> Self {
+        pool.metrics().upstream_active.inc();
+        Self(Rc::clone(pool))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.metrics().upstream_active.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_do_not_lead_to_metadata_services_or_to_ourselves() {
+        let guard = Guard::new(vec!["127.0.0.1:17080".parse().expect("address"), "[::]:17090".parse().expect("address")]);
+        let check = |host: &str, address: &str| guard.check(host, address.parse().expect("address")).is_ok();
+        assert!(!check("metadata.example", "169.254.169.254:80"));
+        assert!(!check("metadata.example", "[::ffff:169.254.169.254]:80"));
+        assert!(!check("metadata.example", "[fe80::1]:80"));
+        assert!(check("169.254.169.254", "169.254.169.254:80"));
+        assert!(!check("x", "127.0.0.1:17080"));
+        assert!(!check("x", "127.0.0.1:17090"));
+        assert!(check("x", "127.0.0.1:17081"));
+        assert!(check("x", "10.0.0.1:443"));
+    }
+}

@@ -1,0 +1,10 @@
+//! Upstreams: reached, pooled and spoken to, one worker's connections apart from the next one's.
+mod connect;
+mod peer;
+mod pool;
+mod send;
+
+pub use connect::Guard;
+pub use peer::{Key, Peer, Protocol};
+pub use pool::{Lease, Pool};
+pub use send::{Call, Repeat, SendError, dial, send};

@@ -1,0 +1,269 @@
+//! One request on one connection; and when another connection may be tried.
+use super::connect::{Guard, connect, tcp};
+use super::peer::{Key, Protocol};
+use super::pool::{Connection, Lease, Pool};
+use crate::policy::{Origin, Scheme, Timeouts};
+use crate::proxy::body::{Progress, RequestBody};
+use crate::proxy::error::{Reason, Refusal};
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Response, Uri, Version, header};
+use hyper::body::Incoming;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// A request on its way up: everything but its body.
+pub struct Call<'c> {
+    /// Where to.
+    pub key: &'c Arc<Key>,
+    /// Its deadlines.
+    pub timeouts: &'c Timeouts,
+    /// Which addresses are refused.
+    pub guard: &'c Guard,
+    /// How far its upload is.
+    pub progress: &'c Progress,
+    /// The request once more, where it can be sent again.
+    pub repeat: Option<&'c Repeat>,
+}
+
+/// A copy of a request that can be sent again: one without a body, or whose body was kept.
+pub struct Repeat {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    headers: HeaderMap,
+    body: Option<Bytes>,
+}
+
+/// Why a request got no response.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The name has no address.
+    #[error("the name does not resolve: {0}")]
+    Resolve(#[source] std::io::Error),
+    /// The name leads to an address that names must not lead to.
+    #[error("the name leads to {0}, a link-local address")]
+    Prohibited(IpAddr),
+    /// The name leads to ourselves.
+    #[error("the name leads to this proxy's own port")]
+    Loop,
+    /// TCP refused.
+    #[error("the connection failed: {0}")]
+    Connect(#[source] std::io::Error),
+    /// TCP and TLS took too long.
+    #[error("no connection within the connect timeout")]
+    ConnectTimeout,
+    /// TLS failed, for a reason told to people.
+    #[error("TLS failed: {0}")]
+    Tls(String),
+    /// The HTTP connection could not begin.
+    #[error("the HTTP connection could not begin: {0}")]
+    Handshake(#[source] hyper::Error),
+    /// It broke before a response.
+    #[error("the upstream broke off before it answered: {0}")]
+    Broken(#[source] hyper::Error),
+    /// No response in time.
+    #[error("no response within the response timeout")]
+    ResponseTimeout,
+    /// The agent's body is larger than its route allows.
+    #[error("the request's body is larger than its route allows")]
+    TooLarge,
+}
+
+impl SendError {
+    pub(super) fn tls(error: std::io::Error) -> Self {
+        let told = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).and_then(crate::tls::refusal);
+        Self::Tls(told.unwrap_or_else(|| error.to_string()))
+    }
+}
+
+impl From<SendError> for Refusal {
+    fn from(error: SendError) -> Self {
+        let (reason, proxy_status, detail) = match &error {
+            SendError::Resolve(_) => (Reason::UpstreamUnreachable, "dns_error", "The upstream's name does not resolve."),
+            SendError::Prohibited(_) => {
+                (Reason::AddressProhibited, "destination_ip_prohibited", "The upstream's name leads to a link-local address.")
+            }
+            SendError::Loop => (Reason::Loop, "proxy_loop_detected", "The request leads back to this proxy."),
+            SendError::Connect(_) => {
+                (Reason::UpstreamUnreachable, "connection_refused", "The upstream does not accept connections.")
+            }
+            SendError::ConnectTimeout => {
+                (Reason::UpstreamTimeout, "connection_timeout", "The upstream did not accept a connection in time.")
+            }
+            SendError::Tls(_) => {
+                (Reason::UpstreamTls, "tls_certificate_error", "TLS with the upstream failed; the proxy's log says why.")
+            }
+            SendError::Handshake(_) | SendError::Broken(_) => {
+                (Reason::UpstreamBroken, "connection_terminated", "The upstream broke off before it answered.")
+            }
+            SendError::ResponseTimeout => {
+                (Reason::UpstreamTimeout, "http_response_timeout", "The upstream did not answer in time.")
+            }
+            SendError::TooLarge => (Reason::BodyTooLarge, "http_request_error", "The body is larger than its route allows."),
+        };
+        Self::new(reason, detail).with_proxy_status(proxy_status)
+    }
+}
+
+/// Sends a request and waits for the response's head. Another connection is tried only where nothing of the request was
+/// processed: it was never written, or it is idempotent without a body and an idle connection was closed under it (RFC 9110
+/// §9.2.2, RE-1).
+pub async fn send(
+    pool: &Rc<Pool>,
+    call: &Call<'_>,
+    mut request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Option<Lease>), SendError> {
+    let again = call.repeat.filter(|repeat| repeat.body.is_none() && repeat.method.is_idempotent());
+    if let Some(connection) = take(pool, call.key).await {
+        match on(connection, request, call).await {
+            Ok(answer) => return Ok(answer),
+            Err(Failed { unsent: Some(unsent), .. }) => request = *unsent,
+            Err(Failed { error, .. }) => match (error, again) {
+                (SendError::Broken(broken), Some(again)) if !broken.is_parse() => request = again.request(),
+                (error, _) => return Err(error),
+            },
+        }
+    }
+    let connection = fresh(pool, call).await?;
+    on(connection, request, call).await.map_err(|failed| failed.error)
+}
+
+/// A bare connection for a tunnel.
+pub async fn dial(origin: &Origin, guard: &Guard, timeout: Duration) -> Result<TcpStream, SendError> {
+    tokio::time::timeout(timeout, tcp(origin, guard)).await.map_err(|_| SendError::ConnectTimeout)?
+}
+
+async fn take(pool: &Rc<Pool>, key: &Arc<Key>) -> Option<Connection> {
+    if let Some(connection) = pool.take(key) {
+        return Some(connection);
+    }
+    if pool.has_waiting(key) {
+        tokio::task::yield_now().await;
+        return pool.take(key);
+    }
+    None
+}
+
+/// A new connection, tried again while the upstream refuses: nothing was sent, and a restart takes a moment.
+async fn fresh(pool: &Rc<Pool>, call: &Call<'_>) -> Result<Connection, SendError> {
+    let deadline = Instant::now() + call.timeouts.connect;
+    let mut pauses = [50, 150, 400, 900].map(Duration::from_millis).into_iter();
+    loop {
+        let error = match tokio::time::timeout_at(deadline, connect(pool, call.key, call.guard)).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error @ (SendError::Connect(_) | SendError::Handshake(_)))) => error,
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(SendError::ConnectTimeout),
+        };
+        match pauses.next().filter(|pause| Instant::now() + *pause < deadline) {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => return Err(error),
+        }
+    }
+}
+
+struct Failed {
+    error: SendError,
+    unsent: Option<Box<Request<RequestBody>>>,
+}
+
+async fn on(
+    connection: Connection,
+    mut request: Request<RequestBody>,
+    call: &Call<'_>,
+) -> Result<(Response<Incoming>, Option<Lease>), Failed> {
+    let (sent, lease) = match connection {
+        Connection::Http1(mut lease) => {
+            address_http1(&mut request, call.key);
+            let sending = lease.sender.try_send_request(request);
+            (within(sending, call).await, Some(lease))
+        }
+        Connection::Http2(mut sender) => {
+            address_http2(&mut request, &call.key.origin);
+            (within(sender.try_send_request(request), call).await, None)
+        }
+    };
+    match sent {
+        Some(Ok(response)) => Ok((response, lease)),
+        Some(Err(mut failed)) => {
+            let unsent = failed.take_message().map(Box::new);
+            let error = failed.into_error();
+            let error = if call.progress.too_large() { SendError::TooLarge } else { SendError::Broken(error) };
+            Err(Failed { error, unsent })
+        }
+        None => Err(Failed { error: SendError::ResponseTimeout, unsent: None }),
+    }
+}
+
+/// The response timeout begins with the request's last byte.
+async fn within<F: Future>(sending: F, call: &Call<'_>) -> Option<F::Output> {
+    let mut sending = pin!(sending);
+    loop {
+        let deadline = call.progress.last().max(Instant::now() - call.timeouts.response) + call.timeouts.response;
+        match tokio::time::timeout_at(deadline, sending.as_mut()).await {
+            Ok(sent) => return Some(sent),
+            Err(_) if call.progress.last() + call.timeouts.response > Instant::now() => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Origin form and `Host` (RFC 9112 §3.2.1).
+fn address_http1(request: &mut Request<RequestBody>, key: &Key) {
+    *request.version_mut() = Version::HTTP_11;
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    request.headers_mut().insert(header::HOST, key.authority.clone());
+}
+
+/// Pseudo-header fields (RFC 9113 §8.3.1); what concerns one HTTP/1.1 connection goes (§8.2.2).
+fn address_http2(request: &mut Request<RequestBody>, origin: &Origin) {
+    *request.version_mut() = Version::HTTP_2;
+    request.headers_mut().remove(header::HOST);
+    let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    let scheme = if origin.scheme == Scheme::Https { "https" } else { "http" };
+    if let Ok(uri) = Uri::builder().scheme(scheme).authority(origin.authority()).path_and_query(path).build() {
+        *request.uri_mut() = uri;
+    }
+}
+
+impl Repeat {
+    /// A copy of `request`; `None` where its body is streamed.
+    pub fn of(request: &Request<RequestBody>) -> Option<Self> {
+        let RequestBody::Kept(body) = request.body() else { return None };
+        Some(Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            headers: request.headers().clone(),
+            body: body.clone(),
+        })
+    }
+
+    /// The request, once more.
+    pub fn request(&self) -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::Kept(self.body.clone()));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = self.version;
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+}
+
+impl Protocol {
+    /// What a request needs: HTTP/1.1 for an upgrade, HTTP/2 for gRPC in the clear, else whatever is agreed on.
+    pub fn of(upgrade: bool, grpc: bool, plain: bool) -> Self {
+        match (upgrade, grpc && plain) {
+            (true, _) => Self::Http1,
+            (false, true) => Self::Http2,
+            (false, false) => Self::Negotiated,
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! A worker: one thread with its own runtime, listeners and connections, so that a request lives and dies on one core.
+use super::body::AgentBody;
+use super::executor::Local;
+use super::metrics::Metrics;
+use super::outbound;
+use super::prefixed::{Prefixed, Speaks, sniff};
+use super::table::Table;
+use super::target::Arrival;
+use super::traffic::{Connected, Traffic};
+use super::upstream::{Guard, Pool};
+use crate::clock::Timestamp;
+use crate::identity::Identity;
+use crate::tasks::Stop;
+use crate::token::{Delegated, Tokens};
+use arc_swap::ArcSwap;
+use http::uri::Authority;
+use http::{HeaderValue, Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::runtime::LocalOptions;
+use tokio::sync::Semaphore;
+
+/// Bounds of the data plane.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of a path and query.
+    pub uri: usize,
+    /// Bytes of a request's head.
+    pub head: usize,
+    /// Connections of the agent's, all workers together.
+    pub connections: usize,
+    /// Requests at once, all workers together.
+    pub requests: i64,
+    /// Delegated tokens that one worker remembers.
+    pub delegated: NonZeroUsize,
+    /// How long a connection may be open without a whole request head.
+    pub head_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            uri: 8 * 1024,
+            head: 64 * 1024,
+            connections: 4096,
+            requests: 4096,
+            delegated: NonZeroUsize::new(1024).expect("not zero"),
+            head_timeout: Duration::from_secs(75),
+        }
+    }
+}
+
+/// What all workers see: snapshots and handles, no lock on the request path.
+pub struct Shared {
+    table: ArcSwap<Table>,
+    pub(super) tokens: Tokens,
+    pub(super) identity: Option<Identity>,
+    pub(super) metrics: Metrics,
+    pub(super) traffic: Traffic,
+    pub(super) guard: Guard,
+    pub(super) limits: Limits,
+    pub(super) pseudonym: String,
+    pulse: Pulse,
+    via_http1: HeaderValue,
+    via_http2: HeaderValue,
+}
+
+/// What [`Shared`] is made of.
+pub struct SharedParts {
+    /// The routes.
+    pub table: Table,
+    /// Where tokens come from.
+    pub tokens: Tokens,
+    /// The workload's identity, where one is configured.
+    pub identity: Option<Identity>,
+    /// The data plane's counters.
+    pub metrics: Metrics,
+    /// Counts of what is going on.
+    pub traffic: Traffic,
+    /// Addresses that are refused.
+    pub guard: Guard,
+    /// Bounds.
+    pub limits: Limits,
+    /// Where workers say that they turn.
+    pub pulse: Pulse,
+}
+
+impl Shared {
+    /// Takes a fresh pseudonym: two sidecars in one chain are no loop, this process twice is.
+    pub fn new(parts: SharedParts) -> Self {
+        let pseudonym = format!("idjag-proxy-{:08x}", fastrand::u32(..));
+        let via = |version: &str| HeaderValue::try_from(format!("{version} {pseudonym}")).expect("letters, digits, `-` and `.`");
+        Self {
+            via_http1: via("1.1"),
+            via_http2: via("2.0"),
+            pseudonym,
+            table: ArcSwap::from_pointee(parts.table),
+            tokens: parts.tokens,
+            identity: parts.identity,
+            metrics: parts.metrics,
+            traffic: parts.traffic,
+            guard: parts.guard,
+            limits: parts.limits,
+            pulse: parts.pulse,
+        }
+    }
+
+    /// The routes of now.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    /// Swaps the routes; requests under way end with the old ones.
+    pub fn replace(&self, table: Table) {
+        self.table.store(Arc::new(table));
+    }
+
+    /// Counts of what is going on.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    pub(super) fn via(&self, version: Version) -> &HeaderValue {
+        if version >= Version::HTTP_2 { &self.via_http2 } else { &self.via_http1 }
+    }
+}
+
+/// One worker's own things.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) pool: Rc<Pool>,
+    pub(super) delegated: RefCell<Delegated>,
+}
+
+/// One connection of the agent's.
+pub(super) struct Downstream {
+    local: SocketAddr,
+    tunnel: Option<Authority>,
+    _connected: Option<Connected>,
+}
+
+impl Downstream {
+    pub(super) fn arrival(&self) -> Arrival<'_> {
+        Arrival { local: self.local, tunnel: self.tunnel.as_ref() }
+    }
+
+    /// What came through a CONNECT on this connection.
+    pub(super) fn inside(&self, authority: Authority) -> Rc<Self> {
+        Rc::new(Self { local: self.local, tunnel: Some(authority), _connected: None })
+    }
+}
+
+/// Which worker of how many.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// From 0.
+    pub index: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+/// When each worker's timer last fired.
+#[derive(Clone, Debug)]
+pub struct Pulse(Arc<[AtomicU64]>);
+
+impl Pulse {
+    /// Of so many workers.
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| AtomicU64::new(u64::MAX)).collect())
+    }
+
+    /// Workers whose timer has not fired for longer than `limit`.
+    pub fn stuck(&self, now: Timestamp, limit: Duration) -> impl Iterator<Item = usize> + '_ {
+        let late = move |last: &AtomicU64| now.since(Timestamp::from_unix_millis(last.load(Ordering::Relaxed))) > limit;
+        self.0.iter().enumerate().filter(move |(_, last)| late(last)).map(|(worker, _)| worker)
+    }
+
+    fn beat(&self, worker: usize, now: Timestamp) {
+        if let Some(last) = self.0.get(worker) {
+            last.store(now.unix_millis(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Runs one worker on the calling thread until it is told to stop.
+pub fn run_worker(shared: Arc<Shared>, listeners: Vec<TcpListener>, place: Place, mut stop: Stop) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let runtime = runtime.map_err(|error| format!("a worker's runtime could not start: {error}"))?;
+    runtime.block_on(async move {
+        let worker = Rc::new(Worker {
+            pool: Pool::new(shared.metrics.clone()),
+            delegated: RefCell::new(Delegated::new(shared.limits.delegated)),
+            shared,
+        });
+        let permits = Arc::new(Semaphore::new(worker.shared.limits.connections.div_ceil(place.of.max(1))));
+        for listener in listeners {
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| format!("a listener failed: {error}"))?;
+            tokio::task::spawn_local(accept(Rc::clone(&worker), listener, Arc::clone(&permits)));
+        }
+        tokio::task::spawn_local(tick(Rc::clone(&worker), place.index));
+        stop.stopped().await;
+        Ok(())
+    })
+}
+
+/// Besides sweeping, its timer keeps the runtime's next wake-up near: else every request's head timer would have to wake the
+/// driver for an earlier one.
+async fn tick(worker: Rc<Worker>, index: usize) {
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tick.tick().await;
+        worker.shared.pulse.beat(index, worker.shared.tokens.now());
+        worker.pool.sweep();
+    }
+}
+
+async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener, permits: Arc<Semaphore>) {
+    let mut failures: u32 = 0;
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                failures = 0;
+                let worker = Rc::clone(&worker);
+                tokio::task::spawn_local(async move {
+                    let _permit = permit;
+                    serve(&worker, stream).await;
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: come back when some are free again, and say so only the first times.
+                failures += 1;
+                if failures <= 3 {
+                    tracing::error!(%error, "a connection could not be accepted");
+                }
+                tokio::time::sleep(Duration::from_millis(10) * failures.min(50)).await;
+            }
+        }
+    }
+}
+
+async fn serve(worker: &Rc<Worker>, stream: TcpStream) {
+    let connected = worker.shared.traffic.connection();
+    let Ok(local) = stream.local_addr() else { return };
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a socket option was refused");
+    }
+    let sniffed = tokio::time::timeout(worker.shared.limits.head_timeout, sniff(stream)).await;
+    let Ok(Ok((speaks, stream))) = sniffed else { return };
+    let downstream = Rc::new(Downstream { local, tunnel: None, _connected: Some(connected) });
+    match speaks {
+        Speaks::Nothing => {}
+        Speaks::Tls => tracing::warn!("a client spoke TLS to the outbound port; it takes plain HTTP: http://{local}"),
+        speaks => serve_http(worker, downstream, (speaks, stream)).await,
+    }
+}
+
+/// Serves HTTP on a connection whose protocol has been told.
+pub(super) async fn serve_http<S>(worker: &Rc<Worker>, downstream: Rc<Downstream>, (speaks, stream): (Speaks, Prefixed<S>))
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = &worker.shared.limits;
+    let service = service_fn(|request: Request<Incoming>| {
+        let answer = outbound::handle(Rc::clone(worker), Rc::clone(&downstream), request);
+        async move { Ok::<Response<AgentBody>, Infallible>(answer.await) }
+    });
+    let io = TokioIo::new(stream);
+    let ended = if speaks == Speaks::Http2 {
+        let mut builder = http2::Builder::new(Local);
+        builder
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .max_concurrent_streams(200)
+            .max_pending_accept_reset_streams(64)
+            .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
+            .keep_alive_interval(Duration::from_secs(60));
+        builder.serve_connection(io, service).await
+    } else {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .header_read_timeout(limits.head_timeout)
+            .max_buf_size(limits.head.max(8 * 1024));
+        builder.serve_connection(io, service).with_upgrades().await
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection of the agent's ended");
+    }
+}

@@ -1,0 +1,98 @@
+//! Log lines go through a bounded writer that never blocks: a reader that stalls costs lines, which are counted, never requests.
+use prometheus::{IntCounter, Registry};
+use std::sync::Arc;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry as Subscriber, fmt, reload};
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For people.
+    Pretty,
+}
+
+/// A log level or a filter that is not one.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a log level: use off, error, warn, info, debug or trace, or a list like `info,idjag_proxy::token=debug`")]
+pub struct LevelError(String);
+
+/// The log of this process, and the means to change its level while it runs. Dropping the last one flushes.
+#[derive(Clone)]
+pub struct Logs {
+    filter: reload::Handle<EnvFilter, Subscriber>,
+    errors: ErrorCounter,
+    _guard: Arc<WorkerGuard>,
+}
+
+/// Lines that may wait for the writer.
+const BACKLOG: usize = 8192;
+
+impl Logs {
+    /// Starts the log on standard output.
+    pub fn start(level: &str, format: Format) -> Result<Self, LevelError> {
+        let (writer, guard) =
+            NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BACKLOG).finish(std::io::stdout());
+        let errors = writer.error_counter();
+        let (filter, handle) = reload::Layer::new(filter(level)?);
+        let lines = fmt::layer().with_writer(writer).with_target(true);
+        let base = tracing_subscriber::registry().with(filter);
+        match format {
+            Format::Json => base.with(lines.json().flatten_event(true).with_current_span(false)).init(),
+            Format::Pretty => base.with(lines.compact()).init(),
+        }
+        Ok(Self { filter: handle, errors, _guard: Arc::new(guard) })
+    }
+
+    /// Changes the level from now on.
+    pub fn set_level(&self, level: &str) -> Result<(), LevelError> {
+        let filter = filter(level)?;
+        self.filter.reload(filter).map_err(|_| LevelError(level.to_owned()))
+    }
+
+    /// The level of now.
+    pub fn level(&self) -> String {
+        self.filter.with_current(ToString::to_string).unwrap_or_default()
+    }
+
+    /// Registers `log_lines_dropped_total`; the returned function brings it up to date before a scrape.
+    pub fn observe(&self, registry: &Registry) -> prometheus::Result<impl Fn() + Send + Sync + use<>> {
+        let dropped = IntCounter::new("idjag_proxy_log_lines_dropped_total", "Log lines lost because the reader stalled.")?;
+        registry.register(Box::new(dropped.clone()))?;
+        let errors = self.errors.clone();
+        Ok(move || {
+            let now = u64::try_from(errors.dropped_lines()).unwrap_or(u64::MAX);
+            dropped.inc_by(now.saturating_sub(dropped.get()));
+        })
+    }
+}
+
+/// The parts' own lines by `level`; libraries only when something is wrong, because some log what is none of our business.
+fn filter(level: &str) -> Result<EnvFilter, LevelError> {
+    let error = |_| LevelError(level.to_owned());
+    let bare = level.parse::<tracing::level_filters::LevelFilter>();
+    let directives = match bare {
+        Ok(level) => format!("warn,idjag_proxy={level}"),
+        Err(_) => level.to_owned(),
+    };
+    let directives = if matches!(bare, Ok(tracing::level_filters::LevelFilter::OFF)) { "off".to_owned() } else { directives };
+    EnvFilter::builder().parse(directives).map_err(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_names_or_directives() {
+        for good in ["info", "warn", "off", "INFO", "info,idjag_proxy::token=debug"] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        assert!(filter("info,idjag_proxy=loud").is_err());
+        assert_eq!(filter("debug").expect("level").to_string(), "warn,idjag_proxy=debug");
+    }
+}

@@ -1,0 +1,6 @@
+//! Logs and process metrics. A leaf: it receives values and knows no domain word.
+mod logs;
+mod process;
+
+pub use logs::{Format, LevelError, Logs};
+pub use process::Process;

@@ -1,0 +1,286 @@
+//! The owner: one task, one event at a time.
+use super::entry::{Entry, Waiter};
+use super::key::{Key, UserToken};
+use super::metrics::Metrics;
+use super::slot::{AccessToken, Slot};
+use super::tokens::{Event, Settings, TokenError};
+use crate::clock::{Clock, Timestamp};
+use crate::exchange::{ExchangeError, Exchanger, Grant, Minted};
+use crate::identity::Identity;
+use crate::secret::Secret;
+use crate::tasks::Stop;
+use lru::LruCache;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+/// Where tokens come from: the authorization server, behind the exchange.
+pub trait Mint: Clone + Send + Sync + 'static {
+    /// One token for one grant, in the name of `user` where the grant is delegated.
+    fn mint(&self, grant: &Grant, user: Option<&Secret>) -> impl Future<Output = Result<Minted, ExchangeError>> + Send;
+}
+
+impl Mint for Exchanger {
+    async fn mint(&self, grant: &Grant, user: Option<&Secret>) -> Result<Minted, ExchangeError> {
+        Exchanger::mint(self, grant, user).await
+    }
+}
+
+/// How many exchanges run at once: a burst of users must not become a burst at the authorization server.
+const CONCURRENT_FETCHES: usize = 64;
+/// How often expiry and renewal are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+pub(super) struct Surroundings {
+    pub(super) identity: Option<Identity>,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+    pub(super) settings: Settings,
+    pub(super) fence: Arc<AtomicU64>,
+}
+
+/// The state behind [`super::Tokens`].
+pub struct Owner<M> {
+    mint: M,
+    events: mpsc::Receiver<Event>,
+    entries: LruCache<Key, Entry>,
+    fetches: JoinSet<Done>,
+    permits: Arc<Semaphore>,
+    /// The identity in whose name the held tokens were minted.
+    spiffe_id: Option<String>,
+    around: Surroundings,
+}
+
+struct Done {
+    key: Key,
+    generation: u64,
+    result: Result<Minted, ExchangeError>,
+}
+
+impl<M> Owner<M> {
+    pub(super) fn new(mint: M, events: mpsc::Receiver<Event>, around: Surroundings) -> Self {
+        Self {
+            mint,
+            events,
+            entries: LruCache::unbounded(),
+            fetches: JoinSet::new(),
+            permits: Arc::new(Semaphore::new(CONCURRENT_FETCHES)),
+            spiffe_id: None,
+            around,
+        }
+    }
+}
+
+impl<M: Mint> Owner<M> {
+    /// Runs until it is told to stop.
+    pub async fn run(mut self, mut stop: Stop) -> Result<(), String> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut identity = self.around.identity.as_ref().map(Identity::changes);
+        loop {
+            tokio::select! {
+                () = stop.stopped() => return Ok(()),
+                event = self.events.recv() => match event {
+                    Some(event) => self.apply(event),
+                    None => return Ok(()),
+                },
+                Some(done) = self.fetches.join_next() => match done {
+                    Ok(done) => self.done(&done),
+                    Err(panic) => return Err(format!("a token exchange ended unexpectedly: {panic}")),
+                },
+                true = changed(&mut identity) => self.identity_changed(),
+                _ = tick.tick() => self.tick(),
+            }
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        // The change may not have been seen yet: a token of the old identity must not answer for the new one.
+        self.identity_changed();
+        match event {
+            Event::Want { slot, user, waiter } => self.want(&slot, user, Some(waiter)),
+            Event::Eager { slot } => self.want(&slot, None, None),
+            Event::Rejected { slot, user, serial, waiter } => self.rejected(&slot, user, serial, waiter),
+        }
+    }
+
+    fn want(&mut self, slot: &Arc<Slot>, user: Option<UserToken>, waiter: Option<Waiter>) {
+        let now = self.around.clock.now();
+        let key = self.key(slot, user.as_ref());
+        let metrics = self.around.metrics.clone();
+        let entry = self.entry(key, slot, user);
+        let Some(waiter) = waiter else { return self.fetch(key) };
+        slot.mark_used();
+        if let Some(token) = entry.usable(now) {
+            metrics.hit.inc();
+            let _ = waiter.reply.send(Ok(token));
+        } else if entry.fetching.is_some() {
+            metrics.shared.inc();
+            entry.waiters.push(waiter);
+        } else if let Some(error) = entry.standing_error(now) {
+            metrics.negative.inc();
+            let _ = waiter.reply.send(Err(TokenError::Exchange(error)));
+        } else {
+            metrics.miss.inc();
+            entry.waiters.push(waiter);
+            self.fetch(key);
+        }
+    }
+
+    /// Compare and invalidate: only the token that was refused dies, and only one replacement is minted per interval.
+    fn rejected(&mut self, slot: &Arc<Slot>, user: Option<UserToken>, serial: u64, waiter: Waiter) {
+        let now = self.around.clock.now();
+        let interval = self.around.settings.remint_interval;
+        let key = self.key(slot, user.as_ref());
+        let entry = self.entry(key, slot, user.clone());
+        let held = entry.held.clone().filter(|token| token.serial() == serial);
+        let Some(held) = held else { return self.want(slot, user, Some(waiter)) };
+        if entry.reminted_at.is_some_and(|at| now.since(at) < interval) {
+            let _ = waiter.reply.send(Ok(held));
+            return;
+        }
+        entry.reminted_at = Some(now);
+        entry.user = user.clone();
+        entry.drop_held();
+        self.around.fence.fetch_add(1, Ordering::AcqRel);
+        self.want(slot, user, Some(waiter));
+    }
+
+    fn done(&mut self, done: &Done) {
+        let now = self.around.clock.now();
+        let Some(entry) = self.entries.peek_mut(&done.key) else { return };
+        entry.fetching = None;
+        let refreshing = std::mem::take(&mut entry.refreshing);
+        let slot = entry.slot.upgrade();
+        if entry.generation != done.generation {
+            // Minted before its predecessor was refused or purged: void. Those who wait ask again, under the key of today.
+            let (waiters, user) = (std::mem::take(&mut entry.waiters), entry.user.take());
+            let Some(slot) = slot else { return };
+            if self.key(&slot, user.as_ref()) != done.key {
+                self.entries.pop(&done.key);
+            }
+            waiters.into_iter().for_each(|waiter| self.want(&slot, user.clone(), Some(waiter)));
+            return;
+        }
+        let token = done.result.as_ref().map(|minted| AccessToken::new(minted, now));
+        match token {
+            Ok(Some(token)) => entry.accept(&Arc::new(token), fastrand::f64()),
+            Ok(None) => entry.fail(&ExchangeError::unusable_token(), now, fastrand::f64()),
+            Err(error) => {
+                tracing::warn!(error = %error, kind = error.kind(), refreshing, "no token from the authorization server");
+                entry.fail(error, now, fastrand::f64());
+            }
+        }
+        if refreshing && let Some(slot) = slot {
+            let outcome = if done.result.is_ok() { "success" } else { "failure" };
+            self.around.metrics.refreshes.with_label_values(&[slot.grant().server().name.as_str(), outcome]).inc();
+        }
+        self.bound();
+    }
+
+    fn tick(&mut self) {
+        let now = self.around.clock.now();
+        let due: Vec<Key> = self.entries.iter().filter(|(_, entry)| is_due(entry, now)).map(|(key, _)| *key).collect();
+        for key in due {
+            if let Some(entry) = self.entries.peek_mut(&key) {
+                entry.refreshing = true;
+                self.fetch(key);
+            }
+        }
+        let spent: Vec<Key> =
+            self.entries.iter().filter(|(_, entry)| entry.is_spent(now)).map(|(key, _)| *key).collect();
+        for key in spent {
+            self.entries.pop(&key);
+        }
+        let held = || self.entries.iter().filter_map(|(_, entry)| entry.held.as_ref());
+        self.around.metrics.entries.set(i64::try_from(held().count()).unwrap_or(i64::MAX));
+        self.around.metrics.bytes.set(i64::try_from(held().map(|token| token.size()).sum::<usize>()).unwrap_or(i64::MAX));
+    }
+
+    /// Another SPIFFE ID, or none any more, ends every token that was minted in the old one's name.
+    fn identity_changed(&mut self) {
+        let Some(identity) = &self.around.identity else { return };
+        let id = identity.current().ok().map(|snapshot| snapshot.svid.id.to_string());
+        if id == self.spiffe_id {
+            return;
+        }
+        self.spiffe_id = id;
+        self.around.fence.fetch_add(1, Ordering::AcqRel);
+        let mut eager = Vec::new();
+        let mut idle = Vec::new();
+        for (key, entry) in &mut self.entries {
+            let Some(slot) = entry.slot.upgrade().filter(|slot| slot.grant().needs_identity()) else { continue };
+            entry.drop_held();
+            if entry.fetching.is_none() {
+                idle.push(*key);
+            }
+            if slot.is_eager() {
+                eager.push(slot);
+            }
+        }
+        for key in idle {
+            self.entries.pop(&key);
+        }
+        for slot in eager {
+            self.want(&slot, None, None);
+        }
+    }
+
+    fn fetch(&mut self, key: Key) {
+        let Some(entry) = self.entries.peek_mut(&key) else { return };
+        let Some(slot) = entry.slot.upgrade().filter(|_| entry.fetching.is_none()) else { return };
+        entry.fetching = Some(entry.generation);
+        let (generation, user) = (entry.generation, entry.user.clone());
+        let (mint, permits) = (self.mint.clone(), Arc::clone(&self.permits));
+        self.fetches.spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            let result = mint.mint(slot.grant(), user.as_ref().map(|user| &user.token)).await;
+            Done { key, generation, result }
+        });
+    }
+
+    fn key(&self, slot: &Slot, user: Option<&UserToken>) -> Key {
+        Key::new(&slot.grant().digest(), self.spiffe_id.as_deref(), user)
+    }
+
+    fn entry(&mut self, key: Key, slot: &Arc<Slot>, user: Option<UserToken>) -> &mut Entry {
+        let entry = self.entries.get_or_insert_mut(key, || Entry::new(slot, None));
+        if entry.slot.strong_count() == 0 {
+            entry.slot = Arc::downgrade(slot);
+        }
+        if entry.user.is_none() {
+            entry.user = user;
+        }
+        entry
+    }
+
+    /// Lets the least recently used delegated tokens go beyond the bound.
+    fn bound(&mut self) {
+        let limit = self.around.settings.delegated.get();
+        let idle = |entry: &Entry| entry.delegated && entry.fetching.is_none();
+        while self.entries.iter().filter(|(_, entry)| entry.delegated).count() > limit {
+            let oldest = self.entries.iter().rev().find(|(_, entry)| idle(entry)).map(|(key, _)| *key);
+            let Some(oldest) = oldest else { return };
+            self.entries.pop(&oldest);
+        }
+    }
+}
+
+/// Renewed ahead are the workload's own grants in use, and the eager ones; renewing a delegated one would mean keeping the
+/// user's token.
+fn is_due(entry: &Entry, now: Timestamp) -> bool {
+    if entry.delegated || entry.fetching.is_some() || now < entry.refresh_at {
+        return false;
+    }
+    entry.slot.upgrade().is_some_and(|slot| slot.is_eager() || slot.take_used())
+}
+
+async fn changed(identity: &mut Option<tokio::sync::watch::Receiver<u64>>) -> bool {
+    match identity {
+        Some(changes) if changes.changed().await.is_ok() => true,
+        _ => std::future::pending().await,
+    }
+}

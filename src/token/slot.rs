@@ -1,0 +1,153 @@
+//! What readers touch.
+use super::schedule::skew;
+use crate::clock::Timestamp;
+use crate::exchange::{Grant, Minted};
+use arc_swap::ArcSwapOption;
+use http::HeaderValue;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// An access token, ready to be placed on a request.
+#[derive(Debug)]
+pub struct AccessToken {
+    /// `Bearer …`, marked sensitive: its `Debug` shows nothing and HPACK never indexes it.
+    header: HeaderValue,
+    minted_at: Timestamp,
+    expires_at: Timestamp,
+    usable_until: Timestamp,
+    scopes: Vec<String>,
+    /// Unique for the life of the process; names the token where its bytes must not be seen.
+    serial: u64,
+}
+
+static SERIAL: AtomicU64 = AtomicU64::new(1);
+
+impl AccessToken {
+    /// `None` if the token cannot stand in a header, which token68 (RFC 9110 §11.2) rules out before.
+    pub(super) fn new(minted: &Minted, now: Timestamp) -> Option<Self> {
+        let mut header = HeaderValue::try_from(format!("Bearer {}", minted.token.expose())).ok()?;
+        header.set_sensitive(true);
+        let lifetime = minted.expires_at.since(now);
+        Some(Self {
+            header,
+            minted_at: now,
+            expires_at: minted.expires_at,
+            usable_until: minted.expires_at.minus(skew(lifetime)),
+            scopes: minted.scopes.clone(),
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// The value of `Authorization`; a clone shares the bytes.
+    pub fn authorization(&self) -> &HeaderValue {
+        &self.header
+    }
+
+    /// When the server says that it ends.
+    pub fn expires_at(&self) -> Timestamp {
+        self.expires_at
+    }
+
+    /// What the server granted.
+    pub fn scopes(&self) -> &[String] {
+        &self.scopes
+    }
+
+    /// Whether it may still be sent: not past its end, less a little for the way and for clocks that differ.
+    pub fn is_usable(&self, now: Timestamp) -> bool {
+        now < self.usable_until
+    }
+
+    pub(super) fn minted_at(&self) -> Timestamp {
+        self.minted_at
+    }
+
+    pub(super) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.header.len()
+    }
+}
+
+/// One grant of the configuration, and the token held for it where it is the workload's own. A route points at its slot; routes
+/// with equal grants share one, also across a reload.
+#[derive(Debug)]
+pub struct Slot {
+    grant: Arc<Grant>,
+    held: ArcSwapOption<AccessToken>,
+    /// Set by readers, cleared by a refresh: what nobody used since the last one is not renewed.
+    used: AtomicBool,
+    eager: AtomicBool,
+    obtained: AtomicBool,
+    id: u64,
+}
+
+impl Slot {
+    pub(super) fn new(grant: Arc<Grant>) -> Self {
+        let id = SERIAL.fetch_add(1, Ordering::Relaxed);
+        Self {
+            grant,
+            held: ArcSwapOption::empty(),
+            used: AtomicBool::new(false),
+            eager: AtomicBool::new(false),
+            obtained: AtomicBool::new(false),
+            id,
+        }
+    }
+
+    /// What is asked for.
+    pub fn grant(&self) -> &Arc<Grant> {
+        &self.grant
+    }
+
+    /// The token, if one is held that may be sent now.
+    pub fn ready(&self, now: Timestamp) -> Option<Arc<AccessToken>> {
+        let held = self.held.load();
+        let token = held.as_ref().filter(|token| token.is_usable(now))?;
+        // Read first: a shared cache line stays shared on a hit.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        Some(Arc::clone(token))
+    }
+
+    /// The token that is held, usable or not.
+    pub fn held(&self) -> Option<Arc<AccessToken>> {
+        self.held.load_full()
+    }
+
+    /// Whether a token was obtained at least once.
+    pub fn was_obtained(&self) -> bool {
+        self.obtained.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn hold(&self, token: Option<Arc<AccessToken>>) {
+        if token.is_some() {
+            self.obtained.store(true, Ordering::Relaxed);
+        }
+        self.held.store(token);
+    }
+
+    pub(super) fn set_eager(&self, eager: bool) {
+        self.eager.store(eager, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_eager(&self) -> bool {
+        self.eager.load(Ordering::Relaxed)
+    }
+
+    /// Whether a refresh is worth it; asking starts a new period.
+    pub(super) fn take_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+
+    pub(super) fn mark_used(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+}
