@@ -1,15 +1,26 @@
-//! The configuration file: read once into a tree that knows its lines, decoded into the file types of [`file`], and built into
-//! the runtime types of the parts.
+//! The configuration file: read once into a tree that knows its lines ([`tree`]), decoded into the types that describe the file
+//! ([`file`]), and built into the runtime types of the parts ([`build`]). Each of the three collects every problem that it finds.
+mod build;
 mod decode;
 mod describe;
 mod file;
 mod leaf;
+mod load;
 mod problem;
 mod read;
+mod runtime;
 mod schema;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod watch;
 
-pub use problem::{Problem, Problems};
+pub use load::{Loaded, Problems, load};
+pub use problem::Problem;
+pub use runtime::{
+    Config, IdentitySource, Listen, ListenAddress, LogFormat, LogLevel, Overrides, Process, ProcessLimits,
+};
 pub use schema::schema;
 pub use watch::{Changes, Fingerprint, Watch};

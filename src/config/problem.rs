@@ -76,22 +76,6 @@ fn excerpt(line: &str, column: usize) -> (String, usize) {
     (shown.trim_end().to_owned(), column - skipped)
 }
 
-/// Everything that is wrong with one file, in the order of the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
-
-impl fmt::Display for Problems {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "\n" };
-            write!(out, "{separator}{problem}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Problems {}
-
 /// One step from a value to a value inside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -143,19 +127,29 @@ pub(crate) struct Report {
     file: PathBuf,
     lines: Vec<String>,
     errors: Vec<(KeyPath, Problem)>,
+    /// How many of the errors the first pass has found.
+    first_pass: usize,
     warnings: Vec<Problem>,
+    /// Where an error goes that follows from another.
+    dropped: Option<Problem>,
+}
+
+/// What was found, each list in the order of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Findings {
+    pub(crate) errors: Vec<Problem>,
+    pub(crate) warnings: Vec<Problem>,
 }
 
 impl Report {
     pub(crate) fn new(file: &Path, text: &str) -> Self {
         let lines = text.lines().map(str::to_owned).collect();
-        Self { file: file.to_owned(), lines, errors: Vec::new(), warnings: Vec::new() }
+        Self { file: file.to_owned(), lines, errors: Vec::new(), first_pass: 0, warnings: Vec::new(), dropped: None }
     }
 
     pub(crate) fn error(&mut self, at: Position, path: &KeyPath, message: impl Into<String>) -> &mut Problem {
         let problem = self.problem(at, path, message.into());
         self.errors.push((path.clone(), problem));
-        // Just pushed; `last_mut` cannot be empty.
         &mut self.errors.last_mut().expect("an error was just pushed").1
     }
 
@@ -165,28 +159,42 @@ impl Report {
         self.warnings.last_mut().expect("a warning was just pushed")
     }
 
-    /// Whether nothing is known to be wrong with the value at `path` or inside it. What follows from a broken value is not
-    /// reported a second time.
+    /// Ends the first pass: from now on an error about a value that is broken already is not reported a second time.
+    pub(crate) fn end_first_pass(&mut self) {
+        self.first_pass = self.errors.len();
+    }
+
+    /// Whether the first pass found nothing wrong with the value at `path` or inside it.
     pub(crate) fn is_sound(&self, path: &KeyPath) -> bool {
+        !self.errors[..self.first_pass].iter().any(|(broken, _)| path.contains(broken))
+    }
+
+    /// An error of the second pass, which is dropped if it is about a value that the first pass has found broken.
+    pub(crate) fn derived_error(&mut self, at: Position, path: &KeyPath, message: String) -> &mut Problem {
+        if self.is_sound(path) {
+            return self.error(at, path, message);
+        }
+        let problem = self.problem(at, path, message);
+        self.dropped.insert(problem)
+    }
+
+    /// Whether neither pass has found anything wrong with the value at `path` or inside it.
+    pub(crate) fn is_clean(&self, path: &KeyPath) -> bool {
         !self.errors.iter().any(|(broken, _)| path.contains(broken))
     }
 
-    /// The warnings, or everything that is wrong.
-    pub(crate) fn finish(self) -> Result<Vec<Problem>, Problems> {
+    pub(crate) fn finish(self) -> Findings {
         let order = |problem: &Problem| (problem.line, problem.column);
-        if self.errors.is_empty() {
-            let mut warnings = self.warnings;
-            warnings.sort_by_key(order);
-            return Ok(warnings);
-        }
         let mut errors: Vec<Problem> = self.errors.into_iter().map(|(_, problem)| problem).collect();
+        let mut warnings = self.warnings;
         errors.sort_by_key(order);
+        warnings.sort_by_key(order);
         // A line that one problem withholds is withheld by all.
-        let withheld: Vec<usize> = errors.iter().filter(|problem| problem.snippet.is_none()).map(|p| p.line).collect();
-        for problem in errors.iter_mut().filter(|problem| withheld.contains(&problem.line)) {
-            problem.snippet = None;
-        }
-        Err(Problems(errors))
+        let all = || errors.iter().chain(&warnings);
+        let withheld: Vec<usize> = all().filter(|problem| problem.snippet.is_none()).map(|p| p.line).collect();
+        let on_it = errors.iter_mut().chain(&mut warnings).filter(|problem| withheld.contains(&problem.line));
+        on_it.for_each(|problem| problem.snippet = None);
+        Findings { errors, warnings }
     }
 
     fn problem(&self, at: Position, path: &KeyPath, message: String) -> Problem {
@@ -222,10 +230,10 @@ mod tests {
         let mut report = report();
         let path = KeyPath::default().key("routes").index(0).key("colour");
         report.error(Position { line: 2, column: 5 }, &path, "unknown key `colour`").help("remove it");
-        let problems = report.finish().expect_err("one error");
+        let problems = report.finish().errors;
         let expected = "error: proxy.yaml:2:5: routes[0].colour: unknown key `colour`\n   |\n 2 |   - colour: red\n   |     ^\n   = help: remove it\n";
-        assert_eq!(problems.0[0].render("error"), expected);
-        assert_eq!(problems.to_string(), "proxy.yaml:2:5: routes[0].colour: unknown key `colour` (remove it)");
+        assert_eq!(problems[0].render("error"), expected);
+        assert_eq!(problems[0].to_string(), "proxy.yaml:2:5: routes[0].colour: unknown key `colour` (remove it)");
     }
 
     #[test]
@@ -233,6 +241,7 @@ mod tests {
         let mut report = report();
         let routes = KeyPath::default().key("routes");
         report.error(Position::default(), &routes.index(0).key("colour"), "unknown");
+        report.end_first_pass();
         assert!(!report.is_sound(&routes));
         assert!(!report.is_sound(&routes.index(0)));
         assert!(report.is_sound(&routes.index(1)));

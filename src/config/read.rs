@@ -30,6 +30,7 @@ pub(crate) fn read(path: &Path, bytes: &[u8], environment: Environment<'_>) -> R
     let mut report = Report::new(path, text);
     let Some(tree) = tree::parse(text, &mut report) else { return Read { report, content: None } };
     let file = File::decode(&tree, &mut Decoder::new(&mut report, environment));
+    report.end_first_pass();
     Read { report, content: file.map(|file| (tree, file)) }
 }
 
@@ -52,16 +53,14 @@ mod tests {
     fn file(text: &str) -> File {
         let read = read(Path::new("p.yaml"), text.as_bytes(), &environment);
         let (_, file) = read.content.expect("a file");
-        if let Err(problems) = read.report.finish() {
-            panic!("{problems}");
-        }
+        assert_eq!(read.report.finish().errors, []);
         file
     }
 
     /// `line:column: path: message (help)` of every problem.
     fn problems(text: &str) -> Vec<String> {
         let read = read(Path::new("p"), text.as_bytes(), &environment);
-        let problems = read.report.finish().expect_err("problems").0;
+        let problems = read.report.finish().errors;
         problems.iter().map(|problem| problem.to_string().split_off(2)).collect()
     }
 
@@ -166,7 +165,7 @@ mod tests {
         let text = "authorization_servers: { a: { issuer: 'https://a.example', client_auth: { client_secret_basic: { secret: canary-7f } } } }";
         for text in [text.to_owned(), text.replace("secret: canary-7f", "secret_file: \"-----BEGIN canary-7f\"")] {
             let read = read(Path::new("p"), text.as_bytes(), &environment);
-            let problems = read.report.finish().expect_err("problems").0;
+            let problems = read.report.finish().errors;
             let shown: Vec<&str> = problems.iter().filter_map(|problem| problem.snippet.as_deref()).collect();
             assert!(!problems.iter().any(|problem| problem.message.contains("canary")), "{problems:?}");
             assert!(!shown.iter().any(|line| line.contains("canary")), "{problems:?}");
@@ -188,7 +187,7 @@ mod tests {
     fn size_and_encoding() {
         assert!(problems(&"#\n".repeat(600_000))[0].contains("larger than 1MiB"));
         let read = read(Path::new("p"), b"a: 1\nb: \xff", &environment);
-        assert!(read.report.finish().expect_err("problem").to_string().starts_with("p:2:4: the file is not UTF-8"));
+        assert!(read.report.finish().errors[0].to_string().starts_with("p:2:4: the file is not UTF-8"));
     }
 
     proptest! {

@@ -52,16 +52,32 @@ impl Node {
         }
     }
 
+    /// The value at `path`, if the file has it.
+    pub(crate) fn find(&self, path: &KeyPath) -> Option<&Self> {
+        path.0.iter().try_fold(self, |node, step| node.inside(step))
+    }
+
+    /// The keys of a mapping, in the order of the file; of anything else, none.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        match &self.value {
+            Value::Map(entries) => entries.iter().map(|entry| entry.key.clone()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn inside(&self, step: &Step) -> Option<&Self> {
+        match (step, &self.value) {
+            (Step::Key(key), _) => self.entry(key).map(|entry| &entry.value),
+            (Step::Index(index), Value::List(items)) => items.get(*index),
+            (Step::Index(_), _) => None,
+        }
+    }
+
     /// Where the value at `path` stands; for a value that the file does not have, the nearest one around it.
     pub(crate) fn position(&self, path: &KeyPath) -> Position {
         let mut node = self;
         for step in &path.0 {
-            let inner = match (step, &node.value) {
-                (Step::Key(key), _) => node.entry(key).map(|entry| &entry.value),
-                (Step::Index(index), Value::List(items)) => items.get(*index),
-                (Step::Index(_), _) => None,
-            };
-            let Some(inner) = inner else { break };
+            let Some(inner) = node.inside(step) else { break };
             node = inner;
         }
         node.at
@@ -353,9 +369,9 @@ mod tests {
     fn parse_text(text: &str) -> Result<Node, String> {
         let mut report = Report::new(Path::new("f"), text);
         let node = parse(text, &mut report);
-        match report.finish() {
-            Ok(_) => Ok(node.expect("no error, so a tree")),
-            Err(problems) => Err(problems.to_string()),
+        match report.finish().errors.as_slice() {
+            [] => Ok(node.expect("no error, so a tree")),
+            errors => Err(errors.iter().map(|error| format!("{error}\n")).collect()),
         }
     }
 

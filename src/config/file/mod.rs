@@ -6,14 +6,10 @@ mod token;
 mod workload;
 
 pub(crate) use process::{LimitsFile, ListenFile, LogFile, LogFormatFile, LogLevelFile, PlainHttpFile};
-pub(crate) use route::{
-    ClientCertificateFile, LegacySecretFile, MatchFile, RouteFile, TokenOfRoute, UnmatchedFile, UpstreamFile,
-};
-pub(crate) use server::{
-    AssertionAudienceFile, ClientAuthFile, KeyFile, ParameterFile, QuirksFile, ServerFile, TrustFile,
-};
+pub(crate) use route::{ClientCertificateFile, LegacySecretFile, RouteFile, TokenOfRoute, UnmatchedFile};
+pub(crate) use server::{AssertionAudienceFile, ClientAuthFile, ParameterFile, QuirksFile, ServerFile, TrustFile};
 pub(crate) use token::{ActorFile, FlowFile, SelfIssuedGrantFile, SubjectFile, SubjectTypeFile, TokenFile};
-pub(crate) use workload::{AssertionFile, FilesFile, IdentityFile, RetiredKeyFile, WorkloadApiFile};
+pub(crate) use workload::{AssertionFile, FilesFile, IdentityFile};
 
 use super::decode::{Mapping, Numbered};
 use super::describe::record;
@@ -38,7 +34,7 @@ record! {
         routes: Vec<Numbered<RouteFile>> = "[]",
         /// What happens to a request that no route matches.
         unmatched: UnmatchedFile = "refuse",
-        /// Hosts that may be spoken to over plain HTTP where a credential is sent or a key is fetched: upstreams that get a credential, authorization servers, JWKS, metadata.
+        /// Hosts, besides loopback, that may be spoken to over plain HTTP where a credential is sent or a key is fetched: upstreams that get a credential, authorization servers, JWKS, metadata.
         allow_plain_http: PlainHttpFile = "loopback",
         /// The longest that a request waits for a token.
         token_timeout: Duration = "10s",

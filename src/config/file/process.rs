@@ -21,7 +21,7 @@ record! {
     }
 }
 
-/// The hosts that may be spoken to over plain HTTP.
+/// The hosts, besides loopback, that may be spoken to over plain HTTP.
 #[derive(Clone, Debug)]
 pub(crate) struct PlainHttpFile(pub(crate) Vec<HostPattern>);
 

@@ -1,7 +1,7 @@
 //! Authorization servers, and how this client proves who it is to them.
 use crate::config::decode::Mapping;
 use crate::config::describe::{choice, record};
-use crate::config::leaf::{FilePath, Issuer, Name, SecretPath, Text, WebUrl};
+use crate::config::leaf::{FilePath, Issuer, SecretPath, Text, WebUrl};
 use std::time::Duration;
 
 record! {
@@ -19,8 +19,18 @@ record! {
         tls: TrustFile = "web_pki",
         /// Where it differs from the standards.
         quirks: QuirksFile = "{}",
-        /// The longest that one request to it may take.
-        timeout: Duration = "5s",
+        /// How long it may take.
+        timeouts: ServerTimeoutsFile = "{}",
+    }
+}
+
+record! {
+    /// How long a server may take.
+    ServerTimeoutsFile {
+        /// To reach it, TLS included.
+        connect: Duration = "3s",
+        /// For one request, from connecting to the last byte of the answer.
+        total: Duration = "10s",
     }
 }
 
@@ -121,12 +131,5 @@ choice! {
         "token_endpoint" => TokenEndpoint,
         /// This text.
         "exactly" => Exactly(Text),
-    }
-}
-
-impl ServerFile {
-    /// The servers that a name may refer to, for "did you mean".
-    pub(crate) fn names(servers: &Mapping<Name, Self>) -> Vec<&str> {
-        servers.0.iter().map(|(name, _)| name.0.as_str()).collect()
     }
 }

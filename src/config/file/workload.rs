@@ -52,7 +52,7 @@ record! {
         /// Earlier keys that are still published, until the last assertion that they signed has expired.
         retired: Vec<RetiredKeyFile> = "[]",
         /// How long an assertion is valid.
-        lifetime: Duration = "2m",
+        lifetime: Duration = "5m",
         /// The longest chain of actors, this agent included, that is signed.
         max_depth: Count = "3",
     }
