@@ -77,7 +77,8 @@ impl Health {
             waiting_for.push("nothing: it is shutting down".to_owned());
         }
         let table = self.0.shared.table();
-        let missing = table.eager_missing().map(|(route, server)| format!("a first token for route `{route}` from `{server}`"));
+        let missing =
+            table.eager_missing().map(|(route, server)| format!("a first token for route `{route}` from `{server}`"));
         waiting_for.extend(missing);
         Probe { waiting_for }
     }

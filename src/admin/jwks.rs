@@ -15,7 +15,9 @@ pub async fn serve_jwks(listener: std::net::TcpListener, keys: Arc<ArcSwap<Strin
             (&Method::GET | &Method::HEAD, "/jwks" | "/.well-known/jwks.json") => {
                 http::answer(StatusCode::OK, "application/jwk-set+json", keys.load().as_bytes().to_vec())
             }
-            (&Method::GET | &Method::HEAD, _) => text(StatusCode::NOT_FOUND, "here are /jwks and /.well-known/jwks.json\n"),
+            (&Method::GET | &Method::HEAD, _) => {
+                text(StatusCode::NOT_FOUND, "here are /jwks and /.well-known/jwks.json\n")
+            }
             _ => text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"),
         };
         async move { answer }

@@ -67,7 +67,9 @@ impl Scrape {
         let mut body = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut body) {
             Ok(()) => http::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics could not be written: {error}\n")),
+            Err(error) => {
+                text(StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics could not be written: {error}\n"))
+            }
         }
     }
 }

@@ -27,7 +27,10 @@ impl AdminSocket {
     /// Serves until it is told to stop, and removes the socket.
     pub async fn run(self, stop: Stop) -> Result<(), String> {
         let listener = listen(&self.path).map_err(|error| {
-            format!("listen.admin: {} cannot be made: {error}; it must be in a directory that this user may write", self.path.display())
+            format!(
+                "listen.admin: {} cannot be made: {error}; it must be in a directory that this user may write",
+                self.path.display()
+            )
         })?;
         let (status, logs) = (Arc::clone(&self.status), self.logs.clone());
         let handler = move |request| answer(request, Arc::clone(&status), logs.clone());
@@ -51,7 +54,11 @@ fn listen(path: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn answer(request: Request<Incoming>, status: Arc<dyn Fn() -> Status + Send + Sync>, logs: Option<Logs>) -> Answer {
+async fn answer(
+    request: Request<Incoming>,
+    status: Arc<dyn Fn() -> Status + Send + Sync>,
+    logs: Option<Logs>,
+) -> Answer {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => match serde_json::to_vec_pretty(&status()) {
             Ok(body) => http::answer(StatusCode::OK, "application/json", body),
@@ -136,6 +143,10 @@ impl Client {
             ended = connection => Err(ended.err().map_or_else(|| unreachable(std::io::ErrorKind::ConnectionReset.into()), ClientError::from))?,
         };
         let (status, body) = answered?;
-        if status.is_success() { Ok(body) } else { Err(ClientError::Refused(String::from_utf8_lossy(&body).trim().to_owned())) }
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(ClientError::Refused(String::from_utf8_lossy(&body).trim().to_owned()))
+        }
     }
 }

@@ -99,12 +99,19 @@ impl Files {
         let contents = match self.read().await {
             Ok(contents) => contents,
             Err(why) => {
+                self.judged = None;
                 self.publisher.set_connected(false);
                 return self.publisher.waiting("unreadable", &why);
             }
         };
         self.publisher.set_connected(true);
         if self.judged.as_ref() == Some(&contents) {
+            // Refused before, perhaps for the clock's sake: what it says now may be different.
+            if !self.publisher.has_valid()
+                && let Ok(checked) = self.judge(&contents)
+            {
+                self.publisher.publish(checked);
+            }
             return;
         }
         match self.judge(&contents) {
@@ -162,7 +169,11 @@ struct Watch {
 
 impl Watch {
     fn new(settings: &FilesSettings, changed: Arc<Notify>) -> Self {
-        let watcher = notify::recommended_watcher(move |_: notify::Result<notify::Event>| changed.notify_one());
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| is_change(&event)) {
+                changed.notify_one();
+            }
+        });
         let watcher =
             watcher.inspect_err(|error| tracing::warn!("identity: files cannot be watched, only polled: {error}")).ok();
         let parent = |path: &PathBuf| {
@@ -177,5 +188,185 @@ impl Watch {
     fn refresh(&mut self) {
         let Some(watcher) = &mut self.watcher else { return };
         self.missing.retain(|directory| watcher.watch(directory, RecursiveMode::NonRecursive).is_err());
+    }
+}
+
+/// Opening a file is an event too, and we open them at every look.
+fn is_change(event: &notify::Event) -> bool {
+    use notify::event::{AccessKind, AccessMode, EventKind};
+    match event.kind {
+        EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::testing::{Authority, Issued, LeafShape, pem};
+    use crate::identity::{JwtSvidError, MissingKind};
+    use std::path::PathBuf;
+
+    const ID: &str = "spiffe://example.org/agent";
+
+    struct Rig {
+        directory: tempfile::TempDir,
+        authority: Authority,
+        identity: Identity,
+        clock: Clock,
+        task: tokio::task::JoinHandle<Result<(), String>>,
+        _stopper: crate::tasks::Stopper,
+    }
+
+    impl Rig {
+        #[expect(clippy::disallowed_methods, reason = "a test owns its task")]
+        fn start() -> Self {
+            let directory = tempfile::tempdir().expect("directory");
+            let settings = FilesSettings {
+                certificate: directory.path().join("svid/tls.crt"),
+                key: directory.path().join("svid/tls.key"),
+                bundle: directory.path().join("svid/ca.crt"),
+            };
+            let clock = Clock::shiftable();
+            let metrics = Metrics::new(&prometheus::Registry::new()).expect("fresh");
+            let (files, identity) = Files::new(settings, clock.clone(), metrics);
+            let (stopper, stop) = Stop::pair();
+            let task = tokio::spawn(files.run(stop));
+            Self { directory, authority: Authority::new("example.org"), identity, clock, task, _stopper: stopper }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.directory.path().join("svid").join(name)
+        }
+
+        fn write(&self, directory: &Path, issued: &Issued) {
+            std::fs::create_dir_all(directory).expect("directory");
+            let write = |name: &str, text: String| std::fs::write(directory.join(name), text).expect("file");
+            write("ca.crt", pem("CERTIFICATE", &self.authority.bundle()));
+            write("tls.crt", pem("CERTIFICATE", &issued.chain[0]));
+            write("tls.key", pem("PRIVATE KEY", &issued.key));
+        }
+
+        fn issue(&self) -> Issued {
+            self.authority.issue(LeafShape::new(ID))
+        }
+
+        /// Waits until the status is as wanted.
+        async fn until(&self, wanted: impl Fn(&crate::identity::Status) -> bool) {
+            let waiting = async {
+                while !wanted(&self.identity.status()) {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("the status came about");
+        }
+
+        async fn until_in_use(&self, issued: &Issued) {
+            let in_use = || self.identity.current().is_ok_and(|snapshot| snapshot.svid.chain == issued.chain);
+            self.until(|_| in_use()).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn files_are_waited_for_used_and_followed() {
+        let rig = Rig::start();
+        rig.until(|status| status.waiting_for.as_ref().is_some_and(|why| why.contains("identity.files.certificate")))
+            .await;
+        let first = rig.issue();
+        rig.write(&rig.path(""), &first);
+        rig.until_in_use(&first).await;
+        let second = rig.issue();
+        rig.write(&rig.path(""), &second);
+        rig.until_in_use(&second).await;
+        let error = rig.identity.jwt_svid("https://as.example").await.expect_err("files hold none");
+        assert_eq!(error, JwtSvidError::NoSource);
+        assert!(!rig.task.is_finished());
+    }
+
+    /// Kubernetes mounts `..data` as a symlink and swaps it.
+    #[tokio::test]
+    async fn a_symlink_swap_is_seen() {
+        let rig = Rig::start();
+        let versions = [rig.path("..1"), rig.path("..2")];
+        let issued = [rig.issue(), rig.issue()];
+        for (directory, issued) in versions.iter().zip(&issued) {
+            rig.write(directory, issued);
+        }
+        let swap = |to: &Path| {
+            std::os::unix::fs::symlink(to, rig.path("..tmp")).expect("symlink");
+            std::fs::rename(rig.path("..tmp"), rig.path("..data")).expect("rename");
+        };
+        swap(&versions[0]);
+        for name in ["tls.crt", "tls.key", "ca.crt"] {
+            std::os::unix::fs::symlink(Path::new("..data").join(name), rig.path(name)).expect("symlink");
+        }
+        rig.until_in_use(&issued[0]).await;
+        swap(&versions[1]);
+        rig.until_in_use(&issued[1]).await;
+    }
+
+    #[tokio::test]
+    async fn half_written_and_broken_files_leave_the_old_in_use() {
+        let rig = Rig::start();
+        let first = rig.issue();
+        rig.write(&rig.path(""), &first);
+        rig.until_in_use(&first).await;
+
+        let second = rig.issue();
+        std::fs::write(rig.path("tls.crt"), pem("CERTIFICATE", &second.chain[0])).expect("file");
+        rig.until(|status| status.last_refused.as_ref().is_some_and(|why| why.contains("does not belong"))).await;
+        rig.until_in_use(&first).await;
+        std::fs::write(rig.path("tls.key"), pem("PRIVATE KEY", &second.key)).expect("file");
+        rig.until_in_use(&second).await;
+
+        std::fs::write(rig.path("tls.key"), "-----BEGIN PRIVATE").expect("file");
+        rig.until(|status| status.last_refused.as_ref().is_some_and(|why| why.contains("tls.key"))).await;
+        std::fs::remove_file(rig.path("ca.crt")).expect("removed");
+        rig.until(|status| !status.connected).await;
+        assert!(rig.identity.is_valid(), "the old one stays");
+    }
+
+    #[tokio::test]
+    async fn expired_files_are_not_used() {
+        let rig = Rig::start();
+        let first = rig.issue();
+        rig.write(&rig.path(""), &first);
+        rig.until_in_use(&first).await;
+        rig.clock.shift(7200);
+        assert_eq!(rig.identity.current().err().map(|missing| missing.kind), Some(MissingKind::Expired));
+        let mut shape = LeafShape::new(ID);
+        shape.not_after = rig.clock.now().plus(Duration::from_secs(3600));
+        let second = rig.authority.issue(shape);
+        rig.write(&rig.path(""), &second);
+        rig.until_in_use(&second).await;
+    }
+
+    #[test]
+    fn our_own_reading_is_no_change() {
+        use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
+        let is_change = |kind| is_change(&notify::Event::new(kind));
+        assert!(!is_change(EventKind::Access(AccessKind::Open(AccessMode::Any))));
+        assert!(is_change(EventKind::Access(AccessKind::Close(AccessMode::Write))));
+        assert!(is_change(EventKind::Create(CreateKind::File)));
+        assert!(is_change(EventKind::Modify(ModifyKind::Name(RenameMode::To))));
+    }
+
+    #[tokio::test]
+    async fn a_clock_put_right_makes_refused_files_usable() {
+        let rig = Rig::start();
+        rig.clock.shift(7200);
+        let issued = rig.issue();
+        rig.write(&rig.path(""), &issued);
+        rig.until(|status| status.last_refused.as_ref().is_some_and(|why| why.contains("expired"))).await;
+        rig.clock.shift(-7200);
+        rig.until_in_use(&issued).await;
+    }
+
+    #[tokio::test]
+    async fn a_huge_file_is_not_read() {
+        let rig = Rig::start();
+        rig.write(&rig.path(""), &rig.issue());
+        std::fs::write(rig.path("tls.crt"), vec![b'a'; 2 * 1024 * 1024]).expect("file");
+        rig.until(|status| status.waiting_for.as_ref().is_some_and(|why| why.contains("larger than"))).await;
     }
 }

@@ -198,3 +198,125 @@ fn missing(source: &str, state: &State) -> Missing {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::testing::{Authority, Fed, material};
+    use std::time::Duration;
+
+    const ID: &str = "spiffe://example.org/agent";
+
+    fn metric(fed: &Fed, name: &str, label: Option<&str>) -> f64 {
+        let families = fed.registry.gather();
+        let family = families.iter().find(|family| family.name() == format!("idjag_proxy_{name}")).expect(name);
+        let metrics = family.get_metric();
+        let one = match label {
+            None => &metrics[0],
+            Some(label) => {
+                metrics.iter().find(|metric| metric.get_label()[0].value() == label).expect("present from the start")
+            }
+        };
+        if one.get_counter().get_value() > 0.0 { one.get_counter().get_value() } else { one.get_gauge().get_value() }
+    }
+
+    #[test]
+    fn from_waiting_to_held_to_withdrawn_to_held() {
+        let authority = Authority::new("example.org");
+        let mut fed = Fed::new();
+        let changes = fed.identity.changes();
+        assert_eq!(fed.identity.current().err().map(|missing| missing.kind), Some(MissingKind::Waiting));
+        assert_eq!(metric(&fed, "svid_updates_total", Some("accepted")), 0.0);
+
+        fed.feed(material(&authority, ID));
+        let first = fed.identity.current().expect("held");
+        assert!(fed.identity.is_valid() && changes.has_changed().expect("open"));
+        assert_eq!((first.svid.id.to_string().as_str(), first.revision), (ID, 1));
+        assert_eq!(metric(&fed, "svid_expiry_timestamp_seconds", None) as u64, first.svid.not_after.unix_seconds());
+
+        fed.withdraw();
+        assert!(!fed.identity.is_valid());
+        assert_eq!(fed.identity.current().err().map(|missing| missing.kind), Some(MissingKind::Withdrawn));
+        assert!(fed.identity.latest_held().is_some(), "still shown");
+        assert_eq!(metric(&fed, "svid_expiry_timestamp_seconds", None), 0.0);
+        assert_eq!(*changes.borrow(), 2);
+
+        fed.feed(material(&authority, ID));
+        assert_eq!(fed.identity.current().expect("held again").revision, 3);
+    }
+
+    #[test]
+    fn a_bad_update_keeps_the_good_one_and_is_counted() {
+        let authority = Authority::new("example.org");
+        let mut fed = Fed::with(&authority, ID);
+        let before = fed.identity.current().expect("held");
+        let mut bad = material(&authority, ID);
+        bad.named = Some("spiffe://example.org/other".to_owned());
+        fed.feed(bad);
+        assert!(Arc::ptr_eq(&before, &fed.identity.current().expect("kept")));
+        assert_eq!(metric(&fed, "svid_updates_total", Some("refused")), 1.0);
+        let status = fed.identity.status();
+        assert!(status.valid && status.last_refused.is_some_and(|why| why.contains("spiffe://example.org/other")));
+
+        fed.feed(material(&authority, ID));
+        assert_eq!(fed.identity.current().expect("newer").revision, 2);
+        assert_eq!(fed.identity.status().waiting_for, None);
+        assert_eq!(metric(&fed, "svid_updates_total", Some("accepted")), 2.0);
+    }
+
+    #[test]
+    fn what_has_expired_is_never_handed_out_and_said_once() {
+        let mut fed = Fed::with(&Authority::new("example.org"), ID);
+        let changes = fed.identity.changes();
+        assert!(!fed.note_expiry());
+        fed.clock.shift(-300);
+        assert!(fed.identity.is_valid(), "a clock set back does not lock us out");
+        fed.clock.shift(2 * 3600);
+        assert!(!fed.identity.is_valid());
+        let missing = fed.identity.current().expect_err("expired");
+        assert_eq!(missing.kind, MissingKind::Expired);
+        assert!(missing.reason.contains(ID) && missing.reason.contains("expired at 20"), "{missing}");
+        assert!(fed.note_expiry() && !fed.note_expiry());
+        assert_eq!(*changes.borrow(), 2);
+        assert!(fed.identity.latest_held().is_some());
+    }
+
+    #[test]
+    fn the_same_update_again_is_no_change() {
+        let authority = Authority::new("example.org");
+        let mut fed = Fed::new();
+        let one = material(&authority, ID);
+        let copy = |from: &crate::identity::material::Material| crate::identity::material::Material {
+            chain: from.chain.clone(),
+            key: from.key.clone(),
+            bundle: from.bundle.clone(),
+            federated: from.federated.clone(),
+            named: None,
+            hint: None,
+        };
+        fed.feed(copy(&one));
+        fed.feed(copy(&one));
+        assert_eq!(fed.identity.current().expect("held").revision, 1);
+        let mut more = copy(&one);
+        more.bundle.extend(Authority::new("example.org").bundle());
+        fed.feed(more);
+        assert_eq!(fed.identity.current().expect("held").revision, 2, "a bundle of its own is a change");
+    }
+
+    #[test]
+    fn expiry_is_exact() {
+        let fed = Fed::with(&Authority::new("example.org"), ID);
+        let svid = &fed.identity.current().expect("held").svid;
+        assert!(svid.is_valid_at(svid.not_after.minus(Duration::from_millis(1))));
+        assert!(!svid.is_valid_at(svid.not_after));
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let fed = Fed::with(&Authority::new("example.org"), ID);
+        let snapshot = fed.identity.current().expect("held");
+        let shown = format!("{:?} {:?} {:?}", snapshot, fed.identity, fed.identity.status());
+        let key = format!("{:?}", snapshot.svid.key_pkcs8());
+        assert!(!shown.contains(key.trim_matches(['[', ']'])), "{shown}");
+    }
+}

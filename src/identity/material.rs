@@ -11,17 +11,17 @@ use zeroize::Zeroizing;
 /// One complete state as a source delivered it, unchecked.
 pub(crate) struct Material {
     /// Concatenated DER, the leaf first.
-    pub(super) chain: Vec<u8>,
+    pub(crate) chain: Vec<u8>,
     /// PKCS#8 DER.
-    pub(super) key: Zeroizing<Vec<u8>>,
+    pub(crate) key: Zeroizing<Vec<u8>>,
     /// Concatenated DER of our own trust domain's authorities.
-    pub(super) bundle: Vec<u8>,
+    pub(crate) bundle: Vec<u8>,
     /// Trust domain as text, concatenated DER.
-    pub(super) federated: Vec<(String, Vec<u8>)>,
+    pub(crate) federated: Vec<(String, Vec<u8>)>,
     /// The SPIFFE ID that the source says the certificate has.
-    pub(super) named: Option<String>,
+    pub(crate) named: Option<String>,
     /// The operator's label.
-    pub(super) hint: Option<String>,
+    pub(crate) hint: Option<String>,
 }
 
 /// What [`check`] passes.

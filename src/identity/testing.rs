@@ -81,7 +81,7 @@ impl Authority {
         params.is_ca = if shape.ca { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::ExplicitNoCa };
         params.key_usages = shape.usages;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.not_before = std::time::SystemTime::from(std::time::UNIX_EPOCH).into();
+        params.not_before = std::time::UNIX_EPOCH.into();
         params.not_after = (std::time::UNIX_EPOCH + Duration::from_millis(shape.not_after.unix_millis())).into();
         let certificate = params.signed_by(&key, &self.issuer).expect("certificate");
         Issued { chain: vec![certificate.der().clone()], key: Zeroizing::new(key.serialize_der()) }

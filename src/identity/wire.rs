@@ -187,7 +187,8 @@ mod tests {
     #[test]
     fn an_empty_mandatory_field_voids_the_message() {
         assert_eq!(read(Bytes::new(), None).err(), Some(Refused::Missing("svids")));
-        let changes: [(fn(&mut X509Svid), &str); 4] = [
+        type Change = fn(&mut X509Svid);
+        let changes: [(Change, &str); 4] = [
             (|svid| svid.spiffe_id.clear(), "spiffe_id"),
             (|svid| svid.x509_svid.clear(), "x509_svid"),
             (|svid| svid.x509_svid_key.clear(), "x509_svid_key"),

@@ -107,7 +107,7 @@ impl Body for AgentBody {
 }
 
 /// The body of a request to the upstream.
-pub enum RequestBody {
+pub(super) enum RequestBody {
     /// The agent's, streamed.
     Streamed(Box<Upload>),
     /// Kept for a replay, or none.
@@ -115,7 +115,7 @@ pub enum RequestBody {
 }
 
 /// An agent's body on its way up.
-pub struct Upload {
+pub(super) struct Upload {
     inner: Incoming,
     left: Option<u64>,
     idle: Idle,
@@ -124,24 +124,24 @@ pub struct Upload {
 
 /// How far an upload is, for the deadline of the response, which begins when it ends.
 #[derive(Debug)]
-pub struct Progress {
+pub(super) struct Progress {
     last: Cell<Instant>,
     too_large: Cell<bool>,
 }
 
 impl Progress {
     /// None yet.
-    pub fn new() -> Rc<Self> {
+    pub(super) fn new() -> Rc<Self> {
         Rc::new(Self { last: Cell::new(Instant::now()), too_large: Cell::new(false) })
     }
 
     /// When the last frame passed.
-    pub fn last(&self) -> Instant {
+    pub(super) fn last(&self) -> Instant {
         self.last.get()
     }
 
     /// Whether the upload was ended because it is larger than its route allows.
-    pub fn too_large(&self) -> bool {
+    pub(super) fn too_large(&self) -> bool {
         self.too_large.get()
     }
 }

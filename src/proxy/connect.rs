@@ -37,7 +37,10 @@ pub(super) async fn serve(
 ) -> Result<Response<AgentBody>, Refusal> {
     let nested = downstream.arrival().tunnel.is_some();
     if nested || request.version() != http::Version::HTTP_11 {
-        return Err(Refusal::new(Reason::MalformedRequest, "CONNECT is taken over HTTP/1.1 and not inside another tunnel."));
+        return Err(Refusal::new(
+            Reason::MalformedRequest,
+            "CONNECT is taken over HTTP/1.1 and not inside another tunnel.",
+        ));
     }
     let (mut parts, _) = request.into_parts();
     let table = worker.shared.table();
@@ -47,7 +50,10 @@ pub(super) async fn serve(
     outcome.by(&entry.route.name, &entry.metrics);
     let opaque = opaque(&table, entry);
     if !opaque && destination.scheme == Scheme::Https {
-        let detail = format!("Call it as http://{}/: this proxy speaks TLS with it and puts the credential on.", destination.host);
+        let detail = format!(
+            "Call it as http://{}/: this proxy speaks TLS with it and puts the credential on.",
+            destination.host
+        );
         return Err(Refusal::new(Reason::CallAsHttp, detail));
     }
     let stream = match opaque {
@@ -58,7 +64,8 @@ pub(super) async fn serve(
     let (Some(authority), Some(agent)) = (authority, parts.extensions.remove::<hyper::upgrade::OnUpgrade>()) else {
         return Err(Refusal::new(Reason::MalformedRequest, "CONNECT names `host:port`."));
     };
-    let tunnel = Tunnel { worker: Rc::clone(worker), outer: Rc::clone(downstream), entry: Arc::clone(entry), authority, stream };
+    let tunnel =
+        Tunnel { worker: Rc::clone(worker), outer: Rc::clone(downstream), entry: Arc::clone(entry), authority, stream };
     // Boxed: a tunnel serves requests and a request opens tunnels, so their futures would contain each other.
     let task: std::pin::Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
         let _in_flight = in_flight;
@@ -86,7 +93,8 @@ fn opaque(table: &Table, entry: &Arc<Entry>) -> bool {
 }
 
 async fn reach(worker: &Worker, entry: &Entry, destination: &Destination) -> Result<TcpStream, Refusal> {
-    let named = || Origin { scheme: destination.scheme, host: destination.host.as_str().into(), port: destination.port };
+    let named =
+        || Origin { scheme: destination.scheme, host: destination.host.as_str().into(), port: destination.port };
     let origin = entry.route.upstream.origin.clone().unwrap_or_else(named);
     dial(&origin, &worker.shared.guard, entry.route.timeouts.connect).await.map_err(|error| {
         tracing::warn!(route = %entry.route.name, upstream = %origin.authority(), %error, "a tunnel could not be opened");

@@ -1,7 +1,7 @@
 //! Everything that can go wrong with a request, whose fault it is, and the one place that makes the answer.
 use super::body::AgentBody;
-use crate::token::TokenError;
 use crate::exchange::Fault;
+use crate::token::TokenError;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
@@ -90,17 +90,27 @@ impl Reason {
         use StatusCode as S;
         match self {
             Self::NoRoute => ("no_route", S::FORBIDDEN, 7, "http_request_denied", "No route for this request"),
-            Self::MalformedRequest => ("malformed_request", S::BAD_REQUEST, 3, "http_request_error", "Malformed request"),
+            Self::MalformedRequest => {
+                ("malformed_request", S::BAD_REQUEST, 3, "http_request_error", "Malformed request")
+            }
             Self::AmbiguousPath => ("ambiguous_path", S::BAD_REQUEST, 3, "http_request_error", "Ambiguous path"),
             Self::CallAsHttp => ("call_as_http", S::FORBIDDEN, 7, "http_request_denied", "Call this host as http://"),
             Self::UpgradeUnavailable => {
                 ("upgrade_unavailable", S::NOT_IMPLEMENTED, 12, "http_upgrade_failed", "This upgrade cannot be relayed")
             }
-            Self::TraceForbidden => ("trace_forbidden", S::METHOD_NOT_ALLOWED, 12, "http_request_denied", "TRACE is refused"),
-            Self::IdentityMissing => {
-                ("identity_missing", S::SERVICE_UNAVAILABLE, 14, "proxy_internal_error", "The workload has no identity now")
+            Self::TraceForbidden => {
+                ("trace_forbidden", S::METHOD_NOT_ALLOWED, 12, "http_request_denied", "TRACE is refused")
             }
-            Self::UserToken => ("user_token", S::UNAUTHORIZED, 16, "http_request_denied", "The user's token was not accepted"),
+            Self::IdentityMissing => (
+                "identity_missing",
+                S::SERVICE_UNAVAILABLE,
+                14,
+                "proxy_internal_error",
+                "The workload has no identity now",
+            ),
+            Self::UserToken => {
+                ("user_token", S::UNAUTHORIZED, 16, "http_request_denied", "The user's token was not accepted")
+            }
             Self::AuthorizationDenied => {
                 ("authorization_denied", S::FORBIDDEN, 7, "http_request_denied", "The authorization server refused")
             }
@@ -126,15 +136,25 @@ impl Reason {
             Self::UpstreamTimeout => {
                 ("upstream_timeout", S::GATEWAY_TIMEOUT, 4, "http_response_timeout", "The upstream is too slow")
             }
-            Self::AddressProhibited => {
-                ("address_prohibited", S::BAD_GATEWAY, 14, "destination_ip_prohibited", "The host's address is not allowed")
-            }
+            Self::AddressProhibited => (
+                "address_prohibited",
+                S::BAD_GATEWAY,
+                14,
+                "destination_ip_prohibited",
+                "The host's address is not allowed",
+            ),
             Self::Loop => ("loop", S::LOOP_DETECTED, 14, "proxy_loop_detected", "The request leads back to this proxy"),
-            Self::BodyTooLarge => ("body_too_large", S::PAYLOAD_TOO_LARGE, 8, "http_request_error", "The body is too large"),
-            Self::UriTooLong => ("uri_too_long", S::URI_TOO_LONG, 8, "http_request_error", "The URI is too long"),
-            Self::TooManyRequests => {
-                ("too_many_requests", S::SERVICE_UNAVAILABLE, 8, "connection_limit_reached", "Too many requests at once")
+            Self::BodyTooLarge => {
+                ("body_too_large", S::PAYLOAD_TOO_LARGE, 8, "http_request_error", "The body is too large")
             }
+            Self::UriTooLong => ("uri_too_long", S::URI_TOO_LONG, 8, "http_request_error", "The URI is too long"),
+            Self::TooManyRequests => (
+                "too_many_requests",
+                S::SERVICE_UNAVAILABLE,
+                8,
+                "connection_limit_reached",
+                "Too many requests at once",
+            ),
             Self::Expectation => ("expectation", S::EXPECTATION_FAILED, 3, "http_request_error", "Unknown expectation"),
         }
     }
@@ -158,7 +178,15 @@ impl Refusal {
     /// A refusal that tells the agent `detail`.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         let close = matches!(reason, Reason::MalformedRequest);
-        Self { reason, detail: detail.into(), oauth_error: None, retry_after: None, status: None, proxy_status: None, close }
+        Self {
+            reason,
+            detail: detail.into(),
+            oauth_error: None,
+            retry_after: None,
+            status: None,
+            proxy_status: None,
+            close,
+        }
     }
 
     /// With a more exact `Proxy-Status` error than the reason's own.
@@ -223,10 +251,16 @@ impl Refusal {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
             // RFC 9110 §15.5.2: a 401 says how to authenticate. Ours is told from the upstream's by Proxy-Status.
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"idjag-proxy\", error=\"invalid_token\""));
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"idjag-proxy\", error=\"invalid_token\""),
+            );
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT"));
+            headers.insert(
+                header::ALLOW,
+                HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT"),
+            );
         }
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -240,7 +274,8 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", HeaderValue::from(u16::from(self.reason.facts().2)));
-        let message: String = form_urlencoded::byte_serialize(self.detail.as_bytes()).collect::<String>().replace('+', "%20");
+        let message: String =
+            form_urlencoded::byte_serialize(self.detail.as_bytes()).collect::<String>().replace('+', "%20");
         if let Ok(value) = HeaderValue::try_from(message) {
             headers.insert("grpc-message", value);
         }
@@ -253,7 +288,10 @@ impl From<TokenError> for Refusal {
         let unavailable = |detail: &str, wait| Self::new(Reason::TokenUnavailable, detail).with_retry_after(wait);
         let error = match error {
             TokenError::Timeout => {
-                return unavailable("The authorization server did not answer in time; the proxy goes on asking.", Duration::from_secs(2));
+                return unavailable(
+                    "The authorization server did not answer in time; the proxy goes on asking.",
+                    Duration::from_secs(2),
+                );
             }
             TokenError::Busy => return unavailable("Too many requests wait for tokens.", Duration::from_secs(1)),
             TokenError::Stopped => return unavailable("The proxy is shutting down.", Duration::from_secs(1)),

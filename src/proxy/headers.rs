@@ -25,22 +25,38 @@ pub fn strip_request(headers: &mut HeaderMap, own: Own, user_headers: &[HeaderNa
 }
 
 /// Removes from a response what concerns one hop alone.
-pub fn strip_response(headers: &mut HeaderMap) {
+pub(super) fn strip_response(headers: &mut HeaderMap) {
     remove_nominated(headers);
     remove(headers, is_hop_by_hop);
 }
 
 /// RFC 9110 §6.5.1: fields that frame, route, or authenticate have no business in a trailer.
-pub fn strip_trailers(mut trailers: HeaderMap) -> HeaderMap {
+pub(super) fn strip_trailers(mut trailers: HeaderMap) -> HeaderMap {
     let doomed = |name: &HeaderName| {
         is_hop_by_hop(name)
             || is_forwarding(name)
             || speaks_for_somebody(name)
             || matches!(
                 name.as_str(),
-                "host" | "content-length" | "content-encoding" | "content-type" | "content-range" | "cookie" | "set-cookie"
-                    | "www-authenticate" | "cache-control" | "expect" | "max-forwards" | "range" | "age" | "expires" | "date"
-                    | "location" | "retry-after" | "vary" | "via"
+                "host"
+                    | "content-length"
+                    | "content-encoding"
+                    | "content-type"
+                    | "content-range"
+                    | "cookie"
+                    | "set-cookie"
+                    | "www-authenticate"
+                    | "cache-control"
+                    | "expect"
+                    | "max-forwards"
+                    | "range"
+                    | "age"
+                    | "expires"
+                    | "date"
+                    | "location"
+                    | "retry-after"
+                    | "vary"
+                    | "via"
             )
     };
     remove(&mut trailers, doomed);
@@ -48,29 +64,29 @@ pub fn strip_trailers(mut trailers: HeaderMap) -> HeaderMap {
 }
 
 /// Adds ourselves to `Via` (RFC 9110 §7.6.3): the version received, and a pseudonym that reveals nothing.
-pub fn append_via(headers: &mut HeaderMap, own: &HeaderValue) {
+pub(super) fn append_via(headers: &mut HeaderMap, own: &HeaderValue) {
     headers.append(header::VIA, own.clone());
 }
 
 /// Whether a request has passed through this very process before.
-pub fn has_passed(headers: &HeaderMap, pseudonym: &str) -> bool {
+pub(super) fn has_passed(headers: &HeaderMap, pseudonym: &str) -> bool {
     let mut values = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
     values.any(|value| value.split(',').any(|hop| hop.split_whitespace().nth(1) == Some(pseudonym)))
 }
 
 /// Whether a request asks for an upgrade: its `Connection` says so and names what to.
-pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let asked = headers.get(header::UPGRADE)?;
     tokens(headers, header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")).then(|| asked.clone())
 }
 
 /// Whether a request accepts trailers.
-pub fn accepts_trailers(headers: &HeaderMap) -> bool {
+pub(super) fn accepts_trailers(headers: &HeaderMap) -> bool {
     tokens(headers, header::TE).any(|token| token.eq_ignore_ascii_case("trailers"))
 }
 
 /// Whether a request speaks gRPC, and wants its errors that way.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
@@ -83,7 +99,8 @@ fn remove_nominated(headers: &mut HeaderMap) {
     if !headers.contains_key(header::CONNECTION) {
         return;
     }
-    let nominated: Vec<HeaderName> = tokens(headers, header::CONNECTION).filter_map(|token| token.parse().ok()).collect();
+    let nominated: Vec<HeaderName> =
+        tokens(headers, header::CONNECTION).filter_map(|token| token.parse().ok()).collect();
     for name in nominated {
         headers.remove(name);
     }
@@ -100,8 +117,16 @@ fn remove(headers: &mut HeaderMap, doomed: impl Fn(&HeaderName) -> bool) {
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
-        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade" | "proxy-authorization"
-            | "proxy-authenticate" | "proxy-authentication-info" | "http2-settings"
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "proxy-authorization"
+            | "proxy-authenticate"
+            | "proxy-authentication-info"
+            | "http2-settings"
     )
 }
 
@@ -110,10 +135,16 @@ fn is_forwarding(name: &HeaderName) -> bool {
     let name = name.as_str();
     // A short name with another first letter is the common case.
     let suspect = matches!(name.as_bytes()[0], b'f' | b'x' | b'c' | b't');
-    suspect && any_spelling(name, |name| {
-        name == "forwarded" || name == "x-real-ip" || name == "client-cert" || name == "client-cert-chain"
-            || name == "true-client-ip" || name.starts_with("x-forwarded-") || name.starts_with("x-envoy-")
-    })
+    suspect
+        && any_spelling(name, |name| {
+            name == "forwarded"
+                || name == "x-real-ip"
+                || name == "client-cert"
+                || name == "client-cert-chain"
+                || name == "true-client-ip"
+                || name.starts_with("x-forwarded-")
+                || name.starts_with("x-envoy-")
+        })
 }
 
 /// Fields that carry an identity, a credential or a proof of one.
@@ -121,8 +152,16 @@ fn speaks_for_somebody(name: &HeaderName) -> bool {
     any_spelling(name.as_str(), |name| {
         matches!(
             name,
-            "authorization" | "dpop" | "txn-token" | "workload-identity-token" | "workload-proof-token" | "signature"
-                | "signature-input" | "oauth-client-attestation" | "oauth-client-attestation-pop" | "x-authorization"
+            "authorization"
+                | "dpop"
+                | "txn-token"
+                | "workload-identity-token"
+                | "workload-proof-token"
+                | "signature"
+                | "signature-input"
+                | "oauth-client-attestation"
+                | "oauth-client-attestation-pop"
+                | "x-authorization"
         )
     })
 }
@@ -170,21 +209,28 @@ mod tests {
 
     #[test]
     fn connection_names_what_else_goes() {
-        let mut headers = map(&[("connection", "close, X-Secret"), ("Connection", "x-other"), ("x-secret", "1"), ("x-other", "2")]);
+        let mut headers =
+            map(&[("connection", "close, X-Secret"), ("Connection", "x-other"), ("x-secret", "1"), ("x-other", "2")]);
         strip_request(&mut headers, Own::Removed, &[]);
         assert!(headers.is_empty());
     }
 
     #[test]
     fn kept_credentials_pass_but_hops_and_spoofs_do_not() {
-        let mut headers = map(&[("authorization", "Bearer mine"), ("connection", "keep-alive"), ("x-forwarded-for", "1")]);
+        let mut headers =
+            map(&[("authorization", "Bearer mine"), ("connection", "keep-alive"), ("x-forwarded-for", "1")]);
         strip_request(&mut headers, Own::Kept, &[]);
         assert_eq!(names(&headers), ["authorization"]);
     }
 
     #[test]
     fn trailers_carry_no_credential_and_no_framing() {
-        let trailers = strip_trailers(map(&[("grpc-status", "0"), ("authorization", "x"), ("content-length", "5"), ("x-sum", "1")]));
+        let trailers = strip_trailers(map(&[
+            ("grpc-status", "0"),
+            ("authorization", "x"),
+            ("content-length", "5"),
+            ("x-sum", "1"),
+        ]));
         assert_eq!(names(&trailers), ["grpc-status", "x-sum"]);
     }
 

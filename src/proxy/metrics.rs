@@ -1,6 +1,8 @@
 //! What the data plane counts. A route's series are looked up once, when its table is built.
 use super::error::Reason;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 use std::sync::Arc;
 
 /// The families.
@@ -26,7 +28,7 @@ struct Families {
 
 /// How a request ended, as `class` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub(super) enum Class {
     /// A status of the upstream's, by its hundreds.
     Status(u16),
     /// An answer of ours.
@@ -36,7 +38,7 @@ pub enum Class {
 }
 
 /// The series of one route.
-pub struct RouteMetrics {
+pub(super) struct RouteMetrics {
     classes: [IntCounter; 6],
     pub(super) duration: Histogram,
     pub(super) bearer: IntCounter,
@@ -63,7 +65,9 @@ impl Metrics {
         };
         let durations = HistogramVec::new(
             HistogramOpts::new("idjag_proxy_request_duration_seconds", "From a request's head to its response's head.")
-                .buckets(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]),
+                .buckets(vec![
+                    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+                ]),
             &["route"],
         )?;
         registry.register(Box::new(durations.clone()))?;

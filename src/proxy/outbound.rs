@@ -23,7 +23,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Answers one request.
-pub(super) async fn handle(worker: Rc<Worker>, downstream: Rc<Downstream>, request: Request<Incoming>) -> Response<AgentBody> {
+pub(super) async fn handle(
+    worker: Rc<Worker>,
+    downstream: Rc<Downstream>,
+    request: Request<Incoming>,
+) -> Response<AgentBody> {
     let grpc = headers::is_grpc(request.headers());
     let shared = Arc::clone(&worker.shared);
     let mut outcome = Outcome::new(&shared.metrics, request.method(), request.headers());
@@ -46,7 +50,8 @@ async fn serve(
     outcome: &mut Outcome<'_>,
 ) -> Result<Response<AgentBody>, Refusal> {
     let in_flight = worker.shared.traffic.request();
-    let in_flight = in_flight.ok_or_else(|| Refusal::new(Reason::TooManyRequests, "Too many requests are in flight."))?;
+    let in_flight =
+        in_flight.ok_or_else(|| Refusal::new(Reason::TooManyRequests, "Too many requests are in flight."))?;
     let table = worker.shared.table();
     check(worker, &request)?;
     if request.method() == Method::CONNECT {
@@ -83,8 +88,8 @@ fn check(worker: &Worker, request: &Request<Incoming>) -> Result<(), Refusal> {
         return Err(Refusal::new(Reason::Loop, "The request has passed through this proxy before."));
     }
     // FR-1: which of the two a peer believes decides where the next request begins.
-    let framed_twice =
-        request.headers().contains_key(header::TRANSFER_ENCODING) && request.headers().contains_key(header::CONTENT_LENGTH);
+    let framed_twice = request.headers().contains_key(header::TRANSFER_ENCODING)
+        && request.headers().contains_key(header::CONTENT_LENGTH);
     if framed_twice && request.version() < Version::HTTP_2 {
         return Err(Refusal::new(Reason::MalformedRequest, "Both `Transfer-Encoding` and `Content-Length` are given."));
     }
@@ -105,7 +110,8 @@ fn route<'t>(table: &'t Table, destination: &Destination, parts: &Parts) -> Resu
     };
     match crate::policy::hazard(path).filter(|_| entry.route.credential.injects()) {
         Some(hazard) => {
-            let detail = format!("The path has {}, which the upstream may read otherwise than this proxy.", hazard.describe());
+            let detail =
+                format!("The path has {}, which the upstream may read otherwise than this proxy.", hazard.describe());
             Err(Refusal::new(Reason::AmbiguousPath, detail))
         }
         None => Ok(entry),
@@ -149,7 +155,11 @@ async fn credential(worker: &Worker, entry: &Entry, headers: &HeaderMap) -> Resu
         TokenSource::Header(name) => users_token(headers, name)?,
         TokenSource::File(path) => {
             let missing = || format!("The file with the user's token, {}, cannot be read.", path.display());
-            entry.user_file.as_ref().map(|secret| secret.expose().to_owned()).ok_or_else(|| Refusal::new(Reason::UserToken, missing()))?
+            entry
+                .user_file
+                .as_ref()
+                .map(|secret| secret.expose().to_owned())
+                .ok_or_else(|| Refusal::new(Reason::UserToken, missing()))?
         }
     };
     let user = UserToken::new(user);
@@ -164,13 +174,18 @@ async fn credential(worker: &Worker, entry: &Entry, headers: &HeaderMap) -> Resu
 
 fn users_token(headers: &HeaderMap, name: &header::HeaderName) -> Result<String, Refusal> {
     let mut values = headers.get_all(name).iter();
-    let missing = || Refusal::new(Reason::UserToken, format!("This route acts for a user: send the user's token in `{name}`."));
+    let missing =
+        || Refusal::new(Reason::UserToken, format!("This route acts for a user: send the user's token in `{name}`."));
     let value = values.next().ok_or_else(missing)?;
     if values.next().is_some() {
         return Err(Refusal::new(Reason::MalformedRequest, format!("There are two `{name}` fields.")));
     }
-    let text = value.to_str().map_err(|_| Refusal::new(Reason::UserToken, format!("`{name}` does not hold a token.")))?;
-    let bare = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map_or(text, |(_, token)| token);
+    let text =
+        value.to_str().map_err(|_| Refusal::new(Reason::UserToken, format!("`{name}` does not hold a token.")))?;
+    let bare = text
+        .split_once(' ')
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map_or(text, |(_, token)| token);
     Ok(bare.trim().to_owned())
 }
 
@@ -301,7 +316,11 @@ fn refuses_token(response: &Response<Incoming>) -> bool {
         return false;
     }
     let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
-    let mut errors = challenges.iter().filter_map(|value| value.to_str().ok()).filter_map(|text| text.split_once("error=")).peekable();
+    let mut errors = challenges
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .filter_map(|text| text.split_once("error="))
+        .peekable();
     errors.peek().is_none() || errors.any(|(_, error)| error.trim_start_matches('"').starts_with("invalid_token"))
 }
 
@@ -313,7 +332,12 @@ pub(super) fn report(entry: &Entry, key: &Key, error: super::upstream::SendError
 
 type Attached = (Option<Lease>, Option<(HeaderValue, OnUpgrade)>, InFlight);
 
-fn answer(worker: &Rc<Worker>, entry: &Entry, mut response: Response<Incoming>, attached: Attached) -> Response<AgentBody> {
+fn answer(
+    worker: &Rc<Worker>,
+    entry: &Entry,
+    mut response: Response<Incoming>,
+    attached: Attached,
+) -> Response<AgentBody> {
     let (lease, upgrade, in_flight) = attached;
     let idle = entry.route.timeouts.idle;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// One metric update and one log line.
-pub struct Outcome<'m> {
+pub(super) struct Outcome<'m> {
     metrics: &'m Metrics,
     started: Instant,
     method: Method,
@@ -26,7 +26,7 @@ struct Shown {
 
 impl<'m> Outcome<'m> {
     /// Of a request that has just arrived.
-    pub fn new(metrics: &'m Metrics, method: &Method, headers: &HeaderMap) -> Self {
+    pub(super) fn new(metrics: &'m Metrics, method: &Method, headers: &HeaderMap) -> Self {
         let shown = tracing::enabled!(target: "idjag_proxy::request", tracing::Level::INFO).then(|| Shown {
             traceparent: headers.get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned),
             ..Shown::default()
@@ -35,7 +35,7 @@ impl<'m> Outcome<'m> {
     }
 
     /// Where it goes. The query is left out: agents put secrets there.
-    pub fn to(&mut self, destination: &Destination) {
+    pub(super) fn to(&mut self, destination: &Destination) {
         if let Some(shown) = &mut self.shown {
             shown.host.clone_from(&destination.host);
             destination.path.path().clone_into(&mut shown.path);
@@ -43,17 +43,17 @@ impl<'m> Outcome<'m> {
     }
 
     /// Which route it took.
-    pub fn by(&mut self, name: &Arc<str>, metrics: &Arc<RouteMetrics>) {
+    pub(super) fn by(&mut self, name: &Arc<str>, metrics: &Arc<RouteMetrics>) {
         self.route = Some((Arc::clone(name), Arc::clone(metrics)));
     }
 
     /// The upstream answered.
-    pub fn answered(mut self, status: StatusCode) {
+    pub(super) fn answered(mut self, status: StatusCode) {
         self.finish(Class::Status(status.as_u16()), Some(status), None);
     }
 
     /// We answered ourselves.
-    pub fn refused(mut self, refusal: &Refusal) {
+    pub(super) fn refused(mut self, refusal: &Refusal) {
         self.metrics.refused(refusal.reason);
         self.finish(Class::Refused, Some(refusal.status()), Some(refusal));
     }

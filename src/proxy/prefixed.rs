@@ -29,7 +29,6 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub(super) async fn sniff<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(Speaks, Prefixed<S>)> {
     let mut seen = Vec::with_capacity(HTTP2.len());
     let speaks = loop {
-        let mut byte = [0; 1];
         let mut room = [0; HTTP2.len()];
         let wanted = HTTP2.len() - seen.len();
         let read = stream.read(&mut room[..wanted]).await?;
@@ -37,8 +36,7 @@ pub(super) async fn sniff<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(Sp
             break if seen.is_empty() { Speaks::Nothing } else { Speaks::Http1 };
         }
         seen.extend_from_slice(&room[..read]);
-        byte[0] = seen[0];
-        if byte[0] == TLS_HANDSHAKE {
+        if seen[0] == TLS_HANDSHAKE {
             break Speaks::Tls;
         }
         if seen == HTTP2 {
@@ -49,13 +47,6 @@ pub(super) async fn sniff<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(Sp
         }
     };
     Ok((speaks, Prefixed { prefix: seen.into(), stream }))
-}
-
-impl<S> Prefixed<S> {
-    /// The stream and what is to be read before it.
-    pub(super) fn into_parts(self) -> (Bytes, S) {
-        (self.prefix, self.stream)
-    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {

@@ -5,7 +5,7 @@ use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::policy::{Credential, Policy, Route, TokenSource, Unmatched};
 use crate::secret::Secret;
-use crate::tls::ClientTls;
+use crate::tls::{ClientTls, SetupError};
 use crate::token::{Slot, Tokens};
 use http::HeaderName;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub struct Table {
 }
 
 /// One route, ready to be used.
-pub struct Entry {
+pub(super) struct Entry {
     pub(super) route: Arc<Route>,
     pub(super) slot: Option<Arc<Slot>>,
     /// What a `file` subject holds.
@@ -51,8 +51,12 @@ pub struct Parts<'p> {
 
 impl Table {
     /// Looks everything up.
-    pub fn new(policy: Policy, parts: &Parts<'_>) -> Self {
-        let entries = policy.routes().iter().map(|route| Arc::new(Entry::new(route, parts))).collect();
+    ///
+    /// # Errors
+    /// A route whose TLS cannot be set up; the configuration's checks rule it out.
+    pub fn new(policy: Policy, parts: &Parts<'_>) -> Result<Self, SetupError> {
+        let entries =
+            policy.routes().iter().map(|route| Entry::new(route, parts).map(Arc::new)).collect::<Result<_, _>>()?;
         let header = |route: &Arc<Route>| match &route.credential {
             Credential::Token(rule) => match &rule.source {
                 TokenSource::Header(name) => Some(name.clone()),
@@ -63,8 +67,8 @@ impl Table {
         let mut user_headers: Vec<HeaderName> = policy.routes().iter().filter_map(header).collect();
         user_headers.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         user_headers.dedup();
-        let pass = (policy.unmatched() == Unmatched::Pass).then(|| Arc::new(Entry::passing(parts)));
-        Self { policy, entries, user_headers, pass }
+        let pass = (policy.unmatched() == Unmatched::Pass).then(|| Entry::passing(parts).map(Arc::new)).transpose()?;
+        Ok(Self { policy, entries, user_headers, pass })
     }
 
     pub(super) fn entry(&self, index: usize) -> &Arc<Entry> {
@@ -104,7 +108,7 @@ impl Table {
 }
 
 impl Entry {
-    fn new(route: &Arc<Route>, parts: &Parts<'_>) -> Self {
+    fn new(route: &Arc<Route>, parts: &Parts<'_>) -> Result<Self, SetupError> {
         let (slot, user_file, needs_token_identity) = match &route.credential {
             Credential::Token(rule) => {
                 let user = match &rule.source {
@@ -116,8 +120,8 @@ impl Entry {
             _ => (None, None, false),
         };
         let own = slot.as_ref().is_some_and(|slot| !slot.grant().is_delegated());
-        let peer = Peer::new(route.upstream.origin.clone(), route.upstream.tls.as_ref(), parts.identity, parts.clock);
-        Self {
+        let peer = Peer::new(route.upstream.origin.clone(), route.upstream.tls.as_ref(), parts.identity, parts.clock)?;
+        Ok(Self {
             metrics: Arc::new(parts.metrics.route(&route.name, own)),
             // The agent's identity has ended: then nothing goes out in its name, static keys included.
             needs_identity: needs_token_identity
@@ -127,10 +131,10 @@ impl Entry {
             slot,
             user_file,
             peer,
-        }
+        })
     }
 
-    fn passing(parts: &Parts<'_>) -> Self {
+    fn passing(parts: &Parts<'_>) -> Result<Self, SetupError> {
         let route = Route {
             name: "none".into(),
             matcher: crate::policy::Match {
@@ -147,13 +151,13 @@ impl Entry {
             limits: crate::policy::Limits::default(),
             replay_max_body: None,
         };
-        Self {
+        Ok(Self {
             metrics: parts.metrics.unrouted(),
-            peer: Peer::passing(parts.pass_tls, parts.clock),
+            peer: Peer::passing(parts.pass_tls, parts.clock)?,
             route: Arc::new(route),
             slot: None,
             user_file: None,
             needs_identity: false,
-        }
+        })
     }
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 /// A request's destination, owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Destination {
+pub(super) struct Destination {
     /// The scheme that the agent used.
     pub scheme: Scheme,
     /// Lower case; IPv6 in brackets.
@@ -21,14 +21,14 @@ pub struct Destination {
 
 impl Destination {
     /// As the policy takes it.
-    pub fn target(&self) -> Target<'_> {
+    pub(super) fn target(&self) -> Target<'_> {
         Target { scheme: self.scheme, host: &self.host, port: self.port }
     }
 }
 
 /// How a request reached us.
 #[derive(Clone, Copy)]
-pub struct Arrival<'c> {
+pub(super) struct Arrival<'c> {
     /// The listener's own address.
     pub local: SocketAddr,
     /// The authority of the CONNECT that it came through.
@@ -36,7 +36,7 @@ pub struct Arrival<'c> {
 }
 
 /// Reads the destination of a request (RFC 9112 §3.2, `config.md`: Ways to address a route).
-pub fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Result<Destination, Refusal> {
+pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Result<Destination, Refusal> {
     let host = single_host(&parts.headers)?;
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     if let Some(scheme) = parts.uri.scheme_str().filter(|_| parts.version < Version::HTTP_2) {
@@ -66,7 +66,7 @@ pub fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Result<Dest
 }
 
 /// Reads the authority of a CONNECT, whose port is mandatory (RFC 9110 §9.3.6).
-pub fn read_connect(parts: &Parts) -> Result<Destination, Refusal> {
+pub(super) fn read_connect(parts: &Parts) -> Result<Destination, Refusal> {
     let authority = parts.uri.authority().ok_or_else(|| malformed("CONNECT names `host:port`"))?;
     let port = authority.port_u16().ok_or_else(|| malformed("CONNECT names a port: `host:port`"))?;
     let scheme = if port == Scheme::Https.default_port() { Scheme::Https } else { Scheme::Http };
@@ -79,7 +79,8 @@ fn base_url(path: &PathAndQuery, policy: &Policy) -> Result<Destination, Refusal
     let end = text.find(['/', '?']).unwrap_or(text.len());
     let (first, rest) = text.split_at(end);
     if first.is_empty() {
-        let detail = "This is a proxy. Name a host: `http://127.0.0.1:17080/api.example.com/path`, or set `HTTP_PROXY`.";
+        let detail =
+            "This is a proxy. Name a host: `http://127.0.0.1:17080/api.example.com/path`, or set `HTTP_PROXY`.";
         return Err(Refusal::new(Reason::NoRoute, detail));
     }
     let named = policy.alias(first).unwrap_or(first);
@@ -113,7 +114,9 @@ fn single_host(headers: &HeaderMap) -> Result<Option<Authority>, Refusal> {
     if second.is_some() {
         return Err(malformed("there are two `Host` fields"));
     }
-    let parse = |value: &http::HeaderValue| Authority::try_from(value.as_bytes()).map_err(|_| malformed("`Host` is not a host"));
+    let parse = |value: &http::HeaderValue| {
+        Authority::try_from(value.as_bytes()).map_err(|_| malformed("`Host` is not a host"))
+    };
     first.map(parse).transpose()
 }
 

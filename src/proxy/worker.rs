@@ -101,7 +101,9 @@ impl Shared {
     /// Takes a fresh pseudonym: two sidecars in one chain are no loop, this process twice is.
     pub fn new(parts: SharedParts) -> Self {
         let pseudonym = format!("idjag-proxy-{:08x}", fastrand::u32(..));
-        let via = |version: &str| HeaderValue::try_from(format!("{version} {pseudonym}")).expect("letters, digits, `-` and `.`");
+        let via = |version: &str| {
+            HeaderValue::try_from(format!("{version} {pseudonym}")).expect("letters, digits, `-` and `.`")
+        };
         Self {
             via_http1: via("1.1"),
             via_http2: via("2.0"),
@@ -125,6 +127,11 @@ impl Shared {
     /// Swaps the routes; requests under way end with the old ones.
     pub fn replace(&self, table: Table) {
         self.table.store(Arc::new(table));
+    }
+
+    /// Where workers say that they turn.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Counts of what is going on.
@@ -195,7 +202,12 @@ impl Pulse {
 }
 
 /// Runs one worker on the calling thread until it is told to stop.
-pub fn run_worker(shared: Arc<Shared>, listeners: Vec<TcpListener>, place: Place, mut stop: Stop) -> Result<(), String> {
+pub fn run_worker(
+    shared: Arc<Shared>,
+    listeners: Vec<TcpListener>,
+    place: Place,
+    mut stop: Stop,
+) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let runtime = runtime.map_err(|error| format!("a worker's runtime could not start: {error}"))?;
     runtime.block_on(async move {
@@ -206,7 +218,8 @@ pub fn run_worker(shared: Arc<Shared>, listeners: Vec<TcpListener>, place: Place
         });
         let permits = Arc::new(Semaphore::new(worker.shared.limits.connections.div_ceil(place.of.max(1))));
         for listener in listeners {
-            let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| format!("a listener failed: {error}"))?;
+            let listener =
+                tokio::net::TcpListener::from_std(listener).map_err(|error| format!("a listener failed: {error}"))?;
             tokio::task::spawn_local(accept(Rc::clone(&worker), listener, Arc::clone(&permits)));
         }
         tokio::task::spawn_local(tick(Rc::clone(&worker), place.index));
@@ -268,8 +281,11 @@ async fn serve(worker: &Rc<Worker>, stream: TcpStream) {
 }
 
 /// Serves HTTP on a connection whose protocol has been told.
-pub(super) async fn serve_http<S>(worker: &Rc<Worker>, downstream: Rc<Downstream>, (speaks, stream): (Speaks, Prefixed<S>))
-where
+pub(super) async fn serve_http<S>(
+    worker: &Rc<Worker>,
+    downstream: Rc<Downstream>,
+    (speaks, stream): (Speaks, Prefixed<S>),
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = &worker.shared.limits;

@@ -18,7 +18,9 @@ pub enum Format {
 
 /// A log level or a filter that is not one.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a log level: use off, error, warn, info, debug or trace, or a list like `info,idjag_proxy::token=debug`")]
+#[error(
+    "`{0}` is not a log level: use off, error, warn, info, debug or trace, or a list like `info,idjag_proxy::token=debug`"
+)]
 pub struct LevelError(String);
 
 /// The log of this process, and the means to change its level while it runs. Dropping the last one flushes.
@@ -61,7 +63,8 @@ impl Logs {
 
     /// Registers `log_lines_dropped_total`; the returned function brings it up to date before a scrape.
     pub fn observe(&self, registry: &Registry) -> prometheus::Result<impl Fn() + Send + Sync + use<>> {
-        let dropped = IntCounter::new("idjag_proxy_log_lines_dropped_total", "Log lines lost because the reader stalled.")?;
+        let dropped =
+            IntCounter::new("idjag_proxy_log_lines_dropped_total", "Log lines lost because the reader stalled.")?;
         registry.register(Box::new(dropped.clone()))?;
         let errors = self.errors.clone();
         Ok(move || {
@@ -79,7 +82,8 @@ fn filter(level: &str) -> Result<EnvFilter, LevelError> {
         Ok(level) => format!("warn,idjag_proxy={level}"),
         Err(_) => level.to_owned(),
     };
-    let directives = if matches!(bare, Ok(tracing::level_filters::LevelFilter::OFF)) { "off".to_owned() } else { directives };
+    let directives =
+        if matches!(bare, Ok(tracing::level_filters::LevelFilter::OFF)) { "off".to_owned() } else { directives };
     EnvFilter::builder().parse(directives).map_err(error)
 }
 
@@ -93,6 +97,6 @@ mod tests {
             assert!(filter(good).is_ok(), "{good}");
         }
         assert!(filter("info,idjag_proxy=loud").is_err());
-        assert_eq!(filter("debug").expect("level").to_string(), "warn,idjag_proxy=debug");
+        assert_eq!(filter("debug").expect("level").to_string(), "idjag_proxy=debug,warn");
     }
 }

@@ -53,3 +53,6 @@ impl ClientTls {
         self.present == Present::Svid || matches!(self.trust, ServerTrust::Spiffe(_))
     }
 }
+
+#[cfg(test)]
+mod tests;

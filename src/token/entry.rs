@@ -70,7 +70,9 @@ impl Entry {
         self.refresh_at = refresh_at(token.minted_at(), token.expires_at(), jitter);
         self.held = Some(Arc::clone(token));
         self.user = None;
-        if !self.delegated && let Some(slot) = self.slot.upgrade() {
+        if !self.delegated
+            && let Some(slot) = self.slot.upgrade()
+        {
             slot.hold(Some(Arc::clone(token)));
         }
         self.answer(&Ok(Arc::clone(token)));
@@ -91,7 +93,9 @@ impl Entry {
         self.generation += 1;
         self.held = None;
         self.refresh_at = Timestamp::FAR_FUTURE;
-        if !self.delegated && let Some(slot) = self.slot.upgrade() {
+        if !self.delegated
+            && let Some(slot) = self.slot.upgrade()
+        {
             slot.hold(None);
         }
     }
@@ -99,7 +103,9 @@ impl Entry {
     /// Whether nothing would be lost with it.
     pub(super) fn is_spent(&self, now: Timestamp) -> bool {
         let idle = self.fetching.is_none() && self.waiters.is_empty();
-        idle && self.usable(now).is_none() && self.standing_error(now).is_none() && (self.delegated || self.slot.strong_count() == 0)
+        idle && self.usable(now).is_none()
+            && self.standing_error(now).is_none()
+            && (self.delegated || self.slot.strong_count() == 0)
     }
 
     fn answer(&mut self, result: &Result<Arc<AccessToken>, TokenError>) {

@@ -91,7 +91,7 @@ impl<M: Mint> Owner<M> {
                     Ok(done) => self.done(&done),
                     Err(panic) => return Err(format!("a token exchange ended unexpectedly: {panic}")),
                 },
-                true = changed(&mut identity) => self.identity_changed(),
+                true = changed(identity.as_mut()) => self.identity_changed(),
                 _ = tick.tick() => self.tick(),
             }
         }
@@ -197,7 +197,10 @@ impl<M: Mint> Owner<M> {
         }
         let held = || self.entries.iter().filter_map(|(_, entry)| entry.held.as_ref());
         self.around.metrics.entries.set(i64::try_from(held().count()).unwrap_or(i64::MAX));
-        self.around.metrics.bytes.set(i64::try_from(held().map(|token| token.size()).sum::<usize>()).unwrap_or(i64::MAX));
+        self.around
+            .metrics
+            .bytes
+            .set(i64::try_from(held().map(|token| token.size()).sum::<usize>()).unwrap_or(i64::MAX));
     }
 
     /// Another SPIFFE ID, or none any more, ends every token that was minted in the old one's name.
@@ -278,9 +281,9 @@ fn is_due(entry: &Entry, now: Timestamp) -> bool {
     entry.slot.upgrade().is_some_and(|slot| slot.is_eager() || slot.take_used())
 }
 
-async fn changed(identity: &mut Option<tokio::sync::watch::Receiver<u64>>) -> bool {
+async fn changed(identity: Option<&mut tokio::sync::watch::Receiver<u64>>) -> bool {
     match identity {
-        Some(changes) if changes.changed().await.is_ok() => true,
-        _ => std::future::pending().await,
+        Some(changes) => changes.changed().await.is_ok(),
+        None => false,
     }
 }

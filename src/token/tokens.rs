@@ -72,7 +72,13 @@ pub struct Tokens {
 
 impl Tokens {
     /// A handle, and the owner that must be run for it.
-    pub fn new<M>(mint: M, identity: Option<Identity>, clock: Clock, metrics: Metrics, settings: Settings) -> (Self, Owner<M>) {
+    pub fn new<M>(
+        mint: M,
+        identity: Option<Identity>,
+        clock: Clock,
+        metrics: Metrics,
+        settings: Settings,
+    ) -> (Self, Owner<M>) {
         // Deep enough for every request that may be in flight; past it a request is answered at once.
         let (sender, receiver) = mpsc::channel(4096);
         let fence = Arc::new(AtomicU64::new(0));

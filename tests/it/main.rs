@@ -1,1 +1,7 @@
-
+//! The integration tests: one binary, real protocols over real sockets.
+mod dependencies;
+#[cfg(feature = "dev")]
+mod identity;
+mod layers;
+#[cfg(feature = "dev")]
+mod log;

@@ -2,6 +2,7 @@
 use super::peer::{Key, PeerTls, Protocol};
 use super::pool::{Connection, Lease, Made, Pool};
 use super::send::SendError;
+use crate::clock::Timestamp;
 use crate::policy::Origin;
 use crate::proxy::body::RequestBody;
 use crate::proxy::executor::Local;
@@ -35,7 +36,8 @@ impl Guard {
 
     fn check(&self, host: &str, address: SocketAddr) -> Result<(), SendError> {
         let to_us = |own: &SocketAddr| {
-            own.port() == address.port() && (own.ip() == address.ip() || (own.ip().is_unspecified() && address.ip().is_loopback()))
+            own.port() == address.port()
+                && (own.ip() == address.ip() || (own.ip().is_unspecified() && address.ip().is_loopback()))
         };
         if self.own.iter().any(to_us) {
             return Err(SendError::Loop);
@@ -73,7 +75,11 @@ pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<Key>, guard: &Guard) -> R
     let (_, session) = stream.get_ref();
     let http2 = session.alpn_protocol() == Some(b"h2");
     let chain = session.peer_certificates().map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect());
-    let watched = tls.identity.as_ref().map(|_| Watched { tls: Arc::clone(tls), chain: chain.unwrap_or_default() });
+    let watched = tls.identity.as_ref().map(|_| Watched {
+        tls: Arc::clone(tls),
+        chain: chain.unwrap_or_default(),
+        since: tls.clock.now(),
+    });
     speak(pool, key, made, TokioIo::new(stream), (http2, watched)).await
 }
 
@@ -114,6 +120,7 @@ pub(super) fn server_name(host: &str) -> ServerName<'static> {
 struct Watched {
     tls: Arc<PeerTls>,
     chain: Vec<CertificateDer<'static>>,
+    since: Timestamp,
 }
 
 async fn speak<I>(
@@ -168,10 +175,10 @@ impl Watched {
         let Some(identity) = &self.tls.identity else { return std::future::pending().await };
         let mut changes = identity.changes();
         while changes.changed().await.is_ok() {
-            // Expiry of the peer's own leaf only retires a connection (its SVID has been rotated by then); what ends it is that
-            // the authority above it is gone.
             let Ok(snapshot) = identity.current() else { continue };
-            if let Err(refused) = crate::tls::recheck(&self.tls.trust, &self.chain, &snapshot) {
+            // Judged as of the handshake: a leaf that has aged since only retires the connection, because its owner holds the
+            // next one by now; what ends it is that the authority above it is gone.
+            if let Err(refused) = crate::tls::recheck(&self.tls.trust, &self.chain, &snapshot, self.since) {
                 return refused.to_string();
             }
         }
@@ -201,7 +208,8 @@ mod tests {
 
     #[test]
     fn names_do_not_lead_to_metadata_services_or_to_ourselves() {
-        let guard = Guard::new(vec!["127.0.0.1:17080".parse().expect("address"), "[::]:17090".parse().expect("address")]);
+        let guard =
+            Guard::new(vec!["127.0.0.1:17080".parse().expect("address"), "[::]:17090".parse().expect("address")]);
         let check = |host: &str, address: &str| guard.check(host, address.parse().expect("address")).is_ok();
         assert!(!check("metadata.example", "169.254.169.254:80"));
         assert!(!check("metadata.example", "[::ffff:169.254.169.254]:80"));

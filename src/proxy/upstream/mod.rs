@@ -5,6 +5,6 @@ mod pool;
 mod send;
 
 pub use connect::Guard;
-pub use peer::{Key, Peer, Protocol};
-pub use pool::{Lease, Pool};
-pub use send::{Call, Repeat, SendError, dial, send};
+pub(super) use peer::{Key, Peer, Protocol};
+pub(super) use pool::{Lease, Pool};
+pub(super) use send::{Call, Repeat, SendError, dial, send};

@@ -3,14 +3,14 @@ use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::policy::{Origin, Scheme};
 use crate::proxy::target::Destination;
-use crate::tls::{ClientTls, ServerTrust, client_config};
+use crate::tls::{ClientTls, ServerTrust, SetupError, client_config};
 use http::HeaderValue;
 use rustls::ClientConfig;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The upstream of one route.
-pub struct Peer {
+pub(crate) struct Peer {
     /// Precomputed where the route names its upstream.
     fixed: Option<Arc<Key>>,
     tls: Option<Arc<PeerTls>>,
@@ -26,11 +26,12 @@ pub(super) struct PeerTls {
     pub(super) trust: ServerTrust,
     /// Set where the SVID is presented or the peer is pinned: such connections live no longer than their trust.
     pub(super) identity: Option<Identity>,
+    pub(super) clock: Clock,
 }
 
 /// Which protocol a connection must speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Protocol {
+pub(crate) enum Protocol {
     /// By ALPN; HTTP/1.1 in the clear.
     Negotiated,
     /// HTTP/1.1: for upgrades.
@@ -41,7 +42,7 @@ pub enum Protocol {
 
 /// What connections are pooled by: the origin, and the identity and trust that they were made with, so that a connection
 /// proven for one route never serves another.
-pub struct Key {
+pub(crate) struct Key {
     pub(super) origin: Origin,
     pub(super) protocol: Protocol,
     pub(super) tls: Option<Arc<PeerTls>>,
@@ -51,28 +52,40 @@ pub struct Key {
 
 impl Peer {
     /// The upstream of a route: `origin`, or `https` to the request's own host.
-    pub fn new(origin: Option<Origin>, tls: Option<&ClientTls>, identity: Option<&Identity>, clock: &Clock) -> Self {
-        let tls = tls.map(|tls| Arc::new(PeerTls::new(tls, identity, clock)));
+    ///
+    /// # Errors
+    /// TLS that needs an identity where none is configured.
+    pub(crate) fn new(
+        origin: Option<Origin>,
+        tls: Option<&ClientTls>,
+        identity: Option<&Identity>,
+        clock: &Clock,
+    ) -> Result<Self, SetupError> {
+        let tls = tls.map(|tls| PeerTls::new(tls, identity, clock).map(Arc::new)).transpose()?;
         let with_tls = |origin: &Origin| tls.clone().filter(|_| origin.scheme == Scheme::Https);
         let fixed = origin.and_then(|origin| {
             let tls = with_tls(&origin);
             Key::new(origin, Protocol::Negotiated, tls).map(Arc::new)
         });
-        Self { fixed, tls, keep_scheme: false }
+        Ok(Self { fixed, tls, keep_scheme: false })
     }
 
     /// Where requests go that pass without a route.
-    pub fn passing(tls: &ClientTls, clock: &Clock) -> Self {
-        Self { fixed: None, tls: Some(Arc::new(PeerTls::new(tls, None, clock))), keep_scheme: true }
+    ///
+    /// # Errors
+    /// TLS that needs an identity.
+    pub(crate) fn passing(tls: &ClientTls, clock: &Clock) -> Result<Self, SetupError> {
+        let tls = Arc::new(PeerTls::new(tls, None, clock)?);
+        Ok(Self { fixed: None, tls: Some(tls), keep_scheme: true })
     }
 
     /// Whether a connection there takes the workload's identity.
-    pub fn needs_identity(&self) -> bool {
+    pub(crate) fn needs_identity(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.identity.is_some())
     }
 
     /// Where a request for `destination` goes; `None` for a host that cannot stand in `Host`.
-    pub fn key(&self, destination: &Destination, protocol: Protocol) -> Option<Arc<Key>> {
+    pub(crate) fn key(&self, destination: &Destination, protocol: Protocol) -> Option<Arc<Key>> {
         match &self.fixed {
             Some(key) if protocol == key.protocol => Some(Arc::clone(key)),
             Some(key) => Key::new(key.origin.clone(), protocol, key.tls.clone()).map(Arc::new),
@@ -89,17 +102,20 @@ impl Peer {
 }
 
 impl PeerTls {
-    fn new(tls: &ClientTls, identity: Option<&Identity>, clock: &Clock) -> Self {
+    fn new(tls: &ClientTls, identity: Option<&Identity>, clock: &Clock) -> Result<Self, SetupError> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let alpn = |protocols: &[&[u8]]| ClientTls { alpn: protocols.iter().map(|name| name.to_vec()).collect(), ..tls.clone() };
-        let bound = tls.present.is_some() || matches!(tls.trust, ServerTrust::Spiffe(_));
-        Self {
+        let alpn = |protocols: &[&[u8]]| ClientTls {
+            alpn: protocols.iter().map(|name| name.to_vec()).collect(),
+            ..tls.clone()
+        };
+        Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            any: client_config(&alpn(&[b"h2", b"http/1.1"]), identity, clock),
-            http1: client_config(&alpn(&[b"http/1.1"]), identity, clock),
+            any: client_config(&alpn(&[b"h2", b"http/1.1"]), identity, clock)?,
+            http1: client_config(&alpn(&[b"http/1.1"]), identity, clock)?,
             trust: tls.trust.clone(),
-            identity: identity.cloned().filter(|_| bound),
-        }
+            identity: identity.cloned().filter(|_| tls.needs_identity()),
+            clock: clock.clone(),
+        })
     }
 }
 
@@ -110,7 +126,7 @@ impl Key {
     }
 
     /// `host` or `host:port`, for the log.
-    pub fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         self.origin.authority()
     }
 

@@ -18,7 +18,7 @@ const AGE: Duration = Duration::from_secs(600);
 const WIDTH: usize = 256;
 
 /// One worker's connections.
-pub struct Pool {
+pub(crate) struct Pool {
     shelves: RefCell<HashMap<Arc<Key>, Shelf>>,
     metrics: Metrics,
 }
@@ -48,7 +48,7 @@ pub(super) struct Made {
 }
 
 /// An HTTP/1.1 connection in use. It goes back only when its response has been read to the end.
-pub struct Lease {
+pub(crate) struct Lease {
     pub(super) sender: http1::SendRequest<RequestBody>,
     pub(super) made: Made,
     pub(super) key: Arc<Key>,
@@ -63,7 +63,7 @@ pub(super) enum Connection {
 
 impl Pool {
     /// Empty.
-    pub fn new(metrics: Metrics) -> Rc<Self> {
+    pub(crate) fn new(metrics: Metrics) -> Rc<Self> {
         Rc::new(Self { shelves: RefCell::default(), metrics })
     }
 
@@ -95,7 +95,12 @@ impl Pool {
         self.metrics.upstream_idle.add(i64::try_from(waiting.len()).unwrap_or(0));
         shelf.idle.extend(waiting);
         let idle = found?;
-        Some(Connection::Http1(Lease { sender: idle.sender, made: idle.made, key: Arc::clone(key), pool: Rc::clone(self) }))
+        Some(Connection::Http1(Lease {
+            sender: idle.sender,
+            made: idle.made,
+            key: Arc::clone(key),
+            pool: Rc::clone(self),
+        }))
     }
 
     /// Whether a connection is about to become ready, so that waiting for one turn of the runtime is worth it.
@@ -111,16 +116,16 @@ impl Pool {
     }
 
     /// Lets go what is too old, too long idle or of a past identity.
-    pub fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         let now = Instant::now();
         let mut shelves = self.shelves.borrow_mut();
         shelves.retain(|key, shelf| {
             let revision = key.revision();
             let fresh = |made: Made| made.revision == revision && now.duration_since(made.at) < AGE;
             let before = shelf.idle.len();
-            shelf.idle.retain(|idle| {
-                !idle.sender.is_closed() && fresh(idle.made) && now.duration_since(idle.since) < IDLE
-            });
+            shelf
+                .idle
+                .retain(|idle| !idle.sender.is_closed() && fresh(idle.made) && now.duration_since(idle.since) < IDLE);
             self.metrics.upstream_idle.sub(i64::try_from(before - shelf.idle.len()).unwrap_or(0));
             shelf.shared.take_if(|shared| !fresh(shared.made) || shared.sender.is_closed());
             !shelf.idle.is_empty() || shelf.shared.is_some()
@@ -134,7 +139,7 @@ impl Pool {
 
 impl Lease {
     /// Back to the pool.
-    pub fn give_back(self) {
+    pub(crate) fn give_back(self) {
         if self.sender.is_closed() {
             return;
         }

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// A request on its way up: everything but its body.
-pub struct Call<'c> {
+pub(crate) struct Call<'c> {
     /// Where to.
     pub key: &'c Arc<Key>,
     /// Its deadlines.
@@ -32,7 +32,7 @@ pub struct Call<'c> {
 }
 
 /// A copy of a request that can be sent again: one without a body, or whose body was kept.
-pub struct Repeat {
+pub(crate) struct Repeat {
     method: Method,
     uri: Uri,
     version: Version,
@@ -77,18 +77,21 @@ pub enum SendError {
 
 impl SendError {
     pub(super) fn tls(error: std::io::Error) -> Self {
-        let told = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).and_then(crate::tls::refusal);
-        Self::Tls(told.unwrap_or_else(|| error.to_string()))
+        Self::Tls(crate::tls::refusal(&error).unwrap_or_else(|| error.to_string()))
     }
 }
 
 impl From<SendError> for Refusal {
     fn from(error: SendError) -> Self {
         let (reason, proxy_status, detail) = match &error {
-            SendError::Resolve(_) => (Reason::UpstreamUnreachable, "dns_error", "The upstream's name does not resolve."),
-            SendError::Prohibited(_) => {
-                (Reason::AddressProhibited, "destination_ip_prohibited", "The upstream's name leads to a link-local address.")
+            SendError::Resolve(_) => {
+                (Reason::UpstreamUnreachable, "dns_error", "The upstream's name does not resolve.")
             }
+            SendError::Prohibited(_) => (
+                Reason::AddressProhibited,
+                "destination_ip_prohibited",
+                "The upstream's name leads to a link-local address.",
+            ),
             SendError::Loop => (Reason::Loop, "proxy_loop_detected", "The request leads back to this proxy."),
             SendError::Connect(_) => {
                 (Reason::UpstreamUnreachable, "connection_refused", "The upstream does not accept connections.")
@@ -96,16 +99,20 @@ impl From<SendError> for Refusal {
             SendError::ConnectTimeout => {
                 (Reason::UpstreamTimeout, "connection_timeout", "The upstream did not accept a connection in time.")
             }
-            SendError::Tls(_) => {
-                (Reason::UpstreamTls, "tls_certificate_error", "TLS with the upstream failed; the proxy's log says why.")
-            }
+            SendError::Tls(_) => (
+                Reason::UpstreamTls,
+                "tls_certificate_error",
+                "TLS with the upstream failed; the proxy's log says why.",
+            ),
             SendError::Handshake(_) | SendError::Broken(_) => {
                 (Reason::UpstreamBroken, "connection_terminated", "The upstream broke off before it answered.")
             }
             SendError::ResponseTimeout => {
                 (Reason::UpstreamTimeout, "http_response_timeout", "The upstream did not answer in time.")
             }
-            SendError::TooLarge => (Reason::BodyTooLarge, "http_request_error", "The body is larger than its route allows."),
+            SendError::TooLarge => {
+                (Reason::BodyTooLarge, "http_request_error", "The body is larger than its route allows.")
+            }
         };
         Self::new(reason, detail).with_proxy_status(proxy_status)
     }
@@ -114,7 +121,7 @@ impl From<SendError> for Refusal {
 /// Sends a request and waits for the response's head. Another connection is tried only where nothing of the request was
 /// processed: it was never written, or it is idempotent without a body and an idle connection was closed under it (RFC 9110
 /// §9.2.2, RE-1).
-pub async fn send(
+pub(crate) async fn send(
     pool: &Rc<Pool>,
     call: &Call<'_>,
     mut request: Request<RequestBody>,
@@ -135,7 +142,7 @@ pub async fn send(
 }
 
 /// A bare connection for a tunnel.
-pub async fn dial(origin: &Origin, guard: &Guard, timeout: Duration) -> Result<TcpStream, SendError> {
+pub(crate) async fn dial(origin: &Origin, guard: &Guard, timeout: Duration) -> Result<TcpStream, SendError> {
     tokio::time::timeout(timeout, tcp(origin, guard)).await.map_err(|_| SendError::ConnectTimeout)?
 }
 
@@ -235,7 +242,7 @@ fn address_http2(request: &mut Request<RequestBody>, origin: &Origin) {
 
 impl Repeat {
     /// A copy of `request`; `None` where its body is streamed.
-    pub fn of(request: &Request<RequestBody>) -> Option<Self> {
+    pub(crate) fn of(request: &Request<RequestBody>) -> Option<Self> {
         let RequestBody::Kept(body) = request.body() else { return None };
         Some(Self {
             method: request.method().clone(),
@@ -247,7 +254,7 @@ impl Repeat {
     }
 
     /// The request, once more.
-    pub fn request(&self) -> Request<RequestBody> {
+    pub(crate) fn request(&self) -> Request<RequestBody> {
         let mut request = Request::new(RequestBody::Kept(self.body.clone()));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
@@ -259,7 +266,7 @@ impl Repeat {
 
 impl Protocol {
     /// What a request needs: HTTP/1.1 for an upgrade, HTTP/2 for gRPC in the clear, else whatever is agreed on.
-    pub fn of(upgrade: bool, grpc: bool, plain: bool) -> Self {
+    pub(crate) fn of(upgrade: bool, grpc: bool, plain: bool) -> Self {
         match (upgrade, grpc && plain) {
             (true, _) => Self::Http1,
             (false, true) => Self::Http2,

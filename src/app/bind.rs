@@ -1,0 +1,394 @@
+//! Builds the parts and binds every port, before anything runs: what cannot work fails here, with the setting named.
+use super::quota;
+use super::reload::Source;
+use crate::admin::{BuildInfo, Health, Scrape};
+use crate::assertion::jwks;
+use crate::clock::Clock;
+use crate::config::{Config, IdentitySource, ListenAddress, Loaded};
+use crate::exchange::{self, Exchanger};
+use crate::identity::{self, Files, Identity, WorkloadApi};
+use crate::proxy::{self, Guard, Limits, Pulse, Shared, SharedParts, Table, TableParts, Traffic};
+use crate::secret::Secret;
+use crate::telemetry::{Logs, Process};
+use crate::tls::{ClientTls, Present, ServerTrust, web_roots};
+use crate::token::{self, Owner, Settings, Tokens};
+use arc_swap::ArcSwap;
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where a bound proxy listens.
+#[derive(Clone, Debug, Default)]
+pub struct Addresses {
+    /// For the agent.
+    pub outbound: Vec<SocketAddr>,
+    /// For metrics and probes.
+    pub metrics: Vec<SocketAddr>,
+    /// For published keys.
+    pub jwks: Vec<SocketAddr>,
+    /// The admin socket.
+    pub admin: Option<PathBuf>,
+}
+
+/// Why a proxy cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// A port is taken or not ours.
+    #[error("{setting}: {address} cannot be bound: {error}")]
+    Listen {
+        /// `listen.outbound`, `listen.metrics` or `listen.jwks`.
+        setting: &'static str,
+        /// What was tried.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// No listener is left for the agent.
+    #[error("listen.outbound: none of the default addresses exists on this machine; name one")]
+    NoOutbound,
+    /// A part contradicts another; the configuration's checks rule it out.
+    #[error("{0}")]
+    Setup(String),
+}
+
+/// The source of the identity, as a task.
+pub(super) enum IdentityTask {
+    WorkloadApi(WorkloadApi),
+    Files(Files),
+}
+
+/// A proxy whose ports are bound.
+pub struct Bound {
+    pub(super) addresses: Addresses,
+    pub(super) outbound: Vec<Vec<TcpListener>>,
+    pub(super) metrics: Vec<TcpListener>,
+    pub(super) jwks: Vec<TcpListener>,
+    pub(super) parts: Parts,
+    pub(super) owner: Owner<Exchanger>,
+    pub(super) identity_task: Option<IdentityTask>,
+    pub(super) loaded: Loaded,
+    pub(super) source: Source,
+    pub(super) logs: Option<Logs>,
+}
+
+/// What the tasks share.
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) clock: Clock,
+    pub(super) identity: Option<Identity>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) tokens: Tokens,
+    pub(super) proxy_metrics: proxy::Metrics,
+    pub(super) exchange_metrics: exchange::Metrics,
+    pub(super) health: Health,
+    pub(super) scrape: Scrape,
+    pub(super) published: Arc<ArcSwap<String>>,
+    pub(super) reloads: Reloads,
+    pub(super) pulse: Pulse,
+}
+
+/// `config_reloads_total` and `config_last_reload_timestamp_seconds`.
+#[derive(Clone)]
+pub(super) struct Reloads {
+    pub(super) results: IntCounterVec,
+    pub(super) last: IntGauge,
+}
+
+impl Bound {
+    /// Where it listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+}
+
+/// Builds and binds what `loaded` describes; `source` is where a reload comes from.
+pub fn bind(loaded: Loaded, source: Source, clock: Clock, logs: Option<Logs>) -> Result<Bound, BindError> {
+    let config = &loaded.config;
+    let workers = config.process.workers.unwrap_or_else(quota::workers).max(1);
+    let (outbound, outbound_addresses) = bind_workers(&config.listen.outbound, workers)?;
+    let (metrics, metrics_addresses) = bind_all("listen.metrics", &config.listen.metrics)?;
+    let (jwks, jwks_addresses) = bind_all("listen.jwks", &config.listen.jwks)?;
+    let addresses = Addresses {
+        outbound: outbound_addresses,
+        metrics: metrics_addresses,
+        jwks: jwks_addresses,
+        admin: config.listen.admin.clone(),
+    };
+    let setup = |error: &dyn std::fmt::Display| BindError::Setup(error.to_string());
+    let registry = Registry::new();
+    let built = build(config, &clock, &registry, &addresses, (workers, logs.as_ref())).map_err(|error| setup(&error))?;
+    Ok(Bound {
+        addresses,
+        outbound,
+        metrics,
+        jwks,
+        parts: built.0,
+        owner: built.1,
+        identity_task: built.2,
+        loaded,
+        source,
+        logs,
+    })
+}
+
+type Built = (Parts, Owner<Exchanger>, Option<IdentityTask>);
+
+fn build(
+    config: &Config,
+    clock: &Clock,
+    registry: &Registry,
+    addresses: &Addresses,
+    (workers, logs): (usize, Option<&Logs>),
+) -> Result<Built, Box<dyn std::error::Error>> {
+    let (identity_task, identity) = identity(config, clock, registry)?;
+    let servers = || config.servers.iter().map(|server| server.name.as_str());
+    let exchange_metrics = exchange::Metrics::new(registry, servers())?;
+    let exchanger = Exchanger::new(identity.clone(), clock.clone(), exchange_metrics.clone());
+    let token_metrics = token::Metrics::new(registry, servers())?;
+    let (tokens, owner) = Tokens::new(exchanger, identity.clone(), clock.clone(), token_metrics, token_settings(config));
+    let proxy_metrics = proxy::Metrics::new(registry)?;
+    let parts = TableSource { tokens: &tokens, identity: identity.as_ref(), clock, metrics: &proxy_metrics };
+    let shared = Arc::new(Shared::new(SharedParts {
+        table: parts.table(config)?,
+        tokens: tokens.clone(),
+        identity: identity.clone(),
+        traffic: Traffic::new(proxy_metrics.downstream_connections(), requests(config)),
+        metrics: proxy_metrics.clone(),
+        guard: Guard::new([&addresses.outbound[..], &addresses.metrics, &addresses.jwks].concat()),
+        limits: limits(config),
+        pulse: Pulse::new(workers),
+    }));
+    let pulse = shared.pulse();
+    let health = Health::new(Arc::clone(&shared), identity.clone(), pulse.clone(), clock.clone());
+    let scrape = scrape(registry, &shared, &health, (clock, logs))?;
+    let parts = Parts {
+        clock: clock.clone(),
+        identity,
+        shared,
+        tokens,
+        proxy_metrics,
+        exchange_metrics,
+        health,
+        scrape,
+        published: Arc::new(ArcSwap::from_pointee(jwks(&config.published_keys).to_string())),
+        reloads: reloads(registry, clock)?,
+        pulse,
+    };
+    Ok((parts, owner, identity_task))
+}
+
+fn identity(
+    config: &Config,
+    clock: &Clock,
+    registry: &Registry,
+) -> prometheus::Result<(Option<IdentityTask>, Option<Identity>)> {
+    let Some(source) = &config.identity else { return Ok((None, None)) };
+    let metrics = identity::Metrics::new(registry)?;
+    let (task, identity) = match source {
+        IdentitySource::WorkloadApi(settings) => {
+            let (task, identity) = WorkloadApi::new(settings.clone(), clock.clone(), metrics);
+            (IdentityTask::WorkloadApi(task), identity)
+        }
+        IdentitySource::Files(settings) => {
+            let (task, identity) = Files::new(settings.clone(), clock.clone(), metrics);
+            (IdentityTask::Files(task), identity)
+        }
+    };
+    Ok((Some(task), Some(identity)))
+}
+
+/// What a table is built with, at start and at a reload.
+pub(super) struct TableSource<'p> {
+    pub(super) tokens: &'p Tokens,
+    pub(super) identity: Option<&'p Identity>,
+    pub(super) clock: &'p Clock,
+    pub(super) metrics: &'p proxy::Metrics,
+}
+
+impl TableSource<'_> {
+    pub(super) fn table(&self, config: &Config) -> Result<Table, crate::tls::SetupError> {
+        let pass_tls =
+            ClientTls { trust: ServerTrust::WebPki(Arc::new(web_roots())), present: Present::Nothing, alpn: Vec::new() };
+        let parts = TableParts {
+            tokens: self.tokens,
+            identity: self.identity,
+            clock: self.clock,
+            metrics: self.metrics,
+            read: &read_secret,
+            pass_tls: &pass_tls,
+        };
+        Table::new(config.policy.clone(), &parts)
+    }
+}
+
+/// A `file` subject's token. What cannot be read is a 401 at the request, and the watch sees it come.
+fn read_secret(path: &Path) -> Option<Secret> {
+    let read = std::fs::read(path).map_err(|error| error.to_string());
+    match read.and_then(|bytes| Secret::from_file_bytes(bytes).map_err(str::to_owned)) {
+        Ok(secret) => Some(secret),
+        Err(error) => {
+            tracing::warn!(file = %path.display(), %error, "a user's token cannot be read");
+            None
+        }
+    }
+}
+
+fn token_settings(config: &Config) -> Settings {
+    let defaults = Settings::default();
+    Settings {
+        token_timeout: config.process.token_timeout,
+        delegated: NonZeroUsize::new(config.process.limits.delegated_tokens).unwrap_or(defaults.delegated),
+        ..defaults
+    }
+}
+
+fn requests(config: &Config) -> i64 {
+    i64::try_from(config.process.limits.requests).unwrap_or(i64::MAX)
+}
+
+fn limits(config: &Config) -> Limits {
+    let given = &config.process.limits;
+    let defaults = Limits::default();
+    Limits {
+        connections: given.connections,
+        head: given.request_headers,
+        delegated: NonZeroUsize::new(given.delegated_tokens).unwrap_or(defaults.delegated).min(defaults.delegated),
+        ..defaults
+    }
+}
+
+fn scrape(
+    registry: &Registry,
+    shared: &Arc<Shared>,
+    health: &Health,
+    (clock, logs): (&Clock, Option<&Logs>),
+) -> prometheus::Result<Scrape> {
+    BuildInfo::register(registry)?;
+    let process = Process::new(registry, clock.now().unix_seconds())?;
+    let dropped = logs.map(|logs| logs.observe(registry)).transpose()?;
+    let ready = IntGauge::new("idjag_proxy_ready", "Whether the next request could succeed.")?;
+    registry.register(Box::new(ready.clone()))?;
+    let shared = Arc::clone(shared);
+    let refresh = move || {
+        process.observe();
+        shared.table().observe_expiry();
+        if let Some(observe) = &dropped {
+            observe();
+        }
+    };
+    Ok(Scrape { registry: registry.clone(), refresh: Arc::new(refresh), health: health.clone(), ready })
+}
+
+fn reloads(registry: &Registry, clock: &Clock) -> prometheus::Result<Reloads> {
+    let results = IntCounterVec::new(
+        Opts::new("idjag_proxy_config_reloads_total", "Reloads of the configuration, by result."),
+        &["result"],
+    )?;
+    let last = IntGauge::new(
+        "idjag_proxy_config_last_reload_timestamp_seconds",
+        "When the configuration in force was loaded, in seconds since the epoch.",
+    )?;
+    registry.register(Box::new(results.clone()))?;
+    registry.register(Box::new(last.clone()))?;
+    for result in ["accepted", "refused"] {
+        results.with_label_values(&[result]);
+    }
+    last.set(i64::try_from(clock.now().unix_seconds()).unwrap_or(i64::MAX));
+    Ok(Reloads { results, last })
+}
+
+/// One socket for each worker and address; the kernel spreads connections among them.
+fn bind_workers(
+    wanted: &[ListenAddress],
+    workers: usize,
+) -> Result<(Vec<Vec<TcpListener>>, Vec<SocketAddr>), BindError> {
+    let setting = "listen.outbound";
+    let mut sockets: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut addresses = Vec::new();
+    for wanted in wanted {
+        let Some((first, address)) = bind_one(setting, *wanted, workers > 1)? else { continue };
+        addresses.push(address);
+        let mut first = Some(first);
+        for sockets in &mut sockets {
+            let socket = match first.take() {
+                Some(first) => Ok(first),
+                None => socket(address, true),
+            };
+            sockets.push(socket.map_err(|error| BindError::Listen { setting, address, error })?);
+        }
+    }
+    if addresses.is_empty() { Err(BindError::NoOutbound) } else { Ok((sockets, addresses)) }
+}
+
+fn bind_all(
+    setting: &'static str,
+    wanted: &[ListenAddress],
+) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), BindError> {
+    let bound = wanted.iter().filter_map(|wanted| bind_one(setting, *wanted, false).transpose());
+    Ok(bound.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
+}
+
+/// `None` for a default address that the machine does not have.
+fn bind_one(
+    setting: &'static str,
+    wanted: ListenAddress,
+    shared: bool,
+) -> Result<Option<(TcpListener, SocketAddr)>, BindError> {
+    let address = wanted.address;
+    // Bound exclusively first: with the port shared at once, a second proxy would silently take half of the connections.
+    let exclusive = socket(address, false).and_then(|listener| Ok((listener.local_addr()?, listener)));
+    match exclusive {
+        Ok((address, listener)) if !shared => Ok(Some((listener, address))),
+        Ok((address, listener)) => {
+            drop(listener);
+            let listener = socket(address, true).map_err(|error| BindError::Listen { setting, address, error })?;
+            Ok(Some((listener, address)))
+        }
+        Err(error) if !wanted.explicit && error.kind() == std::io::ErrorKind::AddrNotAvailable => {
+            tracing::info!(%address, setting, "a default address does not exist on this machine and is skipped");
+            Ok(None)
+        }
+        Err(error) => Err(BindError::Listen { setting, address, error }),
+    }
+}
+
+fn socket(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    #[cfg(unix)]
+    socket.set_reuse_port(shared)?;
+    #[cfg(not(unix))]
+    let _ = shared;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_an_error_that_names_the_setting() {
+        let taken = socket("127.0.0.1:0".parse().expect("address"), true).expect("socket");
+        let address = taken.local_addr().expect("address");
+        for workers in [1, 2] {
+            let error = bind_workers(&[ListenAddress { address, explicit: true }], workers).expect_err("taken");
+            assert!(error.to_string().starts_with(&format!("listen.outbound: {address}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_worker_has_a_socket_on_the_same_port() {
+        let wanted = ListenAddress { address: "127.0.0.1:0".parse().expect("address"), explicit: true };
+        let (sockets, addresses) = bind_workers(&[wanted], 3).expect("bound");
+        assert_eq!(sockets.len(), 3);
+        for socket in sockets.iter().flatten() {
+            assert_eq!(socket.local_addr().expect("address"), addresses[0]);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Live reload: a new file builds a whole new set of routes and swaps it; a broken one is refused, and the old stays in force.
+use super::bind::{Parts, TableSource};
+use crate::admin::ReloadStatus;
+use crate::assertion::{SigningKey, jwks};
+use crate::clock::{Clock, Timestamp};
+use crate::config::{self, Changes, Config, Loaded, Overrides, Problems};
+use crate::tasks::Stop;
+use arc_swap::ArcSwap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Where the configuration is read from.
+#[derive(Clone)]
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// The environment, as far as the configuration may see it.
+    pub environment: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    /// What the command line says instead of the file.
+    pub overrides: Overrides,
+}
+
+impl Source {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at once.
+    pub fn load(&self) -> Result<Loaded, Problems> {
+        config::load(&self.path, &*self.environment, &self.overrides)
+    }
+}
+
+/// The task that reloads.
+pub(super) struct Reload {
+    pub(super) source: Source,
+    pub(super) changes: Changes,
+    pub(super) parts: Parts,
+    pub(super) current: Loaded,
+    pub(super) status: Arc<ArcSwap<ReloadStatus>>,
+    /// Keys that the configuration no longer names, and until when an assertion signed with one may be in use.
+    pub(super) leaving: Vec<(SigningKey, Timestamp)>,
+}
+
+impl Reload {
+    /// Runs until it is told to stop.
+    pub(super) async fn run(mut self, mut stop: Stop) -> Result<(), String> {
+        loop {
+            tokio::select! {
+                () = stop.stopped() => return Ok(()),
+                change = self.changes.next() => match change {
+                    Some(()) => self.reload().await,
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    async fn reload(&mut self) {
+        let source = self.source.clone();
+        // Reading files may block, and this thread refreshes tokens.
+        let loaded = match tokio::task::spawn_blocking(move || source.load()).await {
+            Ok(Ok(loaded)) => loaded,
+            Ok(Err(problems)) => {
+                self.changes.follow(problems.fingerprint.clone());
+                return self.refuse(&problems.to_string());
+            }
+            Err(error) => return self.refuse(&error.to_string()),
+        };
+        self.changes.follow(loaded.fingerprint.clone());
+        if let Some(why) = frozen(&self.current.config, &loaded.config) {
+            return self.refuse(why);
+        }
+        if let Err(error) = self.apply(loaded).await {
+            self.refuse(&error);
+        }
+    }
+
+    async fn apply(&mut self, loaded: Loaded) -> Result<(), String> {
+        let parts = &self.parts;
+        loaded.config.servers.iter().for_each(|server| parts.exchange_metrics.declare(&server.name));
+        let source = TableSource {
+            tokens: &parts.tokens,
+            identity: parts.identity.as_ref(),
+            clock: &parts.clock,
+            metrics: &parts.proxy_metrics,
+        };
+        let table = source.table(&loaded.config).map_err(|error| error.to_string())?;
+        parts.shared.replace(table);
+        for warning in &loaded.warnings {
+            tracing::warn!(path = %warning.path, "{}", warning.message);
+        }
+        eager(parts).await;
+        let hash = loaded.config.hash.clone();
+        let previous = std::mem::replace(&mut self.current, loaded);
+        self.publish(&previous.config);
+        let now = self.parts.clock.now().unix_seconds();
+        self.parts.reloads.results.with_label_values(&["accepted"]).inc();
+        self.parts.reloads.last.set(i64::try_from(now).unwrap_or(i64::MAX));
+        tracing::info!(%hash, "the configuration was reloaded");
+        self.status.store(Arc::new(ReloadStatus { hash, loaded_at: now, refused: None }));
+        Ok(())
+    }
+
+    /// A key that was current a moment ago is published until its last assertion has expired, retired in the file or not.
+    fn publish(&mut self, previous: &Config) {
+        let now = self.parts.clock.now();
+        let until = now.plus(previous.assertion_lifetime);
+        self.leaving.retain(|(_, until)| now < *until);
+        self.leaving.extend(previous.published_keys.iter().map(|key| (key.clone(), until)));
+        let current = &self.current.config.published_keys;
+        let named = |key: &SigningKey| current.iter().any(|other| other.public_jwk() == key.public_jwk());
+        let mut keys = current.clone();
+        for (key, _) in self.leaving.iter().filter(|(key, _)| !named(key)) {
+            if keys.iter().all(|other| other.public_jwk() != key.public_jwk()) {
+                keys.push(key.clone());
+            }
+        }
+        self.parts.published.store(Arc::new(jwks(&keys).to_string()));
+    }
+
+    fn refuse(&self, why: &str) {
+        tracing::error!(file = %self.source.path.display(), problems = why, "the new configuration is refused; the old one stays in force");
+        self.parts.reloads.results.with_label_values(&["refused"]).inc();
+        let before = self.status.load();
+        self.status.store(Arc::new(ReloadStatus { refused: Some(why.to_owned()), ..(**before).clone() }));
+    }
+}
+
+/// The status of what was loaded at start.
+pub(super) fn first_status(config: &Config, clock: &Clock) -> Arc<ArcSwap<ReloadStatus>> {
+    let status = ReloadStatus { hash: config.hash.clone(), loaded_at: clock.now().unix_seconds(), refused: None };
+    Arc::new(ArcSwap::from_pointee(status))
+}
+
+/// Has the eager grants of the routes in force obtained.
+pub(super) async fn eager(parts: &Parts) {
+    let table = parts.shared.table();
+    for (slot, eager) in table.own_slots() {
+        parts.tokens.make_eager(slot, eager).await;
+    }
+}
+
+/// What does not change while the process runs.
+fn frozen(before: &Config, after: &Config) -> Option<&'static str> {
+    if before.listen != after.listen {
+        return Some("`listen` does not change at run time: restart the proxy to move a listener");
+    }
+    if format!("{:?}", before.identity) != format!("{:?}", after.identity) {
+        return Some("`identity` does not change at run time: restart the proxy to change its source");
+    }
+    (before.process != after.process)
+        .then_some("settings of the process (workers, log, limits, token_timeout, drain) do not change at run time: restart the proxy")
+}

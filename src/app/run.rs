@@ -1,0 +1,173 @@
+//! Running: names every task, and stops them in order.
+use super::bind::{Addresses, Bound, IdentityTask, Parts};
+use super::drain::{Drained, drain};
+use super::reload::{Reload, eager, first_status};
+use crate::admin::{AdminSocket, IdentityStatus, ReloadStatus, RouteStatus, Status, serve_jwks, serve_metrics};
+use crate::config::Watch;
+use crate::proxy::{Place, run_worker};
+use crate::tasks::{Stop, Tasks};
+use crate::telemetry::Logs;
+use arc_swap::ArcSwap;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// What background work gets to end in good order.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The threads of the data plane.
+struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    ended: mpsc::UnboundedReceiver<String>,
+}
+
+impl Bound {
+    /// Runs until `stop` fires and the drain has ended, or until a part fails.
+    ///
+    /// # Errors
+    /// The part that failed, and why.
+    pub async fn run(self, mut stop: Stop) -> Result<(), String> {
+        let (data_stopper, data_stop) = Stop::pair();
+        let (control_stopper, control_stop) = Stop::pair();
+        let Bound { addresses, outbound, metrics, jwks, parts, owner, identity_task, loaded, source, logs } = self;
+        let process = loaded.config.process.clone();
+        announce(&addresses, loaded.config.policy.routes().len());
+        let mut workers = Workers::start(&parts, outbound, &data_stop)?;
+        let mut tasks = Tasks::default();
+        match identity_task {
+            Some(IdentityTask::WorkloadApi(task)) => tasks.spawn("identity", task.run(control_stop.clone())),
+            Some(IdentityTask::Files(task)) => tasks.spawn("identity", task.run(control_stop.clone())),
+            None => {}
+        }
+        tasks.spawn("tokens", owner.run(control_stop.clone()));
+        for listener in metrics {
+            tasks.spawn("metrics", serve_metrics(listener, parts.scrape.clone(), control_stop.clone()));
+        }
+        for listener in jwks {
+            tasks.spawn("jwks", serve_jwks(listener, Arc::clone(&parts.published), control_stop.clone()));
+        }
+        let (watch, changes) = Watch::new(loaded.fingerprint.clone());
+        let reloaded = first_status(&loaded.config, &parts.clock);
+        if let Some(path) = &addresses.admin {
+            let status = status(&parts, &reloaded, logs.clone());
+            let socket = AdminSocket { path: path.clone(), status: Arc::new(status), logs };
+            tasks.spawn("admin", socket.run(control_stop.clone()));
+        }
+        tasks.spawn("config-watch", watch.run(control_stop.clone()));
+        eager(&parts).await;
+        let reload =
+            Reload { source, changes, parts: parts.clone(), current: loaded, status: reloaded, leaving: Vec::new() };
+        tasks.spawn("config-reload", reload.run(control_stop.clone()));
+        let ended = tokio::select! {
+            () = stop.stopped() => Ok(()),
+            ended = tasks.next_end() => Err(reason(ended.name, ended.result)),
+            Some(ended) = workers.ended.recv() => Err(ended),
+        };
+        if ended.is_ok() {
+            parts.health.drain();
+            let drained = drain(parts.shared.traffic(), process.drain_idle, process.drain_deadline).await;
+            log_drain(drained, &parts);
+        }
+        data_stopper.stop();
+        control_stopper.stop();
+        tasks.shutdown(GRACE).await;
+        workers.join().await;
+        ended
+    }
+}
+
+impl Workers {
+    fn start(parts: &Parts, outbound: Vec<Vec<TcpListener>>, stop: &Stop) -> Result<Self, String> {
+        let (sender, ended) = mpsc::unbounded_channel();
+        let of = outbound.len();
+        let mut threads = Vec::with_capacity(of);
+        for (index, listeners) in outbound.into_iter().enumerate() {
+            let (shared, stop, sender) = (Arc::clone(&parts.shared), stop.clone(), sender.clone());
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                let place = Place { index, of };
+                let run = || run_worker(shared, listeners, place, stop.clone());
+                let ended = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+                    Ok(Ok(())) if stop.is_stopped() => return,
+                    Ok(Ok(())) => "it ended".to_owned(),
+                    Ok(Err(error)) => error,
+                    Err(_) => "it panicked".to_owned(),
+                };
+                // An error means that nobody waits any more.
+                let _ = sender.send(format!("worker {index} stopped unexpectedly: {ended}"));
+            });
+            threads.push(thread.map_err(|error| format!("worker {index} could not start: {error}"))?);
+        }
+        Ok(Self { threads, ended })
+    }
+
+    async fn join(self) {
+        let joined = tokio::task::spawn_blocking(|| self.threads.into_iter().map(JoinHandle::join).all(|joined| joined.is_ok()));
+        if !matches!(joined.await, Ok(true)) {
+            tracing::warn!("a worker did not end in good order");
+        }
+    }
+}
+
+fn reason(name: &str, result: Result<(), String>) -> String {
+    let why = result.err().unwrap_or_else(|| "it ended".to_owned());
+    format!("the task `{name}` stopped unexpectedly: {why}")
+}
+
+fn announce(addresses: &Addresses, routes: usize) {
+    tracing::info!(
+        outbound = ?addresses.outbound,
+        metrics = ?addresses.metrics,
+        admin = ?addresses.admin,
+        routes,
+        version = env!("CARGO_PKG_VERSION"),
+        "listening"
+    );
+}
+
+fn log_drain(drained: Drained, parts: &Parts) {
+    match drained {
+        Drained::Quiet => tracing::info!("drained: the agent is quiet"),
+        Drained::Deadline => tracing::warn!(
+            requests = parts.shared.traffic().requests(),
+            connections = parts.shared.traffic().connections(),
+            "the drain deadline has come; what is left is cut"
+        ),
+    }
+}
+
+fn status(
+    parts: &Parts,
+    reloaded: &Arc<ArcSwap<ReloadStatus>>,
+    logs: Option<Logs>,
+) -> impl Fn() -> Status + Send + Sync + use<> {
+    let (parts, reloaded) = (parts.clone(), Arc::clone(reloaded));
+    move || {
+        let ready = parts.health.ready();
+        let table = parts.shared.table();
+        let now = parts.clock.now();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ready: ready.is_ok(),
+            waiting_for: ready.waiting_for,
+            log_level: logs.as_ref().map(Logs::level).unwrap_or_default(),
+            config: (**reloaded.load()).clone(),
+            identity: parts.identity.as_ref().map(|identity| identity_status(&identity.status())),
+            routes: table.routes().map(|(route, slot)| RouteStatus::new(route, slot, now)).collect(),
+            requests: parts.shared.traffic().requests(),
+            connections: parts.shared.traffic().connections(),
+        }
+    }
+}
+
+fn identity_status(status: &crate::identity::Status) -> IdentityStatus {
+    IdentityStatus {
+        source: status.source.clone(),
+        connected: status.connected,
+        waiting_for: status.waiting_for.clone(),
+        spiffe_id: status.spiffe_id.clone(),
+        expires_at: status.expires_at,
+        last_refused: status.last_refused.clone(),
+    }
+}

@@ -1,0 +1,74 @@
+//! RFC 7523: a JWT as the grant.
+use super::State;
+use super::exchange::{responsible_client, user};
+use super::issue::{Asked, Principal, words};
+use super::presented::{Presented, Signer};
+use super::record::Form;
+use super::refusal::{Outcome, Refusal};
+use super::registry::{Client, Registry};
+use super::token::ID_JAG_TYP;
+use crate::dev::jwt;
+use serde_json::{Value, json};
+
+impl State {
+    pub(super) async fn jwt_bearer(
+        &self,
+        registry: &Registry,
+        client: Option<Client>,
+        form: &Form,
+        asked: &Asked,
+    ) -> Outcome<Value> {
+        let assertion = form.value("assertion").ok_or_else(|| Refusal::invalid_request("no assertion"))?;
+        let presented = self.presented(registry, assertion).await;
+        // IJ-R1
+        let presented = presented.map_err(|error| Refusal::invalid_grant(format!("assertion: {error:#}")))?;
+        let client = responsible_client(registry, client, &presented)?;
+        let is_id_jag = jwt::has_typ(&presented.token, ID_JAG_TYP);
+        let principal = match &presented.signer {
+            Signer::Issuer { id_jags: true, .. } if is_id_jag => {
+                return self.redeem(registry, &client, asked, &presented);
+            }
+            Signer::Issuer { user_tokens: true, .. } if !is_id_jag => {
+                let endpoint = self.token_endpoint();
+                user(&presented, &["jwt", "at+jwt", ""], &[&self.issuer, &endpoint, &client.id])?
+            }
+            Signer::Issuer { .. } => return Err(Refusal::invalid_grant("this issuer's tokens are no grant here")),
+            Signer::Agent(_) => self.self_issued(registry, &client, &presented)?,
+            Signer::Workload(id) => self.workload(&client, id, &presented)?,
+        };
+        principal.check_delegation(registry, &client)?;
+        self.access_token(registry, &client, asked, principal)
+    }
+
+    /// Leg 2: an identity provider's ID-JAG (IJ-R1 to IJ-R7). Who may act for whom is the identity provider's decision.
+    fn redeem(&self, registry: &Registry, client: &Client, asked: &Asked, id_jag: &Presented) -> Outcome<Value> {
+        self.check_id_jag(registry, client, id_jag, true)?;
+        let claims = &id_jag.token.claims;
+        let subject = id_jag.claim("sub").ok_or_else(|| Refusal::invalid_grant("no sub"))?.to_owned();
+        let principal = Principal { subject, act: claims.get("act").cloned() };
+        principal.check_chain(&registry.policy)?;
+        // IJ-R5: the request may narrow what the ID-JAG says, and no more.
+        let allowed = id_jag.claim("scope").map(words);
+        let scopes = match (&asked.scopes, allowed) {
+            (Some(asked), Some(allowed)) => {
+                if let Some(scope) = asked.iter().find(|scope| !allowed.contains(scope)) {
+                    return Err(Refusal::new("invalid_scope", format!("the ID-JAG does not have the scope {scope}")));
+                }
+                Some(asked.clone())
+            }
+            (Some(asked), None) => Some(asked.clone()),
+            (None, allowed) => allowed,
+        };
+        let resources = match &claims["resource"] {
+            Value::String(one) => vec![one.clone()],
+            Value::Array(many) => many.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect(),
+            _ => asked.resources.clone(),
+        };
+        let granted = Asked { scopes, resources: resources.clone(), audiences: Vec::new() };
+        let mut answer = self.access_token(registry, client, &granted, principal)?;
+        if !resources.is_empty() {
+            answer["resource"] = json!(resources);
+        }
+        Ok(answer)
+    }
+}

@@ -1,0 +1,257 @@
+//! An OAuth authorization server, and an identity provider that issues ID-JAGs: metadata, JWKS and a token endpoint with RFC 8693,
+//! RFC 7523 and `client_credentials`. It is strict where the drafts are: the check-list ids in comments (IJ-…, CA-…, SC-…) are
+//! those of the project's standards digest.
+mod bearer;
+mod client_auth;
+mod exchange;
+mod issue;
+mod metadata;
+mod presented;
+mod record;
+mod refusal;
+mod registry;
+#[cfg(test)]
+mod tests;
+mod token;
+
+pub use record::{Form, Leg, Recorded};
+pub use registry::{Authentication, Client, Delegation, IdJagAudience, KeySource, Policy, TrustedIssuer};
+
+use super::ca::{JwtAlgorithm, JwtAuthority, TrustDomain};
+use super::faults::Faults;
+use super::http::{Answer, Body, Connection, HangUp, Server, ServerTls, full, lock};
+use crate::clock::{Clock, Timestamp};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use record::Record;
+use refusal::json_response;
+use registry::Registry;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+
+/// How to set a server up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The path of the issuer: empty, or as in `/realms/agents`.
+    pub path: String,
+    /// The host in the issuer and in every URL: `127.0.0.1`, or a name that leads there.
+    pub host: String,
+    /// HTTPS, perhaps with client certificates for `spiffe_x509`.
+    pub tls: Option<ServerTls>,
+    /// What it signs with.
+    pub algorithm: JwtAlgorithm,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { path: String::new(), host: "127.0.0.1".to_owned(), tls: None, algorithm: JwtAlgorithm::Es256 }
+    }
+}
+
+/// A running authorization server on a port of 127.0.0.1. Dropping it ends it.
+#[derive(Debug)]
+pub struct AuthorizationServer {
+    server: Server,
+    state: Arc<State>,
+}
+
+struct State {
+    issuer: String,
+    path: String,
+    clock: Clock,
+    keys: JwtAuthority,
+    registry: Mutex<Registry>,
+    metadata_patch: Mutex<Value>,
+    /// Ids of assertions that were taken, until they expire (IJ-R7, CA-8).
+    seen: Mutex<HashMap<String, Timestamp>>,
+    record: Mutex<Record>,
+    arrivals: watch::Sender<u64>,
+    faults: Endpoints,
+}
+
+/// The misbehaviour of each endpoint.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    /// `/token`.
+    pub token: Faults,
+    /// Both metadata documents.
+    pub metadata: Faults,
+    /// The JWK Set.
+    pub jwks: Faults,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("issuer", &self.issuer).finish_non_exhaustive()
+    }
+}
+
+impl AuthorizationServer {
+    /// Binds a port and serves.
+    pub async fn start(setup: &Setup, clock: &Clock) -> anyhow::Result<Self> {
+        let (server, listener) = Server::bind(setup.tls.as_ref(), clock).await?;
+        let issuer = format!("{}://{}:{}{}", server.scheme(), setup.host, server.address().port(), setup.path);
+        let state = Arc::new(State {
+            issuer,
+            path: setup.path.clone(),
+            clock: clock.clone(),
+            keys: JwtAuthority::new(setup.algorithm, clock)?,
+            registry: Mutex::default(),
+            metadata_patch: Mutex::new(Value::Object(serde_json::Map::default())),
+            seen: Mutex::default(),
+            record: Mutex::default(),
+            arrivals: watch::Sender::new(0),
+            faults: Endpoints::default(),
+        });
+        server.serve(listener, Arc::clone(&state) as Arc<dyn Answer>);
+        Ok(Self { server, state })
+    }
+
+    /// The issuer identifier, without a final slash.
+    pub fn issuer(&self) -> &str {
+        &self.state.issuer
+    }
+
+    /// The URL of the token endpoint.
+    pub fn token_endpoint(&self) -> String {
+        format!("{}/token", self.issuer())
+    }
+
+    /// The URL of the JWK Set.
+    pub fn jwks_uri(&self) -> String {
+        format!("{}/jwks", self.issuer())
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// What it signs with: rotate it here, or mint users' tokens as this issuer.
+    pub fn keys(&self) -> &JwtAuthority {
+        &self.state.keys
+    }
+
+    /// Registers a client; one of the same id is replaced.
+    pub fn register(&self, client: Client) {
+        let mut registry = lock(&self.state.registry);
+        registry.clients.retain(|known| known.id != client.id);
+        registry.clients.push(client);
+    }
+
+    /// Forgets a client.
+    pub fn unregister(&self, id: &str) {
+        lock(&self.state.registry).clients.retain(|client| client.id != id);
+    }
+
+    /// Trusts the SVIDs of a trust domain, by whatever bundle it has at the time (SC-4).
+    pub fn trust_domain(&self, domain: &TrustDomain) {
+        lock(&self.state.registry).domains.push(domain.clone());
+    }
+
+    /// Trusts another issuer; one of the same name is replaced.
+    pub fn trust_issuer(&self, issuer: TrustedIssuer) {
+        let mut registry = lock(&self.state.registry);
+        registry.issuers.retain(|known| known.issuer != issuer.issuer);
+        registry.issuers.push(issuer);
+    }
+
+    /// Changes the policy.
+    pub fn policy(&self, change: impl FnOnce(&mut Policy)) {
+        change(&mut lock(&self.state.registry).policy);
+    }
+
+    /// Puts these members over the metadata document; `null` removes one.
+    pub fn patch_metadata(&self, patch: Value) {
+        *lock(&self.state.metadata_patch) = patch;
+    }
+
+    /// Misbehaviour to order.
+    pub fn faults(&self) -> &Endpoints {
+        &self.state.faults
+    }
+
+    /// The connections so far.
+    pub fn connections(&self) -> u64 {
+        self.server.connections()
+    }
+
+    /// New handshakes use this from now on; the issuer's scheme stays.
+    pub fn set_tls(&self, tls: &ServerTls) -> anyhow::Result<()> {
+        self.server.set_tls(tls)
+    }
+
+    /// Resets every connection and refuses new ones.
+    pub async fn stop(&self) {
+        self.server.stop().await;
+    }
+
+    /// Listens on the same port again.
+    pub async fn restart(&self) -> anyhow::Result<()> {
+        self.server.restart().await
+    }
+}
+
+impl Answer for State {
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        connection: Arc<Connection>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, HangUp>> + Send>> {
+        Box::pin(async move { self.route(request, &connection).await })
+    }
+}
+
+impl State {
+    async fn route(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Result<Response<Body>, HangUp> {
+        let reused = connection.requests() > 1;
+        let path = request.uri().path().to_owned();
+        let own = path.strip_prefix(self.path.as_str());
+        match own {
+            Some("/token") if request.method() == Method::POST => self.token_request(request, connection).await,
+            Some("/jwks") => {
+                let jwks = async { json_response(StatusCode::OK, &self.keys.jwks()) };
+                self.faults.jwks.apply(reused, jwks).await
+            }
+            _ if metadata::is_path(&path, &self.path) => {
+                let document = async { json_response(StatusCode::OK, &self.metadata()) };
+                self.faults.metadata.apply(reused, document).await
+            }
+            Some("/token") => Ok(status(StatusCode::METHOD_NOT_ALLOWED)),
+            _ => Ok(status(StatusCode::NOT_FOUND)),
+        }
+    }
+
+    /// Takes note of an assertion's id; false if it was there before.
+    fn first_use(&self, id: &str, expiry: Timestamp) -> bool {
+        let now = self.clock.now();
+        let mut seen = lock(&self.seen);
+        seen.retain(|_, expiry| *expiry > now);
+        seen.insert(id.to_owned(), expiry).is_none()
+    }
+
+    /// A copy to work with, so that no lock is held while keys are fetched.
+    fn registry(&self) -> Registry {
+        lock(&self.registry).clone()
+    }
+
+    fn token_endpoint(&self) -> String {
+        format!("{}/token", self.issuer)
+    }
+}
+
+fn status(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(full(""));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,335 @@
+//! Over real sockets, with forms as any client sends them.
+use super::*;
+use crate::dev::ca::{SvidRequest, WebCa};
+use crate::dev::faults::{Fault, Gate};
+use crate::dev::http::ClientCertificates;
+use crate::dev::jwt;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::rt::TokioExecutor;
+use serde_json::json;
+use std::time::Duration;
+
+const BOT: &str = "spiffe://example.org/calendar-bot";
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
+const JWT_SPIFFE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe";
+const CLIENT_JWT: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+struct Rig {
+    clock: Clock,
+    domain: TrustDomain,
+    server: AuthorizationServer,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        let clock = Clock::shiftable();
+        let domain = TrustDomain::new("example.org", &clock).unwrap();
+        let server = AuthorizationServer::start(&Setup::default(), &clock).await.unwrap();
+        server.trust_domain(&domain);
+        server.register(Client::agent(BOT, Authentication::None).scopes(&["calendar:*"]));
+        Self { clock, domain, server }
+    }
+
+    fn may(&self, actor: &str, subject: &str) {
+        let rule = Delegation { actor: actor.to_owned(), subject: subject.to_owned() };
+        self.server.policy(|policy| policy.delegations.push(rule));
+    }
+
+    async fn post(&self, form: &[(&str, &str)]) -> (StatusCode, Value) {
+        self.post_as(None, form).await
+    }
+
+    async fn post_as(&self, authorization: Option<&str>, form: &[(&str, &str)]) -> (StatusCode, Value) {
+        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+        let mut request = Request::post(self.server.token_endpoint());
+        if let Some(value) = authorization {
+            request = request.header("authorization", value);
+        }
+        let client = HttpClient::builder(TokioExecutor::new()).build_http();
+        let response = client.request(request.body(Full::new(Bytes::from(body))).unwrap()).await.unwrap();
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    /// An assertion signed with the agent's SVID.
+    fn assertion(&self, id: &str, claims: &Value) -> String {
+        let svid = self.domain.x509.issue(&SvidRequest::new(id)).unwrap();
+        let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
+        header.typ = Some("oauth-id-jag+jwt".to_owned());
+        header.x5c = Some(svid.chain.iter().map(|der| STANDARD.encode(der)).collect());
+        let now = self.clock.now().unix_seconds();
+        let mut all = json!({
+            "iss": id, "aud": self.server.issuer(), "iat": now, "exp": now + 60, "jti": format!("{}", fastrand::u64(..)),
+        });
+        all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        jsonwebtoken::encode(&header, &all, &jsonwebtoken::EncodingKey::from_ec_der(&svid.key)).unwrap()
+    }
+
+    async fn exchange(&self, assertion: &str) -> (StatusCode, Value) {
+        let form = [("grant_type", EXCHANGE), ("subject_token", assertion), ("subject_token_type", JWT)];
+        self.post(&form).await
+    }
+
+    fn reason(&self) -> String {
+        self.server.last_request().and_then(|request| request.refusal).map(|(_, reason)| reason).unwrap_or_default()
+    }
+}
+
+fn claims(answer: &Value) -> Value {
+    jwt::decode(answer["access_token"].as_str().unwrap()).unwrap().claims
+}
+
+#[tokio::test]
+async fn an_agent_exchanges_its_own_assertion() {
+    let rig = Rig::start().await;
+    let assertion = rig.assertion(BOT, &json!({ "sub": BOT }));
+    let form = [
+        ("grant_type", EXCHANGE),
+        ("subject_token", assertion.as_str()),
+        ("subject_token_type", JWT),
+        ("scope", "calendar:read"),
+        ("resource", "https://api.calendar.example/"),
+    ];
+    let (status, answer) = rig.post(&form).await;
+    assert_eq!(status, 200, "{answer}");
+    let claims = claims(&answer);
+    assert_eq!((&claims["sub"], &claims["scope"]), (&json!(BOT), &json!("calendar:read")));
+    assert_eq!(claims["aud"], "https://api.calendar.example/");
+    assert_eq!(rig.server.count(Leg::SelfIssued), 1);
+    assert_eq!(rig.post(&form).await.1["error"], "invalid_grant", "a replay (IJ-R7)");
+}
+
+#[tokio::test]
+async fn delegation_needs_a_policy_and_the_chain_has_a_limit() {
+    let rig = Rig::start().await;
+    let alice = json!({ "sub": "user:alice", "act": { "sub": BOT } });
+    let (status, answer) = rig.exchange(&rig.assertion(BOT, &alice)).await;
+    assert_eq!((status.as_u16(), &answer["error"]), (400, &json!("access_denied")));
+    rig.may(BOT, "user:alice");
+    let (_, answer) = rig.exchange(&rig.assertion(BOT, &alice)).await;
+    assert_eq!(claims(&answer)["act"]["sub"], BOT);
+
+    let chain =
+        json!({ "sub": "user:alice", "act": { "sub": BOT, "act": { "sub": "spiffe://example.org/orchestrator" } } });
+    assert_eq!(rig.exchange(&rig.assertion(BOT, &chain)).await.1["error"], "access_denied");
+    rig.may("spiffe://example.org/*", "user:*");
+    assert_eq!(rig.exchange(&rig.assertion(BOT, &chain)).await.0, 200);
+    rig.server.policy(|policy| policy.max_actors = 1);
+    assert_eq!(rig.exchange(&rig.assertion(BOT, &chain)).await.1["error"], "access_denied");
+    let loops = json!({ "sub": "user:alice", "act": { "sub": BOT, "act": { "sub": BOT } } });
+    rig.server.policy(|policy| policy.max_actors = 9);
+    assert_eq!(rig.exchange(&rig.assertion(BOT, &loops)).await.1["error"], "access_denied");
+}
+
+#[tokio::test]
+async fn an_assertion_is_refused_for_each_broken_rule() {
+    let rig = Rig::start().await;
+    rig.may("*", "*");
+    let wrong = [
+        (json!({ "sub": BOT, "aud": "https://elsewhere.example" }), "IJ-R3"),
+        (json!({ "sub": BOT, "aud": [rig.server.issuer(), "https://elsewhere.example"] }), "IJ-R3"),
+        (json!({ "sub": BOT, "client_id": "someone" }), "IJ-R4"),
+        (json!({ "sub": BOT, "cnf": { "jkt": "x" } }), "IJ-R6"),
+        (json!({ "sub": BOT, "exp": 1000 }), "expired"),
+        (json!({ "sub": "user:alice" }), "without act"),
+        (json!({ "sub": "user:alice", "act": { "sub": "spiffe://example.org/other" } }), "current actor"),
+        (json!({ "sub": BOT, "iss": "spiffe://example.org/other" }), "but iss is"),
+    ];
+    for (claims, why) in wrong {
+        let (status, answer) = rig.exchange(&rig.assertion(BOT, &claims)).await;
+        assert_eq!((status.as_u16(), &answer["error"]), (400, &json!("invalid_grant")), "{why}");
+        assert!(rig.reason().contains(why), "{why}: {}", rig.reason());
+    }
+    let stranger = rig.assertion("spiffe://example.org/stranger", &json!({ "sub": "spiffe://example.org/stranger" }));
+    assert_eq!(rig.exchange(&stranger).await.1["error"], "invalid_grant");
+    assert!(rig.reason().contains("not registered"));
+}
+
+#[tokio::test]
+async fn an_id_jag_goes_from_one_server_to_the_other() {
+    let rig = Rig::start().await;
+    let idp = &rig.server;
+    let resource = AuthorizationServer::start(&Setup::default(), &rig.clock).await.unwrap();
+    resource.register(Client::new("bot-there", Authentication::SecretPost("s".into())).scopes(&["calendar:read"]));
+    resource.trust_issuer(TrustedIssuer {
+        issuer: idp.issuer().to_owned(),
+        keys: KeySource::Url(idp.jwks_uri()),
+        id_jags: true,
+        user_tokens: false,
+    });
+    let audience = IdJagAudience {
+        issuer: resource.issuer().to_owned(),
+        client_ids: vec![(BOT.to_owned(), "bot-there".to_owned())],
+    };
+    idp.policy(|policy| policy.id_jag_audiences.push(audience));
+    idp.register(Client::agent(BOT, Authentication::SpiffeJwt).scopes(&["calendar:*"]));
+    rig.may(BOT, "alice");
+    let user = json!({ "iss": idp.issuer(), "sub": "alice", "aud": BOT });
+    let user = idp.keys().mint("JWT", Duration::from_secs(60), user).unwrap();
+    let svid = rig.domain.jwt.jwt_svid(BOT, &[idp.issuer().to_owned()], Duration::from_secs(60)).unwrap();
+    let (_, leg1) = rig
+        .post(&[
+            ("grant_type", EXCHANGE),
+            ("requested_token_type", "urn:ietf:params:oauth:token-type:id-jag"),
+            ("audience", resource.issuer()),
+            ("resource", "https://api.calendar.example/"),
+            ("scope", "calendar:read"),
+            ("subject_token", &user),
+            ("subject_token_type", ID_TOKEN),
+            ("actor_token", &svid),
+            ("actor_token_type", JWT),
+            ("client_id", BOT),
+            ("client_assertion_type", JWT_SPIFFE),
+            ("client_assertion", &svid),
+        ])
+        .await;
+    assert_eq!(leg1["token_type"], "N_A", "{leg1} {}", rig.reason());
+    let id_jag = claims(&leg1);
+    assert_eq!((&id_jag["client_id"], &id_jag["act"]["sub"]), (&json!("bot-there"), &json!(BOT)));
+
+    let rig2 = Rig { clock: rig.clock.clone(), domain: rig.domain.clone(), server: resource };
+    let assertion = leg1["access_token"].as_str().unwrap();
+    let form = [("grant_type", BEARER), ("assertion", assertion), ("client_id", "bot-there"), ("client_secret", "s")];
+    let (_, leg2) = rig2.post(&form).await;
+    assert_eq!(claims(&leg2)["sub"], "alice", "{leg2}");
+    assert_eq!(leg2["resource"], json!(["https://api.calendar.example/"]));
+    rig2.server.register(Client::new("other", Authentication::SecretPost("s".into())).scopes(&["calendar:read"]));
+    let stolen = [form[0], form[1], ("client_id", "other"), form[3]];
+    assert_eq!(rig2.post(&stolen).await.1["error"], "invalid_grant");
+    assert!(rig2.reason().contains("IJ-R4"));
+    assert_eq!(rig2.post(&form).await.1["error"], "invalid_grant", "replayed (IJ-R7)");
+    let as_grant = [form[0], ("assertion", user.as_str()), form[2], form[3]];
+    assert_eq!(rig2.post(&as_grant).await.1["error"], "invalid_grant", "an ID token is no ID-JAG");
+}
+
+#[tokio::test]
+async fn every_client_authentication_works_and_its_mistakes_do_not() {
+    let rig = Rig::start().await;
+    let issuer = rig.server.issuer().to_owned();
+    let credentials = ("grant_type", "client_credentials");
+    // client_secret_basic, with an id that needs the form encoding.
+    rig.server.register(Client::agent(BOT, Authentication::SecretBasic("p:w d".into())).scopes(&["a"]));
+    let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let field = |id: &str, secret: &str| format!("Basic {}", STANDARD.encode(format!("{id}:{secret}")));
+    let good = field(&encoded(BOT), &encoded("p:w d"));
+    assert_eq!(rig.post_as(Some(&good), &[credentials]).await.0, 200);
+    assert_eq!(rig.post_as(Some(&field(BOT, "p:w d")), &[credentials]).await.0, 401, "not form-encoded");
+    let twice = [credentials, ("client_id", BOT), ("client_secret", "p:w d")];
+    assert_eq!(rig.post_as(Some(&good), &twice).await.1["error"], "invalid_request", "CA-1");
+    // spiffe_jwt
+    rig.server.register(Client::agent(BOT, Authentication::SpiffeJwt).scopes(&["a"]));
+    let minute = Duration::from_secs(60);
+    let svid = |audience: &[String]| rig.domain.jwt.jwt_svid(BOT, audience, minute).unwrap();
+    assert_eq!(rig.spiffe(JWT_SPIFFE, &svid(std::slice::from_ref(&issuer))).await, 200);
+    assert_eq!(rig.spiffe(JWT_SPIFFE, &svid(&[issuer.clone(), "https://b".into()])).await, 401, "SC-1: sole audience");
+    assert_eq!(rig.spiffe(CLIENT_JWT, &svid(std::slice::from_ref(&issuer))).await, 401, "CA-2");
+    rig.server.register(Client::agent(BOT, Authentication::JwtSvidBearer).scopes(&["a"]));
+    assert_eq!(rig.spiffe(CLIENT_JWT, &svid(std::slice::from_ref(&issuer))).await, 200);
+    // private_key_jwt
+    let keys = JwtAuthority::new(JwtAlgorithm::Rs256, &rig.clock).unwrap();
+    let method = Authentication::PrivateKeyJwt(KeySource::Authority(keys.clone()));
+    rig.server.register(Client::new("k", method).scopes(&["a"]));
+    let mint = |claims: Value| keys.mint("client-authentication+jwt", minute, claims).unwrap();
+    let good = mint(json!({ "iss": "k", "sub": "k", "aud": issuer }));
+    assert_eq!(rig.spiffe(CLIENT_JWT, &good).await, 200);
+    assert_eq!(rig.spiffe(CLIENT_JWT, &good).await, 401, "CA-8: jti");
+    let endpoint = mint(json!({ "iss": "k", "sub": "k", "aud": rig.server.token_endpoint() }));
+    assert_eq!(rig.spiffe(CLIENT_JWT, &endpoint).await, 401, "CA-6: 7523bis");
+    assert_eq!(rig.spiffe(CLIENT_JWT, &mint(json!({ "iss": "z", "sub": "k", "aud": issuer }))).await, 401, "CA-4");
+}
+
+impl Rig {
+    async fn spiffe(&self, kind: &str, assertion: &str) -> u16 {
+        let form =
+            [("grant_type", "client_credentials"), ("client_assertion_type", kind), ("client_assertion", assertion)];
+        self.post(&form).await.0.as_u16()
+    }
+}
+
+#[tokio::test]
+async fn metadata_and_keys_are_served_and_faults_obeyed() {
+    let rig = Rig::start().await;
+    let url = format!("{}/.well-known/oauth-authorization-server", rig.server.issuer());
+    let client = HttpClient::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let fetch = |url: String| {
+        let client = client.clone();
+        async move {
+            let response = client.get(url.parse().unwrap()).await.unwrap();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            serde_json::from_slice::<Value>(&body).unwrap_or_default()
+        }
+    };
+    assert_eq!(fetch(url.clone()).await["issuer"], rig.server.issuer());
+    rig.server.patch_metadata(json!({ "issuer": "https://evil.example", "jwks_uri": null }));
+    let patched = fetch(url).await;
+    assert_eq!((&patched["issuer"], patched.get("jwks_uri")), (&json!("https://evil.example"), None));
+    rig.server.faults().jwks.next(Fault::status(StatusCode::BAD_GATEWAY));
+    assert_eq!(fetch(rig.server.jwks_uri()).await, Value::Null);
+    assert_eq!(fetch(rig.server.jwks_uri()).await, rig.server.keys().jwks());
+
+    rig.server.faults().token.next(Fault::Patch(json!({ "token_type": "mac", "expires_in": null })));
+    let (_, answer) = rig.exchange(&rig.assertion(BOT, &json!({ "sub": BOT }))).await;
+    assert_eq!((&answer["token_type"], answer.get("expires_in")), (&json!("mac"), None));
+    let gate = Gate::default();
+    rig.server.faults().token.next(Fault::Hold(gate.clone()));
+    let assertion = rig.assertion(BOT, &json!({ "sub": BOT }));
+    let (answer, ()) = tokio::join!(rig.exchange(&assertion), async {
+        gate.reached_by(1).await;
+        gate.open();
+    });
+    assert_eq!(answer.0, 200);
+    rig.server.stop().await;
+    rig.server.restart().await.unwrap();
+    assert_eq!(rig.exchange(&rig.assertion(BOT, &json!({ "sub": BOT }))).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_client_certificate_authenticates() {
+    let clock = Clock::system();
+    let domain = TrustDomain::new("example.org", &clock).unwrap();
+    let ca = WebCa::new(&clock).unwrap();
+    let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).unwrap())
+        .clients(ClientCertificates::Optional(domain.x509.bundle()));
+    let setup = Setup { tls: Some(tls), ..Setup::default() };
+    let server = AuthorizationServer::start(&setup, &clock).await.unwrap();
+    server.trust_domain(&domain);
+    server.register(Client::agent(BOT, Authentication::SpiffeX509).scopes(&["a"]));
+    for (id, expected) in [(BOT, 200), ("spiffe://example.org/other", 401)] {
+        let svid = domain.x509.issue(&SvidRequest::new(id)).unwrap();
+        let form = format!("grant_type=client_credentials&client_id={BOT}");
+        assert_eq!(post_by_tls(&server, &ca, &svid, &form).await, expected, "{id}");
+    }
+    assert_eq!(server.last_request().unwrap().certificate_id.unwrap(), "spiffe://example.org/other");
+}
+
+async fn post_by_tls(server: &AuthorizationServer, ca: &WebCa, svid: &crate::dev::ca::Svid, form: &str) -> u16 {
+    use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.certificate()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(svid.chain.clone(), PrivatePkcs8KeyDer::from(svid.key.clone()).into())
+        .unwrap();
+    let stream = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let stream = hyper_util::rt::TokioIo::new(connector.connect(name, stream).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    let request = Request::post("/token").body(Full::new(Bytes::from(form.to_owned()))).unwrap();
+    let exchange = async { sender.send_request(request).await.unwrap().status().as_u16() };
+    tokio::select! {
+        status = exchange => status,
+        ended = connection => panic!("the connection ended: {ended:?}"),
+    }
+}

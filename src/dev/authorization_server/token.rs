@@ -1,0 +1,130 @@
+//! The token endpoint: reads the form, authenticates the client, dispatches by grant type, records.
+use super::issue::Asked;
+use super::record::{Form, Leg, Recorded};
+use super::refusal::{Outcome, Refusal, json_response};
+use super::registry::{Client, Registry};
+use super::{State, client_auth};
+use crate::dev::http::{Body, Connection, HangUp, collect, lock};
+use crate::dev::jwt;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use rustls::pki_types::CertificateDer;
+use serde_json::Value;
+
+pub(super) const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+pub(super) const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+pub(super) const ID_JAG: &str = "urn:ietf:params:oauth:token-type:id-jag";
+/// The `typ` of an ID-JAG.
+pub(super) const ID_JAG_TYP: &str = "oauth-id-jag+jwt";
+
+/// A token request, read but not judged.
+pub(super) struct TokenRequest {
+    pub(super) form: Form,
+    pub(super) authorization: Option<String>,
+    pub(super) certificates: Vec<CertificateDer<'static>>,
+}
+
+impl State {
+    pub(super) async fn token_request(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Result<Response<Body>, HangUp> {
+        let (parts, body) = request.into_parts();
+        let Ok((body, _)) = collect(body).await else { return Err(HangUp) };
+        let authorization = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let request = TokenRequest {
+            form: Form::parse(&body),
+            authorization: authorization.map(str::to_owned),
+            certificates: connection.client_chain.clone(),
+        };
+        self.arrivals.send_modify(|arrivals| *arrivals += 1);
+        let mut judgement = Judgement::default();
+        let normal = self.judge(&request, &mut judgement);
+        let response = self.faults.token.apply(connection.requests() > 1, normal).await?;
+        let (head, body) = response.into_parts();
+        let Ok(body) = body.collect().await;
+        let body = body.to_bytes();
+        lock(&self.record).push(Recorded {
+            leg: self.leg(&request.form),
+            certificate_id: request.certificates.first().and_then(|leaf| jwt::spiffe_id(leaf).ok()),
+            form: request.form,
+            authorization: request.authorization,
+            client: judgement.client,
+            status: head.status.as_u16(),
+            refusal: judgement.refusal.map(|refusal| (refusal.code.to_owned(), refusal.reason)),
+            answer: serde_json::from_slice(&body).unwrap_or_default(),
+        });
+        Ok(Response::from_parts(head, crate::dev::http::full(body)))
+    }
+
+    async fn judge(&self, request: &TokenRequest, judgement: &mut Judgement) -> Response<Body> {
+        match self.grant(request, judgement).await {
+            Ok(answer) => json_response(StatusCode::OK, &answer),
+            Err(refusal) => {
+                let response = refusal.response(request.authorization.is_some());
+                judgement.refusal = Some(refusal);
+                response
+            }
+        }
+    }
+
+    async fn grant(&self, request: &TokenRequest, judgement: &mut Judgement) -> Outcome<Value> {
+        let form = &request.form;
+        if let Some(name) = form.repeated() {
+            return Err(Refusal::invalid_request(format!("{name} is given twice")));
+        }
+        let registry = self.registry();
+        let client = client_auth::authenticate(self, &registry, request).await?;
+        judgement.client = client.as_ref().map(|client| client.id.clone());
+        let asked = Asked::new(form)?;
+        match form.value("grant_type") {
+            Some("client_credentials") => self.client_credentials(&registry, client, &asked),
+            Some(TOKEN_EXCHANGE) => self.token_exchange(&registry, client, form, &asked).await,
+            Some(JWT_BEARER) => self.jwt_bearer(&registry, client, form, &asked).await,
+            Some(other) => Err(Refusal::new("unsupported_grant_type", format!("no grant of type {other}"))),
+            None => Err(Refusal::invalid_request("no grant_type")),
+        }
+    }
+
+    /// RFC 6749 §4.4: only a client that has proved who it is gets a token as itself.
+    fn client_credentials(&self, registry: &Registry, client: Option<Client>, asked: &Asked) -> Outcome<Value> {
+        let client =
+            client.ok_or_else(|| Refusal::invalid_client("client_credentials without client authentication"))?;
+        if matches!(client.authentication, super::Authentication::None) {
+            return Err(Refusal::new("unauthorized_client", "a public client has no credentials"));
+        }
+        let subject = client.id.clone();
+        self.access_token(registry, &client, asked, super::issue::Principal { subject, act: None })
+    }
+
+    /// What a request is for, by its look alone.
+    fn leg(&self, form: &Form) -> Leg {
+        let self_issued = |name: &str| form.token(name).is_some_and(|token| self.looks_self_issued(&token));
+        match form.value("grant_type") {
+            Some("client_credentials") => Leg::ClientCredentials,
+            Some(TOKEN_EXCHANGE) if form.value("requested_token_type") == Some(ID_JAG) => Leg::IdJagIssue,
+            Some(TOKEN_EXCHANGE) if self_issued("subject_token") => Leg::SelfIssued,
+            Some(TOKEN_EXCHANGE) => Leg::TokenExchange,
+            Some(JWT_BEARER) if self_issued("assertion") => Leg::SelfIssued,
+            Some(JWT_BEARER) if form.token("assertion").is_some_and(|token| jwt::has_typ(&token, ID_JAG_TYP)) => {
+                Leg::IdJagRedeem
+            }
+            Some(JWT_BEARER) => Leg::JwtBearer,
+            _ => Leg::Other,
+        }
+    }
+
+    fn looks_self_issued(&self, token: &jwt::Token) -> bool {
+        let issuer = token.claims["iss"].as_str().unwrap_or("");
+        let own = |client: &Client| client.assertion_issuer.as_ref().is_some_and(|(name, _)| name == issuer);
+        jwt::has_x5c(token) || lock(&self.registry).clients.iter().any(own)
+    }
+}
+
+#[derive(Default)]
+struct Judgement {
+    client: Option<String>,
+    refusal: Option<Refusal>,
+}

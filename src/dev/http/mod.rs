@@ -1,0 +1,237 @@
+//! The HTTP server under the dev servers: HTTP/1.1 and HTTP/2, plain or TLS, on loopback, that can stop and come back on its port.
+mod tls;
+
+pub use tls::{ClientCertificates, ServerTls};
+
+use crate::clock::Clock;
+use anyhow::Context;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use rustls::pki_types::CertificateDer;
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+/// What the dev servers answer with.
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// A body of known bytes.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).boxed_unsync()
+}
+
+/// Ends the connection without an answer.
+#[derive(Debug)]
+pub struct HangUp;
+
+impl fmt::Display for HangUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the server hangs up, as scripted")
+    }
+}
+
+impl std::error::Error for HangUp {}
+
+/// A connection, as the answering side sees it.
+#[derive(Debug)]
+pub struct Connection {
+    /// Counts from 1 over the life of the server.
+    pub number: u64,
+    /// The client's certificate chain, verified by the handshake; empty without one.
+    pub client_chain: Vec<CertificateDer<'static>>,
+    requests: AtomicU64,
+    upgraded: Mutex<JoinSet<()>>,
+}
+
+impl Connection {
+    /// How many requests have come on it, this one included.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Runs what follows an upgrade; it ends with the server.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        lock(&self.upgraded).spawn(task);
+    }
+}
+
+/// Answers requests.
+pub trait Answer: Send + Sync + 'static {
+    /// Answers one request, or hangs up.
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        connection: Arc<Connection>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, HangUp>> + Send>>;
+}
+
+/// A listening server. Dropping it ends every connection.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: Mutex<JoinSet<()>>,
+}
+
+struct Shared {
+    clock: Clock,
+    tls: Mutex<Option<Arc<rustls::ServerConfig>>>,
+    answer: Mutex<Option<Arc<dyn Answer>>>,
+    connections: AtomicU64,
+    open: AtomicU64,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("connections", &self.connections).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Binds a port of 127.0.0.1. Connections wait until [`Self::serve`] says who answers, because that often has to know the
+    /// address.
+    pub async fn bind(tls: Option<&ServerTls>, clock: &Clock) -> anyhow::Result<(Self, TcpListener)> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot bind a port of 127.0.0.1")?;
+        let shared = Shared {
+            clock: clock.clone(),
+            tls: Mutex::new(tls.map(|tls| tls.config(clock)).transpose()?),
+            answer: Mutex::default(),
+            connections: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+        };
+        let address = listener.local_addr()?;
+        Ok((Self { address, shared: Arc::new(shared), accepting: Mutex::default() }, listener))
+    }
+
+    /// Answers the connections of this listener.
+    pub fn serve(&self, listener: TcpListener, answer: Arc<dyn Answer>) {
+        *lock(&self.shared.answer) = Some(Arc::clone(&answer));
+        lock(&self.accepting).spawn(accept(listener, Arc::clone(&self.shared), answer));
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        if lock(&self.shared.tls).is_some() { "https" } else { "http" }
+    }
+
+    /// How many connections have been accepted, TLS handshakes that failed included.
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many connections are open.
+    pub fn open_connections(&self) -> u64 {
+        self.shared.open.load(Ordering::Relaxed)
+    }
+
+    /// New handshakes use this from now on.
+    pub fn set_tls(&self, tls: &ServerTls) -> anyhow::Result<()> {
+        *lock(&self.shared.tls) = Some(tls.config(&self.shared.clock)?);
+        Ok(())
+    }
+
+    /// Resets every connection and refuses new ones.
+    pub async fn stop(&self) {
+        let mut accepting = std::mem::take(&mut *lock(&self.accepting));
+        accepting.shutdown().await;
+    }
+
+    /// Listens on the same port again.
+    pub async fn restart(&self) -> anyhow::Result<()> {
+        let answer = lock(&self.shared.answer).clone().context("it has never served")?;
+        let listener = TcpListener::bind(self.address).await.context("cannot bind the port again")?;
+        lock(&self.accepting).spawn(accept(listener, Arc::clone(&self.shared), answer));
+        Ok(())
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, answer: Arc<dyn Answer>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, Arc::clone(&shared), Arc::clone(&answer)));
+                }
+                // Out of descriptors, or a client that left already: the next one may do better.
+                Err(_) => tokio::task::yield_now().await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Counts a connection as open until it is dropped.
+struct Open(Arc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn connection(stream: TcpStream, shared: Arc<Shared>, answer: Arc<dyn Answer>) {
+    let number = shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
+    shared.open.fetch_add(1, Ordering::Relaxed);
+    let _open = Open(Arc::clone(&shared));
+    // Without it, small answers wait for the client's delayed ACK; it cannot fail on an open socket.
+    let _ = stream.set_nodelay(true);
+    let tls = lock(&shared.tls).clone();
+    match tls {
+        None => serve(stream, number, Vec::new(), answer).await,
+        Some(config) => {
+            // The client sees its alert; tests judge what the client makes of it.
+            let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
+            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
+            serve(stream, number, chain, answer).await;
+        }
+    }
+}
+
+async fn serve<S>(stream: S, number: u64, client_chain: Vec<CertificateDer<'static>>, answer: Arc<dyn Answer>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection =
+        Arc::new(Connection { number, client_chain, requests: AtomicU64::new(0), upgraded: Mutex::default() });
+    let service = hyper::service::service_fn(|request| {
+        connection.requests.fetch_add(1, Ordering::Relaxed);
+        Arc::clone(&answer).answer(request, Arc::clone(&connection))
+    });
+    let server = auto::Builder::new(TokioExecutor::new());
+    // An error is the client's leaving or a scripted hang-up.
+    let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+    let mut upgraded = std::mem::take(&mut *lock(&connection.upgraded));
+    while upgraded.join_next().await.is_some() {}
+}
+
+/// The whole body and its trailers. An error means that the client broke off.
+pub async fn collect(body: Incoming) -> anyhow::Result<(Bytes, http::HeaderMap)> {
+    let collected = body.collect().await.context("the request's body broke off")?;
+    let trailers = collected.trailers().cloned().unwrap_or_default();
+    Ok((collected.to_bytes(), trailers))
+}
+
+/// A lock whose holder panicked still guards plain data.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,330 @@
+//! A SPIFFE Workload API over a Unix socket, as a SPIRE agent offers it, and a handle to make it misbehave.
+#[expect(missing_docs, reason = "generated code")]
+pub mod proto;
+mod service;
+
+use crate::clock::{Clock, Timestamp};
+use crate::dev::ca::{JwtAuthority, Svid, SvidRequest, TrustDomain};
+use crate::tasks::{Stop, Stopper, Tasks};
+use anyhow::Context;
+use proto::spiffe_workload_api_server::SpiffeWorkloadApiServer;
+use proto::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
+use service::Service;
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+pub use tonic::Code;
+use tonic::transport::Server;
+
+/// How many calls of each kind have come in, refused ones included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// `FetchX509SVID` streams opened.
+    pub x509_svid: u64,
+    /// `FetchX509Bundles` streams opened.
+    pub x509_bundles: u64,
+    /// `FetchJWTSVID` calls.
+    pub jwt_svid: u64,
+    /// `FetchJWTBundles` streams opened.
+    pub jwt_bundles: u64,
+}
+
+/// One trust domain's Workload API for one workload. Every change is pushed to the open streams as a complete state.
+pub struct WorkloadApi {
+    socket: PathBuf,
+    domain: TrustDomain,
+    clock: Clock,
+    script: Mutex<Script>,
+    published: watch::Sender<Arc<Published>>,
+    calls: Arc<Mutex<Calls>>,
+    server: Mutex<Option<Running>>,
+    renewal: Mutex<Tasks>,
+}
+
+/// What the test, or the demo, wants to be served.
+struct Script {
+    identities: Vec<SvidRequest>,
+    svids: Vec<Svid>,
+    federated: Vec<TrustDomain>,
+    jwt_svid_ttl: Duration,
+    jwt_refusal: Option<Code>,
+    mode: Mode,
+    epoch: u64,
+}
+
+/// What calls are answered from.
+#[derive(Debug)]
+struct Published {
+    mode: Mode,
+    /// A stream ends when this differs from what it was when the stream began.
+    epoch: u64,
+    x509_svids: X509svidResponse,
+    x509_bundles: X509BundlesResponse,
+    jwt_bundles: JwtBundlesResponse,
+    identities: Vec<Issued>,
+    jwt: JwtAuthority,
+    jwt_svid_ttl: Duration,
+    jwt_refusal: Option<Code>,
+}
+
+#[derive(Debug)]
+struct Issued {
+    spiffe_id: String,
+    hint: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Serve,
+    Hang,
+    Refuse(Code),
+}
+
+struct Running {
+    stopper: Stopper,
+    tasks: Tasks,
+}
+
+impl fmt::Debug for WorkloadApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkloadApi").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl WorkloadApi {
+    /// Binds `socket` (replacing a stale file) and serves. Until [`Self::set_identities`] it answers `PermissionDenied`.
+    pub async fn start(socket: &Path, domain: &TrustDomain, clock: &Clock) -> anyhow::Result<Arc<Self>> {
+        let script = Script {
+            identities: Vec::new(),
+            svids: Vec::new(),
+            federated: Vec::new(),
+            jwt_svid_ttl: Duration::from_secs(300),
+            jwt_refusal: None,
+            mode: Mode::Serve,
+            epoch: 0,
+        };
+        let (published, _) = watch::channel(Arc::new(script.publish(domain)));
+        let api = Arc::new(Self {
+            socket: socket.to_owned(),
+            domain: domain.clone(),
+            clock: clock.clone(),
+            script: Mutex::new(script),
+            published,
+            calls: Arc::default(),
+            server: Mutex::default(),
+            renewal: Mutex::default(),
+        });
+        api.resume_socket()?;
+        Ok(api)
+    }
+
+    /// The address as `SPIFFE_ENDPOINT_SOCKET` has it.
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}", self.socket.display())
+    }
+
+    /// The socket's path.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The calls so far.
+    pub fn calls(&self) -> Calls {
+        *lock(&self.calls)
+    }
+
+    /// Issues these SVIDs with the signing authority and pushes them; the first is the default identity (WA-5). Ends
+    /// [`Self::withdraw`] and [`Self::hang`]. An empty list answers `PermissionDenied`.
+    pub fn set_identities(&self, identities: &[SvidRequest]) -> anyhow::Result<()> {
+        let svids = identities.iter().map(|request| self.domain.x509.issue(request)).collect::<Result<_, _>>()?;
+        self.change(|script| {
+            script.identities = identities.to_vec();
+            script.svids = svids;
+            script.mode = Mode::Serve;
+        });
+        Ok(())
+    }
+
+    /// Issues the same identities anew, by whichever authority signs now, and pushes them.
+    pub fn rotate(&self) -> anyhow::Result<()> {
+        let identities = lock(&self.script).identities.clone();
+        self.set_identities(&identities)
+    }
+
+    /// Pushes the present SVIDs with the trust domain's present bundles, as after a `prepare` or a `revoke`.
+    pub fn push_bundles(&self) {
+        self.change(|_| {});
+    }
+
+    /// The SVIDs that were last issued.
+    pub fn svids(&self) -> Vec<Svid> {
+        lock(&self.script).svids.clone()
+    }
+
+    /// Pushes exactly this answer, however broken, to X.509-SVID streams; the next change replaces it.
+    pub fn push_raw(&self, answer: X509svidResponse) {
+        let script = lock(&self.script);
+        let mut published = script.publish(&self.domain);
+        published.x509_svids = answer;
+        self.published.send_replace(Arc::new(published));
+    }
+
+    /// The answer that is being pushed, to break and give to [`Self::push_raw`].
+    pub fn answer(&self) -> X509svidResponse {
+        self.published.borrow().x509_svids.clone()
+    }
+
+    /// Ends every stream with `PermissionDenied` (WA-7), and answers new ones so, until [`Self::restore`].
+    pub fn withdraw(&self) {
+        self.refuse(Code::PermissionDenied);
+    }
+
+    /// Like [`Self::withdraw`] with another code.
+    pub fn refuse(&self, code: Code) {
+        self.change(|script| script.mode = Mode::Refuse(code));
+    }
+
+    /// Accepts calls and says nothing, until [`Self::restore`]. Open streams stay silent.
+    pub fn hang(&self) {
+        self.change(|script| script.mode = Mode::Hang);
+    }
+
+    /// Serves again.
+    pub fn restore(&self) {
+        self.change(|script| script.mode = Mode::Serve);
+    }
+
+    /// Ends every stream with `Unavailable`; new ones are served.
+    pub fn close_streams(&self) {
+        self.change(|script| script.epoch += 1);
+    }
+
+    /// Pushes the bundles of these foreign trust domains beside the own one.
+    pub fn federate(&self, domains: &[TrustDomain]) {
+        self.change(|script| script.federated = domains.to_vec());
+    }
+
+    /// The lifetime of the JWT-SVIDs that are issued from now on; five minutes at first, as SPIRE's.
+    pub fn set_jwt_svid_ttl(&self, ttl: Duration) {
+        self.change(|script| script.jwt_svid_ttl = ttl);
+    }
+
+    /// Answers `FetchJWTSVID`, and it alone, with this error; `None` ends that.
+    pub fn refuse_jwt_svids(&self, code: Option<Code>) {
+        self.change(|script| script.jwt_refusal = code);
+    }
+
+    /// Issues new SVIDs at half of their life from now on, as an agent does, for a process that stays up.
+    pub fn renew_automatically(self: &Arc<Self>) {
+        let api = Arc::downgrade(self);
+        let mut changes = self.published.subscribe();
+        lock(&self.renewal).spawn("svid renewal", async move {
+            while let Some(wait) = api.upgrade().map(|api| api.until_renewal()) {
+                tokio::select! {
+                    changed = changes.changed() => changed.map_err(|error| error.to_string())?,
+                    () = tokio::time::sleep(wait) => match api.upgrade() {
+                        Some(api) => api.rotate().map_err(|error| error.to_string())?,
+                        None => break,
+                    },
+                }
+            }
+            Ok(())
+        });
+    }
+
+    /// Ends every connection and removes the socket, as an agent that stops.
+    pub async fn remove_socket(&self) {
+        let Some(mut running) = lock(&self.server).take() else { return };
+        self.close_streams();
+        running.stopper.stop();
+        running.tasks.next_end().await;
+        // Gone already is as good.
+        let _ = std::fs::remove_file(&self.socket);
+    }
+
+    /// Makes the socket, a new inode, and serves on it.
+    pub fn resume_socket(&self) -> anyhow::Result<()> {
+        // A stale file of an earlier process would make the bind fail; that there is none is the normal case.
+        let _ = std::fs::remove_file(&self.socket);
+        let listener =
+            UnixListener::bind(&self.socket).with_context(|| format!("cannot listen on {}", self.socket.display()))?;
+        let service = Service { published: self.published.subscribe(), calls: Arc::clone(&self.calls) };
+        let (stopper, stop) = Stop::pair();
+        let mut tasks = Tasks::default();
+        tasks.spawn("workload api", serve(listener, service, stop));
+        *lock(&self.server) = Some(Running { stopper, tasks });
+        Ok(())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Script)) {
+        let mut script = lock(&self.script);
+        change(&mut script);
+        self.published.send_replace(Arc::new(script.publish(&self.domain)));
+    }
+
+    /// Until half of the shortest remaining life has passed; far away while there is no SVID.
+    fn until_renewal(&self) -> Duration {
+        let first: Option<Timestamp> = lock(&self.script).svids.iter().map(|svid| svid.not_after).min();
+        let day = Duration::from_secs(24 * 3600);
+        first.map_or(day, |expiry| (expiry.since(self.clock.now()) / 2).max(Duration::from_secs(1)))
+    }
+}
+
+impl Script {
+    fn publish(&self, domain: &TrustDomain) -> Published {
+        let own = domain.x509.bundle_der();
+        let svid = |svid: &Svid| X509svid {
+            spiffe_id: svid.id.clone(),
+            x509_svid: svid.chain_der().into(),
+            x509_svid_key: svid.key.clone().into(),
+            bundle: own.clone().into(),
+            hint: svid.hint.clone(),
+        };
+        let x509 = |domain: &TrustDomain| (domain.spiffe_id(), domain.x509.bundle_der().into());
+        let jwt = |domain: &TrustDomain| (domain.spiffe_id(), domain.jwt.bundle().to_string().into());
+        let everyone = || self.federated.iter().chain([domain]);
+        Published {
+            mode: if self.svids.is_empty() && self.mode == Mode::Serve {
+                Mode::Refuse(Code::PermissionDenied)
+            } else {
+                self.mode
+            },
+            epoch: self.epoch,
+            x509_svids: X509svidResponse {
+                svids: self.svids.iter().map(svid).collect(),
+                crl: Vec::new(),
+                federated_bundles: self.federated.iter().map(x509).collect::<HashMap<_, _>>(),
+            },
+            x509_bundles: X509BundlesResponse { crl: Vec::new(), bundles: everyone().map(x509).collect() },
+            jwt_bundles: JwtBundlesResponse { bundles: everyone().map(jwt).collect() },
+            identities: self
+                .svids
+                .iter()
+                .map(|svid| Issued { spiffe_id: svid.id.clone(), hint: svid.hint.clone() })
+                .collect(),
+            jwt: domain.jwt.clone(),
+            jwt_svid_ttl: self.jwt_svid_ttl,
+            jwt_refusal: self.jwt_refusal,
+        }
+    }
+}
+
+async fn serve(listener: UnixListener, service: Service, mut stop: Stop) -> Result<(), String> {
+    Server::builder()
+        .add_service(SpiffeWorkloadApiServer::new(service))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move { stop.stopped().await })
+        .await
+        .map_err(|error| error.to_string())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! With the `spiffe` crate as the client, which is not ours.
+use super::*;
+use crate::dev::ca::Flaw;
+use crate::dev::jwt;
+use spiffe::{WorkloadApiClient, WorkloadApiError};
+use tokio_stream::StreamExt;
+
+const ID: &str = "spiffe://example.org/agent";
+
+struct Rig {
+    _directory: tempfile::TempDir,
+    domain: TrustDomain,
+    api: Arc<WorkloadApi>,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let domain = TrustDomain::new("example.org", &Clock::system()).unwrap();
+        let api = WorkloadApi::start(&directory.path().join("agent.sock"), &domain, &Clock::system()).await.unwrap();
+        Self { _directory: directory, domain, api }
+    }
+
+    async fn client(&self) -> WorkloadApiClient {
+        WorkloadApiClient::connect_to(self.api.endpoint()).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_stream_sees_rotation_withdrawal_and_return() {
+    let rig = Rig::start().await;
+    let client = rig.client().await;
+    assert!(matches!(client.fetch_x509_context().await, Err(WorkloadApiError::NoIdentityIssued)));
+    rig.api.set_identities(&[SvidRequest::new(ID).hint("a"), SvidRequest::new("spiffe://example.org/b")]).unwrap();
+    let mut stream = client.stream_x509_contexts().await.unwrap();
+    let first = stream.next().await.unwrap().unwrap();
+    assert_eq!(first.default_svid().unwrap().spiffe_id().to_string(), ID);
+    assert_eq!(first.svids().len(), 2);
+    rig.api.rotate().unwrap();
+    let second = stream.next().await.unwrap().unwrap();
+    assert_ne!(first.default_svid().unwrap().cert_chain(), second.default_svid().unwrap().cert_chain());
+    rig.api.withdraw();
+    assert!(matches!(stream.next().await, Some(Err(WorkloadApiError::NoIdentityIssued))));
+    rig.api.restore();
+    assert!(client.fetch_x509_context().await.is_ok());
+}
+
+#[tokio::test]
+async fn federated_bundles_are_pushed() {
+    let rig = Rig::start().await;
+    let other = TrustDomain::new("other.example", &Clock::system()).unwrap();
+    rig.api.set_identities(&[SvidRequest::new(ID)]).unwrap();
+    rig.api.federate(&[other]);
+    let context = rig.client().await.fetch_x509_context().await.unwrap();
+    assert_eq!(context.bundle_set().iter().count(), 2);
+}
+
+#[tokio::test]
+async fn jwt_svids_verify_and_can_be_refused() {
+    let rig = Rig::start().await;
+    rig.api.set_identities(&[SvidRequest::new(ID)]).unwrap();
+    let client = rig.client().await;
+    let svid = client.fetch_jwt_svid(["https://as.example"], None).await.unwrap();
+    let token = jwt::verify_with_jwks(svid.token(), &rig.domain.jwt.bundle(), "jwt-svid").unwrap();
+    assert_eq!(token.claims["sub"], ID);
+    assert_eq!(jwt::audiences(&token.claims), ["https://as.example"]);
+    rig.api.refuse_jwt_svids(Some(Code::Unavailable));
+    assert!(client.fetch_jwt_svid(["https://as.example"], None).await.is_err());
+    assert_eq!(rig.api.calls().jwt_svid, 2);
+}
+
+#[tokio::test]
+async fn the_socket_goes_and_comes_back() {
+    let rig = Rig::start().await;
+    rig.api.set_identities(&[SvidRequest::new(ID)]).unwrap();
+    let client = rig.client().await;
+    let mut stream = client.stream_x509_contexts().await.unwrap();
+    stream.next().await.unwrap().unwrap();
+    rig.api.remove_socket().await;
+    assert!(!rig.api.socket().exists());
+    assert!(stream.next().await.unwrap().is_err());
+    rig.api.resume_socket().unwrap();
+    assert!(rig.client().await.fetch_x509_context().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_broken_answer_reaches_the_client() {
+    let rig = Rig::start().await;
+    rig.api.set_identities(&[SvidRequest::new(ID).flaw(Flaw::TwoUriSans)]).unwrap();
+    assert!(rig.client().await.fetch_x509_context().await.is_err());
+    let mut answer = rig.api.answer();
+    answer.svids[0].x509_svid = b"garbage".as_slice().into();
+    rig.api.push_raw(answer);
+    assert!(rig.client().await.fetch_x509_context().await.is_err());
+}

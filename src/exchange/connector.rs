@@ -1,0 +1,179 @@
+//! Connections to authorization servers: TCP without Nagle, TLS as the server's setting says, and plain http only where that is allowed.
+use super::server::PlainHttp;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tower_service::Service;
+use url::Url;
+
+/// Makes connections for one server.
+#[derive(Clone)]
+pub(super) struct Connector {
+    pub(super) tls: TlsConnector,
+    pub(super) plain_http: Arc<PlainHttp>,
+    pub(super) deadline: Duration,
+}
+
+/// Why there is no connection. Nothing of a request has been sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("{0}")]
+    Tcp(String),
+    #[error("{0}")]
+    Tls(String),
+    #[error("no connection within {} s", .0.as_secs_f32())]
+    Timeout(Duration),
+    #[error("plain http is not allowed to this host")]
+    PlainHttp,
+}
+
+/// A connection, secure or to a place that needs no security.
+pub(super) enum Transport {
+    Plain(TokioIo<TcpStream>),
+    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
+}
+
+impl Connector {
+    async fn connect(self, uri: http::Uri) -> Result<Transport, ConnectError> {
+        if uri.scheme_str() == Some("https") {
+            let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+            let name = ServerName::try_from(host)
+                .map_err(|_| ConnectError::Tls("the URL names no host for TLS".to_owned()))?;
+            let stream = self.tcp(uri, HttpConnector::new()).await?;
+            let stream = self.tls.connect(name, stream.into_inner()).await.map_err(|error| handshake(&error))?;
+            return Ok(Transport::Tls(Box::new(TokioIo::new(stream))));
+        }
+        let url = Url::parse(&uri.to_string()).map_err(|_| ConnectError::PlainHttp)?;
+        if self.plain_http.lists(&url) {
+            self.tcp(uri, HttpConnector::new()).await.map(Transport::Plain)
+        } else if self.plain_http.allows(&url) {
+            self.tcp(uri, HttpConnector::new_with_resolver(LoopbackResolver)).await.map(Transport::Plain)
+        } else {
+            Err(ConnectError::PlainHttp)
+        }
+    }
+
+    async fn tcp<R>(&self, uri: http::Uri, mut connector: HttpConnector<R>) -> Result<TokioIo<TcpStream>, ConnectError>
+    where
+        HttpConnector<R>: Service<http::Uri, Response = TokioIo<TcpStream>, Error: std::error::Error + 'static>,
+    {
+        connector.set_nodelay(true);
+        connector.enforce_http(false);
+        connector.set_connect_timeout(Some(self.deadline));
+        connector.call(uri).await.map_err(|error| ConnectError::Tcp(reason(&error)))
+    }
+}
+
+impl Service<http::Uri> for Connector {
+    type Response = Transport;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Transport, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: http::Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move {
+            let deadline = connector.deadline;
+            tokio::time::timeout(deadline, connector.connect(uri)).await.unwrap_or(Err(ConnectError::Timeout(deadline)))
+        })
+    }
+}
+
+/// `localhost` is loopback by name only if the resolver agrees.
+#[derive(Clone)]
+struct LoopbackResolver;
+
+impl Service<Name> for LoopbackResolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let loopback: Vec<_> = found.filter(|address| address.ip().is_loopback()).collect();
+            if loopback.is_empty() {
+                return Err(io::Error::other(format!("{} is no loopback address", name.as_str())));
+            }
+            Ok(loopback.into_iter())
+        })
+    }
+}
+
+/// A connection that broke during the handshake is not a refusal.
+fn handshake(error: &io::Error) -> ConnectError {
+    if tls_error(error).is_some() { ConnectError::Tls(reason(error)) } else { ConnectError::Tcp(reason(error)) }
+}
+
+/// The innermost cause that says something, in TLS's own words where there are some.
+pub(super) fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(refused) = crate::tls::refusal(error) {
+        return refused;
+    }
+    let mut words: Vec<_> =
+        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+    words.dedup();
+    words.join(": ")
+}
+
+/// rustls' own error, which may be wrapped in an `io::Error`.
+pub(super) fn tls_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+    error.downcast_ref::<rustls::Error>().or_else(|| error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref())
+}
+
+impl Connection for Transport {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl Read for Transport {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
+        }
+    }
+}
+
+impl Write for Transport {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
+        }
+    }
+}

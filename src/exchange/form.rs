@@ -1,0 +1,108 @@
+//! The body of a token request (RFC 6749 appendix B), and what goes with it.
+use super::server::Quirks;
+use bytes::Bytes;
+use form_urlencoded::Serializer;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request};
+use http_body_util::Full;
+use url::Url;
+
+/// Parameters in the order in which they were set. No `Debug`: most of them are credentials.
+#[derive(Default)]
+pub(super) struct Form {
+    fields: Vec<(&'static str, String)>,
+    pub(super) authorization: Option<HeaderValue>,
+    /// What an answer must not be seen to repeat.
+    pub(super) secrets: Vec<String>,
+}
+
+impl Form {
+    pub(super) fn new(grant_type: &str) -> Self {
+        let mut form = Self::default();
+        form.set("grant_type", grant_type);
+        form
+    }
+
+    /// Sets a parameter; without a value it is not sent (OC-2).
+    pub(super) fn set(&mut self, name: &'static str, value: &str) {
+        if !value.is_empty() {
+            self.fields.push((name, value.to_owned()));
+        }
+    }
+
+    /// A parameter that is a credential.
+    pub(super) fn set_secret(&mut self, name: &'static str, value: &str) {
+        self.secrets.push(value.to_owned());
+        self.set(name, value);
+    }
+
+    /// A parameter that may repeat: `resource` and `audience`.
+    pub(super) fn set_each(&mut self, name: &'static str, values: &[String]) {
+        values.iter().for_each(|value| self.set(name, value));
+    }
+
+    /// The request, as this server wants it.
+    pub(super) fn into_request(self, endpoint: &Url, quirks: &Quirks) -> http::Result<Request<Full<Bytes>>> {
+        let omitted = |name: &str| quirks.omit.iter().any(|parameter| parameter.as_str() == name);
+        let mut body = Serializer::new(String::new());
+        for (name, value) in self.fields.iter().filter(|(name, _)| !omitted(name)) {
+            body.append_pair(name, value);
+        }
+        let ours = |extra: &str| self.fields.iter().any(|(name, _)| *name == extra && !omitted(name));
+        for (name, value) in quirks.extra_parameters.iter().filter(|(name, _)| !ours(name)) {
+            body.append_pair(name, value);
+        }
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(endpoint.as_str())
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        if let Some(authorization) = self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        request.body(Full::new(Bytes::from(body.finish())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::server::Parameter;
+    use http_body_util::BodyExt;
+
+    async fn body(form: Form, quirks: &Quirks) -> String {
+        let endpoint = Url::parse("https://as/token?tenant=1").expect("a URL");
+        let request = form.into_request(&endpoint, quirks).expect("a request");
+        assert_eq!(request.uri(), "https://as/token?tenant=1");
+        let bytes = request.into_body().collect().await.expect("a body").to_bytes();
+        String::from_utf8(bytes.to_vec()).expect("text")
+    }
+
+    fn form() -> Form {
+        let mut form = Form::new("client_credentials");
+        form.set("scope", "a b");
+        form.set("empty", "");
+        form.set_each("resource", &["https://a/?x=1&y".into(), "https://b".into()]);
+        form
+    }
+
+    #[tokio::test]
+    async fn values_are_encoded_and_empty_ones_left_out() {
+        let text = body(form(), &Quirks::default()).await;
+        assert_eq!(
+            text,
+            "grant_type=client_credentials&scope=a+b&resource=https%3A%2F%2Fa%2F%3Fx%3D1%26y&resource=https%3A%2F%2Fb"
+        );
+    }
+
+    #[tokio::test]
+    async fn quirks_leave_out_and_add_but_never_replace() {
+        let quirks = Quirks {
+            omit: [Parameter::Resource].into(),
+            extra_parameters: [("tenant", "acme"), ("grant_type", "password"), ("scope", "admin"), ("resource", "x")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            ..Quirks::default()
+        };
+        assert_eq!(body(form(), &quirks).await, "grant_type=client_credentials&scope=a+b&resource=x&tenant=acme");
+    }
+}

@@ -1,0 +1,90 @@
+//! How long a document may be kept (RFC 9111 §4.2), within bounds.
+use crate::clock::Timestamp;
+use http::HeaderMap;
+use http::header::{AGE, CACHE_CONTROL, DATE, EXPIRES};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const MIN: Duration = Duration::from_secs(5 * 60);
+const MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A document and the span in which it may be used. A clock that was set back ends it too.
+pub(super) struct Kept<T> {
+    pub(super) document: T,
+    pub(super) from: Timestamp,
+    pub(super) until: Timestamp,
+}
+
+impl<T> Kept<T> {
+    pub(super) fn new(document: T, headers: &HeaderMap, now: Timestamp) -> Self {
+        Self { document, from: now, until: now.plus(lifetime(headers)) }
+    }
+
+    pub(super) fn is_fresh(&self, now: Timestamp) -> bool {
+        self.from <= now && now < self.until
+    }
+}
+
+/// `max-age` less `Age`, else `Expires` less `Date`, never less than five minutes nor more than a day.
+fn lifetime(headers: &HeaderMap) -> Duration {
+    let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+    let directive = |directive: &str| {
+        let (name, seconds) = directive.trim().split_once('=')?;
+        name.eq_ignore_ascii_case("max-age").then(|| seconds.trim_matches('"').parse().ok())?
+    };
+    let max_age = headers
+        .get_all(CACHE_CONTROL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .find_map(directive);
+    let age = text(AGE).and_then(|age| age.trim().parse().ok()).unwrap_or(0);
+    let seconds = match max_age {
+        Some(seconds) => Duration::from_secs(u64::saturating_sub(seconds, age)),
+        None => {
+            let date = |name| text(name).and_then(http_date);
+            date(EXPIRES).zip(date(DATE)).map_or(MIN, |(expires, date)| expires.since(date))
+        }
+    };
+    seconds.clamp(MIN, MAX)
+}
+
+/// An HTTP date (RFC 9110 §5.6.7); one before the epoch is none.
+pub(super) fn http_date(text: &str) -> Option<Timestamp> {
+    let at: SystemTime = httpdate::parse_http_date(text.trim()).ok()?;
+    Some(Timestamp::from_unix_seconds(at.duration_since(UNIX_EPOCH).ok()?.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn freshness_is_http_s_within_bounds() {
+        for (fields, seconds) in [
+            (&[][..], 300),
+            (&[("cache-control", "max-age=3600")], 3600),
+            (&[("cache-control", "public, Max-Age=\"3600\""), ("age", "600")], 3000),
+            (&[("cache-control", "no-store")], 300),
+            (&[("cache-control", "max-age=99999999999")], 86_400),
+            (&[("cache-control", "max-age=-1")], 300),
+            (&[("cache-control", "max-age=10"), ("age", "99")], 300),
+            (&[("expires", "Fri, 02 Jan 2026 02:00:00 GMT"), ("date", "Fri, 02 Jan 2026 00:00:00 GMT")], 7200),
+            (&[("expires", "0"), ("date", "Fri, 02 Jan 2026 00:00:00 GMT")], 300),
+        ] {
+            let headers = fields
+                .iter()
+                .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)))
+                .collect();
+            assert_eq!(lifetime(&headers), Duration::from_secs(seconds), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_set_back_ends_it() {
+        let kept = Kept::new((), &HeaderMap::new(), Timestamp::from_unix_seconds(1000));
+        assert!(kept.is_fresh(Timestamp::from_unix_seconds(1299)));
+        assert!(
+            !kept.is_fresh(Timestamp::from_unix_seconds(1300)) && !kept.is_fresh(Timestamp::from_unix_seconds(999))
+        );
+    }
+}

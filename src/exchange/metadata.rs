@@ -1,0 +1,89 @@
+//! Authorization server metadata: RFC 8414 and OpenID Connect Discovery (AM-1 to AM-5 of the standards digest).
+use super::client::Answer;
+use super::error::Failure;
+use super::server::AuthorizationServer;
+use crate::assertion::object;
+use http::StatusCode;
+use serde_json::{Map, Value};
+use url::Url;
+
+/// What is needed of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Metadata {
+    pub(super) token_endpoint: Url,
+    pub(super) mtls_token_endpoint: Option<Url>,
+    pub(super) jwks_uri: Option<Url>,
+}
+
+/// The issuer as a URL: with a host, without query, fragment and credentials (AM-1).
+pub(super) fn issuer_url(issuer: &str) -> Result<Url, Failure> {
+    let url = Url::parse(issuer).ok().filter(|url| {
+        url.has_host()
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none()
+    });
+    url.ok_or_else(|| {
+        Failure::Configuration(format!("the issuer {issuer:?} is not a URL from which metadata can be asked"))
+    })
+}
+
+/// Where to look, in this order: RFC 8414, then OpenID Connect's document in RFC 8414's place, then in its own.
+pub(super) fn locations(issuer: &Url) -> Vec<Url> {
+    let path = issuer.path().trim_end_matches('/');
+    let at = |path: String| {
+        let mut url = issuer.clone();
+        url.set_path(&path);
+        url
+    };
+    let mut found = vec![
+        at(format!("/.well-known/oauth-authorization-server{path}")),
+        at(format!("/.well-known/openid-configuration{path}")),
+    ];
+    if !path.is_empty() {
+        found.push(at(format!("{path}/.well-known/openid-configuration")));
+    }
+    found
+}
+
+/// The document, if it is this issuer's; else a phrase that says why not.
+pub(super) fn read(answer: &Answer, server: &AuthorizationServer) -> Result<Metadata, String> {
+    if answer.status != StatusCode::OK {
+        return Err(format!("answered {}", answer.status.as_u16()));
+    }
+    let document = object(&answer.body).map_err(|error| format!("the document {error}"))?;
+    // AM-3: as strings. A document about somebody else would send our credentials to them.
+    match document.get("issuer").and_then(Value::as_str) {
+        Some(issuer) if issuer == server.issuer => {}
+        Some(issuer) => return Err(format!("the document is of the issuer {issuer:?} and not of {:?}", server.issuer)),
+        None => return Err("the document names no issuer".to_owned()),
+    }
+    let read = |members: &Map<String, Value>, name| endpoint(members, name, server);
+    let aliases = document.get("mtls_endpoint_aliases").and_then(Value::as_object);
+    Ok(Metadata {
+        token_endpoint: read(&document, "token_endpoint")?.ok_or("the document names no `token_endpoint`")?,
+        mtls_token_endpoint: aliases.map(|aliases| read(aliases, "token_endpoint")).transpose()?.flatten(),
+        jwks_uri: read(&document, "jwks_uri")?,
+    })
+}
+
+/// AM-4: https; plain http only on a listed host, or on loopback for an issuer that is plain http itself.
+fn endpoint(members: &Map<String, Value>, name: &str, server: &AuthorizationServer) -> Result<Option<Url>, String> {
+    let text = match members.get(name) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => text,
+        Some(_) => return Err(format!("`{name}` is not a string")),
+    };
+    let url = Url::parse(text).map_err(|_| format!("`{name}` is not a URL"))?;
+    if !url.has_host() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
+        return Err(format!("`{name}` is not the URL of an endpoint"));
+    }
+    let plain = &server.plain_http;
+    let allowed = match url.scheme() {
+        "https" => true,
+        "http" => plain.lists(&url) || (plain.allows(&url) && server.issuer.starts_with("http://")),
+        _ => false,
+    };
+    if allowed { Ok(Some(url)) } else { Err(format!("`{name}` is not https: {url}")) }
+}

@@ -1,0 +1,236 @@
+//! What is known of one authorization server while it runs: its connections, its endpoints, its keys.
+use super::client::{Answer, ServerClient};
+use super::error::{ExchangeError, Failure};
+use super::freshness::Kept;
+use super::metadata::{self, Metadata};
+use super::response;
+use super::server::{AssertionAudience, AuthorizationServer, ClientAuth, Endpoints};
+use crate::assertion::KeySet;
+use crate::clock::{Clock, Timestamp};
+use crate::identity::Identity;
+use bytes::Bytes;
+use http::header::{ACCEPT, USER_AGENT};
+use http::{HeaderValue, Method, Request};
+use http_body_util::Full;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use url::Url;
+
+/// A failed fetch is not repeated for this long.
+const NEGATIVE: Duration = Duration::from_secs(5);
+/// Metadata that is over is used for this long once more while the server that publishes it is in trouble.
+const STALE_STEP: Duration = Duration::from_secs(30);
+/// A key that nobody knows makes us ask for new ones at most this often (JB-5).
+const KEY_REFRESH: Duration = Duration::from_secs(10);
+
+const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("idjag-proxy/", env!("CARGO_PKG_VERSION")));
+
+/// One authorization server at run time. Its locks are held while a document is fetched, so that all who need it share one fetch.
+pub(super) struct Peer {
+    pub(super) server: Arc<AuthorizationServer>,
+    client: ServerClient,
+    metadata: Mutex<Shelf<Arc<Metadata>>>,
+    keys: Mutex<Shelf<Arc<KeySet>>>,
+}
+
+/// A document, or why there is none.
+struct Shelf<T> {
+    kept: Option<Kept<T>>,
+    failed: Option<(Failure, Timestamp)>,
+    refreshed: Timestamp,
+}
+
+impl<T> Default for Shelf<T> {
+    fn default() -> Self {
+        Self { kept: None, failed: None, refreshed: Timestamp::EPOCH }
+    }
+}
+
+impl<T: Clone> Shelf<T> {
+    /// What need not be fetched: a fresh document, or a fresh failure.
+    fn at_hand(&self, now: Timestamp) -> Option<Result<T, Failure>> {
+        if let Some(kept) = self.kept.as_ref().filter(|kept| kept.is_fresh(now)) {
+            return Some(Ok(kept.document.clone()));
+        }
+        let (failure, at) = self.failed.as_ref()?;
+        (*at <= now && now.since(*at) < NEGATIVE).then(|| Err(failure.clone()))
+    }
+
+    fn put(&mut self, fetched: Result<Kept<T>, Failure>, now: Timestamp) -> Result<T, Failure> {
+        match fetched {
+            Ok(kept) => {
+                self.failed = None;
+                Ok(self.kept.insert(kept).document.clone())
+            }
+            Err(failure) => {
+                self.failed = Some((failure.clone(), now));
+                Err(failure)
+            }
+        }
+    }
+}
+
+/// What a peer is asked with: our identity and our clock.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    pub(super) identity: Option<&'a Identity>,
+    pub(super) clock: &'a Clock,
+}
+
+impl Peer {
+    pub(super) fn new(server: Arc<AuthorizationServer>) -> Self {
+        Self { server, client: ServerClient::default(), metadata: Mutex::default(), keys: Mutex::default() }
+    }
+
+    pub(super) fn error(&self, failure: Failure) -> ExchangeError {
+        ExchangeError::new(&self.server.name, failure)
+    }
+
+    /// Where tokens come from. A client that authenticates by TLS has to use the server's alias for such clients (RFC 8705 §5).
+    pub(super) async fn token_endpoint(&self, around: Around<'_>) -> Result<Url, Failure> {
+        let url = match &self.server.endpoints {
+            Endpoints::Explicit { token, .. } => token.clone(),
+            Endpoints::Discovered => {
+                let metadata = self.metadata(around).await?;
+                let alias = metadata
+                    .mtls_token_endpoint
+                    .as_ref()
+                    .filter(|_| matches!(self.server.client_auth, ClientAuth::SpiffeX509));
+                alias.unwrap_or(&metadata.token_endpoint).clone()
+            }
+        };
+        self.permitted(url)
+    }
+
+    /// What an assertion for this server says in `aud` (A2).
+    pub(super) fn audience(&self, token_endpoint: &Url) -> String {
+        match &self.server.quirks.assertion_audience {
+            AssertionAudience::Issuer => self.server.issuer.clone(),
+            AssertionAudience::TokenEndpoint => token_endpoint.to_string(),
+            AssertionAudience::Explicit(audience) => audience.clone(),
+        }
+    }
+
+    /// Our id at this server: the configured one, else the SPIFFE ID.
+    pub(super) fn client_id(&self, around: Around<'_>) -> Result<String, Failure> {
+        if let Some(id) = &self.server.client_id {
+            return Ok(id.clone());
+        }
+        spiffe_id(around)
+    }
+
+    /// The keys that this server signs with.
+    pub(super) async fn keys(&self, around: Around<'_>) -> Result<Arc<KeySet>, Failure> {
+        let mut shelf = self.keys.lock().await;
+        let now = around.clock.now();
+        match shelf.at_hand(now) {
+            Some(result) => result,
+            None => {
+                let fetched = self.fetch_keys(around).await;
+                shelf.put(fetched, now)
+            }
+        }
+    }
+
+    /// Newer keys than `seen`, if there can be any: somebody else fetched some, or the last refresh is long enough ago.
+    pub(super) async fn newer_keys(
+        &self,
+        seen: &Arc<KeySet>,
+        around: Around<'_>,
+    ) -> Result<Option<Arc<KeySet>>, Failure> {
+        let mut shelf = self.keys.lock().await;
+        let now = around.clock.now();
+        if let Some(kept) = shelf.kept.as_ref().filter(|kept| !Arc::ptr_eq(&kept.document, seen)) {
+            return Ok(Some(kept.document.clone()));
+        }
+        if shelf.refreshed <= now && now.since(shelf.refreshed) < KEY_REFRESH {
+            return Ok(None);
+        }
+        shelf.refreshed = now;
+        let fetched = self.fetch_keys(around).await;
+        shelf.put(fetched, now).map(Some)
+    }
+
+    /// Sends a request to this server.
+    pub(super) async fn send(&self, mut request: Request<Full<Bytes>>, around: Around<'_>) -> Result<Answer, Failure> {
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+        request.headers_mut().insert(USER_AGENT, USER_AGENT_VALUE);
+        // The request and its answer live on the heap: few of them, and the futures around them stay small.
+        Box::pin(self.client.send(&self.server, (around.identity, around.clock), request)).await
+    }
+
+    async fn metadata(&self, around: Around<'_>) -> Result<Arc<Metadata>, Failure> {
+        let mut shelf = self.metadata.lock().await;
+        let now = around.clock.now();
+        if let Some(result) = shelf.at_hand(now) {
+            return result;
+        }
+        let fetched =
+            self.discover(around).await.map(|(metadata, answer)| Kept::new(Arc::new(metadata), &answer.headers, now));
+        if let (Err(failure), Some(kept)) = (&fetched, shelf.kept.as_mut())
+            && failure.is_passing()
+        {
+            tracing::warn!(server = self.server.name, error = ?failure, "metadata cannot be renewed: the last one is used on");
+            kept.until = now.plus(STALE_STEP);
+            return Ok(kept.document.clone());
+        }
+        shelf.put(fetched, now)
+    }
+
+    /// Tries the well-known places in order; the first document that is the issuer's wins (AM-2, AM-3).
+    async fn discover(&self, around: Around<'_>) -> Result<(Metadata, Answer), Failure> {
+        let issuer = metadata::issuer_url(&self.server.issuer)?;
+        let mut why = Failure::Metadata("the issuer has no metadata".to_owned());
+        for url in metadata::locations(&self.permitted(issuer)?) {
+            let answer = self.get(&url, around).await?;
+            if let Some(failure) = response::busy(&answer, around.clock.now()) {
+                return Err(failure);
+            }
+            match metadata::read(&answer, &self.server) {
+                Ok(metadata) => return Ok((metadata, answer)),
+                Err(failure) => why = Failure::Metadata(format!("{url}: {failure}")),
+            }
+        }
+        Err(why)
+    }
+
+    async fn fetch_keys(&self, around: Around<'_>) -> Result<Kept<Arc<KeySet>>, Failure> {
+        let url = match &self.server.endpoints {
+            Endpoints::Explicit { jwks, .. } => jwks.clone(),
+            Endpoints::Discovered => self.metadata(around).await?.jwks_uri.clone(),
+        };
+        let url = self.permitted(url.ok_or_else(|| Failure::Keys("the server names no `jwks_uri`".to_owned()))?)?;
+        let answer = self.get(&url, around).await?;
+        let now = around.clock.now();
+        if let Some(failure) = response::busy(&answer, now) {
+            return Err(failure);
+        }
+        if answer.status != http::StatusCode::OK {
+            return Err(Failure::Keys(format!("{url} answered {}", answer.status.as_u16())));
+        }
+        let keys = KeySet::parse(&answer.body).map_err(|error| Failure::Keys(format!("{url}: {error}")))?;
+        Ok(Kept::new(Arc::new(keys), &answer.headers, now))
+    }
+
+    async fn get(&self, url: &Url, around: Around<'_>) -> Result<Answer, Failure> {
+        let request = Request::builder().method(Method::GET).uri(url.as_str()).body(Full::default());
+        self.send(request.map_err(|_| Failure::Configuration(format!("{url} is no URL of HTTP")))?, around).await
+    }
+
+    /// AM-4: https, or a host to which plain http is allowed.
+    fn permitted(&self, url: Url) -> Result<Url, Failure> {
+        match url.scheme() {
+            "https" => Ok(url),
+            "http" if self.server.plain_http.allows(&url) => Ok(url),
+            _ => Err(Failure::PlainHttp(url.to_string())),
+        }
+    }
+}
+
+/// Who this workload is now.
+pub(super) fn spiffe_id(around: Around<'_>) -> Result<String, Failure> {
+    let identity = around.identity.ok_or_else(|| Failure::Identity("no source of one is configured".to_owned()))?;
+    let snapshot = identity.current().map_err(|missing| Failure::Identity(missing.to_string()))?;
+    Ok(snapshot.svid.id.to_string())
+}

@@ -1,0 +1,219 @@
+//! What a token endpoint answered, and whether it may be believed (OC-1 to OC-7, IJ-C1 to IJ-C3).
+use super::client::Answer;
+use super::error::{Failure, MAX_RETRY_AFTER};
+use super::freshness::http_date;
+use crate::assertion::{ID_JAG_TYP, Unverified, object, same_typ};
+use crate::clock::Timestamp;
+use crate::secret::Secret;
+use http::StatusCode;
+use http::header::RETRY_AFTER;
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+/// Lifetime of a token that comes without one (TC-1).
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(5 * 60);
+/// No token is believed to live longer.
+const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// What servers take as a header field, at most.
+const MAX_ACCESS_TOKEN: usize = 64 * 1024;
+/// A server's description in the log.
+const MAX_DESCRIPTION: usize = 256;
+/// Runs of token characters this long are no words.
+const MAX_WORD: usize = 40;
+
+const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
+const JWT_TYPE: &str = "urn:ietf:params:oauth:token-type:jwt";
+const ID_JAG_TYPE: &str = "urn:ietf:params:oauth:token-type:id-jag";
+
+/// Which answer is expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expected<'a> {
+    /// An access token by RFC 6749 §5.1.
+    AccessToken,
+    /// An access token by RFC 8693 §2.2.1.
+    Exchanged,
+    /// An ID-JAG for this resource authorization server.
+    IdJag { audience: &'a str },
+}
+
+/// A token that a server issued.
+pub(super) struct Issued {
+    pub(super) token: Secret,
+    pub(super) expires_at: Timestamp,
+    /// Sorted; `None` is what was asked for.
+    pub(super) scopes: Option<Vec<String>>,
+}
+
+/// A server that asks for patience rather than refuses.
+pub(super) fn busy(answer: &Answer, now: Timestamp) -> Option<Failure> {
+    let passing = answer.status.is_server_error()
+        || matches!(answer.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY);
+    let wait = || {
+        let text = answer.headers.get(RETRY_AFTER)?.to_str().ok()?;
+        let seconds = text.trim().parse().ok().map(Duration::from_secs);
+        let wait = seconds.or_else(|| http_date(text).map(|at| at.since(now)))?;
+        Some(wait.min(MAX_RETRY_AFTER))
+    };
+    passing.then(|| Failure::Busy { status: answer.status.as_u16(), retry_after: wait() })
+}
+
+/// The token, if this answer has one that may be used. `asked_at` is when the request left.
+pub(super) fn token(answer: &Answer, expected: Expected<'_>, asked_at: Timestamp) -> Result<Issued, Failure> {
+    let unusable = |why: String| Failure::Response(why);
+    if answer.status != StatusCode::OK {
+        return Err(unusable(format!("status {} instead of 200", answer.status.as_u16())));
+    }
+    let members = object(&answer.body).map_err(|error| unusable(format!("it {error}")))?;
+    let token = text(&members, "access_token")?;
+    let token_type = text(&members, "token_type")?;
+    match expected {
+        Expected::AccessToken => must_be(&["Bearer"], "token_type", token_type, str::eq_ignore_ascii_case)?,
+        Expected::Exchanged => {
+            must_be(
+                &[ACCESS_TOKEN_TYPE, JWT_TYPE],
+                "issued_token_type",
+                text(&members, "issued_token_type")?,
+                str::eq,
+            )?;
+            must_be(&["Bearer"], "token_type", token_type, str::eq_ignore_ascii_case)?;
+        }
+        Expected::IdJag { .. } => {
+            must_be(&[ID_JAG_TYPE], "issued_token_type", text(&members, "issued_token_type")?, str::eq)?;
+            must_be(&["N_A"], "token_type", token_type, str::eq_ignore_ascii_case)?;
+        }
+    }
+    if !is_token68(token) {
+        return Err(unusable(
+            "the token has characters that a header must not have, or is longer than 64 KiB".to_owned(),
+        ));
+    }
+    let mut expires_at = asked_at.plus(lifetime(members.get("expires_in"))?);
+    match expected {
+        Expected::IdJag { audience } => expires_at = expires_at.min(check_id_jag(token, audience)?),
+        Expected::AccessToken | Expected::Exchanged => {
+            // Opaque to us, but where it tells its end it is believed, if that is sooner.
+            let claimed = Unverified::parse(token).ok().and_then(|token| expiry(&token.claims));
+            expires_at = claimed.map_or(expires_at, |at| expires_at.min(at));
+        }
+    }
+    Ok(Issued { token: Secret::new(token.to_owned()), expires_at, scopes: scopes(&members)? })
+}
+
+/// The OAuth error in an answer that is not a success; `secrets` were in the request.
+pub(super) fn refusal(answer: &Answer, secrets: &[String], delegated: bool) -> Option<Failure> {
+    if answer.status.is_success() {
+        return None;
+    }
+    let members = object(&answer.body).ok()?;
+    let code = members.get("error").and_then(Value::as_str)?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    if code.is_empty() || code.len() > 64 || !code.bytes().all(is_plain) {
+        return None;
+    }
+    let description = members.get("error_description").and_then(Value::as_str).unwrap_or_default();
+    Some(Failure::Refused {
+        status: answer.status.as_u16(),
+        code: code.to_owned(),
+        description: for_the_log(description, secrets),
+        delegated,
+    })
+}
+
+/// IJ-C3: the right kind, for the right server, not over. Who signed it is for that server to judge.
+fn check_id_jag(token: &str, audience: &str) -> Result<Timestamp, Failure> {
+    let wrong = |why: &str| Failure::Response(format!("the ID-JAG {why}"));
+    let token = Unverified::parse(token).map_err(|error| wrong(&error.to_string()))?;
+    if !token.header_text("typ").is_some_and(|typ| same_typ(typ, ID_JAG_TYP)) {
+        return Err(wrong("is of another `typ` than oauth-id-jag+jwt"));
+    }
+    // Exactly one value, as a string or as an array of one (IJ-R3).
+    let for_the_server = match token.claims.get("aud") {
+        Some(Value::String(one)) => one == audience,
+        Some(Value::Array(many)) => matches!(&many[..], [Value::String(one)] if one == audience),
+        _ => false,
+    };
+    if !for_the_server {
+        return Err(wrong(&format!("is not for {audience}")));
+    }
+    expiry(&token.claims).ok_or_else(|| wrong("has no usable `exp`"))
+}
+
+/// `exp` as an instant; `None` if it is no sensible number.
+fn expiry(claims: &Map<String, Value>) -> Option<Timestamp> {
+    let seconds = claims.get("exp")?.as_f64().filter(|seconds| *seconds >= 0.0)?;
+    Some(Timestamp::from_unix_seconds(seconds as u64))
+}
+
+/// RFC 6749 §5.1, `expires_in`: seconds. Absent or null: unknown. Some servers send text or a fraction; a number that is no lifetime
+/// makes a token that is over.
+fn lifetime(expires_in: Option<&Value>) -> Result<Duration, Failure> {
+    let seconds = match expires_in {
+        None | Some(Value::Null) => return Ok(DEFAULT_LIFETIME),
+        Some(Value::Number(number)) => number.as_f64(),
+        Some(Value::String(text)) => text.parse::<u64>().ok().map(|seconds| seconds as f64),
+        Some(_) => None,
+    };
+    let seconds = seconds.ok_or_else(|| Failure::Response("`expires_in` is not a number of seconds".to_owned()))?;
+    if seconds < 1.0 { Err(Failure::Expired) } else { Ok(Duration::from_secs(seconds as u64).min(MAX_LIFETIME)) }
+}
+
+/// OC-6. A scope that breaks the grammar is no scope.
+fn scopes(members: &Map<String, Value>) -> Result<Option<Vec<String>>, Failure> {
+    let text = match members.get("scope") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => text,
+        Some(_) => return Err(Failure::Response("`scope` is not a string".to_owned())),
+    };
+    let is_scope = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+    let mut scopes: Vec<_> = text.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
+    if !scopes.iter().all(|scope| scope.bytes().all(is_scope)) {
+        return Err(Failure::Response("`scope` has characters that no scope has".to_owned()));
+    }
+    scopes.sort();
+    scopes.dedup();
+    Ok(Some(scopes))
+}
+
+fn text<'m>(members: &'m Map<String, Value>, name: &str) -> Result<&'m str, Failure> {
+    let found = members.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    found.ok_or_else(|| Failure::Response(format!("it has no `{name}`")))
+}
+
+fn must_be(allowed: &[&str], name: &str, found: &str, equal: impl Fn(&str, &str) -> bool) -> Result<(), Failure> {
+    if allowed.iter().any(|allowed| equal(allowed, found)) {
+        return Ok(());
+    }
+    Err(Failure::Response(format!("`{name}` is {:?} instead of {}", for_the_log(found, &[]), allowed.join(" or "))))
+}
+
+/// RFC 9110 §11.2: what may stand after `Bearer`.
+fn is_token68(token: &str) -> bool {
+    let body = token.trim_end_matches('=');
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
+    !body.is_empty() && token.len() <= MAX_ACCESS_TOKEN && body.bytes().all(plain)
+}
+
+/// A server's words without control characters, without what we sent it, and without anything that looks like a token (OC-7).
+fn for_the_log(words: &str, secrets: &[String]) -> String {
+    let mut words = words.to_owned();
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        words = words.replace(secret.as_str(), "[redacted]");
+    }
+    let in_token = |character: char| character.is_ascii_alphanumeric() || "-._~+=".contains(character);
+    let mut out = String::new();
+    let mut run = String::new();
+    for character in words.chars().chain(std::iter::once(' ')) {
+        if in_token(character) {
+            run.push(character);
+            continue;
+        }
+        out.push_str(if run.len() > MAX_WORD { "[redacted]" } else { &run });
+        run.clear();
+        out.push(if character.is_control() { ' ' } else { character });
+    }
+    let mut short: String = out.trim().chars().take(MAX_DESCRIPTION).collect();
+    if short.len() < out.trim().len() {
+        short.push('…');
+    }
+    short
+}

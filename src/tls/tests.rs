@@ -1,0 +1,342 @@
+//! Handshakes in memory with servers that are right and wrong.
+use super::*;
+use crate::clock::Clock;
+use crate::identity::testing::{Authority, Fed, Issued, LeafShape, material};
+use crate::identity::{LeafProblem, crypto_provider};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, ServerConfig};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+const OURS: &str = "spiffe://example.org/agent";
+const REPORTS: &str = "spiffe://example.org/reports";
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(crypto_provider())
+}
+
+fn roots(authority: &Authority) -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.bundle().into()).expect("an authority");
+    Arc::new(roots)
+}
+
+/// A server with `issued`; it asks for a client certificate under `clients`, if given.
+fn server(issued: &Issued, clients: Option<&Authority>) -> ServerConfig {
+    let builder =
+        ServerConfig::builder_with_provider(provider()).with_protocol_versions(rustls::ALL_VERSIONS).expect("versions");
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(authority) => builder.with_client_cert_verifier(
+            WebPkiClientVerifier::builder_with_provider(roots(authority), provider()).build().expect("verifier"),
+        ),
+    };
+    let key = PrivateKeyDer::Pkcs8(issued.key.to_vec().into());
+    builder.with_single_cert(issued.chain.clone(), key).expect("fitting key")
+}
+
+/// What the client learns, and what the server saw of it.
+struct Seen {
+    resumed: bool,
+    client_chain: Vec<rustls::pki_types::CertificateDer<'static>>,
+    alpn: Option<Vec<u8>>,
+}
+
+/// A whole exchange, because in TLS 1.3 a server refuses only after the client's side of the handshake has succeeded.
+async fn connect(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>, name: &str) -> Result<Seen, std::io::Error> {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let accept = async {
+        let mut stream = TlsAcceptor::from(server.clone()).accept(far).await?;
+        stream.write_all(b"hello").await?;
+        stream.shutdown().await?;
+        let chain = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect());
+        Ok::<_, std::io::Error>(chain.unwrap_or_default())
+    };
+    let talk = async {
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        let mut stream = TlsConnector::from(client.clone()).connect(name, near).await?;
+        let mut hello = Vec::new();
+        stream.read_to_end(&mut hello).await?;
+        assert_eq!(hello, b"hello");
+        let connection = stream.get_ref().1;
+        let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+        Ok::<_, std::io::Error>((resumed, connection.alpn_protocol().map(<[u8]>::to_vec)))
+    };
+    let (accepted, talked) = tokio::join!(accept, talk);
+    let (resumed, alpn) = talked?;
+    Ok(Seen { resumed, client_chain: accepted?, alpn })
+}
+
+fn spiffe(ids: &[&str], present: Present) -> ClientTls {
+    let trust = ServerTrust::Spiffe(Arc::new(PeerIds::new(ids).expect("ids")));
+    ClientTls { trust, present, alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()] }
+}
+
+fn config(tls: &ClientTls, fed: &Fed) -> Arc<ClientConfig> {
+    client_config(tls, Some(&fed.identity), &fed.clock).expect("config")
+}
+
+/// The words for people when `issued` serves someone who expects `ids`.
+async fn refused(fed: &Fed, ids: &[&str], issued: &Issued) -> String {
+    let client = config(&spiffe(ids, Present::Svid), fed);
+    let error = connect(&client, &Arc::new(server(issued, None)), "anything.example").await.err().expect("refused");
+    refusal(&error).expect("words")
+}
+
+#[tokio::test]
+async fn mutual_tls_by_spiffe_id_whatever_the_host_name() {
+    let authority = Authority::new("example.org");
+    let fed = Fed::with(&authority, OURS);
+    let mut far = server(&authority.issue(LeafShape::new(REPORTS)), Some(&authority));
+    far.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let client = config(&spiffe(&[REPORTS], Present::Svid), &fed);
+    let seen = connect(&client, &Arc::new(far), "not-its-name.example").await.expect("connected");
+    assert_eq!(seen.client_chain, fed.identity.current().expect("identity").svid.chain);
+    assert_eq!(seen.alpn.as_deref(), Some(&b"http/1.1"[..]));
+}
+
+#[tokio::test]
+async fn tls_1_2_works_and_no_certificate_is_shown_unasked() {
+    let authority = Authority::new("example.org");
+    let fed = Fed::with(&authority, OURS);
+    let issued = authority.issue(LeafShape::new(REPORTS));
+    let far = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .expect("version")
+        .with_no_client_auth()
+        .with_single_cert(issued.chain.clone(), PrivateKeyDer::Pkcs8(issued.key.to_vec().into()))
+        .expect("key");
+    let client = config(&spiffe(&[REPORTS], Present::Svid), &fed);
+    assert!(connect(&client, &Arc::new(far), "x.example").await.expect("connected").client_chain.is_empty());
+}
+
+#[tokio::test]
+async fn a_wrong_pin_is_refused_and_both_ids_are_named() {
+    let authority = Authority::new("example.org");
+    let fed = Fed::with(&authority, OURS);
+    let words = refused(&fed, &[REPORTS], &authority.issue(LeafShape::new("spiffe://example.org/other"))).await;
+    assert!(words.contains(REPORTS) && words.contains("spiffe://example.org/other"), "{words}");
+}
+
+#[tokio::test]
+async fn another_authority_of_the_same_name_is_refused() {
+    let authority = Authority::new("example.org");
+    let fed = Fed::with(&authority, OURS);
+    let words = refused(&fed, &[REPORTS], &Authority::new("example.org").issue(LeafShape::new(REPORTS))).await;
+    assert!(words.contains("do not vouch for it"), "{words}");
+}
+
+#[tokio::test]
+async fn a_federated_domain_only_by_its_own_name_and_bundle() {
+    let (ours, partner) = (Authority::new("example.org"), Authority::new("partner.example"));
+    let mut fed = Fed::new();
+    let mut update = material(&ours, OURS);
+    update.federated = vec![("spiffe://partner.example".to_owned(), partner.bundle())];
+    fed.feed(update);
+    const THEIRS: &str = "spiffe://partner.example/reports";
+
+    let genuine = Arc::new(server(&partner.issue(LeafShape::new(THEIRS)), None));
+    connect(&config(&spiffe(&[THEIRS], Present::Nothing), &fed), &genuine, "x.example")
+        .await
+        .expect("named, so trusted");
+    let words = refused(&fed, &[REPORTS], &partner.issue(LeafShape::new(THEIRS))).await;
+    assert!(words.contains("expected was"), "not named, so refused: {words}");
+    let words = refused(&fed, &[REPORTS], &partner.issue(LeafShape::new(REPORTS))).await;
+    assert!(words.contains("do not vouch"), "the partner's authority must not speak for us: {words}");
+    let words = refused(&fed, &[THEIRS], &ours.issue(LeafShape::new(THEIRS))).await;
+    assert!(words.contains("do not vouch"), "nor ours for the partner: {words}");
+
+    fed.feed(material(&ours, OURS));
+    let words = refused(&fed, &[THEIRS], &partner.issue(LeafShape::new(THEIRS))).await;
+    assert!(words.contains("no trust bundle for partner.example"), "federation has ended: {words}");
+}
+
+#[tokio::test]
+async fn a_leaf_that_is_no_svid_is_refused() {
+    let authority = Authority::new("example.org");
+    let fed = Fed::with(&authority, OURS);
+    type Change = fn(&mut LeafShape);
+    let changes: [(Change, &str); 4] = [
+        (|shape| shape.uris.push("spiffe://example.org/b".to_owned()), "2 URI SANs"),
+        (|shape| shape.uris.clear(), "no URI SAN"),
+        (|shape| shape.ca = true, "CA certificate"),
+        (|shape| shape.usages.clear(), "digitalSignature"),
+    ];
+    for (change, expected) in changes {
+        let mut shape = LeafShape::new(REPORTS);
+        change(&mut shape);
+        let words = refused(&fed, &[REPORTS], &authority.issue(shape)).await;
+        assert!(words.contains(expected), "{words}");
+    }
+    let mut shape = LeafShape::new(REPORTS);
+    shape.not_after = fed.clock.now().minus(Duration::from_secs(60));
+    let words = refused(&fed, &[REPORTS], &authority.issue(shape)).await;
+    assert!(words.contains("has expired"), "{words}");
+}
+
+#[tokio::test]
+async fn without_an_identity_of_our_own_nothing_is_connected() {
+    let authority = Authority::new("example.org");
+    let far = authority.issue(LeafShape::new(REPORTS));
+    let mut fed = Fed::new();
+    fed.waiting("the agent is away");
+    assert!(refused(&fed, &[REPORTS], &far).await.contains("the agent is away"));
+    fed.feed(material(&authority, OURS));
+    fed.withdraw();
+    assert!(refused(&fed, &[REPORTS], &far).await.contains("withdrawn"));
+    fed.feed(material(&authority, OURS));
+    fed.clock.shift(7200);
+    assert!(refused(&fed, &[REPORTS], &far).await.contains("expired"));
+}
+
+#[tokio::test]
+async fn web_pki_with_an_svid_fails_in_our_words_once_it_has_expired() {
+    let (web, ours) = (Authority::new("web.example"), Authority::new("example.org"));
+    let mut shape = LeafShape::new("spiffe://web.example/unimportant");
+    shape.dns = vec!["api.example.com".to_owned()];
+    shape.not_after = Clock::system().now().plus(Duration::from_secs(10 * 3600));
+    let far = Arc::new(server(&web.issue(shape), Some(&ours)));
+    let fed = Fed::with(&ours, OURS);
+    let tls = ClientTls { trust: ServerTrust::WebPki(roots(&web)), present: Present::Svid, alpn: Vec::new() };
+    let client = config(&tls, &fed);
+    let seen = connect(&client, &far, "api.example.com").await.expect("connected");
+    assert_eq!(seen.client_chain, fed.identity.current().expect("identity").svid.chain);
+    let wrong_name = connect(&client, &far, "other.example.com").await.err().expect("refused");
+    assert!(refusal(&wrong_name).expect("words").contains("not for other.example.com"));
+    fed.clock.shift(7200);
+    let expired = connect(&client, &far, "api.example.com").await.err().expect("refused");
+    let words = refusal(&expired).expect("words");
+    assert!(words.contains("our own identity is missing") && words.contains("expired"), "{words}");
+}
+
+#[tokio::test]
+async fn web_pki_without_an_svid_needs_no_identity() {
+    let web = Authority::new("web.example");
+    let mut shape = LeafShape::new("spiffe://web.example/unimportant");
+    shape.dns = vec!["api.example.com".to_owned()];
+    let far = Arc::new(server(&web.issue(shape), None));
+    let trust = ServerTrust::WebPki(roots(&web));
+    let mut tls = ClientTls { trust, present: Present::Nothing, alpn: Vec::new() };
+    let client = client_config(&tls, None, &Clock::system()).expect("config");
+    connect(&client, &far, "api.example.com").await.expect("connected");
+    assert_eq!(client_config(&tls, None, &Clock::system()).map(|_| ()), Ok(()));
+    tls.present = Present::Svid;
+    assert_eq!(client_config(&tls, None, &Clock::system()).err(), Some(SetupError::NoIdentity));
+    tls.trust = ServerTrust::WebPki(roots(&Authority::new("other.example")));
+    tls.present = Present::Nothing;
+    let client = client_config(&tls, None, &Clock::system()).expect("config");
+    let error = connect(&client, &far, "api.example.com").await.err().expect("refused");
+    assert!(refusal(&error).expect("words").contains("no authority that is trusted here"));
+    tls.trust = ServerTrust::WebPki(Arc::new(RootCertStore::empty()));
+    assert!(matches!(client_config(&tls, None, &Clock::system()), Err(SetupError::NoRoots(_))));
+}
+
+/// spire#6715, envoy#42668: a server that hands out tickets and a client whose rights end between two connections.
+#[tokio::test]
+async fn resumption_never_skips_authorization() {
+    let (first, second) = (Authority::new("example.org"), Authority::new("example.org"));
+    let mut fed = Fed::with(&first, OURS);
+    let far = Arc::new(server(&first.issue(LeafShape::new(REPORTS)), None));
+    let client = config(&spiffe(&[REPORTS], Present::Nothing), &fed);
+    for _ in 0..2 {
+        assert!(!connect(&client, &far, "x.example").await.expect("connected").resumed);
+    }
+    fed.feed(material(&second, OURS));
+    let error = connect(&client, &far, "x.example").await.err().expect("its authority is gone");
+    assert!(refusal(&error).expect("words").contains("do not vouch"));
+}
+
+#[tokio::test]
+async fn an_overlapping_rotation_of_authorities_never_fails_a_handshake() {
+    let (old, new) = (Authority::new("example.org"), Authority::new("example.org"));
+    let both = |leaf_of: &Authority| {
+        let mut update = material(leaf_of, OURS);
+        update.bundle = [old.bundle(), new.bundle()].concat();
+        update
+    };
+    let mut fed = Fed::with(&old, OURS);
+    let client = config(&spiffe(&[REPORTS], Present::Svid), &fed);
+    let far_old = Arc::new(server(&old.issue(LeafShape::new(REPORTS)), None));
+    let far_new = Arc::new(server(&new.issue(LeafShape::new(REPORTS)), None));
+    connect(&client, &far_old, "x.example").await.expect("old");
+    fed.feed(both(&old));
+    connect(&client, &far_old, "x.example").await.expect("old, prepared");
+    fed.feed(both(&new));
+    connect(&client, &far_old, "x.example").await.expect("old, overlapping");
+    connect(&client, &far_new, "x.example").await.expect("new, overlapping");
+    fed.feed(material(&new, OURS));
+    connect(&client, &far_new, "x.example").await.expect("new");
+    assert!(connect(&client, &far_old, "x.example").await.is_err(), "the old authority is gone");
+}
+
+/// dependencies: a ready-made resolver refused up to a third of the handshakes that met a rotation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotation_while_handshaking_never_fails() {
+    let authority = Authority::new("example.org");
+    let mut fed = Fed::with(&authority, OURS);
+    let client = config(&spiffe(&[REPORTS], Present::Svid), &fed);
+    let far = Arc::new(server(&authority.issue(LeafShape::new(REPORTS)), Some(&authority)));
+    let mut connectors = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (client, far) = (client.clone(), far.clone());
+        connectors.spawn(async move {
+            for _ in 0..25 {
+                connect(&client, &far, "x.example").await.expect("a rotation must not be seen");
+            }
+        });
+    }
+    let mut rotations = 0;
+    loop {
+        tokio::select! {
+            done = connectors.join_next() => match done {
+                Some(result) => result.expect("no handshake failed"),
+                None => break,
+            },
+            () = tokio::task::yield_now() => {
+                fed.feed(material(&authority, OURS));
+                rotations += 1;
+            }
+        }
+    }
+    assert!(rotations > 10, "only {rotations} rotations");
+}
+
+#[test]
+fn an_open_connection_is_judged_anew() {
+    let (old, new) = (Authority::new("example.org"), Authority::new("example.org"));
+    let mut fed = Fed::with(&old, OURS);
+    let chain = old.issue(LeafShape::new(REPORTS)).chain;
+    let trust = spiffe(&[REPORTS], Present::Nothing).trust;
+    let judge = |fed: &Fed, trust: &ServerTrust, chain: &[_]| {
+        let snapshot = fed.identity.current().expect("identity");
+        recheck(trust, chain, &snapshot, fed.clock.now()).map_err(|refused| refused.kind())
+    };
+    assert_eq!(judge(&fed, &trust, &chain), Ok(()));
+    assert_eq!(judge(&fed, &trust, &[]), Err(LeafProblem::NotDer.kind()));
+    let other = spiffe(&["spiffe://example.org/other"], Present::Nothing).trust;
+    assert_eq!(judge(&fed, &other, &chain), Err("not_pinned"));
+    fed.feed(material(&new, OURS));
+    assert_eq!(judge(&fed, &trust, &chain), Err("untrusted"));
+    assert_eq!(judge(&fed, &ServerTrust::WebPki(roots(&old)), &chain), Ok(()));
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_us_is_explained() {
+    let (ours, theirs) = (Authority::new("example.org"), Authority::new("partner.example"));
+    let fed = Fed::with(&ours, OURS);
+    let far = Arc::new(server(&ours.issue(LeafShape::new(REPORTS)), Some(&theirs)));
+    let client = config(&spiffe(&[REPORTS], Present::Nothing), &fed);
+    let error = connect(&client, &far, "x.example").await.err().expect("refused");
+    assert!(refusal(&error).expect("words").contains("client_certificate: svid"), "{error}");
+    let client = config(&spiffe(&[REPORTS], Present::Svid), &fed);
+    let error = connect(&client, &far, "x.example").await.err().expect("refused");
+    assert!(refusal(&error).expect("words").contains("does not trust our client certificate"), "{error}");
+    assert_eq!(refusal(&std::io::Error::other("something else")), None);
+}
