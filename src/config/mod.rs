@@ -10,6 +10,7 @@ mod problem;
 mod read;
 mod runtime;
 mod schema;
+mod summary;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -23,4 +24,5 @@ pub use runtime::{
     Config, IdentitySource, Listen, ListenAddress, LogFormat, LogLevel, Overrides, Process, ProcessLimits,
 };
 pub use schema::schema;
+pub use summary::summary;
 pub use watch::{Changes, Fingerprint, Watch};
