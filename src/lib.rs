@@ -2,6 +2,7 @@
 pub mod admin;
 pub mod assertion;
 pub mod clock;
+pub mod config;
 #[cfg(feature = "dev")]
 pub mod dev;
 pub mod exchange;
