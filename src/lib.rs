@@ -1,6 +1,8 @@
 //! `idjag-proxy`: a sidecar that gives an AI agent's outbound calls an identity.
 pub mod admin;
+pub mod app;
 pub mod assertion;
+pub mod cli;
 pub mod clock;
 pub mod config;
 #[cfg(feature = "dev")]

@@ -119,7 +119,8 @@ pub fn bind(loaded: Loaded, source: Source, clock: Clock, logs: Option<Logs>) ->
     };
     let setup = |error: &dyn std::fmt::Display| BindError::Setup(error.to_string());
     let registry = Registry::new();
-    let built = build(config, &clock, &registry, &addresses, (workers, logs.as_ref())).map_err(|error| setup(&error))?;
+    let built =
+        build(config, &clock, &registry, &addresses, (workers, logs.as_ref())).map_err(|error| setup(&error))?;
     Ok(Bound {
         addresses,
         outbound,
@@ -148,7 +149,8 @@ fn build(
     let exchange_metrics = exchange::Metrics::new(registry, servers())?;
     let exchanger = Exchanger::new(identity.clone(), clock.clone(), exchange_metrics.clone());
     let token_metrics = token::Metrics::new(registry, servers())?;
-    let (tokens, owner) = Tokens::new(exchanger, identity.clone(), clock.clone(), token_metrics, token_settings(config));
+    let (tokens, owner) =
+        Tokens::new(exchanger, identity.clone(), clock.clone(), token_metrics, token_settings(config));
     let proxy_metrics = proxy::Metrics::new(registry)?;
     let parts = TableSource { tokens: &tokens, identity: identity.as_ref(), clock, metrics: &proxy_metrics };
     let shared = Arc::new(Shared::new(SharedParts {
@@ -210,8 +212,11 @@ pub(super) struct TableSource<'p> {
 
 impl TableSource<'_> {
     pub(super) fn table(&self, config: &Config) -> Result<Table, crate::tls::SetupError> {
-        let pass_tls =
-            ClientTls { trust: ServerTrust::WebPki(Arc::new(web_roots())), present: Present::Nothing, alpn: Vec::new() };
+        let pass_tls = ClientTls {
+            trust: ServerTrust::WebPki(Arc::new(web_roots())),
+            present: Present::Nothing,
+            alpn: Vec::new(),
+        };
         let parts = TableParts {
             tokens: self.tokens,
             identity: self.identity,
@@ -323,10 +328,7 @@ fn bind_workers(
     if addresses.is_empty() { Err(BindError::NoOutbound) } else { Ok((sockets, addresses)) }
 }
 
-fn bind_all(
-    setting: &'static str,
-    wanted: &[ListenAddress],
-) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), BindError> {
+fn bind_all(setting: &'static str, wanted: &[ListenAddress]) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), BindError> {
     let bound = wanted.iter().filter_map(|wanted| bind_one(setting, *wanted, false).transpose());
     Ok(bound.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
 }
