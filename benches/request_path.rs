@@ -2,7 +2,7 @@
 use divan::{Bencher, black_box};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use idjag_proxy::assertion::{IdJag, SigningKey};
-use idjag_proxy::clock::Clock;
+use idjag_proxy::clock::{Clock, Timestamp};
 use idjag_proxy::exchange::{
     AssertionSettings, AuthorizationServer, ClientAuth, Deadlines, Endpoints, ExchangeError, Flow, Grant, Minted,
     PlainHttp, Quirks, Subject,
@@ -33,8 +33,8 @@ fn assertion_signing(bencher: Bencher<'_, '_>) {
         aud: "https://as.example.com".into(),
         client_id: Some("spiffe://example.org/agent".into()),
         jti: "c2f1a0d5b7e84c93".into(),
-        iat: 1_767_225_600,
-        exp: 1_767_225_900,
+        iat: Timestamp::from_unix_seconds(1_767_225_600),
+        exp: Timestamp::from_unix_seconds(1_767_225_900),
         scope: Some("calendar:read".into()),
         resource: Vec::new(),
         act: None,
