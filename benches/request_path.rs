@@ -55,7 +55,8 @@ impl Mint for AtOnce {
 /// A held token, looked at by the clock and put into `Authorization`.
 #[divan::bench]
 fn cache_hit(bencher: Bencher<'_, '_>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let clock = Clock::system();
     let metrics = Metrics::new(&prometheus::Registry::new(), ["as"]).expect("metrics");
     let (tokens, owner) = Tokens::new(AtOnce(clock.clone()), None, clock, metrics, Settings::default());
@@ -74,11 +75,14 @@ fn cache_hit(bencher: Bencher<'_, '_>) {
 /// The route of a request, of a hundred on twenty hosts.
 #[divan::bench]
 fn route_match(bencher: Bencher<'_, '_>) {
-    let routes = (0..100).map(|number| route(&format!("api{}.example.com", number % 20), &format!("/v{}/**", number / 20)));
+    let routes =
+        (0..100).map(|number| route(&format!("api{}.example.com", number % 20), &format!("/v{}/**", number / 20)));
     let policy = Policy::new(routes.collect(), Unmatched::Refuse).map_err(|_| ()).expect("no conflict");
     let headers = HeaderMap::new();
     let target = Target { scheme: Scheme::Http, host: "api7.example.com", port: 80 };
-    bencher.bench_local(|| policy.route(black_box(target), black_box("/v3/calendars/primary/events"), &Method::GET, &headers));
+    bencher.bench_local(|| {
+        policy.route(black_box(target), black_box("/v3/calendars/primary/events"), &Method::GET, &headers)
+    });
 }
 
 /// What a usual agent sends, with what must not pass taken off.

@@ -5,3 +5,4 @@ mod identity;
 mod layers;
 #[cfg(feature = "dev")]
 mod log;
+mod readme;
