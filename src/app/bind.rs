@@ -87,7 +87,6 @@ pub(super) struct Parts {
     pub(super) scrape: Scrape,
     pub(super) published: Arc<ArcSwap<String>>,
     pub(super) reloads: Reloads,
-    pub(super) pulse: Pulse,
 }
 
 /// `config_reloads_total` and `config_last_reload_timestamp_seconds`.
@@ -157,15 +156,14 @@ fn build(
         table: parts.table(config)?,
         tokens: tokens.clone(),
         identity: identity.clone(),
-        traffic: Traffic::new(proxy_metrics.downstream_connections(), requests(config)),
+        traffic: Traffic::new(requests(config)),
         metrics: proxy_metrics.clone(),
         guard: Guard::new([&addresses.outbound[..], &addresses.metrics, &addresses.jwks].concat()),
         limits: limits(config),
         pulse: Pulse::new(workers),
     }));
-    let pulse = shared.pulse();
-    let health = Health::new(Arc::clone(&shared), identity.clone(), pulse.clone(), clock.clone());
-    let scrape = scrape(registry, &shared, &health, (clock, logs))?;
+    let health = Health::new(Arc::clone(&shared), identity.clone(), shared.pulse(), clock.clone());
+    let scrape = scrape(registry, &shared, &health, (clock, &proxy_metrics, logs))?;
     let parts = Parts {
         clock: clock.clone(),
         identity,
@@ -177,7 +175,6 @@ fn build(
         scrape,
         published: Arc::new(ArcSwap::from_pointee(jwks(&config.published_keys).to_string())),
         reloads: reloads(registry, clock)?,
-        pulse,
     };
     Ok((parts, owner, identity_task))
 }
@@ -269,17 +266,18 @@ fn scrape(
     registry: &Registry,
     shared: &Arc<Shared>,
     health: &Health,
-    (clock, logs): (&Clock, Option<&Logs>),
+    (clock, metrics, logs): (&Clock, &proxy::Metrics, Option<&Logs>),
 ) -> prometheus::Result<Scrape> {
     BuildInfo::register(registry)?;
     let process = Process::new(registry, clock.now().unix_seconds())?;
     let dropped = logs.map(|logs| logs.observe(registry)).transpose()?;
     let ready = IntGauge::new("idjag_proxy_ready", "Whether the next request could succeed.")?;
     registry.register(Box::new(ready.clone()))?;
-    let shared = Arc::clone(shared);
+    let (shared, metrics) = (Arc::clone(shared), metrics.clone());
     let refresh = move || {
         process.observe();
         shared.table().observe_expiry();
+        metrics.observe(shared.traffic());
         if let Some(observe) = &dropped {
             observe();
         }

@@ -7,3 +7,4 @@ mod identity;
 mod layers;
 #[cfg(feature = "dev")]
 mod log;
+mod readme;
