@@ -1,5 +1,6 @@
 //! Every long-lived task has a name and an owner. The stop signal is an argument; an unexpected end is a reason to stop.
 use std::future::Future;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -68,8 +69,11 @@ impl Tasks {
         }
     }
 
-    /// Ends what is left and waits for it.
-    pub async fn shutdown(&mut self) {
-        self.0.shutdown().await;
+    /// Gives tasks that were told to stop `grace` to do so, then ends what is left.
+    pub async fn shutdown(&mut self, grace: Duration) {
+        let all = async { while self.0.join_next().await.is_some() {} };
+        if tokio::time::timeout(grace, all).await.is_err() {
+            self.0.shutdown().await;
+        }
     }
 }

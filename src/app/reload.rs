@@ -61,7 +61,7 @@ impl Reload {
         let loaded = match tokio::task::spawn_blocking(move || source.load()).await {
             Ok(Ok(loaded)) => loaded,
             Ok(Err(problems)) => {
-                self.changes.follow(problems.fingerprint().clone());
+                self.changes.follow(problems.fingerprint.clone());
                 return self.refuse(&problems.to_string());
             }
             Err(error) => return self.refuse(&error.to_string()),

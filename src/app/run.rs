@@ -11,7 +11,11 @@ use arc_swap::ArcSwap;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// What background work gets to end in good order.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// The threads of the data plane.
 struct Workers {
@@ -68,7 +72,7 @@ impl Bound {
         }
         data_stopper.stop();
         control_stopper.stop();
-        tasks.shutdown().await;
+        tasks.shutdown(GRACE).await;
         workers.join().await;
         ended
     }
@@ -99,7 +103,8 @@ impl Workers {
     }
 
     async fn join(self) {
-        let joined = tokio::task::spawn_blocking(|| self.threads.into_iter().map(JoinHandle::join).all(|joined| joined.is_ok()));
+        let joined =
+            tokio::task::spawn_blocking(|| self.threads.into_iter().map(JoinHandle::join).all(|joined| joined.is_ok()));
         if !matches!(joined.await, Ok(true)) {
             tracing::warn!("a worker did not end in good order");
         }

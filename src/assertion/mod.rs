@@ -7,7 +7,7 @@ mod jwk;
 mod jws;
 mod key;
 #[cfg(test)]
-mod vectors;
+pub(crate) mod vectors;
 mod verify;
 
 pub use actor::{Actor, ActorError, DEFAULT_MAX_DEPTH};

@@ -8,4 +8,5 @@ pub mod ca;
 pub mod faults;
 pub mod http;
 pub mod jwt;
+pub mod resource_server;
 pub mod workload_api;

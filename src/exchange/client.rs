@@ -1,5 +1,5 @@
 //! One HTTP client per authorization server: no redirects, no proxies, bounded answers, deadlines (OC-1).
-use super::connector::{ConnectError, Connector, reason, tls_error};
+use super::connector::{ConnectError, Connector, causes, reason, tls_error};
 use super::error::Failure;
 use super::server::{AuthorizationServer, ClientAuth};
 use crate::clock::Clock;
@@ -127,9 +127,8 @@ fn trouble(error: &hyper_util::client::legacy::Error, url: &str) -> Trouble {
         Some(ConnectError::Timeout(_)) => Trouble::Failed(Failure::Timeout("connecting")),
         Some(ConnectError::PlainHttp) => Trouble::Failed(Failure::PlainHttp(url.to_owned())),
         None => {
-            let chain = std::iter::successors(source, |error| error.source());
             // TLS 1.3 refuses a client certificate only after the handshake, when the answer is read.
-            if chain.filter_map(tls_error).next().is_some() {
+            if causes(error).any(|cause| tls_error(cause).is_some()) {
                 Trouble::Failed(Failure::Tls(reason(error)))
             } else {
                 Trouble::Failed(Failure::Unreachable(reason(error)))
@@ -137,3 +136,6 @@ fn trouble(error: &hyper_util::client::legacy::Error, url: &str) -> Trouble {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

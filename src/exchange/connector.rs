@@ -72,7 +72,11 @@ impl Connector {
         connector.set_nodelay(true);
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(self.deadline));
-        connector.call(uri).await.map_err(|error| ConnectError::Tcp(reason(&error)))
+        connector.call(uri).await.map_err(|error| {
+            let io = |error: &(dyn std::error::Error + 'static)| error.downcast_ref::<io::Error>().map(io::Error::kind);
+            let slow = causes(&error).any(|cause| io(cause) == Some(io::ErrorKind::TimedOut));
+            if slow { ConnectError::Timeout(self.deadline) } else { ConnectError::Tcp(reason(&error)) }
+        })
     }
 }
 
@@ -133,6 +137,13 @@ pub(super) fn reason(error: &(dyn std::error::Error + 'static)) -> String {
         std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
     words.dedup();
     words.join(": ")
+}
+
+/// The error and what caused it.
+pub(super) fn causes<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
 }
 
 /// rustls' own error, which may be wrapped in an `io::Error`.

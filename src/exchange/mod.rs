@@ -13,6 +13,8 @@ mod peer;
 mod request;
 mod response;
 mod server;
+#[cfg(test)]
+mod testing;
 mod user;
 
 pub use crate::assertion::UserTokenKind;

@@ -217,3 +217,6 @@ fn for_the_log(words: &str, secrets: &[String]) -> String {
     }
     short
 }
+
+#[cfg(test)]
+mod tests;

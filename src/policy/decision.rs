@@ -47,7 +47,8 @@ pub struct Conflict {
     pub second: usize,
 }
 
-/// All routes, ordered by how specific they are.
+/// All routes, ordered by how specific they are. A clone shares them.
+#[derive(Clone)]
 pub struct Policy {
     routes: Vec<Arc<Route>>,
     unmatched: Unmatched,

@@ -129,6 +129,11 @@ impl Shared {
         self.table.store(Arc::new(table));
     }
 
+    /// Where workers say that they turn.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
     /// Counts of what is going on.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic

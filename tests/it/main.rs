@@ -1,5 +1,8 @@
 //! The integration tests: one binary, real protocols over real sockets.
+mod dependencies;
 #[cfg(feature = "dev")]
 mod identity;
+mod layers;
 #[cfg(feature = "dev")]
 mod log;
+mod readme;

@@ -109,7 +109,7 @@ impl State {
             claims["act"] = act;
         }
         let ttl = registry.policy.access_token_ttl;
-        let token = self.keys.mint("at+jwt", ttl, claims).map_err(server_error)?;
+        let token = self.keys.mint("at+jwt", ttl, claims).map_err(|error| server_error(&error))?;
         Ok(json!({ "access_token": token, "token_type": "Bearer", "expires_in": ttl.as_secs(), "scope": scope }))
     }
 
@@ -143,7 +143,7 @@ impl State {
             many => claims["resource"] = json!(many),
         }
         let ttl = registry.policy.id_jag_ttl;
-        let token = self.keys.mint(ID_JAG_TYP, ttl, claims).map_err(server_error)?;
+        let token = self.keys.mint(ID_JAG_TYP, ttl, claims).map_err(|error| server_error(&error))?;
         Ok(json!({
             "access_token": token, "issued_token_type": ID_JAG, "token_type": "N_A",
             "expires_in": ttl.as_secs(), "scope": scope,
@@ -178,6 +178,6 @@ pub(super) fn words(text: &str) -> Vec<String> {
     text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-pub(super) fn server_error(error: anyhow::Error) -> Refusal {
+pub(super) fn server_error(error: &anyhow::Error) -> Refusal {
     Refusal::new("server_error", format!("{error:#}"))
 }

@@ -20,7 +20,7 @@ pub enum KeySource {
 }
 
 impl KeySource {
-    pub(super) async fn jwks(&self) -> anyhow::Result<Value> {
+    pub(crate) async fn jwks(&self) -> anyhow::Result<Value> {
         match self {
             Self::Jwks(jwks) => Ok(jwks.clone()),
             Self::Authority(authority) => Ok(authority.jwks()),

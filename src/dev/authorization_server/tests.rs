@@ -60,7 +60,7 @@ impl Rig {
     }
 
     /// An assertion signed with the agent's SVID.
-    fn assertion(&self, id: &str, claims: Value) -> String {
+    fn assertion(&self, id: &str, claims: &Value) -> String {
         let svid = self.domain.x509.issue(&SvidRequest::new(id)).unwrap();
         let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
         header.typ = Some("oauth-id-jag+jwt".to_owned());
@@ -90,7 +90,7 @@ fn claims(answer: &Value) -> Value {
 #[tokio::test]
 async fn an_agent_exchanges_its_own_assertion() {
     let rig = Rig::start().await;
-    let assertion = rig.assertion(BOT, json!({ "sub": BOT }));
+    let assertion = rig.assertion(BOT, &json!({ "sub": BOT }));
     let form = [
         ("grant_type", EXCHANGE),
         ("subject_token", assertion.as_str()),
@@ -111,22 +111,22 @@ async fn an_agent_exchanges_its_own_assertion() {
 async fn delegation_needs_a_policy_and_the_chain_has_a_limit() {
     let rig = Rig::start().await;
     let alice = json!({ "sub": "user:alice", "act": { "sub": BOT } });
-    let (status, answer) = rig.exchange(&rig.assertion(BOT, alice.clone())).await;
+    let (status, answer) = rig.exchange(&rig.assertion(BOT, &alice)).await;
     assert_eq!((status.as_u16(), &answer["error"]), (400, &json!("access_denied")));
     rig.may(BOT, "user:alice");
-    let (_, answer) = rig.exchange(&rig.assertion(BOT, alice)).await;
+    let (_, answer) = rig.exchange(&rig.assertion(BOT, &alice)).await;
     assert_eq!(claims(&answer)["act"]["sub"], BOT);
 
     let chain =
         json!({ "sub": "user:alice", "act": { "sub": BOT, "act": { "sub": "spiffe://example.org/orchestrator" } } });
-    assert_eq!(rig.exchange(&rig.assertion(BOT, chain.clone())).await.1["error"], "access_denied");
+    assert_eq!(rig.exchange(&rig.assertion(BOT, &chain)).await.1["error"], "access_denied");
     rig.may("spiffe://example.org/*", "user:*");
-    assert_eq!(rig.exchange(&rig.assertion(BOT, chain.clone())).await.0, 200);
+    assert_eq!(rig.exchange(&rig.assertion(BOT, &chain)).await.0, 200);
     rig.server.policy(|policy| policy.max_actors = 1);
-    assert_eq!(rig.exchange(&rig.assertion(BOT, chain)).await.1["error"], "access_denied");
+    assert_eq!(rig.exchange(&rig.assertion(BOT, &chain)).await.1["error"], "access_denied");
     let loops = json!({ "sub": "user:alice", "act": { "sub": BOT, "act": { "sub": BOT } } });
     rig.server.policy(|policy| policy.max_actors = 9);
-    assert_eq!(rig.exchange(&rig.assertion(BOT, loops)).await.1["error"], "access_denied");
+    assert_eq!(rig.exchange(&rig.assertion(BOT, &loops)).await.1["error"], "access_denied");
 }
 
 #[tokio::test]
@@ -144,11 +144,11 @@ async fn an_assertion_is_refused_for_each_broken_rule() {
         (json!({ "sub": BOT, "iss": "spiffe://example.org/other" }), "but iss is"),
     ];
     for (claims, why) in wrong {
-        let (status, answer) = rig.exchange(&rig.assertion(BOT, claims)).await;
+        let (status, answer) = rig.exchange(&rig.assertion(BOT, &claims)).await;
         assert_eq!((status.as_u16(), &answer["error"]), (400, &json!("invalid_grant")), "{why}");
         assert!(rig.reason().contains(why), "{why}: {}", rig.reason());
     }
-    let stranger = rig.assertion("spiffe://example.org/stranger", json!({ "sub": "spiffe://example.org/stranger" }));
+    let stranger = rig.assertion("spiffe://example.org/stranger", &json!({ "sub": "spiffe://example.org/stranger" }));
     assert_eq!(rig.exchange(&stranger).await.1["error"], "invalid_grant");
     assert!(rig.reason().contains("not registered"));
 }
@@ -228,11 +228,11 @@ async fn every_client_authentication_works_and_its_mistakes_do_not() {
     rig.server.register(Client::agent(BOT, Authentication::SpiffeJwt).scopes(&["a"]));
     let minute = Duration::from_secs(60);
     let svid = |audience: &[String]| rig.domain.jwt.jwt_svid(BOT, audience, minute).unwrap();
-    assert_eq!(rig.spiffe(JWT_SPIFFE, &svid(&[issuer.clone()])).await, 200);
+    assert_eq!(rig.spiffe(JWT_SPIFFE, &svid(std::slice::from_ref(&issuer))).await, 200);
     assert_eq!(rig.spiffe(JWT_SPIFFE, &svid(&[issuer.clone(), "https://b".into()])).await, 401, "SC-1: sole audience");
-    assert_eq!(rig.spiffe(CLIENT_JWT, &svid(&[issuer.clone()])).await, 401, "CA-2");
+    assert_eq!(rig.spiffe(CLIENT_JWT, &svid(std::slice::from_ref(&issuer))).await, 401, "CA-2");
     rig.server.register(Client::agent(BOT, Authentication::JwtSvidBearer).scopes(&["a"]));
-    assert_eq!(rig.spiffe(CLIENT_JWT, &svid(&[issuer.clone()])).await, 200);
+    assert_eq!(rig.spiffe(CLIENT_JWT, &svid(std::slice::from_ref(&issuer))).await, 200);
     // private_key_jwt
     let keys = JwtAuthority::new(JwtAlgorithm::Rs256, &rig.clock).unwrap();
     let method = Authentication::PrivateKeyJwt(KeySource::Authority(keys.clone()));
@@ -276,11 +276,11 @@ async fn metadata_and_keys_are_served_and_faults_obeyed() {
     assert_eq!(fetch(rig.server.jwks_uri()).await, rig.server.keys().jwks());
 
     rig.server.faults().token.next(Fault::Patch(json!({ "token_type": "mac", "expires_in": null })));
-    let (_, answer) = rig.exchange(&rig.assertion(BOT, json!({ "sub": BOT }))).await;
+    let (_, answer) = rig.exchange(&rig.assertion(BOT, &json!({ "sub": BOT }))).await;
     assert_eq!((&answer["token_type"], answer.get("expires_in")), (&json!("mac"), None));
     let gate = Gate::default();
     rig.server.faults().token.next(Fault::Hold(gate.clone()));
-    let assertion = rig.assertion(BOT, json!({ "sub": BOT }));
+    let assertion = rig.assertion(BOT, &json!({ "sub": BOT }));
     let (answer, ()) = tokio::join!(rig.exchange(&assertion), async {
         gate.reached_by(1).await;
         gate.open();
@@ -288,7 +288,7 @@ async fn metadata_and_keys_are_served_and_faults_obeyed() {
     assert_eq!(answer.0, 200);
     rig.server.stop().await;
     rig.server.restart().await.unwrap();
-    assert_eq!(rig.exchange(&rig.assertion(BOT, json!({ "sub": BOT }))).await.0, 200);
+    assert_eq!(rig.exchange(&rig.assertion(BOT, &json!({ "sub": BOT }))).await.0, 200);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! A SPIFFE Workload API over a Unix socket, as a SPIRE agent offers it, and a handle to make it misbehave.
-#[expect(missing_docs, clippy::all, reason = "generated code")]
+#[expect(missing_docs, reason = "generated code")]
 pub mod proto;
 mod service;
 

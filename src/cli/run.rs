@@ -1,0 +1,78 @@
+//! `idjag-proxy run`
+use super::{EX_CONFIG, EX_FAILED, complain, environment};
+use crate::app::{Source, bind};
+use crate::clock::Clock;
+use crate::config::{LogFormat, Overrides, Process};
+use crate::tasks::Stop;
+use crate::telemetry::{Format, Logs};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub(super) fn run(file: &Path, overrides: Overrides) -> ExitCode {
+    let source = Source { path: file.to_owned(), environment: Arc::new(environment), overrides };
+    let loaded = match source.load() {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            complain(&problems.to_string());
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    let logs = match start_logs(&loaded.config.process) {
+        Ok(logs) => logs,
+        Err(error) => return failed(&error),
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!(path = %warning.path, line = warning.line, "{}", warning.message);
+    }
+    // The control plane's runtime: one thread is enough, and a busy data plane cannot starve it.
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()
+        {
+            Ok(runtime) => runtime,
+            Err(error) => return failed(&format!("the runtime could not start: {error}")),
+        };
+    let ended = runtime.block_on(async move {
+        let bound = bind(loaded, source, Clock::system(), Some(logs)).map_err(|error| error.to_string())?;
+        let (stopper, stop) = Stop::pair();
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+        let running = bound.run(stop);
+        tokio::pin!(running);
+        let mut told = false;
+        loop {
+            tokio::select! {
+                ended = &mut running => return ended,
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if std::mem::replace(&mut told, true) {
+                return Err("a second signal came: left at once".to_owned());
+            }
+            tracing::info!("told to stop: draining");
+            stopper.stop();
+        }
+    });
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "stopped");
+            failed(&error)
+        }
+    }
+}
+
+fn failed(error: &str) -> ExitCode {
+    complain(&format!("idjag-proxy: {error}"));
+    ExitCode::from(EX_FAILED)
+}
+
+fn start_logs(process: &Process) -> Result<Logs, String> {
+    let format = match process.log_format {
+        LogFormat::Json => Format::Json,
+        LogFormat::Pretty => Format::Pretty,
+    };
+    Logs::start(process.log_level.as_str(), format).map_err(|error| error.to_string())
+}

@@ -1,0 +1,102 @@
+//! Who gets in: client certificate and access token (RFC 6750, RFC 9068).
+use super::{Seen, State};
+use crate::dev::authorization_server::KeySource;
+use crate::dev::http::{Body, full, lock};
+use crate::dev::jwt;
+use anyhow::{Context, ensure};
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::Value;
+
+/// Which access tokens are good here.
+#[derive(Clone, Debug)]
+pub struct TokenRule {
+    /// The authorization server's issuer identifier.
+    pub issuer: String,
+    /// Its keys.
+    pub keys: KeySource,
+    /// What `aud` must contain.
+    pub audience: String,
+    /// The scope that a path needs; the first rule that fits counts, and a path without a rule needs none.
+    pub scopes: Vec<ScopeRule>,
+}
+
+/// A scope for part of the API.
+#[derive(Clone, Debug)]
+pub struct ScopeRule {
+    /// The methods; empty for all.
+    pub methods: Vec<&'static str>,
+    /// What the path begins with.
+    pub path: String,
+    /// The scope that the token must have.
+    pub scope: String,
+}
+
+impl State {
+    /// Lets the request in, or says why not.
+    pub(super) async fn admit(&self, seen: &mut Seen) -> Result<(), Response<Body>> {
+        let clients = lock(&self.clients).clone();
+        if let Some(clients) = clients
+            && !seen.client.as_ref().is_some_and(|id| clients.contains(id))
+        {
+            return Err(answer(StatusCode::FORBIDDEN, None, "this client certificate may not call here"));
+        }
+        let rule = lock(&self.tokens).clone();
+        let Some(rule) = rule else { return Ok(()) };
+        let Some(token) = bearer(seen) else {
+            return Err(answer(StatusCode::UNAUTHORIZED, Some("Bearer realm=\"dev\""), "an access token is needed"));
+        };
+        let claims = self.verified(&rule, &token).await.map_err(|error| {
+            let challenge = "Bearer realm=\"dev\", error=\"invalid_token\"";
+            answer(StatusCode::UNAUTHORIZED, Some(challenge), &format!("{error:#}"))
+        })?;
+        seen.claims = Some(claims.clone());
+        let needed = rule.scopes.iter().find(|rule| rule.fits(seen)).map(|rule| rule.scope.as_str());
+        let granted = claims["scope"].as_str().unwrap_or("");
+        match needed {
+            Some(scope) if !granted.split(' ').any(|word| word == scope) => {
+                let challenge = format!("Bearer realm=\"dev\", error=\"insufficient_scope\", scope=\"{scope}\"");
+                Err(answer(StatusCode::FORBIDDEN, Some(&challenge), &format!("the token lacks the scope {scope}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn verified(&self, rule: &TokenRule, token: &str) -> anyhow::Result<Value> {
+        let token = jwt::verify_with_jwks(token, &rule.keys.jwks().await?, "sig")?;
+        ensure!(jwt::has_typ(&token, "at+jwt"), "typ is {}, not at+jwt", token.header["typ"]);
+        let claims = token.claims;
+        ensure!(claims["iss"] == rule.issuer.as_str(), "iss is {}, not {}", claims["iss"], rule.issuer);
+        jwt::check_times(&claims, self.clock.now())?;
+        let here = jwt::audiences(&claims).contains(&rule.audience.as_str());
+        ensure!(here, "aud is {}, not {}", claims["aud"], rule.audience);
+        claims["sub"].as_str().context("no sub")?;
+        Ok(claims)
+    }
+}
+
+impl ScopeRule {
+    fn fits(&self, seen: &Seen) -> bool {
+        let method = self.methods.is_empty() || self.methods.contains(&seen.method.as_str());
+        method && seen.target.path().starts_with(&self.path)
+    }
+}
+
+/// The token, if there is exactly one `Authorization` field and it is a Bearer one.
+fn bearer(seen: &Seen) -> Option<String> {
+    let mut fields = seen.headers.get_all(header::AUTHORIZATION).iter();
+    let field = fields.next()?.to_str().ok()?;
+    if fields.next().is_some() {
+        return None;
+    }
+    let (scheme, token) = field.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.to_owned())
+}
+
+fn answer(status: StatusCode, challenge: Option<&str>, text: &str) -> Response<Body> {
+    let mut response = Response::new(full(format!("{text}\n")));
+    *response.status_mut() = status;
+    if let Some(value) = challenge.and_then(|challenge| HeaderValue::from_str(challenge).ok()) {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+    }
+    response
+}

@@ -1,0 +1,179 @@
+//! The paths of the API.
+use super::{Seen, State};
+use crate::dev::http::{Body, Connection, full};
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt, stream};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::sync::Arc;
+use tokio::sync::broadcast;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+const CHUNK: usize = 16 * 1024;
+
+impl State {
+    pub(super) async fn endpoint(
+        &self,
+        request: Request<Incoming>,
+        connection: &Arc<Connection>,
+        seen: &mut Seen,
+    ) -> Response<Body> {
+        if request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+        {
+            return grpc(request).await;
+        }
+        let path = request.uri().path().to_owned();
+        match path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), "")) {
+            ("sse", "") => sse(self.events.subscribe()),
+            ("ws", "") => websocket(request, connection),
+            ("trailers", "") => with_trailer(),
+            ("bytes", count) => bytes(count.parse().unwrap_or(0)),
+            ("status", code) => empty(code.parse().unwrap_or(StatusCode::BAD_REQUEST)),
+            ("reject", "") => empty(StatusCode::PAYLOAD_TOO_LARGE),
+            ("broken", "") => broken(),
+            _ => echo(request, seen).await,
+        }
+    }
+}
+
+async fn echo(request: Request<Incoming>, seen: &mut Seen) -> Response<Body> {
+    let mut body = request.into_body();
+    let mut digest = digest::Context::new(&digest::SHA256);
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        // The client broke off, and nobody reads the answer.
+        let Ok(frame) = frame else { break };
+        match frame.into_data() {
+            Ok(data) => {
+                length += data.len() as u64;
+                digest.update(&data);
+            }
+            Err(frame) => seen.trailers = frame.into_trailers().unwrap_or_default(),
+        }
+    }
+    let digest = digest.finish();
+    let hex = digest.as_ref().iter().fold(String::new(), |mut hex, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    });
+    seen.body = Some((length, hex));
+    let mut response = Response::new(full(format!("{:#}\n", seen.to_json())));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn sse(events: broadcast::Receiver<Option<String>>) -> Response<Body> {
+    let frames = stream::unfold(events, |mut events| async move {
+        // An error: a reader so slow that events were lost, or the server's end.
+        let event = events.recv().await.ok().flatten()?;
+        let frame = Frame::data(Bytes::from(format!("data: {event}\n\n")));
+        Some((Ok::<_, Infallible>(frame), events))
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response
+}
+
+/// RFC 6455 §4.2.2, then every message back.
+fn websocket(mut request: Request<Incoming>, connection: &Connection) -> Response<Body> {
+    let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY) else {
+        return empty(StatusCode::UPGRADE_REQUIRED);
+    };
+    let accept = derive_accept_key(key.as_bytes());
+    let upgrade = hyper::upgrade::on(&mut request);
+    connection.spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        while let Some(Ok(message)) = socket.next().await {
+            let echoed = message.is_text() || message.is_binary();
+            if echoed && socket.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = HeaderValue::from_str(&accept) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
+}
+
+/// Unary gRPC in shape: the message back, the status behind it.
+async fn grpc(request: Request<Incoming>) -> Response<Body> {
+    let grpc_status = HeaderName::from_static("grpc-status");
+    let failure = request.headers().get("x-grpc-fail").cloned();
+    let mut response = match failure {
+        // Trailers-Only: everything in the header.
+        Some(status) => {
+            let mut response = empty(StatusCode::OK);
+            response.headers_mut().insert(grpc_status, status);
+            response
+        }
+        None => {
+            // Broken off by the client: nobody reads the answer.
+            let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            let mut trailers = HeaderMap::new();
+            trailers.insert(grpc_status, HeaderValue::from_static("0"));
+            Response::new(followed_by(body, trailers))
+        }
+    };
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+fn with_trailer() -> Response<Body> {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-checksum", HeaderValue::from_static("42"));
+    let mut response = Response::new(followed_by(Bytes::from_static(b"a body with a trailer\n"), trailers));
+    // HTTP/1.1 sends only trailers that were announced.
+    response.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-checksum"));
+    response
+}
+
+fn followed_by(body: Bytes, trailers: HeaderMap) -> Body {
+    Full::new(body).with_trailers(async move { Some(Ok(trailers)) }).boxed_unsync()
+}
+
+fn bytes(count: u64) -> Response<Body> {
+    let chunk = Bytes::from(vec![b'x'; CHUNK]);
+    let frames = stream::unfold(count, move |left| {
+        let size = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+        let frame = Frame::data(chunk.slice(..size));
+        async move { (left > 0).then(|| (Ok::<_, Infallible>(frame), left - size as u64)) }
+    });
+    Response::new(StreamBody::new(frames).boxed_unsync())
+}
+
+fn broken() -> Response<Body> {
+    let frames = stream::unfold(true, |first| async move {
+        if first {
+            return Some((Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"half"))), false));
+        }
+        // Not at once: hyper writes the header and the first half when it has to wait for more.
+        tokio::task::yield_now().await;
+        None
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("1000"));
+    response
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(full(""));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,289 @@
+use super::*;
+use crate::assertion::SigningKey;
+use crate::assertion::vectors::es256_pkcs8;
+use crate::exchange::error::ExchangeError;
+use crate::exchange::{Fault, testing};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::json;
+
+const NOW: Timestamp = Timestamp::from_unix_seconds(1_767_225_600);
+const RAS: &str = "https://as.chat.example";
+
+fn answer(status: u16, body: &str) -> Answer {
+    let status = StatusCode::from_u16(status).expect("a status");
+    Answer { status, headers: HeaderMap::new(), body: Bytes::from(body.to_owned()) }
+}
+
+fn with(changes: &Value) -> Result<Issued, Failure> {
+    let mut body = json!({"access_token": "t0ken", "token_type": "Bearer", "expires_in": 60});
+    for (name, value) in changes.as_object().expect("members") {
+        body[name] = value.clone();
+    }
+    token(&answer(200, &body.to_string()), Expected::AccessToken, NOW)
+}
+
+fn unusable(result: &Result<Issued, Failure>) -> bool {
+    matches!(result, Err(Failure::Response(_)))
+}
+
+fn signed(typ: &str, claims: &Value) -> String {
+    SigningKey::from_pkcs8_der(&es256_pkcs8(), None, None).expect("a key").sign(typ, claims).expect("a signature")
+}
+
+#[test]
+fn success_is_200_and_an_object_with_its_members() {
+    let good = with(&json!({})).expect("good");
+    assert_eq!((good.token.expose(), good.expires_at, good.scopes), ("t0ken", NOW.plus(Duration::from_secs(60)), None));
+    for (status, body) in [
+        (201, r#"{"access_token":"t","token_type":"Bearer"}"#),
+        (204, ""),
+        (302, r#"{"access_token":"t","token_type":"Bearer"}"#),
+        (200, ""),
+        (200, "<html>"),
+        (200, r#"["t"]"#),
+        (200, r#"{"access_token":"t","access_token":"u","token_type":"Bearer"}"#),
+        (200, r#"{"token_type":"Bearer"}"#),
+        (200, r#"{"access_token":"t"}"#),
+        (200, r#"{"access_token":"","token_type":"Bearer"}"#),
+        (200, r#"{"access_token":{"a":1},"token_type":"Bearer"}"#),
+    ] {
+        assert!(unusable(&token(&answer(status, body), Expected::AccessToken, NOW)), "{status} {body}");
+    }
+}
+
+#[test]
+fn only_a_bearer_token_is_an_access_token() {
+    for typ in ["bearer", "BEARER", "Bearer"] {
+        assert!(with(&json!({ "token_type": typ })).is_ok());
+    }
+    for typ in [json!("DPoP"), json!("N_A"), json!("mac"), json!("Bearer "), json!(1)] {
+        assert!(unusable(&with(&json!({ "token_type": typ }))));
+    }
+}
+
+#[test]
+fn a_token_is_a_token68_before_it_becomes_a_header() {
+    for good in ["a", "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU", "a+/==", "eyJ.eyJ.x"] {
+        assert!(with(&json!({ "access_token": good })).is_ok(), "{good}");
+    }
+    for bad in
+        ["a b", "a\r\nx-admin: 1", "a\n", "a\u{0}", "ü", "=", "a=b", "a,b", "\"a\"", &"a".repeat(MAX_ACCESS_TOKEN + 1)]
+    {
+        assert!(unusable(&with(&json!({ "access_token": bad }))), "{bad}");
+    }
+}
+
+#[test]
+fn expires_in_is_read_however_it_is_written() {
+    for (expires_in, seconds) in [
+        (json!(null), 300),
+        (json!(3600), 3600),
+        (json!(59.9), 59),
+        (json!("3600"), 3600),
+        (json!(1e40), 86_400),
+        (json!(u64::MAX), 86_400),
+    ] {
+        let issued = with(&json!({ "expires_in": expires_in })).expect("a lifetime");
+        assert_eq!(issued.expires_at, NOW.plus(Duration::from_secs(seconds)), "{expires_in}");
+    }
+    let absent = token(&answer(200, r#"{"access_token":"t","token_type":"Bearer"}"#), Expected::AccessToken, NOW);
+    assert_eq!(absent.expect("a default").expires_at, NOW.plus(DEFAULT_LIFETIME));
+    for over in [json!(0), json!(-1), json!(-1e40), json!(0.5), json!("0")] {
+        assert_eq!(with(&json!({ "expires_in": over })).err(), Some(Failure::Expired), "{over}");
+    }
+    for nonsense in [json!("soon"), json!("-5"), json!(""), json!(true), json!([60]), json!({})] {
+        assert!(unusable(&with(&json!({ "expires_in": nonsense }))), "{nonsense}");
+    }
+}
+
+#[test]
+fn a_tokens_own_end_counts_only_if_it_is_sooner() {
+    let at = |seconds| json!({ "access_token": signed("at+jwt", &json!({ "exp": NOW.unix_seconds() + seconds })) });
+    assert_eq!(with(&at(30)).expect("good").expires_at, NOW.plus(Duration::from_secs(30)));
+    assert_eq!(with(&at(3600)).expect("good").expires_at, NOW.plus(Duration::from_secs(60)));
+    for exp in [json!("soon"), json!(-5), json!(null)] {
+        let token = signed("at+jwt", &json!({ "exp": exp }));
+        assert_eq!(
+            with(&json!({ "access_token": token })).expect("opaque").expires_at,
+            NOW.plus(Duration::from_secs(60))
+        );
+    }
+}
+
+#[test]
+fn granted_scopes_are_recorded() {
+    assert_eq!(with(&json!({"scope": "b a  b"})).expect("good").scopes, Some(vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(with(&json!({"scope": ""})).expect("good").scopes, Some(Vec::new()));
+    assert_eq!(with(&json!({"scope": null})).expect("good").scopes, None);
+    for scope in [json!(["a"]), json!("a\"b"), json!("a\\b"), json!("a\tb"), json!("ä")] {
+        assert!(unusable(&with(&json!({ "scope": scope }))));
+    }
+}
+
+#[test]
+fn an_exchange_says_what_it_issued() {
+    let exchanged = |issued: &Value| {
+        let body = json!({"access_token": "t", "token_type": "Bearer", "issued_token_type": issued});
+        token(&answer(200, &body.to_string()), Expected::Exchanged, NOW)
+    };
+    for issued in [ACCESS_TOKEN_TYPE, JWT_TYPE] {
+        assert!(exchanged(&json!(issued)).is_ok());
+    }
+    for issued in [
+        json!(null),
+        json!("access_token"),
+        json!("urn:ietf:params:oauth:token-type:refresh_token"),
+        json!(ID_JAG_TYPE),
+    ] {
+        assert!(unusable(&exchanged(&issued)));
+    }
+}
+
+fn id_jag(members: &Value, typ: &str, claims: &Value) -> Result<Issued, Failure> {
+    let mut own = json!({"iss": "https://idp", "sub": "alice", "aud": RAS, "exp": NOW.unix_seconds() + 120});
+    for (name, value) in claims.as_object().expect("claims") {
+        own[name] = value.clone();
+    }
+    let mut body = json!({"access_token": signed(typ, &own), "token_type": "N_A", "issued_token_type": ID_JAG_TYPE});
+    for (name, value) in members.as_object().expect("members") {
+        body[name] = value.clone();
+    }
+    token(&answer(200, &body.to_string()), Expected::IdJag { audience: RAS }, NOW)
+}
+
+#[test]
+fn an_id_jag_is_one_and_for_the_server_that_it_goes_to() {
+    let none = &json!({});
+    let typ = "oauth-id-jag+jwt";
+    assert_eq!(id_jag(none, typ, none).expect("good").expires_at, NOW.plus(Duration::from_secs(120)));
+    assert!(id_jag(&json!({"token_type": "n_a"}), "application/oauth-id-jag+jwt", &json!({"aud": [RAS]})).is_ok());
+    // IJ-C1
+    for issued in
+        [json!(null), json!(ACCESS_TOKEN_TYPE), json!(JWT_TYPE), json!("URN:ietf:params:oauth:token-type:id-jag")]
+    {
+        assert!(unusable(&id_jag(&json!({ "issued_token_type": issued }), typ, none)));
+    }
+    // IJ-C2: a server that did not look at requested_token_type.
+    assert!(unusable(&id_jag(&json!({"token_type": "Bearer"}), typ, none)));
+    // IJ-C3
+    assert!(unusable(&id_jag(none, "JWT", none)));
+    for aud in [
+        json!("https://as.chat.example/"),
+        json!([RAS, "https://other"]),
+        json!([]),
+        json!(null),
+        json!("https://other"),
+    ] {
+        assert!(unusable(&id_jag(none, typ, &json!({ "aud": aud }))), "{aud}");
+    }
+    assert!(unusable(&id_jag(none, typ, &json!({"exp": null}))));
+    assert!(unusable(&id_jag(&json!({"access_token": "opaque"}), typ, none)));
+}
+
+fn refused(status: u16, body: &str) -> Option<ExchangeError> {
+    refusal(&answer(status, body), &[], false).map(|failure| ExchangeError::new("as", failure))
+}
+
+#[test]
+fn an_error_is_keyed_on_its_code_and_not_on_its_status() {
+    for (code, fault) in [
+        ("invalid_grant", Fault::Agent),
+        ("access_denied", Fault::Agent),
+        ("invalid_scope", Fault::Agent),
+        ("invalid_target", Fault::Agent),
+        ("insufficient_user_authentication", Fault::Agent),
+        ("invalid_client", Fault::Operator),
+        ("unauthorized_client", Fault::Operator),
+        ("unsupported_grant_type", Fault::Operator),
+        ("invalid_request", Fault::Operator),
+        ("what_is_this", Fault::Operator),
+        ("temporarily_unavailable", Fault::Unavailable),
+    ] {
+        for status in [400, 401, 403] {
+            let error = refused(status, &json!({ "error": code }).to_string()).expect("an error");
+            assert_eq!((error.fault(), error.oauth_code(), error.kind()), (fault, Some(code), "refused"), "{code}");
+        }
+    }
+    let delegated = refusal(&answer(400, r#"{"error":"invalid_request"}"#), &[], true).expect("an error");
+    assert_eq!(ExchangeError::new("as", delegated).fault(), Fault::Agent, "RFC 8693 §2.2.2: the subject token");
+    let permanent = refused(400, r#"{"error":"invalid_client"}"#).expect("an error").negative_ttl();
+    assert!((10..=30).contains(&permanent.as_secs()));
+}
+
+#[test]
+fn what_is_no_oauth_error_is_not_taken_for_one() {
+    for body in
+        ["", "<html>", "[]", "{}", r#"{"error":7}"#, r#"{"error":""}"#, r#"{"error":"a b"}"#, "{\"error\":\"a\\nb\"}"]
+    {
+        assert_eq!(refused(400, body), None, "{body}");
+    }
+    assert_eq!(refused(400, &json!({ "error": "a".repeat(65) }).to_string()), None);
+    assert_eq!(refused(200, r#"{"error":"invalid_grant"}"#), None);
+}
+
+#[test]
+fn a_description_goes_to_the_log_without_what_we_sent() {
+    let long = format!("eyJ{}", "a".repeat(60));
+    let body = json!({
+        "error": "invalid_grant",
+        "error_description": format!("no\r\n\u{1b}[31m: hunter2-canary or {long} of user {}", "word ".repeat(200)),
+    });
+    let failure = refusal(&answer(400, &body.to_string()), &["hunter2-canary".to_owned()], false).expect("an error");
+    let error = ExchangeError::new("as", failure);
+    let (log, advice) = (error.to_string(), error.advice());
+    assert!(log.contains("invalid_grant: no   [31m: [redacted] or [redacted] of user word"), "{log}");
+    assert!(!log.contains(char::is_control) && log.len() < 400);
+    assert!(!advice.contains("word") && advice.contains("invalid_grant"), "{advice}");
+    assert!(!format!("{error:?}").contains("canary"));
+}
+
+#[test]
+fn retry_after_is_seconds_or_a_date_and_bounded() {
+    let failure = |status, retry_after: Option<&'static str>| {
+        let mut answer = answer(status, r#"{"error":"invalid_client"}"#);
+        if let Some(value) = retry_after {
+            answer.headers.insert(HeaderName::from_static("retry-after"), HeaderValue::from_static(value));
+        }
+        busy(&answer, NOW).map(|failure| ExchangeError::new("as", failure))
+    };
+    for (value, seconds) in [
+        (Some("7"), Some(7)),
+        (Some("Thu, 01 Jan 2026 00:00:09 GMT"), Some(9)),
+        (Some("Wed, 31 Dec 2025 00:00:00 GMT"), Some(0)),
+        (Some("999999999"), Some(300)),
+        (Some("-1"), None),
+        (Some("soon"), None),
+        (None, None),
+    ] {
+        let error = failure(503, value).expect("busy");
+        assert_eq!(error.retry_after(), seconds.map(Duration::from_secs), "{value:?}");
+        assert_eq!((error.fault(), error.kind()), (Fault::Unavailable, "busy"));
+        assert!(error.negative_ttl() >= Duration::from_secs(1));
+    }
+    assert_eq!(failure(429, Some("7")).expect("busy").negative_ttl(), Duration::from_secs(7));
+    for status in [408, 425, 429, 500, 502, 503, 504] {
+        assert!(failure(status, None).is_some(), "{status}");
+    }
+    for status in [200, 302, 400, 401, 403, 404] {
+        assert!(failure(status, None).is_none(), "{status}");
+    }
+}
+
+/// The same rules through a socket: what the server says is what the caller gets.
+#[tokio::test]
+async fn errors_arrive_with_their_class() {
+    for (status, body, kind) in [
+        (400, r#"{"error":"invalid_scope"}"#, "refused"),
+        (400, "nope", "response"),
+        (302, "", "response"),
+        (500, r#"{"error":"invalid_scope"}"#, "busy"),
+        (200, "{}", "response"),
+        (200, r#"{"access_token":"t","token_type":"Bearer","expires_in":0}"#, "expired"),
+    ] {
+        let server = testing::Scripted::start(move |_| testing::json(status, body)).await;
+        let bench = testing::Bench::new(None);
+        let error = bench.mint(&testing::client_credentials(server.described())).await.expect_err("no token");
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+}

@@ -1,0 +1,176 @@
+//! A server on loopback that answers what a test says, and the other ends that the tests share.
+use super::{
+    AuthorizationServer, ClientAuth, Deadlines, Endpoints, ExchangeError, Exchanger, Flow, Grant, Metrics, Minted,
+    PlainHttp, Quirks, Subject,
+};
+use crate::clock::Clock;
+use crate::identity::Identity;
+use crate::secret::Secret;
+use crate::tls::ServerTrust;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::RootCertStore;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use url::Url;
+
+pub(super) type Reply = Response<Full<Bytes>>;
+
+/// One request as it came.
+#[derive(Clone)]
+pub(super) struct Seen {
+    pub(super) head: Parts,
+    pub(super) body: String,
+}
+
+impl Seen {
+    /// The form; a parameter that repeats is joined by a comma.
+    pub(super) fn form(&self) -> BTreeMap<String, String> {
+        let mut form = BTreeMap::<String, String>::new();
+        for (name, value) in form_urlencoded::parse(self.body.as_bytes()) {
+            form.entry(name.into_owned())
+                .and_modify(|all| *all = format!("{all},{value}"))
+                .or_insert(value.into_owned());
+        }
+        form
+    }
+}
+
+/// A running server; it ends with this value.
+pub(super) struct Scripted {
+    pub(super) origin: String,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    _connections: JoinSet<()>,
+}
+
+impl Scripted {
+    pub(super) async fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let origin = format!("http://{}", listener.local_addr().expect("an address"));
+        let (seen, answer) = (Arc::<Mutex<Vec<Seen>>>::default(), Arc::new(answer));
+        let mut connections = JoinSet::new();
+        let all = Arc::clone(&seen);
+        connections.spawn(async move {
+            let mut open = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (all, answer) = (Arc::clone(&all), Arc::clone(&answer));
+                let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                    let (all, answer) = (Arc::clone(&all), Arc::clone(&answer));
+                    async move {
+                        let (head, body) = request.into_parts();
+                        let body = body.collect().await.expect("a body").to_bytes();
+                        let seen = Seen { head, body: String::from_utf8(body.to_vec()).expect("text") };
+                        all.lock().expect("the list").push(seen.clone());
+                        Ok::<_, Infallible>(answer(&seen))
+                    }
+                });
+                open.spawn(async move {
+                    let mut connection = hyper::server::conn::http1::Builder::new();
+                    connection.timer(TokioTimer::new());
+                    // A client that hangs up is none of the server's business.
+                    let _ = connection.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { origin, seen, _connections: connections }
+    }
+
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().expect("the list").clone()
+    }
+
+    pub(super) fn last_form(&self) -> BTreeMap<String, String> {
+        self.seen().last().expect("a request").form()
+    }
+
+    pub(super) fn url(&self, path: &str) -> Url {
+        Url::parse(&format!("{}{path}", self.origin)).expect("a URL")
+    }
+
+    /// This server as the configuration would describe it, by its endpoints, for a client with a password.
+    pub(super) fn described(&self) -> AuthorizationServer {
+        AuthorizationServer {
+            name: "as".into(),
+            issuer: self.origin.clone(),
+            endpoints: Endpoints::Explicit { token: self.url("/token"), jwks: Some(self.url("/jwks")) },
+            client_id: Some("agent".into()),
+            client_auth: ClientAuth::ClientSecretPost(Secret::new("hunter2-canary".into())),
+            trust: ServerTrust::WebPki(some_root()),
+            plain_http: PlainHttp::default(),
+            quirks: Quirks::default(),
+            deadlines: Deadlines::default(),
+        }
+    }
+}
+
+/// An authority that nobody has: TLS wants one, even where none will be used.
+fn some_root() -> Arc<RootCertStore> {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = rcgen::CertificateParams::default().self_signed(&key).expect("a certificate");
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.der().clone()).expect("a root");
+    Arc::new(roots)
+}
+
+pub(super) fn json(status: u16, body: impl Into<Bytes>) -> Reply {
+    let mut reply = Response::new(Full::new(body.into()));
+    *reply.status_mut() = StatusCode::from_u16(status).expect("a status");
+    reply
+}
+
+pub(super) fn token() -> Reply {
+    json(
+        200,
+        r#"{"access_token":"t0ken","token_type":"Bearer","expires_in":60,"issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}"#,
+    )
+}
+
+pub(super) fn grant(flow: Flow) -> Grant {
+    Grant {
+        flow,
+        subject: Subject::Own,
+        actor: None,
+        resources: Vec::new(),
+        audiences: Vec::new(),
+        scopes: vec!["a".into(), "b".into()],
+        assertion: Default::default(),
+    }
+}
+
+/// The client itself, at this server.
+pub(super) fn client_credentials(server: AuthorizationServer) -> Grant {
+    grant(Flow::ClientCredentials { server: Arc::new(server) })
+}
+
+pub(super) struct Bench {
+    pub(super) exchanger: Exchanger,
+    pub(super) clock: Clock,
+    pub(super) registry: prometheus::Registry,
+}
+
+impl Bench {
+    pub(super) fn new(identity: Option<Identity>) -> Self {
+        Self::at(identity, Clock::shiftable())
+    }
+
+    pub(super) fn at(identity: Option<Identity>, clock: Clock) -> Self {
+        let registry = prometheus::Registry::new();
+        let metrics = Metrics::new(&registry, ["as"]).expect("fresh registry");
+        Self { exchanger: Exchanger::new(identity, clock.clone(), metrics), clock, registry }
+    }
+
+    pub(super) async fn mint(&self, grant: &Grant) -> Result<Minted, ExchangeError> {
+        self.exchanger.mint(grant, None).await
+    }
+
+    pub(super) async fn mint_for(&self, grant: &Grant, user: &str) -> Result<Minted, ExchangeError> {
+        self.exchanger.mint(grant, Some(&Secret::new(user.to_owned()))).await
+    }
+}

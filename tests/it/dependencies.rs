@@ -1,0 +1,100 @@
+//! Which crates may be in the binary, and under which licences. Advisories need a network and are not looked up here;
+//! `cargo deny check` with `.deny.toml` does that for those who have it.
+use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, PackageId};
+use std::collections::BTreeSet;
+
+/// One crypto provider, no OpenSSL, no RustCrypto RSA (RUSTSEC-2023-0071), no abandoned YAML.
+const BANNED: &[&str] =
+    &["ring", "openssl", "openssl-sys", "native-tls", "rsa", "serde_yml", "libyml", "yaml-rust", "chrono"];
+
+const LICENCES: &[&str] = &[
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "MIT",
+    "MIT-0",
+    "ISC",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "CDLA-Permissive-2.0",
+    "OpenSSL",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+    "0BSD",
+];
+
+fn metadata() -> Metadata {
+    let mut command = MetadataCommand::new();
+    command.manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+    command.features(CargoOpt::AllFeatures).other_options(["--offline".to_owned(), "--locked".to_owned()]);
+    command.exec().expect("cargo metadata")
+}
+
+/// What is built into the binary or builds it; not what only tests use.
+fn shipped(metadata: &Metadata) -> BTreeSet<PackageId> {
+    let resolve = metadata.resolve.as_ref().expect("a resolved graph");
+    let root = resolve.root.clone().expect("a root package");
+    let (mut seen, mut next) = (BTreeSet::new(), vec![root]);
+    while let Some(id) = next.pop() {
+        if !seen.insert(id.clone()) {
+            continue;
+        }
+        let node = resolve.nodes.iter().find(|node| node.id == id).expect("every package has a node");
+        let used =
+            node.deps.iter().filter(|dep| dep.dep_kinds.iter().any(|kind| kind.kind != DependencyKind::Development));
+        next.extend(used.map(|dep| dep.pkg.clone()));
+    }
+    seen
+}
+
+#[test]
+fn no_banned_crate_is_built() {
+    let metadata = metadata();
+    let shipped = shipped(&metadata);
+    let names = metadata
+        .packages
+        .iter()
+        .filter(|package| shipped.contains(&package.id))
+        .map(|package| package.name.to_string());
+    let banned: Vec<String> = names.filter(|name| BANNED.contains(&name.as_str())).collect();
+    assert!(banned.is_empty(), "banned: {banned:?}");
+}
+
+#[test]
+fn every_licence_is_on_the_list() {
+    let metadata = metadata();
+    let shipped = shipped(&metadata);
+    let wrong: Vec<String> = metadata
+        .packages
+        .iter()
+        .filter(|package| shipped.contains(&package.id))
+        .filter(|package| !package.license.as_deref().is_some_and(allowed))
+        .map(|package| format!("{}: {:?}", package.name, package.license))
+        .collect();
+    assert!(wrong.is_empty(), "licences:\n{}", wrong.join("\n"));
+}
+
+/// An SPDX expression without nesting deeper than one pair of brackets: some alternative, all of whose parts are allowed.
+fn allowed(expression: &str) -> bool {
+    let expression = expression.replace('/', " OR ");
+    let all = |text: &str| text.split(" AND ").all(|part| LICENCES.contains(&part.trim().trim_matches(['(', ')'])));
+    if let Some((bracket, rest)) = expression.strip_prefix('(').and_then(|text| text.split_once(") AND ")) {
+        return bracket.split(" OR ").any(all) && all(rest);
+    }
+    if let Some((first, rest)) = expression.split_once(" AND (") {
+        return all(first) && rest.trim_end_matches(')').split(" OR ").any(all);
+    }
+    expression.split(" OR ").any(all)
+}
+
+#[test]
+fn expressions_are_read() {
+    assert!(allowed("MIT OR GPL-3.0"));
+    assert!(allowed("MIT/Apache-2.0"));
+    assert!(allowed("ISC AND (Apache-2.0 OR ISC)"));
+    assert!(allowed("(MIT OR Apache-2.0) AND Unicode-3.0"));
+    assert!(!allowed("GPL-3.0"));
+    assert!(!allowed("MIT AND GPL-3.0"));
+}

@@ -1,0 +1,120 @@
+"""Envoy as an mTLS server that we did not write: its certificate and its trust come from the SPIRE agent by SDS."""
+
+import json
+import socket
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+
+from parts import Run, fetch, free_ports, wait_until
+
+REPORTS = "spiffe://example.org/reports"
+TYPES = "type.googleapis.com/envoy.extensions"
+
+
+class Envoy:
+    """Serves as `spiffe://example.org/reports`, admits only `client`, and hands requests on to `upstream_port` in the clear.
+
+    What it knows of the caller's certificate it adds as `x-forwarded-client-cert`, chain included.
+    """
+
+    def __init__(self, run: Run, program: Path, agent_socket: Path, upstream_port: int, client: str):
+        self.port, self.admin_port = free_ports(2)
+        self.url = f"https://127.0.0.1:{self.port}"
+        config = run.directory / "envoy.json"
+        admin = {"address": _address(self.admin_port)}
+        static = {"listeners": [self._listener(client)], "clusters": _clusters(agent_socket, upstream_port)}
+        bootstrap = {"node": {"id": "reports", "cluster": "reports"}, "admin": admin, "static_resources": static}
+        config.write_text(json.dumps(bootstrap, indent=1))
+        self.part = run.start("envoy", [program, "-c", config, "--concurrency", "1", "--disable-hot-restart"])
+
+    def wait(self):
+        wait_until("Envoy's certificate by SDS", self.shown, 60, self.part)
+
+    def shown(self) -> str | None:
+        """The serial number of the certificate that Envoy shows now."""
+        serials = [leaf["serial_number"] for one in self._certificates() for leaf in one.get("cert_chain", [])]
+        return serials[0] if serials else None
+
+    def authority(self) -> str:
+        """Which authority signed that certificate, by its key identifier in hex: the id that SPIRE gives to an authority."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        # In TLS 1.3 the client's side of the handshake ends before Envoy asks in vain for our certificate.
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        with socket.create_connection(("127.0.0.1", self.port), 5) as plain, context.wrap_socket(plain) as tls:
+            return authority_key_identifier(x509.load_der_x509_certificate(tls.getpeercert(binary_form=True)))
+
+    def trusted(self) -> set[str]:
+        """The serial numbers of the authorities that Envoy trusts now."""
+        return {ca["serial_number"] for one in self._certificates() for ca in one.get("ca_cert", [])}
+
+    def _certificates(self) -> list[dict]:
+        status, text = fetch(f"http://127.0.0.1:{self.admin_port}/certs")
+        return json.loads(text).get("certificates", []) if status == 200 else []
+
+    def _listener(self, client: str) -> dict:
+        manager = {
+            "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "reports",
+            "forward_client_cert_details": "SANITIZE_SET",
+            "set_current_client_cert_details": {"uri": True, "chain": True},
+            "http_filters": [{"name": "router", "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"}}],
+            "route_config": {
+                "virtual_hosts": [
+                    {
+                        "name": "all",
+                        "domains": ["*"],
+                        "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}],
+                    }
+                ]
+            },
+        }
+        pin = [{"san_type": "URI", "matcher": {"exact": client}}]
+        tls = {
+            "@type": f"{TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
+            "require_client_certificate": True,
+            "common_tls_context": {
+                "alpn_protocols": ["h2", "http/1.1"],
+                "tls_certificate_sds_secret_configs": [_secret(REPORTS)],
+                "combined_validation_context": {
+                    "default_validation_context": {"match_typed_subject_alt_names": pin},
+                    "validation_context_sds_secret_config": _secret("spiffe://example.org"),
+                },
+            },
+        }
+        chain = {
+            "transport_socket": {"name": "tls", "typed_config": tls},
+            "filters": [{"name": "http", "typed_config": manager}],
+        }
+        return {"name": "reports", "address": _address(self.port), "filter_chains": [chain]}
+
+
+def authority_key_identifier(certificate: x509.Certificate) -> str:
+    return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier.hex()
+
+
+def _secret(name: str) -> dict:
+    grpc = [{"envoy_grpc": {"cluster_name": "spire_agent"}}]
+    source = {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": grpc}
+    return {"name": name, "sds_config": {"resource_api_version": "V3", "api_config_source": source}}
+
+
+def _clusters(agent_socket: Path, upstream_port: int) -> list[dict]:
+    http2 = {
+        "@type": f"{TYPES}.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }
+    agent = _cluster("spire_agent", {"pipe": {"path": str(agent_socket)}})
+    agent["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2}
+    return [agent, _cluster("upstream", _address(upstream_port))]
+
+
+def _cluster(name: str, address: dict) -> dict:
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": address}}]}]
+    return {"name": name, "connect_timeout": "2s", "load_assignment": {"cluster_name": name, "endpoints": endpoints}}
+
+
+def _address(port: int) -> dict:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}

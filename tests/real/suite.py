@@ -1,0 +1,37 @@
+"""Installs the parts with nothing but Python's own library, then runs the cases with the Python that was installed."""
+
+import argparse
+import json
+import os
+import sys
+
+from install import install
+
+
+def main():
+    options = argparse.ArgumentParser(description="idjag-proxy against real parts")
+    options.add_argument("cases", nargs="*", help="names of cases; default: all")
+    options.add_argument("--install", action="store_true", help="install the parts and run nothing")
+    options.add_argument("--proxy", help="the binary; default: target/release/idjag-proxy, built if absent")
+    options.add_argument("--keep", action="store_true", help="keep the run directory when all is well, too")
+    chosen = options.parse_args()
+    cache = install(lambda line: print(line, flush=True))
+    if chosen.install:
+        sys.exit(1 if cache.missing else 0)
+    if "python" in cache.missing:
+        print(f"NOT RUN: every case: {cache.missing['python']}\n0 passed, 0 failed, 1 skipped")
+        sys.exit(0)
+    plan = {
+        "cases": chosen.cases,
+        "proxy": chosen.proxy,
+        "keep": chosen.keep,
+        "missing": cache.missing,
+        "java": str(cache.java or ""),
+    }
+    runner = os.path.join(os.path.dirname(os.path.abspath(__file__)), "runner.py")
+    os.execv(cache.python, [str(cache.python), "-B", runner, json.dumps(plan)])
+
+
+if __name__ == "__main__":
+    sys.dont_write_bytecode = True
+    main()

