@@ -27,24 +27,26 @@ struct Rig {
 
 impl Rig {
     fn start() -> Self {
-        Self::with_hint(None)
+        Self::with(None, |_| {})
     }
 
-    fn with_hint(hint: Option<&str>) -> Self {
+    fn with(hint: Option<&str>, change: impl FnOnce(&mut Patience)) -> Self {
         let directory = tempfile::tempdir().expect("directory");
         let clock = Clock::shiftable();
         let registry = prometheus::Registry::new();
+        let mut patience = Patience {
+            connect: Duration::from_secs(5),
+            first_message: Duration::from_millis(300),
+            jwt_svid: Duration::from_millis(300),
+            fruitless: Duration::from_secs(3600),
+            backoff: (Duration::from_millis(10), Duration::from_millis(50)),
+            hopeless: Duration::from_millis(300),
+        };
+        change(&mut patience);
         let settings = WorkloadApiSettings {
             socket: parse_endpoint(&format!("unix://{}", socket(&directory).display())).expect("endpoint"),
             hint: hint.map(str::to_owned),
-            patience: Patience {
-                connect: Duration::from_secs(5),
-                first_message: Duration::from_millis(300),
-                jwt_svid: Duration::from_millis(300),
-                fruitless: Duration::from_secs(5),
-                backoff: (Duration::from_millis(10), Duration::from_millis(50)),
-                hopeless: Duration::from_millis(300),
-            },
+            patience,
         };
         let metrics = Metrics::new(&registry).expect("fresh registry");
         let (source, identity) = WorkloadApi::new(settings, clock.clone(), metrics);
@@ -175,6 +177,17 @@ async fn an_agent_that_hangs_meets_our_deadline() {
 }
 
 #[tokio::test]
+async fn a_stream_that_brings_nothing_usable_is_opened_anew() {
+    let rig = Rig::with(None, |patience| patience.fruitless = Duration::from_millis(100));
+    let agent = rig.agent().await;
+    agent.set_identities(&[SvidRequest::new(ID).flaw(Flaw::Expired)]).expect("issued");
+    until(|| agent.calls().x509_svid >= 2).await;
+    assert!(rig.identity.status().last_refused.is_some_and(|why| why.contains("expired")));
+    agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
+    rig.until_in_use(&agent).await;
+}
+
+#[tokio::test]
 async fn an_agent_that_restarts_is_found_again() {
     let (rig, agent) = Rig::served().await;
     for _ in 0..3 {
@@ -300,7 +313,7 @@ async fn what_is_withdrawn_is_not_used() {
 
 #[tokio::test]
 async fn the_hint_chooses_and_a_missing_one_fails_closed() {
-    let rig = Rig::with_hint(Some("agent"));
+    let rig = Rig::with(Some("agent"), |_| {});
     let agent = rig.agent().await;
     let other = SvidRequest::new("spiffe://example.org/other").hint("other");
     agent.set_identities(std::slice::from_ref(&other)).expect("issued");
