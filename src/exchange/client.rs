@@ -136,3 +136,6 @@ fn trouble(error: &hyper_util::client::legacy::Error, url: &str) -> Trouble {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -313,3 +313,6 @@ impl Digest {
         self.text(&format!("{:?}", quirks.assertion_audience));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -234,3 +234,6 @@ pub(super) fn spiffe_id(around: Around<'_>) -> Result<String, Failure> {
     let snapshot = identity.current().map_err(|missing| Failure::Identity(missing.to_string()))?;
     Ok(snapshot.svid.id.to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -224,3 +224,6 @@ fn token_type(kind: UserTokenKind) -> &'static str {
         UserTokenKind::Jwt => JWT,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,9 +100,17 @@ fn unix_path(rest: &str) -> Result<PathBuf, Fix> {
     if path.contains('\0') {
         return Err(("the path contains a NUL byte", format!("write {EXAMPLE}")));
     }
-    std::path::absolute(Path::new(path))
-        .map_err(|_| ("the path is relative and there is no working directory", format!("write {EXAMPLE}")))
+    let path = std::path::absolute(Path::new(path))
+        .map_err(|_| ("the path is relative and there is no working directory", format!("write {EXAMPLE}")))?;
+    if path.as_os_str().len() > MAX_UNIX_PATH {
+        let fix = format!("the operating system takes {MAX_UNIX_PATH} bytes, so move the socket or use a symlink");
+        return Err(("the path is too long for a Unix socket", fix));
+    }
+    Ok(path)
 }
+
+/// `sun_path` without its closing NUL (unix(7)).
+const MAX_UNIX_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
 fn tcp_address(rest: &str) -> Result<SocketAddr, Fix> {
     const FIX: &str = "write tcp://127.0.0.1:8081";
@@ -158,6 +166,22 @@ mod tests {
         ] {
             let error = parse_endpoint(text).expect_err(text).to_string();
             assert!(error.ends_with(fix), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_no_socket_can_have_is_refused_at_once() {
+        let error = parse_endpoint(&format!("/{}", "a".repeat(MAX_UNIX_PATH))).expect_err("too long");
+        assert!(error.to_string().contains("too long for a Unix socket"), "{error}");
+        assert!(parse_endpoint(&format!("/{}", "a".repeat(MAX_UNIX_PATH - 1))).is_ok());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,40}", scheme in "(unix:|tcp:|unix://|)") {
+            if let Ok(endpoint) = parse_endpoint(&format!("{scheme}{text}")) {
+                proptest::prop_assert_eq!(parse_endpoint(&endpoint.to_string()).ok(), Some(endpoint));
+            }
         }
     }
 

@@ -196,6 +196,33 @@ mod tests {
         assert!(matches!(federated("not a domain", b""), Refused::Bundle { .. }));
     }
 
+    proptest::proptest! {
+        /// Whatever passes is one of the untouched kind.
+        #[test]
+        fn no_damage_panics(at in 0_usize..2000, byte: u8, cut in 0_usize..2000, part in 0..3) {
+            static GOOD: std::sync::LazyLock<Material> = std::sync::LazyLock::new(|| good().1);
+            let damage = |from: &[u8]| {
+                let mut bytes = from.to_vec();
+                let at = at % bytes.len();
+                bytes[at] = byte;
+                bytes.truncate(cut.max(1));
+                bytes
+            };
+            let material = Material {
+                chain: if part == 0 { damage(&GOOD.chain) } else { GOOD.chain.clone() },
+                key: if part == 1 { Zeroizing::new(damage(&GOOD.key)) } else { GOOD.key.clone() },
+                bundle: if part == 2 { damage(&GOOD.bundle) } else { GOOD.bundle.clone() },
+                federated: Vec::new(),
+                named: GOOD.named.clone(),
+                hint: None,
+            };
+            if let Ok((svid, bundles)) = check(material, Clock::system().now()) {
+                proptest::prop_assert_eq!(svid.id.to_string(), ID);
+                proptest::prop_assert_eq!(bundles.len(), 1);
+            }
+        }
+    }
+
     #[test]
     fn a_federated_entry_never_replaces_our_own_bundle() {
         let (authority, mut material) = good();

@@ -110,6 +110,15 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "(-----BEGIN (CERTIFICATE|EC PRIVATE KEY|RSA PRIVATE KEY)-----\n)?[A-Za-z0-9+/=\n]{0,80}(-----END CERTIFICATE-----)?", bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..40)) {
+            let _ = certificates(text.as_bytes());
+            let _ = private_key(text.as_bytes(), &bytes);
+            let _ = first_element(&bytes);
+        }
+    }
+
     #[test]
     fn rubbish_is_refused() {
         let issued = Authority::new("example.org").issue(LeafShape::new("spiffe://example.org/agent"));

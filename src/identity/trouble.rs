@@ -93,7 +93,7 @@ impl Trouble {
             ),
             Self::NotWorkloadApi(message) => format!(
                 "what listens at {endpoint} refuses the question itself ({message}): is it the agent's Workload API, \
-                 with nothing between that drops metadata? asked again once a minute"
+                 with nothing between that drops metadata? asked again only at long intervals"
             ),
             Self::Closed => format!("the Workload API at {endpoint} ended the stream"),
             Self::Broken(why) => format!("the stream from {endpoint} broke off ({why})"),

@@ -207,6 +207,17 @@ mod tests {
         assert!(matches!(read(Bytes::from_static(b"\xff\xff\xff"), None), Err(Refused::Undecodable(_))));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_message_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), at in 0_usize..40, byte: u8) {
+            let _ = read(bytes.into(), None);
+            let mut damaged = message(vec![entry("a"), entry("b")]).to_vec();
+            let at = at % damaged.len();
+            damaged[at] = byte;
+            let _ = read(damaged.into(), Some("b"));
+        }
+    }
+
     #[test]
     fn debug_shows_no_key() {
         let shown = format!("{:?}", X509SvidResponse { svids: vec![entry("a")], federated_bundles: HashMap::new() });

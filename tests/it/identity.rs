@@ -230,7 +230,7 @@ async fn rubbish_is_refused_and_the_good_one_stays() {
         broken(&|answer| answer.svids[0].bundle = b"rubbish".to_vec().into()),
         broken(&|answer| answer.svids[0].spiffe_id.clear()),
         broken(&|answer| {
-            drop(answer.federated_bundles.insert("spiffe://b.example".into(), b"rubbish".to_vec().into()))
+            answer.federated_bundles.insert("spiffe://b.example".into(), b"rubbish".to_vec().into());
         }),
         // More than is read: the stream breaks and is opened again, and brings the same again.
         broken(&|answer| answer.svids[0].bundle = vec![0; 5 * 1024 * 1024].into()),

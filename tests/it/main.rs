@@ -1,7 +1,10 @@
 //! The integration tests: one binary, real protocols over real sockets.
+#[cfg(feature = "dev")]
+mod demo;
 mod dependencies;
 #[cfg(feature = "dev")]
 mod identity;
 mod layers;
 #[cfg(feature = "dev")]
 mod log;
+mod readme;

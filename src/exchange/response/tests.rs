@@ -15,7 +15,7 @@ fn answer(status: u16, body: &str) -> Answer {
     Answer { status, headers: HeaderMap::new(), body: Bytes::from(body.to_owned()) }
 }
 
-fn with(changes: Value) -> Result<Issued, Failure> {
+fn with(changes: &Value) -> Result<Issued, Failure> {
     let mut body = json!({"access_token": "t0ken", "token_type": "Bearer", "expires_in": 60});
     for (name, value) in changes.as_object().expect("members") {
         body[name] = value.clone();
@@ -23,7 +23,7 @@ fn with(changes: Value) -> Result<Issued, Failure> {
     token(&answer(200, &body.to_string()), Expected::AccessToken, NOW)
 }
 
-fn unusable(result: Result<Issued, Failure>) -> bool {
+fn unusable(result: &Result<Issued, Failure>) -> bool {
     matches!(result, Err(Failure::Response(_)))
 }
 
@@ -33,7 +33,7 @@ fn signed(typ: &str, claims: &Value) -> String {
 
 #[test]
 fn success_is_200_and_an_object_with_its_members() {
-    let good = with(json!({})).expect("good");
+    let good = with(&json!({})).expect("good");
     assert_eq!((good.token.expose(), good.expires_at, good.scopes), ("t0ken", NOW.plus(Duration::from_secs(60)), None));
     for (status, body) in [
         (201, r#"{"access_token":"t","token_type":"Bearer"}"#),
@@ -48,29 +48,29 @@ fn success_is_200_and_an_object_with_its_members() {
         (200, r#"{"access_token":"","token_type":"Bearer"}"#),
         (200, r#"{"access_token":{"a":1},"token_type":"Bearer"}"#),
     ] {
-        assert!(unusable(token(&answer(status, body), Expected::AccessToken, NOW)), "{status} {body}");
+        assert!(unusable(&token(&answer(status, body), Expected::AccessToken, NOW)), "{status} {body}");
     }
 }
 
 #[test]
 fn only_a_bearer_token_is_an_access_token() {
     for typ in ["bearer", "BEARER", "Bearer"] {
-        assert!(with(json!({ "token_type": typ })).is_ok());
+        assert!(with(&json!({ "token_type": typ })).is_ok());
     }
     for typ in [json!("DPoP"), json!("N_A"), json!("mac"), json!("Bearer "), json!(1)] {
-        assert!(unusable(with(json!({ "token_type": typ }))));
+        assert!(unusable(&with(&json!({ "token_type": typ }))));
     }
 }
 
 #[test]
 fn a_token_is_a_token68_before_it_becomes_a_header() {
     for good in ["a", "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU", "a+/==", "eyJ.eyJ.x"] {
-        assert!(with(json!({ "access_token": good })).is_ok(), "{good}");
+        assert!(with(&json!({ "access_token": good })).is_ok(), "{good}");
     }
     for bad in
         ["a b", "a\r\nx-admin: 1", "a\n", "a\u{0}", "ü", "=", "a=b", "a,b", "\"a\"", &"a".repeat(MAX_ACCESS_TOKEN + 1)]
     {
-        assert!(unusable(with(json!({ "access_token": bad }))), "{bad}");
+        assert!(unusable(&with(&json!({ "access_token": bad }))), "{bad}");
     }
 }
 
@@ -84,28 +84,28 @@ fn expires_in_is_read_however_it_is_written() {
         (json!(1e40), 86_400),
         (json!(u64::MAX), 86_400),
     ] {
-        let issued = with(json!({ "expires_in": expires_in })).expect("a lifetime");
+        let issued = with(&json!({ "expires_in": expires_in })).expect("a lifetime");
         assert_eq!(issued.expires_at, NOW.plus(Duration::from_secs(seconds)), "{expires_in}");
     }
     let absent = token(&answer(200, r#"{"access_token":"t","token_type":"Bearer"}"#), Expected::AccessToken, NOW);
     assert_eq!(absent.expect("a default").expires_at, NOW.plus(DEFAULT_LIFETIME));
     for over in [json!(0), json!(-1), json!(-1e40), json!(0.5), json!("0")] {
-        assert_eq!(with(json!({ "expires_in": over })).err(), Some(Failure::Expired), "{over}");
+        assert_eq!(with(&json!({ "expires_in": over })).err(), Some(Failure::Expired), "{over}");
     }
     for nonsense in [json!("soon"), json!("-5"), json!(""), json!(true), json!([60]), json!({})] {
-        assert!(unusable(with(json!({ "expires_in": nonsense }))), "{nonsense}");
+        assert!(unusable(&with(&json!({ "expires_in": nonsense }))), "{nonsense}");
     }
 }
 
 #[test]
 fn a_tokens_own_end_counts_only_if_it_is_sooner() {
     let at = |seconds| json!({ "access_token": signed("at+jwt", &json!({ "exp": NOW.unix_seconds() + seconds })) });
-    assert_eq!(with(at(30)).expect("good").expires_at, NOW.plus(Duration::from_secs(30)));
-    assert_eq!(with(at(3600)).expect("good").expires_at, NOW.plus(Duration::from_secs(60)));
+    assert_eq!(with(&at(30)).expect("good").expires_at, NOW.plus(Duration::from_secs(30)));
+    assert_eq!(with(&at(3600)).expect("good").expires_at, NOW.plus(Duration::from_secs(60)));
     for exp in [json!("soon"), json!(-5), json!(null)] {
         let token = signed("at+jwt", &json!({ "exp": exp }));
         assert_eq!(
-            with(json!({ "access_token": token })).expect("opaque").expires_at,
+            with(&json!({ "access_token": token })).expect("opaque").expires_at,
             NOW.plus(Duration::from_secs(60))
         );
     }
@@ -113,22 +113,22 @@ fn a_tokens_own_end_counts_only_if_it_is_sooner() {
 
 #[test]
 fn granted_scopes_are_recorded() {
-    assert_eq!(with(json!({"scope": "b a  b"})).expect("good").scopes, Some(vec!["a".to_owned(), "b".to_owned()]));
-    assert_eq!(with(json!({"scope": ""})).expect("good").scopes, Some(Vec::new()));
-    assert_eq!(with(json!({"scope": null})).expect("good").scopes, None);
+    assert_eq!(with(&json!({"scope": "b a  b"})).expect("good").scopes, Some(vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(with(&json!({"scope": ""})).expect("good").scopes, Some(Vec::new()));
+    assert_eq!(with(&json!({"scope": null})).expect("good").scopes, None);
     for scope in [json!(["a"]), json!("a\"b"), json!("a\\b"), json!("a\tb"), json!("ä")] {
-        assert!(unusable(with(json!({ "scope": scope }))));
+        assert!(unusable(&with(&json!({ "scope": scope }))));
     }
 }
 
 #[test]
 fn an_exchange_says_what_it_issued() {
-    let exchanged = |issued: Value| {
+    let exchanged = |issued: &Value| {
         let body = json!({"access_token": "t", "token_type": "Bearer", "issued_token_type": issued});
         token(&answer(200, &body.to_string()), Expected::Exchanged, NOW)
     };
     for issued in [ACCESS_TOKEN_TYPE, JWT_TYPE] {
-        assert!(exchanged(json!(issued)).is_ok());
+        assert!(exchanged(&json!(issued)).is_ok());
     }
     for issued in [
         json!(null),
@@ -136,11 +136,11 @@ fn an_exchange_says_what_it_issued() {
         json!("urn:ietf:params:oauth:token-type:refresh_token"),
         json!(ID_JAG_TYPE),
     ] {
-        assert!(unusable(exchanged(issued)));
+        assert!(unusable(&exchanged(&issued)));
     }
 }
 
-fn id_jag(members: Value, typ: &str, claims: Value) -> Result<Issued, Failure> {
+fn id_jag(members: &Value, typ: &str, claims: &Value) -> Result<Issued, Failure> {
     let mut own = json!({"iss": "https://idp", "sub": "alice", "aud": RAS, "exp": NOW.unix_seconds() + 120});
     for (name, value) in claims.as_object().expect("claims") {
         own[name] = value.clone();
@@ -154,20 +154,20 @@ fn id_jag(members: Value, typ: &str, claims: Value) -> Result<Issued, Failure> {
 
 #[test]
 fn an_id_jag_is_one_and_for_the_server_that_it_goes_to() {
-    let none = || json!({});
+    let none = &json!({});
     let typ = "oauth-id-jag+jwt";
-    assert_eq!(id_jag(none(), typ, none()).expect("good").expires_at, NOW.plus(Duration::from_secs(120)));
-    assert!(id_jag(json!({"token_type": "n_a"}), "application/oauth-id-jag+jwt", json!({"aud": [RAS]})).is_ok());
+    assert_eq!(id_jag(none, typ, none).expect("good").expires_at, NOW.plus(Duration::from_secs(120)));
+    assert!(id_jag(&json!({"token_type": "n_a"}), "application/oauth-id-jag+jwt", &json!({"aud": [RAS]})).is_ok());
     // IJ-C1
     for issued in
         [json!(null), json!(ACCESS_TOKEN_TYPE), json!(JWT_TYPE), json!("URN:ietf:params:oauth:token-type:id-jag")]
     {
-        assert!(unusable(id_jag(json!({ "issued_token_type": issued }), typ, none())));
+        assert!(unusable(&id_jag(&json!({ "issued_token_type": issued }), typ, none)));
     }
     // IJ-C2: a server that did not look at requested_token_type.
-    assert!(unusable(id_jag(json!({"token_type": "Bearer"}), typ, none())));
+    assert!(unusable(&id_jag(&json!({"token_type": "Bearer"}), typ, none)));
     // IJ-C3
-    assert!(unusable(id_jag(none(), "JWT", none())));
+    assert!(unusable(&id_jag(none, "JWT", none)));
     for aud in [
         json!("https://as.chat.example/"),
         json!([RAS, "https://other"]),
@@ -175,10 +175,10 @@ fn an_id_jag_is_one_and_for_the_server_that_it_goes_to() {
         json!(null),
         json!("https://other"),
     ] {
-        assert!(unusable(id_jag(none(), typ, json!({ "aud": aud }))), "{aud}");
+        assert!(unusable(&id_jag(none, typ, &json!({ "aud": aud }))), "{aud}");
     }
-    assert!(unusable(id_jag(none(), typ, json!({"exp": null}))));
-    assert!(unusable(id_jag(json!({"access_token": "opaque"}), typ, none())));
+    assert!(unusable(&id_jag(none, typ, &json!({"exp": null}))));
+    assert!(unusable(&id_jag(&json!({"access_token": "opaque"}), typ, none)));
 }
 
 fn refused(status: u16, body: &str) -> Option<ExchangeError> {

@@ -1,0 +1,166 @@
+//! How the walk looks.
+use crate::cli::print;
+use serde_json::Value;
+
+/// Claims in the order in which people read them; others follow.
+const ORDER: [&str; 10] = ["iss", "sub", "act", "aud", "client_id", "scope", "resource", "iat", "exp", "jti"];
+/// What is left out where a kind of token has been shown in full before.
+const DETAILS: [&str; 5] = ["client_id", "resource", "iat", "exp", "jti"];
+const NAME_WIDTH: usize = 20;
+
+/// How much of a token is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// All of it.
+    Full,
+    /// Who, for whom, where, what.
+    Brief,
+}
+
+/// What is printed, and whether every check held.
+pub(super) struct Page {
+    colours: bool,
+    stories: usize,
+    steps: usize,
+    checks: usize,
+    failed: Vec<String>,
+}
+
+#[derive(Clone, Copy)]
+enum Style {
+    Title,
+    Actor,
+    Faint,
+    Good,
+    Bad,
+}
+
+impl Page {
+    pub(super) fn new(colours: bool) -> Self {
+        Self { colours, stories: 0, steps: 0, checks: 0, failed: Vec::new() }
+    }
+
+    /// A heading without a number.
+    pub(super) fn heading(&mut self, title: &str) {
+        let title = self.styled(Style::Title, title);
+        print(&format!("\n{title}\n"));
+    }
+
+    /// The next story; steps count from 1 again.
+    pub(super) fn story(&mut self, title: &str, about: &str) {
+        self.stories += 1;
+        self.steps = 0;
+        self.heading(&format!("━━ {} · {title}", self.stories));
+        print(&format!("{}\n\n", indented(about, 3)));
+    }
+
+    /// A part of a story.
+    pub(super) fn phase(&mut self, name: &str) {
+        let name = self.styled(Style::Faint, &format!("── {name}"));
+        print(&format!("\n   {name}\n"));
+    }
+
+    /// The next step: who does what to whom.
+    pub(super) fn step(&mut self, who: &str, what: &str) {
+        self.steps += 1;
+        let (number, who) = (self.steps, self.styled(Style::Actor, who));
+        print(&format!("{number:>4}  {who}  {what}\n"));
+    }
+
+    /// Name and value below a step.
+    pub(super) fn field(&mut self, name: &str, value: &str) {
+        let name = self.styled(Style::Faint, &format!("{name:<NAME_WIDTH$}"));
+        print(&format!("        {name} {value}\n"));
+    }
+
+    /// A sentence below a step.
+    pub(super) fn note(&mut self, text: &str) {
+        print(&format!("{}\n", indented(text, 8)));
+    }
+
+    /// A line as it is.
+    pub(super) fn line(&mut self, text: &str) {
+        print(&format!("{text}\n"));
+    }
+
+    /// A token's claims, the interesting ones first; `now` in seconds since the epoch.
+    pub(super) fn claims(&mut self, claims: &Value, now: u64, detail: Detail) {
+        let Some(members) = claims.as_object() else { return };
+        let others = members.keys().map(String::as_str).filter(|name| !ORDER.contains(name));
+        for name in ORDER.into_iter().chain(others) {
+            if detail == Detail::Brief && DETAILS.contains(&name) {
+                continue;
+            }
+            if let Some(value) = members.get(name) {
+                let shown = match name {
+                    "exp" => relative(value, now, "from now"),
+                    "iat" => relative(value, now, "ago"),
+                    "act" => act(value),
+                    _ => text(value),
+                };
+                self.field(name, &shown);
+            }
+        }
+    }
+
+    /// A thing that must be so, and whether it is.
+    pub(super) fn check(&mut self, holds: bool, claim: &str) {
+        self.checks += 1;
+        if holds {
+            let mark = self.styled(Style::Good, "✓");
+            print(&format!("      {mark} {claim}\n"));
+        } else {
+            let mark = self.styled(Style::Bad, "✗");
+            print(&format!("      {mark} {claim}: this is NOT so\n"));
+            self.failed.push(format!("story {}: {claim}", self.stories));
+        }
+    }
+
+    /// Whether every check held.
+    pub(super) fn all_good(&self) -> bool {
+        self.failed.is_empty()
+    }
+
+    /// The last line of the walk.
+    pub(super) fn summary(&mut self, seconds: f64) {
+        let (stories, checks, failed) = (self.stories, self.checks, self.failed.len());
+        let passed = checks - failed;
+        let line = format!("demo: {stories} stories, {passed} checks passed, {failed} failed, {seconds:.1} s");
+        let line = self.styled(if failed == 0 { Style::Good } else { Style::Bad }, &line);
+        print(&format!("\n{line}\n"));
+        for claim in &self.failed {
+            print(&format!("  ✗ {claim}\n"));
+        }
+    }
+
+    fn styled(&self, style: Style, text: &str) -> String {
+        let code = match style {
+            Style::Title => "1",
+            Style::Actor => "36",
+            Style::Faint => "2",
+            Style::Good => "32",
+            Style::Bad => "31",
+        };
+        if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+fn indented(text: &str, by: usize) -> String {
+    let pad = " ".repeat(by);
+    text.lines().map(|line| format!("{pad}{}", line.trim())).collect::<Vec<_>>().join("\n")
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// An actor with the actors inside it, in the order in which one reads them.
+fn act(value: &Value) -> String {
+    let inner = value.get("act").map(|inner| format!(", act: {}", act(inner))).unwrap_or_default();
+    format!("{{ sub: {}{inner} }}", text(&value["sub"]))
+}
+
+/// A `NumericDate` as its distance from now.
+fn relative(value: &Value, now: u64, direction: &str) -> String {
+    value.as_u64().map_or_else(|| value.to_string(), |instant| format!("{} s {direction}", instant.abs_diff(now)))
+}

@@ -1,0 +1,245 @@
+//! The stories, one after the other.
+use super::observed::Call;
+use super::page::{Detail, Page};
+use super::story::{self, chain};
+use super::world::World;
+use anyhow::Context;
+use http::header;
+use std::time::Instant;
+
+const ROOMS: &str = "http://calendar.demo.example/v1/rooms";
+const EVENTS: &str = "http://calendar.demo.example/v1/events";
+const TASK: &str = "http://worker.demo.example/v1/plan-my-week";
+const TRIPS: &str = "http://travel.partner.example/v1/trips";
+
+/// Tells all of them.
+pub(super) async fn walk(page: &mut Page, world: &World) -> anyhow::Result<()> {
+    let start = Instant::now();
+    cast(page, world)?;
+    alone(page, world).await?;
+    for_alice(page, world).await?;
+    nested(page, world).await?;
+    across(page, world).await?;
+    refusals(page, world).await?;
+    rotation(page, world).await?;
+    page.summary(start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn cast(page: &mut Page, world: &World) -> anyhow::Result<()> {
+    page.heading(
+        "idjag-proxy demo: SPIFFE in, ID-JAG across, an access token out. Real protocols, real sockets, one process.",
+    );
+    page.line("");
+    for agent in [&world.bot, &world.orchestrator, &world.worker] {
+        page.field(agent.name, &format!("{}  proxy at http://{}", agent.id, agent.proxy.outbound()?));
+    }
+    page.field("authorization server", &format!("{}  the company's; alice logs in here", world.corp.issuer()));
+    page.field("partner's server", &format!("{}  another company's", world.partner.issuer()));
+    page.field("calendar API", &format!("{}  mutual TLS, tokens of the company's server", world.calendar.url()));
+    page.field("travel API", &format!("{}  TLS, tokens of the partner's server", world.travel.url()));
+    Ok(())
+}
+
+/// Seed story one: the agent by itself.
+async fn alone(page: &mut Page, world: &World) -> anyhow::Result<()> {
+    page.story(
+        "The agent alone",
+        "calendar-bot wants to know which rooms are free. No user is involved: it acts as itself.\n\
+         It was given no key, no secret and no SDK; it was given a proxy on localhost.",
+    );
+    let call = Call { agent: &world.bot, url: ROOMS, fields: &[], upstream: &world.calendar };
+    let observed = call.make(world).await?;
+    story::request(page, &call);
+    let access = story::exchange(page, world, &observed, Detail::Full)?;
+    page.check(access.claims["sub"] == world.bot.id.as_str(), "the token is about the agent itself, and nobody else");
+    story::resource(page, &call, &observed, "calendar API")?;
+    story::again(page, world, &call, &observed.reply).await
+}
+
+/// Seed story two: alice through calendar-bot.
+async fn for_alice(page: &mut Page, world: &World) -> anyhow::Result<()> {
+    page.story(
+        "Alice, through calendar-bot",
+        "Alice asks calendar-bot for her events. The agent passes on the ID token that she got when she logged in.\n\
+         The proxy verifies it, and says in the assertion who is represented (sub) and who acts (act).",
+    );
+    let alice = world.id_token("alice", &world.bot)?;
+    let fields = [("x-user-token", alice.as_str())];
+    let call = Call { agent: &world.bot, url: EVENTS, fields: &fields, upstream: &world.calendar };
+    let observed = call.make(world).await?;
+    story::request(page, &call);
+    let access = story::exchange(page, world, &observed, Detail::Full)?;
+    page.check(access.claims["sub"] == "user:alice", "the token speaks for alice");
+    page.check(access.claims["act"]["sub"] == world.bot.id.as_str(), "and says that calendar-bot acts");
+    story::resource(page, &call, &observed, "calendar API")?;
+    story::again(page, world, &call, &observed.reply).await
+}
+
+/// The nested chain: alice, orchestrator, worker.
+async fn nested(page: &mut Page, world: &World) -> anyhow::Result<()> {
+    page.story(
+        "A chain: alice → orchestrator → worker",
+        "Alice asks the orchestrator to plan her week. It hands a part of that to the worker, another agent with a proxy of its own,\n\
+         and the worker needs alice's calendar. Each proxy adds its own agent to the chain and signs.",
+    );
+    let alice = world.id_token("alice", &world.orchestrator)?;
+    let fields = [("x-user-token", alice.as_str())];
+    let call = Call { agent: &world.orchestrator, url: TASK, fields: &fields, upstream: &world.worker_api };
+    let first = call.make(world).await?;
+    story::request(page, &call);
+    let access = story::exchange(page, world, &first, Detail::Brief)?;
+    page.check(chain(&access.claims) == "alice → orchestrator", "the chain so far: alice → orchestrator");
+    story::resource(page, &call, &first, "worker")?;
+
+    page.phase("the worker goes on, with the token that it was called with");
+    let received =
+        first.upstream.as_ref().and_then(|seen| seen.headers.get(header::AUTHORIZATION)).context("no token")?;
+    let received = received.to_str()?.trim_start_matches("Bearer ").to_owned();
+    let fields = [("x-user-token", received.as_str())];
+    let call = Call { agent: &world.worker, url: EVENTS, fields: &fields, upstream: &world.calendar };
+    let second = call.make(world).await?;
+    story::request(page, &call);
+    let access = story::exchange(page, world, &second, Detail::Brief)?;
+    page.check(
+        chain(&access.claims) == "alice → orchestrator → worker",
+        "the whole chain: alice → orchestrator → worker",
+    );
+    page.check(access.claims["sub"] == "user:alice", "and it is still alice's calendar");
+    story::resource(page, &call, &second, "calendar API")
+}
+
+/// The IETF draft's two legs, between two companies.
+async fn across(page: &mut Page, world: &World) -> anyhow::Result<()> {
+    page.story(
+        "Across two companies",
+        "Alice's trips are with a partner, who trusts the company's authorization server but not its agents' assertions.\n\
+         So the company's server issues the ID-JAG (leg 1), and the partner's redeems it (leg 2).",
+    );
+    let alice = world.id_token("alice", &world.bot)?;
+    let fields = [("x-user-token", alice.as_str())];
+    let call = Call { agent: &world.bot, url: TRIPS, fields: &fields, upstream: &world.travel };
+    let observed = call.make(world).await?;
+    story::request(page, &call);
+    page.phase("leg 1, at the company");
+    let issue = observed.corp.first().context("no ID-JAG was asked for")?;
+    page.step("proxy → company's server", "POST /token");
+    story::form(page, &issue.form, "");
+    let id_jag = story::answer(page, world.now(), "company's server", issue, Detail::Full)?;
+    page.check(id_jag.claims["aud"] == world.partner.issuer(), "it is for the partner's server alone");
+    page.phase("leg 2, at the partner");
+    let redeem = observed.partner.first().context("the ID-JAG was not redeemed")?;
+    page.step("proxy → partner's server", "POST /token");
+    story::form(page, &redeem.form, "assertion");
+    let access = story::answer(page, world.now(), "partner's server", redeem, Detail::Brief)?;
+    page.check(
+        chain(&access.claims) == "alice → calendar-bot",
+        "the partner knows who acts for whom: alice → calendar-bot",
+    );
+    story::resource(page, &call, &observed, "travel API")?;
+    story::again(page, world, &call, &observed.reply).await
+}
+
+async fn refusals(page: &mut Page, world: &World) -> anyhow::Result<()> {
+    page.story("What is refused, and why", "A sidecar is worth as much as what it does not let through.");
+    let bot = &world.bot;
+    let call = |url, fields| Call { agent: bot, url, fields, upstream: &world.calendar };
+
+    page.phase("bob never said that calendar-bot may act for him");
+    let bob = world.id_token("bob", bot)?;
+    let fields = [("x-user-token", bob.as_str())];
+    let bobs = call(EVENTS, &fields);
+    let observed = bobs.make(world).await?;
+    story::request(page, &bobs);
+    story::refusal(page, &observed, 403, "the delegation policy says no, and the agent can tell its user why");
+
+    page.phase("somebody changed alice's token");
+    let forged = forged(&world.id_token("alice", bot)?)?;
+    let fields = [("x-user-token", forged.as_str())];
+    let forgery = call(EVENTS, &fields);
+    let observed = forgery.make(world).await?;
+    story::request(page, &forgery);
+    story::refusal(page, &observed, 401, "the signature does not verify, so nothing of it is used");
+    page.check(observed.corp.is_empty(), "the authorization server was not even asked");
+
+    page.phase("the agent wants to go where no route leads");
+    let elsewhere = call("http://paste.example/upload", &[]);
+    let observed = elsewhere.make(world).await?;
+    story::request(page, &elsewhere);
+    story::refusal(page, &observed, 403, "what no route names is refused");
+
+    page.phase("the agent brings a credential of its own");
+    let fields = [("authorization", "Bearer i-made-this-up")];
+    let smuggled = call(ROOMS, &fields);
+    let observed = smuggled.make(world).await?;
+    story::request(page, &smuggled);
+    let seen = observed.upstream.as_ref().context("nothing arrived at the API")?;
+    let fields = seen.headers.get_all(header::AUTHORIZATION).iter().count();
+    page.check(fields == 1 && seen.claims.is_some(), "it was replaced: the API saw one token, the real one");
+    Ok(())
+}
+
+async fn rotation(page: &mut Page, world: &World) -> anyhow::Result<()> {
+    page.story(
+        "The certificate is renewed",
+        "SVIDs live for an hour at most; the Workload API pushes a new one, and no call fails.",
+    );
+    let certificate = || world.bot.workload_api.svids().first().map(|svid| svid.chain.clone());
+    let before = certificate();
+    world.bot.workload_api.rotate()?;
+    page.step("workload API → proxy", "a new X.509-SVID for calendar-bot, with a new key");
+    page.check(certificate() != before, "another certificate");
+    let call = Call { agent: &world.bot, url: ROOMS, fields: &[], upstream: &world.calendar };
+    let observed = call.make(world).await?;
+    page.step("calendar-bot → calendar API", &format!("{} in {}", observed.reply.status, observed.reply.time()));
+    page.check(
+        observed.reply.status == 200 && observed.corp.is_empty(),
+        "the access token is still good: no new exchange",
+    );
+    Ok(())
+}
+
+/// What to try while it stays up.
+pub(super) fn invite(page: &mut Page, world: &World) -> anyhow::Result<()> {
+    let (proxy, metrics) = (world.bot.proxy.outbound()?, world.bot.proxy.metrics()?);
+    let token = |user| world.user_token_file(user).display().to_string();
+    page.heading("It is all still running. Try:");
+    let lines = [
+        ("as a proxy", format!("curl -x http://{proxy} {ROOMS}")),
+        ("as a base URL", format!("curl http://{proxy}/calendar/v1/rooms")),
+        ("for alice", format!("curl -H \"x-user-token: $(cat {})\" http://{proxy}/calendar/v1/events", token("alice"))),
+        (
+            "across companies",
+            format!("curl -H \"x-user-token: $(cat {})\" http://{proxy}/travel/v1/trips", token("alice")),
+        ),
+        (
+            "for bob: refused",
+            format!("curl -H \"x-user-token: $(cat {})\" http://{proxy}/calendar/v1/events", token("bob")),
+        ),
+        ("nowhere: refused", format!("curl -i http://{proxy}/paste.example/upload")),
+        ("metrics", format!("curl -s http://{metrics}/metrics | grep token")),
+        ("readiness", format!("curl http://{metrics}/readyz")),
+        (
+            "what it holds",
+            format!("idjag-proxy status --admin {}/calendar-bot.admin", world.directory.path().display()),
+        ),
+        ("its configuration", format!("cat {}", world.bot.proxy.config().display())),
+        ("metadata", format!("curl {}/.well-known/oauth-authorization-server", world.corp.issuer())),
+    ];
+    for (name, line) in lines {
+        page.field(name, &line);
+    }
+    page.line("\n   Ctrl-C ends it.");
+    Ok(())
+}
+
+/// The same token with another subject, and the signature that it had.
+fn forged(token: &str) -> anyhow::Result<String> {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let mut parts = token.split('.');
+    let (header, claims, signature) = (parts.next(), parts.next(), parts.next());
+    let claims = String::from_utf8(URL_SAFE_NO_PAD.decode(claims.context("three parts")?)?)?;
+    let claims = URL_SAFE_NO_PAD.encode(claims.replace("user:alice", "user:mallory"));
+    Ok(format!("{}.{claims}.{}", header.context("three parts")?, signature.context("three parts")?))
+}

@@ -1,0 +1,255 @@
+//! The wire rules of OC-1 and OC-5, each with a server that breaks one.
+use crate::exchange::testing::{Bench, Scripted, client_credentials, json, token};
+use crate::exchange::{AuthorizationServer, Deadlines, Endpoints, ExchangeError, Fault};
+use crate::tls::ServerTrust;
+use http::HeaderValue;
+use http::header::{AUTHORIZATION, LOCATION};
+use rustls::{RootCertStore, ServerConfig};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use url::Url;
+
+const GOOD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 44\r\nconnection: close\r\n\r\n{\"access_token\":\"t0\",\"token_type\":\"Bearer\" }";
+
+/// A server that does with each connection what the test says, told the connection's number.
+async fn raw<F: Future<Output = ()> + Send + 'static>(
+    each: impl Fn(usize, TcpStream) -> F + Send + 'static,
+) -> (String, Arc<AtomicUsize>, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let authority = listener.local_addr().expect("an address").to_string();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut open = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            open.spawn(each(count.fetch_add(1, Ordering::Relaxed), stream));
+        }
+    });
+    (authority, connections, tasks)
+}
+
+async fn described(url: &str) -> AuthorizationServer {
+    let mut server = Scripted::start(|_| token()).await.described();
+    server.endpoints = Endpoints::Explicit { token: Url::parse(url).expect("a URL"), jwks: None };
+    server
+}
+
+async fn ask(server: AuthorizationServer) -> Result<String, ExchangeError> {
+    let minted = Bench::new(None).mint(&client_credentials(server)).await?;
+    Ok(minted.token.expose().to_owned())
+}
+
+async fn request(stream: &mut TcpStream) {
+    let mut bytes = [0; 4096];
+    assert!(stream.read(&mut bytes).await.expect("a request") > 0);
+}
+
+#[tokio::test]
+async fn a_redirect_is_an_error_and_nobody_else_sees_the_credential() {
+    let elsewhere = Scripted::start(|_| token()).await;
+    let target = HeaderValue::try_from(format!("{}/token", elsewhere.origin)).expect("a value");
+    for status in [301, 302, 303, 307, 308] {
+        let target = target.clone();
+        let server = Scripted::start(move |_| {
+            let mut reply = json(status, "");
+            reply.headers_mut().insert(LOCATION, target.clone());
+            reply
+        })
+        .await;
+        assert_eq!(ask(server.described()).await.expect_err("no token").kind(), "response", "{status}");
+    }
+    assert!(elsewhere.seen().is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_not_read_to_its_end() {
+    let (stopped, mut server_stopped) = tokio::sync::mpsc::unbounded_channel();
+    let (authority, _, _tasks) = raw(move |_, mut stream| {
+        let stopped = stopped.clone();
+        async move {
+            request(&mut stream).await;
+            let mut sent = 0;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+            while stream.write_all(&[b"1000\r\n".as_slice(), &[b' '; 4096], b"\r\n"].concat()).await.is_ok() {
+                sent += 4096;
+            }
+            let _ = stopped.send(sent);
+        }
+    })
+    .await;
+    let error = ask(described(&format!("http://{authority}/token")).await).await.expect_err("no token");
+    assert!(error.to_string().contains("longer than 256 KiB"), "{error}");
+    // The server's writes fail because the client has closed; what it got rid of until then was in buffers.
+    assert!(server_stopped.recv().await.expect("the server's end") > 0);
+
+    let server = Scripted::start(|_| json(200, vec![b' '; 256 * 1024 + 1])).await;
+    assert_eq!(ask(server.described()).await.expect_err("no token").kind(), "response");
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_or_dribbles_runs_into_the_deadline() {
+    for dribbles in [false, true] {
+        let (authority, connections, _tasks) = raw(move |_, mut stream| async move {
+            request(&mut stream).await;
+            if dribbles {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{").await;
+            }
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let mut server = described(&format!("http://{authority}/token")).await;
+        server.deadlines = Deadlines { connect: Duration::from_secs(3), total: Duration::from_millis(50) };
+        let error = ask(server).await.expect_err("no token");
+        assert_eq!((error.kind(), error.fault()), ("timeout", Fault::Unavailable), "{error}");
+        assert_eq!(connections.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_hangs_runs_into_the_deadline_for_connecting() {
+    let (authority, connections, _tasks) = raw(|_, stream| async move {
+        let _stream = stream;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let mut server = described(&format!("https://{authority}/token")).await;
+    server.deadlines = Deadlines { connect: Duration::from_millis(50), total: Duration::from_secs(10) };
+    let error = ask(server).await.expect_err("no token");
+    assert_eq!(error.to_string(), "authorization server `as`: connecting took too long");
+    assert_eq!(connections.load(Ordering::Relaxed), 1, "what took too long once is not waited for twice");
+}
+
+#[tokio::test]
+async fn nobody_at_the_port_is_unreachable() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let authority = listener.local_addr().expect("an address");
+    drop(listener);
+    let error = ask(described(&format!("http://{authority}/token")).await).await.expect_err("no token");
+    assert_eq!((error.kind(), error.fault()), ("unreachable", Fault::Unavailable), "{error}");
+    assert!(error.to_string().contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn a_request_that_was_sent_is_not_repeated() {
+    let (authority, connections, _tasks) = raw(|_, mut stream| async move { request(&mut stream).await }).await;
+    let error = ask(described(&format!("http://{authority}/token")).await).await.expect_err("no token");
+    assert_eq!(error.kind(), "unreachable", "{error}");
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+}
+
+struct Tls {
+    acceptor: tokio_rustls::TlsAcceptor,
+    trust: ServerTrust,
+}
+
+fn tls(name: &str) -> Tls {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new([name.to_owned()]).expect("a name");
+    let certificate = params.self_signed(&key).expect("a certificate").der().clone();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+    let config = config.with_no_client_auth().with_single_cert(vec![certificate.clone()], key).expect("a certificate");
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).expect("a root");
+    Tls { acceptor: Arc::new(config).into(), trust: ServerTrust::WebPki(Arc::new(roots)) }
+}
+
+async fn serve_tls(acceptor: tokio_rustls::TlsAcceptor, stream: TcpStream) {
+    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+    let mut bytes = [0; 4096];
+    let _ = stream.read(&mut bytes).await;
+    let _ = stream.write_all(GOOD).await;
+    let _ = stream.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_never_made_is_tried_once_more() {
+    for (failures, works) in [(1, true), (2, false)] {
+        let Tls { acceptor, trust } = tls("127.0.0.1");
+        let (authority, connections, _tasks) = raw(move |number, stream| {
+            let acceptor = acceptor.clone();
+            async move {
+                if number >= failures {
+                    serve_tls(acceptor, stream).await;
+                }
+            }
+        })
+        .await;
+        let mut server = described(&format!("https://{authority}/token")).await;
+        server.trust = trust;
+        assert_eq!(ask(server).await.is_ok(), works);
+        assert_eq!(connections.load(Ordering::Relaxed), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_somebody_else_is_refused_at_once() {
+    let Tls { acceptor, trust } = tls("other.example");
+    let (authority, connections, _tasks) = raw(move |_, stream| serve_tls(acceptor.clone(), stream)).await;
+    let mut server = described(&format!("https://{authority}/token")).await;
+    server.trust = trust;
+    let error = ask(server).await.expect_err("no token");
+    assert_eq!((error.kind(), error.fault()), ("tls", Fault::Unavailable), "{error}");
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_credential_does_not_leave_in_the_clear() {
+    // TEST-NET-1 (RFC 5737): nobody is there, so anything but a refusal would be a timeout.
+    let mut server = described("http://192.0.2.1/token").await;
+    let error = ask(server.clone()).await.expect_err("no token");
+    assert_eq!((error.kind(), error.fault()), ("plain_http", Fault::Operator), "{error}");
+    assert!(error.to_string().contains("allow_plain_http"));
+
+    let listed = Scripted::start(|_| token()).await;
+    let port = Url::parse(&listed.origin).expect("a URL").port().expect("a port");
+    server.endpoints =
+        Endpoints::Explicit { token: Url::parse(&format!("http://localhost:{port}/t")).expect("a URL"), jwks: None };
+    assert_eq!(ask(server).await.expect("loopback by name"), "t0ken");
+}
+
+/// The connector asks again itself, whatever those above it have let through.
+#[tokio::test]
+async fn the_connector_refuses_the_clear_by_itself() {
+    use super::super::connector::{ConnectError, Connector};
+    use tower_service::Service;
+    let clock = crate::clock::Clock::system();
+    let trust = tls("a").trust;
+    let tls = crate::tls::ClientTls { trust, present: Default::default(), alpn: Vec::new() };
+    let config = crate::tls::client_config(&tls, None, &clock).expect("a configuration");
+    let mut connector = Connector { tls: config.into(), plain_http: Arc::default(), deadline: Duration::from_secs(3) };
+    let result = connector.call("http://192.0.2.1/".parse().expect("a URI")).await;
+    assert!(matches!(result.err(), Some(ConnectError::PlainHttp)));
+}
+
+#[tokio::test]
+async fn the_request_is_a_form_with_one_authentication() {
+    let server = Scripted::start(|_| token()).await;
+    ask(server.described()).await.expect("a token");
+    let seen = &server.seen()[0];
+    assert_eq!((seen.head.method.as_str(), seen.head.uri.path()), ("POST", "/token"));
+    assert_eq!(seen.head.headers["content-type"], "application/x-www-form-urlencoded");
+    assert_eq!(seen.head.headers["accept"], "application/json");
+    assert!(!seen.head.headers.contains_key(AUTHORIZATION));
+    assert_eq!(seen.body, "grant_type=client_credentials&scope=a+b&client_secret=hunter2-canary&client_id=agent");
+}
+
+#[tokio::test]
+async fn connections_are_kept_and_counted_by_nobody_else() {
+    let server = Scripted::start(|_| token()).await;
+    let bench = Bench::new(None);
+    let grant = client_credentials(server.described());
+    for _ in 0..3 {
+        bench.mint(&grant).await.expect("a token");
+    }
+    let text = prometheus::TextEncoder::new().encode_to_string(&bench.registry.gather()).expect("text");
+    assert!(text.contains(r#"idjag_proxy_exchanges_total{leg="access",outcome="success",server="as"} 3"#), "{text}");
+    assert!(text.contains(r#"idjag_proxy_exchanges_total{leg="id_jag",outcome="timeout",server="as"} 0"#), "{text}");
+    assert!(text.contains(r#"idjag_proxy_exchange_duration_seconds_count{leg="access",server="as"} 3"#), "{text}");
+}

@@ -1,0 +1,117 @@
+use super::*;
+use crate::exchange::testing::{Scripted, grant, token};
+use crate::exchange::{ClientAuth, Parameter};
+use crate::secret::Secret;
+
+async fn server() -> AuthorizationServer {
+    Scripted::start(|_| token()).await.described()
+}
+
+fn user(server: &Arc<AuthorizationServer>, kind: UserTokenKind, audience: &[&str]) -> Subject {
+    let audience = audience.iter().map(|text| (*text).to_owned()).collect();
+    Subject::User(UserTokenRule { server: Arc::clone(server), kind, audience })
+}
+
+#[tokio::test]
+async fn the_table_of_subjects_and_actors_holds() {
+    let server = Arc::new(server().await);
+    let at = || Arc::clone(&server);
+    let flows = [
+        (Flow::ClientCredentials { server: at() }, false, false),
+        (Flow::SelfIssued { server: at(), grant: SelfIssuedGrant::JwtBearer }, true, false),
+        (Flow::IdJag { idp: at(), server: at() }, true, true),
+        (Flow::TokenExchange { server: at() }, true, true),
+        (Flow::JwtBearer { server: at() }, true, false),
+    ];
+    for (flow, takes_user, takes_actor) in flows {
+        let own = grant(flow);
+        assert_eq!(own.check(), Ok(()));
+        let actor = Grant { actor: Some(ActorToken::JwtSvid), ..own.clone() };
+        assert_eq!(actor.check().is_ok(), takes_actor, "{}", own.flow.name());
+        let delegated = Grant { subject: user(&server, UserTokenKind::IdToken, &[]), ..own };
+        assert_eq!(delegated.check().is_ok(), takes_user, "{}", delegated.flow.name());
+        assert!(delegated.is_delegated());
+    }
+}
+
+#[tokio::test]
+async fn a_users_token_must_be_verifiable() {
+    let mut described = server().await;
+    let exchange = |server: AuthorizationServer, kind, audience: &[&str]| {
+        let server = Arc::new(server);
+        Grant { subject: user(&server, kind, audience), ..grant(Flow::TokenExchange { server }) }.check()
+    };
+    for kind in [UserTokenKind::AccessToken, UserTokenKind::Jwt] {
+        assert_eq!(exchange(described.clone(), kind, &[]), Err(GrantError::NoAudience));
+        assert_eq!(exchange(described.clone(), kind, &["api"]), Ok(()));
+    }
+    let Endpoints::Explicit { jwks, .. } = &mut described.endpoints else { panic!("explicit") };
+    *jwks = None;
+    assert_eq!(exchange(described, UserTokenKind::IdToken, &[]), Err(GrantError::NoKeys));
+}
+
+#[tokio::test]
+async fn an_identity_is_needed_where_something_uses_it() {
+    let described = server().await;
+    let cc = |server: AuthorizationServer| grant(Flow::ClientCredentials { server: Arc::new(server) });
+    assert!(!cc(described.clone()).needs_identity());
+    assert!(cc(AuthorizationServer { client_id: None, ..described.clone() }).needs_identity());
+    assert!(cc(AuthorizationServer { client_auth: ClientAuth::SpiffeX509, ..described.clone() }).needs_identity());
+    let server = Arc::new(described);
+    let own = grant(Flow::JwtBearer { server: Arc::clone(&server) });
+    assert!(own.needs_identity(), "the assertion is the JWT-SVID");
+    let delegated = Grant { subject: user(&server, UserTokenKind::IdToken, &[]), ..own };
+    assert!(!delegated.needs_identity());
+    let actor = Grant { actor: Some(ActorToken::JwtSvid), flow: Flow::TokenExchange { server }, ..delegated };
+    assert!(actor.needs_identity());
+}
+
+/// Everything that a server can tell apart makes another digest; what rotates and what it never sees does not.
+#[tokio::test]
+async fn a_digest_is_of_what_the_server_decides_on() {
+    let described = server().await;
+    let with = |change: &dyn Fn(&mut Grant), server_change: &dyn Fn(&mut AuthorizationServer)| {
+        let mut server = described.clone();
+        server_change(&mut server);
+        let server = Arc::new(server);
+        let mut changed = grant(Flow::TokenExchange { server: Arc::clone(&server) });
+        changed.subject = user(&server, UserTokenKind::AccessToken, &["api"]);
+        change(&mut changed);
+        changed.digest()
+    };
+    let same = with(&|_| {}, &|_| {});
+    assert_eq!(same, with(&|_| {}, &|server| server.name = "renamed".into()));
+    assert_eq!(
+        same,
+        with(&|_| {}, &|server| server.client_auth = ClientAuth::ClientSecretPost(Secret::new("rotated".into())))
+    );
+    let mut digests = vec![
+        same,
+        with(&|grant| grant.scopes = vec!["a".into()], &|_| {}),
+        with(&|grant| grant.scopes = vec!["a b".into()], &|_| {}),
+        with(&|grant| grant.scopes.clear(), &|_| {}),
+        with(&|grant| grant.resources = vec!["a".into(), "b".into()], &|_| {}),
+        with(&|grant| grant.audiences = vec!["a".into(), "b".into()], &|_| {}),
+        with(&|grant| grant.actor = Some(ActorToken::JwtSvid), &|_| {}),
+        with(&|grant| grant.subject = Subject::Own, &|_| {}),
+        with(&|grant| grant.flow = Flow::JwtBearer { server: Arc::clone(grant.server()) }, &|_| {}),
+        with(
+            &|grant| grant.flow = Flow::IdJag { idp: Arc::clone(grant.server()), server: Arc::clone(grant.server()) },
+            &|_| {},
+        ),
+        with(&|grant| grant.assertion.issuer = Some(String::new()), &|_| {}),
+        with(&|grant| grant.assertion.max_depth = 9, &|_| {}),
+        with(&|_| {}, &|server| server.issuer.push('/')),
+        with(&|_| {}, &|server| server.client_id = None),
+        with(&|_| {}, &|server| server.client_id = Some(String::new())),
+        with(&|_| {}, &|server| server.client_auth = ClientAuth::SpiffeJwt),
+        with(&|_| {}, &|server| server.endpoints = Endpoints::Discovered),
+        with(&|_| {}, &|server| server.quirks.omit = [Parameter::Scope].into()),
+        with(&|_| {}, &|server| server.quirks.extra_parameters = [("a".to_owned(), "b".to_owned())].into()),
+        with(&|_| {}, &|server| server.quirks.extra_parameters = [("ab".to_owned(), String::new())].into()),
+    ];
+    let all = digests.len();
+    digests.sort();
+    digests.dedup();
+    assert_eq!(digests.len(), all);
+}

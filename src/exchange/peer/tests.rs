@@ -1,0 +1,253 @@
+//! Metadata and keys: where they are looked for, what is believed, how long.
+use crate::assertion::SigningKey;
+use crate::assertion::vectors::{EDDSA_KEY, ES256_KEY, eddsa_pkcs8, es256_pkcs8};
+use crate::exchange::testing::{Bench, Reply, Scripted, Seen, client_credentials, grant, json, token};
+use crate::exchange::{AuthorizationServer, Endpoints, Fault, Flow, Grant, Subject, UserTokenKind, UserTokenRule};
+use futures_util::future::join_all;
+use http::HeaderValue;
+use http::header::{CACHE_CONTROL, HOST};
+use serde_json::{Value, json as value};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const RFC_8414: &str = "/.well-known/oauth-authorization-server";
+
+fn origin(seen: &Seen) -> String {
+    format!("http://{}", seen.head.headers[HOST].to_str().expect("text"))
+}
+
+fn metadata(seen: &Seen, path: &str) -> Value {
+    let origin = origin(seen);
+    value!({"issuer": format!("{origin}{path}"), "token_endpoint": format!("{origin}/token"), "jwks_uri": format!("{origin}/jwks")})
+}
+
+fn discovered(server: &Scripted, path: &str) -> AuthorizationServer {
+    AuthorizationServer {
+        issuer: format!("{}{path}", server.origin),
+        endpoints: Endpoints::Discovered,
+        ..server.described()
+    }
+}
+
+fn paths(server: &Scripted) -> Vec<String> {
+    server.seen().iter().map(|seen| seen.head.uri.path().to_owned()).collect()
+}
+
+fn count(server: &Scripted, path: &str) -> usize {
+    paths(server).iter().filter(|seen| *seen == path).count()
+}
+
+/// Metadata at the one path, tokens at `/token`, 404 elsewhere.
+async fn at(path: &'static str, issuer_path: &'static str) -> Scripted {
+    Scripted::start(move |seen| match seen.head.uri.path() {
+        "/token" => token(),
+        found if found == path => json(200, metadata(seen, issuer_path).to_string()),
+        _ => json(404, "no"),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_well_known_places_are_tried_in_order() {
+    for (place, issuer_path, tried) in [
+        (RFC_8414, "", 1),
+        (RFC_8414, "/", 1),
+        ("/.well-known/openid-configuration", "", 2),
+        ("/.well-known/oauth-authorization-server/realms/r", "/realms/r", 1),
+        ("/.well-known/openid-configuration/realms/r", "/realms/r", 2),
+        ("/realms/r/.well-known/openid-configuration", "/realms/r", 3),
+    ] {
+        let server = at(place, issuer_path).await;
+        Bench::new(None).mint(&client_credentials(discovered(&server, issuer_path))).await.expect(place);
+        assert_eq!(server.seen().len(), tried + 1, "{:?}", paths(&server));
+    }
+}
+
+type Patch = fn(&mut Value);
+
+/// Every way in which a document is not this issuer's; the credential stays here.
+#[tokio::test]
+async fn a_document_that_is_not_the_issuers_is_not_used() {
+    let patches: [(&str, Patch); 9] = [
+        ("is of the issuer", |document| document["issuer"] = value!("https://evil.example")),
+        ("is of the issuer", |document| {
+            document["issuer"] = value!(format!("{}/", document["issuer"].as_str().expect("text")));
+        }),
+        ("names no issuer", |document| document["issuer"] = value!(null)),
+        ("no `token_endpoint`", |document| document["token_endpoint"] = value!(null)),
+        ("not a string", |document| document["token_endpoint"] = value!(7)),
+        ("is not https", |document| document["token_endpoint"] = value!("http://192.0.2.1/token")),
+        ("is not https", |document| document["jwks_uri"] = value!("http://as.example/jwks")),
+        ("not the URL of an endpoint", |document| document["token_endpoint"] = value!("https://u:p@as.example/token")),
+        ("not a URL", |document| document["token_endpoint"] = value!("/token")),
+    ];
+    for (why, patch) in patches {
+        let server = Scripted::start(move |seen| {
+            let mut document = metadata(seen, "");
+            patch(&mut document);
+            json(200, document.to_string())
+        })
+        .await;
+        let error = Bench::new(None).mint(&client_credentials(discovered(&server, ""))).await.expect_err("no token");
+        assert_eq!((error.kind(), error.fault()), ("metadata", Fault::Operator));
+        assert!(error.to_string().contains(why), "{error}");
+        assert!(server.seen().iter().all(|seen| seen.body.is_empty()), "nothing was posted");
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_no_place_is_a_configuration_error() {
+    for issuer in ["https://as/?tenant=1", "https://as/#x", "https://u@as/", "urn:as", "as"] {
+        let server = at(RFC_8414, "").await;
+        let described = AuthorizationServer { issuer: issuer.to_owned(), ..discovered(&server, "") };
+        assert_eq!(
+            Bench::new(None).mint(&client_credentials(described)).await.expect_err("no token").kind(),
+            "configuration"
+        );
+    }
+    let server = at(RFC_8414, "").await;
+    let described = AuthorizationServer { issuer: "http://192.0.2.1".to_owned(), ..discovered(&server, "") };
+    assert_eq!(Bench::new(None).mint(&client_credentials(described)).await.expect_err("no token").kind(), "plain_http");
+}
+
+#[tokio::test]
+async fn metadata_is_fetched_once_for_all_and_kept_as_long_as_it_is_fresh() {
+    let server = Scripted::start(|seen| match seen.head.uri.path() {
+        "/token" => token(),
+        _ => {
+            let mut reply = json(200, metadata(seen, "").to_string());
+            reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("max-age=1000"));
+            reply
+        }
+    })
+    .await;
+    let (bench, grant) = (Bench::new(None), client_credentials(discovered(&server, "")));
+    for result in join_all((0..20).map(|_| bench.mint(&grant))).await {
+        result.expect("a token");
+    }
+    assert_eq!((count(&server, RFC_8414), count(&server, "/token")), (1, 20));
+    bench.clock.shift(990);
+    bench.mint(&grant).await.expect("a token");
+    assert_eq!(count(&server, RFC_8414), 1);
+    bench.clock.shift(20);
+    bench.mint(&grant).await.expect("a token");
+    assert_eq!(count(&server, RFC_8414), 2);
+}
+
+#[tokio::test]
+async fn a_failure_is_shared_and_not_repeated_at_once() {
+    let server = Scripted::start(|_| json(503, "")).await;
+    let (bench, grant) = (Bench::new(None), client_credentials(discovered(&server, "")));
+    for result in join_all((0..20).map(|_| bench.mint(&grant))).await {
+        assert_eq!(result.expect_err("no token").kind(), "busy");
+    }
+    assert_eq!(server.seen().len(), 1, "503 is not a reason to try the other places");
+    bench.clock.shift(6);
+    bench.mint(&grant).await.expect_err("no token");
+    assert_eq!(server.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn old_metadata_is_used_on_while_the_server_is_in_trouble() {
+    let broken = Arc::new(AtomicBool::new(false));
+    let is_broken = Arc::clone(&broken);
+    let server = Scripted::start(move |seen| match seen.head.uri.path() {
+        "/token" => token(),
+        _ if is_broken.load(Ordering::Relaxed) => json(503, ""),
+        _ => json(200, metadata(seen, "").to_string()),
+    })
+    .await;
+    let (bench, grant) = (Bench::new(None), client_credentials(discovered(&server, "")));
+    bench.mint(&grant).await.expect("a token");
+    broken.store(true, Ordering::Relaxed);
+    bench.clock.shift(301);
+    bench.mint(&grant).await.expect("a token");
+    bench.mint(&grant).await.expect("a token");
+    assert_eq!(count(&server, RFC_8414), 2, "and it is not asked for each time");
+}
+
+/// A grant for a user of `server`, at the same server.
+fn for_user(server: AuthorizationServer) -> Grant {
+    let server = Arc::new(server);
+    let rule = UserTokenRule { server: Arc::clone(&server), kind: UserTokenKind::IdToken, audience: Vec::new() };
+    Grant { subject: Subject::User(rule), ..grant(Flow::JwtBearer { server }) }
+}
+
+fn user_token(bench: &Bench, issuer: &str, key: &SigningKey) -> String {
+    let now = bench.clock.now().unix_seconds();
+    let claims = value!({"iss": issuer, "sub": "alice", "aud": "agent", "iat": now, "exp": now + 600});
+    key.sign("JWT", &claims).expect("a signature")
+}
+
+fn keys(jwks: &[(&str, &str)]) -> Reply {
+    let keys: Vec<_> = jwks
+        .iter()
+        .map(|(kid, jwk)| {
+            let mut jwk: Value = serde_json::from_str(jwk).expect("a JWK");
+            jwk.as_object_mut().expect("an object").remove("d");
+            jwk["kid"] = value!(kid);
+            jwk
+        })
+        .collect();
+    json(200, value!({ "keys": keys }).to_string())
+}
+
+#[tokio::test]
+async fn an_unknown_key_makes_us_look_once_and_not_for_ever() {
+    let rotated = Arc::new(AtomicBool::new(false));
+    let is_rotated = Arc::clone(&rotated);
+    let server = Scripted::start(move |seen| match seen.head.uri.path() {
+        "/jwks" if is_rotated.load(Ordering::Relaxed) => keys(&[("old", ES256_KEY), ("new", EDDSA_KEY)]),
+        "/jwks" => keys(&[("old", ES256_KEY)]),
+        _ => token(),
+    })
+    .await;
+    let (bench, grant) = (Bench::new(None), for_user(server.described()));
+    let old = SigningKey::from_pkcs8_der(&es256_pkcs8(), Some("old".into()), None).expect("a key");
+    let new = SigningKey::from_pkcs8_der(&eddsa_pkcs8(), Some("new".into()), None).expect("a key");
+    bench.mint_for(&grant, &user_token(&bench, &server.origin, &old)).await.expect("a token");
+    assert_eq!(count(&server, "/jwks"), 1);
+
+    let rotated_token = user_token(&bench, &server.origin, &new);
+    for _ in 0..5 {
+        let error = bench.mint_for(&grant, &rotated_token).await.expect_err("unknown");
+        assert_eq!((error.kind(), error.fault()), ("user_token", Fault::User));
+    }
+    assert_eq!(count(&server, "/jwks"), 2, "once, however often it is asked for");
+    rotated.store(true, Ordering::Relaxed);
+    bench.clock.shift(11);
+    bench.mint_for(&grant, &rotated_token).await.expect("a token");
+    bench.mint_for(&grant, &rotated_token).await.expect("a token");
+    assert_eq!(count(&server, "/jwks"), 3);
+}
+
+#[tokio::test]
+async fn keys_that_cannot_be_had_are_not_the_users_fault() {
+    for (status, body, kind, fault) in [
+        (503, "", "busy", Fault::Unavailable),
+        (404, "", "metadata", Fault::Operator),
+        (200, "[]", "metadata", Fault::Operator),
+    ] {
+        let server = Scripted::start(move |_| json(status, body)).await;
+        let bench = Bench::new(None);
+        let key = SigningKey::from_pkcs8_der(&es256_pkcs8(), None, None).expect("a key");
+        let error = bench.mint_for(&for_user(server.described()), &user_token(&bench, &server.origin, &key)).await;
+        let error = error.expect_err("no token");
+        assert_eq!((error.kind(), error.fault()), (kind, fault), "{error}");
+        assert_eq!(paths(&server), ["/jwks"], "no token request");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_token_costs_no_request() {
+    let server = Scripted::start(|_| keys(&[])).await;
+    let (bench, grant) = (Bench::new(None), for_user(server.described()));
+    let huge = "a".repeat(1 << 20);
+    for garbage in ["", "opaque", "a.b.c", "..", &huge] {
+        let error = bench.mint_for(&grant, garbage).await.expect_err("no token");
+        assert_eq!((error.kind(), error.fault()), ("user_token", Fault::User));
+        assert!(garbage.is_empty() || !error.to_string().contains(garbage));
+    }
+    assert_eq!(bench.mint(&grant).await.expect_err("none given").fault(), Fault::User);
+    assert!(server.seen().is_empty());
+}
