@@ -16,7 +16,7 @@ from proxy import JWKS_PATH, Proxy, curl, expect_refusal
 from servers import Issuer, Recorded, Relay
 from world import World, case
 
-ASSERTION_ISSUER = "http://assertions.example.org"
+ASSERTION_ISSUER = "https://assertions.example.org"
 
 
 class Receiver:
