@@ -1,6 +1,8 @@
 //! The integration tests: one binary, real protocols over real sockets.
 mod dependencies;
 #[cfg(feature = "dev")]
+mod exchange;
+#[cfg(feature = "dev")]
 mod identity;
 mod layers;
 #[cfg(feature = "dev")]
