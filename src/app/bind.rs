@@ -87,7 +87,6 @@ pub(super) struct Parts {
     pub(super) scrape: Scrape,
     pub(super) published: Arc<ArcSwap<String>>,
     pub(super) reloads: Reloads,
-    pub(super) pulse: Pulse,
 }
 
 /// `config_reloads_total` and `config_last_reload_timestamp_seconds`.
@@ -119,7 +118,8 @@ pub fn bind(loaded: Loaded, source: Source, clock: Clock, logs: Option<Logs>) ->
     };
     let setup = |error: &dyn std::fmt::Display| BindError::Setup(error.to_string());
     let registry = Registry::new();
-    let built = build(config, &clock, &registry, &addresses, (workers, logs.as_ref())).map_err(|error| setup(&error))?;
+    let built =
+        build(config, &clock, &registry, &addresses, (workers, logs.as_ref())).map_err(|error| setup(&error))?;
     Ok(Bound {
         addresses,
         outbound,
@@ -148,22 +148,22 @@ fn build(
     let exchange_metrics = exchange::Metrics::new(registry, servers())?;
     let exchanger = Exchanger::new(identity.clone(), clock.clone(), exchange_metrics.clone());
     let token_metrics = token::Metrics::new(registry, servers())?;
-    let (tokens, owner) = Tokens::new(exchanger, identity.clone(), clock.clone(), token_metrics, token_settings(config));
+    let (tokens, owner) =
+        Tokens::new(exchanger, identity.clone(), clock.clone(), token_metrics, token_settings(config));
     let proxy_metrics = proxy::Metrics::new(registry)?;
     let parts = TableSource { tokens: &tokens, identity: identity.as_ref(), clock, metrics: &proxy_metrics };
     let shared = Arc::new(Shared::new(SharedParts {
         table: parts.table(config)?,
         tokens: tokens.clone(),
         identity: identity.clone(),
-        traffic: Traffic::new(proxy_metrics.downstream_connections(), requests(config)),
+        traffic: Traffic::new(requests(config)),
         metrics: proxy_metrics.clone(),
         guard: Guard::new([&addresses.outbound[..], &addresses.metrics, &addresses.jwks].concat()),
         limits: limits(config),
         pulse: Pulse::new(workers),
     }));
-    let pulse = shared.pulse();
-    let health = Health::new(Arc::clone(&shared), identity.clone(), pulse.clone(), clock.clone());
-    let scrape = scrape(registry, &shared, &health, (clock, logs))?;
+    let health = Health::new(Arc::clone(&shared), identity.clone(), shared.pulse(), clock.clone());
+    let scrape = scrape(registry, &shared, &health, (clock, &proxy_metrics, logs))?;
     let parts = Parts {
         clock: clock.clone(),
         identity,
@@ -175,7 +175,6 @@ fn build(
         scrape,
         published: Arc::new(ArcSwap::from_pointee(jwks(&config.published_keys).to_string())),
         reloads: reloads(registry, clock)?,
-        pulse,
     };
     Ok((parts, owner, identity_task))
 }
@@ -210,8 +209,11 @@ pub(super) struct TableSource<'p> {
 
 impl TableSource<'_> {
     pub(super) fn table(&self, config: &Config) -> Result<Table, crate::tls::SetupError> {
-        let pass_tls =
-            ClientTls { trust: ServerTrust::WebPki(Arc::new(web_roots())), present: Present::Nothing, alpn: Vec::new() };
+        let pass_tls = ClientTls {
+            trust: ServerTrust::WebPki(Arc::new(web_roots())),
+            present: Present::Nothing,
+            alpn: Vec::new(),
+        };
         let parts = TableParts {
             tokens: self.tokens,
             identity: self.identity,
@@ -264,17 +266,18 @@ fn scrape(
     registry: &Registry,
     shared: &Arc<Shared>,
     health: &Health,
-    (clock, logs): (&Clock, Option<&Logs>),
+    (clock, metrics, logs): (&Clock, &proxy::Metrics, Option<&Logs>),
 ) -> prometheus::Result<Scrape> {
     BuildInfo::register(registry)?;
     let process = Process::new(registry, clock.now().unix_seconds())?;
     let dropped = logs.map(|logs| logs.observe(registry)).transpose()?;
     let ready = IntGauge::new("idjag_proxy_ready", "Whether the next request could succeed.")?;
     registry.register(Box::new(ready.clone()))?;
-    let shared = Arc::clone(shared);
+    let (shared, metrics) = (Arc::clone(shared), metrics.clone());
     let refresh = move || {
         process.observe();
         shared.table().observe_expiry();
+        metrics.observe(shared.traffic());
         if let Some(observe) = &dropped {
             observe();
         }
@@ -323,10 +326,7 @@ fn bind_workers(
     if addresses.is_empty() { Err(BindError::NoOutbound) } else { Ok((sockets, addresses)) }
 }
 
-fn bind_all(
-    setting: &'static str,
-    wanted: &[ListenAddress],
-) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), BindError> {
+fn bind_all(setting: &'static str, wanted: &[ListenAddress]) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), BindError> {
     let bound = wanted.iter().filter_map(|wanted| bind_one(setting, *wanted, false).transpose());
     Ok(bound.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
 }

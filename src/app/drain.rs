@@ -39,10 +39,9 @@ pub(super) async fn drain(traffic: &Traffic, idle: Duration, deadline: Duration)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prometheus::IntGauge;
 
     fn traffic() -> Traffic {
-        Traffic::new(IntGauge::new("connections", "test").expect("gauge"), 10)
+        Traffic::new(10)
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,8 +4,9 @@ use std::path::Path;
 /// The CPU quota rounded up; without one at most 2, because a sidecar is a guest on its node.
 pub(super) fn workers() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let quota = quota_v2(&read("/sys/fs/cgroup/cpu.max"))
-        .or_else(|| quota_v1(&read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), &read("/sys/fs/cgroup/cpu/cpu.cfs_period_us")));
+    let quota = quota_v2(&read("/sys/fs/cgroup/cpu.max")).or_else(|| {
+        quota_v1(&read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), &read("/sys/fs/cgroup/cpu/cpu.cfs_period_us"))
+    });
     quota.map_or(cores.min(2), |quota| quota.clamp(1, 64))
 }
 

@@ -103,7 +103,8 @@ impl Workers {
     }
 
     async fn join(self) {
-        let joined = tokio::task::spawn_blocking(|| self.threads.into_iter().map(JoinHandle::join).all(|joined| joined.is_ok()));
+        let joined =
+            tokio::task::spawn_blocking(|| self.threads.into_iter().map(JoinHandle::join).all(|joined| joined.is_ok()));
         if !matches!(joined.await, Ok(true)) {
             tracing::warn!("a worker did not end in good order");
         }

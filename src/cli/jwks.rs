@@ -8,7 +8,9 @@ use std::process::ExitCode;
 pub(super) fn run(file: &Path) -> ExitCode {
     match load(file, &environment, &Overrides::default()) {
         Ok(loaded) if loaded.config.published_keys.is_empty() => {
-            complain("This configuration signs with the SVID's key, which verifies by its certificate: there is no key to publish.");
+            complain(
+                "This configuration signs with the SVID's key, which verifies by its certificate: there is no key to publish.",
+            );
             print("{\"keys\":[]}\n");
             ExitCode::SUCCESS
         }

@@ -27,10 +27,12 @@ pub(super) fn run(file: &Path, overrides: Overrides) -> ExitCode {
         tracing::warn!(path = %warning.path, line = warning.line, "{}", warning.message);
     }
     // The control plane's runtime: one thread is enough, and a busy data plane cannot starve it.
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&format!("the runtime could not start: {error}")),
-    };
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()
+        {
+            Ok(runtime) => runtime,
+            Err(error) => return failed(&format!("the runtime could not start: {error}")),
+        };
     let ended = runtime.block_on(async move {
         let bound = bind(loaded, source, Clock::system(), Some(logs)).map_err(|error| error.to_string())?;
         let (stopper, stop) = Stop::pair();

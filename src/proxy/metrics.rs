@@ -1,5 +1,6 @@
 //! What the data plane counts. A route's series are looked up once, when its table is built.
 use super::error::Reason;
+use super::traffic::Traffic;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -10,9 +11,11 @@ use std::sync::Arc;
 pub struct Metrics {
     families: Families,
     refused: Arc<[IntCounter]>,
-    pub(super) upstream_active: IntGauge,
+    /// Open connections to upstreams, idle ones included.
+    pub(super) upstream_open: IntGauge,
     pub(super) upstream_idle: IntGauge,
-    downstream: IntGauge,
+    upstream_active: IntGauge,
+    downstream: [IntGauge; 2],
     unrouted: Arc<RouteMetrics>,
 }
 
@@ -88,9 +91,10 @@ impl Metrics {
             unrouted: Arc::new(families.route("none", false)),
             families,
             refused,
+            upstream_open: IntGauge::new("upstream_open", "Not registered: active and idle ones together.")?,
             upstream_active: upstream.with_label_values(&["active"]),
             upstream_idle: upstream.with_label_values(&["idle"]),
-            downstream: downstream.with_label_values(&["active"]),
+            downstream: ["active", "idle"].map(|state| downstream.with_label_values(&[state])),
         })
     }
 
@@ -104,9 +108,12 @@ impl Metrics {
         Arc::clone(&self.unrouted)
     }
 
-    /// The gauge that [`super::Traffic`] moves.
-    pub fn downstream_connections(&self) -> IntGauge {
-        self.downstream.clone()
+    /// Brings the gauges of connections up to date. An agent's connection counts as active where a request is in flight for it.
+    pub fn observe(&self, traffic: &Traffic) {
+        self.upstream_active.set(self.upstream_open.get() - self.upstream_idle.get());
+        let active = traffic.requests().clamp(0, traffic.connections());
+        self.downstream[0].set(active);
+        self.downstream[1].set(traffic.connections() - active);
     }
 
     pub(super) fn refused(&self, reason: Reason) {

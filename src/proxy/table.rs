@@ -84,11 +84,11 @@ impl Table {
     }
 
     /// Routes whose eager grant was never obtained, with the server that issues it.
-    pub fn eager_missing(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn eager_missing(&self) -> impl Iterator<Item = (&str, String)> {
         self.entries.iter().filter_map(|entry| {
             let slot = entry.slot.as_ref().filter(|slot| !slot.was_obtained())?;
             let eager = matches!(&entry.route.credential, Credential::Token(rule) if rule.eager);
-            eager.then(|| (&*entry.route.name, slot.grant().server().name.as_str()))
+            eager.then(|| (&*entry.route.name, slot.grant().server().name.clone()))
         })
     }
 

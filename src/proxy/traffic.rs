@@ -1,5 +1,4 @@
 //! How much is going on: what a drain waits for, and the limit on requests at once.
-use prometheus::IntGauge;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -10,7 +9,7 @@ pub struct Traffic(Arc<Counts>);
 #[derive(Debug)]
 struct Counts {
     requests: AtomicI64,
-    connections: IntGauge,
+    connections: AtomicI64,
     limit: i64,
 }
 
@@ -23,9 +22,9 @@ pub struct InFlight(Arc<Counts>);
 pub struct Connected(Arc<Counts>);
 
 impl Traffic {
-    /// None yet; `connections` is the gauge that the metrics show, `limit` the most requests at once.
-    pub fn new(connections: IntGauge, limit: i64) -> Self {
-        Self(Arc::new(Counts { requests: AtomicI64::new(0), connections, limit }))
+    /// None yet; `limit` is the most requests at once.
+    pub fn new(limit: i64) -> Self {
+        Self(Arc::new(Counts { requests: AtomicI64::new(0), connections: AtomicI64::new(0), limit }))
     }
 
     /// Takes a place, or `None` where all are taken.
@@ -37,7 +36,7 @@ impl Traffic {
 
     /// Counts a connection.
     pub fn connection(&self) -> Connected {
-        self.0.connections.inc();
+        self.0.connections.fetch_add(1, Ordering::Relaxed);
         Connected(Arc::clone(&self.0))
     }
 
@@ -48,7 +47,7 @@ impl Traffic {
 
     /// Connections that agents hold.
     pub fn connections(&self) -> i64 {
-        self.0.connections.get()
+        self.0.connections.load(Ordering::Relaxed)
     }
 }
 
@@ -60,6 +59,6 @@ impl Drop for InFlight {
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.0.connections.dec();
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -240,7 +240,7 @@ impl<M: Mint> Owner<M> {
         let (mint, permits) = (self.mint.clone(), Arc::clone(&self.permits));
         self.fetches.spawn(async move {
             let _permit = permits.acquire_owned().await;
-            let result = mint.mint(slot.grant(), user.as_ref().map(|user| &user.token)).await;
+            let result = mint.mint(&slot.grant(), user.as_ref().map(|user| &user.token)).await;
             Done { key, generation, result }
         });
     }

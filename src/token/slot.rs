@@ -2,7 +2,7 @@
 use super::schedule::skew;
 use crate::clock::Timestamp;
 use crate::exchange::{Grant, Minted};
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -75,7 +75,7 @@ impl AccessToken {
 /// with equal grants share one, also across a reload.
 #[derive(Debug)]
 pub struct Slot {
-    grant: Arc<Grant>,
+    grant: ArcSwap<Grant>,
     held: ArcSwapOption<AccessToken>,
     /// Set by readers, cleared by a refresh: what nobody used since the last one is not renewed.
     used: AtomicBool,
@@ -88,7 +88,7 @@ impl Slot {
     pub(super) fn new(grant: Arc<Grant>) -> Self {
         let id = SERIAL.fetch_add(1, Ordering::Relaxed);
         Self {
-            grant,
+            grant: ArcSwap::new(grant),
             held: ArcSwapOption::empty(),
             used: AtomicBool::new(false),
             eager: AtomicBool::new(false),
@@ -98,8 +98,8 @@ impl Slot {
     }
 
     /// What is asked for.
-    pub fn grant(&self) -> &Arc<Grant> {
-        &self.grant
+    pub fn grant(&self) -> Arc<Grant> {
+        self.grant.load_full()
     }
 
     /// The token, if one is held that may be sent now.
@@ -121,6 +121,12 @@ impl Slot {
     /// Whether a token was obtained at least once.
     pub fn was_obtained(&self) -> bool {
         self.obtained.load(Ordering::Relaxed)
+    }
+
+    /// A reload may bring an equal grant with another secret or key: what a server decides on is the same, how we prove ourselves to
+    /// it is not.
+    pub(super) fn renew(&self, grant: &Arc<Grant>) {
+        self.grant.store(Arc::clone(grant));
     }
 
     pub(super) fn id(&self) -> u64 {

@@ -145,6 +145,10 @@ async fn equal_grants_share_a_slot_and_others_do_not() {
         let one = bench.tokens.slot(&grant("a", false));
         assert!(Arc::ptr_eq(&one, &bench.tokens.slot(&grant("a", false))));
         assert!(!Arc::ptr_eq(&one, &bench.tokens.slot(&grant("b", false))));
+        // A reload may have brought another secret: the slot stays, and asks with the new one from now on.
+        let renewed = grant("a", false);
+        bench.tokens.slot(&renewed);
+        assert!(Arc::ptr_eq(&one.grant(), &renewed));
     })
     .await;
 }

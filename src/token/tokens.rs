@@ -99,6 +99,7 @@ impl Tokens {
         slots.retain(|_, slot| slot.strong_count() > 0);
         let digest = grant.digest();
         if let Some(slot) = slots.get(&digest).and_then(Weak::upgrade) {
+            slot.renew(grant);
             return slot;
         }
         let slot = Arc::new(Slot::new(Arc::clone(grant)));

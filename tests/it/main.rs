@@ -1,4 +1,6 @@
 //! The integration tests: one binary, real protocols over real sockets.
+#[cfg(feature = "dev")]
+mod demo;
 mod dependencies;
 #[cfg(feature = "dev")]
 mod exchange;
@@ -7,3 +9,4 @@ mod identity;
 mod layers;
 #[cfg(feature = "dev")]
 mod log;
+mod readme;

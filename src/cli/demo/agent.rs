@@ -1,7 +1,7 @@
 //! The agent: a client that knows a proxy and nothing of tokens.
 use anyhow::Context;
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode};
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -12,7 +12,6 @@ use tokio::net::TcpStream;
 /// What the agent got.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
     pub(super) body: String,
     pub(super) took: Duration,
 }
@@ -57,5 +56,5 @@ pub(super) async fn get(proxy: SocketAddr, url: &str, fields: &[(&str, &str)]) -
         }
     };
     let body = String::from_utf8_lossy(&body).into_owned();
-    Ok(Reply { status: head.status, headers: head.headers, body, took: start.elapsed() })
+    Ok(Reply { status: head.status, body, took: start.elapsed() })
 }

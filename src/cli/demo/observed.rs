@@ -14,8 +14,17 @@ pub(super) struct Observed {
     pub(super) partner: Vec<Recorded>,
     /// What arrived at the API.
     pub(super) upstream: Option<Seen>,
-    /// How often the proxy's cache had the token: before the call and after it.
-    pub(super) hits: (u64, u64),
+    /// How often the proxy looked into its cache for this call and found the token.
+    pub(super) hits: u64,
+    /// How often it looked and did not find it.
+    pub(super) misses: u64,
+}
+
+/// `token_cache_total` of the proxy, all tiers together.
+#[derive(Clone, Copy)]
+struct Cache {
+    hits: u64,
+    misses: u64,
 }
 
 /// A call to be made.
@@ -32,24 +41,30 @@ impl Call<'_> {
         let metrics = self.agent.proxy.metrics()?;
         let asked = |server: &AuthorizationServer| server.requests().len();
         let (corp, partner, arrived) = (asked(&world.corp), asked(&world.partner), self.upstream.requests().len());
-        let before = cache_hits(metrics).await?;
+        let before = Cache::read(metrics).await?;
         let reply = get(self.agent.proxy.outbound()?, self.url, self.fields).await?;
-        let after = cache_hits(metrics).await?;
+        let after = Cache::read(metrics).await?;
         let since = |server: &AuthorizationServer, mark: usize| server.requests().split_off(mark);
         Ok(Observed {
             reply,
             corp: since(&world.corp, corp),
             partner: since(&world.partner, partner),
             upstream: self.upstream.requests().split_off(arrived).pop(),
-            hits: (before, after),
+            hits: after.hits - before.hits,
+            misses: after.misses - before.misses,
         })
     }
 }
 
-/// `token_cache_total{result="hit"}`, all tiers together.
-async fn cache_hits(metrics: SocketAddr) -> anyhow::Result<u64> {
-    let page = get(metrics, &format!("http://{metrics}/metrics"), &[]).await?.body;
-    let hits =
-        page.lines().filter(|line| line.starts_with("idjag_proxy_token_cache_total{") && line.contains("\"hit\""));
-    Ok(hits.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
+impl Cache {
+    async fn read(metrics: SocketAddr) -> anyhow::Result<Self> {
+        let page = get(metrics, &format!("http://{metrics}/metrics"), &[]).await?.body;
+        let sum = |result: &str| {
+            let label = format!("result=\"{result}\"");
+            let lines = page.lines().filter(|line| line.starts_with("idjag_proxy_token_cache_total{"));
+            let lines = lines.filter(|line| line.contains(&label));
+            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+        };
+        Ok(Self { hits: sum("hit"), misses: sum("miss") })
+    }
 }

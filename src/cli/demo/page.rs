@@ -4,7 +4,18 @@ use serde_json::Value;
 
 /// Claims in the order in which people read them; others follow.
 const ORDER: [&str; 10] = ["iss", "sub", "act", "aud", "client_id", "scope", "resource", "iat", "exp", "jti"];
+/// What is left out where a kind of token has been shown in full before.
+const DETAILS: [&str; 5] = ["client_id", "resource", "iat", "exp", "jti"];
 const NAME_WIDTH: usize = 20;
+
+/// How much of a token is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// All of it.
+    Full,
+    /// Who, for whom, where, what.
+    Brief,
+}
 
 /// What is printed, and whether every check held.
 pub(super) struct Page {
@@ -39,8 +50,8 @@ impl Page {
     pub(super) fn story(&mut self, title: &str, about: &str) {
         self.stories += 1;
         self.steps = 0;
-        self.heading(&format!("━━ {} · {title} ", self.stories));
-        print(&format!("{}\n", indented(about, 3)));
+        self.heading(&format!("━━ {} · {title}", self.stories));
+        print(&format!("{}\n\n", indented(about, 3)));
     }
 
     /// A part of a story.
@@ -73,14 +84,18 @@ impl Page {
     }
 
     /// A token's claims, the interesting ones first; `now` in seconds since the epoch.
-    pub(super) fn claims(&mut self, claims: &Value, now: u64) {
+    pub(super) fn claims(&mut self, claims: &Value, now: u64, detail: Detail) {
         let Some(members) = claims.as_object() else { return };
         let others = members.keys().map(String::as_str).filter(|name| !ORDER.contains(name));
         for name in ORDER.into_iter().chain(others) {
+            if detail == Detail::Brief && DETAILS.contains(&name) {
+                continue;
+            }
             if let Some(value) = members.get(name) {
                 let shown = match name {
                     "exp" => relative(value, now, "from now"),
                     "iat" => relative(value, now, "ago"),
+                    "act" => act(value),
                     _ => text(value),
                 };
                 self.field(name, &shown);
@@ -137,6 +152,12 @@ fn indented(text: &str, by: usize) -> String {
 
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// An actor with the actors inside it, in the order in which one reads them.
+fn act(value: &Value) -> String {
+    let inner = value.get("act").map(|inner| format!(", act: {}", act(inner))).unwrap_or_default();
+    format!("{{ sub: {}{inner} }}", text(&value["sub"]))
 }
 
 /// A `NumericDate` as its distance from now.

@@ -1,6 +1,6 @@
 //! The stories, one after the other.
 use super::observed::Call;
-use super::page::Page;
+use super::page::{Detail, Page};
 use super::story::{self, chain};
 use super::world::World;
 use anyhow::Context;
@@ -51,10 +51,9 @@ async fn alone(page: &mut Page, world: &World) -> anyhow::Result<()> {
     let call = Call { agent: &world.bot, url: ROOMS, fields: &[], upstream: &world.calendar };
     let observed = call.make(world).await?;
     story::request(page, &call);
-    let exchange = observed.corp.first().context("no token was asked for")?;
-    let access = story::exchange(page, world, exchange)?;
+    let access = story::exchange(page, world, &observed, Detail::Full)?;
     page.check(access.claims["sub"] == world.bot.id.as_str(), "the token is about the agent itself, and nobody else");
-    story::resource(page, observed.upstream.as_ref(), &observed.reply, "calendar API")?;
+    story::resource(page, &call, &observed, "calendar API")?;
     story::again(page, world, &call, &observed.reply).await
 }
 
@@ -70,11 +69,10 @@ async fn for_alice(page: &mut Page, world: &World) -> anyhow::Result<()> {
     let call = Call { agent: &world.bot, url: EVENTS, fields: &fields, upstream: &world.calendar };
     let observed = call.make(world).await?;
     story::request(page, &call);
-    let exchange = observed.corp.first().context("no token was asked for")?;
-    let access = story::exchange(page, world, exchange)?;
+    let access = story::exchange(page, world, &observed, Detail::Full)?;
     page.check(access.claims["sub"] == "user:alice", "the token speaks for alice");
     page.check(access.claims["act"]["sub"] == world.bot.id.as_str(), "and says that calendar-bot acts");
-    story::resource(page, observed.upstream.as_ref(), &observed.reply, "calendar API")?;
+    story::resource(page, &call, &observed, "calendar API")?;
     story::again(page, world, &call, &observed.reply).await
 }
 
@@ -90,9 +88,9 @@ async fn nested(page: &mut Page, world: &World) -> anyhow::Result<()> {
     let call = Call { agent: &world.orchestrator, url: TASK, fields: &fields, upstream: &world.worker_api };
     let first = call.make(world).await?;
     story::request(page, &call);
-    let access = story::exchange(page, world, first.corp.first().context("no token was asked for")?)?;
+    let access = story::exchange(page, world, &first, Detail::Brief)?;
     page.check(chain(&access.claims) == "alice → orchestrator", "the chain so far: alice → orchestrator");
-    story::resource(page, first.upstream.as_ref(), &first.reply, "worker")?;
+    story::resource(page, &call, &first, "worker")?;
 
     page.phase("the worker goes on, with the token that it was called with");
     let received =
@@ -102,13 +100,13 @@ async fn nested(page: &mut Page, world: &World) -> anyhow::Result<()> {
     let call = Call { agent: &world.worker, url: EVENTS, fields: &fields, upstream: &world.calendar };
     let second = call.make(world).await?;
     story::request(page, &call);
-    let access = story::exchange(page, world, second.corp.first().context("no token was asked for")?)?;
+    let access = story::exchange(page, world, &second, Detail::Brief)?;
     page.check(
         chain(&access.claims) == "alice → orchestrator → worker",
         "the whole chain: alice → orchestrator → worker",
     );
     page.check(access.claims["sub"] == "user:alice", "and it is still alice's calendar");
-    story::resource(page, second.upstream.as_ref(), &second.reply, "calendar API")
+    story::resource(page, &call, &second, "calendar API")
 }
 
 /// The IETF draft's two legs, between two companies.
@@ -127,18 +125,18 @@ async fn across(page: &mut Page, world: &World) -> anyhow::Result<()> {
     let issue = observed.corp.first().context("no ID-JAG was asked for")?;
     page.step("proxy → company's server", "POST /token");
     story::form(page, &issue.form, "");
-    let id_jag = story::answer(page, world, issue)?;
+    let id_jag = story::answer(page, world.now(), "company's server", issue, Detail::Full)?;
     page.check(id_jag.claims["aud"] == world.partner.issuer(), "it is for the partner's server alone");
     page.phase("leg 2, at the partner");
     let redeem = observed.partner.first().context("the ID-JAG was not redeemed")?;
     page.step("proxy → partner's server", "POST /token");
     story::form(page, &redeem.form, "assertion");
-    let access = story::answer(page, world, redeem)?;
+    let access = story::answer(page, world.now(), "partner's server", redeem, Detail::Brief)?;
     page.check(
         chain(&access.claims) == "alice → calendar-bot",
         "the partner knows who acts for whom: alice → calendar-bot",
     );
-    story::resource(page, observed.upstream.as_ref(), &observed.reply, "travel API")?;
+    story::resource(page, &call, &observed, "travel API")?;
     story::again(page, world, &call, &observed.reply).await
 }
 
@@ -184,16 +182,16 @@ async fn refusals(page: &mut Page, world: &World) -> anyhow::Result<()> {
 async fn rotation(page: &mut Page, world: &World) -> anyhow::Result<()> {
     page.story(
         "The certificate is renewed",
-        "SVIDs live for an hour at most; the Workload API pushes a new one, and nobody notices.",
+        "SVIDs live for an hour at most; the Workload API pushes a new one, and no call fails.",
     );
-    let expiry = |world: &World| world.bot.workload_api.svids().first().map(|svid| svid.chain.clone());
-    let before = expiry(world);
+    let certificate = || world.bot.workload_api.svids().first().map(|svid| svid.chain.clone());
+    let before = certificate();
     world.bot.workload_api.rotate()?;
     page.step("workload API → proxy", "a new X.509-SVID for calendar-bot, with a new key");
-    page.check(expiry(world) != before, "another certificate");
+    page.check(certificate() != before, "another certificate");
     let call = Call { agent: &world.bot, url: ROOMS, fields: &[], upstream: &world.calendar };
     let observed = call.make(world).await?;
-    page.step("agent → calendar API", &format!("{} in {}", observed.reply.status, observed.reply.time()));
+    page.step("calendar-bot → calendar API", &format!("{} in {}", observed.reply.status, observed.reply.time()));
     page.check(
         observed.reply.status == 200 && observed.corp.is_empty(),
         "the access token is still good: no new exchange",

@@ -191,14 +191,14 @@ struct Live(Rc<Pool>);
 
 impl Live {
     fn new(pool: &Rc<Pool>) -> Self {
-        pool.metrics().upstream_active.inc();
+        pool.metrics().upstream_open.inc();
         Self(Rc::clone(pool))
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.0.metrics().upstream_active.dec();
+        self.0.metrics().upstream_open.dec();
     }
 }
 

@@ -7,7 +7,7 @@ use crate::proxy::body::{Progress, RequestBody};
 use crate::proxy::error::{Reason, Refusal};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -226,13 +226,19 @@ fn address_http1(request: &mut Request<RequestBody>, key: &Key) {
     *request.version_mut() = Version::HTTP_11;
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    request.headers_mut().insert(header::HOST, key.authority.clone());
+    let headers = request.headers_mut();
+    headers.insert(header::HOST, key.authority.clone());
+    // RFC 9110 §10.1.4: whoever sends TE says so in Connection.
+    if headers.contains_key(header::TE) && !headers.contains_key(header::CONNECTION) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
 }
 
 /// Pseudo-header fields (RFC 9113 §8.3.1); what concerns one HTTP/1.1 connection goes (§8.2.2).
 fn address_http2(request: &mut Request<RequestBody>, origin: &Origin) {
     *request.version_mut() = Version::HTTP_2;
     request.headers_mut().remove(header::HOST);
+    request.headers_mut().remove(header::CONNECTION);
     let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
     let scheme = if origin.scheme == Scheme::Https { "https" } else { "http" };
     if let Ok(uri) = Uri::builder().scheme(scheme).authority(origin.authority()).path_and_query(path).build() {

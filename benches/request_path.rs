@@ -1,0 +1,150 @@
+//! What one request costs on the way through, part by part: `cargo bench`.
+use divan::{Bencher, black_box};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use idjag_proxy::assertion::{IdJag, SigningKey};
+use idjag_proxy::clock::{Clock, Timestamp};
+use idjag_proxy::exchange::{
+    AssertionSettings, AuthorizationServer, ClientAuth, Deadlines, Endpoints, ExchangeError, Flow, Grant, Minted,
+    PlainHttp, Quirks, Subject,
+};
+use idjag_proxy::policy::{
+    Credential, HostPattern, Limits, Match, PathPattern, Policy, Route, Scheme, Target, Timeouts, Unmatched, Upstream,
+};
+use idjag_proxy::proxy::{Own, strip_request};
+use idjag_proxy::secret::Secret;
+use idjag_proxy::tasks::Stop;
+use idjag_proxy::tls::ServerTrust;
+use idjag_proxy::token::{Metrics, Mint, Settings, Tokens};
+use std::sync::Arc;
+use std::time::Duration;
+
+fn main() {
+    divan::main();
+}
+
+/// An ID-JAG signed with ES256, as for every exchange of `self_issued`.
+#[divan::bench]
+fn assertion_signing(bencher: Bencher<'_, '_>) {
+    let pair = rcgen::KeyPair::generate().expect("a P-256 key");
+    let key = SigningKey::from_pkcs8_der(&pair.serialize_der(), Some("k1".into()), None).expect("a signing key");
+    let claims = IdJag {
+        iss: "https://agents.example.com".into(),
+        sub: "spiffe://example.org/agent".into(),
+        aud: "https://as.example.com".into(),
+        client_id: Some("spiffe://example.org/agent".into()),
+        jti: "c2f1a0d5b7e84c93".into(),
+        iat: Timestamp::from_unix_seconds(1_767_225_600),
+        exp: Timestamp::from_unix_seconds(1_767_225_900),
+        scope: Some("calendar:read".into()),
+        resource: Vec::new(),
+        act: None,
+    };
+    bencher.bench_local(|| key.sign("oauth-id-jag+jwt", black_box(&claims)).expect("a signature"));
+}
+
+#[derive(Clone)]
+struct AtOnce(Clock);
+
+impl Mint for AtOnce {
+    async fn mint(&self, _: &Grant, _: Option<&Secret>) -> Result<Minted, ExchangeError> {
+        let expires_at = self.0.now().plus(Duration::from_secs(3600));
+        Ok(Minted { token: Secret::new("x".repeat(900)), expires_at, scopes: Vec::new() })
+    }
+}
+
+/// A held token, looked at by the clock and put into `Authorization`.
+#[divan::bench]
+fn cache_hit(bencher: Bencher<'_, '_>) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let clock = Clock::system();
+    let metrics = Metrics::new(&prometheus::Registry::new(), ["as"]).expect("metrics");
+    let (tokens, owner) = Tokens::new(AtOnce(clock.clone()), None, clock, metrics, Settings::default());
+    let (_stopper, stop) = Stop::pair();
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn_on(owner.run(stop), runtime.handle());
+    let slot = tokens.slot(&grant());
+    runtime.block_on(tokens.obtain(&slot, None)).expect("a token");
+    let mut headers = HeaderMap::new();
+    bencher.bench_local(|| {
+        let token = tokens.ready(black_box(&slot), tokens.now()).expect("held");
+        headers.insert(http::header::AUTHORIZATION, token.authorization().clone());
+    });
+}
+
+/// The route of a request, of a hundred on twenty hosts.
+#[divan::bench]
+fn route_match(bencher: Bencher<'_, '_>) {
+    let routes =
+        (0..100).map(|number| route(&format!("api{}.example.com", number % 20), &format!("/v{}/**", number / 20)));
+    let policy = Policy::new(routes.collect(), Unmatched::Refuse).map_err(|_| ()).expect("no conflict");
+    let headers = HeaderMap::new();
+    let target = Target { scheme: Scheme::Http, host: "api7.example.com", port: 80 };
+    bencher.bench_local(|| {
+        policy.route(black_box(target), black_box("/v3/calendars/primary/events"), &Method::GET, &headers)
+    });
+}
+
+/// What a usual agent sends, with what must not pass taken off.
+#[divan::bench]
+fn header_rewrite(bencher: Bencher<'_, '_>) {
+    let mut sent = HeaderMap::new();
+    for (name, value) in [
+        ("host", "api.example.com"),
+        ("user-agent", "python-requests/2.32"),
+        ("accept", "*/*"),
+        ("accept-encoding", "gzip, deflate"),
+        ("connection", "keep-alive"),
+        ("authorization", "Bearer of-the-agent"),
+        ("content-type", "application/json"),
+        ("x-request-id", "8f1b2c"),
+    ] {
+        sent.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    bencher.with_inputs(|| sent.clone()).bench_local_values(|mut headers| {
+        strip_request(&mut headers, Own::Removed, &[]);
+        headers
+    });
+}
+
+fn route(host: &str, path: &str) -> Route {
+    Route {
+        name: format!("{host}{path}").into(),
+        matcher: Match {
+            host: HostPattern::parse(host).expect("a host"),
+            port: None,
+            path: PathPattern::parse(path).expect("a path"),
+            methods: Vec::new(),
+            headers: Vec::new(),
+        },
+        alias: None,
+        credential: Credential::None { keep_credentials: false },
+        upstream: Upstream { origin: None, tls: None },
+        timeouts: Timeouts::default(),
+        limits: Limits::default(),
+        replay_max_body: None,
+    }
+}
+
+fn grant() -> Arc<Grant> {
+    let server = Arc::new(AuthorizationServer {
+        name: "as".into(),
+        issuer: "https://as.example.com".into(),
+        endpoints: Endpoints::Discovered,
+        client_id: Some("agent".into()),
+        client_auth: ClientAuth::None,
+        trust: ServerTrust::WebPki(Arc::new(rustls::RootCertStore::empty())),
+        plain_http: PlainHttp::default(),
+        quirks: Quirks::default(),
+        deadlines: Deadlines::default(),
+    });
+    Arc::new(Grant {
+        flow: Flow::ClientCredentials { server },
+        subject: Subject::Own,
+        actor: None,
+        resources: Vec::new(),
+        audiences: Vec::new(),
+        scopes: vec!["calendar:read".into()],
+        assertion: AssertionSettings::default(),
+    })
+}

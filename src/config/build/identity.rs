@@ -1,0 +1,184 @@
+//! Where the identity comes from, what signs our assertions, and whether anything needs either.
+use super::Builder;
+use crate::assertion::{MAX_LIFETIME, SigningKey};
+use crate::config::file::{AssertionFile, FilesFile, IdentityFile};
+use crate::config::leaf::{SecretPath, Text};
+use crate::config::problem::KeyPath;
+use crate::config::runtime::{IdentitySource, Listen};
+use crate::exchange::AssertionSettings;
+use crate::identity::{Endpoint, FilesSettings, WorkloadApiSettings, parse_endpoint};
+use crate::policy::{Credential, Route};
+use std::time::Duration;
+
+const SOCKET_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
+/// A longer assertion outlives what it was made for: it is used within seconds.
+const LONG_LIFETIME: Duration = Duration::from_secs(5 * 60);
+
+/// How we sign, and what others need to verify it.
+pub(super) struct Assertion {
+    pub(super) settings: AssertionSettings,
+    pub(super) published: Vec<SigningKey>,
+}
+
+impl Builder<'_> {
+    /// The source that the command line, the file or the environment names, in this order.
+    pub(super) fn identity_source(&mut self, file: Option<&IdentityFile>) -> Option<IdentitySource> {
+        let identity = KeyPath::default().key("identity");
+        let workload_api = file.and_then(|file| file.workload_api.as_ref());
+        let files = file.and_then(|file| file.files.as_ref());
+        if let (Some(_), Some(_)) = (workload_api, files) {
+            self.error(&identity.key("files"), "the identity comes from the Workload API or from files, not from both")
+                .help("remove `files` or `workload_api`");
+        }
+        let overridden = self.surroundings.overrides.workload_api_socket.clone();
+        if let (Some(files), None) = (files, &overridden) {
+            return Some(IdentitySource::Files(self.files_settings(files)));
+        }
+        let written = workload_api.and_then(|api| api.socket.as_ref());
+        let path = identity.key("workload_api").key("socket");
+        let socket = match overridden {
+            Some(socket) => socket,
+            None => self.socket(&path, written)?,
+        };
+        if socket.is_routable() {
+            self.warn(
+                &path,
+                format!("{socket} is not on this machine: the Workload API has no TLS, so its keys cross the network"),
+            )
+            .help("use the Unix socket of the SPIRE agent");
+        }
+        let hint = workload_api.and_then(|api| api.hint.as_ref()).map(|hint| hint.0.clone());
+        Some(IdentitySource::WorkloadApi(WorkloadApiSettings { socket, hint, patience: Default::default() }))
+    }
+
+    fn socket(&mut self, path: &KeyPath, written: Option<&Text>) -> Option<Endpoint> {
+        let (text, origin) = match written {
+            Some(written) => (written.0.clone(), String::new()),
+            None => ((self.surroundings.environment)(SOCKET_VARIABLE)?, format!("{SOCKET_VARIABLE}: ")),
+        };
+        match parse_endpoint(&text) {
+            Ok(socket) => Some(socket),
+            Err(error) => {
+                self.error(path, format!("{origin}{error}"));
+                None
+            }
+        }
+    }
+
+    fn files_settings(&self, files: &FilesFile) -> FilesSettings {
+        FilesSettings {
+            certificate: self.resolve(&files.certificate.0),
+            key: self.resolve(&files.key.0),
+            bundle: self.resolve(&files.bundle.0),
+        }
+    }
+
+    /// The source, if a route needs one; an error if something does and there is none.
+    pub(super) fn needed_identity(
+        &mut self,
+        source: Option<IdentitySource>,
+        needing: Option<&str>,
+    ) -> Option<IdentitySource> {
+        let path = KeyPath::default().key("identity");
+        match (&source, needing) {
+            (Some(_), Some(_)) | (None, None) => source,
+            (None, Some(_)) if !self.report.is_clean(&path) => None,
+            (None, Some(route)) => {
+                let message =
+                    format!("route `{route}` needs this workload's identity, and nothing says where it comes from");
+                self.error(&path, message).help(format!(
+                    "set {SOCKET_VARIABLE}, or write identity: {{ workload_api: {{ socket: unix:///… }} }}, or identity: {{ files: … }}"
+                ));
+                None
+            }
+            (Some(_), None) => {
+                if self.is_written(&path.key("workload_api")) || self.is_written(&path.key("files")) {
+                    self.warn(&path, "nothing needs an identity, so none is asked for");
+                }
+                None
+            }
+        }
+    }
+
+    /// What signs our assertions.
+    pub(super) fn assertion(&mut self, file: Option<&IdentityFile>) -> Assertion {
+        let path = KeyPath::default().key("identity").key("assertion");
+        let Some(file) = file.map(|file| &file.assertion) else {
+            return Assertion { settings: AssertionSettings::default(), published: Vec::new() };
+        };
+        self.check_lifetime(&path.key("lifetime"), file.lifetime);
+        self.check_issuer(&path, file);
+        let kid = |kid: &Option<Text>| kid.as_ref().map(|kid| kid.0.clone());
+        let key = file.key_file.as_ref().and_then(|key| self.signing_key(&path.key("key_file"), key, kid(&file.kid)));
+        let mut published: Vec<SigningKey> = key.iter().cloned().collect();
+        for (index, retired) in file.retired.iter().enumerate() {
+            let path = path.key("retired").index(index);
+            let Some(retired) = self.signing_key(&path, &retired.key_file, kid(&retired.kid)) else { continue };
+            if published.iter().any(|other| other.kid() == retired.kid()) {
+                let message = format!("a second key with the id `{}`", retired.kid());
+                self.error(&path, message).help("write { key_file: …, kid: … } with the id that it had");
+            }
+            published.push(retired);
+        }
+        let issuer = file.issuer.as_ref().map(|issuer| issuer.0.clone());
+        let settings = AssertionSettings { issuer, key, lifetime: file.lifetime, max_depth: file.max_depth.0 };
+        Assertion { settings, published }
+    }
+
+    fn check_lifetime(&mut self, path: &KeyPath, lifetime: Duration) {
+        if lifetime > MAX_LIFETIME {
+            self.error(path, "an assertion is valid for an hour at most")
+                .help("it is used within seconds: 5m is plenty");
+        } else if lifetime > LONG_LIFETIME {
+            self.warn(path, "an assertion is used within seconds; a long life only helps whoever steals it")
+                .help("5m is plenty; beyond the SVID's own life it is worth nothing");
+        }
+    }
+
+    fn check_issuer(&mut self, path: &KeyPath, file: &AssertionFile) {
+        match (&file.issuer, &file.key_file) {
+            (None, Some(_)) => {
+                self.error(
+                    &path.key("issuer"),
+                    "`issuer` is required with `key_file`: a verifier finds the key by its issuer",
+                )
+                .help("write the URL under which `idjag-proxy jwks` is published");
+            }
+            (Some(issuer), _) => self.check_plain_http(&path.key("issuer"), &issuer.0),
+            (None, None) => {}
+        }
+        if file.kid.is_some() && file.key_file.is_none() {
+            self.error(&path.key("kid"), "`kid` names the key of `key_file`, which is not given");
+        }
+    }
+
+    /// A private key from a PEM file.
+    pub(super) fn signing_key(&mut self, path: &KeyPath, file: &SecretPath, kid: Option<String>) -> Option<SigningKey> {
+        let pem = self.read(path, &file.0)?;
+        match SigningKey::from_pem(&pem, kid) {
+            Ok(key) => Some(key),
+            Err(error) => {
+                let message = format!("{}: {error}", self.resolve(&file.0).display());
+                self.error(path, message);
+                None
+            }
+        }
+    }
+
+    /// A listener for keys that has none to show.
+    pub(super) fn warn_of_unpublished(&mut self, assertion: &Assertion, listen: &Listen) {
+        if assertion.published.is_empty() && !listen.jwks.is_empty() {
+            let path = KeyPath::default().key("listen").key("jwks");
+            self.warn(
+                &path,
+                "there are no keys to publish: assertions are signed with the SVID's, and carry its certificate",
+            );
+        }
+    }
+}
+
+/// Whether requests of this route cannot leave without the workload's identity.
+pub(super) fn needs_identity(route: &Route) -> bool {
+    let by_token = matches!(&route.credential, Credential::Token(rule) if rule.grant.needs_identity());
+    by_token || route.upstream.tls.as_ref().is_some_and(crate::tls::ClientTls::needs_identity)
+}

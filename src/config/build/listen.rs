@@ -1,0 +1,126 @@
+//! Where the process listens, and its own settings.
+use super::Builder;
+use crate::config::file::{File, ListenFile, LogFormatFile, LogLevelFile, PlainHttpFile};
+use crate::config::leaf::Size;
+use crate::config::problem::KeyPath;
+use crate::config::runtime::{Listen, ListenAddress, LogFormat, LogLevel, Process, ProcessLimits};
+use crate::exchange::PlainHttp;
+use crate::policy::HostPattern;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use url::Url;
+
+const OUTBOUND_PORT: u16 = 17080;
+const METRICS_PORT: u16 = 17090;
+
+impl Builder<'_> {
+    pub(super) fn listen(&mut self, file: &ListenFile) -> Listen {
+        let path = KeyPath::default().key("listen");
+        let overrides = self.surroundings.overrides;
+        let outbound_default =
+            [(Ipv4Addr::LOCALHOST, OUTBOUND_PORT).into(), (Ipv6Addr::LOCALHOST, OUTBOUND_PORT).into()];
+        let metrics_default = [(Ipv6Addr::UNSPECIFIED, METRICS_PORT).into()];
+        let outbound = addresses(&overrides.listen_outbound, file.outbound.as_deref(), &outbound_default);
+        let metrics = addresses(&overrides.listen_metrics, file.metrics.as_deref(), &metrics_default);
+        let jwks = addresses(&[], Some(&file.jwks), &[]);
+        if outbound.is_empty() {
+            self.error(&path.key("outbound"), "the agent needs an address")
+                .help("remove the key for 127.0.0.1:17080 and [::1]:17080");
+        }
+        let everything = [("outbound", &outbound), ("metrics", &metrics), ("jwks", &jwks)];
+        let mut seen: Vec<SocketAddr> = Vec::new();
+        for (key, ListenAddress { address, .. }) in
+            everything.iter().flat_map(|(key, list)| list.iter().map(move |a| (key, a)))
+        {
+            if address.port() != 0 && seen.contains(address) {
+                self.error(&path.key(key), format!("{address} is listed twice"));
+            }
+            seen.push(*address);
+            if *key == "outbound" && !address.ip().is_loopback() {
+                self.warn(&path.key(key), format!("whoever reaches {address} can use this workload's authority"))
+                    .help("listen on 127.0.0.1 and [::1], unless something else keeps strangers out");
+            }
+        }
+        let admin = overrides.admin.clone().or_else(|| file.admin.as_ref().map(|admin| admin.0.clone()));
+        Listen { outbound, metrics, admin, jwks }
+    }
+
+    pub(super) fn process(&mut self, file: &File) -> Process {
+        let path = KeyPath::default();
+        if file.drain.idle > file.drain.deadline {
+            self.error(
+                &path.key("drain").key("deadline"),
+                "`deadline` is shorter than `idle`: the process would end first",
+            );
+        }
+        let level = match file.log.level {
+            LogLevelFile::Error => LogLevel::Error,
+            LogLevelFile::Warn => LogLevel::Warn,
+            LogLevelFile::Info => LogLevel::Info,
+            LogLevelFile::Debug => LogLevel::Debug,
+            LogLevelFile::Trace => LogLevel::Trace,
+        };
+        Process {
+            workers: file.workers.map(|count| count.0),
+            log_level: self.surroundings.overrides.log_level.unwrap_or(level),
+            log_format: match file.log.format {
+                LogFormatFile::Json => LogFormat::Json,
+                LogFormatFile::Pretty => LogFormat::Pretty,
+            },
+            limits: ProcessLimits {
+                connections: file.limits.connections.0,
+                requests: file.limits.requests.0,
+                request_headers: bytes(file.limits.request_headers),
+                delegated_tokens: file.limits.delegated_tokens.0,
+            },
+            token_timeout: file.token_timeout,
+            drain_idle: file.drain.idle,
+            drain_deadline: file.drain.deadline,
+        }
+    }
+
+    /// The hosts besides loopback; each is a warning, because what goes there can be read on the way.
+    pub(super) fn plain_http(&mut self, file: &PlainHttpFile) -> PlainHttp {
+        let path = KeyPath::default().key("allow_plain_http");
+        let mut hosts = PlainHttp::default();
+        for (index, host) in file.0.iter().enumerate() {
+            let item = path.index(index);
+            let path = if self.is_written(&item) { item } else { path.clone() };
+            match host {
+                HostPattern::Exact(name) if **name == *"loopback" => {}
+                HostPattern::Exact(name) => {
+                    self.warn(&path, format!("credentials go to {name} in the clear: anyone on the way can use them"));
+                    hosts.hosts.insert(name.to_string());
+                }
+                HostPattern::Suffix(_) => {
+                    self.error(&path, "plain HTTP is allowed host by host").help("write each host out");
+                }
+            }
+        }
+        hosts
+    }
+
+    /// Refuses a URL to which a credential or a key would go in the clear.
+    pub(super) fn check_plain_http(&mut self, path: &KeyPath, url: &str) {
+        let Ok(url) = Url::parse(url) else { return };
+        if url.scheme() == "http" && !self.plain_http.allows(&url) {
+            let host = url.host_str().unwrap_or_default().to_owned();
+            self.error(path, "what goes to this URL would cross the network in the clear")
+                .help(format!("write `https`, or accept it by allow_plain_http: [{host}]"));
+        }
+    }
+}
+
+/// The command line's addresses, else the file's, else the defaults, which alone the machine may lack.
+fn addresses(overridden: &[SocketAddr], written: Option<&[SocketAddr]>, default: &[SocketAddr]) -> Vec<ListenAddress> {
+    let (list, explicit) = match written {
+        _ if !overridden.is_empty() => (overridden, true),
+        Some(written) => (written, true),
+        None => (default, false),
+    };
+    list.iter().map(|address| ListenAddress { address: *address, explicit }).collect()
+}
+
+/// Sizes are at most 1 TiB, which a 64-bit machine can count.
+pub(super) fn bytes(size: Size) -> usize {
+    usize::try_from(size.0).unwrap_or(usize::MAX)
+}

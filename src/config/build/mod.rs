@@ -1,0 +1,135 @@
+//! The second pass: from the file types to the runtime types of the parts. Here is decided what values mean together: which
+//! server a name is, whether a flow can have this subject, whether two routes could both match.
+//!
+//! It collects problems as the first pass does, and goes on with what is left. What it makes of a file with problems is thrown
+//! away whole.
+mod identity;
+mod listen;
+mod routes;
+mod servers;
+mod table;
+#[cfg(test)]
+mod tests;
+mod tokens;
+mod upstream;
+
+use super::decode::Environment;
+use super::file::File;
+use super::leaf::Version;
+use super::problem::{KeyPath, Problem, Report};
+use super::runtime::{Config, Overrides};
+use super::tree::Node;
+use super::watch::{Fingerprint, read_bounded};
+use crate::exchange::PlainHttp;
+use rustls::RootCertStore;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// Where things come from besides the file.
+#[derive(Clone, Copy)]
+pub(crate) struct Surroundings<'a> {
+    /// The directory that relative paths start from.
+    pub(crate) directory: &'a Path,
+    pub(crate) environment: Environment<'a>,
+    pub(crate) overrides: &'a Overrides,
+}
+
+/// What the second pass works with.
+pub(crate) struct Builder<'a> {
+    report: &'a mut Report,
+    fingerprint: &'a mut Fingerprint,
+    tree: &'a Node,
+    surroundings: Surroundings<'a>,
+    plain_http: PlainHttp,
+    outbound_ports: Vec<u16>,
+    web_roots: Option<Arc<RootCertStore>>,
+}
+
+/// Builds the configuration. `None`: what is wrong is in the report.
+pub(crate) fn build<'a>(
+    file: &File,
+    tree: &'a Node,
+    report: &'a mut Report,
+    fingerprint: &'a mut Fingerprint,
+    surroundings: Surroundings<'a>,
+) -> Option<Config> {
+    let mut builder = Builder {
+        report,
+        fingerprint,
+        tree,
+        surroundings,
+        plain_http: PlainHttp::default(),
+        outbound_ports: Vec::new(),
+        web_roots: None,
+    };
+    // The only version that there is; the next one is told apart here.
+    let Version = file.version;
+    let listen = builder.listen(&file.listen);
+    builder.outbound_ports = listen.outbound.iter().map(|listen| listen.address.port()).collect();
+    builder.plain_http = builder.plain_http(&file.allow_plain_http);
+    let assertion = builder.assertion(file.identity.as_ref());
+    let servers = builder.servers(&file.authorization_servers);
+    let source = builder.identity_source(file.identity.as_ref());
+    let mut tokens = tokens::Tokens::new(&servers, &assertion.settings, source.as_ref());
+    let routes = builder.routes(file, &mut tokens);
+    tokens.warn_of_unused(file, &mut builder);
+    let identity = builder.needed_identity(source, routes.needing_identity.as_deref());
+    builder.warn_of_unpublished(&assertion, &listen);
+    let process = builder.process(file);
+    Some(Config {
+        identity,
+        listen,
+        policy: routes.policy?,
+        servers: servers.into_built(),
+        published_keys: assertion.published,
+        assertion_lifetime: assertion.settings.lifetime,
+        process,
+        hash: String::new(),
+    })
+}
+
+impl Builder<'_> {
+    /// Reports an error about the value at `path`, unless the first pass has found that value broken already.
+    fn error(&mut self, path: &KeyPath, message: impl Into<String>) -> &mut Problem {
+        self.report.derived_error(self.tree.position(path), path, message.into())
+    }
+
+    fn warn(&mut self, path: &KeyPath, message: impl Into<String>) -> &mut Problem {
+        self.report.warning(self.tree.position(path), path, message)
+    }
+
+    /// Whether the file has this key.
+    fn is_written(&self, path: &KeyPath) -> bool {
+        self.tree.find(path).is_some()
+    }
+
+    fn line(&self, path: &KeyPath) -> usize {
+        self.tree.position(path).line
+    }
+
+    /// A path of the file, from the directory that the file is in.
+    fn resolve(&self, file: &Path) -> PathBuf {
+        self.surroundings.directory.join(file)
+    }
+
+    /// The content of a file that the value at `path` names.
+    fn read(&mut self, path: &KeyPath, file: &Path) -> Option<Zeroizing<Vec<u8>>> {
+        let file = self.resolve(file);
+        let content = read_bounded(&file);
+        self.fingerprint.record(file.clone(), content.as_ref().ok().map(|bytes| bytes.as_slice()));
+        match content {
+            Ok(content) => Some(content),
+            Err(reason) => {
+                let message = format!("{} cannot be read: {reason}", file.display());
+                self.error(path, message).help("paths are relative to the configuration file");
+                None
+            }
+        }
+    }
+
+    /// The machine's authorities; read once, because that takes a while.
+    fn web_roots(&mut self) -> Arc<RootCertStore> {
+        self.web_roots.get_or_insert_with(|| Arc::new(crate::tls::web_roots())).clone()
+    }
+}

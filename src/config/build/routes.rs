@@ -1,0 +1,253 @@
+//! Routes: their names, their credentials, and whether two of them could both be meant.
+use super::Builder;
+use super::identity::needs_identity;
+use super::listen::bytes;
+use super::tokens::Tokens;
+use crate::config::file::{File, LegacySecretFile, RouteFile, TokenOfRoute, UnmatchedFile};
+use crate::config::problem::KeyPath;
+use crate::policy::{Credential, HostPattern, Limits, Match, Policy, Route, Timeouts, Unmatched, Upstream};
+use http::HeaderValue;
+use std::collections::HashMap;
+use zeroize::Zeroizing;
+
+/// The routes together.
+pub(super) struct Routes {
+    /// Absent: it could not be built, which is in the report.
+    pub(super) policy: Option<Policy>,
+    /// The name of the first route that needs the workload's identity.
+    pub(super) needing_identity: Option<String>,
+}
+
+impl Builder<'_> {
+    pub(super) fn routes(&mut self, file: &File, tokens: &mut Tokens<'_>) -> Routes {
+        tokens.define(file, self);
+        let root = KeyPath::default().key("routes");
+        let mut routes = Vec::with_capacity(file.routes.len());
+        let mut complete = true;
+        for route in &file.routes {
+            let path = root.index(route.index);
+            let credential = self.credential(&path, &route.item, tokens);
+            let assumed = credential.clone().unwrap_or(Credential::None { keep_credentials: false });
+            let upstream = self.upstream(&path, &route.item, &assumed);
+            self.check_route(&path, &route.item, &assumed);
+            complete &= credential.is_some() && upstream.is_some();
+            // A route that could not be built still takes part in the search for conflicts.
+            let upstream = upstream.unwrap_or(Upstream { origin: None, tls: None });
+            routes.push(runtime_route(&route.item, assumed, upstream));
+        }
+        let paths: Vec<KeyPath> = file.routes.iter().map(|route| root.index(route.index)).collect();
+        self.check_names(&paths, &routes);
+        self.check_aliases(&paths, &routes);
+        self.warn_of_unmatched(file);
+        let unmatched = match file.unmatched {
+            UnmatchedFile::Refuse => Unmatched::Refuse,
+            UnmatchedFile::Pass => Unmatched::Pass,
+        };
+        let needing_identity = routes.iter().find(|route| needs_identity(route)).map(|route| route.name.to_string());
+        let policy = match Policy::new(routes, unmatched) {
+            Ok(policy) => complete.then_some(policy),
+            Err(conflicts) => {
+                for conflict in conflicts {
+                    let line = self.line(&paths[conflict.first].key("match"));
+                    let message = format!(
+                        "one request could match this route and the one on line {line}, and neither is more specific"
+                    );
+                    self.error(&paths[conflict.second].key("match"), message)
+                        .help("tell them apart by path, methods, port or headers; the order in the file never matters");
+                }
+                None
+            }
+        };
+        Routes { policy, needing_identity }
+    }
+
+    /// Exactly one of `token`, `legacy_secret` and `tunnel`. `None`: it could not be built, which is in the report.
+    fn credential(&mut self, path: &KeyPath, route: &RouteFile, tokens: &mut Tokens<'_>) -> Option<Credential> {
+        let given = [
+            ("token", route.token.is_some()),
+            ("legacy_secret", route.legacy_secret.is_some()),
+            ("tunnel", route.tunnel),
+        ];
+        let given: Vec<&str> = given.iter().filter(|(_, given)| *given).map(|(key, _)| *key).collect();
+        match given.as_slice() {
+            [_] => {}
+            [] => {
+                self.error(path, "this route does not say which credential its requests carry")
+                    .help("write `token:` with a name, a mapping or `none`, or `legacy_secret:`, or `tunnel: true`");
+                return None;
+            }
+            [first, second, ..] => {
+                self.error(
+                    &path.key(second),
+                    format!("a route has one credential, and this one has `{first}` already"),
+                );
+                return None;
+            }
+        }
+        self.check_credential_keys(path, route);
+        match (&route.token, &route.legacy_secret) {
+            (Some(TokenOfRoute::None), _) => {
+                if route.keep_credentials {
+                    self.warn(&path.key("keep_credentials"), "whatever credential the agent holds goes to this host");
+                }
+                Some(Credential::None { keep_credentials: route.keep_credentials })
+            }
+            (Some(token), _) => tokens.of_route(path, token, route.scopes.as_deref(), self).map(Credential::Token),
+            (None, Some(secret)) => self.legacy_secret(&path.key("legacy_secret"), secret),
+            (None, None) => Some(Credential::Tunnel),
+        }
+    }
+
+    /// Keys that mean something with one kind of credential only.
+    fn check_credential_keys(&mut self, path: &KeyPath, route: &RouteFile) {
+        let without_token = matches!(route.token, None | Some(TokenOfRoute::None));
+        if route.keep_credentials && !matches!(route.token, Some(TokenOfRoute::None)) {
+            self.error(
+                &path.key("keep_credentials"),
+                "only a route with `token: none` may let the agent's own credentials pass",
+            );
+        }
+        if route.scopes.is_some() && without_token {
+            self.error(&path.key("scopes"), "scopes belong to a token, and this route has none");
+        }
+        if route.replay.is_some() && without_token {
+            self.error(&path.key("replay"), "a request is sent again with a new token, and this route has none");
+        }
+        if !route.tunnel {
+            return;
+        }
+        let conditions = ["path", "methods", "headers"].map(|key| path.key("match").key(key));
+        let others = ["upstream", "limits", "alias"].map(|key| path.key(key));
+        for path in
+            conditions.into_iter().chain(others).filter(|path| self.tree.find(path).is_some()).collect::<Vec<_>>()
+        {
+            self.error(&path, "a tunnel is opaque: only host and port of its CONNECT are seen").help("remove this key");
+        }
+    }
+
+    fn legacy_secret(&mut self, path: &KeyPath, file: &LegacySecretFile) -> Option<Credential> {
+        self.warn(
+            path,
+            "a static key is an anti-pattern: it is never renewed, and whoever reads it can use it from anywhere",
+        )
+        .help("use a token as soon as the service takes one");
+        self.check_header(&path.key("header"), &file.header);
+        let secret = self.secret(&path.key("file"), &file.file)?;
+        let prefix = file.prefix.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+        let value = Zeroizing::new([prefix, secret.expose().as_bytes()].concat());
+        let Ok(mut value) = HeaderValue::from_bytes(&value) else {
+            self.error(
+                &path.key("file"),
+                "what it holds cannot stand in a header: it has a line end or another control character in it",
+            );
+            return None;
+        };
+        value.set_sensitive(true);
+        Some(Credential::LegacySecret { header: file.header.clone(), value })
+    }
+
+    fn check_route(&mut self, path: &KeyPath, route: &RouteFile, credential: &Credential) {
+        for (name, _) in &route.r#match.headers.0 {
+            let stripped = matches!(credential, Credential::None { keep_credentials: true });
+            if !stripped && [http::header::AUTHORIZATION, http::header::COOKIE].contains(name) {
+                self.warn(
+                    &path.key("match").key("headers"),
+                    format!("`{name}` is removed from what leaves; it only chooses the route"),
+                );
+            }
+        }
+        let port = route.r#match.port.map(|port| port.0);
+        let own = matches!(&route.r#match.host, HostPattern::Exact(host) if is_loopback(host));
+        if own && port.is_some_and(|port| self.outbound_ports.contains(&port)) {
+            self.warn(
+                &path.key("match"),
+                "no request can reach this route: at this address the first path segment names the host",
+            );
+        }
+    }
+
+    fn check_names(&mut self, paths: &[KeyPath], routes: &[Route]) {
+        let mut seen: HashMap<&str, &KeyPath> = HashMap::new();
+        for (path, route) in paths.iter().zip(routes) {
+            if &*route.name == "none" {
+                self.error(&path.key("name"), "`none` is the name for requests that no route matches")
+                    .help("choose another");
+            }
+            let Some(first) = seen.insert(&route.name, path) else { continue };
+            let (line, is_named) = (self.line(first), self.is_written(&path.key("name")));
+            let problem =
+                self.error(&path.key("name"), format!("the route on line {line} is called `{}` as well", route.name));
+            problem.help(if is_named {
+                "names are unique: they are labels in metrics"
+            } else {
+                "its name is its host: give one of them a `name`"
+            });
+        }
+    }
+
+    /// One alias stands for one host; all routes of that host share it.
+    fn check_aliases(&mut self, paths: &[KeyPath], routes: &[Route]) {
+        let mut hosts: HashMap<&str, (&HostPattern, usize)> = HashMap::new();
+        for (path, route) in paths.iter().zip(routes) {
+            let Some(alias) = &route.alias else { continue };
+            let (host, path) = (&route.matcher.host, path.key("alias"));
+            if matches!(host, HostPattern::Suffix(_)) {
+                self.error(&path, "an alias stands for one host, and this route matches many");
+            }
+            if alias.contains('.') || routes.iter().any(|other| other.matcher.host.matches(alias)) {
+                self.error(&path, "an alias must not look like a host: both stand in the same place of a base URL")
+                    .help("write one word without dots");
+            }
+            match hosts.get(&**alias) {
+                Some((other, line)) if *other != host => {
+                    self.error(&path, format!("line {line} uses this alias for {other}"))
+                        .help("an alias stands for one host");
+                }
+                Some(_) => {}
+                None => {
+                    hosts.insert(alias, (host, self.line(&path)));
+                }
+            }
+        }
+    }
+
+    fn warn_of_unmatched(&mut self, file: &File) {
+        let root = KeyPath::default();
+        if matches!(file.unmatched, UnmatchedFile::Pass) {
+            self.warn(&root.key("unmatched"), "requests that no route matches reach any host that the agent likes")
+                .help("list the hosts as routes with `token: none`");
+        } else if file.routes.is_empty() && self.report.is_sound(&root.key("routes")) {
+            self.warn(&root.key("routes"), "there are no routes: every request is refused");
+        }
+    }
+}
+
+fn runtime_route(file: &RouteFile, credential: Credential, upstream: Upstream) -> Route {
+    let host = &file.r#match.host;
+    let headers = file.r#match.headers.0.iter().map(|(name, value)| (name.clone(), value.clone()));
+    Route {
+        name: file.name.as_ref().map_or_else(|| host.to_string(), |name| name.0.clone()).into(),
+        matcher: Match {
+            host: host.clone(),
+            port: file.r#match.port.map(|port| port.0),
+            path: file.r#match.path.clone(),
+            methods: file.r#match.methods.clone(),
+            headers: headers.collect(),
+        },
+        alias: file.alias.as_ref().map(|alias| alias.0.as_str().into()),
+        credential,
+        upstream,
+        timeouts: Timeouts {
+            connect: file.timeouts.connect,
+            response: file.timeouts.response,
+            idle: file.timeouts.idle,
+        },
+        limits: Limits { request_body: file.limits.request_body.map(|size| size.0) },
+        replay_max_body: file.replay.as_ref().map(|replay| bytes(replay.max_body)),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}

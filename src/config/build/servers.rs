@@ -1,0 +1,218 @@
+//! Authorization servers, and how we prove who we are to them.
+use super::Builder;
+use crate::config::decode::{Mapping, closest, list_words};
+use crate::config::file::{AssertionAudienceFile, ClientAuthFile, ParameterFile, QuirksFile, ServerFile, TrustFile};
+use crate::config::leaf::{Name, SecretPath, Text};
+use crate::config::problem::KeyPath;
+use crate::exchange::{AssertionAudience, AuthorizationServer, ClientAuth, Deadlines, Endpoints, Parameter, Quirks};
+use crate::secret::Secret;
+use crate::tls::{PeerIds, ServerTrust, roots_from_pem};
+use std::sync::Arc;
+
+/// What only the proxy says in a token request (RFC 6749, 7521, 7523, 8693, 8707).
+pub(super) const OWN_PARAMETERS: [&str; 14] = [
+    "grant_type",
+    "client_id",
+    "client_secret",
+    "client_assertion",
+    "client_assertion_type",
+    "assertion",
+    "subject_token",
+    "subject_token_type",
+    "actor_token",
+    "actor_token_type",
+    "requested_token_type",
+    "resource",
+    "audience",
+    "scope",
+];
+
+/// The servers by name. One that could not be built is still known, so that a reference to it is not reported as unknown.
+pub(super) struct Servers {
+    known: Vec<String>,
+    built: Vec<Arc<AuthorizationServer>>,
+}
+
+impl Servers {
+    pub(super) fn into_built(self) -> Vec<Arc<AuthorizationServer>> {
+        self.built
+    }
+
+    /// The server that the value at `path` names; an unknown name is an error.
+    pub(super) fn find(
+        &self,
+        name: &Name,
+        path: &KeyPath,
+        builder: &mut Builder<'_>,
+    ) -> Option<Arc<AuthorizationServer>> {
+        if !self.known.contains(&name.0) {
+            let known: Vec<&str> = self.known.iter().map(String::as_str).collect();
+            let problem = builder.error(path, format!("there is no authorization server `{}`", name.0));
+            match closest(&name.0, &known) {
+                Some(similar) => problem.help(format!("did you mean `{similar}`?")),
+                None if known.is_empty() => problem.help("describe it under `authorization_servers`"),
+                None => problem.help(format!("there is {}", list_words(&known, "and"))),
+            };
+        }
+        self.built.iter().find(|server| server.name == name.0).cloned()
+    }
+}
+
+impl Builder<'_> {
+    pub(super) fn servers(&mut self, files: &Mapping<Name, ServerFile>) -> Servers {
+        let root = KeyPath::default().key("authorization_servers");
+        let known = self.tree.find(&root).map(crate::config::tree::Node::keys).unwrap_or_default();
+        let mut built = Vec::new();
+        for (name, file) in &files.0 {
+            built.extend(self.server(&root.key(&name.0), &name.0, file).map(Arc::new));
+        }
+        Servers { known, built }
+    }
+
+    fn server(&mut self, path: &KeyPath, name: &str, file: &ServerFile) -> Option<AuthorizationServer> {
+        self.check_plain_http(&path.key("issuer"), &file.issuer.0);
+        if let Some(endpoints) = &file.endpoints {
+            let path = path.key("endpoints");
+            self.check_plain_http(&path.key("token"), endpoints.token.0.as_str());
+            if let Some(jwks) = &endpoints.jwks {
+                self.check_plain_http(&path.key("jwks"), jwks.0.as_str());
+            }
+        }
+        let endpoints = file.endpoints.as_ref().map_or(Endpoints::Discovered, |endpoints| Endpoints::Explicit {
+            token: endpoints.token.0.clone(),
+            jwks: endpoints.jwks.as_ref().map(|jwks| jwks.0.clone()),
+        });
+        self.check_certificate_needs_tls(path, file, &endpoints);
+        let client_auth = self.client_auth(&path.key("client_auth"), &file.client_auth);
+        let trust = self.trust(&path.key("tls"), &file.tls);
+        let quirks = self.quirks(path, file);
+        Some(AuthorizationServer {
+            name: name.to_owned(),
+            issuer: file.issuer.0.clone(),
+            endpoints,
+            client_id: file.client_id.as_ref().map(|id| id.0.clone()),
+            client_auth: client_auth?,
+            trust: trust?,
+            plain_http: self.plain_http.clone(),
+            quirks,
+            deadlines: Deadlines { connect: file.timeouts.connect, total: file.timeouts.total },
+        })
+    }
+
+    fn check_certificate_needs_tls(&mut self, path: &KeyPath, file: &ServerFile, endpoints: &Endpoints) {
+        let (url, plain) = match endpoints {
+            Endpoints::Discovered => ("issuer", file.issuer.0.starts_with("http:")),
+            Endpoints::Explicit { token, .. } => ("endpoints", token.scheme() == "http"),
+        };
+        if plain && matches!(file.client_auth, ClientAuthFile::SpiffeX509) {
+            self.error(&path.key(url), "`spiffe_x509` proves who we are in the TLS handshake, and plain HTTP has none");
+        }
+    }
+
+    fn client_auth(&mut self, path: &KeyPath, file: &ClientAuthFile) -> Option<ClientAuth> {
+        Some(match file {
+            ClientAuthFile::SpiffeJwt => ClientAuth::SpiffeJwt,
+            ClientAuthFile::SpiffeX509 => ClientAuth::SpiffeX509,
+            ClientAuthFile::JwtSvidBearer => ClientAuth::JwtSvidBearer,
+            ClientAuthFile::None => ClientAuth::None,
+            ClientAuthFile::PrivateKeyJwt(key) => {
+                let path = path.key("private_key_jwt").key("key_file");
+                let kid = key.kid.as_ref().map(|kid| kid.0.clone());
+                ClientAuth::PrivateKeyJwt(self.signing_key(&path, &key.key_file, kid)?)
+            }
+            ClientAuthFile::ClientSecretBasic(secret) => {
+                let path = path.key("client_secret_basic").key("secret_file");
+                ClientAuth::ClientSecretBasic(self.secret(&path, &secret.secret_file)?)
+            }
+            ClientAuthFile::ClientSecretPost(secret) => {
+                let path = path.key("client_secret_post").key("secret_file");
+                ClientAuth::ClientSecretPost(self.secret(&path, &secret.secret_file)?)
+            }
+        })
+    }
+
+    /// A secret from its file.
+    pub(super) fn secret(&mut self, path: &KeyPath, file: &SecretPath) -> Option<Secret> {
+        let bytes = self.read(path, &file.0)?;
+        match Secret::from_file_bytes(bytes.to_vec()) {
+            Ok(secret) => Some(secret),
+            Err(reason) => {
+                let message = format!("{} {reason}", self.resolve(&file.0).display());
+                self.error(path, message).help("it holds the secret and nothing else");
+                None
+            }
+        }
+    }
+
+    /// Which certificate a server must show.
+    pub(super) fn trust(&mut self, path: &KeyPath, file: &TrustFile) -> Option<ServerTrust> {
+        match file {
+            TrustFile::WebPki => Some(ServerTrust::WebPki(self.web_roots())),
+            TrustFile::CaFile(file) => {
+                let path = path.key("ca_file");
+                let pem = self.read(&path, &file.0)?;
+                match roots_from_pem(&pem) {
+                    Ok(roots) => Some(ServerTrust::WebPki(Arc::new(roots))),
+                    Err(error) => {
+                        let message = format!("{}: {error}", self.resolve(&file.0).display());
+                        self.error(&path, message);
+                        None
+                    }
+                }
+            }
+            TrustFile::SpiffeIds(ids) => self.peers(&path.key("spiffe_ids"), ids),
+        }
+    }
+
+    fn peers(&mut self, path: &KeyPath, ids: &[Text]) -> Option<ServerTrust> {
+        for (index, id) in ids.iter().enumerate() {
+            if let Err(error) = PeerIds::new([&id.0]) {
+                self.error(&path.index(index), error.to_string());
+            }
+        }
+        if ids.is_empty() {
+            self.error(path, "an empty list would let nobody in, or anybody").help("name at least one SPIFFE ID");
+        }
+        let peers = PeerIds::new(ids.iter().map(|id| &id.0)).ok()?;
+        Some(ServerTrust::Spiffe(Arc::new(peers)))
+    }
+
+    fn quirks(&mut self, path: &KeyPath, server: &ServerFile) -> Quirks {
+        let path = path.key("quirks");
+        let QuirksFile { omit, extra_parameters, assertion_audience } = &server.quirks;
+        let mut quirks = Quirks::default();
+        for (index, parameter) in omit.iter().enumerate() {
+            let parameter = match parameter {
+                ParameterFile::Resource => Parameter::Resource,
+                ParameterFile::Audience => Parameter::Audience,
+                ParameterFile::ClientId => Parameter::ClientId,
+                ParameterFile::Scope => Parameter::Scope,
+                ParameterFile::RequestedTokenType => Parameter::RequestedTokenType,
+            };
+            let anonymous = parameter == Parameter::ClientId && matches!(server.client_auth, ClientAuthFile::None);
+            if anonymous {
+                self.error(
+                    &path.key("omit").index(index),
+                    "without `client_id` nothing says who asks: `client_auth` is `none`",
+                );
+            }
+            quirks.omit.insert(parameter);
+        }
+        for (name, value) in &extra_parameters.0 {
+            if OWN_PARAMETERS.contains(&name.0.as_str()) {
+                self.error(
+                    &path.key("extra_parameters").key(&name.0),
+                    format!("`{}` is set by the proxy alone", name.0),
+                )
+                .help("an extra parameter is one that no key of this file stands for");
+            }
+            quirks.extra_parameters.insert(name.0.clone(), value.0.clone());
+        }
+        quirks.assertion_audience = match assertion_audience {
+            AssertionAudienceFile::Issuer => AssertionAudience::Issuer,
+            AssertionAudienceFile::TokenEndpoint => AssertionAudience::TokenEndpoint,
+            AssertionAudienceFile::Exactly(text) => AssertionAudience::Explicit(text.0.clone()),
+        };
+        quirks
+    }
+}

@@ -1,0 +1,128 @@
+//! Who is the subject, who the actor: which combinations of flow, subject and actor mean something. Whatever does not is an
+//! error here, before anything is sent.
+use super::Builder;
+use crate::assertion::UserTokenKind;
+use crate::config::file::{SubjectFile, TokenFile};
+use crate::config::problem::KeyPath;
+use crate::config::runtime::IdentitySource;
+use crate::exchange::{AuthorizationServer, ClientAuth, Endpoints, Flow, Parameter, Subject, UserTokenRule};
+use std::sync::Arc;
+
+impl Builder<'_> {
+    /// The table, row by row.
+    pub(super) fn check_subject_and_actor(&mut self, path: &KeyPath, flow: &Flow, token: &TokenFile) {
+        let user = !matches!(token.subject, SubjectFile::Own);
+        let (subject, actor) = (path.key("subject"), path.key("actor"));
+        if user && matches!(flow, Flow::ClientCredentials { .. }) {
+            self.error(&subject, "`client_credentials` is the client itself: it cannot speak for a user")
+                .help("use id_jag, token_exchange, jwt_bearer or self_issued");
+        }
+        if token.actor.is_some() {
+            let reason = match flow {
+                Flow::ClientCredentials { .. } => "`client_credentials` is the client itself, so nobody acts for it",
+                Flow::SelfIssued { .. } => {
+                    "`self_issued` writes `act` itself: this agent around the chain that it was given"
+                }
+                Flow::JwtBearer { .. } => "`jwt_bearer` has no place for an actor (RFC 7523)",
+                Flow::IdJag { .. } | Flow::TokenExchange { .. } => "",
+            };
+            if !reason.is_empty() {
+                self.error(&actor, reason).help("remove `actor`, or use id_jag or token_exchange");
+            }
+        }
+        if token.eager && user {
+            self.error(
+                &path.key("eager"),
+                "readiness cannot wait for a user: without the user's token there is nothing to ask for",
+            )
+            .help("remove `eager`, or write `subject: self`");
+        }
+        if let (Flow::ClientCredentials { server }, ClientAuth::None) = (flow, &flow_server(flow).client_auth) {
+            let message = format!(
+                "`{}` is asked without any proof of who asks (RFC 6749 §4.4: confidential clients only)",
+                server.name
+            );
+            self.warn(&path.key("flow"), message).help("give the server a `client_auth`");
+        }
+    }
+
+    /// What a user's token must be before anything of it is used.
+    pub(super) fn check_user_rule(&mut self, path: &KeyPath, rule: &UserTokenRule) {
+        if rule.audience.is_empty() && rule.kind != UserTokenKind::IdToken {
+            self.error(&path.key("audience"), "`audience` is required: what this token's `aud` must contain")
+                .help("only an id_token has a default, our client id at that server");
+        }
+        if matches!(rule.server.endpoints, Endpoints::Explicit { jwks: None, .. }) {
+            let message =
+                format!("a token of `{}` cannot be verified: its `endpoints` name no `jwks`", rule.server.name);
+            self.error(&path.key("server"), message).help("add `jwks`, or remove `endpoints` to discover both");
+        }
+    }
+
+    /// A JWT-SVID comes from the Workload API alone.
+    pub(super) fn check_jwt_svid(
+        &mut self,
+        path: &KeyPath,
+        flow: &Flow,
+        subject: &Subject,
+        source: Option<&IdentitySource>,
+    ) {
+        if !matches!(source, Some(IdentitySource::Files(_))) {
+            return;
+        }
+        let help = "use identity.workload_api, or a flow and client authentication that the X.509-SVID is enough for";
+        let own = matches!(subject, Subject::Own);
+        if own && matches!(flow, Flow::IdJag { .. } | Flow::TokenExchange { .. } | Flow::JwtBearer { .. }) {
+            self.error(&path.key("flow"), "this flow sends the JWT-SVID, and identity.files has only an X.509-SVID")
+                .help(help);
+        }
+        if self.is_written(&path.key("actor")) {
+            self.error(
+                &path.key("actor"),
+                "the actor is named by the JWT-SVID, and identity.files has only an X.509-SVID",
+            )
+            .help(help);
+        }
+        let idp = if let Flow::IdJag { idp, .. } = flow { Some(idp) } else { None };
+        for server in [Some(flow_server(flow)), idp].into_iter().flatten() {
+            if matches!(server.client_auth, ClientAuth::SpiffeJwt | ClientAuth::JwtSvidBearer) {
+                let path = KeyPath::default().key("authorization_servers").key(&server.name).key("client_auth");
+                let message = format!(
+                    "`{}` sends the JWT-SVID, and identity.files has only an X.509-SVID",
+                    server.client_auth.method()
+                );
+                self.error(&path, message).help("use spiffe_x509, or identity.workload_api");
+            }
+        }
+    }
+
+    /// What a token asks for although its server is never told.
+    pub(super) fn warn_of_omitted(&mut self, path: &KeyPath, flow: &Flow, token: &TokenFile) {
+        let server = flow_server(flow);
+        let asked = [
+            (Parameter::Resource, token.resource.is_some()),
+            (Parameter::Audience, token.audience.is_some()),
+            (Parameter::Scope, !token.scopes.is_empty()),
+        ];
+        for (parameter, is_asked) in asked {
+            let told_elsewhere = matches!(flow, Flow::IdJag { idp, .. } if !idp.quirks.omit.contains(&parameter));
+            if is_asked && server.quirks.omit.contains(&parameter) && !told_elsewhere {
+                let key = if parameter == Parameter::Scope { "scopes" } else { parameter.as_str() };
+                self.warn(
+                    &path.key(key),
+                    format!("`{}` is never told: its quirks omit `{}`", server.name, parameter.as_str()),
+                );
+            }
+        }
+    }
+}
+
+fn flow_server(flow: &Flow) -> &Arc<AuthorizationServer> {
+    match flow {
+        Flow::ClientCredentials { server }
+        | Flow::SelfIssued { server, .. }
+        | Flow::IdJag { server, .. }
+        | Flow::TokenExchange { server }
+        | Flow::JwtBearer { server } => server,
+    }
+}

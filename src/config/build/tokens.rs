@@ -1,0 +1,242 @@
+//! Tokens: from what a file says of one to grants, one for each set of scopes that routes ask for.
+use super::Builder;
+use super::servers::Servers;
+use crate::assertion::UserTokenKind;
+use crate::config::decode::{OneOrMore, closest};
+use crate::config::file::{
+    ActorFile, File, FlowFile, SelfIssuedGrantFile, SubjectFile, SubjectTypeFile, TokenFile, TokenOfRoute,
+};
+use crate::config::leaf::{Name, Scope, Text};
+use crate::config::problem::KeyPath;
+use crate::config::runtime::IdentitySource;
+use crate::exchange::{ActorToken, AssertionSettings, Flow, Grant, SelfIssuedGrant, Subject, UserTokenRule};
+use crate::policy::{TokenRule, TokenSource};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A token, before a route says how much of it.
+#[derive(Clone)]
+struct Template {
+    grant: Grant,
+    source: TokenSource,
+    eager: bool,
+}
+
+/// What tokens are made of, and those that were made.
+pub(super) struct Tokens<'a> {
+    servers: &'a Servers,
+    assertion: &'a AssertionSettings,
+    identity: Option<&'a IdentitySource>,
+    named: HashMap<String, Option<Template>>,
+    grants: Vec<Arc<Grant>>,
+    used_servers: Vec<String>,
+}
+
+impl<'a> Tokens<'a> {
+    pub(super) fn new(
+        servers: &'a Servers,
+        assertion: &'a AssertionSettings,
+        identity: Option<&'a IdentitySource>,
+    ) -> Self {
+        let named = HashMap::new();
+        Self { servers, assertion, identity, named, grants: Vec::new(), used_servers: Vec::new() }
+    }
+
+    /// Builds the tokens that have a name, whether a route uses them or not.
+    pub(super) fn define(&mut self, file: &File, builder: &mut Builder<'_>) {
+        let root = KeyPath::default().key("tokens");
+        for (name, token) in &file.tokens.0 {
+            let path = root.key(&name.0);
+            if name.0 == "none" {
+                builder.error(&path, "`none` is the word for no token").help("choose another name");
+            }
+            let template = self.template(&path, token, builder);
+            self.named.insert(name.0.clone(), template);
+        }
+    }
+
+    /// The token of a route with the scopes that the route asks for. `None`: it could not be built, which is in the report.
+    pub(super) fn of_route(
+        &mut self,
+        path: &KeyPath,
+        token: &TokenOfRoute,
+        scopes: Option<&[Scope]>,
+        builder: &mut Builder<'_>,
+    ) -> Option<TokenRule> {
+        let template = match token {
+            TokenOfRoute::None => return None,
+            TokenOfRoute::Named(name) => self.named(path, name, builder)?,
+            TokenOfRoute::Own(token) => self.template(&path.key("token"), token, builder)?,
+        };
+        let mut grant = template.grant;
+        if let Some(scopes) = scopes {
+            builder.check_subset(&path.key("scopes"), scopes, &grant.scopes);
+            grant.scopes = sorted(scopes);
+        }
+        Some(TokenRule { grant: self.shared(grant), source: template.source, eager: template.eager })
+    }
+
+    fn named(&self, path: &KeyPath, name: &Name, builder: &mut Builder<'_>) -> Option<Template> {
+        if let Some(template) = self.named.get(&name.0) {
+            return template.clone();
+        }
+        let written = KeyPath::default().key("tokens").key(&name.0);
+        if !builder.is_written(&written) {
+            let known: Vec<&str> = self.named.keys().map(String::as_str).collect();
+            let problem = builder.error(&path.key("token"), format!("there is no token `{}`", name.0));
+            match closest(&name.0, &known) {
+                Some(similar) => problem.help(format!("did you mean `{similar}`?")),
+                None => problem.help("describe it under `tokens`, or here as a mapping"),
+            };
+        }
+        None
+    }
+
+    /// Routes that ask for the same thing share one grant, and so one cached token.
+    fn shared(&mut self, grant: Grant) -> Arc<Grant> {
+        let digest = grant.digest();
+        if let Some(same) = self.grants.iter().find(|other| other.digest() == digest) {
+            return same.clone();
+        }
+        let grant = Arc::new(grant);
+        self.grants.push(grant.clone());
+        grant
+    }
+
+    fn template(&mut self, path: &KeyPath, token: &TokenFile, builder: &mut Builder<'_>) -> Option<Template> {
+        let subject = self.subject(path, &token.subject, builder);
+        let flow = self.flow(&path.key("flow"), &token.flow, builder);
+        builder.warn_of_repeated(&path.key("scopes"), &token.scopes);
+        let (flow, (subject, source)) = (flow?, subject?);
+        builder.check_subject_and_actor(path, &flow, token);
+        builder.check_jwt_svid(path, &flow, &subject, self.identity);
+        builder.warn_of_omitted(path, &flow, token);
+        let grant = Grant {
+            flow,
+            subject,
+            actor: token.actor.as_ref().map(|ActorFile::JwtSvid| ActorToken::JwtSvid),
+            resources: token.resource.iter().flat_map(|list| &list.0).map(|resource| resource.0.clone()).collect(),
+            audiences: texts(token.audience.as_ref()),
+            scopes: sorted(&token.scopes),
+            assertion: self.assertion.clone(),
+        };
+        // The rules above say it better; this holds whatever they forget.
+        if let Err(error) = grant.check()
+            && builder.report.is_clean(&KeyPath::default())
+        {
+            builder.error(path, error.to_string());
+        }
+        Some(Template { grant, source, eager: token.eager })
+    }
+
+    fn flow(&mut self, path: &KeyPath, file: &FlowFile, builder: &mut Builder<'_>) -> Option<Flow> {
+        let mut find = |flow: &str, key: &str, name: &Name| {
+            self.used_servers.push(name.0.clone());
+            self.servers.find(name, &path.key(flow).key(key), builder)
+        };
+        Some(match file {
+            FlowFile::ClientCredentials(file) => {
+                Flow::ClientCredentials { server: find("client_credentials", "server", &file.server)? }
+            }
+            FlowFile::SelfIssued(file) => Flow::SelfIssued {
+                server: find("self_issued", "server", &file.server)?,
+                grant: match file.grant {
+                    SelfIssuedGrantFile::TokenExchange => SelfIssuedGrant::TokenExchange,
+                    SelfIssuedGrantFile::JwtBearer => SelfIssuedGrant::JwtBearer,
+                },
+            },
+            FlowFile::IdJag(file) => {
+                let (idp, server) = (find("id_jag", "idp", &file.idp), find("id_jag", "server", &file.server));
+                Flow::IdJag { idp: idp?, server: server? }
+            }
+            FlowFile::TokenExchange(file) => {
+                Flow::TokenExchange { server: find("token_exchange", "server", &file.server)? }
+            }
+            FlowFile::JwtBearer(file) => Flow::JwtBearer { server: find("jwt_bearer", "server", &file.server)? },
+        })
+    }
+
+    fn subject(
+        &mut self,
+        path: &KeyPath,
+        file: &SubjectFile,
+        builder: &mut Builder<'_>,
+    ) -> Option<(Subject, TokenSource)> {
+        let (path, server, kind, audience, source) = match file {
+            SubjectFile::Own => return Some((Subject::Own, TokenSource::Own)),
+            SubjectFile::Header(file) => {
+                let path = path.key("subject").key("header");
+                builder.check_header(&path.key("name"), &file.name);
+                (path, &file.server, &file.r#type, &file.audience, TokenSource::Header(file.name.clone()))
+            }
+            SubjectFile::File(file) => {
+                let source = TokenSource::File(builder.resolve(&file.path.0));
+                (path.key("subject").key("file"), &file.server, &file.r#type, &file.audience, source)
+            }
+        };
+        self.used_servers.push(server.0.clone());
+        let server = self.servers.find(server, &path.key("server"), builder)?;
+        let kind = match kind {
+            SubjectTypeFile::IdToken => UserTokenKind::IdToken,
+            SubjectTypeFile::AccessToken => UserTokenKind::AccessToken,
+            SubjectTypeFile::Jwt => UserTokenKind::Jwt,
+        };
+        let rule = UserTokenRule { server, kind, audience: texts(audience.as_ref()) };
+        builder.check_user_rule(&path, &rule);
+        Some((Subject::User(rule), source))
+    }
+
+    /// Servers and tokens that nothing refers to: legal, and probably a mistake.
+    pub(super) fn warn_of_unused(&self, file: &File, builder: &mut Builder<'_>) {
+        let used = |name: &Name| {
+            let tokens = file.routes.iter().filter_map(|route| route.item.token.as_ref());
+            tokens.into_iter().any(|token| matches!(token, TokenOfRoute::Named(used) if used == name))
+        };
+        for (name, _) in file.tokens.0.iter().filter(|(name, _)| !used(name)) {
+            builder.warn(&KeyPath::default().key("tokens").key(&name.0), "no route uses this token");
+        }
+        for (name, _) in file.authorization_servers.0.iter().filter(|(name, _)| !self.used_servers.contains(&name.0)) {
+            let path = KeyPath::default().key("authorization_servers").key(&name.0);
+            builder.warn(&path, "nothing uses this authorization server");
+        }
+    }
+}
+
+impl Builder<'_> {
+    /// A route narrows its token and never widens it.
+    fn check_subset(&mut self, path: &KeyPath, scopes: &[Scope], allowed: &[String]) {
+        self.warn_of_repeated(path, scopes);
+        if scopes.is_empty() && !allowed.is_empty() {
+            self.warn(path, "without any scope the server grants what it likes")
+                .help("name the scopes, or remove the key");
+        }
+        for (index, scope) in scopes.iter().enumerate().filter(|(_, scope)| !allowed.contains(&scope.0)) {
+            let allowed: Vec<&str> = allowed.iter().map(String::as_str).collect();
+            let problem = self.error(&path.index(index), format!("the token does not have the scope `{}`", scope.0));
+            match closest(&scope.0, &allowed) {
+                Some(similar) => problem.help(format!("did you mean `{similar}`?")),
+                None => problem.help("a route narrows its token's scopes: add it to the token's, or remove it here"),
+            };
+        }
+    }
+
+    fn warn_of_repeated(&mut self, path: &KeyPath, scopes: &[Scope]) {
+        for (index, scope) in scopes.iter().enumerate() {
+            if scopes[..index].contains(scope) {
+                self.warn(&path.index(index), format!("the scope `{}` is asked for twice", scope.0));
+            }
+        }
+    }
+}
+
+/// Sorted and without duplicates, so that equal sets are equal grants.
+fn sorted(scopes: &[Scope]) -> Vec<String> {
+    let mut scopes: Vec<String> = scopes.iter().map(|scope| scope.0.clone()).collect();
+    scopes.sort_unstable();
+    scopes.dedup();
+    scopes
+}
+
+fn texts(list: Option<&OneOrMore<Text>>) -> Vec<String> {
+    list.into_iter().flat_map(|list| &list.0).map(|text| text.0.clone()).collect()
+}

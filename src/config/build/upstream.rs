@@ -1,0 +1,90 @@
+//! Where a route's requests go, and how.
+use super::Builder;
+use crate::config::file::{ClientCertificateFile, RouteFile, TrustFile};
+use crate::config::leaf::OriginUrl;
+use crate::config::problem::KeyPath;
+use crate::policy::{Credential, Origin, Scheme, Upstream};
+use crate::tls::{ClientTls, Present};
+use http::HeaderName;
+
+/// Fields that belong to one connection or to the message's framing, or that say where a request goes: none can carry a
+/// credential (RFC 9110 §7.6.1).
+const STRUCTURAL_HEADERS: [&str; 13] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+
+impl Builder<'_> {
+    /// The upstream of a route. `None`: it could not be built, which is in the report.
+    pub(super) fn upstream(&mut self, path: &KeyPath, route: &RouteFile, credential: &Credential) -> Option<Upstream> {
+        let path = path.key("upstream");
+        let origin = route.upstream.url.as_ref().map(origin);
+        if let Some(url) = &route.upstream.url {
+            if credential.injects() {
+                self.check_plain_http(&path.key("url"), url.0.as_str());
+            }
+            self.check_no_loop(&path.key("url"), url);
+        }
+        let tls = &route.upstream.tls;
+        if origin.as_ref().is_some_and(|origin| origin.scheme == Scheme::Http) {
+            if self.is_written(&path.key("tls")) {
+                self.error(&path.key("tls"), "plain HTTP has no TLS").help("write `https` in `url`, or remove `tls`");
+            }
+            return Some(Upstream { origin, tls: None });
+        }
+        let trust = self.trust(&path.key("tls").key("server"), &tls.server)?;
+        let present = match &tls.client_certificate {
+            Some(ClientCertificateFile::Svid) => Present::Svid,
+            None => Present::Nothing,
+        };
+        if present == Present::Svid && matches!(tls.server, TrustFile::WebPki) && route.upstream.url.is_none() {
+            self.warn(
+                &path.key("tls").key("client_certificate"),
+                "the SVID is shown to whatever the public certificate authorities vouch for",
+            )
+            .help("pin the upstream by `server: { spiffe_ids: […] }` or `{ ca_file: … }`");
+        }
+        let alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Some(Upstream { origin, tls: Some(ClientTls { trust, present, alpn }) })
+    }
+
+    fn check_no_loop(&mut self, path: &KeyPath, url: &OriginUrl) {
+        let port = url.0.port_or_known_default().unwrap_or_default();
+        let loopback = match url.0.host() {
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            Some(url::Host::Domain(name)) => name == "localhost",
+            None => false,
+        };
+        if loopback && self.outbound_ports.contains(&port) {
+            self.error(path, "this is where the proxy itself listens for the agent: a loop");
+        }
+    }
+
+    /// A header that a credential may stand in.
+    pub(super) fn check_header(&mut self, path: &KeyPath, name: &HeaderName) {
+        if STRUCTURAL_HEADERS.contains(&name.as_str()) {
+            self.error(
+                path,
+                format!("`{name}` belongs to the connection or the message and cannot carry a credential"),
+            );
+        }
+    }
+}
+
+fn origin(url: &OriginUrl) -> Origin {
+    let scheme = if url.0.scheme() == "http" { Scheme::Http } else { Scheme::Https };
+    let host = url.0.host_str().unwrap_or_default().to_ascii_lowercase();
+    Origin { scheme, host: host.into(), port: url.0.port().unwrap_or(scheme.default_port()) }
+}

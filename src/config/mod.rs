@@ -1,0 +1,28 @@
+//! The configuration file: read once into a tree that knows its lines ([`tree`]), decoded into the types that describe the file
+//! ([`file`]), and built into the runtime types of the parts ([`build`]). Each of the three collects every problem that it finds.
+mod build;
+mod decode;
+mod describe;
+mod file;
+mod leaf;
+mod load;
+mod problem;
+mod read;
+mod runtime;
+mod schema;
+mod summary;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod watch;
+
+pub use load::{Loaded, Problems, load};
+pub use problem::Problem;
+pub use runtime::{
+    Config, IdentitySource, Listen, ListenAddress, LogFormat, LogLevel, Overrides, Process, ProcessLimits,
+};
+pub use schema::schema;
+pub use summary::summary;
+pub use watch::{Changes, Fingerprint, Watch};

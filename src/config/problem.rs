@@ -1,0 +1,258 @@
+//! What is wrong with a configuration file, said so that a person can repair it: where, which key, what was expected, what to do.
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A place in a file. Lines and columns count from 1; columns count characters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) line: usize,
+    pub(crate) column: usize,
+}
+
+/// One error or one warning about a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The configuration file.
+    pub file: PathBuf,
+    /// Counted from 1.
+    pub line: usize,
+    /// Counted from 1, in characters.
+    pub column: usize,
+    /// The key that it is about, such as `routes[2].match.host`; empty for the file as a whole.
+    pub path: String,
+    /// What is wrong, in one sentence without a full stop.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+    /// The source line; absent where it may hold a secret that somebody wrote in the wrong place.
+    pub snippet: Option<String>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{}:{}: ", self.file.display(), self.line, self.column)?;
+        if !self.path.is_empty() {
+            write!(out, "{}: ", self.path)?;
+        }
+        out.write_str(&self.message)?;
+        match &self.help {
+            Some(help) => write!(out, " ({help})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Problem {
+    /// As a compiler would show it: the place, the sentence, the source line with a caret, and the help.
+    pub fn render(&self, severity: &str) -> String {
+        let mut text = format!("{severity}: {}:{}:{}: ", self.file.display(), self.line, self.column);
+        if !self.path.is_empty() {
+            text.push_str(&self.path);
+            text.push_str(": ");
+        }
+        text.push_str(&self.message);
+        text.push('\n');
+        let number = self.line.to_string();
+        let margin = " ".repeat(number.len());
+        if let Some(line) = &self.snippet {
+            let (line, column) = excerpt(line, self.column);
+            text.push_str(&format!(" {margin} |\n {number} | {line}\n {margin} | {}^\n", " ".repeat(column - 1)));
+        }
+        if let Some(help) = &self.help {
+            text.push_str(&format!(" {margin} = help: {help}\n"));
+        }
+        text
+    }
+}
+
+/// The part of a source line around `column` that fits a terminal, without characters that would act on one.
+fn excerpt(line: &str, column: usize) -> (String, usize) {
+    const BEFORE: usize = 80;
+    const AFTER: usize = 60;
+    let column = column.max(1);
+    let skipped = column.saturating_sub(BEFORE);
+    let shown = line.chars().skip(skipped).take(BEFORE + AFTER);
+    let shown: String = shown.map(|c| if c.is_control() { ' ' } else { c }).collect();
+    (shown.trim_end().to_owned(), column - skipped)
+}
+
+/// One step from a value to a value inside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Key(String),
+    Index(usize),
+}
+
+/// The way from the top of the file to a value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KeyPath(pub(crate) Vec<Step>);
+
+impl KeyPath {
+    pub(crate) fn key(&self, key: &str) -> Self {
+        self.with(Step::Key(key.to_owned()))
+    }
+
+    pub(crate) fn index(&self, index: usize) -> Self {
+        self.with(Step::Index(index))
+    }
+
+    pub(crate) fn with(&self, step: Step) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(step);
+        Self(steps)
+    }
+
+    /// Whether `other` is this value or one inside it.
+    pub(crate) fn contains(&self, other: &Self) -> bool {
+        other.0.starts_with(&self.0)
+    }
+}
+
+impl fmt::Display for KeyPath {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Key(key) if index == 0 => out.write_str(key)?,
+                Step::Key(key) => write!(out, ".{key}")?,
+                Step::Index(index) => write!(out, "[{index}]")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Collects what is found while a file is read, and knows where each key stands.
+#[derive(Debug)]
+pub(crate) struct Report {
+    file: PathBuf,
+    lines: Vec<String>,
+    errors: Vec<(KeyPath, Problem)>,
+    /// How many of the errors the first pass has found.
+    first_pass: usize,
+    warnings: Vec<Problem>,
+    /// Where an error goes that follows from another.
+    dropped: Option<Problem>,
+}
+
+/// What was found, each list in the order of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Findings {
+    pub(crate) errors: Vec<Problem>,
+    pub(crate) warnings: Vec<Problem>,
+}
+
+impl Report {
+    pub(crate) fn new(file: &Path, text: &str) -> Self {
+        let lines = text.lines().map(str::to_owned).collect();
+        Self { file: file.to_owned(), lines, errors: Vec::new(), first_pass: 0, warnings: Vec::new(), dropped: None }
+    }
+
+    pub(crate) fn error(&mut self, at: Position, path: &KeyPath, message: impl Into<String>) -> &mut Problem {
+        let problem = self.problem(at, path, message.into());
+        self.errors.push((path.clone(), problem));
+        &mut self.errors.last_mut().expect("an error was just pushed").1
+    }
+
+    pub(crate) fn warning(&mut self, at: Position, path: &KeyPath, message: impl Into<String>) -> &mut Problem {
+        let problem = self.problem(at, path, message.into());
+        self.warnings.push(problem);
+        self.warnings.last_mut().expect("a warning was just pushed")
+    }
+
+    /// Ends the first pass: from now on an error about a value that is broken already is not reported a second time.
+    pub(crate) fn end_first_pass(&mut self) {
+        self.first_pass = self.errors.len();
+    }
+
+    /// Whether the first pass found nothing wrong with the value at `path` or inside it.
+    pub(crate) fn is_sound(&self, path: &KeyPath) -> bool {
+        !self.errors[..self.first_pass].iter().any(|(broken, _)| path.contains(broken))
+    }
+
+    /// An error of the second pass, which is dropped if it is about a value that the first pass has found broken.
+    pub(crate) fn derived_error(&mut self, at: Position, path: &KeyPath, message: String) -> &mut Problem {
+        if self.is_sound(path) {
+            return self.error(at, path, message);
+        }
+        let problem = self.problem(at, path, message);
+        self.dropped.insert(problem)
+    }
+
+    /// Whether neither pass has found anything wrong with the value at `path` or inside it.
+    pub(crate) fn is_clean(&self, path: &KeyPath) -> bool {
+        !self.errors.iter().any(|(broken, _)| path.contains(broken))
+    }
+
+    pub(crate) fn finish(self) -> Findings {
+        let order = |problem: &Problem| (problem.line, problem.column);
+        let mut errors: Vec<Problem> = self.errors.into_iter().map(|(_, problem)| problem).collect();
+        let mut warnings = self.warnings;
+        errors.sort_by_key(order);
+        warnings.sort_by_key(order);
+        // A line that one problem withholds is withheld by all.
+        let all = || errors.iter().chain(&warnings);
+        let withheld: Vec<usize> = all().filter(|problem| problem.snippet.is_none()).map(|p| p.line).collect();
+        let on_it = errors.iter_mut().chain(&mut warnings).filter(|problem| withheld.contains(&problem.line));
+        on_it.for_each(|problem| problem.snippet = None);
+        Findings { errors, warnings }
+    }
+
+    fn problem(&self, at: Position, path: &KeyPath, message: String) -> Problem {
+        let snippet = at.line.checked_sub(1).and_then(|index| self.lines.get(index)).cloned();
+        let file = self.file.clone();
+        Problem { file, line: at.line, column: at.column, path: path.to_string(), message, help: None, snippet }
+    }
+}
+
+impl Problem {
+    pub(crate) fn help(&mut self, help: impl Into<String>) -> &mut Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Withholds the source line: what stands there may be a secret.
+    pub(crate) fn unquoted(&mut self) -> &mut Self {
+        self.snippet = None;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        Report::new(Path::new("proxy.yaml"), "routes:\n  - colour: red\n")
+    }
+
+    #[test]
+    fn rendered_like_a_compiler() {
+        let mut report = report();
+        let path = KeyPath::default().key("routes").index(0).key("colour");
+        report.error(Position { line: 2, column: 5 }, &path, "unknown key `colour`").help("remove it");
+        let problems = report.finish().errors;
+        let expected = "error: proxy.yaml:2:5: routes[0].colour: unknown key `colour`\n   |\n 2 |   - colour: red\n   |     ^\n   = help: remove it\n";
+        assert_eq!(problems[0].render("error"), expected);
+        assert_eq!(problems[0].to_string(), "proxy.yaml:2:5: routes[0].colour: unknown key `colour` (remove it)");
+    }
+
+    #[test]
+    fn a_value_is_unsound_when_something_inside_it_is() {
+        let mut report = report();
+        let routes = KeyPath::default().key("routes");
+        report.error(Position::default(), &routes.index(0).key("colour"), "unknown");
+        report.end_first_pass();
+        assert!(!report.is_sound(&routes));
+        assert!(!report.is_sound(&routes.index(0)));
+        assert!(report.is_sound(&routes.index(1)));
+        assert!(report.is_sound(&routes.index(0).key("token")));
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_its_column_and_cannot_act_on_a_terminal() {
+        let line = format!("{}\u{1b}[31mX{}", " ".repeat(500), "y".repeat(500));
+        let (shown, column) = excerpt(&line, 506);
+        assert!(shown.chars().count() <= 140 && !shown.contains('\u{1b}'));
+        assert_eq!(shown.chars().nth(column - 1), Some('X'));
+    }
+}

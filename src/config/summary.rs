@@ -1,0 +1,197 @@
+//! A configuration in sentences: who may call what, with whose authority.
+use super::runtime::{Config, IdentitySource};
+use crate::assertion::UserTokenKind;
+use crate::exchange::{AuthorizationServer, Flow, Grant, SelfIssuedGrant, Subject};
+use crate::policy::{
+    Credential, HostPattern, Origin, PathPattern, Route, Scheme, TokenRule, TokenSource, Unmatched, Upstream,
+};
+use crate::tls::{Present, ServerTrust};
+
+/// One paragraph for the process, one for each route, one for everything else.
+pub fn summary(config: &Config) -> String {
+    let mut text = format!("The agent connects to {}.", addresses(config));
+    text.push_str(&match &config.identity {
+        Some(IdentitySource::WorkloadApi(settings)) => {
+            format!(" Its identity comes from the Workload API at {}.\n", settings.socket)
+        }
+        Some(IdentitySource::Files(settings)) => {
+            format!(" Its identity comes from {}.\n", settings.certificate.display())
+        }
+        None => " No identity is needed.\n".to_owned(),
+    });
+    for route in config.policy.routes() {
+        text.push_str(&format!("\n{}\n  {}\n", route.name, sentence(route)));
+    }
+    text.push_str(match config.policy.unmatched() {
+        Unmatched::Refuse => "\nEverything else is refused.\n",
+        Unmatched::Pass => "\nEverything else passes, without a credential of ours.\n",
+    });
+    text
+}
+
+fn addresses(config: &Config) -> String {
+    let addresses: Vec<String> = config.listen.outbound.iter().map(|listen| listen.address.to_string()).collect();
+    join(&addresses)
+}
+
+fn sentence(route: &Route) -> String {
+    let what = what(route);
+    let place = place(&route.upstream, route);
+    match &route.credential {
+        Credential::Token(rule) => format!("{what} {place}, {}", authority(rule)),
+        Credential::LegacySecret { header, .. } => {
+            format!("{what} {place}, with a static key in `{header}`: an anti-pattern.")
+        }
+        Credential::Tunnel => format!("{what} as it is: opaque TLS by CONNECT, without a credential."),
+        Credential::None { keep_credentials: false } => format!("{what} {place}, without a credential."),
+        Credential::None { keep_credentials: true } => format!("{what} {place}, with the agent's own credentials."),
+    }
+}
+
+/// "GET and HEAD of api.example.com/v1/** go"
+fn what(route: &Route) -> String {
+    let matcher = &route.matcher;
+    let methods: Vec<String> = matcher.methods.iter().map(ToString::to_string).collect();
+    let methods = if methods.is_empty() { "Any request".to_owned() } else { join(&methods) };
+    let port = matcher.port.map(|port| format!(":{port}")).unwrap_or_default();
+    let path = if matcher.path == PathPattern::any() { String::new() } else { matcher.path.to_string() };
+    let headers: Vec<String> = matcher.headers.iter().map(|(name, _)| format!("`{name}`")).collect();
+    let headers = if headers.is_empty() { String::new() } else { format!(" with the right {}", join(&headers)) };
+    let verb = if matcher.methods.is_empty() || matcher.methods.len() == 1 { "goes" } else { "go" };
+    format!("{methods} to {}{port}{path}{headers} {verb}", matcher.host)
+}
+
+/// "to https://reports.svc:8443 over mutual TLS, which must be spiffe://example.org/reports"
+fn place(upstream: &Upstream, route: &Route) -> String {
+    let to = match &upstream.origin {
+        Some(origin) => format!("to {}", url(origin)),
+        None => match &route.matcher.host {
+            HostPattern::Exact(_) => "there over https".to_owned(),
+            HostPattern::Suffix(_) => "to the host that it names over https".to_owned(),
+        },
+    };
+    let Some(tls) = &upstream.tls else { return to };
+    let shown = if tls.present == Present::Svid { ", shown our SVID" } else { "" };
+    match &tls.trust {
+        ServerTrust::Spiffe(peers) => format!("{to}{shown}, which must be {peers}"),
+        ServerTrust::WebPki(_) => format!("{to}{shown}"),
+    }
+}
+
+fn url(origin: &Origin) -> String {
+    let scheme = if origin.scheme == Scheme::Http { "http" } else { "https" };
+    format!("{scheme}://{}", origin.authority())
+}
+
+/// "in the name of the user whose id_token of `corp` is in `x-user-token`, with the scope `calendar:read`. …"
+fn authority(rule: &TokenRule) -> String {
+    let grant = &rule.grant;
+    let name = match (&grant.subject, &rule.source) {
+        (Subject::Own, _) => "in the agent's own name".to_owned(),
+        (Subject::User(user), source) => {
+            let kind = match user.kind {
+                UserTokenKind::IdToken => "ID token",
+                UserTokenKind::AccessToken => "access token",
+                UserTokenKind::Jwt => "JWT",
+            };
+            let place = match source {
+                TokenSource::Header(header) => format!("the header `{header}`"),
+                TokenSource::File(file) => file.display().to_string(),
+                TokenSource::Own => "nowhere".to_owned(),
+            };
+            let actor = if grant.actor.is_some() { ", with the agent as the actor" } else { "" };
+            format!("in the name of the user whose {kind} of `{}` is in {place}{actor}", user.server.name)
+        }
+    };
+    let eager = if rule.eager { " Readiness waits for it." } else { "" };
+    format!("{name}, {}.\n  {}{eager}", scopes(grant), obtained(grant))
+}
+
+fn scopes(grant: &Grant) -> String {
+    let scopes: Vec<String> = grant.scopes.iter().map(|scope| format!("`{scope}`")).collect();
+    match scopes.as_slice() {
+        [] => "with the scopes that the server gives by default".to_owned(),
+        [only] => format!("with the scope {only}"),
+        several => format!("with the scopes {}", join(several)),
+    }
+}
+
+fn obtained(grant: &Grant) -> String {
+    let asked = |server: &AuthorizationServer| {
+        format!("`{}` ({}, {})", server.name, server.issuer, server.client_auth.method())
+    };
+    match &grant.flow {
+        Flow::ClientCredentials { server } => {
+            format!("The token comes from {}, which the agent asks as a client.", asked(server))
+        }
+        Flow::SelfIssued { server, grant } => {
+            let how = match grant {
+                SelfIssuedGrant::TokenExchange => "exchanged for an assertion that we sign",
+                SelfIssuedGrant::JwtBearer => "granted for an assertion that we sign",
+            };
+            format!("The token comes from {}, {how}.", asked(server))
+        }
+        Flow::IdJag { idp, server } => {
+            format!("The token comes from {}, for an ID-JAG that {} issues.", asked(server), asked(idp))
+        }
+        Flow::TokenExchange { server } => format!("The token comes from {}, in exchange (RFC 8693).", asked(server)),
+        Flow::JwtBearer { server } => format!(
+            "The token comes from {}, granted for {} (RFC 7523).",
+            asked(server),
+            if grant.is_delegated() { "the user's token" } else { "the JWT-SVID" }
+        ),
+    }
+}
+
+/// "a, b and c"
+fn join(words: &[String]) -> String {
+    match words {
+        [] => String::new(),
+        [only] => only.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::testing::Directory;
+
+    #[test]
+    fn a_route_reads_like_a_sentence() {
+        let directory = Directory::new();
+        let loaded = directory.loaded(include_str!("../../config/examples/id-jag-user.yaml"));
+        let expected = "The agent connects to 127.0.0.1:17080 and [::1]:17080. Its identity comes from the Workload API at unix:///run/spire/agent.sock.
+
+calendar-read
+  GET and HEAD to api.calendar.example/v1/** go there over https, in the name of the user whose ID token of `corp` is in the header `x-user-token`, with the agent as the actor, with the scope `calendar:read`.
+  The token comes from `calendar` (https://as.calendar.example, private_key_jwt), for an ID-JAG that `corp` (https://idp.corp.example, spiffe_jwt) issues.
+
+calendar-write
+  POST, PUT and DELETE to api.calendar.example/v1/** go there over https, in the name of the user whose ID token of `corp` is in the header `x-user-token`, with the agent as the actor, with the scopes `calendar:read` and `calendar:write`.
+  The token comes from `calendar` (https://as.calendar.example, private_key_jwt), for an ID-JAG that `corp` (https://idp.corp.example, spiffe_jwt) issues.
+
+Everything else is refused.
+";
+        assert_eq!(super::summary(&loaded.config), expected);
+    }
+
+    #[test]
+    fn what_is_dangerous_is_said_and_secrets_are_not() {
+        let directory = Directory::new();
+        let said = |example: &str| super::summary(&directory.loaded(example).config);
+        let secret = said(include_str!("../../config/examples/legacy-secret.yaml"));
+        assert!(
+            secret.contains("with a static key in `x-api-key`: an anti-pattern") && !secret.contains("canary"),
+            "{secret}"
+        );
+        assert!(secret.contains("No identity is needed"));
+        assert!(
+            said(include_str!("../../config/examples/no-credential.yaml")).contains("with the agent's own credentials")
+        );
+        assert!(
+            said(include_str!("../../config/examples/spiffe-mtls.yaml"))
+                .contains("to https://reports.svc:8443, shown our SVID, which must be spiffe://example.org/reports")
+        );
+        assert!(said("unmatched: pass").contains("Everything else passes"));
+    }
+}

@@ -1,0 +1,448 @@
+//! YAML text to a tree in which every value and every key knows where it stands, and in which a scalar keeps the text that was
+//! written (`007` and `2026-11` are not numbers until somebody asks for one).
+//!
+//! The parser of `serde_yaml` is read at the level of its events, because its deserializer turns a scalar into a number before
+//! anyone can see the text. Budgets hold against hostile input: size, depth, and the copies that aliases make.
+use super::problem::{KeyPath, Position, Report, Step};
+use serde_yaml::granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span};
+use std::collections::HashMap;
+
+/// The largest file that is read, in bytes.
+pub(crate) const MAX_BYTES: usize = 1024 * 1024;
+/// Lists and mappings inside each other; the deepest key of the schema stands at 8.
+const MAX_DEPTH: usize = 24;
+/// Values in the tree, counting every copy that an alias makes.
+const MAX_NODES: usize = 200_000;
+/// Characters of all scalars, counting every copy that an alias makes.
+const MAX_TEXT: usize = 4 * MAX_BYTES;
+
+/// A value and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) at: Position,
+    pub(crate) value: Value,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Value {
+    /// Nothing, `~` or `null`.
+    Null,
+    /// `plain`: written without quotes, so that `true` and `80` may be a boolean and a number.
+    Scalar {
+        text: String,
+        plain: bool,
+    },
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+/// A key of a mapping, where it stands, and its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) at: Position,
+    pub(crate) value: Node,
+}
+
+impl Node {
+    pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
+        match &self.value {
+            Value::Map(entries) => entries.iter().find(|entry| entry.key == key),
+            _ => None,
+        }
+    }
+
+    /// The value at `path`, if the file has it.
+    pub(crate) fn find(&self, path: &KeyPath) -> Option<&Self> {
+        path.0.iter().try_fold(self, |node, step| node.inside(step))
+    }
+
+    /// The keys of a mapping, in the order of the file; of anything else, none.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        match &self.value {
+            Value::Map(entries) => entries.iter().map(|entry| entry.key.clone()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn inside(&self, step: &Step) -> Option<&Self> {
+        match (step, &self.value) {
+            (Step::Key(key), _) => self.entry(key).map(|entry| &entry.value),
+            (Step::Index(index), Value::List(items)) => items.get(*index),
+            (Step::Index(_), _) => None,
+        }
+    }
+
+    /// Where the value at `path` stands; for a value that the file does not have, the nearest one around it.
+    pub(crate) fn position(&self, path: &KeyPath) -> Position {
+        let mut node = self;
+        for step in &path.0 {
+            let Some(inner) = node.inside(step) else { break };
+            node = inner;
+        }
+        node.at
+    }
+
+    /// The same value as if it stood at `at`: for defaults, which stand nowhere.
+    pub(crate) fn moved_to(mut self, at: Position) -> Self {
+        self.at = at;
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().for_each(|item| *item = item.clone().moved_to(at)),
+            Value::Map(entries) => entries.iter_mut().for_each(|entry| {
+                entry.at = at;
+                entry.value = entry.value.clone().moved_to(at);
+            }),
+            Value::Null | Value::Scalar { .. } => {}
+        }
+        self
+    }
+
+    /// What it is, for the sentence "expected …, found …". The text of a scalar is not part of it.
+    pub(crate) fn kind(&self) -> &'static str {
+        match &self.value {
+            Value::Null => "nothing",
+            Value::Scalar { .. } => "a single value",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a mapping",
+        }
+    }
+
+    /// The same value as JSON, for the schema's defaults.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        match &self.value {
+            Value::Null => serde_json::Value::Null,
+            Value::Scalar { text, plain: true } => match text.as_str() {
+                "true" => true.into(),
+                "false" => false.into(),
+                _ => text.parse::<u64>().map_or_else(|_| text.as_str().into(), Into::into),
+            },
+            Value::Scalar { text, plain: false } => text.as_str().into(),
+            Value::List(items) => items.iter().map(Node::to_json).collect(),
+            Value::Map(entries) => entries.iter().map(|entry| (entry.key.clone(), entry.value.to_json())).collect(),
+        }
+    }
+}
+
+/// The tree of a file; `None` after a syntax error, which is then in the report. Duplicate keys are reported, and the first counts.
+pub(crate) fn parse(text: &str, report: &mut Report) -> Option<Node> {
+    let mut options = Options::default();
+    options.flow_nesting_limit = MAX_DEPTH;
+    options.block_nesting_limit = MAX_DEPTH;
+    options.set_emit_comments(false);
+    let parser = Parser::new_from_str_with_options(text, options);
+    let budget = Budget { nodes: MAX_NODES, text: MAX_TEXT };
+    let mut reader = Reader { parser, anchors: HashMap::new(), budget, path: KeyPath::default(), report };
+    match reader.document() {
+        Ok(node) => Some(node),
+        Err(failure) => {
+            let path = std::mem::take(&mut reader.path);
+            let problem = report.error(failure.at, &path, failure.message);
+            problem.help = failure.help.map(str::to_owned);
+            None
+        }
+    }
+}
+
+struct Budget {
+    nodes: usize,
+    text: usize,
+}
+
+/// A syntax error, or a construct that this file format does not have.
+struct Failure {
+    at: Position,
+    message: String,
+    help: Option<&'static str>,
+}
+
+impl Failure {
+    fn new(at: Position, message: impl Into<String>, help: &'static str) -> Self {
+        Self { at, message: message.into(), help: Some(help) }
+    }
+}
+
+impl From<ScanError> for Failure {
+    fn from(error: ScanError) -> Self {
+        let at = Position { line: error.marker().line(), column: error.marker().col() + 1 };
+        Self { at, message: format!("not YAML: {}", error.info()), help: None }
+    }
+}
+
+struct Reader<'text, 'report, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> {
+    parser: P,
+    anchors: HashMap<usize, Node>,
+    budget: Budget,
+    path: KeyPath,
+    report: &'report mut Report,
+}
+
+impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<'text, '_, P> {
+    fn document(&mut self) -> Result<Node, Failure> {
+        let mut document = None;
+        while let Some((event, span)) = self.parser.next().transpose()? {
+            match event {
+                Event::StreamStart | Event::DocumentEnd => {}
+                Event::StreamEnd => break,
+                Event::DocumentStart(..) if document.is_some() => {
+                    return Err(Failure::new(
+                        start(&span),
+                        "a second document",
+                        "one file holds one document: remove the `---`",
+                    ));
+                }
+                Event::DocumentStart(..) => document = Some(self.next_node(0)?),
+                other => return Err(unexpected(&other, &span)),
+            }
+        }
+        document.ok_or_else(|| {
+            Failure::new(Position { line: 1, column: 1 }, "the file is empty", "write at least one route")
+        })
+    }
+
+    fn next_node(&mut self, depth: usize) -> Result<Node, Failure> {
+        let (event, span) = self.next_event()?;
+        self.node(event, &span, depth)
+    }
+
+    fn next_event(&mut self) -> Result<(Event<'text>, Span), Failure> {
+        match self.parser.next() {
+            Some(next) => Ok(next?),
+            None => Err(Failure { at: Position::default(), message: "not YAML: it ends too early".into(), help: None }),
+        }
+    }
+
+    fn node(&mut self, event: Event<'text>, span: &Span, depth: usize) -> Result<Node, Failure> {
+        let at = start(span);
+        self.spend(at, 1, 0)?;
+        if depth > MAX_DEPTH {
+            return Err(Failure::new(at, "too many levels of lists and mappings", "the format needs fewer than ten"));
+        }
+        let (value, anchor, tagged) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                self.spend(at, 0, text.len())?;
+                (scalar(text.into_owned(), style), anchor, tag.is_some())
+            }
+            Event::SequenceStart(_, anchor, tag) => (self.list(depth)?, anchor, tag.is_some()),
+            Event::MappingStart(_, anchor, tag) => (self.map(depth)?, anchor, tag.is_some()),
+            Event::Alias(anchor) => return self.copy(anchor, at),
+            other => return Err(unexpected(&other, span)),
+        };
+        if tagged {
+            return Err(Failure::new(
+                at,
+                "a YAML tag",
+                "tags have no meaning here: remove the word that starts with `!`",
+            ));
+        }
+        let node = Node { at, value };
+        if anchor != 0 {
+            let (nodes, text) = size(&node);
+            self.spend(at, nodes, text)?;
+            self.anchors.insert(anchor, node.clone());
+        }
+        Ok(node)
+    }
+
+    fn list(&mut self, depth: usize) -> Result<Value, Failure> {
+        let mut items = Vec::new();
+        loop {
+            match self.next_event()? {
+                (Event::SequenceEnd, _) => return Ok(Value::List(items)),
+                (event, span) => {
+                    self.path.0.push(Step::Index(items.len()));
+                    items.push(self.node(event, &span, depth + 1)?);
+                    self.path.0.pop();
+                }
+            }
+        }
+    }
+
+    fn map(&mut self, depth: usize) -> Result<Value, Failure> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut lines: HashMap<String, usize> = HashMap::new();
+        loop {
+            let (event, span) = self.next_event()?;
+            let at = start(&span);
+            let key = match event {
+                Event::MappingEnd => return Ok(Value::Map(entries)),
+                Event::Scalar(text, ..) => text.into_owned(),
+                _ => return Err(Failure::new(at, "a key that is not a word", "write keys as plain words")),
+            };
+            self.spend(at, 1, key.len())?;
+            if key == "<<" {
+                return Err(Failure::new(
+                    at,
+                    "a merge key",
+                    "merge keys are not read: repeat the keys, or alias a whole value",
+                ));
+            }
+            self.path.0.push(Step::Key(printable(&key)));
+            let mut value = self.next_node(depth + 1)?;
+            if value.value == Value::Null {
+                // Nothing stands nowhere; its key is where a reader looks.
+                value.at = at;
+            }
+            match lines.get(&key) {
+                Some(line) => {
+                    let message = format!("the key `{}` stands here a second time", printable(&key));
+                    self.report
+                        .error(at, &self.path, message)
+                        .help(format!("the first is on line {line}; remove one of them"));
+                }
+                None => {
+                    lines.insert(key.clone(), at.line);
+                    entries.push(Entry { key, at, value });
+                }
+            }
+            self.path.0.pop();
+        }
+    }
+
+    fn copy(&mut self, anchor: usize, at: Position) -> Result<Node, Failure> {
+        let Some(node) = self.anchors.get(&anchor) else {
+            return Err(Failure::new(at, "an alias inside the value that it names", "write the value out"));
+        };
+        let (nodes, text) = size(node);
+        self.spend(at, nodes, text)?;
+        Ok(Node { at, value: self.anchors[&anchor].value.clone() })
+    }
+
+    fn spend(&mut self, at: Position, nodes: usize, text: usize) -> Result<(), Failure> {
+        match (self.budget.nodes.checked_sub(nodes), self.budget.text.checked_sub(text)) {
+            (Some(nodes), Some(text)) => {
+                self.budget = Budget { nodes, text };
+                Ok(())
+            }
+            _ => Err(Failure::new(at, "the file holds too much", "aliases count as often as they are used: use fewer")),
+        }
+    }
+}
+
+/// Values and characters of a tree, which is what a copy of it costs.
+fn size(node: &Node) -> (usize, usize) {
+    let add = |(nodes, text): (usize, usize), (more_nodes, more_text)| (nodes + more_nodes, text + more_text);
+    match &node.value {
+        Value::Null => (1, 0),
+        Value::Scalar { text, .. } => (1, text.len()),
+        Value::List(items) => items.iter().map(size).fold((1, 0), add),
+        Value::Map(entries) => {
+            entries.iter().map(|entry| add(size(&entry.value), (1, entry.key.len()))).fold((1, 0), add)
+        }
+    }
+}
+
+/// A plain scalar is null in the spellings of YAML 1.2's core schema (§10.3.2).
+fn scalar(text: String, style: ScalarStyle) -> Value {
+    let plain = style == ScalarStyle::Plain;
+    match text.as_str() {
+        "" | "~" | "null" | "Null" | "NULL" if plain => Value::Null,
+        _ => Value::Scalar { text, plain },
+    }
+}
+
+fn start(span: &Span) -> Position {
+    Position { line: span.start.line(), column: span.start.col() + 1 }
+}
+
+fn unexpected(event: &Event<'_>, span: &Span) -> Failure {
+    let message = match event {
+        Event::UnresolvedAlias(_) => "an alias that nothing defines",
+        _ => "not YAML that this file can hold",
+    };
+    Failure { at: start(span), message: message.into(), help: None }
+}
+
+/// A key as it may be shown: short, and without characters that act on a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    let mut shown: String = text.chars().take(60).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(60).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn parse_text(text: &str) -> Result<Node, String> {
+        let mut report = Report::new(Path::new("f"), text);
+        let node = parse(text, &mut report);
+        match report.finish().errors.as_slice() {
+            [] => Ok(node.expect("no error, so a tree")),
+            errors => Err(errors.iter().map(|error| format!("{error}\n")).collect()),
+        }
+    }
+
+    #[test]
+    fn scalars_keep_their_text_and_their_place() {
+        let tree = parse_text("kid: 2026-11\nn: 007\nhex: 0x10\nfloat: 1.10\n").expect("tree");
+        for (key, line, column, text) in
+            [("kid", 1, 6, "2026-11"), ("n", 2, 4, "007"), ("hex", 3, 6, "0x10"), ("float", 4, 8, "1.10")]
+        {
+            let entry = tree.entry(key).expect(key);
+            assert_eq!(entry.at, Position { line, column: 1 });
+            assert_eq!(entry.value.at, Position { line, column });
+            assert_eq!(entry.value.value, Value::Scalar { text: text.into(), plain: true });
+        }
+    }
+
+    #[test]
+    fn columns_count_characters() {
+        let tree = parse_text("é: {ü: x}").expect("tree");
+        assert_eq!(tree.position(&KeyPath::default().key("é").key("ü")), Position { line: 1, column: 8 });
+    }
+
+    #[test]
+    fn null_is_not_the_word_null() {
+        let tree = parse_text("a:\nb: ~\nc: 'null'\n").expect("tree");
+        assert_eq!(tree.entry("a").map(|e| (&e.value.value, e.value.at.line)), Some((&Value::Null, 1)));
+        assert_eq!(tree.entry("b").map(|e| &e.value.value), Some(&Value::Null));
+        assert_eq!(tree.entry("c").map(|e| &e.value.value), Some(&Value::Scalar { text: "null".into(), plain: false }));
+    }
+
+    #[test]
+    fn duplicates_name_both_lines_and_reading_goes_on() {
+        let error = parse_text("a: 1\nb: 2\na: 3\nb: 4\n").expect_err("duplicates");
+        assert!(error.contains("f:3:1: a: the key `a` stands here a second time (the first is on line 1"), "{error}");
+        assert!(error.contains("f:4:1: b:"), "{error}");
+    }
+
+    #[test]
+    fn an_alias_is_a_copy() {
+        let tree = parse_text("a: &x [1, 2]\nb: *x\n").expect("tree");
+        assert_eq!(tree.entry("a").map(|e| e.value.to_json()), tree.entry("b").map(|e| e.value.to_json()));
+        assert!(parse_text("a: &x [*x]").expect_err("itself").contains("inside the value"));
+        assert!(parse_text("a: *nothing").is_err());
+    }
+
+    #[test]
+    fn what_the_format_does_not_have() {
+        assert!(parse_text("a: !secret b").expect_err("tag").contains("a YAML tag"));
+        assert!(parse_text("a: 1\n---\nb: 2\n").expect_err("documents").contains("second document"));
+        assert!(parse_text("x: &x {a: 1}\ny: {<<: *x}\n").expect_err("merge").contains("merge key"));
+        assert!(parse_text("[a]: 1\n").expect_err("key").contains("not a word"));
+        assert!(parse_text("").is_err());
+        assert!(parse_text("# nothing\n").is_err());
+        assert!(parse_text("a: [1\nb: 2\n").expect_err("syntax").contains("not YAML"));
+    }
+
+    #[test]
+    fn hostile_files_are_refused_quickly() {
+        let nested = "[".repeat(100_000);
+        assert!(parse_text(&nested).is_err());
+        let blocks: String = (0..200).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+        assert!(parse_text(&blocks).is_err());
+        let mut bomb = String::from("l0: &l0 [x, x, x, x, x, x, x, x, x]\n");
+        for level in 1..12 {
+            let aliases = vec![format!("*l{}", level - 1); 9].join(", ");
+            bomb.push_str(&format!("l{level}: &l{level} [{aliases}]\n"));
+        }
+        assert!(parse_text(&bomb).expect_err("bomb").contains("too much"));
+        let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(500_000), vec!["*a"; 50_000].join(","));
+        assert!(parse_text(&long).expect_err("copies of a long text").contains("too much"));
+        let many = format!("[{}]", "1,".repeat(300_000));
+        assert!(parse_text(&many).expect_err("values").contains("too much"));
+    }
+}
