@@ -3,6 +3,8 @@
 mod demo;
 mod dependencies;
 #[cfg(feature = "dev")]
+mod exchange;
+#[cfg(feature = "dev")]
 mod identity;
 mod layers;
 #[cfg(feature = "dev")]
