@@ -1,5 +1,9 @@
 //! The integration tests: one binary, real protocols over real sockets.
 #[cfg(feature = "dev")]
+mod addressing;
+#[cfg(feature = "dev")]
+mod agent;
+#[cfg(feature = "dev")]
 mod demo;
 mod dependencies;
 #[cfg(feature = "dev")]
@@ -10,3 +14,5 @@ mod layers;
 #[cfg(feature = "dev")]
 mod log;
 mod readme;
+#[cfg(feature = "dev")]
+mod rig;
