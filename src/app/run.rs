@@ -120,7 +120,7 @@ fn announce(addresses: &Addresses, routes: usize) {
     tracing::info!(
         outbound = ?addresses.outbound,
         metrics = ?addresses.metrics,
-        admin = ?addresses.admin,
+        admin = addresses.admin.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string()),
         routes,
         version = env!("CARGO_PKG_VERSION"),
         "listening"

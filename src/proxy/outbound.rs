@@ -87,12 +87,6 @@ fn check(worker: &Worker, request: &Request<Incoming>) -> Result<(), Refusal> {
     if headers::has_passed(request.headers(), &worker.shared.pseudonym) {
         return Err(Refusal::new(Reason::Loop, "The request has passed through this proxy before."));
     }
-    // FR-1: which of the two a peer believes decides where the next request begins.
-    let framed_twice = request.headers().contains_key(header::TRANSFER_ENCODING)
-        && request.headers().contains_key(header::CONTENT_LENGTH);
-    if framed_twice && request.version() < Version::HTTP_2 {
-        return Err(Refusal::new(Reason::MalformedRequest, "Both `Transfer-Encoding` and `Content-Length` are given."));
-    }
     match request.headers().get(header::EXPECT) {
         Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
             Err(Refusal::new(Reason::Expectation, "The only expectation is 100-continue."))

@@ -80,7 +80,8 @@ impl Entry {
 
     /// A fetch failed: what is held stays until its real end, waiters share the error, and the next try waits.
     pub(super) fn fail(&mut self, error: &ExchangeError, now: Timestamp, jitter: f64) {
-        let wait = error.retry_after().unwrap_or(Duration::ZERO).max(retry_after(self.failures, jitter));
+        let wait = error.retry_after().unwrap_or(Duration::ZERO).max(error.negative_ttl());
+        let wait = wait.max(retry_after(self.failures, jitter));
         self.failures = self.failures.saturating_add(1);
         self.refresh_at = now.plus(wait);
         self.negative = Some((error.clone(), now.plus(error.negative_ttl())));

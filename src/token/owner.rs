@@ -186,7 +186,7 @@ impl<M: Mint> Owner<M> {
         let due: Vec<Key> = self.entries.iter().filter(|(_, entry)| is_due(entry, now)).map(|(key, _)| *key).collect();
         for key in due {
             if let Some(entry) = self.entries.peek_mut(&key) {
-                entry.refreshing = true;
+                entry.refreshing = entry.held.is_some();
                 self.fetch(key);
             }
         }
@@ -272,13 +272,14 @@ impl<M: Mint> Owner<M> {
     }
 }
 
-/// Renewed ahead are the workload's own grants in use, and the eager ones; renewing a delegated one would mean keeping the
-/// user's token.
+/// Renewed ahead are the workload's own grants that are held and in use, and the eager ones, held or not; renewing a delegated one
+/// would mean keeping the user's token.
 fn is_due(entry: &Entry, now: Timestamp) -> bool {
     if entry.delegated || entry.fetching.is_some() || now < entry.refresh_at {
         return false;
     }
-    entry.slot.upgrade().is_some_and(|slot| slot.is_eager() || slot.take_used())
+    let held = entry.held.is_some();
+    entry.slot.upgrade().is_some_and(|slot| slot.is_eager() || (held && slot.take_used()))
 }
 
 async fn changed(identity: Option<&mut tokio::sync::watch::Receiver<u64>>) -> bool {
