@@ -1,6 +1,6 @@
 //! Which crates may be in the binary, and under which licences. Advisories need a network and are not looked up here;
 //! `cargo deny check` with `.deny.toml` does that for those who have it.
-use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, PackageId};
+use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Node, PackageId};
 use std::collections::BTreeSet;
 
 /// One crypto provider, no OpenSSL, no RustCrypto RSA (RUSTSEC-2023-0071), no abandoned YAML.
@@ -42,11 +42,47 @@ fn shipped(metadata: &Metadata) -> BTreeSet<PackageId> {
             continue;
         }
         let node = resolve.nodes.iter().find(|node| node.id == id).expect("every package has a node");
-        let used =
-            node.deps.iter().filter(|dep| dep.dep_kinds.iter().any(|kind| kind.kind != DependencyKind::Development));
+        let used = node
+            .deps
+            .iter()
+            .filter(|dep| dep.dep_kinds.iter().any(|kind| kind.kind != DependencyKind::Development))
+            .filter(|dep| is_on(metadata, node, &dep.pkg));
         next.extend(used.map(|dep| dep.pkg.clone()));
     }
     seen
+}
+
+/// Whether this dependency is built. The graph also has optional ones that nothing switches on but a feature of the form
+/// `name?/feature`, as rustls-webpki's `ring?/alloc`, because they are in the lock file; `cargo tree` leaves those out.
+fn is_on(metadata: &Metadata, node: &Node, dependency: &PackageId) -> bool {
+    let package = &metadata[&node.id];
+    let target = &metadata[dependency].name;
+    let mut declared = package.dependencies.iter().filter(|declared| declared.name == target.as_str());
+    declared.any(|declared| {
+        let name = declared.rename.as_deref().unwrap_or(&declared.name);
+        let switches = |value: &String| {
+            value == name || value.strip_prefix("dep:") == Some(name) || value.split('/').next() == Some(name)
+        };
+        let values = node.features.iter().filter_map(|feature| package.features.get(feature.as_str())).flatten();
+        !declared.optional
+            || node.features.iter().any(|feature| feature.as_str() == name)
+            || values.into_iter().any(switches)
+    })
+}
+
+#[test]
+fn an_optional_crate_counts_once_a_feature_names_it() {
+    let metadata = metadata();
+    let (node, on) = metadata
+        .resolve
+        .iter()
+        .flat_map(|resolve| &resolve.nodes)
+        .find_map(|node| {
+            let aws = node.deps.iter().find(|dep| dep.name == "aws_lc_rs")?;
+            (metadata[&node.id].name.as_str() == "rustls-webpki").then_some((node, &aws.pkg))
+        })
+        .expect("rustls-webpki with aws-lc-rs");
+    assert!(is_on(&metadata, node, on));
 }
 
 #[test]
