@@ -8,7 +8,9 @@ const SOCKET_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
 
 pub(super) fn run(file: &Path) -> ExitCode {
     let (complaints, answer) = check(file, &environment);
-    complain(complaints.trim_end());
+    if !complaints.is_empty() {
+        complain(complaints.trim_end());
+    }
     match answer {
         Some(answer) => {
             print(&answer);

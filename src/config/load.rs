@@ -64,6 +64,7 @@ pub fn load(
     let Read { mut report, content } = read(path, &bytes, environment);
     let directory = path.parent().unwrap_or(Path::new(""));
     let surroundings = Surroundings { directory, environment, overrides };
+    let content = content.filter(|_| !report.is_full());
     let config = content.and_then(|(tree, file)| build(&file, &tree, &mut report, &mut fingerprint, surroundings));
     let findings = report.finish();
     match (config, findings.errors) {

@@ -1,5 +1,8 @@
-//! The configuration file: read once into a tree that knows its lines ([`tree`]), decoded into the types that describe the file
-//! ([`file`]), and built into the runtime types of the parts ([`build`]). Each of the three collects every problem that it finds.
+//! The configuration file: read once into a tree that knows its lines (`tree`), decoded into the types that describe the file
+//! (`file`), and built into the runtime types of the parts (`build`). Each of the three collects every problem that it finds.
+//!
+//! A file type is described once, by `record!` or `choice!`, and both its decoder and
+//! its JSON Schema come from that.
 mod build;
 mod decode;
 mod describe;

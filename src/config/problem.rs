@@ -2,6 +2,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+/// More errors, or more warnings, nobody reads; and a hostile file must not make a list longer than itself.
+const MOST: usize = 200;
+
 /// A place in a file. Lines and columns count from 1; columns count characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Position {
@@ -25,7 +28,15 @@ pub struct Problem {
     /// What to do about it.
     pub help: Option<String>,
     /// The source line; absent where it may hold a secret that somebody wrote in the wrong place.
-    pub snippet: Option<String>,
+    pub snippet: Option<Snippet>,
+}
+
+/// The part of a source line that fits a terminal, without characters that would act on one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snippet {
+    text: String,
+    /// Characters before the place that is meant.
+    indent: usize,
 }
 
 impl fmt::Display for Problem {
@@ -54,9 +65,8 @@ impl Problem {
         text.push('\n');
         let number = self.line.to_string();
         let margin = " ".repeat(number.len());
-        if let Some(line) = &self.snippet {
-            let (line, column) = excerpt(line, self.column);
-            text.push_str(&format!(" {margin} |\n {number} | {line}\n {margin} | {}^\n", " ".repeat(column - 1)));
+        if let Some(Snippet { text: line, indent }) = &self.snippet {
+            text.push_str(&format!(" {margin} |\n {number} | {line}\n {margin} | {}^\n", " ".repeat(*indent)));
         }
         if let Some(help) = &self.help {
             text.push_str(&format!(" {margin} = help: {help}\n"));
@@ -65,15 +75,15 @@ impl Problem {
     }
 }
 
-/// The part of a source line around `column` that fits a terminal, without characters that would act on one.
-fn excerpt(line: &str, column: usize) -> (String, usize) {
+/// The part of a source line around `column`.
+fn excerpt(line: &str, column: usize) -> Snippet {
     const BEFORE: usize = 80;
     const AFTER: usize = 60;
-    let column = column.max(1);
-    let skipped = column.saturating_sub(BEFORE);
+    let before = column.saturating_sub(1);
+    let skipped = before.saturating_sub(BEFORE);
     let shown = line.chars().skip(skipped).take(BEFORE + AFTER);
     let shown: String = shown.map(|c| if c.is_control() { ' ' } else { c }).collect();
-    (shown.trim_end().to_owned(), column - skipped)
+    Snippet { text: shown.trim_end().to_owned(), indent: before - skipped }
 }
 
 /// One step from a value to a value inside it.
@@ -126,11 +136,13 @@ impl fmt::Display for KeyPath {
 pub(crate) struct Report {
     file: PathBuf,
     lines: Vec<String>,
+    /// At most [`MOST`].
     errors: Vec<(KeyPath, Problem)>,
     /// How many of the errors the first pass has found.
     first_pass: usize,
+    /// At most [`MOST`].
     warnings: Vec<Problem>,
-    /// Where an error goes that follows from another.
+    /// Where a problem goes that is one too many, or that follows from another.
     dropped: Option<Problem>,
 }
 
@@ -147,13 +159,24 @@ impl Report {
         Self { file: file.to_owned(), lines, errors: Vec::new(), first_pass: 0, warnings: Vec::new(), dropped: None }
     }
 
+    /// Whether there are as many errors as anyone will read. Looking for more only costs time.
+    pub(crate) fn is_full(&self) -> bool {
+        self.errors.len() >= MOST
+    }
+
     pub(crate) fn error(&mut self, at: Position, path: &KeyPath, message: impl Into<String>) -> &mut Problem {
+        if self.is_full() {
+            return self.drop_problem(at, path, message.into());
+        }
         let problem = self.problem(at, path, message.into());
         self.errors.push((path.clone(), problem));
         &mut self.errors.last_mut().expect("an error was just pushed").1
     }
 
     pub(crate) fn warning(&mut self, at: Position, path: &KeyPath, message: impl Into<String>) -> &mut Problem {
+        if self.warnings.len() >= MOST {
+            return self.drop_problem(at, path, message.into());
+        }
         let problem = self.problem(at, path, message.into());
         self.warnings.push(problem);
         self.warnings.last_mut().expect("a warning was just pushed")
@@ -174,8 +197,12 @@ impl Report {
         if self.is_sound(path) {
             return self.error(at, path, message);
         }
-        let problem = self.problem(at, path, message);
-        self.dropped.insert(problem)
+        self.drop_problem(at, path, message)
+    }
+
+    fn drop_problem(&mut self, at: Position, path: &KeyPath, message: String) -> &mut Problem {
+        let (line, column, path) = (at.line, at.column, path.to_string());
+        self.dropped.insert(Problem { file: PathBuf::new(), line, column, path, message, help: None, snippet: None })
     }
 
     /// Whether neither pass has found anything wrong with the value at `path` or inside it.
@@ -198,7 +225,8 @@ impl Report {
     }
 
     fn problem(&self, at: Position, path: &KeyPath, message: String) -> Problem {
-        let snippet = at.line.checked_sub(1).and_then(|index| self.lines.get(index)).cloned();
+        let line = at.line.checked_sub(1).and_then(|index| self.lines.get(index));
+        let snippet = line.map(|line| excerpt(line, at.column));
         let file = self.file.clone();
         Problem { file, line: at.line, column: at.column, path: path.to_string(), message, help: None, snippet }
     }
@@ -251,8 +279,8 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_around_its_column_and_cannot_act_on_a_terminal() {
         let line = format!("{}\u{1b}[31mX{}", " ".repeat(500), "y".repeat(500));
-        let (shown, column) = excerpt(&line, 506);
-        assert!(shown.chars().count() <= 140 && !shown.contains('\u{1b}'));
-        assert_eq!(shown.chars().nth(column - 1), Some('X'));
+        let Snippet { text, indent } = excerpt(&line, 506);
+        assert!(text.chars().count() <= 140 && !text.contains('\u{1b}'));
+        assert_eq!(text.chars().nth(indent), Some('X'));
     }
 }

@@ -166,7 +166,7 @@ mod tests {
         for text in [text.to_owned(), text.replace("secret: canary-7f", "secret_file: \"-----BEGIN canary-7f\"")] {
             let read = read(Path::new("p"), text.as_bytes(), &environment);
             let problems = read.report.finish().errors;
-            let shown: Vec<&str> = problems.iter().filter_map(|problem| problem.snippet.as_deref()).collect();
+            let shown: Vec<String> = problems.iter().map(|problem| problem.render("error")).collect();
             assert!(!problems.iter().any(|problem| problem.message.contains("canary")), "{problems:?}");
             assert!(!shown.iter().any(|line| line.contains("canary")), "{problems:?}");
         }

@@ -35,6 +35,13 @@ fn addresses(config: &Config) -> String {
 }
 
 fn sentence(route: &Route) -> String {
+    if matches!(route.credential, Credential::Tunnel) {
+        let port = route.matcher.port.map(|port| format!(":{port}")).unwrap_or_default();
+        return format!(
+            "Connections to {}{port} pass as they are: opaque TLS by CONNECT, without a credential.",
+            route.matcher.host
+        );
+    }
     let what = what(route);
     let place = place(&route.upstream, route);
     match &route.credential {
@@ -42,8 +49,9 @@ fn sentence(route: &Route) -> String {
         Credential::LegacySecret { header, .. } => {
             format!("{what} {place}, with a static key in `{header}`: an anti-pattern.")
         }
-        Credential::Tunnel => format!("{what} as it is: opaque TLS by CONNECT, without a credential."),
-        Credential::None { keep_credentials: false } => format!("{what} {place}, without a credential."),
+        Credential::Tunnel | Credential::None { keep_credentials: false } => {
+            format!("{what} {place}, without a credential.")
+        }
         Credential::None { keep_credentials: true } => format!("{what} {place}, with the agent's own credentials."),
     }
 }
@@ -61,7 +69,7 @@ fn what(route: &Route) -> String {
     format!("{methods} to {}{port}{path}{headers} {verb}", matcher.host)
 }
 
-/// "to https://reports.svc:8443 over mutual TLS, which must be spiffe://example.org/reports"
+/// "to https://reports.svc:8443 over mutual TLS (it must be spiffe://example.org/reports)"
 fn place(upstream: &Upstream, route: &Route) -> String {
     let to = match &upstream.origin {
         Some(origin) => format!("to {}", url(origin)),
@@ -71,10 +79,11 @@ fn place(upstream: &Upstream, route: &Route) -> String {
         },
     };
     let Some(tls) = &upstream.tls else { return to };
-    let shown = if tls.present == Present::Svid { ", shown our SVID" } else { "" };
-    match &tls.trust {
-        ServerTrust::Spiffe(peers) => format!("{to}{shown}, which must be {peers}"),
-        ServerTrust::WebPki(_) => format!("{to}{shown}"),
+    match (&tls.trust, tls.present) {
+        (ServerTrust::Spiffe(peers), Present::Svid) => format!("{to} over mutual TLS (it must be {peers})"),
+        (ServerTrust::Spiffe(peers), Present::Nothing) => format!("{to} (it must be {peers})"),
+        (ServerTrust::WebPki(_), Present::Svid) => format!("{to} over mutual TLS"),
+        (ServerTrust::WebPki(_), Present::Nothing) => to,
     }
 }
 
@@ -190,7 +199,7 @@ Everything else is refused.
         );
         assert!(
             said(include_str!("../../config/examples/spiffe-mtls.yaml"))
-                .contains("to https://reports.svc:8443, shown our SVID, which must be spiffe://example.org/reports")
+                .contains("to https://reports.svc:8443 over mutual TLS (it must be spiffe://example.org/reports)")
         );
         assert!(said("unmatched: pass").contains("Everything else passes"));
     }

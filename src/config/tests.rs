@@ -2,6 +2,7 @@
 use super::schema::tests::accepts;
 use super::testing::Directory;
 use super::{problem::Report, schema, tree};
+use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -116,6 +117,33 @@ fn the_sketches_load() {
     ] {
         assert!(watched.iter().any(|watched| watched.ends_with(file)), "{file}: {watched:?}");
     }
+}
+
+proptest! {
+    #[test]
+    fn no_edit_of_a_good_file_makes_it_panic(from in 0..FULL.len(), length in 0_usize..60, text in TEXT) {
+        let to = (from + length).min(FULL.len());
+        if FULL.is_char_boundary(from) && FULL.is_char_boundary(to) {
+            let edited = format!("{}{text}{}", &FULL[..from], &FULL[to..]);
+            DIRECTORY.with(|directory| drop(directory.load(&edited)));
+        }
+    }
+}
+
+thread_local! {
+    static DIRECTORY: Directory = Directory::new();
+}
+
+const TEXT: &str = r"[a-z:{}\[\], \n*&]{0,12}";
+
+#[test]
+fn a_hostile_file_gets_no_more_errors_than_people_read() {
+    let directory = Directory::new();
+    let keys: String = (0..50_000).map(|key| format!("k{key}: 1, ")).collect();
+    let errors = directory.errors(&format!("{{ {keys} }}"));
+    assert_eq!(errors.len(), 200);
+    let routes = "{match: {host: a}, token: none}, ".repeat(20_000);
+    assert_eq!(directory.errors(&format!("routes: [{routes}]")).len(), 200);
 }
 
 const FULL: &str = r#"

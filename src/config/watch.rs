@@ -7,6 +7,7 @@ use crate::tasks::Stop;
 use aws_lc_rs::digest::{SHA256, digest};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -20,7 +21,7 @@ const QUIET: Duration = Duration::from_millis(200);
 const LONGEST_DEBOUNCE: Duration = Duration::from_secs(2);
 
 /// What a set of files held when they were read: a digest for each, or nothing for one that could not be read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Fingerprint(BTreeMap<PathBuf, Option<[u8; 32]>>);
 
 impl Fingerprint {
@@ -38,6 +39,13 @@ impl Fingerprint {
     fn refreshed(&self) -> Self {
         let read = |path: &PathBuf| (path.clone(), read_bounded(path).ok().map(|bytes| sha256(&bytes)));
         Self(self.0.keys().map(read).collect())
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    /// The files alone: a short secret can be found by its digest.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_set().entries(self.0.keys()).finish()
     }
 }
 

@@ -152,16 +152,18 @@ impl Policy {
     }
 }
 
+/// The first conflicts, as many as anyone will read. Routes of equal rank that one request could match have the same host, so
+/// only those are compared.
 fn conflicts(routes: &[Route]) -> Vec<Conflict> {
+    const MOST: usize = 100;
+    let mut groups: HashMap<(bool, Rank, &HostPattern), Vec<usize>> = HashMap::new();
     let mut found = Vec::new();
     for (second, route) in routes.iter().enumerate() {
-        for (first, other) in routes[..second].iter().enumerate() {
-            let both_tunnel =
-                matches!(route.credential, Credential::Tunnel) == matches!(other.credential, Credential::Tunnel);
-            if both_tunnel && route.matcher.rank() == other.matcher.rank() && route.matcher.overlaps(&other.matcher) {
-                found.push(Conflict { first, second });
-            }
-        }
+        let tunnels = matches!(route.credential, Credential::Tunnel);
+        let group = groups.entry((tunnels, route.matcher.rank(), &route.matcher.host)).or_default();
+        let overlapping = group.iter().filter(|first| routes[**first].matcher.overlaps(&route.matcher));
+        found.extend(overlapping.take(MOST - found.len()).map(|first| Conflict { first: *first, second }));
+        group.push(second);
     }
     found
 }
@@ -248,6 +250,8 @@ mod tests {
             Some(vec![Conflict { first: 0, second: 1 }])
         );
         assert_eq!(conflict(one.clone(), route("two", "a.example", "/x/*/z", &[])), None);
+        let many = Policy::new(vec![one.clone(); 2000], Unmatched::Refuse).err().expect("conflicts");
+        assert_eq!(many.len(), 100);
         assert_eq!(conflict(one, route("two", "b.example", "/x/**", &[])), None);
         let get = route("get", "a.example", "/x/**", &[Method::GET]);
         assert_eq!(conflict(get, route("post", "a.example", "/x/**", &[Method::POST])), None);

@@ -167,7 +167,8 @@ impl Builder<'_> {
 
     /// A listener for keys that has none to show.
     pub(super) fn warn_of_unpublished(&mut self, assertion: &Assertion, listen: &Listen) {
-        if assertion.published.is_empty() && !listen.jwks.is_empty() {
+        let intended = KeyPath::default().key("identity").key("assertion").key("key_file");
+        if assertion.published.is_empty() && !listen.jwks.is_empty() && !self.is_written(&intended) {
             let path = KeyPath::default().key("listen").key("jwks");
             self.warn(
                 &path,

@@ -7,7 +7,7 @@ use crate::config::file::{File, LegacySecretFile, RouteFile, TokenOfRoute, Unmat
 use crate::config::problem::KeyPath;
 use crate::policy::{Credential, HostPattern, Limits, Match, Policy, Route, Timeouts, Unmatched, Upstream};
 use http::HeaderValue;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use zeroize::Zeroizing;
 
 /// The routes together.
@@ -188,13 +188,18 @@ impl Builder<'_> {
     /// One alias stands for one host; all routes of that host share it.
     fn check_aliases(&mut self, paths: &[KeyPath], routes: &[Route]) {
         let mut hosts: HashMap<&str, (&HostPattern, usize)> = HashMap::new();
+        let exact = routes.iter().filter_map(|route| match &route.matcher.host {
+            HostPattern::Exact(host) => Some(&**host),
+            HostPattern::Suffix(_) => None,
+        });
+        let exact: HashSet<&str> = exact.collect();
         for (path, route) in paths.iter().zip(routes) {
             let Some(alias) = &route.alias else { continue };
             let (host, path) = (&route.matcher.host, path.key("alias"));
             if matches!(host, HostPattern::Suffix(_)) {
                 self.error(&path, "an alias stands for one host, and this route matches many");
             }
-            if alias.contains('.') || routes.iter().any(|other| other.matcher.host.matches(alias)) {
+            if alias.contains('.') || exact.contains(&**alias) {
                 self.error(&path, "an alias must not look like a host: both stand in the same place of a base URL")
                     .help("write one word without dots");
             }

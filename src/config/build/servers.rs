@@ -7,6 +7,7 @@ use crate::config::problem::KeyPath;
 use crate::exchange::{AssertionAudience, AuthorizationServer, ClientAuth, Deadlines, Endpoints, Parameter, Quirks};
 use crate::secret::Secret;
 use crate::tls::{PeerIds, ServerTrust, roots_from_pem};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What only the proxy says in a token request (RFC 6749, 7521, 7523, 8693, 8707).
@@ -29,7 +30,7 @@ pub(super) const OWN_PARAMETERS: [&str; 14] = [
 
 /// The servers by name. One that could not be built is still known, so that a reference to it is not reported as unknown.
 pub(super) struct Servers {
-    known: Vec<String>,
+    known: HashMap<String, Option<usize>>,
     built: Vec<Arc<AuthorizationServer>>,
 }
 
@@ -45,26 +46,34 @@ impl Servers {
         path: &KeyPath,
         builder: &mut Builder<'_>,
     ) -> Option<Arc<AuthorizationServer>> {
-        if !self.known.contains(&name.0) {
-            let known: Vec<&str> = self.known.iter().map(String::as_str).collect();
-            let problem = builder.error(path, format!("there is no authorization server `{}`", name.0));
-            match closest(&name.0, &known) {
-                Some(similar) => problem.help(format!("did you mean `{similar}`?")),
-                None if known.is_empty() => problem.help("describe it under `authorization_servers`"),
-                None => problem.help(format!("there is {}", list_words(&known, "and"))),
-            };
+        match self.known.get(&name.0) {
+            Some(built) => built.map(|index| self.built[index].clone()),
+            None => {
+                let mut known: Vec<&str> = self.known.keys().map(String::as_str).collect();
+                known.sort_unstable();
+                let problem = builder.error(path, format!("there is no authorization server `{}`", name.0));
+                match closest(&name.0, &known) {
+                    Some(similar) => problem.help(format!("did you mean `{similar}`?")),
+                    None if known.is_empty() => problem.help("describe it under `authorization_servers`"),
+                    None => problem.help(format!("there is {}", list_words(&known[..known.len().min(12)], "and"))),
+                };
+                None
+            }
         }
-        self.built.iter().find(|server| server.name == name.0).cloned()
     }
 }
 
 impl Builder<'_> {
     pub(super) fn servers(&mut self, files: &Mapping<Name, ServerFile>) -> Servers {
         let root = KeyPath::default().key("authorization_servers");
-        let known = self.tree.find(&root).map(crate::config::tree::Node::keys).unwrap_or_default();
+        let keys = self.tree.find(&root).map(crate::config::tree::Node::keys).unwrap_or_default();
+        let mut known: HashMap<String, Option<usize>> = keys.into_iter().map(|key| (key, None)).collect();
         let mut built = Vec::new();
         for (name, file) in &files.0 {
-            built.extend(self.server(&root.key(&name.0), &name.0, file).map(Arc::new));
+            if let Some(server) = self.server(&root.key(&name.0), &name.0, file) {
+                known.insert(name.0.clone(), Some(built.len()));
+                built.push(Arc::new(server));
+            }
         }
         Servers { known, built }
     }

@@ -9,9 +9,11 @@ use crate::config::file::{
 use crate::config::leaf::{Name, Scope, Text};
 use crate::config::problem::KeyPath;
 use crate::config::runtime::IdentitySource;
-use crate::exchange::{ActorToken, AssertionSettings, Flow, Grant, SelfIssuedGrant, Subject, UserTokenRule};
+use crate::exchange::{
+    ActorToken, AssertionSettings, Flow, Grant, GrantDigest, SelfIssuedGrant, Subject, UserTokenRule,
+};
 use crate::policy::{TokenRule, TokenSource};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// A token, before a route says how much of it.
@@ -28,8 +30,8 @@ pub(super) struct Tokens<'a> {
     assertion: &'a AssertionSettings,
     identity: Option<&'a IdentitySource>,
     named: HashMap<String, Option<Template>>,
-    grants: Vec<Arc<Grant>>,
-    used_servers: Vec<String>,
+    grants: HashMap<GrantDigest, Arc<Grant>>,
+    used_servers: HashSet<String>,
 }
 
 impl<'a> Tokens<'a> {
@@ -39,7 +41,7 @@ impl<'a> Tokens<'a> {
         identity: Option<&'a IdentitySource>,
     ) -> Self {
         let named = HashMap::new();
-        Self { servers, assertion, identity, named, grants: Vec::new(), used_servers: Vec::new() }
+        Self { servers, assertion, identity, named, grants: HashMap::new(), used_servers: HashSet::new() }
     }
 
     /// Builds the tokens that have a name, whether a route uses them or not.
@@ -94,13 +96,7 @@ impl<'a> Tokens<'a> {
 
     /// Routes that ask for the same thing share one grant, and so one cached token.
     fn shared(&mut self, grant: Grant) -> Arc<Grant> {
-        let digest = grant.digest();
-        if let Some(same) = self.grants.iter().find(|other| other.digest() == digest) {
-            return same.clone();
-        }
-        let grant = Arc::new(grant);
-        self.grants.push(grant.clone());
-        grant
+        self.grants.entry(grant.digest()).or_insert_with(|| Arc::new(grant)).clone()
     }
 
     fn template(&mut self, path: &KeyPath, token: &TokenFile, builder: &mut Builder<'_>) -> Option<Template> {
@@ -131,7 +127,7 @@ impl<'a> Tokens<'a> {
 
     fn flow(&mut self, path: &KeyPath, file: &FlowFile, builder: &mut Builder<'_>) -> Option<Flow> {
         let mut find = |flow: &str, key: &str, name: &Name| {
-            self.used_servers.push(name.0.clone());
+            self.used_servers.insert(name.0.clone());
             self.servers.find(name, &path.key(flow).key(key), builder)
         };
         Some(match file {
@@ -174,7 +170,7 @@ impl<'a> Tokens<'a> {
                 (path.key("subject").key("file"), &file.server, &file.r#type, &file.audience, source)
             }
         };
-        self.used_servers.push(server.0.clone());
+        self.used_servers.insert(server.0.clone());
         let server = self.servers.find(server, &path.key("server"), builder)?;
         let kind = match kind {
             SubjectTypeFile::IdToken => UserTokenKind::IdToken,
@@ -188,11 +184,12 @@ impl<'a> Tokens<'a> {
 
     /// Servers and tokens that nothing refers to: legal, and probably a mistake.
     pub(super) fn warn_of_unused(&self, file: &File, builder: &mut Builder<'_>) {
-        let used = |name: &Name| {
-            let tokens = file.routes.iter().filter_map(|route| route.item.token.as_ref());
-            tokens.into_iter().any(|token| matches!(token, TokenOfRoute::Named(used) if used == name))
-        };
-        for (name, _) in file.tokens.0.iter().filter(|(name, _)| !used(name)) {
+        let used = file.routes.iter().filter_map(|route| match &route.item.token {
+            Some(TokenOfRoute::Named(name)) => Some(name),
+            _ => None,
+        });
+        let used: HashSet<&Name> = used.collect();
+        for (name, _) in file.tokens.0.iter().filter(|(name, _)| !used.contains(name)) {
             builder.warn(&KeyPath::default().key("tokens").key(&name.0), "no route uses this token");
         }
         for (name, _) in file.authorization_servers.0.iter().filter(|(name, _)| !self.used_servers.contains(&name.0)) {

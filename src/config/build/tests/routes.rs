@@ -1,0 +1,118 @@
+use super::one_error;
+use crate::config::testing::Directory;
+use crate::policy::Credential;
+
+#[test]
+fn a_route_has_one_credential() {
+    let directory = Directory::new();
+    let route = |rest: &str| format!("routes: [{{ match: {{ host: a.example }}{rest} }}]");
+    one_error(&directory, &route(""), "1:10: routes[0]: this route does not say which credential");
+    one_error(
+        &directory,
+        &route(", token: none, tunnel: true"),
+        "routes[0].tunnel: a route has one credential, and this one has `token` already",
+    );
+    one_error(&directory, &route(", tunnel: true, keep_credentials: true"), "only a route with `token: none`");
+    one_error(&directory, &route(", token: none, scopes: [a]"), "scopes belong to a token");
+    one_error(&directory, &route(", token: none, replay: {}"), "a request is sent again with a new token");
+    one_error(&directory, &route(", tunnel: true, upstream: {}"), "routes[0].upstream: a tunnel is opaque");
+    // A misspelt key may have been the credential: one problem, not two.
+    one_error(&directory, &route(", tokn: none"), "unknown key `tokn` (did you mean `token`?)");
+}
+
+#[test]
+fn a_legacy_secret_comes_from_its_file() {
+    let directory = Directory::new();
+    let route = "routes: [{ match: { host: a.example }, legacy_secret: { file: keys/search-api-key, header: authorization, prefix: 'Bearer ' } }]";
+    let loaded = directory.loaded(route);
+    let Credential::LegacySecret { value, .. } = &loaded.config.policy.routes()[0].credential else {
+        panic!("a secret")
+    };
+    assert_eq!(value.as_bytes(), b"Bearer canary-5c0e");
+    assert!(value.is_sensitive());
+    one_error(&directory, &route.replace("search", "serach"), "cannot be read: No such file");
+    one_error(&directory, &route.replace("authorization", "transfer-encoding"), "cannot carry a credential");
+    directory.write("keys/two-lines", "a\nb\n");
+    one_error(&directory, &route.replace("search-api-key", "two-lines"), "what it holds cannot stand in a header");
+    directory.write("keys/empty", "\n");
+    one_error(&directory, &route.replace("search-api-key", "empty"), "keys/empty is empty");
+}
+
+#[test]
+fn upstreams() {
+    let directory = Directory::new();
+    let route =
+        |rest: &str| format!("routes: [{{ match: {{ host: a.example }}, token: none, upstream: {{ {rest} }} }}]");
+    one_error(
+        &directory,
+        &route("tls: { server: { spiffe_ids: [] } }"),
+        "upstream.tls.server.spiffe_ids: an empty list",
+    );
+    one_error(
+        &directory,
+        &route("tls: { server: { spiffe_ids: [spiffe://a/b, b/c] } }"),
+        "spiffe_ids[1]: \"b/c\" is no workload's SPIFFE ID",
+    );
+    one_error(
+        &directory,
+        &route("url: 'http://b', tls: { client_certificate: svid }"),
+        "upstream.tls: plain HTTP has no TLS",
+    );
+    one_error(&directory, &route("url: 'http://127.0.0.1:17080'"), "a loop");
+    one_error(
+        &directory,
+        &route("tls: { server: { ca_file: keys/client-secret } }"),
+        "it holds no CERTIFICATE section",
+    );
+}
+
+#[test]
+fn routes_that_cannot_be_told_apart() {
+    let directory = Directory::new();
+    let text = "routes:
+  - { name: a, match: { host: x.example, path: '/v1/*/y' }, token: none }
+  - { name: b, match: { host: x.example, path: /v1/** }, token: none }
+  - { name: a, match: { host: y.example }, token: none }
+  - { match: { host: z.example }, token: none }
+  - { match: { host: z.example, path: /z }, token: none }
+";
+    let errors = directory.errors(text);
+    assert_eq!(errors.len(), 3, "{errors:#?}");
+    assert!(
+        errors[0].starts_with("3:23: routes[1].match: one request could match this route and the one on line 2"),
+        "{}",
+        errors[0]
+    );
+    assert!(errors[1].contains("routes[2].name: the route on line 2 is called `a` as well"), "{}", errors[1]);
+    assert!(
+        errors[2].contains("the route on line 5 is called `z.example` as well (its name is its host"),
+        "{}",
+        errors[2]
+    );
+    // A conflict is found although one of the two could not be built.
+    let broken = text.replace("'/v1/*/y' }, token: none", "'/v1/*/y' }, token: t");
+    assert_eq!(directory.errors(&broken).len(), 4);
+}
+
+#[test]
+fn aliases() {
+    let directory = Directory::new();
+    let text = "routes:
+  - { name: a, match: { host: x.example, path: /a }, alias: x, token: none }
+  - { name: b, match: { host: x.example, path: /b }, alias: x, token: none }
+";
+    assert_eq!(directory.loaded(text).config.policy.alias("x"), Some("x.example"));
+    one_error(
+        &directory,
+        &text.replace("x.example, path: /b", "y.example"),
+        "routes[1].alias: line 2 uses this alias for x.example",
+    );
+    one_error(
+        &directory,
+        &text
+            .replace("x.example, path: /b", "'*.example'")
+            .replace("alias: x, token: none }\n  - { name: b", "token: none }\n  - { name: b"),
+        "this route matches many",
+    );
+    one_error(&directory, &text.replace("path: /b }, alias: x", "path: /b }, alias: y.z"), "must not look like a host");
+}

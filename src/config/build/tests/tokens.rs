@@ -1,0 +1,126 @@
+use super::{SERVERS, one_error, with_token};
+use crate::config::testing::Directory;
+use crate::policy::Credential;
+use std::sync::Arc;
+
+#[test]
+fn who_may_be_subject_and_actor() {
+    let directory = Directory::new();
+    let user = "subject: { header: { name: x-user, server: corp, type: id_token } }";
+    let flows = [
+        (
+            "client_credentials: { server: corp }",
+            "token.subject: `client_credentials` is the client itself",
+            "token.actor: `client_credentials`",
+        ),
+        ("self_issued: { server: cal }", "", "token.actor: `self_issued` writes `act` itself"),
+        ("id_jag: { idp: corp, server: cal }", "", ""),
+        ("token_exchange: { server: corp }", "", ""),
+        ("jwt_bearer: { server: cal }", "", "token.actor: `jwt_bearer` has no place for an actor"),
+    ];
+    for (flow, user_error, actor_error) in flows {
+        directory.loaded(&with_token(&format!("flow: {{ {flow} }}")));
+        for (rest, error) in [(user, user_error), ("actor: jwt_svid", actor_error)] {
+            let text = with_token(&format!("flow: {{ {flow} }}, {rest}"));
+            match error {
+                "" => drop(directory.loaded(&text)),
+                error => one_error(&directory, &text, error),
+            }
+        }
+        if user_error.is_empty() {
+            let text = with_token(&format!("flow: {{ {flow} }}, {user}, eager: true"));
+            one_error(&directory, &text, "token.eager: readiness cannot wait for a user");
+        }
+    }
+}
+
+#[test]
+fn a_users_token_must_be_verifiable() {
+    let directory = Directory::new();
+    for kind in ["access_token", "jwt"] {
+        let flow =
+            "flow: { token_exchange: { server: corp } }, subject: { file: { path: run/t, server: corp, type: KIND } }";
+        let text = with_token(&flow.replace("KIND", kind));
+        one_error(&directory, &text, "token.subject.file.audience: `audience` is required");
+        directory.loaded(&text.replace(&format!("type: {kind}"), &format!("type: {kind}, audience: me")));
+    }
+    let flow =
+        "flow: { token_exchange: { server: corp } }, subject: { header: { name: NAME, server: cal, type: id_token } }";
+    let explicit = with_token(&flow.replace("NAME", "x-u"))
+        .replace("client_id: c,", "client_id: c, endpoints: { token: 'https://cal.example/t' },");
+    one_error(&directory, &explicit, "token.subject.header.server: a token of `cal` cannot be verified");
+    directory.loaded(&explicit.replace("/t' }", "/t', jwks: 'https://cal.example/k' }"));
+    one_error(&directory, &with_token(&flow.replace("NAME", "host")), "token.subject.header.name: `host` belongs to");
+}
+
+#[test]
+fn references_name_the_nearest() {
+    let directory = Directory::new();
+    one_error(
+        &directory,
+        &with_token("flow: { token_exchange: { server: crop } }"),
+        "there is no authorization server `crop` (did you mean `corp`?)",
+    );
+    let both = directory.errors(&with_token("flow: { id_jag: { idp: x1, server: y2 } }"));
+    assert_eq!(both.len(), 2, "{both:?}");
+    let named = format!(
+        "{SERVERS}tokens: {{ calendar: {{ flow: {{ jwt_bearer: {{ server: cal }} }} }} }}\nroutes: [{{ match: {{ host: a }}, token: calender }}]\n"
+    );
+    one_error(&directory, &named, "routes[0].token: there is no token `calender` (did you mean `calendar`?)");
+    // A server or token that is broken itself is not unknown.
+    let broken = named.replace("calender", "calendar").replace("https://cal.example", "cal.example");
+    one_error(&directory, &broken, "authorization_servers.cal.issuer");
+    let broken = named.replace("calender", "calendar").replace("jwt_bearer", "jwt_baerer");
+    one_error(&directory, &broken, "tokens.calendar.flow");
+}
+
+#[test]
+fn a_route_narrows_its_token() {
+    let directory = Directory::new();
+    let text = format!(
+        "{SERVERS}tokens: {{ t: {{ flow: {{ jwt_bearer: {{ server: cal }} }}, scopes: [b, a, b] }} }}\nroutes:
+  - {{ name: one, match: {{ host: a.example }}, token: t, scopes: [a] }}
+  - {{ name: two, match: {{ host: b.example }}, token: t, scopes: [a] }}
+  - {{ name: all, match: {{ host: c.example }}, token: t }}\n"
+    );
+    let loaded = directory.loaded(&text);
+    let grants: Vec<_> = loaded
+        .config
+        .policy
+        .routes()
+        .iter()
+        .filter_map(|route| match &route.credential {
+            Credential::Token(rule) => Some(&rule.grant),
+            _ => None,
+        })
+        .collect();
+    assert!(Arc::ptr_eq(grants[0], grants[1]));
+    assert_eq!(grants[0].scopes, ["a"]);
+    assert_eq!(grants[2].scopes, ["a", "b"]);
+    assert!(loaded.warnings.iter().any(|warning| warning.message.contains("the scope `b` is asked for twice")));
+    one_error(
+        &directory,
+        &text.replace("token: t, scopes: [a] }\n  - { name: two", "token: t, scopes: [a, c] }\n  - { name: two"),
+        "routes[0].scopes[1]: the token does not have the scope `c`",
+    );
+}
+
+#[test]
+fn quirks() {
+    let directory = Directory::new();
+    let with = |quirks: &str| {
+        with_token("flow: { token_exchange: { server: cal } }, scopes: [a], resource: 'https://r/'")
+            .replace("client_id: c,", &format!("client_id: c, quirks: {{ {quirks} }},"))
+    };
+    for own in crate::config::build::servers::OWN_PARAMETERS {
+        one_error(
+            &directory,
+            &with(&format!("extra_parameters: {{ {own}: x }}")),
+            &format!("`{own}` is set by the proxy alone"),
+        );
+    }
+    one_error(&directory, &with("omit: [client_id]"), "nothing says who asks");
+    let warnings = directory.warnings(&with("omit: [scope, resource], extra_parameters: { tenant: 7 }"));
+    assert!(warnings.iter().any(|warning| warning.contains("token.scopes: `cal` is never told")), "{warnings:?}");
+    assert!(warnings.iter().any(|warning| warning.contains("token.resource: `cal` is never told")), "{warnings:?}");
+}

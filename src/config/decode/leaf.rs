@@ -1,0 +1,95 @@
+//! Values that are one word or number, and what of the environment may stand in them.
+use super::{Decode, Decoder, Definitions, Environment};
+use crate::config::tree::{Node, Value, printable};
+use serde_json::json;
+
+/// A value that is written as one word or number.
+pub(crate) trait Leaf: Sized {
+    /// "a duration such as 30s"
+    const EXPECTED: &'static str;
+    /// Whether the value is a secret or says where one is. Then the environment has no say in it, and it is never shown.
+    const SECRET: bool = false;
+    /// Whether quotes would make it another kind of value, as they do with numbers and booleans.
+    const UNQUOTED: bool = false;
+
+    /// From the text, or why not; the reason does not repeat the text.
+    fn parse(text: &str) -> Result<Self, String>;
+
+    /// Its JSON Schema, without a description.
+    fn schema() -> serde_json::Value {
+        json!({ "type": "string" })
+    }
+}
+
+impl<L: Leaf> Decode for L {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let Value::Scalar { text, plain } = &node.value else {
+            decoder.wrong_kind(node, L::EXPECTED);
+            return None;
+        };
+        let named = text.contains("${");
+        if named && L::SECRET {
+            let problem =
+                decoder.error(node.at, "the environment is not read for a field that holds or names a secret");
+            problem.help("write the path of the file itself").unquoted();
+            return None;
+        }
+        if L::UNQUOTED && !plain && !named {
+            decoder.error(node.at, format!("expected {}, found text in quotes", L::EXPECTED)).help("remove the quotes");
+            return None;
+        }
+        let expanded = expand(text, decoder.environment);
+        let result = expanded.and_then(|text| L::parse(&text));
+        if let Err(reason) = &result {
+            // The text as written: what a variable holds may not be fit to be shown.
+            let found = if L::SECRET { String::new() } else { format!(", found `{}`", printable(text)) };
+            let problem = decoder.error(node.at, format!("expected {}{found}: {reason}", L::EXPECTED));
+            if L::SECRET {
+                problem.unquoted();
+            }
+        }
+        result.ok()
+    }
+
+    fn expected() -> String {
+        L::EXPECTED.to_owned()
+    }
+
+    fn describe(definitions: &mut Definitions) -> serde_json::Value {
+        let schema = L::schema();
+        if L::SECRET || schema == json!({ "type": "string" }) {
+            return schema;
+        }
+        definitions.entry("Environment").or_insert_with(|| {
+            json!({
+                "description": "A value with `${NAME}` in it, which is read from the environment.",
+                "type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}",
+            })
+        });
+        json!({ "anyOf": [schema, { "$ref": "#/$defs/Environment" }] })
+    }
+}
+
+/// Replaces `${NAME}` by what the environment has; `$${` stands for a `${` that is meant.
+fn expand(text: &str, environment: Environment<'_>) -> Result<String, String> {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        let (before, from) = rest.split_at(start);
+        rest = &from[2..];
+        if let Some(before) = before.strip_suffix('$') {
+            expanded.push_str(before);
+            expanded.push_str("${");
+            continue;
+        }
+        expanded.push_str(before);
+        let (name, after) = rest.split_once('}').ok_or("a `${` without its `}`")?;
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            return Err("`${NAME}` holds one variable's name and nothing else".into());
+        }
+        expanded.push_str(&environment(name).ok_or_else(|| format!("the environment has no variable `{name}`"))?);
+        rest = after;
+    }
+    expanded.push_str(rest);
+    Ok(expanded)
+}

@@ -1,0 +1,106 @@
+//! What is on this machine: addresses, sockets, files.
+use crate::config::decode::Leaf;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+impl Leaf for SocketAddr {
+    const EXPECTED: &'static str = "an address such as `127.0.0.1:17080` or `[::1]:17080`";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match Self::from_str(text) {
+            Ok(address) => Ok(address),
+            Err(_) if text.starts_with("localhost:") => {
+                Err("write `127.0.0.1` or `[::1]`: a name may mean anything".into())
+            }
+            Err(_) if text.starts_with(':') => Err("write `0.0.0.0` or `[::]` for every interface".into()),
+            Err(_) => Err("it is not an IP address with a port".into()),
+        }
+    }
+}
+
+/// The Unix socket of the admin interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AdminSocket(pub(crate) PathBuf);
+
+impl Leaf for AdminSocket {
+    const EXPECTED: &'static str = "a Unix socket such as `unix:///run/idjag-proxy/admin.sock`";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix://") {
+            Some(path) if path.starts_with('/') && path.len() > 1 => Ok(Self(PathBuf::from(path))),
+            Some(_) => Err("three slashes: the path is absolute".into()),
+            None => Err("only a Unix socket keeps the agent out, which shares the network".into()),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "string", "pattern": "^unix:///." })
+    }
+}
+
+/// A file without secrets; relative to the configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FilePath(pub(crate) PathBuf);
+
+impl Leaf for FilePath {
+    const EXPECTED: &'static str = "the path of a file";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        file_path(text).map(Self)
+    }
+}
+
+/// A file that holds a secret; relative to the configuration file. The environment has no say in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SecretPath(pub(crate) PathBuf);
+
+impl Leaf for SecretPath {
+    const EXPECTED: &'static str = "the path of a file";
+    const SECRET: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        file_path(text).map(Self)
+    }
+}
+
+fn file_path(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "" => Err("it is empty".into()),
+        _ if text.contains("-----BEGIN") => Err("this is the content; write it to a file and name that".into()),
+        _ if text.chars().any(char::is_control) => Err("it has a control character in it".into()),
+        _ => Ok(PathBuf::from(text)),
+    }
+}
+
+/// The version of the file format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version;
+
+impl Leaf for Version {
+    const EXPECTED: &'static str = "the version of the format, which is 1";
+    const UNQUOTED: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "1" { Ok(Self) } else { Err("this program reads version 1".into()) }
+    }
+
+    fn schema() -> Value {
+        json!({ "const": 1 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::leaf::{accepts, refuses};
+
+    #[test]
+    fn addresses_sockets_and_files() {
+        refuses::<SocketAddr>(&["localhost:80", ":80", "127.0.0.1", "a:1"]);
+        accepts::<AdminSocket>(&["unix:///run/a.sock"]);
+        refuses::<AdminSocket>(&["unix://run", "/run/a.sock", "127.0.0.1:1"]);
+        refuses::<SecretPath>(&["", "-----BEGIN PRIVATE KEY-----"]);
+    }
+}

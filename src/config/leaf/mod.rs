@@ -1,0 +1,192 @@
+//! The values that are one word or number: each says what it expects, and why a text is not that.
+mod local;
+mod web;
+
+pub(crate) use local::{AdminSocket, FilePath, SecretPath, Version};
+pub(crate) use web::{Issuer, OriginUrl, Resource, Scope, WebUrl};
+
+use super::decode::Leaf;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Free text: a client id, a key id, an audience.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Text(pub(crate) String);
+
+impl Leaf for Text {
+    const EXPECTED: &'static str = "a text";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("it is empty".into()),
+            _ if text.chars().any(char::is_control) => Err("it has a control character in it".into()),
+            _ => Ok(Self(text.to_owned())),
+        }
+    }
+
+    /// `2026` is a number to a YAML editor and a key id to us.
+    fn schema() -> Value {
+        json!({ "type": ["string", "number", "boolean"] })
+    }
+}
+
+/// The name of a server, a token or a route: also its label in metrics.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Name(pub(crate) String);
+
+impl Leaf for Name {
+    const EXPECTED: &'static str = "a name";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let valid = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        match text.len() {
+            1..=63 if begins && text.chars().all(valid) => Ok(Self(text.to_owned())),
+            _ => Err("1 to 63 letters, digits, `-`, `_` and `.`, the first a letter or digit".into()),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$" })
+    }
+}
+
+impl Leaf for bool {
+    const EXPECTED: &'static str = "`true` or `false`";
+    const UNQUOTED: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            "yes" | "Yes" | "on" | "On" | "True" | "TRUE" => Err("write `true`".into()),
+            "no" | "No" | "off" | "Off" | "False" | "FALSE" => Err("write `false`".into()),
+            _ => Err("it is neither".into()),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "boolean" })
+    }
+}
+
+/// A TCP port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Port(pub(crate) u16);
+
+impl Leaf for Port {
+    const EXPECTED: &'static str = "a port from 1 to 65535";
+    const UNQUOTED: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(port) if port > 0 => Ok(Self(port)),
+            _ => Err("it is not such a number".into()),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "integer", "minimum": 1, "maximum": 65535 })
+    }
+}
+
+/// How many of something: at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Count(pub(crate) usize);
+
+impl Leaf for Count {
+    const EXPECTED: &'static str = "a number from 1 to 1000000";
+    const UNQUOTED: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(count @ 1..=1_000_000) => Ok(Self(count)),
+            _ => Err("it is not such a number".into()),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "integer", "minimum": 1, "maximum": 1_000_000 })
+    }
+}
+
+impl Leaf for Duration {
+    const EXPECTED: &'static str = "a duration with its unit, such as `30s` or `5m`";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+        match humantime::parse_duration(text) {
+            Ok(Duration::ZERO) => Err("it is zero".into()),
+            Ok(duration) if duration > LONGEST => Err("it is longer than a day".into()),
+            Ok(duration) => Ok(duration),
+            Err(_) if text.bytes().all(|byte| byte.is_ascii_digit()) => Err("the unit is missing".into()),
+            Err(_) => Err("the units are `ms`, `s`, `m` and `h`".into()),
+        }
+    }
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl Leaf for Size {
+    const EXPECTED: &'static str = "a size with its unit, such as `64KiB` or `10MiB`";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        const UNITS: [(&str, u64); 4] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("B", 1)];
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = text.split_at(digits);
+        let Some((_, factor)) = UNITS.iter().find(|(name, _)| *name == unit.trim()) else {
+            return Err(if unit.is_empty() {
+                "the unit is missing"
+            } else {
+                "the units are `B`, `KiB`, `MiB` and `GiB`"
+            }
+            .into());
+        };
+        let bytes = number.parse().ok().and_then(|number: u64| number.checked_mul(*factor));
+        match bytes {
+            Some(1..=0x100_0000_0000) => Ok(Self(bytes.unwrap_or_default())),
+            Some(0) => Err("it is zero".into()),
+            _ => Err("it is larger than 1024GiB".into()),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "string", "pattern": "^[0-9]+ *(B|KiB|MiB|GiB)$" })
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn accepts<L: Leaf>(texts: &[&str]) {
+    for text in texts {
+        assert!(L::parse(text).is_ok(), "{text}");
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn refuses<L: Leaf>(texts: &[&str]) {
+    for text in texts {
+        assert!(L::parse(text).is_err(), "{text}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_have_units() {
+        assert_eq!(Duration::parse("1m 30s"), Ok(Duration::from_secs(90)));
+        refuses::<Duration>(&["30", "0s", "2days", "-1s", "soon", ""]);
+        assert_eq!(Size::parse("64KiB"), Ok(Size(65536)));
+        assert_eq!(Size::parse("1 GiB"), Ok(Size(1 << 30)));
+        refuses::<Size>(&["64", "64KB", "0B", "KiB", "", "99999999999999999999GiB", "2048GiB"]);
+    }
+
+    #[test]
+    fn names_are_words() {
+        accepts::<Name>(&["a", "calendar-2.eu_1"]);
+        refuses::<Name>(&["", "-a", "a b", "ä", &"a".repeat(64)]);
+    }
+}
