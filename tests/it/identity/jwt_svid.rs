@@ -52,7 +52,8 @@ async fn a_silent_agent_costs_a_caller_no_more_than_the_deadline() {
     let first = rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
     agent.hang();
     let calls = agent.calls().jwt_svid;
-    let all = futures(20, || rig.identity.jwt_svid("https://cold.example")).await;
+    let asking = futures(20, || rig.identity.jwt_svid("https://cold.example"));
+    let all = tokio::time::timeout(Duration::from_secs(30), asking).await.expect("our own deadline, once for all");
     assert!(all.iter().all(|one| matches!(one, Err(JwtSvidError::TimedOut(_)))), "{all:?}");
     assert_eq!(agent.calls().jwt_svid, calls + 1, "every waiter shared the one failure");
     rig.clock.shift(160);
