@@ -104,7 +104,7 @@ impl Bound {
 }
 
 /// Builds and binds what `loaded` describes; `source` is where a reload comes from.
-pub fn bind(loaded: Loaded, source: Source, clock: Clock, logs: Option<Logs>) -> Result<Bound, BindError> {
+pub fn bind(loaded: Loaded, source: Source, clock: &Clock, logs: Option<Logs>) -> Result<Bound, BindError> {
     let config = &loaded.config;
     let workers = config.process.workers.unwrap_or_else(quota::workers).max(1);
     let (outbound, outbound_addresses) = bind_workers(&config.listen.outbound, workers)?;
@@ -118,8 +118,7 @@ pub fn bind(loaded: Loaded, source: Source, clock: Clock, logs: Option<Logs>) ->
     };
     let setup = |error: &dyn std::fmt::Display| BindError::Setup(error.to_string());
     let registry = Registry::new();
-    let built =
-        build(config, &clock, &registry, &addresses, (workers, logs.as_ref())).map_err(|error| setup(&error))?;
+    let built = build(config, clock, &registry, &addresses, (workers, logs.as_ref())).map_err(|error| setup(&error))?;
     Ok(Bound {
         addresses,
         outbound,

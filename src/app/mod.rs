@@ -6,4 +6,4 @@ mod reload;
 mod run;
 
 pub use bind::{Addresses, BindError, Bound, bind};
-pub use reload::Source;
+pub use reload::{Environment, Source};

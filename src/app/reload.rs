@@ -9,13 +9,16 @@ use arc_swap::ArcSwap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Looks a variable of the environment up, as far as the configuration may see it.
+pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// Where the configuration is read from.
 #[derive(Clone)]
 pub struct Source {
     /// The file.
     pub path: PathBuf,
-    /// The environment, as far as the configuration may see it.
-    pub environment: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    /// The environment.
+    pub environment: Environment,
     /// What the command line says instead of the file.
     pub overrides: Overrides,
 }

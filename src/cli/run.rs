@@ -34,7 +34,7 @@ pub(super) fn run(file: &Path, overrides: Overrides) -> ExitCode {
             Err(error) => return failed(&format!("the runtime could not start: {error}")),
         };
     let ended = runtime.block_on(async move {
-        let bound = bind(loaded, source, Clock::system(), Some(logs)).map_err(|error| error.to_string())?;
+        let bound = bind(loaded, source, &Clock::system(), Some(logs)).map_err(|error| error.to_string())?;
         let (stopper, stop) = Stop::pair();
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;

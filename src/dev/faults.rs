@@ -1,8 +1,10 @@
 //! Misbehaviour to order: what a server answers instead of, or before, its normal answer.
 use super::http::{Body, HangUp, full, lock};
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -25,6 +27,8 @@ pub enum Fault {
     Patch(Value),
     /// The normal answer, once the gate is opened.
     Hold(Gate),
+    /// The head of the normal answer at once, its body once the gate is opened.
+    HoldBody(Gate),
     /// No answer: the connection is closed.
     HangUp,
     /// The connection is closed if it has served a request before, as a server does whose keep-alive has just run out.
@@ -159,6 +163,7 @@ impl Faults {
                 gate.pass().await;
                 Ok(normal.await)
             }
+            Some(Fault::HoldBody(gate)) => Ok(normal.await.map(|body| held(body, gate))),
             Some(Fault::Patch(patch)) => Ok(patched(normal.await, &patch).await),
             Some(Fault::Answer { status, headers, body }) => {
                 let mut response = Response::new(full(body));
@@ -173,6 +178,15 @@ impl Faults {
         let mut script = lock(&self.0);
         script.next.pop_front().or_else(|| script.always.clone())
     }
+}
+
+/// The body, once the gate is open. Its length is not announced, so that the head goes out by itself.
+fn held(body: Body, gate: Gate) -> Body {
+    let frames = stream::once(async move {
+        gate.pass().await;
+        body.into_data_stream().map(|data| data.map(Frame::data))
+    });
+    StreamBody::new(frames.flatten()).boxed_unsync()
 }
 
 async fn patched(response: Response<Body>, patch: &Value) -> Response<Body> {

@@ -7,7 +7,7 @@ use super::request::Asking;
 use super::response::Issued;
 use super::server::AuthorizationServer;
 use super::user::believe;
-use crate::assertion::Verified;
+use crate::assertion::{Refused, Verified};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
 use crate::secret::Secret;
@@ -102,11 +102,15 @@ impl Exchanger {
     }
 
     fn minted(&self, issued: Issued, grant: &Grant, principal: &Principal<'_>) -> Result<Minted, Failure> {
+        let now = self.0.clock.now();
         let end = match principal {
-            Principal::Own => issued.expires_at,
+            Principal::User { verified, .. } if verified.expires_at <= now => {
+                return Err(Failure::UserToken(Refused::Expired));
+            }
             Principal::User { verified, .. } => issued.expires_at.min(verified.expires_at),
+            Principal::Own => issued.expires_at,
         };
-        if end <= self.0.clock.now() {
+        if end <= now {
             return Err(Failure::Expired);
         }
         let scopes = issued.scopes.unwrap_or_else(|| grant.scopes.clone());

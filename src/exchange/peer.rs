@@ -171,7 +171,7 @@ impl Peer {
         if let (Err(failure), Some(kept)) = (&fetched, shelf.kept.as_mut())
             && failure.is_passing()
         {
-            tracing::warn!(server = self.server.name, error = ?failure, "metadata cannot be renewed: the last one is used on");
+            tracing::warn!(error = %self.error(failure.clone()), "metadata cannot be renewed: the last one is used on");
             kept.until = now.plus(STALE_STEP);
             return Ok(kept.document.clone());
         }

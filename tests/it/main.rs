@@ -1,10 +1,18 @@
 //! The integration tests: one binary, real protocols over real sockets.
 #[cfg(feature = "dev")]
+mod addressing;
+#[cfg(feature = "dev")]
+mod agent;
+#[cfg(feature = "dev")]
 mod demo;
 mod dependencies;
+#[cfg(feature = "dev")]
+mod exchange;
 #[cfg(feature = "dev")]
 mod identity;
 mod layers;
 #[cfg(feature = "dev")]
 mod log;
 mod readme;
+#[cfg(feature = "dev")]
+mod rig;

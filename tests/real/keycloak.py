@@ -11,7 +11,7 @@ AGENT = "spiffe://example.org/agent"
 SCOPES = ["calendar:read", "calendar:write"]
 ALICE = "a11ce000-0000-4000-8000-000000000001"  # her id in realm `corp`: the `sub` of her ID tokens
 PASSWORD = "correct horse"
-ASSERTION_ISSUER = "http://assertions.example.org"
+ASSERTION_ISSUER = "https://assertions.example.org"
 # Seconds. Short, so that tokens are renewed while load runs; long enough for the outage of case e.
 TOKEN_LIFETIME = 60
 

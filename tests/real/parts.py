@@ -32,15 +32,18 @@ class Part:
         return self.process.poll() is None
 
     def stop(self, how: int = signal.SIGTERM, patience: float = 15):
-        """Ends this very process, by its id; one that does not obey within `patience` seconds is killed."""
-        if not self.alive():
-            return
-        self.process.send_signal(how)
+        """Ends the process and all that it started, which is its process group: `kc.sh` for one keeps Java as a child."""
+        self._signal(how)
         try:
             self.process.wait(patience)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            pass
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+
+    def _signal(self, how: int):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, how)
 
     def tail(self, lines: int = 15) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
@@ -67,6 +70,7 @@ class Run:
                 stderr=subprocess.STDOUT,
                 env=WITHOUT_PROXIES | (env or {}),
                 cwd=cwd or self.directory,
+                start_new_session=True,
             )
         part = Part(name, process, log)
         self.parts.append(part)

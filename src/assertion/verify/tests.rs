@@ -257,3 +257,35 @@ fn leeway_is_never_more_than_a_minute() {
     assert!(verify(&token, &keys(), &rules, Timestamp::from_unix_seconds(T0 + 359)).is_ok());
     assert_eq!(verify(&token, &keys(), &rules, Timestamp::from_unix_seconds(T0 + 360)).err(), Some(Refused::Expired));
 }
+
+proptest::proptest! {
+    /// Whatever stands in a token, reading it ends, and without a signature it is not believed.
+    #[test]
+    fn hostile_tokens_never_panic(header in ".{0,80}", claims in ".{0,200}", signature in proptest::collection::vec(0_u8.., 0..80)) {
+        let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let token = format!("{}.{}.{}", encoded(header.as_bytes()), encoded(claims.as_bytes()), encoded(&signature));
+        for token in [token, header, claims] {
+            proptest::prop_assert!(check(&token).is_some());
+        }
+    }
+
+    /// Claims of every shape under a good signature.
+    #[test]
+    fn hostile_claims_never_panic(name in "exp|nbf|iat|aud|iss|sub|azp|act", text in ".{0,40}", number in proptest::num::f64::ANY) {
+        for value in [json!(text), json!(number), json!([text]), json!({ text.clone(): number }), Value::Null] {
+            let mut changed = claims();
+            changed[&name] = value;
+            let _ = check(&signed("JWT", &changed));
+            let _ = crate::assertion::Actor::parse(&changed["act"], 3);
+        }
+    }
+
+    #[test]
+    fn hostile_key_sets_never_panic(text in ".{0,200}", number in ".{0,400}") {
+        let _ = KeySet::parse(text.as_bytes());
+        for (kty, crv) in [("EC", "P-256"), ("EC", "P-384"), ("OKP", "Ed25519"), ("RSA", "")] {
+            let jwk = json!({"kty": kty, "crv": crv, "x": number, "y": text, "n": number, "e": text});
+            let _ = KeySet::parse(json!({ "keys": [jwk] }).to_string().as_bytes());
+        }
+    }
+}

@@ -57,7 +57,9 @@ impl Page {
     /// A part of a story.
     pub(super) fn phase(&mut self, name: &str) {
         let name = self.styled(Style::Faint, &format!("── {name}"));
-        print(&format!("\n   {name}\n"));
+        // The story's own text ends with an empty line.
+        let gap = if self.steps == 0 { "" } else { "\n" };
+        print(&format!("{gap}   {name}\n"));
     }
 
     /// The next step: who does what to whom.

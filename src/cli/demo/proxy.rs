@@ -28,7 +28,7 @@ impl RunningProxy {
         let environment = Arc::new(|_: &str| None);
         let source = Source { path: config.clone(), environment, overrides: Overrides::default() };
         let loaded = source.load().map_err(|problems| anyhow::anyhow!("{problems}"))?;
-        let bound = bind(loaded, source, Clock::system(), None)?;
+        let bound = bind(loaded, source, &Clock::system(), None)?;
         let addresses = bound.addresses().clone();
         let (stopper, stop) = Stop::pair();
         let mut tasks = Tasks::default();

@@ -1,7 +1,7 @@
 use super::*;
 use crate::dev::authorization_server::KeySource;
 use crate::dev::ca::{JwtAlgorithm, JwtAuthority};
-use crate::dev::faults::Fault;
+use crate::dev::faults::{Fault, Gate};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::StatusCode;
@@ -96,7 +96,12 @@ async fn faults_come_once_and_streams_have_their_length() {
     assert_eq!(client.request(get(&url)).await.unwrap().status(), StatusCode::UNAUTHORIZED);
     let body = client.request(get(&url)).await.unwrap().into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body.len(), 100_000);
+    let gate = Gate::default();
+    server.faults().next(Fault::HoldBody(gate.clone()));
+    let held = client.request(get(&url)).await.unwrap();
+    gate.open();
+    assert_eq!(held.into_body().collect().await.unwrap().to_bytes().len(), 100_000);
     let broken = client.request(get(&format!("{}/broken", server.url()))).await.unwrap();
     assert!(broken.into_body().collect().await.is_err());
-    assert_eq!(server.arrivals(), 3);
+    assert_eq!(server.arrivals(), 4);
 }

@@ -287,3 +287,26 @@ async fn errors_arrive_with_their_class() {
         assert_eq!(error.kind(), kind, "{error}");
     }
 }
+
+proptest::proptest! {
+    /// Whatever a server sends, what comes of it can stand in a header and lives for a day at most.
+    #[test]
+    fn hostile_answers_never_panic(body in ".{0,300}", text in ".{0,60}", number in proptest::num::f64::ANY) {
+        for value in [json!(text), json!(number), json!([text]), Value::Null] {
+            for name in ["access_token", "token_type", "expires_in", "scope", "issued_token_type", "error", "error_description"] {
+                if let Ok(issued) = with(&json!({ name: value })) {
+                    let header = format!("Bearer {}", issued.token.expose());
+                    proptest::prop_assert!(HeaderValue::try_from(header).is_ok());
+                    proptest::prop_assert!(issued.expires_at <= NOW.plus(MAX_LIFETIME));
+                }
+                let error = json!({"error": "invalid_grant", name: value}).to_string();
+                if let Some(error) = refused(400, &error) {
+                    proptest::prop_assert!(!error.to_string().contains(char::is_control));
+                    proptest::prop_assert!(!error.advice().contains(char::is_control));
+                }
+            }
+        }
+        let _ = token(&answer(200, &body), Expected::Exchanged, NOW);
+        let _ = refused(400, &body);
+    }
+}

@@ -71,7 +71,8 @@ pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<Key>, guard: &Guard) -> R
     };
     let config = if key.protocol == Protocol::Http1 { &tls.http1 } else { &tls.any };
     let name = server_name(&key.origin.host);
-    let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(SendError::tls)?;
+    let stream =
+        TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(|error| SendError::tls(&error))?;
     let (_, session) = stream.get_ref();
     let http2 = session.alpn_protocol() == Some(b"h2");
     let chain = session.peer_certificates().map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect());

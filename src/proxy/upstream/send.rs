@@ -76,8 +76,8 @@ pub enum SendError {
 }
 
 impl SendError {
-    pub(super) fn tls(error: std::io::Error) -> Self {
-        Self::Tls(crate::tls::refusal(&error).unwrap_or_else(|| error.to_string()))
+    pub(super) fn tls(error: &std::io::Error) -> Self {
+        Self::Tls(crate::tls::refusal(error).unwrap_or_else(|| error.to_string()))
     }
 }
 

@@ -1,114 +1,10 @@
-//! The identity source against a Workload API that comes late, lies, hangs, goes and returns.
-use idjag_proxy::clock::Clock;
+//! The X.509 stream and what readers get of it.
+use super::{AUDIENCE, ID, Rig, socket, until};
 use idjag_proxy::dev::ca::{Flaw, SvidRequest, TrustDomain};
-use idjag_proxy::dev::workload_api::{Code, WorkloadApi as Agent};
-use idjag_proxy::identity::{
-    Identity, JwtSvidError, Metrics, MissingKind, Patience, Status, WorkloadApi, WorkloadApiSettings, parse_endpoint,
-};
-use idjag_proxy::tasks::{Stop, Stopper, Tasks};
-use std::future::Future;
-use std::path::PathBuf;
+use idjag_proxy::dev::workload_api::Code;
+use idjag_proxy::identity::MissingKind;
 use std::sync::Arc;
 use std::time::Duration;
-
-const ID: &str = "spiffe://example.org/agent";
-const AUDIENCE: &str = "https://as.example";
-
-/// A source at work; its agent may come later.
-struct Rig {
-    directory: tempfile::TempDir,
-    domain: TrustDomain,
-    clock: Clock,
-    registry: prometheus::Registry,
-    identity: Identity,
-    _tasks: Tasks,
-    _stopper: Stopper,
-}
-
-impl Rig {
-    fn start() -> Self {
-        Self::with_hint(None)
-    }
-
-    fn with_hint(hint: Option<&str>) -> Self {
-        let directory = tempfile::tempdir().expect("directory");
-        let clock = Clock::shiftable();
-        let registry = prometheus::Registry::new();
-        let settings = WorkloadApiSettings {
-            socket: parse_endpoint(&format!("unix://{}", socket(&directory).display())).expect("endpoint"),
-            hint: hint.map(str::to_owned),
-            patience: Patience {
-                connect: Duration::from_secs(5),
-                first_message: Duration::from_millis(300),
-                jwt_svid: Duration::from_millis(300),
-                fruitless: Duration::from_secs(5),
-                backoff: (Duration::from_millis(10), Duration::from_millis(50)),
-                hopeless: Duration::from_millis(300),
-            },
-        };
-        let metrics = Metrics::new(&registry).expect("fresh registry");
-        let (source, identity) = WorkloadApi::new(settings, clock.clone(), metrics);
-        let (stopper, stop) = Stop::pair();
-        let mut tasks = Tasks::default();
-        tasks.spawn("workload api client", source.run(stop));
-        let domain = TrustDomain::new("example.org", &clock).expect("authorities");
-        Self { directory, domain, clock, registry, identity, _tasks: tasks, _stopper: stopper }
-    }
-
-    async fn agent(&self) -> Arc<Agent> {
-        Agent::start(&socket(&self.directory), &self.domain, &self.clock).await.expect("agent")
-    }
-
-    /// A source that holds an SVID.
-    async fn served() -> (Self, Arc<Agent>) {
-        let rig = Self::start();
-        let agent = rig.agent().await;
-        agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
-        rig.until_in_use(&agent).await;
-        (rig, agent)
-    }
-
-    async fn until(&self, wanted: impl Fn(&Status) -> bool) {
-        until(|| wanted(&self.identity.status())).await;
-    }
-
-    async fn until_waiting_for(&self, words: &str) {
-        self.until(|status| status.waiting_for.as_ref().is_some_and(|why| why.contains(words))).await;
-    }
-
-    /// Until what the agent issued last is what readers get.
-    async fn until_in_use(&self, agent: &Agent) {
-        let chain = agent.svids()[0].chain.clone();
-        until(|| self.identity.current().is_ok_and(|snapshot| snapshot.svid.chain == chain)).await;
-    }
-
-    fn missing(&self) -> Option<MissingKind> {
-        self.identity.current().err().map(|missing| missing.kind)
-    }
-
-    fn metric(&self, series: &str) -> f64 {
-        let text = prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).expect("text");
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("idjag_proxy_{series} ")));
-        line.expect("a series").parse().expect("a number")
-    }
-
-    fn refused(&self) -> f64 {
-        self.metric("svid_updates_total{result=\"refused\"}")
-    }
-}
-
-fn socket(directory: &tempfile::TempDir) -> PathBuf {
-    directory.path().join("agent.sock")
-}
-
-async fn until(wanted: impl Fn() -> bool) {
-    let waiting = async {
-        while !wanted() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("the condition came about");
-}
 
 #[tokio::test]
 async fn the_socket_may_come_late_and_go_and_come_again() {
@@ -170,6 +66,17 @@ async fn an_agent_that_hangs_meets_our_deadline() {
     agent.hang();
     rig.until_waiting_for("its agent hangs").await;
     assert_eq!(rig.missing(), Some(MissingKind::Waiting));
+    agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
+    rig.until_in_use(&agent).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_brings_nothing_usable_is_opened_anew() {
+    let rig = Rig::with(None, |patience| patience.fruitless = Duration::from_millis(100));
+    let agent = rig.agent().await;
+    agent.set_identities(&[SvidRequest::new(ID).flaw(Flaw::Expired)]).expect("issued");
+    until(|| agent.calls().x509_svid >= 2).await;
+    assert!(rig.identity.status().last_refused.is_some_and(|why| why.contains("expired")));
     agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
     rig.until_in_use(&agent).await;
 }
@@ -300,7 +207,7 @@ async fn what_is_withdrawn_is_not_used() {
 
 #[tokio::test]
 async fn the_hint_chooses_and_a_missing_one_fails_closed() {
-    let rig = Rig::with_hint(Some("agent"));
+    let rig = Rig::with(Some("agent"), |_| {});
     let agent = rig.agent().await;
     let other = SvidRequest::new("spiffe://example.org/other").hint("other");
     agent.set_identities(std::slice::from_ref(&other)).expect("issued");
@@ -336,100 +243,4 @@ async fn near_its_end_an_svid_is_asked_for_once_more() {
     until(|| agent.calls().x509_svid > streams).await;
     rig.until(|status| status.connected && status.valid).await;
     assert_eq!(rig.identity.status().revision, 1, "the agent had nothing new");
-}
-
-#[tokio::test]
-async fn a_jwt_svid_is_fetched_once_for_all_who_ask_and_kept() {
-    let (rig, agent) = Rig::served().await;
-    let all = futures(50, || rig.identity.jwt_svid(AUDIENCE)).await;
-    let first = all[0].as_ref().expect("a token");
-    assert!(all.iter().all(|one| one.as_ref().is_ok_and(|one| one.token.expose() == first.token.expose())));
-    assert_eq!(agent.calls().jwt_svid, 1);
-    rig.identity.jwt_svid("https://other.example").await.expect("a token");
-    rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
-    assert_eq!(agent.calls().jwt_svid, 2, "one for each audience");
-    agent.rotate().expect("issued");
-    rig.until_in_use(&agent).await;
-    rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
-    assert_eq!(agent.calls().jwt_svid, 2, "rotation of the X.509-SVID does not touch it");
-}
-
-#[tokio::test]
-async fn a_jwt_svid_is_renewed_after_half_its_life_and_used_to_its_end() {
-    let (rig, agent) = Rig::served().await;
-    let first = rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
-    rig.clock.shift(140);
-    assert_eq!(rig.identity.jwt_svid(AUDIENCE).await.expect("kept").token.expose(), first.token.expose());
-    rig.clock.shift(20);
-    let second = rig.identity.jwt_svid(AUDIENCE).await.expect("renewed");
-    assert!(second.expires_at > first.expires_at);
-    assert_eq!(agent.calls().jwt_svid, 2);
-
-    agent.refuse_jwt_svids(Some(Code::Unavailable));
-    rig.clock.shift(160);
-    for _ in 0..3 {
-        let kept = rig.identity.jwt_svid(AUDIENCE).await.expect("the old one is good");
-        assert_eq!(kept.token.expose(), second.token.expose());
-    }
-    assert_eq!(agent.calls().jwt_svid, 3, "a failed renewal is left alone for a while");
-    rig.clock.shift(140);
-    assert_eq!(rig.identity.jwt_svid(AUDIENCE).await.expect_err("over").kind(), "unavailable");
-    agent.refuse_jwt_svids(None);
-    rig.identity.jwt_svid(AUDIENCE).await.expect("a new one");
-}
-
-#[tokio::test]
-async fn a_silent_agent_costs_a_caller_no_more_than_the_deadline() {
-    let (rig, agent) = Rig::served().await;
-    let first = rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
-    agent.hang();
-    let calls = agent.calls().jwt_svid;
-    let all = futures(20, || rig.identity.jwt_svid("https://cold.example")).await;
-    assert!(all.iter().all(|one| matches!(one, Err(JwtSvidError::TimedOut(_)))), "{all:?}");
-    assert_eq!(agent.calls().jwt_svid, calls + 1, "every waiter shared the one failure");
-    rig.clock.shift(160);
-    let kept = rig.identity.jwt_svid(AUDIENCE).await.expect("the cached one is good");
-    assert_eq!(kept.token.expose(), first.token.expose());
-}
-
-#[tokio::test]
-async fn a_caller_that_leaves_does_not_take_the_others_token_along() {
-    let (rig, agent) = Rig::served().await;
-    agent.hang();
-    let leaving = tokio::time::timeout(Duration::from_millis(20), rig.identity.jwt_svid(AUDIENCE)).await;
-    assert!(leaving.is_err());
-    agent.restore();
-    rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
-}
-
-#[tokio::test]
-async fn a_jwt_svid_of_another_identity_is_never_used() {
-    let (rig, agent) = Rig::served().await;
-    rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
-    agent.set_identities(&[SvidRequest::new("spiffe://example.org/other")]).expect("issued");
-    rig.until_in_use(&agent).await;
-    let token = rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
-    assert_eq!(token.id.to_string(), "spiffe://example.org/other");
-    assert_eq!(agent.calls().jwt_svid, 2);
-}
-
-#[tokio::test]
-async fn a_jwt_svid_denied_or_expired_is_refused_with_a_reason() {
-    let (rig, agent) = Rig::served().await;
-    agent.refuse_jwt_svids(Some(Code::PermissionDenied));
-    assert_eq!(rig.identity.jwt_svid(AUDIENCE).await.expect_err("denied").kind(), "denied");
-    assert!(rig.identity.is_valid(), "that call is not the stream");
-    agent.refuse_jwt_svids(None);
-    agent.set_jwt_svid_ttl(Duration::ZERO);
-    let error = rig.identity.jwt_svid(AUDIENCE).await.expect_err("expired");
-    assert!(error.to_string().contains("expired"), "{error}");
-    agent.remove_socket().await;
-    rig.until(|status| !status.connected).await;
-    let error = rig.identity.jwt_svid(AUDIENCE).await.expect_err("away");
-    assert_eq!(error.kind(), "unavailable");
-}
-
-/// The results of `count` calls made at the same moment.
-async fn futures<F: Future>(count: usize, call: impl Fn() -> F) -> Vec<F::Output> {
-    futures_util::future::join_all((0..count).map(|_| call())).await
 }

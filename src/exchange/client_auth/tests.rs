@@ -1,0 +1,69 @@
+use super::*;
+use crate::assertion::vectors::eddsa_pkcs8;
+use crate::assertion::{SigningKey, Unverified};
+use crate::exchange::testing::{Bench, Scripted, Seen, client_credentials, token};
+use crate::exchange::{AssertionAudience, AuthorizationServer};
+use serde_json::json as value;
+use std::collections::BTreeMap;
+
+fn form(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn both_halves_of_basic_are_form_encoded() {
+    let header = basic("spiffe://acme.example/agent", &Secret::new("p:a+s s/%".into())).expect("a header");
+    assert_eq!(header, "Basic c3BpZmZlJTNBJTJGJTJGYWNtZS5leGFtcGxlJTJGYWdlbnQ6cCUzQWElMkJzK3MlMkYlMjU=");
+    assert!(header.is_sensitive());
+}
+
+async fn authenticated(client_auth: ClientAuth, change: impl FnOnce(&mut AuthorizationServer)) -> (Scripted, Seen) {
+    let server = Scripted::start(|_| token()).await;
+    let mut described = AuthorizationServer { client_auth, ..server.described() };
+    change(&mut described);
+    Bench::new(None).mint(&client_credentials(described)).await.expect("a token");
+    let seen = server.seen().pop().expect("a request");
+    (server, seen)
+}
+
+#[tokio::test]
+async fn each_way_to_authenticate_is_sent_alone() {
+    let secret = || Secret::new("s/%".into());
+    let (_, seen) = authenticated(ClientAuth::ClientSecretBasic(secret()), |_| {}).await;
+    assert_eq!(seen.head.headers["authorization"], "Basic YWdlbnQ6cyUyRiUyNQ==");
+    assert_eq!(seen.form(), form(&[("grant_type", "client_credentials"), ("scope", "a b")]));
+
+    let (_, seen) = authenticated(ClientAuth::None, |_| {}).await;
+    assert_eq!(seen.form(), form(&[("grant_type", "client_credentials"), ("scope", "a b"), ("client_id", "agent")]));
+    let (_, seen) = authenticated(ClientAuth::None, |server| server.client_id = None).await;
+    assert!(!seen.form().contains_key("client_id"), "nobody in particular");
+}
+
+#[tokio::test]
+async fn a_client_assertion_is_for_the_issuer_unless_told_otherwise() {
+    let key = || SigningKey::from_pkcs8_der(&eddsa_pkcs8(), Some("c1".into()), None).expect("a key");
+    for audience in
+        [AssertionAudience::Issuer, AssertionAudience::TokenEndpoint, AssertionAudience::Explicit("https://old".into())]
+    {
+        let told = audience.clone();
+        let (server, seen) =
+            authenticated(ClientAuth::PrivateKeyJwt(key()), move |server| server.quirks.assertion_audience = told)
+                .await;
+        let sent = seen.form();
+        assert_eq!(sent["client_assertion_type"], "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
+        let assertion = Unverified::parse(&sent["client_assertion"]).expect("a JWT");
+        assert_eq!(
+            (assertion.header_text("typ"), assertion.header_text("kid")),
+            (Some("client-authentication+jwt"), Some("c1"))
+        );
+        let expected = match audience {
+            AssertionAudience::Issuer => server.origin.clone(),
+            AssertionAudience::TokenEndpoint => format!("{}/token", server.origin),
+            AssertionAudience::Explicit(text) => text,
+        };
+        assert_eq!(
+            (&assertion.claims["aud"], &assertion.claims["iss"], &assertion.claims["sub"]),
+            (&value!(expected), &value!("agent"), &value!("agent"))
+        );
+    }
+}

@@ -1,0 +1,211 @@
+//! The ways to address a route, which route wins, and what gets none.
+use super::agent::{self, Http2, Raw, full, request};
+use super::rig::World;
+use http::{Method, Version};
+use idjag_proxy::dev::ca::WebCa;
+use idjag_proxy::dev::http::ServerTls;
+use idjag_proxy::dev::resource_server::ResourceServer;
+
+#[tokio::test]
+async fn absolute_form_base_url_alias_and_virtual_host_reach_the_same_route() {
+    let world = World::start().await;
+    let proxy = world.proxy().await;
+    let own = proxy.outbound;
+    for (url, host) in [
+        ("http://api.test/v1/x?q=1", "api.test"),
+        ("http://api.test/v1/x?q=1", "something.else"),
+        ("http://API.test:80/v1/x?q=1", "api.test"),
+        ("/v1/x?q=1", "api.test"),
+        ("/v1/x?q=1", "API.TEST:80"),
+        ("/api.test/v1/x?q=1", &own.to_string()),
+        ("/short/v1/x?q=1", &own.to_string()),
+        ("/short/v1/x?q=1", &format!("localhost:{}", own.port())),
+    ] {
+        let reply = agent::get(own, url, &[("host", host)]).await;
+        assert_eq!(reply.status, 200, "{url} {host}: {}", reply.text());
+        let seen = world.api.last_request().expect("seen");
+        assert_eq!(seen.target.to_string(), "/v1/x?q=1", "{url} {host}");
+        assert_eq!(seen.host(), world.api.address().to_string(), "the upstream's own name");
+        assert!(seen.claims.is_some());
+    }
+}
+
+#[tokio::test]
+async fn http2_in_the_clear_is_taken_and_many_streams_share_a_connection() {
+    let world = World::start().await;
+    let proxy = world.proxy().await;
+    let mut agent = Http2::connect(proxy.outbound).await;
+    for url in ["http://api.test/h2", "http://api.test/again"] {
+        let request = http::Request::builder().uri(url).version(Version::HTTP_2).body(full("")).expect("request");
+        let reply = agent.send(request).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    let url = format!("http://{}/short/base", proxy.outbound);
+    let request = http::Request::builder().uri(url).body(full("")).expect("request");
+    assert_eq!(agent.send(request).await.status, 200);
+    assert_eq!(world.api.requests().len(), 3);
+}
+
+#[tokio::test]
+async fn an_upstream_gets_http2_if_it_agrees_and_http1_if_not() {
+    let world = World::start().await;
+    let ca = WebCa::new(&world.clock).expect("authority");
+    world.write("ca.pem", &ca.certificate_pem());
+    let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
+    let modern = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
+    let old = ResourceServer::start(Some(&tls.clone().http1_only()), &world.clock).await.expect("server");
+    let route = |name: &str, url: &str| {
+        format!(
+            "  - {{ name: {name}, match: {{ host: {name}.test }}, token: itself, \
+             upstream: {{ url: {url}, tls: {{ server: {{ ca_file: ca.pem }} }} }} }}\n"
+        )
+    };
+    let routes = format!("routes:\n{}{}", route("modern", &modern.url()), route("old", &old.url()));
+    let proxy = world.proxy_with(&routes).await;
+    assert_eq!(proxy.get("http://modern.test/x").await.status, 200);
+    assert_eq!(proxy.get("http://old.test/x").await.status, 200);
+    assert_eq!(modern.last_request().expect("seen").version, Version::HTTP_2);
+    assert_eq!(old.last_request().expect("seen").version, Version::HTTP_11);
+    for seen in [modern.last_request().expect("seen"), old.last_request().expect("seen")] {
+        assert!(seen.headers["authorization"].to_str().expect("text").starts_with("Bearer "));
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_whose_certificate_is_not_trusted_gets_nothing() {
+    let world = World::start().await;
+    let ca = WebCa::new(&world.clock).expect("authority");
+    let other = WebCa::new(&world.clock).expect("authority");
+    world.write("ca.pem", &other.certificate_pem());
+    let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
+    let upstream = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
+    let proxy = world
+        .proxy_with(&format!(
+            "routes:\n  - {{ match: {{ host: api.test }}, token: itself, \
+             upstream: {{ url: {}, tls: {{ server: {{ ca_file: ca.pem }} }} }} }}\n",
+            upstream.url()
+        ))
+        .await;
+    proxy.get("http://api.test/x").await.is_refusal(502, "upstream_tls");
+    assert_eq!(upstream.arrivals(), 0);
+}
+
+#[tokio::test]
+async fn what_no_route_matches_is_refused_and_the_nearest_route_named() {
+    let world = World::start().await;
+    let routes = format!(
+        "routes:\n  - {{ name: reader, match: {{ host: api.test, path: /v1/**, methods: [GET] }}, token: itself, \
+         upstream: {{ url: {} }} }}\n",
+        world.api.url()
+    );
+    let proxy = world.proxy_with(&routes).await;
+    for url in
+        ["http://api.test/v2/x", "http://api.test:8080/v1/x", "http://evil.test/v1/x", "http://api.test.evil/v1/x"]
+    {
+        let reply = proxy.get(url).await;
+        reply.is_refusal(403, "no_route");
+        let host = url.parse::<http::Uri>().expect("url").host().expect("host").to_owned();
+        assert!(reply.text().contains(&host), "{}", reply.text());
+    }
+    let reply = agent::post(proxy.outbound, "http://api.test/v1/x", &[], b"x").await;
+    reply.is_refusal(403, "no_route");
+    assert!(reply.text().contains("reader"), "{}", reply.text());
+    assert_eq!(world.api.arrivals(), 0);
+    assert_eq!(world.corp.arrivals(), 0, "nothing is asked for a request that is refused");
+}
+
+#[tokio::test]
+async fn the_more_specific_route_wins_whatever_the_order() {
+    let world = World::open().await;
+    let api = world.api.url();
+    let open = |name: &str, r#match: &str| {
+        format!("  - {{ name: {name}, match: {{ {match} }}, token: none, upstream: {{ url: {api} }} }}\n")
+    };
+    let routes = [
+        open("suffix", "host: \"*.test\""),
+        open("exact", "host: a.test"),
+        open("port", "host: a.test, port: 80"),
+        open("prefix", "host: a.test, port: 80, path: /v1/**"),
+        open("longer", "host: a.test, port: 80, path: /v1/x/**"),
+        open("method", "host: a.test, port: 80, path: /v1/x/**, methods: [PUT]"),
+        open("header", "host: a.test, port: 80, path: /v1/x/**, methods: [PUT], headers: { x-tenant: acme }"),
+        open("star", "host: a.test, port: 80, path: \"/v1/*/end\", methods: [DELETE]"),
+    ]
+    .concat();
+    let proxy = world.proxy_with(&format!("routes:\n{routes}")).await;
+    for (method, url, tenant, route) in [
+        (Method::GET, "http://b.test/v1/x/y", "", "suffix"),
+        (Method::GET, "http://a.test/", "", "port"),
+        (Method::GET, "https://a.test/v1/x", "", "exact"),
+        (Method::GET, "http://a.test/v1/y", "", "prefix"),
+        (Method::GET, "http://a.test/v1/x/y", "", "longer"),
+        (Method::PUT, "http://a.test/v1/x/y", "other", "method"),
+        (Method::PUT, "http://a.test/v1/x/y", "acme", "header"),
+        (Method::DELETE, "http://a.test/v1/y/end", "", "star"),
+        (Method::DELETE, "http://a.test/v1/y/z/end", "", "prefix"),
+    ] {
+        let series = format!("requests_total{{class=\"2xx\",route=\"{route}\"}}");
+        let before = proxy.metric(&series).await;
+        let request = request(&method, url, &[("x-tenant", tenant)]).body(full("")).expect("request");
+        assert_eq!(agent::send(proxy.outbound, request).await.status, 200, "{url}");
+        proxy.until_metric(&series, |count| count > before).await;
+    }
+}
+
+#[tokio::test]
+async fn ambiguous_paths_are_refused_where_a_credential_goes_on_and_only_there() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let paths = [
+        "/a/../b",
+        "/a/./b",
+        "/a/..",
+        "/a%2fb",
+        "/a%2Fb",
+        "/a//b",
+        "/a%5cb",
+        "/a\\b",
+        "/%2e%2e/b",
+        "/a%00b",
+        "/a%0ab",
+        "/..;/b",
+    ];
+    for path in paths {
+        for host in ["api.test", "legacy.test"] {
+            let mut raw = Raw::connect(proxy.outbound).await;
+            raw.write(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")).await;
+            let answer = String::from_utf8_lossy(&raw.rest().await).into_owned();
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{host} {path}: {answer}");
+        }
+    }
+    assert_eq!(world.api.arrivals(), 0);
+    let reply = proxy.get("http://open.test/a/../b%2fc").await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(world.api.last_request().expect("seen").target.path(), "/a/../b%2fc", "and nothing is rewritten");
+    assert_eq!(proxy.get("http://api.test/a%20b/%7Ec?x=%2f..//").await.status, 200, "queries are not paths");
+}
+
+#[tokio::test]
+async fn a_loop_to_itself_is_refused() {
+    let world = World::open().await;
+    let proxy = world.proxy_with("unmatched: pass\nroutes: []\n").await;
+    // A name that leads here, an address that is ours, and our own metrics.
+    for url in [
+        format!("http://127.0.0.1:{}/x", proxy.metrics.port()),
+        format!("http://localhost:{}/metrics", proxy.metrics.port()),
+        format!("http://0.0.0.0:{}/x", proxy.outbound.port()),
+    ] {
+        let reply = agent::get(proxy.outbound, &url, &[]).await;
+        assert!(reply.status == 508 || reply.status == 502, "{url}: {} {}", reply.status, reply.text());
+        assert!(reply.header("proxy-status").contains("loop") || reply.problem() == "address_prohibited", "{reply:?}");
+    }
+    let connect = agent::raw(
+        proxy.outbound,
+        format!(
+            "CONNECT 127.0.0.1:{0} HTTP/1.1\r\nhost: 127.0.0.1:{0}\r\nconnection: close\r\n\r\n",
+            proxy.outbound.port()
+        ),
+    )
+    .await;
+    assert!(connect.starts_with("HTTP/1.1 508 "), "{connect}");
+}

@@ -1,0 +1,146 @@
+//! What works: subjects, actors, keys.
+use super::*;
+
+#[tokio::test]
+async fn the_agent_itself_by_every_flow_and_every_authentication() {
+    let rig = Rig::start().await;
+    for method in methods() {
+        let name = method.ours.method();
+        let (idp, server) = rig.servers(&method);
+        let at = || Arc::clone(&server);
+        let flows = [
+            (Flow::ClientCredentials { server: at() }, Leg::ClientCredentials),
+            (Flow::SelfIssued { server: at(), grant: SelfIssuedGrant::TokenExchange }, Leg::SelfIssued),
+            (Flow::SelfIssued { server: at(), grant: SelfIssuedGrant::JwtBearer }, Leg::SelfIssued),
+            (Flow::TokenExchange { server: at() }, Leg::TokenExchange),
+            (Flow::JwtBearer { server: at() }, Leg::JwtBearer),
+            (Flow::IdJag { idp, server: at() }, Leg::IdJagRedeem),
+        ];
+        for (flow, leg) in flows {
+            // A public client has no credentials of its own (RFC 6749 §4.4).
+            if (leg, name) == (Leg::ClientCredentials, "none") {
+                continue;
+            }
+            let asked = grant(flow);
+            let label = format!("{} with {name}", asked.flow.name());
+            let minted = rig.mint(&asked).await;
+            let minted = minted.unwrap_or_else(|error| panic!("{label}: {error}; {} {}", why(&rig.idp), why(&rig.ras)));
+            let claims = claims(&minted);
+            assert_eq!(
+                (&claims["sub"], &claims["scope"], &claims["aud"]),
+                (&json!(BOT), &json!("calendar:read"), &json!(API)),
+                "{label}"
+            );
+            assert!(claims.get("act").is_none(), "{label}");
+            assert_eq!(minted.scopes, ["calendar:read"]);
+            assert!(minted.expires_at > rig.clock.now());
+            let request = rig.ras.last_request().expect("a request");
+            assert_eq!((request.leg, request.client.as_deref()), (leg, Some(BOT)), "{label}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn alice_by_every_flow_and_every_authentication() {
+    let rig = Rig::start().await;
+    rig.may_act(BOT);
+    for method in methods() {
+        let name = method.ours.method();
+        let (idp, server) = rig.servers(&method);
+        let at = || Arc::clone(&server);
+        let flows = [
+            // Who acts: we say so, the identity provider is told by a token, or nobody is named.
+            (Flow::SelfIssued { server: at(), grant: SelfIssuedGrant::TokenExchange }, None, true),
+            (Flow::SelfIssued { server: at(), grant: SelfIssuedGrant::JwtBearer }, None, true),
+            (Flow::IdJag { idp: Arc::clone(&idp), server: at() }, Some(ActorToken::JwtSvid), true),
+            (Flow::TokenExchange { server: at() }, Some(ActorToken::JwtSvid), true),
+            (Flow::JwtBearer { server: at() }, None, false),
+        ];
+        for (flow, actor, acts) in flows {
+            let asked = Grant { actor, ..for_a_user(flow, &idp) };
+            let label = format!("{} with {name}", asked.flow.name());
+            let minted = rig.mint_for(&asked, rig.alice(&json!({}))).await;
+            let minted = minted.unwrap_or_else(|error| panic!("{label}: {error}; {} {}", why(&rig.idp), why(&rig.ras)));
+            let claims = claims(&minted);
+            assert_eq!(claims["sub"], "user:alice", "{label}");
+            assert_eq!(claims.get("act"), acts.then(|| json!({ "sub": BOT })).as_ref(), "{label}");
+            assert!(
+                minted.expires_at <= rig.clock.now().plus(Duration::from_secs(120)),
+                "not longer than alice's token"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_kind_of_svid_signs_what_the_server_verifies() {
+    for kind in [KeyType::P256, KeyType::P384, KeyType::Rsa2048] {
+        let rig = Rig::with_key(kind).await;
+        let (_, server) = rig.servers(&method(ClientAuth::None, Authentication::None));
+        let asked = grant(Flow::SelfIssued { server, grant: SelfIssuedGrant::TokenExchange });
+        let minted = rig.mint(&asked).await.unwrap_or_else(|error| panic!("{kind:?}: {error}; {}", why(&rig.ras)));
+        assert_eq!(claims(&minted)["sub"], BOT);
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_published_signs_what_the_server_verifies() {
+    let rig = Rig::start().await;
+    let issuer = "https://agents.example.com/calendar";
+    for algorithm in
+        [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519, &rcgen::PKCS_RSA_SHA256]
+    {
+        let pair = rcgen::KeyPair::generate_for(algorithm).expect("a key");
+        let key = SigningKey::from_pem(pair.serialize_pem().as_bytes(), Some("2026-11".into())).expect("a key");
+        let published = KeySource::Jwks(idjag_proxy::assertion::jwks([&key]));
+        let client = Client::agent(BOT, Authentication::None).scopes(&["calendar:*"]).assertions(issuer, published);
+        rig.ras.register(client);
+        let server = Arc::new(rig.described("ras", &rig.ras, ClientAuth::None));
+        let mut asked = grant(Flow::SelfIssued { server, grant: SelfIssuedGrant::TokenExchange });
+        asked.assertion =
+            AssertionSettings { issuer: Some(issuer.into()), key: Some(key), ..AssertionSettings::default() };
+        let minted = rig.mint(&asked).await.unwrap_or_else(|error| panic!("{error}; {}", why(&rig.ras)));
+        assert_eq!(claims(&minted)["sub"], BOT);
+    }
+}
+
+/// alice -> orchestrator -> worker.
+#[tokio::test]
+async fn a_chain_of_actors_is_carried_on() {
+    let rig = Rig::start().await;
+    rig.may_act("spiffe://example.org/*");
+    let (idp, server) = rig.servers(&spiffe_jwt());
+    let before = json!({"act": {"sub": ORCHESTRATOR}});
+    for flow in [
+        Flow::SelfIssued { server: Arc::clone(&server), grant: SelfIssuedGrant::TokenExchange },
+        Flow::IdJag { idp: Arc::clone(&idp), server: Arc::clone(&server) },
+    ] {
+        let actor = matches!(flow, Flow::IdJag { .. }).then_some(ActorToken::JwtSvid);
+        let asked = Grant { actor, ..for_a_user(flow, &idp) };
+        let minted = rig.mint_for(&asked, rig.alice(&before)).await;
+        let minted = minted.unwrap_or_else(|error| panic!("{error}; {} {}", why(&rig.idp), why(&rig.ras)));
+        assert_eq!(claims(&minted)["act"], json!({"sub": BOT, "act": {"sub": ORCHESTRATOR}}));
+    }
+    let asked = for_a_user(Flow::SelfIssued { server, grant: SelfIssuedGrant::TokenExchange }, &idp);
+    let around = rig.alice(&json!({"act": {"sub": ORCHESTRATOR, "act": {"sub": BOT}}}));
+    assert_eq!(rig.mint_for(&asked, around).await.expect_err("a loop").kind(), "actors");
+}
+
+/// The identity provider may sign otherwise than the rest.
+#[tokio::test]
+async fn users_tokens_are_verified_by_every_algorithm() {
+    let rig = Rig::start().await;
+    rig.may_act(BOT);
+    for algorithm in [JwtAlgorithm::Es256, JwtAlgorithm::Rs256] {
+        let tls = ServerTls::new(rig.ca.server_certificate(&["127.0.0.1"]).expect("a certificate"));
+        let setup = Setup { tls: Some(tls), algorithm, path: "/realms/agents".into(), ..Setup::default() };
+        let corp = Server::start(&setup, &rig.clock).await.expect("a server");
+        let issuer = Arc::new(rig.described("corp", &corp, ClientAuth::None));
+        let (_, server) = rig.servers(&spiffe_jwt());
+        let asked = for_a_user(Flow::SelfIssued { server, grant: SelfIssuedGrant::TokenExchange }, &issuer);
+        let user = json!({"iss": corp.issuer(), "sub": "user:alice", "aud": BOT});
+        let user = corp.keys().mint("JWT", Duration::from_secs(60), user).expect("a token");
+        let minted = rig.mint_for(&asked, user).await.unwrap_or_else(|error| panic!("{error}; {}", why(&rig.ras)));
+        assert_eq!(claims(&minted)["sub"], "user:alice");
+    }
+}

@@ -1,0 +1,132 @@
+//! What happens when servers refuse, rotate, fall silent or go.
+use super::*;
+use idjag_proxy::dev::faults::{Fault, Gate};
+use idjag_proxy::exchange::Fault as Whose;
+
+#[tokio::test]
+async fn refusals_say_whose_they_are() {
+    let rig = Rig::start().await;
+    let (idp, server) = rig.servers(&spiffe_jwt());
+    let asked = for_a_user(Flow::TokenExchange { server: Arc::clone(&server) }, &idp);
+    let asked = Grant { actor: Some(ActorToken::JwtSvid), ..asked };
+    let error = rig.mint_for(&asked, rig.alice(&json!({}))).await.expect_err("nobody may act for alice");
+    assert_eq!((error.fault(), error.oauth_code()), (Whose::Agent, Some("access_denied")), "{error}");
+
+    let wide =
+        Grant { scopes: vec!["mail:send".into()], ..grant(Flow::ClientCredentials { server: Arc::clone(&server) }) };
+    let error = rig.mint(&wide).await.expect_err("not this agent's scope");
+    assert_eq!((error.fault(), error.oauth_code()), (Whose::Agent, Some("invalid_scope")), "{error}");
+
+    rig.ras.unregister(BOT);
+    let error = rig.mint(&grant(Flow::ClientCredentials { server })).await.expect_err("unknown");
+    assert_eq!((error.fault(), error.oauth_code()), (Whose::Operator, Some("invalid_client")), "{error}");
+    assert!(error.negative_ttl() >= Duration::from_secs(10));
+
+    let forged = rig.ras.keys().mint(
+        "JWT",
+        Duration::from_secs(60),
+        json!({"iss": rig.idp.issuer(), "sub": "user:alice", "aud": BOT}),
+    );
+    let arrivals = rig.ras.arrivals();
+    let error = rig.mint_for(&asked, forged.expect("a token")).await.expect_err("not the identity provider's");
+    assert_eq!((error.fault(), error.server()), (Whose::User, "idp"), "{error}");
+    assert_eq!(rig.ras.arrivals(), arrivals, "nothing of it was sent");
+}
+
+#[tokio::test]
+async fn the_issuers_next_key_is_found() {
+    let rig = Rig::start().await;
+    rig.may_act(BOT);
+    let (idp, server) = rig.servers(&spiffe_jwt());
+    let asked = for_a_user(Flow::SelfIssued { server, grant: SelfIssuedGrant::JwtBearer }, &idp);
+    rig.mint_for(&asked, rig.alice(&json!({}))).await.expect("a token");
+    rig.idp.keys().rotate().expect("a key");
+    rig.mint_for(&asked, rig.alice(&json!({}))).await.expect("a token under the next key");
+}
+
+#[tokio::test]
+async fn an_id_jag_that_was_seen_before_is_minted_anew() {
+    let rig = Rig::start().await;
+    let (idp, server) = rig.servers(&spiffe_jwt());
+    let asked = grant(Flow::IdJag { idp, server });
+    for _ in 0..3 {
+        rig.mint(&asked).await.expect("a token");
+    }
+    assert_eq!((rig.idp.count(Leg::IdJagIssue), rig.ras.count(Leg::IdJagRedeem)), (3, 3), "one for each");
+    rig.ras.faults().token.next(Fault::oauth_error(http::StatusCode::BAD_REQUEST, "invalid_grant"));
+    rig.mint(&asked).await.expect("a token at the second try");
+    assert_eq!(rig.idp.count(Leg::IdJagIssue), 5);
+}
+
+#[tokio::test]
+async fn a_server_in_trouble_is_waited_for_by_its_own_word() {
+    let rig = Rig::start().await;
+    let (_, server) = rig.servers(&spiffe_jwt());
+    let asked = grant(Flow::ClientCredentials { server: Arc::clone(&server) });
+    let busy = Fault::status(http::StatusCode::SERVICE_UNAVAILABLE);
+    rig.ras.faults().token.next(busy.header(http::header::RETRY_AFTER, http::HeaderValue::from_static("7")));
+    let error = rig.mint(&asked).await.expect_err("busy");
+    assert_eq!((error.fault(), error.retry_after()), (Whose::Unavailable, Some(Duration::from_secs(7))));
+
+    let gate = Gate::default();
+    rig.ras.faults().token.next(Fault::Hold(gate.clone()));
+    let hasty = Deadlines { total: Duration::from_millis(100), ..Deadlines::default() };
+    let hasty = AuthorizationServer { deadlines: hasty, ..(*server).clone() };
+    let error = rig.mint(&grant(Flow::ClientCredentials { server: Arc::new(hasty) })).await.expect_err("silent");
+    assert_eq!(error.kind(), "timeout");
+    gate.open();
+
+    rig.ras.stop().await;
+    let error = rig.mint(&asked).await.expect_err("gone");
+    assert_eq!((error.fault(), error.kind()), (Whose::Unavailable, "unreachable"), "{error}");
+    rig.ras.restart().await.expect("the same port");
+    rig.mint(&asked).await.expect("a token");
+}
+
+/// A pooled connection has been authenticated with the SVID of another hour.
+#[tokio::test]
+async fn a_rotated_svid_is_the_one_that_is_shown() {
+    let rig = Rig::start().await;
+    let (_, server) = rig.servers(&method(ClientAuth::SpiffeX509, Authentication::SpiffeX509));
+    let asked = grant(Flow::ClientCredentials { server });
+    rig.mint(&asked).await.expect("a token");
+    let connections = rig.ras.connections();
+    rig.mint(&asked).await.expect("a token");
+    assert_eq!(rig.ras.connections(), connections, "kept while nothing has changed");
+    let before = rig.identity.current().expect("an SVID").revision;
+    rig.agent.rotate().expect("another SVID");
+    let _ = rig.identity.changes().wait_for(|revision| *revision > before).await;
+    rig.mint(&asked).await.expect("a token");
+    assert_eq!(rig.ras.connections(), connections + 1);
+    assert_eq!(rig.ras.last_request().expect("a request").certificate_id.as_deref(), Some(BOT));
+}
+
+/// RFC 8705 §5: who authenticates by TLS goes where TLS asks for it.
+#[tokio::test]
+async fn the_alias_for_mutual_tls_is_for_those_who_use_it() {
+    let rig = Rig::start().await;
+    let other = server(&rig.ca, &rig.domain, &rig.clock).await;
+    rig.ras.patch_metadata(json!({"mtls_endpoint_aliases": {"token_endpoint": other.token_endpoint()}}));
+    let (_, by_tls) = rig.servers(&method(ClientAuth::SpiffeX509, Authentication::SpiffeX509));
+    rig.mint(&grant(Flow::ClientCredentials { server: by_tls })).await.expect_err("nobody knows us there");
+    assert_eq!((other.arrivals(), rig.ras.arrivals()), (1, 0));
+    let (_, by_jwt) = rig.servers(&spiffe_jwt());
+    rig.mint(&grant(Flow::ClientCredentials { server: by_jwt })).await.expect("a token");
+    assert_eq!((other.arrivals(), rig.ras.arrivals()), (1, 1));
+}
+
+#[tokio::test]
+async fn nothing_is_sent_after_the_identity_has_gone() {
+    let rig = Rig::start().await;
+    let (idp, server) = rig.servers(&spiffe_jwt());
+    let asked = grant(Flow::IdJag { idp, server });
+    rig.mint(&asked).await.expect("a token");
+    let arrivals = (rig.idp.arrivals(), rig.ras.arrivals());
+    rig.agent.withdraw();
+    let _ = rig.identity.changes().wait_for(|_| !rig.identity.is_valid()).await;
+    let error = rig.mint(&asked).await.expect_err("no identity");
+    assert_eq!((error.fault(), error.kind()), (Whose::Identity, "identity"));
+    assert_eq!((rig.idp.arrivals(), rig.ras.arrivals()), arrivals);
+    let text = prometheus::TextEncoder::new().encode_to_string(&rig.registry.gather()).expect("text");
+    assert!(text.contains(r#"idjag_proxy_exchanges_total{leg="id_jag",outcome="identity",server="idp"} 1"#), "{text}");
+}

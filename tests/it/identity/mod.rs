@@ -1,0 +1,115 @@
+//! The identity source against a Workload API that comes late, lies, hangs, goes and returns.
+mod jwt_svid;
+mod stream;
+
+use idjag_proxy::clock::Clock;
+use idjag_proxy::dev::ca::{SvidRequest, TrustDomain};
+use idjag_proxy::dev::workload_api::WorkloadApi as Agent;
+use idjag_proxy::identity::{
+    Identity, Metrics, MissingKind, Patience, Status, WorkloadApi, WorkloadApiSettings, parse_endpoint,
+};
+use idjag_proxy::tasks::{Stop, Stopper, Tasks};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+const ID: &str = "spiffe://example.org/agent";
+const AUDIENCE: &str = "https://as.example";
+
+/// A source at work; its agent may come later.
+struct Rig {
+    directory: tempfile::TempDir,
+    domain: TrustDomain,
+    clock: Clock,
+    registry: prometheus::Registry,
+    identity: Identity,
+    _tasks: Tasks,
+    _stopper: Stopper,
+}
+
+impl Rig {
+    fn start() -> Self {
+        Self::with(None, |_| {})
+    }
+
+    fn with(hint: Option<&str>, change: impl FnOnce(&mut Patience)) -> Self {
+        let directory = tempfile::tempdir().expect("directory");
+        let clock = Clock::shiftable();
+        let registry = prometheus::Registry::new();
+        let mut patience = Patience {
+            connect: Duration::from_secs(5),
+            first_message: Duration::from_millis(300),
+            jwt_svid: Duration::from_millis(300),
+            fruitless: Duration::from_secs(3600),
+            backoff: (Duration::from_millis(10), Duration::from_millis(50)),
+            hopeless: Duration::from_millis(300),
+        };
+        change(&mut patience);
+        let settings = WorkloadApiSettings {
+            socket: parse_endpoint(&format!("unix://{}", socket(&directory).display())).expect("endpoint"),
+            hint: hint.map(str::to_owned),
+            patience,
+        };
+        let metrics = Metrics::new(&registry).expect("fresh registry");
+        let (source, identity) = WorkloadApi::new(settings, clock.clone(), metrics);
+        let (stopper, stop) = Stop::pair();
+        let mut tasks = Tasks::default();
+        tasks.spawn("workload api client", source.run(stop));
+        let domain = TrustDomain::new("example.org", &clock).expect("authorities");
+        Self { directory, domain, clock, registry, identity, _tasks: tasks, _stopper: stopper }
+    }
+
+    async fn agent(&self) -> Arc<Agent> {
+        Agent::start(&socket(&self.directory), &self.domain, &self.clock).await.expect("agent")
+    }
+
+    /// A source that holds an SVID.
+    async fn served() -> (Self, Arc<Agent>) {
+        let rig = Self::start();
+        let agent = rig.agent().await;
+        agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
+        rig.until_in_use(&agent).await;
+        (rig, agent)
+    }
+
+    async fn until(&self, wanted: impl Fn(&Status) -> bool) {
+        until(|| wanted(&self.identity.status())).await;
+    }
+
+    async fn until_waiting_for(&self, words: &str) {
+        self.until(|status| status.waiting_for.as_ref().is_some_and(|why| why.contains(words))).await;
+    }
+
+    /// Until what the agent issued last is what readers get.
+    async fn until_in_use(&self, agent: &Agent) {
+        let chain = agent.svids()[0].chain.clone();
+        until(|| self.identity.current().is_ok_and(|snapshot| snapshot.svid.chain == chain)).await;
+    }
+
+    fn missing(&self) -> Option<MissingKind> {
+        self.identity.current().err().map(|missing| missing.kind)
+    }
+
+    fn metric(&self, series: &str) -> f64 {
+        let text = prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).expect("text");
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("idjag_proxy_{series} ")));
+        line.expect("a series").parse().expect("a number")
+    }
+
+    fn refused(&self) -> f64 {
+        self.metric("svid_updates_total{result=\"refused\"}")
+    }
+}
+
+fn socket(directory: &tempfile::TempDir) -> PathBuf {
+    directory.path().join("agent.sock")
+}
+
+async fn until(wanted: impl Fn() -> bool) {
+    let waiting = async {
+        while !wanted() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("the condition came about");
+}

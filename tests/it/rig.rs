@@ -1,0 +1,254 @@
+//! A world on loopback for one test: a Workload API, an authorization server, an upstream, and the real proxy before them.
+use super::agent::{self, Reply};
+use idjag_proxy::app::{Source, bind};
+use idjag_proxy::clock::Clock;
+use idjag_proxy::config::Overrides;
+use idjag_proxy::dev::authorization_server::{
+    Authentication, AuthorizationServer, Client, Delegation, KeySource, Setup,
+};
+use idjag_proxy::dev::ca::{SvidRequest, TrustDomain};
+use idjag_proxy::dev::resource_server::{ResourceServer, TokenRule};
+use idjag_proxy::dev::workload_api::WorkloadApi;
+use idjag_proxy::tasks::{Ended, Stop, Stopper, Tasks};
+use serde_json::{Value, json};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// What the API calls itself in tokens.
+pub(crate) const RESOURCE: &str = "https://api.test/";
+/// The longest that a test waits for a condition; nothing is asserted about it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// A key that must turn up nowhere but at the upstream.
+pub(crate) const LEGACY_KEY: &str = "canary-legacy-key-3f1b";
+
+/// Everything but proxies.
+pub(crate) struct World {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) clock: Clock,
+    pub(crate) domain: TrustDomain,
+    pub(crate) workload_api: Arc<WorkloadApi>,
+    pub(crate) corp: AuthorizationServer,
+    pub(crate) api: ResourceServer,
+}
+
+impl World {
+    /// The API takes tokens of `corp` for [`RESOURCE`]; alice and bob may be acted for.
+    pub(crate) async fn start() -> Self {
+        let world = Self::open().await;
+        world.api.require_tokens(TokenRule {
+            issuer: world.corp.issuer().to_owned(),
+            keys: KeySource::Authority(world.corp.keys().clone()),
+            audience: RESOURCE.to_owned(),
+            scopes: Vec::new(),
+        });
+        world
+    }
+
+    /// The same with an API that takes anyone.
+    pub(crate) async fn open() -> Self {
+        let directory = tempfile::tempdir().expect("directory");
+        let clock = Clock::shiftable();
+        let domain = TrustDomain::new("example.org", &clock).expect("authorities");
+        let socket = directory.path().join("agent.sock");
+        let workload_api = WorkloadApi::start(&socket, &domain, &clock).await.expect("workload api");
+        let corp = AuthorizationServer::start(&Setup::default(), &clock).await.expect("authorization server");
+        let api = ResourceServer::start(None, &clock).await.expect("resource server");
+        let world = Self { directory, clock, domain, workload_api, corp, api };
+        world.workload_api.set_identities(&[SvidRequest::new(&world.agent_id())]).expect("issued");
+        world.corp.trust_domain(&world.domain);
+        let client = Client::agent(&world.agent_id(), Authentication::SpiffeJwt);
+        world.corp.register(client.scopes(&["read", "write"]));
+        let secret = Client::new("by-secret", Authentication::SecretPost("canary-client-secret-77".to_owned()));
+        world.corp.register(secret.scopes(&["read", "write"]));
+        world.corp.policy(|policy| {
+            for user in ["alice", "bob"] {
+                let subject = format!("user:{user}");
+                policy.delegations.push(Delegation { actor: world.agent_id(), subject });
+            }
+            policy.default_audience = RESOURCE.to_owned();
+        });
+        world.write("legacy-key", LEGACY_KEY);
+        world.write("client-secret", "canary-client-secret-77");
+        world
+    }
+
+    pub(crate) fn agent_id(&self) -> String {
+        self.domain.workload("agent")
+    }
+
+    pub(crate) fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, content).expect("written");
+        path
+    }
+
+    /// The token that `user` got when she logged in, for this agent's use.
+    pub(crate) fn id_token(&self, user: &str) -> String {
+        self.user_token(&json!({ "sub": format!("user:{user}") }), Duration::from_secs(3600))
+    }
+
+    /// The same with these claims put over its own.
+    pub(crate) fn user_token(&self, claims: &Value, ttl: Duration) -> String {
+        let mut all = json!({ "iss": self.corp.issuer(), "aud": self.agent_id() });
+        for (name, value) in claims.as_object().expect("claims") {
+            all[name] = value.clone();
+        }
+        self.corp.keys().mint("JWT", ttl, all).expect("minted")
+    }
+
+    /// The head of every configuration; routes follow.
+    pub(crate) fn preamble(&self) -> String {
+        let issuer = self.corp.issuer();
+        format!(
+            "identity: {{ workload_api: {{ socket: \"{}\" }} }}
+listen: {{ outbound: [\"127.0.0.1:0\"], metrics: [\"127.0.0.1:0\"], admin: \"unix://{}\" }}
+authorization_servers:
+  corp: {{ issuer: \"{issuer}\", client_auth: spiffe_jwt }}
+tokens:
+  itself: {{ flow: {{ client_credentials: {{ server: corp }} }}, scopes: [read] }}
+  for-user:
+    flow: {{ self_issued: {{ server: corp, grant: token_exchange }} }}
+    subject: {{ header: {{ name: x-user-token, server: corp, type: id_token }} }}
+    resource: {RESOURCE}
+    scopes: [read]
+workers: 2
+",
+            self.workload_api.endpoint(),
+            self.directory.path().join("admin.sock").display(),
+        )
+    }
+
+    /// One route of each kind, all to the API.
+    pub(crate) fn routes(&self) -> String {
+        let api = self.api.url();
+        format!(
+            "drain: {{ idle: 20ms, deadline: 20s }}
+routes:
+  - {{ name: api, match: {{ host: api.test }}, alias: short, token: itself, upstream: {{ url: {api} }} }}
+  - {{ name: user, match: {{ host: user.test }}, token: for-user, upstream: {{ url: {api} }} }}
+  - {{ name: open, match: {{ host: open.test }}, token: none, upstream: {{ url: {api} }} }}
+  - name: legacy
+    match: {{ host: legacy.test }}
+    legacy_secret: {{ file: legacy-key, header: x-api-key }}
+    upstream: {{ url: {api} }}
+"
+        )
+    }
+
+    /// A ready proxy with [`Self::routes`].
+    pub(crate) async fn proxy(&self) -> Proxy {
+        let routes = self.routes();
+        self.proxy_with(&routes).await
+    }
+
+    /// A ready proxy with these routes, or other keys of the top level.
+    pub(crate) async fn proxy_with(&self, routes: &str) -> Proxy {
+        let proxy = self.starting(routes).await;
+        proxy.until_ready().await;
+        proxy
+    }
+
+    /// The same, perhaps not ready.
+    pub(crate) async fn starting(&self, routes: &str) -> Proxy {
+        let path = self.write("proxy.yaml", &format!("{}{routes}", self.preamble()));
+        Proxy::start(&path, &self.clock)
+    }
+}
+
+/// A running proxy. Dropping it ends it.
+pub(crate) struct Proxy {
+    pub(crate) outbound: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) admin: Option<PathBuf>,
+    stopper: Stopper,
+    tasks: Tasks,
+}
+
+impl Proxy {
+    pub(crate) fn start(path: &Path, clock: &Clock) -> Self {
+        super::log::capture();
+        let source =
+            Source { path: path.to_owned(), environment: Arc::new(|_: &str| None), overrides: Overrides::default() };
+        let loaded = source.load().unwrap_or_else(|problems| panic!("{problems}"));
+        let bound = bind(loaded, source, &clock, None).expect("bound");
+        let addresses = bound.addresses().clone();
+        let (stopper, stop) = Stop::pair();
+        let mut tasks = Tasks::default();
+        tasks.spawn("proxy", bound.run(stop));
+        Self { outbound: addresses.outbound[0], metrics: addresses.metrics[0], admin: addresses.admin, stopper, tasks }
+    }
+
+    /// `GET`, by absolute form.
+    pub(crate) async fn get(&self, url: &str) -> Reply {
+        agent::get(self.outbound, url, &[]).await
+    }
+
+    /// `GET` in a user's name.
+    pub(crate) async fn get_for(&self, token: &str, url: &str) -> Reply {
+        agent::get(self.outbound, url, &[("x-user-token", token)]).await
+    }
+
+    /// A probe or `/metrics`.
+    pub(crate) async fn probe(&self, path: &str) -> Reply {
+        agent::get(self.metrics, &format!("http://{}{path}", self.metrics), &[]).await
+    }
+
+    pub(crate) async fn scrape(&self) -> String {
+        self.probe("/metrics").await.text()
+    }
+
+    /// The value of a series, named without the prefix.
+    pub(crate) async fn metric(&self, series: &str) -> f64 {
+        let text = self.scrape().await;
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("idjag_proxy_{series} ")));
+        line.unwrap_or_else(|| panic!("no series {series} in\n{text}")).parse().expect("a number")
+    }
+
+    pub(crate) async fn until_metric(&self, series: &str, wanted: impl Fn(f64) -> bool) {
+        until(async || wanted(self.metric(series).await), series).await;
+    }
+
+    pub(crate) async fn until_ready(&self) {
+        until(async || self.probe("/readyz").await.status == 200, "ready").await;
+    }
+
+    /// What the admin socket says.
+    pub(crate) async fn status(&self) -> Value {
+        let path = self.admin.as_ref().expect("an admin socket");
+        let mut stream = tokio::net::UnixStream::connect(path).await.expect("connected");
+        stream.write_all(b"GET /status HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").await.expect("written");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.expect("read");
+        let body = &text[text.find('{').unwrap_or(text.len())..];
+        serde_json::from_str(&body[..=body.rfind('}').unwrap_or(0)]).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// Begins to drain.
+    pub(crate) fn drain(&self) {
+        self.stopper.stop();
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn ended(&mut self) -> Ended {
+        within(self.tasks.next_end(), "the proxy's end").await
+    }
+}
+
+/// Waits until `wanted` holds.
+pub(crate) async fn until(wanted: impl AsyncFn() -> bool, what: &str) {
+    let waiting = async {
+        while !wanted().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(waiting, what).await;
+}
+
+/// What must come about, or the test fails instead of hanging.
+pub(crate) async fn within<F: Future>(future: F, what: &str) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("this did not come about: {what}"))
+}
