@@ -112,8 +112,10 @@ impl Watch {
             let known = self.followed.borrow_and_update().clone();
             directories.watch(&known);
             let now = look(known.clone()).await?;
-            // A content is reported once; a reload that failed answers by following it.
-            if now != known && reported.as_ref() != Some(&now) {
+            // A content is reported once; whoever loads it, well or not, answers by following what it has read.
+            if now == known {
+                reported = None;
+            } else if reported.as_ref() != Some(&now) {
                 reported = Some(now);
                 if matches!(self.changed.try_send(()), Err(mpsc::error::TrySendError::Closed(()))) {
                     return Ok(());
@@ -122,7 +124,10 @@ impl Watch {
             tokio::select! {
                 () = stop.stopped() => return Ok(()),
                 () = self.changed.closed() => return Ok(()),
-                followed = self.followed.changed() => if followed.is_err() { return Ok(()) },
+                followed = self.followed.changed() => match followed {
+                    Ok(()) => reported = None,
+                    Err(_) => return Ok(()),
+                },
                 Some(()) = poked.recv() => settle(&mut poked).await,
                 () = sleep(POLL) => directories.forget(),
             }
@@ -291,6 +296,21 @@ mod tests {
         let loaded = fingerprint(&[&config]);
         fs::write(&config, "b").expect("written");
         let mut running = start(loaded);
+        running.changed().await;
+        running.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_content_that_was_gone_when_it_was_loaded_is_noticed_again() {
+        let root = tempfile::tempdir().expect("a directory");
+        let config = root.path().join("proxy.yaml");
+        fs::write(&config, "a").expect("written");
+        let mut running = start(fingerprint(&[&config]));
+        fs::write(&config, "b").expect("written");
+        running.changed().await;
+        fs::write(&config, "a").expect("written");
+        running.changes.follow(fingerprint(&[&config]));
+        fs::write(&config, "b").expect("written");
         running.changed().await;
         running.stop().await;
     }
