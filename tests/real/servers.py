@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import sys
 import threading
 import time
 import urllib.error
@@ -28,6 +29,11 @@ class Server(http.server.ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
         run.closers.callback(self.server_close)
         run.closers.callback(self.shutdown)
+
+    def handle_error(self, request, client_address):
+        """A client that leaves before its answer is no event: a proxy that is stopped does."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
