@@ -185,6 +185,9 @@ impl ExchangeError {
     pub fn advice(&self) -> String {
         let server = &self.0.server;
         match &self.0.failure {
+            _ if self.fault() == Fault::Unavailable => {
+                format!("The authorization server `{server}` gives no token at the moment. Try again later.")
+            }
             Failure::Identity(_) => {
                 "The workload has no usable identity at the moment. Try again; if it lasts, the operator finds in the \
                  proxy's log and status what it waits for."
@@ -197,9 +200,6 @@ impl ExchangeError {
                 format!("The user's token {why}. Get a fresh one from `{server}` and send it again.")
             }
             Failure::Actors(why) => format!("The user's token was delegated too far or in a circle: {why}."),
-            Failure::Unreachable(_) | Failure::Tls(_) | Failure::Timeout(_) | Failure::Busy { .. } => {
-                format!("The authorization server `{server}` gives no token at the moment. Try again later.")
-            }
             Failure::Refused { code, .. } if self.fault() == Fault::Agent => {
                 format!(
                     "The authorization server `{server}` does not allow this ({code}). Ask for less, or as another user."

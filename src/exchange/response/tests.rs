@@ -207,6 +207,8 @@ fn an_error_is_keyed_on_its_code_and_not_on_its_status() {
     }
     let delegated = refusal(&answer(400, r#"{"error":"invalid_request"}"#), &[], true).expect("an error");
     assert_eq!(ExchangeError::new("as", delegated).fault(), Fault::Agent, "RFC 8693 §2.2.2: the subject token");
+    let later = refused(400, r#"{"error":"temporarily_unavailable"}"#).expect("an error");
+    assert!(later.advice().contains("Try again later") && later.negative_ttl().as_secs() <= 5);
     let permanent = refused(400, r#"{"error":"invalid_client"}"#).expect("an error").negative_ttl();
     assert!((10..=30).contains(&permanent.as_secs()));
 }
