@@ -55,7 +55,8 @@ async fn serve(
     let table = worker.shared.table();
     check(worker, &request)?;
     if request.method() == Method::CONNECT {
-        return connect::serve(worker, downstream, request, (outcome, in_flight)).await;
+        // Boxed, as every rare branch below: hyper keeps this function's future in each connection and moves it for each request.
+        return Box::pin(connect::serve(worker, downstream, request, (outcome, in_flight))).await;
     }
     let (mut parts, body) = request.into_parts();
     let destination = target::read(&parts, downstream.arrival(), &table.policy)?;
@@ -142,7 +143,7 @@ async fn credential(worker: &Worker, entry: &Entry, headers: &HeaderMap) -> Resu
         TokenSource::Own => {
             let token = match tokens.ready(slot, tokens.now()) {
                 Some(token) => token,
-                None => tokens.obtain(slot, None).await?,
+                None => Box::pin(tokens.obtain(slot, None)).await?,
             };
             return Ok(Held::Bearer { token, user: None });
         }
@@ -161,7 +162,7 @@ async fn credential(worker: &Worker, entry: &Entry, headers: &HeaderMap) -> Resu
         return Ok(Held::Bearer { token, user: Some(user) });
     }
     let fence = Delegated::fence(tokens);
-    let token = tokens.obtain(slot, Some(user.clone())).await?;
+    let token = Box::pin(tokens.obtain(slot, Some(user.clone()))).await?;
     worker.delegated.borrow_mut().remember(fence, slot, user.hash(), &token);
     Ok(Held::Bearer { token, user: Some(user) })
 }
@@ -288,7 +289,7 @@ async fn forward(
     if !refuses_token(&response) {
         return Ok((response, lease));
     }
-    let other = worker.shared.tokens.replace(slot, user, &token).await;
+    let other = Box::pin(worker.shared.tokens.replace(slot, user, &token)).await;
     let (Ok(other), Some(repeat)) = (other, &repeat) else {
         entry.metrics.not_replayed.inc();
         return Ok((response, lease));
@@ -301,7 +302,7 @@ async fn forward(
     drop((response, lease));
     let mut request = repeat.request();
     request.headers_mut().insert(header::AUTHORIZATION, other.authorization().clone());
-    send(&worker.pool, &Call { repeat: None, ..call }, request).await.map_err(told)
+    Box::pin(send(&worker.pool, &Call { repeat: None, ..call }, request)).await.map_err(told)
 }
 
 /// RFC 6750 §3.1: `invalid_token`. A 401 that names no error is taken likewise, since many servers say no more.

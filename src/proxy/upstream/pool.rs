@@ -15,7 +15,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// No connection is used for longer, so that DNS changes and load balancing reach us.
 const AGE: Duration = Duration::from_secs(600);
 /// Idle connections to one origin.
-const WIDTH: usize = 256;
+const WIDTH: usize = 1024;
 
 /// One worker's connections.
 pub(crate) struct Pool {

@@ -137,7 +137,7 @@ pub(crate) async fn send(
             },
         }
     }
-    let connection = fresh(pool, call).await?;
+    let connection = Box::pin(fresh(pool, call)).await?;
     on(connection, request, call).await.map_err(|failed| failed.error)
 }
 
