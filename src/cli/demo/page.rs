@@ -166,3 +166,26 @@ fn act(value: &Value) -> String {
 fn relative(value: &Value, now: u64, direction: &str) -> String {
     value.as_u64().map_or_else(|| value.to_string(), |instant| format!("{} s {direction}", instant.abs_diff(now)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn one_broken_claim_fails_the_walk() {
+        let mut page = Page::new(false);
+        page.story("a story", "about something");
+        page.check(true, "this holds");
+        assert!(page.all_good());
+        page.check(false, "this does not");
+        page.check(true, "this holds again");
+        assert!(!page.all_good());
+    }
+
+    #[test]
+    fn a_chain_reads_from_the_current_actor_inwards() {
+        let nested = json!({ "act": { "sub": "orchestrator" }, "sub": "worker" });
+        assert_eq!(act(&nested), "{ sub: worker, act: { sub: orchestrator } }");
+    }
+}

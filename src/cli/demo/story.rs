@@ -180,3 +180,24 @@ fn shortened(value: &str) -> String {
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_chain_begins_with_the_user() {
+        let orchestrator = json!({ "sub": "spiffe://demo.example/orchestrator" });
+        let act = json!({ "sub": "spiffe://demo.example/worker", "act": orchestrator });
+        assert_eq!(chain(&json!({ "sub": "user:alice", "act": act })), "alice → orchestrator → worker");
+        assert_eq!(chain(&json!({ "sub": "user:alice" })), "alice");
+    }
+
+    #[test]
+    fn a_token_is_never_shown_whole() {
+        let token = "x".repeat(400);
+        assert!(!shortened(&token).contains(&token[..30]));
+        assert_eq!(shortened("Bearer i-made-this-up"), "Bearer i-made-this-up");
+    }
+}
