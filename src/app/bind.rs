@@ -15,7 +15,7 @@ use crate::token::{self, Owner, Settings, Tokens};
 use arc_swap::ArcSwap;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -346,12 +346,29 @@ fn bind_one(
             let listener = socket(address, true).map_err(|error| BindError::Listen { setting, address, error })?;
             Ok(Some((listener, address)))
         }
-        Err(error) if !wanted.explicit && error.kind() == std::io::ErrorKind::AddrNotAvailable => {
+        Err(error) if !wanted.explicit && address.ip() == Ipv6Addr::UNSPECIFIED && has_no_family(&error) => {
+            // IPv6 is switched off on this node: everything is what can be heard by IPv4 then.
+            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            bind_one(setting, ListenAddress { address, explicit: true }, shared)
+        }
+        Err(error)
+            if !wanted.explicit && (error.kind() == std::io::ErrorKind::AddrNotAvailable || has_no_family(&error)) =>
+        {
             tracing::info!(%address, setting, "a default address does not exist on this machine and is skipped");
             Ok(None)
         }
         Err(error) => Err(BindError::Listen { setting, address, error }),
     }
+}
+
+#[cfg(unix)]
+fn has_no_family(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
+}
+
+#[cfg(not(unix))]
+fn has_no_family(_: &std::io::Error) -> bool {
+    false
 }
 
 fn socket(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
