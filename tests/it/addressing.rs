@@ -99,7 +99,8 @@ async fn what_no_route_matches_is_refused_and_the_nearest_route_named() {
         world.api.url()
     );
     let proxy = world.proxy_with(&routes).await;
-    for url in ["http://api.test/v2/x", "http://api.test:8080/v1/x", "http://evil.test/v1/x", "http://api.test.evil/v1/x"]
+    for url in
+        ["http://api.test/v2/x", "http://api.test:8080/v1/x", "http://evil.test/v1/x", "http://api.test.evil/v1/x"]
     {
         let reply = proxy.get(url).await;
         reply.is_refusal(403, "no_route");
@@ -155,7 +156,20 @@ async fn the_more_specific_route_wins_whatever_the_order() {
 async fn ambiguous_paths_are_refused_where_a_credential_goes_on_and_only_there() {
     let world = World::open().await;
     let proxy = world.proxy().await;
-    let paths = ["/a/../b", "/a/./b", "/a/..", "/a%2fb", "/a%2Fb", "/a//b", "/a%5cb", "/a\\b", "/%2e%2e/b", "/a%00b", "/a%0ab", "/..;/b"];
+    let paths = [
+        "/a/../b",
+        "/a/./b",
+        "/a/..",
+        "/a%2fb",
+        "/a%2Fb",
+        "/a//b",
+        "/a%5cb",
+        "/a\\b",
+        "/%2e%2e/b",
+        "/a%00b",
+        "/a%0ab",
+        "/..;/b",
+    ];
     for path in paths {
         for host in ["api.test", "legacy.test"] {
             let mut raw = Raw::connect(proxy.outbound).await;
@@ -187,7 +201,10 @@ async fn a_loop_to_itself_is_refused() {
     }
     let connect = agent::raw(
         proxy.outbound,
-        format!("CONNECT 127.0.0.1:{0} HTTP/1.1\r\nhost: 127.0.0.1:{0}\r\nconnection: close\r\n\r\n", proxy.outbound.port()),
+        format!(
+            "CONNECT 127.0.0.1:{0} HTTP/1.1\r\nhost: 127.0.0.1:{0}\r\nconnection: close\r\n\r\n",
+            proxy.outbound.port()
+        ),
     )
     .await;
     assert!(connect.starts_with("HTTP/1.1 508 "), "{connect}");

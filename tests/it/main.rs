@@ -1,8 +1,12 @@
 //! The integration tests: one binary, real protocols over real sockets.
 #[cfg(feature = "dev")]
+mod abuse;
+#[cfg(feature = "dev")]
 mod addressing;
 #[cfg(feature = "dev")]
 mod agent;
+#[cfg(feature = "dev")]
+mod connect;
 mod dependencies;
 #[cfg(feature = "dev")]
 mod identity;
@@ -10,4 +14,12 @@ mod layers;
 #[cfg(feature = "dev")]
 mod log;
 #[cfg(feature = "dev")]
+mod operations;
+#[cfg(feature = "dev")]
+mod process;
+#[cfg(feature = "dev")]
 mod rig;
+#[cfg(feature = "dev")]
+mod streams;
+#[cfg(feature = "dev")]
+mod tokens;

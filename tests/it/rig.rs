@@ -179,13 +179,7 @@ impl Proxy {
         let (stopper, stop) = Stop::pair();
         let mut tasks = Tasks::default();
         tasks.spawn("proxy", bound.run(stop));
-        Self {
-            outbound: addresses.outbound[0],
-            metrics: addresses.metrics[0],
-            admin: addresses.admin,
-            stopper,
-            tasks,
-        }
+        Self { outbound: addresses.outbound[0], metrics: addresses.metrics[0], admin: addresses.admin, stopper, tasks }
     }
 
     /// `GET`, by absolute form.
