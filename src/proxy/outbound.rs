@@ -88,6 +88,13 @@ fn check(worker: &Worker, request: &Request<Incoming>) -> Result<(), Refusal> {
     if headers::has_passed(request.headers(), &worker.shared.pseudonym) {
         return Err(Refusal::new(Reason::Loop, "The request has passed through this proxy before."));
     }
+    // FR-3: hyper looks at the last coding alone, and a body that we frame anew would have lost the others. A length beside a
+    // coding never gets here: hyper drops it and closes the connection after the answer (RFC 9112 §6.1).
+    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    let odd = codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if odd || codings.next().is_some() {
+        return Err(Refusal::new(Reason::MalformedRequest, "The only transfer coding that is taken is `chunked`."));
+    }
     match request.headers().get(header::EXPECT) {
         Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
             Err(Refusal::new(Reason::Expectation, "The only expectation is 100-continue."))

@@ -1,8 +1,12 @@
 //! The integration tests: one binary, real protocols over real sockets.
 #[cfg(feature = "dev")]
+mod abuse;
+#[cfg(feature = "dev")]
 mod addressing;
 #[cfg(feature = "dev")]
 mod agent;
+#[cfg(feature = "dev")]
+mod connect;
 #[cfg(feature = "dev")]
 mod demo;
 mod dependencies;
@@ -13,6 +17,14 @@ mod identity;
 mod layers;
 #[cfg(feature = "dev")]
 mod log;
+#[cfg(feature = "dev")]
+mod operations;
+#[cfg(feature = "dev")]
+mod process;
 mod readme;
 #[cfg(feature = "dev")]
 mod rig;
+#[cfg(feature = "dev")]
+mod streams;
+#[cfg(feature = "dev")]
+mod tokens;

@@ -1,0 +1,324 @@
+//! Hostile bytes: what is refused is never forwarded, and what is forwarded says nothing that the agent made up.
+use super::agent::{self, Http2, Raw, full, raw, request};
+use super::rig::{LEGACY_KEY, World};
+use http::{HeaderMap, Method};
+
+#[tokio::test]
+async fn smuggling_is_refused_and_the_connection_closed() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let h = "host: open.test\r\n";
+    let smuggled = "GET http://open.test/smuggled HTTP/1.1\r\nhost: open.test\r\nconnection: close\r\n\r\n";
+    let cases = [
+        ("two lengths", format!("POST /x HTTP/1.1\r\n{h}content-length: 3\r\ncontent-length: 4\r\n\r\nabcd")),
+        ("a list of lengths", format!("POST /x HTTP/1.1\r\n{h}content-length: 3, 3\r\n\r\nabc")),
+        ("a signed length", format!("POST /x HTTP/1.1\r\n{h}content-length: +3\r\n\r\nabc")),
+        ("a negative length", format!("POST /x HTTP/1.1\r\n{h}content-length: -3\r\n\r\nabc")),
+        ("a length too large", format!("POST /x HTTP/1.1\r\n{h}content-length: 99999999999999999999\r\n\r\nabc")),
+        ("no number", format!("POST /x HTTP/1.1\r\n{h}content-length: 0x3\r\n\r\nabc")),
+        ("a fold", format!("GET /x HTTP/1.1\r\n{h}x-a: 1\r\n  2\r\n\r\n")),
+        ("space before the colon", format!("POST /x HTTP/1.1\r\n{h}content-length : 3\r\n\r\nabc")),
+        ("a bare carriage return", format!("GET /x HTTP/1.1\r\n{h}x-a: 1\rx-b: 2\r\n\r\n")),
+        ("a NUL", format!("GET /x HTTP/1.1\r\n{h}x-a: 1\02\r\n\r\n")),
+        ("no host", "GET /x HTTP/1.1\r\n\r\n".to_owned()),
+        ("two hosts", format!("GET /x HTTP/1.1\r\n{h}host: api.test\r\n\r\n")),
+        ("the same host twice", format!("GET /x HTTP/1.1\r\n{h}{h}\r\n")),
+        ("two hosts and an absolute form", format!("GET http://open.test/x HTTP/1.1\r\n{h}host: api.test\r\n\r\n")),
+        ("no host in a host", "GET /x HTTP/1.1\r\nhost: a b\r\n\r\n".to_owned()),
+        ("user information", format!("GET http://u:p@open.test/x HTTP/1.1\r\n{h}\r\n")),
+        ("an odd coding", format!("POST /x HTTP/1.1\r\n{h}transfer-encoding: xchunked\r\n\r\n0\r\n\r\n")),
+        (
+            "a coding before chunked",
+            format!("POST /x HTTP/1.1\r\n{h}transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+        ),
+        (
+            "a coding after chunked",
+            format!("POST /x HTTP/1.1\r\n{h}transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
+        ),
+        ("chunked twice", format!("POST /x HTTP/1.1\r\n{h}transfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n")),
+        (
+            "chunked in two fields",
+            format!(
+                "POST /x HTTP/1.1\r\n{h}transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n"
+            ),
+        ),
+        ("chunked before HTTP/1.1", format!("POST /x HTTP/1.0\r\n{h}transfer-encoding: chunked\r\n\r\n0\r\n\r\n")),
+        ("a strange version", format!("GET /x HTTP/1.2\r\n{h}\r\n")),
+        ("no version", "GET /x\r\n\r\n".to_owned()),
+        ("CONNECT without a port", "CONNECT open.test HTTP/1.1\r\nhost: open.test\r\n\r\n".to_owned()),
+        ("CONNECT with a path", "CONNECT /x HTTP/1.1\r\nhost: open.test\r\n\r\n".to_owned()),
+        ("another scheme", format!("GET ftp://open.test/x HTTP/1.1\r\n{h}\r\n")),
+    ];
+    let mut wrong = Vec::new();
+    for (what, bytes) in cases {
+        let before = world.api.arrivals();
+        let answer = raw(proxy.outbound, format!("{bytes}{smuggled}")).await;
+        let refused = matches!(answer.split(' ').nth(1), Some("400" | "501" | "505") | None);
+        if !refused || answer.matches("HTTP/1.1 ").count() > 1 || world.api.arrivals() > before {
+            wrong.push(format!("{what}: {answer}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n---\n"));
+}
+
+/// RFC 9112 §6.1 and §6.3 let a server go by the coding alone, or by lengths that agree. Then exactly one framing goes on,
+/// and nothing that follows is taken for a request.
+#[tokio::test]
+async fn a_length_beside_a_coding_goes_nowhere() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let smuggled = "GET http://open.test/smuggled HTTP/1.1\r\nhost: open.test\r\n\r\n";
+    let (coding, length) = ("transfer-encoding: chunked\r\n", "content-length: 3\r\n");
+    for (fields, body) in [
+        (format!("{length}{coding}"), "0\r\n\r\n"),
+        (format!("{coding}{length}"), "0\r\n\r\n"),
+        (format!("{coding}{length}{length}"), "3\r\nabc\r\n0\r\n\r\n"),
+    ] {
+        let head = format!("POST /x HTTP/1.1\r\nhost: open.test\r\n{fields}\r\n");
+        let answer = raw(proxy.outbound, format!("{head}{body}{smuggled}")).await;
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "the connection went on: {answer}");
+        for seen in world.api.requests() {
+            assert_eq!(seen.target.path(), "/x");
+            let framings =
+                ["content-length", "transfer-encoding"].map(|name| seen.headers.get_all(name).iter().count());
+            assert_eq!(framings.iter().sum::<usize>(), 1, "{:?}", seen.headers);
+        }
+    }
+    let same = format!("POST /x HTTP/1.1\r\nhost: open.test\r\nconnection: close\r\n{length}{length}\r\nabc{smuggled}");
+    raw(proxy.outbound, same).await;
+    assert!(world.api.requests().iter().all(|seen| seen.headers.get_all("content-length").iter().count() <= 1));
+    assert!(world.api.requests().iter().all(|seen| seen.target.path() == "/x"));
+}
+
+/// RFC 9112 §2.2 lets a recipient take a bare line feed for the end of a line. What goes on is written anew, with both bytes, so
+/// that no upstream reads other fields than this proxy did.
+#[tokio::test]
+async fn a_bare_line_feed_is_an_end_of_line_for_everyone_or_for_nobody() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    for fields in [
+        "host: open.test\nx-a: 1\nauthorization: Bearer canary-spoof\n",
+        "host: open.test\r\nx-a: 1\nauthorization: Bearer canary-spoof\r\n",
+    ] {
+        raw(proxy.outbound, format!("GET /x HTTP/1.1\nconnection: close\n{fields}\n")).await;
+    }
+    for seen in world.api.requests() {
+        assert_eq!(seen.headers["x-a"], "1");
+        assert_eq!(has_canary(&seen.headers), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn broken_chunks_end_both_connections_and_nothing_after_them_is_a_request() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    for chunk in ["zz\r\nabc\r\n", "fffffffffffffffff\r\nabc", "3\r\nabcd\r\n", "3;x=\n\r\nabc\r\n", "-1\r\n\r\n"] {
+        let head = "POST /chunks HTTP/1.1\r\nhost: open.test\r\ntransfer-encoding: chunked\r\n\r\n";
+        let answer = raw(proxy.outbound, format!("{head}{chunk}GET http://open.test/smuggled HTTP/1.1\r\n\r\n")).await;
+        assert!(answer.matches("HTTP/1.1 ").count() <= 1, "{chunk:?}: {answer}");
+        assert!(!answer.starts_with("HTTP/1.1 2"), "{chunk:?}: {answer}");
+    }
+    assert!(world.api.requests().iter().all(|seen| seen.target.path() == "/chunks"));
+    assert_eq!(proxy.get("http://open.test/after").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_target_names_the_host_and_what_host_says_goes_nowhere() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let fields = [("host", "evil.test"), ("x-forwarded-host", "evil.test")];
+    assert_eq!(agent::get(proxy.outbound, "http://open.test/x", &fields).await.status, 200);
+    assert!(!format!("{:?}", world.api.last_request().expect("seen").headers).contains("evil"));
+    let mut h2 = Http2::connect(proxy.outbound).await;
+    let twofold = http::Request::builder().uri("http://open.test/x").header("host", "api.test");
+    let reply = h2.send(twofold.body(full("")).expect("request")).await;
+    reply.is_refusal(400, "malformed_request");
+    assert_eq!(world.api.arrivals(), 1);
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_named_and_refused() {
+    let world = World::open().await;
+    let routes = format!(
+        "{}  - {{ name: small, match: {{ host: small.test }}, token: none, limits: {{ request_body: 1KiB }}, upstream: {{ url: {} }} }}\n",
+        world.routes(),
+        world.api.url()
+    );
+    let proxy = world.proxy_with(&routes).await;
+    let long = "x".repeat(9 * 1024);
+    let reply = proxy.get(&format!("http://open.test/{long}")).await;
+    reply.is_refusal(414, "uri_too_long");
+    let mut huge = String::from("GET /x HTTP/1.1\r\nhost: open.test\r\n");
+    for n in 0..90 {
+        huge.push_str(&format!("x-{n}: {}\r\n", "y".repeat(1000)));
+    }
+    let answer = raw(proxy.outbound, format!("{huge}\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    let many: String = (0..500).map(|n| format!("x-{n}: 1\r\n")).collect();
+    let answer = raw(proxy.outbound, format!("GET /x HTTP/1.1\r\nhost: open.test\r\n{many}\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    assert_eq!(world.api.arrivals(), 0);
+    let reply = agent::post(proxy.outbound, "http://small.test/x", &[], &[b'x'; 1025]).await;
+    reply.is_refusal(413, "body_too_large");
+    let chunked = format!(
+        "POST http://small.test/x HTTP/1.1\r\nhost: small.test\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n800\r\n{}\r\n0\r\n\r\n",
+        "x".repeat(0x800)
+    );
+    let answer = raw(proxy.outbound, chunked).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    let reply = agent::post(proxy.outbound, "http://small.test/x", &[], &[b'x'; 1024]).await;
+    assert_eq!(reply.status, 200);
+    let grpc = [("content-type", "application/grpc")];
+    let reply = agent::post(proxy.outbound, "http://small.test/x", &grpc, &[b'x'; 1025]).await;
+    assert_eq!(reply.header("grpc-status"), "8");
+}
+
+#[tokio::test]
+async fn trace_and_odd_expectations_are_refused() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    for host in ["api.test", "open.test", "nowhere.test"] {
+        let url = format!("http://{host}/x");
+        let trace = request(&Method::TRACE, &url, &[]).body(full("")).expect("request");
+        let reply = agent::send(proxy.outbound, trace).await;
+        reply.is_refusal(405, "trace_forbidden");
+        assert!(!reply.header("allow").contains("TRACE") && !reply.header("allow").is_empty());
+    }
+    let reply = agent::get(proxy.outbound, "http://open.test/x", &[("expect", "200-maybe")]).await;
+    reply.is_refusal(417, "expectation");
+    assert_eq!((world.api.arrivals(), world.corp.arrivals()), (0, 0));
+}
+
+/// Names that only a proxy may write, or that speak for somebody, in the spellings that some upstream takes for them.
+const SPOOFED: [&str; 26] = [
+    "Authorization",
+    "AUTHORIZATION",
+    "Proxy-Authorization",
+    "Txn-Token",
+    "TXN-TOKEN",
+    "Txn_Token",
+    "txn_token",
+    "Workload-Identity-Token",
+    "Workload_Identity_Token",
+    "Workload-Proof-Token",
+    "DPoP",
+    "Signature",
+    "Signature-Input",
+    "signature_input",
+    "X-Forwarded-For",
+    "X_Forwarded_For",
+    "X-Forwarded_Host",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Client-Cert",
+    "x_forwarded_client_cert",
+    "Forwarded",
+    "Client-Cert",
+    "Client_Cert",
+    "Client-Cert-Chain",
+    "X-Real-IP",
+    "OAuth-Client-Attestation",
+];
+
+fn has_canary(headers: &HeaderMap) -> Vec<String> {
+    let canary = |value: &http::HeaderValue| value.to_str().is_ok_and(|text| text.contains("canary-spoof"));
+    headers.iter().filter(|(_, value)| canary(value)).map(|(name, _)| name.to_string()).collect()
+}
+
+#[tokio::test]
+async fn headers_that_the_agent_may_not_write_are_gone_in_every_spelling() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    for host in ["api.test", "open.test", "legacy.test"] {
+        for (name, connection) in
+            SPOOFED.iter().flat_map(|name| [(name, "close".to_owned()), (name, format!("close, {name}"))])
+        {
+            let bytes = format!(
+                "GET /x HTTP/1.1\r\nhost: {host}\r\n{name}: canary-spoof\r\nx-pass: canary-spoof\r\nconnection: {connection}\r\n\r\n"
+            );
+            let answer = raw(proxy.outbound, bytes).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{name}: {answer}");
+            let seen = world.api.last_request().expect("seen");
+            // What passes proves that the search would find what must not.
+            assert_eq!(has_canary(&seen.headers), ["x-pass"], "{host} {name} {connection}");
+            assert!(
+                host != "api.test" || seen.headers["authorization"].to_str().expect("text").starts_with("Bearer ey")
+            );
+            assert!(host != "legacy.test" || seen.headers["x-api-key"] == LEGACY_KEY);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_nomination_removes_what_the_agent_sent_and_nothing_of_ours() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let fields = [
+        ("connection", "x-mine, Authorization, X-Api-Key, host, via"),
+        ("Connection", "close, keep-alive"),
+        ("x-mine", "canary-spoof"),
+        ("keep-alive", "timeout=5"),
+        ("proxy-connection", "keep-alive"),
+        ("te", "gzip"),
+        ("x-api-key", "canary-spoof"),
+    ];
+    for host in ["api.test", "legacy.test"] {
+        let reply = agent::get(proxy.outbound, &format!("http://{host}/x"), &fields).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let seen = world.api.last_request().expect("seen").headers;
+        assert_eq!(has_canary(&seen), Vec::<String>::new(), "{host}");
+        for name in ["keep-alive", "proxy-connection", "te"] {
+            assert!(!seen.contains_key(name), "{name}");
+        }
+        assert!(seen.contains_key("host") && seen.contains_key("via"));
+        let ours = if host == "api.test" { "authorization" } else { "x-api-key" };
+        assert_eq!(seen.get_all(ours).iter().count(), 1, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn the_agents_own_credentials_pass_only_where_the_route_keeps_them() {
+    let world = World::open().await;
+    let url = world.api.url();
+    let proxy = world
+        .proxy_with(&format!(
+            "routes:
+  - {{ match: {{ host: kept.test }}, token: none, keep_credentials: true, upstream: {{ url: {url} }} }}
+  - {{ match: {{ host: open.test }}, token: none, upstream: {{ url: {url} }} }}
+"
+        ))
+        .await;
+    for (host, passes) in [("kept.test", true), ("open.test", false)] {
+        let fields = [("authorization", "Bearer the-agents-own"), ("proxy-authorization", "Basic eDp5")];
+        assert_eq!(agent::get(proxy.outbound, &format!("http://{host}/x"), &fields).await.status, 200);
+        let seen = world.api.last_request().expect("seen").headers;
+        assert_eq!(seen.contains_key("authorization"), passes, "{host}");
+        assert!(!seen.contains_key("proxy-authorization"));
+    }
+}
+
+#[tokio::test]
+async fn silence_and_garbage_do_not_keep_others_from_being_served() {
+    let world = World::start().await;
+    let proxy = world.proxy().await;
+    let mut silent = Vec::new();
+    for n in 0..40 {
+        let mut connection = Raw::connect(proxy.outbound).await;
+        if n % 2 == 0 {
+            connection.write("GET /x HTT").await;
+        }
+        silent.push(connection);
+    }
+    for n in 0..20u8 {
+        // What it gets does not matter; that it ends does.
+        let garbage: Vec<u8> = (0..2000u16).map(|at| (at as u8).wrapping_mul(31).wrapping_add(n)).collect();
+        let mut connection = Raw::connect(proxy.outbound).await;
+        connection.write([&garbage[..], b"\r\n\r\n"].concat()).await;
+        connection.rest().await;
+    }
+    for _ in 0..20 {
+        assert_eq!(proxy.get("http://api.test/x").await.status, 200);
+    }
+    drop(silent);
+    proxy.until_metric("downstream_connections{state=\"active\"}", |open| open <= 1.0).await;
+    assert_eq!(world.api.arrivals(), 20);
+}

@@ -1,0 +1,116 @@
+//! CONNECT: decided before the 200, plain HTTP inside it served like any other, TLS only where a route says `tunnel`.
+use super::agent::{Http1, Raw, full};
+use super::rig::{World, within};
+use idjag_proxy::dev::ca::WebCa;
+use idjag_proxy::dev::http::ServerTls;
+use idjag_proxy::dev::resource_server::ResourceServer;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use std::sync::Arc;
+use tokio_rustls::TlsConnector;
+
+fn connect(authority: &str) -> String {
+    format!("CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn what_may_not_be_tunnelled_is_refused_before_the_200() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    for (authority, advice) in [
+        ("nowhere.test:80", "No route matches nowhere.test"),
+        ("nowhere.test:443", "No route matches nowhere.test"),
+        ("api.test:8080", "No route matches api.test"),
+        ("169.254.169.254:80", "No route matches"),
+        ("api.test:443", "http://api.test"),
+        ("legacy.test:443", "http://legacy.test"),
+        ("user.test:443", "http://user.test"),
+    ] {
+        let mut raw = Raw::connect(proxy.outbound).await;
+        raw.write(connect(authority)).await;
+        let head = raw.head().await;
+        assert!(head.starts_with("HTTP/1.1 403 "), "{authority}: {head}");
+        let body = raw.until(b"}").await;
+        assert!(body.contains(advice), "{authority}: {body}");
+    }
+    assert_eq!(world.api.connections(), 0);
+}
+
+#[tokio::test]
+async fn plain_http_inside_a_tunnel_is_served_with_the_token_and_the_host_is_the_tunnels() {
+    let world = World::start().await;
+    let proxy = world.proxy().await;
+    let mut raw = Raw::connect(proxy.outbound).await;
+    raw.write(connect("api.test:80")).await;
+    let head = raw.head().await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(!head.to_ascii_lowercase().contains("content-length") && !head.to_ascii_lowercase().contains("transfer-"));
+    let mut agent = Http1::over(raw.stream).await;
+    for path in ["/one", "/two"] {
+        let request = http::Request::get(path).header("host", "api.test").body(full("")).expect("request");
+        assert_eq!(agent.send(request).await.status, 200);
+    }
+    assert!(world.api.requests().iter().all(|seen| seen.claims.is_some()));
+    let other = http::Request::get("/x").header("host", "open.test").body(full("")).expect("request");
+    agent.send(other).await.is_refusal(400, "malformed_request");
+    assert_eq!(world.api.arrivals(), 2);
+    let nested = format!("{}{}", connect("api.test:80"), connect("open.test:80"));
+    let answer = super::agent::raw(proxy.outbound, &nested).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("HTTP/1.1 400 "), "{answer}");
+}
+
+#[tokio::test]
+async fn tls_inside_a_tunnel_of_a_route_that_injects_gets_an_alert() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let mut raw = Raw::connect(proxy.outbound).await;
+    raw.write(connect("api.test:80")).await;
+    raw.head().await;
+    let roots = RootCertStore::empty();
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("api.test").expect("a name");
+    let handshake = TlsConnector::from(Arc::new(config)).connect(name, raw.stream);
+    let error = within(handshake, "the alert").await.expect_err("refused");
+    assert!(error.to_string().contains("AccessDenied"), "{error}");
+    proxy.until_metric("refused_total{reason=\"call_as_http\"}", |count| count == 1.0).await;
+    assert_eq!(world.api.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_tunnel_route_relays_tls_end_to_end() {
+    let world = World::open().await;
+    let ca = WebCa::new(&world.clock).expect("authority");
+    let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate")).http1_only();
+    let upstream = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
+    let port = upstream.address().port();
+    let routes = format!("routes:\n  - {{ match: {{ host: 127.0.0.1, port: {port} }}, tunnel: true }}\n");
+    let proxy = world.proxy_with(&routes).await;
+    let mut raw = Raw::connect(proxy.outbound).await;
+    raw.write(connect(&upstream.address().to_string())).await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.certificate()).expect("a root");
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("127.0.0.1").expect("a name");
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, raw.stream).await.expect("the upstream's own TLS");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.expect("handshake");
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(connection);
+    let request =
+        http::Request::get("/x").header("host", "tunnel.test").header("authorization", "Bearer the-agents-own");
+    let response =
+        within(sender.send_request(request.body(full("")).expect("request")), "an answer").await.expect("one");
+    assert_eq!(response.status(), 200);
+    let seen = upstream.last_request().expect("seen");
+    assert_eq!(seen.headers["authorization"], "Bearer the-agents-own", "untouched: this proxy cannot see it");
+    assert!(!seen.headers.contains_key("via"));
+}

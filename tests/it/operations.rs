@@ -1,0 +1,291 @@
+//! The proxy as those see it who run it: probes, identity, reload, drain, metrics.
+use super::agent::{self, Http1, full, request};
+use super::rig::{Proxy, World, until, within};
+use http::Method;
+use idjag_proxy::dev::ca::SvidRequest;
+use idjag_proxy::dev::faults::{Fault, Gate};
+use idjag_proxy::dev::http::{ClientCertificates, ServerTls};
+use idjag_proxy::dev::resource_server::ResourceServer;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+#[tokio::test]
+async fn without_an_identity_it_lives_is_not_ready_and_says_why() {
+    let world = World::open().await;
+    world.workload_api.withdraw();
+    let proxy = world.starting(&world.routes()).await;
+    for probe in ["/readyz", "/startupz"] {
+        let reply = proxy.probe(probe).await;
+        assert_eq!(reply.status, 503, "{probe}");
+        assert!(reply.text().to_lowercase().contains("identity"), "{probe}: {}", reply.text());
+    }
+    assert_eq!(proxy.probe("/livez").await.status, 200);
+    assert_eq!(proxy.metric("ready").await, 0.0);
+    for host in ["api.test", "legacy.test"] {
+        let reply = proxy.get(&format!("http://{host}/x")).await;
+        reply.is_refusal(503, "identity_missing");
+        assert_ne!(reply.header("retry-after"), "");
+    }
+    assert_eq!(proxy.get("http://open.test/x").await.status, 200, "what needs no identity goes on");
+    world.workload_api.restore();
+    proxy.until_ready().await;
+    assert_eq!(proxy.probe("/startupz").await.status, 200);
+    assert_eq!(proxy.metric("ready").await, 1.0);
+    assert_eq!(proxy.get("http://api.test/x").await.status, 200);
+}
+
+#[tokio::test]
+async fn readiness_waits_for_eager_tokens_and_startup_does_not() {
+    let world = World::open().await;
+    let gate = Gate::default();
+    world.corp.faults().token.next(Fault::Hold(gate.clone()));
+    let routes = format!(
+        "routes:\n  - {{ name: early, match: {{ host: api.test }}, upstream: {{ url: {} }}, \
+         token: {{ flow: {{ client_credentials: {{ server: corp }} }}, scopes: [read], eager: true }} }}\n",
+        world.api.url()
+    );
+    let proxy = world.starting(&routes).await;
+    within(gate.reached_by(1), "the exchange").await;
+    until(async || proxy.probe("/startupz").await.status == 200, "started").await;
+    let reply = proxy.probe("/readyz").await;
+    assert_eq!(reply.status, 503);
+    assert!(reply.text().contains("early"), "the body names what it waits for: {}", reply.text());
+    gate.open();
+    proxy.until_ready().await;
+    assert_eq!(proxy.get("http://api.test/x").await.status, 200);
+    assert_eq!(world.corp.arrivals(), 1);
+}
+
+#[tokio::test]
+async fn an_expired_svid_ends_every_route_that_injects_and_the_next_one_brings_them_back() {
+    let world = World::open().await;
+    world.corp.policy(|policy| policy.access_token_ttl = Duration::from_secs(24 * 3600));
+    let proxy = world.proxy().await;
+    let token = world.user_token(&serde_json::json!({ "sub": "user:alice" }), Duration::from_secs(24 * 3600));
+    assert_eq!(proxy.get("http://api.test/x").await.status, 200);
+    assert_eq!(proxy.get_for(&token, "http://user.test/x").await.status, 200);
+    world.workload_api.hang();
+    world.clock.shift(3700);
+    let before = (world.api.arrivals(), world.corp.arrivals());
+    for host in ["api.test", "user.test", "legacy.test"] {
+        let reply = proxy.get_for(&token, &format!("http://{host}/x")).await;
+        reply.is_refusal(503, "identity_missing");
+        assert_ne!(reply.header("retry-after"), "");
+    }
+    assert_eq!((world.api.arrivals(), world.corp.arrivals()), before, "cached tokens included");
+    assert_eq!(proxy.probe("/readyz").await.status, 503);
+    assert_eq!(proxy.probe("/startupz").await.status, 200, "once started, always started");
+    assert_eq!(proxy.get("http://open.test/x").await.status, 200);
+    world.workload_api.restore();
+    world.workload_api.rotate().expect("rotated");
+    proxy.until_ready().await;
+    for host in ["api.test", "user.test", "legacy.test"] {
+        assert_eq!(proxy.get_for(&token, &format!("http://{host}/x")).await.status, 200, "{host}");
+    }
+}
+
+/// An upstream with an SVID of its own that wants to see the agent's.
+async fn mutual(world: &World) -> ResourceServer {
+    let svid = world.domain.x509.issue(&SvidRequest::new(&world.domain.workload("reports"))).expect("issued");
+    let clients = ClientCertificates::Required(world.domain.x509.bundle());
+    let tls = ServerTls::new(svid.certified_key().expect("a key")).clients(clients);
+    ResourceServer::start(Some(&tls), &world.clock).await.expect("server")
+}
+
+fn pinned(name: &str, upstream: &ResourceServer, id: &str) -> String {
+    format!(
+        "  - {{ name: {name}, match: {{ host: {name}.test }}, token: itself, upstream: {{ url: {}, \
+         tls: {{ server: {{ spiffe_ids: [\"{id}\"] }}, client_certificate: svid }} }} }}\n",
+        upstream.url()
+    )
+}
+
+#[tokio::test]
+async fn only_the_pinned_peer_gets_anything() {
+    let world = World::open().await;
+    let upstream = mutual(&world).await;
+    let right = pinned("right", &upstream, &world.domain.workload("reports"));
+    let wrong = pinned("wrong", &upstream, &world.domain.workload("reports/v2"));
+    let proxy = world.proxy_with(&format!("routes:\n{right}{wrong}")).await;
+    let reply = proxy.get("http://wrong.test/x").await;
+    reply.is_refusal(502, "upstream_tls");
+    assert_eq!(upstream.arrivals(), 0);
+    assert_eq!(proxy.get("http://right.test/x").await.status, 200);
+    assert_eq!(upstream.last_request().expect("seen").client, Some(world.agent_id()));
+    proxy.get("http://wrong.test/x").await.is_refusal(502, "upstream_tls");
+    assert_eq!(upstream.arrivals(), 1, "nor by the other route's connection");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_svid_rotates_under_load_without_a_failed_request() {
+    let world = World::open().await;
+    let upstream = mutual(&world).await;
+    let route = pinned("reports", &upstream, &world.domain.workload("reports"));
+    let proxy = world.proxy_with(&format!("routes:\n{route}")).await;
+    let done = AtomicBool::new(false);
+    let load = async {
+        let mut agent = Http1::connect(proxy.outbound).await;
+        while !done.load(Ordering::Relaxed) {
+            let get = request(&Method::GET, "http://reports.test/x", &[]).body(full("")).expect("request");
+            let reply = agent.send(get).await;
+            assert_eq!(reply.status, 200, "{}", reply.text());
+        }
+    };
+    let rotate = async {
+        for _ in 0..5 {
+            let updates = proxy.metric("svid_updates_total{result=\"accepted\"}").await;
+            world.workload_api.rotate().expect("rotated");
+            proxy.until_metric("svid_updates_total{result=\"accepted\"}", |count| count > updates).await;
+            let connections = upstream.connections();
+            until(async || upstream.connections() > connections, "a handshake with the new one").await;
+            within(upstream.reached_by(upstream.arrivals() + 10), "more requests").await;
+        }
+        done.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(load, rotate);
+    assert!(upstream.requests().iter().all(|seen| seen.status == Some(200)));
+}
+
+#[tokio::test]
+async fn a_reload_follows_the_symlink_swap_of_a_configmap_and_a_broken_one_changes_nothing() {
+    let world = World::open().await;
+    let root = world.directory.path().to_owned();
+    let publish = |version: &str, routes: &str| {
+        let directory = root.join(version);
+        std::fs::create_dir(&directory).expect("made");
+        std::fs::write(directory.join("proxy.yaml"), format!("{}{routes}", world.preamble())).expect("written");
+        std::os::unix::fs::symlink(version, root.join("..data_tmp")).expect("linked");
+        std::fs::rename(root.join("..data_tmp"), root.join("..data")).expect("swapped");
+    };
+    let route = |host: &str| {
+        format!(
+            "routes:\n  - {{ name: {host}, match: {{ host: {host}.test }}, token: itself, upstream: {{ url: {} }} }}\n",
+            world.api.url()
+        )
+    };
+    publish("..1", &route("one"));
+    std::os::unix::fs::symlink("..data/proxy.yaml", root.join("mounted.yaml")).expect("linked");
+    let proxy = Proxy::start(&root.join("mounted.yaml"), &world.clock);
+    proxy.until_ready().await;
+    assert_eq!(proxy.get("http://one.test/x").await.status, 200);
+    let hash = proxy.status().await["config"]["hash"].clone();
+
+    publish("..2", "routes:\n  - { match: { host: one.test }, tokn: itself }\n");
+    proxy.until_metric("config_reloads_total{result=\"refused\"}", |count| count >= 1.0).await;
+    let status = proxy.status().await;
+    assert_eq!(status["config"]["hash"], hash, "the old one is in force");
+    assert!(status["config"]["refused"].as_str().is_some_and(|why| why.contains("tokn")), "{status}");
+    assert_eq!(proxy.get("http://one.test/x").await.status, 200);
+    assert_eq!(proxy.probe("/readyz").await.status, 200);
+
+    publish("..3", &route("two"));
+    until(async || proxy.get("http://two.test/x").await.status == 200, "the new route").await;
+    proxy.get("http://one.test/x").await.is_refusal(403, "no_route");
+    assert!(proxy.status().await["config"]["refused"].is_null());
+    assert_eq!(world.corp.arrivals(), 1, "a grant that did not change keeps its token");
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_is_in_flight_and_goes_on_accepting_until_the_agent_is_gone() {
+    let world = World::open().await;
+    let mut proxy = world.proxy().await;
+    let gate = Gate::default();
+    world.api.faults().next(Fault::Hold(gate.clone()));
+    let mut agent = Http1::connect(proxy.outbound).await;
+    let slow = async {
+        let get = request(&Method::GET, "http://api.test/slow", &[]).body(full("")).expect("request");
+        agent.send(get).await
+    };
+    let drain = async {
+        within(gate.reached_by(1), "the request in flight").await;
+        proxy.drain();
+        until(async || proxy.probe("/readyz").await.status == 503, "not ready").await;
+        assert!(proxy.probe("/readyz").await.text().contains("drain"));
+        assert_eq!(proxy.probe("/livez").await.status, 200);
+        for _ in 0..3 {
+            assert_eq!(proxy.get("http://api.test/new").await.status, 200, "a new connection of the agent's");
+        }
+        gate.open();
+    };
+    let (reply, ()) = tokio::join!(slow, drain);
+    assert_eq!(reply.status, 200);
+    drop(agent);
+    assert_eq!(proxy.ended().await.result, Ok(()));
+}
+
+#[tokio::test]
+async fn a_drain_ends_at_its_deadline_whatever_the_agent_holds() {
+    let world = World::open().await;
+    let routes = world.routes().replace("deadline: 20s", "deadline: 200ms");
+    let mut proxy = world.proxy_with(&routes).await;
+    let mut agent = Http1::connect(proxy.outbound).await;
+    let listen = request(&Method::GET, "http://api.test/sse", &[]).body(full("")).expect("request");
+    let _stream = agent.head(listen).await;
+    proxy.drain();
+    assert_eq!(proxy.ended().await.result, Ok(()));
+}
+
+/// Names and labels, without values.
+fn series(text: &str) -> BTreeSet<String> {
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines.filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name.to_owned()).collect()
+}
+
+#[tokio::test]
+async fn every_series_is_there_from_the_start_and_hostile_requests_make_none() {
+    let world = World::start().await;
+    let proxy = world.proxy().await;
+    let before = proxy.scrape().await;
+    for name in [
+        "requests_total{class=\"aborted\",route=\"none\"}",
+        "requests_total{class=\"2xx\",route=\"api\"}",
+        "request_duration_seconds_count{route=\"legacy\"}",
+        "refused_total{reason=\"no_route\"}",
+        "injected_total{kind=\"bearer\",route=\"api\"}",
+        "injected_total{kind=\"legacy_secret\",route=\"legacy\"}",
+        "token_cache_total{result=\"hit\",tier=\"access\"}",
+        "token_cache_total{result=\"shared\",tier=\"access\"}",
+        "token_cache_total{result=\"negative\",tier=\"access\"}",
+        "token_cache_entries{tier=\"access\"}",
+        "token_cache_bytes{tier=\"access\"}",
+        "token_expiry_timestamp_seconds{route=\"api\"}",
+        "svid_expiry_timestamp_seconds",
+        "svid_updates_total{result=\"refused\"}",
+        "workload_api_connected",
+        "ready",
+        "upstream_connections{state=\"idle\"}",
+        "downstream_connections{state=\"active\"}",
+        "config_reloads_total{result=\"accepted\"}",
+        "config_reloads_total{result=\"refused\"}",
+        "config_last_reload_timestamp_seconds",
+    ] {
+        let name = format!("idjag_proxy_{name} ");
+        assert!(before.lines().any(|line| line.starts_with(&name)), "no {name} in\n{before}");
+    }
+    for family in [
+        "exchanges_total{",
+        "exchange_duration_seconds_count{",
+        "token_refreshes_total{",
+        "token_replays_total{",
+        "build_info{",
+    ] {
+        assert!(before.contains(&format!("idjag_proxy_{family}")), "no {family}");
+    }
+    assert!(before.contains("process_open_fds "));
+    let text = |path: &str| path.replace("N", &format!("{:x}", fastrand::u64(..)));
+    for url in ["http://N.test/x", "http://api.test/N", "http://api.test/a%2fN", "http://api.test:81/N"] {
+        proxy.get(&text(url)).await;
+    }
+    for method in ["BREW", "TRACE", "N"] {
+        let method = Method::from_bytes(text(method).as_bytes()).expect("a method");
+        let odd = request(&method, "http://api.test/x", &[]).body(full("")).expect("request");
+        agent::send(proxy.outbound, odd).await;
+    }
+    proxy.get_for("nonsense", "http://user.test/x").await;
+    world.corp.faults().token.next(Fault::oauth_error(http::StatusCode::BAD_REQUEST, "a_code_that_nobody_knows"));
+    proxy.get_for(&world.id_token("alice"), "http://user.test/x").await;
+    let after = proxy.scrape().await;
+    let new: Vec<String> = series(&after).difference(&series(&before)).cloned().collect();
+    assert!(new.is_empty(), "{new:?}");
+}

@@ -1,0 +1,270 @@
+//! Bodies, trailers, events, sockets and calls: what streams, streams, and what breaks, breaks for the agent too.
+use super::agent::{self, Http1, Http2, Raw, full, request};
+use super::rig::{World, until, within};
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt, stream};
+use http::{HeaderMap, HeaderValue, Method};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use idjag_proxy::dev::faults::{Fault, Gate};
+use std::convert::Infallible;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+const LARGE: usize = 100 * 1024 * 1024;
+const CHUNK: usize = 64 * 1024;
+
+fn hex(digest: &digest::Digest) -> String {
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_mebibytes_pass_both_ways_unchanged() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let chunk = |n: usize| Bytes::from(vec![(n % 251) as u8; CHUNK]);
+    let mut sent = digest::Context::new(&digest::SHA256);
+    (0..LARGE / CHUNK).for_each(|n| sent.update(&chunk(n)));
+    let body =
+        StreamBody::new(stream::iter((0..LARGE / CHUNK).map(move |n| Ok::<_, Infallible>(Frame::data(chunk(n))))));
+    let upload = request(&Method::POST, "http://api.test/x", &[]).body(body).expect("request");
+    let reply = agent::send(proxy.outbound, upload).await;
+    assert_eq!(reply.json()["body"]["length"], LARGE);
+    assert_eq!(reply.json()["body"]["sha256"], hex(&sent.finish()));
+
+    let mut expected = digest::Context::new(&digest::SHA256);
+    (0..LARGE / CHUNK).for_each(|_| expected.update(&[b'x'; CHUNK]));
+    let mut connection = Http1::connect(proxy.outbound).await;
+    let download =
+        request(&Method::GET, &format!("http://api.test/bytes/{LARGE}"), &[]).body(full("")).expect("request");
+    let mut body = connection.head(download).await.into_body();
+    let mut got = digest::Context::new(&digest::SHA256);
+    while let Some(frame) = within(body.frame(), "more of the body").await {
+        got.update(&frame.expect("whole").into_data().unwrap_or_default());
+    }
+    assert_eq!(hex(&got.finish()), hex(&expected.finish()));
+}
+
+#[tokio::test]
+async fn events_come_one_by_one_and_the_upstream_learns_that_the_agent_has_left() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let mut connection = Http1::connect(proxy.outbound).await;
+    let listen = request(&Method::GET, "http://api.test/sse", &[("accept", "text/event-stream")]);
+    let mut body = connection.head(listen.body(full("")).expect("request")).await.into_body();
+    for n in 0..5 {
+        assert_eq!(world.api.send_event(&format!("event {n}")), 1);
+        let frame = within(body.frame(), "the event before the next is sent").await.expect("open").expect("whole");
+        assert_eq!(frame.into_data().expect("data"), format!("data: event {n}\n\n"));
+    }
+    drop((body, connection));
+    until(async || world.api.open_connections() == 0, "the upstream's connection is closed").await;
+    until(async || proxy.status().await["requests"] == 0, "nothing is in flight").await;
+}
+
+async fn echoes(stream: tokio::net::TcpStream) {
+    let mut socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+    for message in [Message::text("one"), Message::binary(vec![7u8; 100_000]), Message::text("three")] {
+        socket.send(message.clone()).await.expect("sent");
+        assert_eq!(within(socket.next(), "the echo").await.expect("open").expect("whole"), message);
+    }
+}
+
+const HANDSHAKE: &str = "connection: keep-alive, Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+#[tokio::test]
+async fn a_web_socket_passes_by_absolute_form_and_through_connect() {
+    let world = World::start().await;
+    let proxy = world.proxy().await;
+    for tunnel in [false, true] {
+        let mut raw = Raw::connect(proxy.outbound).await;
+        if tunnel {
+            raw.write("CONNECT api.test:80 HTTP/1.1\r\nhost: api.test:80\r\n\r\n").await;
+            assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
+            raw.write(format!("GET /ws HTTP/1.1\r\nhost: api.test\r\n{HANDSHAKE}")).await;
+        } else {
+            raw.write(format!("GET http://api.test/ws HTTP/1.1\r\nhost: api.test\r\n{HANDSHAKE}")).await;
+        }
+        let head = raw.head().await.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 101 "), "{head}");
+        assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
+        assert!(world.api.last_request().expect("seen").claims.is_some(), "the handshake carries the token");
+        echoes(raw.stream).await;
+        until(async || proxy.status().await["requests"] == 0, "the socket's end is seen").await;
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_to_http2_is_not_relayed() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let fields =
+        [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABkAAQAAP__")];
+    assert_eq!(agent::get(proxy.outbound, "http://open.test/x", &fields).await.status, 200);
+    let seen = world.api.last_request().expect("seen").headers;
+    assert!(["upgrade", "http2-settings"].iter().all(|name| !seen.contains_key(*name)), "{seen:?}");
+}
+
+#[tokio::test]
+async fn grpc_passes_with_its_trailers() {
+    let world = World::start().await;
+    let proxy = world.proxy().await;
+    let mut agent = Http2::connect(proxy.outbound).await;
+    let call = |fail: &str| {
+        http::Request::post("http://api.test/pkg.Service/Method")
+            .header("content-type", "application/grpc+proto")
+            .header("te", "trailers")
+            .header("x-grpc-fail", fail)
+            .body(full("\0\0\0\0\x03abc"))
+            .expect("request")
+    };
+    let mut working = call("");
+    working.headers_mut().remove("x-grpc-fail");
+    let reply = agent.send(working).await;
+    assert_eq!((reply.status.as_u16(), reply.text().as_str()), (200, "\0\0\0\0\x03abc"));
+    assert_eq!(reply.trailers["grpc-status"], "0");
+    let seen = world.api.last_request().expect("seen");
+    assert_eq!(seen.headers["te"], "trailers");
+    assert_eq!(seen.version, http::Version::HTTP_2);
+    let reply = agent.send(call("5")).await;
+    assert_eq!((reply.status.as_u16(), reply.header("grpc-status")), (200, "5"), "trailers only");
+}
+
+#[tokio::test]
+async fn grpc_gets_its_own_codes_for_a_route_a_path_and_an_upstream_that_fail() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let mut agent = Http2::connect(proxy.outbound).await;
+    let mut call = async |url: &str| {
+        let request =
+            http::Request::post(url).header("content-type", "application/grpc").body(full("")).expect("request");
+        let reply = agent.send(request).await;
+        assert_eq!(reply.status, 200);
+        reply.header("grpc-status").to_owned()
+    };
+    assert_eq!(call("http://nowhere.test/x").await, "7");
+    assert_eq!(call("http://api.test/a%2fb").await, "3");
+    world.api.stop().await;
+    assert_eq!(call("http://open.test/x").await, "14");
+}
+
+#[tokio::test]
+async fn trailers_pass_and_those_that_frame_or_speak_for_somebody_do_not() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let forbidden = ["authorization", "txn-token", "content-length", "host", "set-cookie", "x-forwarded-for"];
+    for http2 in [false, true] {
+        if http2 {
+            let names = ["x-sum"]
+                .iter()
+                .chain(&forbidden)
+                .map(|name| (name.parse().expect("a name"), HeaderValue::from_static("7")));
+            let trailers: HeaderMap = names.collect();
+            let frames = [Frame::data(Bytes::from_static(b"body")), Frame::trailers(trailers)].map(Ok::<_, Infallible>);
+            let request =
+                request(&Method::POST, "http://open.test/x", &[("trailer", "x-sum, txn-token"), ("te", "trailers")]);
+            let request = request.body(StreamBody::new(stream::iter(frames))).expect("request");
+            assert_eq!(Http2::connect(proxy.outbound).await.send(request).await.status, 200);
+        } else {
+            let fields: String = forbidden.iter().map(|name| format!("{name}: 7\r\n")).collect();
+            let head = "POST /x HTTP/1.1\r\nhost: open.test\r\ntransfer-encoding: chunked\r\ntrailer: x-sum, txn-token\r\nconnection: close\r\n\r\n";
+            let answer = agent::raw(proxy.outbound, format!("{head}4\r\nbody\r\n0\r\nx-sum: 7\r\n{fields}\r\n")).await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
+        let seen = world.api.last_request().expect("seen");
+        assert_eq!(seen.trailers.keys().map(http::HeaderName::as_str).collect::<Vec<_>>(), ["x-sum"], "{http2}");
+        let fields = [("te", "trailers")];
+        let ask =
+            super::agent::request(&Method::GET, "http://open.test/trailers", &fields).body(full("")).expect("request");
+        let reply = match http2 {
+            true => Http2::connect(proxy.outbound).await.send(ask).await,
+            false => agent::send(proxy.outbound, ask).await,
+        };
+        assert_eq!(reply.trailers["x-checksum"], "42", "{http2}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_expects_100_gets_it_or_the_refusal_before_its_body() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let head =
+        |host: &str| format!("POST /x HTTP/1.1\r\nhost: {host}\r\nexpect: 100-Continue\r\ncontent-length: 5\r\n\r\n");
+    let mut raw = Raw::connect(proxy.outbound).await;
+    raw.write(head("api.test")).await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 100 "));
+    raw.write("hello").await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
+    assert_eq!(world.api.last_request().expect("seen").body.expect("a body").0, 5);
+    for (host, status) in [("user.test", "401"), ("nowhere.test", "403")] {
+        let mut raw = Raw::connect(proxy.outbound).await;
+        raw.write(head(host)).await;
+        let answer = raw.head().await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_upstream_is_a_504_and_one_that_refuses_a_502() {
+    let world = World::open().await;
+    let routes = format!(
+        "routes:\n  - {{ name: slow, match: {{ host: slow.test }}, token: itself, timeouts: {{ response: 50ms }}, upstream: {{ url: {} }} }}\n",
+        world.api.url()
+    );
+    let proxy = world.proxy_with(&routes).await;
+    assert_eq!(proxy.get("http://slow.test/x").await.status, 200);
+    let gate = Gate::default();
+    world.api.faults().next_many(2, &Fault::Hold(gate.clone()));
+    proxy.get("http://slow.test/x").await.is_refusal(504, "upstream_timeout");
+    let grpc = [("content-type", "application/grpc")];
+    assert_eq!(agent::post(proxy.outbound, "http://slow.test/x", &grpc, b"").await.header("grpc-status"), "4");
+    assert_eq!(world.api.arrivals(), 3, "a slow request is not sent again");
+    gate.open();
+    world.api.faults().clear();
+    world.api.stop().await;
+    proxy.get("http://slow.test/x").await.is_refusal(502, "upstream_unreachable");
+    world.api.restart().await.expect("restarted");
+    assert_eq!(proxy.get("http://slow.test/x").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_stale_connection_is_noticed_by_nobody_but_a_post() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    // One connection of the agent's stays on one worker, and so with one pool.
+    let mut agent = Http1::connect(proxy.outbound).await;
+    let mut call = async |method: Method, body: &'static str| {
+        let request = request(&method, "http://api.test/x", &[]).body(full(body)).expect("request");
+        agent.send(request).await
+    };
+    for method in [Method::GET, Method::HEAD, Method::DELETE] {
+        assert_eq!(call(Method::GET, "").await.status, 200);
+        let before = world.api.arrivals();
+        world.api.faults().next(Fault::HangUpIfReused);
+        assert_eq!(call(method.clone(), "").await.status, 200, "{method}");
+        assert_eq!(world.api.arrivals() - before, 2, "{method}: refused on the old one, served on a new one");
+    }
+    for body in ["with a body", ""] {
+        assert_eq!(call(Method::GET, "").await.status, 200);
+        let before = world.api.arrivals();
+        world.api.faults().next(Fault::HangUpIfReused);
+        let reply = call(Method::POST, body).await;
+        assert_eq!((reply.status.as_u16(), world.api.arrivals() - before), (502, 1), "{body:?}: {}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn what_breaks_off_upstream_breaks_off_for_the_agent() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let mut agent = Http1::connect(proxy.outbound).await;
+    let get = request(&Method::GET, "http://api.test/broken", &[]).body(full("")).expect("request");
+    let response = agent.head(get).await;
+    assert_eq!(response.status(), 200);
+    assert!(within(response.into_body().collect(), "the end").await.is_err(), "half a body is not a whole one");
+    world.api.faults().next(Fault::HangUp);
+    assert_eq!(agent::post(proxy.outbound, "http://api.test/x", &[], b"body").await.status, 502);
+}
