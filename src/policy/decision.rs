@@ -196,8 +196,8 @@ mod tests {
         Target { scheme: Scheme::Http, host, port }
     }
 
-    fn decide(policy: &Policy, host: &str, path: &str, method: Method) -> Option<String> {
-        match policy.route(at(host, 80), path, &method, &HeaderMap::new()) {
+    fn decide(policy: &Policy, host: &str, path: &str, method: &Method) -> Option<String> {
+        match policy.route(at(host, 80), path, method, &HeaderMap::new()) {
             Decision::Route(index) => Some(policy.routes()[index].name.to_string()),
             _ => None,
         }
@@ -223,9 +223,9 @@ mod tests {
                 ("api.example.com", "/v1", Method::GET, "exact"),
                 ("b.example.com", "/v1", Method::GET, "suffix"),
             ] {
-                assert_eq!(decide(&policy, host, path, method).as_deref(), Some(name));
+                assert_eq!(decide(&policy, host, path, &method).as_deref(), Some(name));
             }
-            assert_eq!(decide(&policy, "example.com", "/", Method::GET), None);
+            assert_eq!(decide(&policy, "example.com", "/", &Method::GET), None);
         }
     }
 

@@ -174,7 +174,7 @@ impl Proxy {
         let source =
             Source { path: path.to_owned(), environment: Arc::new(|_: &str| None), overrides: Overrides::default() };
         let loaded = source.load().unwrap_or_else(|problems| panic!("{problems}"));
-        let bound = bind(loaded, source, &clock, None).expect("bound");
+        let bound = bind(loaded, source, clock, None).expect("bound");
         let addresses = bound.addresses().clone();
         let (stopper, stop) = Stop::pair();
         let mut tasks = Tasks::default();
