@@ -18,6 +18,8 @@ mod operations;
 #[cfg(feature = "dev")]
 mod process;
 #[cfg(feature = "dev")]
+mod refusals;
+#[cfg(feature = "dev")]
 mod rig;
 #[cfg(feature = "dev")]
 mod streams;
