@@ -65,7 +65,10 @@ impl Health {
         if self.0.started.load(Ordering::Relaxed) {
             return Probe { waiting_for: Vec::new() };
         }
-        let waiting_for: Vec<String> = self.identity_missing().into_iter().collect();
+        // One that was held and has ended since, before anybody asked, was held.
+        let never = |identity: &Identity| identity.latest_held().is_none();
+        let never = self.0.identity.as_ref().is_some_and(never);
+        let waiting_for: Vec<String> = self.identity_missing().into_iter().filter(|_| never).collect();
         self.0.started.store(waiting_for.is_empty(), Ordering::Relaxed);
         Probe { waiting_for }
     }

@@ -23,6 +23,8 @@ mod operations;
 mod process;
 mod readme;
 #[cfg(feature = "dev")]
+mod refusals;
+#[cfg(feature = "dev")]
 mod rig;
 #[cfg(feature = "dev")]
 mod streams;

@@ -135,9 +135,9 @@ async fn the_svid_rotates_under_load_without_a_failed_request() {
     let rotate = async {
         for _ in 0..5 {
             let updates = proxy.metric("svid_updates_total{result=\"accepted\"}").await;
+            let connections = upstream.connections();
             world.workload_api.rotate().expect("rotated");
             proxy.until_metric("svid_updates_total{result=\"accepted\"}", |count| count > updates).await;
-            let connections = upstream.connections();
             until(async || upstream.connections() > connections, "a handshake with the new one").await;
             within(upstream.reached_by(upstream.arrivals() + 10), "more requests").await;
         }
@@ -201,7 +201,7 @@ async fn a_drain_finishes_what_is_in_flight_and_goes_on_accepting_until_the_agen
         within(gate.reached_by(1), "the request in flight").await;
         proxy.drain();
         until(async || proxy.probe("/readyz").await.status == 503, "not ready").await;
-        assert!(proxy.probe("/readyz").await.text().contains("drain"));
+        assert!(proxy.probe("/readyz").await.text().contains("shutting down"));
         assert_eq!(proxy.probe("/livez").await.status, 200);
         for _ in 0..3 {
             assert_eq!(proxy.get("http://api.test/new").await.status, 200, "a new connection of the agent's");

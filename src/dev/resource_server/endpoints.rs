@@ -5,7 +5,7 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
@@ -145,7 +145,9 @@ fn with_trailer() -> Response<Body> {
 }
 
 fn followed_by(body: Bytes, trailers: HeaderMap) -> Body {
-    Full::new(body).with_trailers(async move { Some(Ok(trailers)) }).boxed_unsync()
+    // Of unknown length: over HTTP/1.1 only a chunked body has trailers.
+    let frames = [Frame::data(body), Frame::trailers(trailers)];
+    StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>))).boxed_unsync()
 }
 
 fn bytes(count: u64) -> Response<Body> {
