@@ -1,5 +1,4 @@
 //! Probes. Live: the runtimes turn. Started: a first identity was held. Ready: the next request could succeed.
-use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::proxy::{Pulse, Shared};
 use std::sync::Arc;
@@ -18,7 +17,6 @@ struct State {
     /// Set where something needs an identity.
     identity: Option<Identity>,
     pulse: Pulse,
-    clock: Clock,
     draining: AtomicBool,
     started: AtomicBool,
 }
@@ -39,9 +37,9 @@ impl Probe {
 
 impl Health {
     /// `identity` is given where something needs one.
-    pub fn new(shared: Arc<Shared>, identity: Option<Identity>, pulse: Pulse, clock: Clock) -> Self {
+    pub fn new(shared: Arc<Shared>, identity: Option<Identity>, pulse: Pulse) -> Self {
         let flags = (AtomicBool::new(false), AtomicBool::new(false));
-        Self(Arc::new(State { shared, identity, pulse, clock, draining: flags.0, started: flags.1 }))
+        Self(Arc::new(State { shared, identity, pulse, draining: flags.0, started: flags.1 }))
     }
 
     /// From now on not ready.
@@ -56,7 +54,7 @@ impl Health {
 
     /// `/livez`: never depends on a peer.
     pub fn live(&self) -> Probe {
-        let stuck = self.0.pulse.stuck(self.0.clock.now(), STUCK);
+        let stuck = self.0.pulse.stuck(STUCK);
         Probe { waiting_for: stuck.map(|worker| format!("worker {worker} to turn again")).collect() }
     }
 

@@ -161,7 +161,7 @@ fn build(
         limits: limits(config),
         pulse: Pulse::new(workers),
     }));
-    let health = Health::new(Arc::clone(&shared), identity.clone(), shared.pulse(), clock.clone());
+    let health = Health::new(Arc::clone(&shared), identity.clone(), shared.pulse());
     let scrape = scrape(registry, &shared, &health, (clock, &proxy_metrics, logs))?;
     let parts = Parts {
         clock: clock.clone(),

@@ -109,6 +109,10 @@ impl Watch {
         let mut directories = Directories::new(poke);
         let mut reported = None;
         loop {
+            if self.followed.has_changed().unwrap_or(false) {
+                // It was followed anew while events settled: what was reported before was answered.
+                reported = None;
+            }
             let known = self.followed.borrow_and_update().clone();
             directories.watch(&known);
             let now = look(known.clone()).await?;

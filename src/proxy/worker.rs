@@ -8,7 +8,6 @@ use super::table::Table;
 use super::target::Arrival;
 use super::traffic::{Connected, Traffic};
 use super::upstream::{Guard, Pool};
-use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::tasks::Stop;
 use crate::token::{Delegated, Tokens};
@@ -26,7 +25,7 @@ use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::LocalOptions;
@@ -178,25 +177,31 @@ pub struct Place {
     pub of: usize,
 }
 
-/// When each worker's timer last fired.
+/// When each worker's timer last fired, in milliseconds since the start: by a clock that a laptop's sleep and an operator's hand do
+/// not move.
 #[derive(Clone, Debug)]
-pub struct Pulse(Arc<[AtomicU64]>);
+pub struct Pulse {
+    start: Instant,
+    last: Arc<[AtomicU64]>,
+}
 
 impl Pulse {
     /// Of so many workers.
     pub fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| AtomicU64::new(u64::MAX)).collect())
+        Self { start: Instant::now(), last: (0..workers).map(|_| AtomicU64::new(0)).collect() }
     }
 
     /// Workers whose timer has not fired for longer than `limit`.
-    pub fn stuck(&self, now: Timestamp, limit: Duration) -> impl Iterator<Item = usize> + '_ {
-        let late = move |last: &AtomicU64| now.since(Timestamp::from_unix_millis(last.load(Ordering::Relaxed))) > limit;
-        self.0.iter().enumerate().filter(move |(_, last)| late(last)).map(|(worker, _)| worker)
+    pub fn stuck(&self, limit: Duration) -> impl Iterator<Item = usize> + '_ {
+        let now = self.start.elapsed();
+        let late =
+            move |last: &AtomicU64| now.saturating_sub(Duration::from_millis(last.load(Ordering::Relaxed))) > limit;
+        self.last.iter().enumerate().filter(move |(_, last)| late(last)).map(|(worker, _)| worker)
     }
 
-    fn beat(&self, worker: usize, now: Timestamp) {
-        if let Some(last) = self.0.get(worker) {
-            last.store(now.unix_millis(), Ordering::Relaxed);
+    fn beat(&self, worker: usize) {
+        if let Some(last) = self.last.get(worker) {
+            last.store(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
     }
 }
@@ -234,7 +239,7 @@ async fn tick(worker: Rc<Worker>, index: usize) {
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     loop {
         tick.tick().await;
-        worker.shared.pulse.beat(index, worker.shared.tokens.now());
+        worker.shared.pulse.beat(index);
         worker.pool.sweep();
     }
 }
