@@ -63,6 +63,7 @@ where
             next = next => next,
         };
         let Ok(stream) = accepted else {
+            // Out of file descriptors, most likely: without a pause this loop would take a core until some are free.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };

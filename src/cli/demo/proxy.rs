@@ -72,6 +72,7 @@ impl RunningProxy {
             }
             tokio::select! {
                 ended = self.tasks.next_end() => bail!("the proxy ended: {:?}", ended.result),
+                // Readiness is asked for over HTTP, as a kubelet does: there is nothing to wait on but the next question.
                 () = tokio::time::sleep(Duration::from_millis(10)) => {}
             }
         }
