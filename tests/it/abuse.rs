@@ -53,7 +53,8 @@ async fn smuggling_is_refused_and_the_connection_closed() {
     for (what, bytes) in cases {
         let before = world.api.arrivals();
         let answer = raw(proxy.outbound, format!("{bytes}{smuggled}")).await;
-        let refused = answer.starts_with("HTTP/1.1 400 ") && answer.contains("urn:idjag-proxy:problem:malformed_request");
+        let refused =
+            answer.starts_with("HTTP/1.1 400 ") && answer.contains("urn:idjag-proxy:problem:malformed_request");
         if !refused || answer.matches("HTTP/1.1 ").count() > 1 || world.api.arrivals() > before {
             wrong.push(format!("{what}: {answer}"));
         }
