@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 /// Module, layer, and what it may import of its own layer.
 const LAYERS: &[(&str, u8, &[&str])] = &[
     ("clock", 0, &[]),
+    ("listen", 0, &[]),
     ("secret", 0, &[]),
     ("tasks", 0, &[]),
     ("telemetry", 0, &[]),
