@@ -19,7 +19,8 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("admin", 4, &["policy", "proxy"]),
     ("config", 5, &[]),
     ("app", 5, &["config"]),
-    ("cli", 5, &["app", "config", "dev"]),
+    ("kubernetes", 5, &["config"]),
+    ("cli", 5, &["app", "config", "dev", "kubernetes"]),
 ];
 
 /// It must not check our assertions with the code that made them.

@@ -1,0 +1,2 @@
+//! The Kubernetes half: `inject` as a process.
+mod inject;
