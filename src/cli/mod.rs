@@ -5,6 +5,8 @@ mod demo;
 mod hardening;
 #[cfg(feature = "kubernetes")]
 mod inject;
+#[cfg(feature = "kubernetes")]
+mod injector;
 mod jwks;
 mod run;
 mod schema;
@@ -74,6 +76,9 @@ enum Command {
     /// Put the sidecar into Kubernetes manifests: YAML or JSON on standard input, the same with sidecars on standard output.
     #[cfg(feature = "kubernetes")]
     Inject(inject::Arguments),
+    /// Run the webhook that puts the sidecar into pods as they are created.
+    #[cfg(feature = "kubernetes")]
+    Injector(injector::Arguments),
     /// See it work: every part in one process, walked through step by step.
     #[cfg(feature = "dev")]
     Demo {
@@ -118,6 +123,8 @@ pub fn main() -> ExitCode {
         Command::LogLevel { level, admin } => status::set_log_level(admin, &level),
         #[cfg(feature = "kubernetes")]
         Command::Inject(arguments) => inject::run(arguments),
+        #[cfg(feature = "kubernetes")]
+        Command::Injector(arguments) => injector::run(arguments),
         #[cfg(feature = "dev")]
         Command::Demo { once } => demo::run(once),
     }

@@ -1,8 +1,9 @@
 //! The proxy in Kubernetes: the sidecar that a pod gets, and the two doors by which it gets it. [`inject_manifests`] reads files,
-//! the injector answers the API server; both come to `inject`, which is pure, and so write the same sidecar.
+//! [`injector`] answers the API server; both come to `inject`, which is pure, and so write the same sidecar.
 //!
 //! Objects are JSON values and not types, because a type drops the fields that it does not know.
 mod inject;
+pub mod injector;
 mod manifest;
 mod names;
 mod workload;

@@ -1,2 +1,5 @@
-//! The Kubernetes half: `inject` as a process.
+//! The Kubernetes half: the webhook over TLS beside an API server of five calls, and `inject` as a process.
+//! A real API server is asked in `tests/cluster`.
+mod api_server;
 mod inject;
+mod webhook;
