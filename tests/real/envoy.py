@@ -29,9 +29,7 @@ class Bootstrap:
         name = self.identity.rsplit("/", 1)[1]
         static = {"listeners": [_listener(self, name)], "clusters": _clusters(self.agent_socket, self.upstream)}
         admin = {"address": _address(self.admin)}
-        return json.dumps(
-            {"node": {"id": name, "cluster": name}, "admin": admin, "static_resources": static}, indent=1
-        )
+        return json.dumps({"node": {"id": name, "cluster": name}, "admin": admin, "static_resources": static}, indent=1)
 
 
 class Envoy:
