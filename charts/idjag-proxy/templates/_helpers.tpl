@@ -1,0 +1,62 @@
+{{- define "idjag-proxy.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 53 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 53 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "idjag-proxy.injector" -}}
+{{- include "idjag-proxy.fullname" . }}-injector
+{{- end -}}
+
+{{- define "idjag-proxy.selector" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: injector
+{{- end -}}
+
+{{- define "idjag-proxy.labels" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* An image's full name. Takes (list $ image). */}}
+{{- define "idjag-proxy.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- with $image.registry }}{{ . }}/{{ end }}{{ $image.repository }}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default $root.Chart.AppVersion $image.tag }}{{ end }}
+{{- end -}}
+
+{{/* "true" where an object of the Prometheus Operator is to be made. Takes (list $ kind create). */}}
+{{- define "idjag-proxy.monitored" -}}
+{{- $root := index . 0 -}}
+{{- $known := $root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" (index . 1)) -}}
+{{- if or (eq (index . 2) "always") (and (eq (index . 2) "auto") $known) }}true{{ end -}}
+{{- end -}}
+
+{{/* What Restricted Pod Security asks of a pod. */}}
+{{- define "idjag-proxy.podSecurity" -}}
+runAsNonRoot: true
+{{- with .Values.injector.runAsUser }}
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+{{- end }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{/* What Restricted Pod Security asks of a container, and a root file system that nobody writes to. */}}
+{{- define "idjag-proxy.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}

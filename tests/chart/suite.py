@@ -1,0 +1,257 @@
+"""Checks the chart without a cluster: one line for each case, the last one counts them."""
+
+import argparse
+import difflib
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import schema
+from tools import KUBERNETES, InstallError, Tools, install, text_of
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+CHART = REPOSITORY / "charts/idjag-proxy"
+DASHBOARD = CHART / "dashboards/idjag-proxy.json"
+# The oldest that the chart installs on, the one of the cluster suite, the newest that there are schemas for.
+VERSIONS = ["1.29.0", KUBERNETES, "1.37.0"]
+MONITORING = ["PodMonitor", "ServiceMonitor", "PrometheusRule"]
+
+
+class Failed(Exception):
+    """What does not hold, in words."""
+
+
+class NotRun(Exception):
+    """Why a case says nothing."""
+
+
+class Suite:
+    """The chosen Helm, the other tools, and the count of cases."""
+
+    def __init__(self, tools: Tools, helm: Path, proxy: Path, update: bool):
+        self.tools, self.helm, self.proxy, self.update = tools, helm, proxy, update
+        self.counts = {"passed": 0, "failed": 0, "skipped": 0}
+
+    def case(self, name: str, function, *arguments):
+        try:
+            function(*arguments)
+        except NotRun as why:
+            self.counts["skipped"] += 1
+            print(f"NOT RUN  {name}: {why}", flush=True)
+        except Failed as error:
+            self.counts["failed"] += 1
+            lines = "\n".join(f"         {line}" for line in str(error).splitlines())
+            print(f"FAILED   {name}\n{lines}", flush=True)
+        else:
+            self.counts["passed"] += 1
+            print(f"ok       {name}", flush=True)
+
+    def template(self, *arguments, chart: Path = CHART) -> tuple[int, str, str]:
+        base = [self.helm, "template", "idjag-proxy", chart, "--namespace", "idjag-proxy", "--kube-version", KUBERNETES]
+        return text_of([*base, *arguments])
+
+    def rendered(self, *arguments, chart: Path = CHART) -> str:
+        return succeed(self.template(*arguments, chart=chart))
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--helm", choices=["3", "4"], default="3")
+    options.add_argument("--update", action="store_true", help="write golden/ and values.schema.json anew")
+    options.add_argument("--install", action="store_true", help="only fill the cache")
+    options.add_argument("--proxy", type=Path, default=REPOSITORY / "target/release/idjag-proxy")
+    chosen = options.parse_args()
+    names = [f"helm{chosen.helm}", "kubeconform", "schemas"]
+    if chosen.helm == "3":
+        names += ["unittest", "prometheus"]
+    try:
+        tools = install(lambda line: print(line, flush=True), names)
+    except InstallError as error:
+        sys.exit(f"FAILED: {error}\n0 passed, 1 failed, 0 skipped")
+    if chosen.install:
+        return
+    helm = tools.helm3 if chosen.helm == "3" else tools.helm4
+    suite = Suite(tools, helm, chosen.proxy.resolve(), chosen.update)
+    run(suite, whole=chosen.helm == "3")
+    print(", ".join(f"{count} {what}" for what, count in suite.counts.items()), flush=True)
+    sys.exit(1 if suite.counts["failed"] else 0)
+
+
+def run(suite: Suite, whole: bool):
+    """All cases; those that do not ask Helm anything only where `whole`."""
+    if whole:
+        suite.case("the schema of agents.config is the proxy's", proxy_schema, suite)
+        suite.case("alerts: promtool, and each says summary, description, action", alerts, suite)
+    suite.case("lint", lint, suite)
+    for values in sorted((CHART / "ci").glob("*-values.yaml")):
+        suite.case(f"golden: {values.stem}", golden, suite, values)
+        suite.case(f"kubeconform: {values.stem}", conform, suite, values)
+    suite.case("kubeconform: a wrong key is seen", control, suite)
+    suite.case("the monitors come with their kinds", monitors, suite)
+    suite.case("no certificate is rendered, nor anything that the injector writes", nothing_of_the_injectors, suite)
+    suite.case("an older Kubernetes is refused", old_kubernetes, suite)
+    suite.case("the packaged chart renders the same, and holds no checks", packaged, suite)
+    for example in sorted((REPOSITORY / "config/examples").glob("*.yaml")):
+        suite.case(f"agents.config takes {example.name}", takes_example, suite, example)
+    for values in sorted((HERE / "bad").glob("*.yaml")):
+        suite.case(f"refused: {values.stem}", refused, suite, values)
+    if whole:
+        suite.case("helm-unittest", unittest, suite)
+
+
+def lint(suite: Suite):
+    for values in sorted((CHART / "ci").glob("*-values.yaml")):
+        succeed(text_of([suite.helm, "lint", "--strict", "--kube-version", KUBERNETES, "--values", values, CHART]))
+
+
+def golden(suite: Suite, values: Path):
+    expected = HERE / "golden" / f"{values.stem.removesuffix('-values')}.yaml"
+    text = in_order(suite.rendered("--values", values))
+    if suite.update:
+        expected.write_text(text)
+    was = expected.read_text() if expected.exists() else ""
+    if text != was:
+        difference = difflib.unified_diff(was.splitlines(), text.splitlines(), expected.name, "rendered", lineterm="", n=1)
+        raise Failed("\n".join([*list(difference)[:60], "if it is meant to: tests/chart/run --update"]))
+
+
+def in_order(text: str) -> str:
+    """The documents by template and name, because each Helm has an order of its own; and the dashboard by its name alone."""
+    dashboard = "".join(f"    {line}\n" for line in DASHBOARD.read_text().splitlines())
+    text = text.replace(dashboard, f"    (what {DASHBOARD.name} holds)\n")
+    documents = [one.strip() for one in f"\n{text}".split("\n---\n") if one.strip()]
+    return "".join(f"---\n{one}\n" for one in sorted(documents))
+
+
+def conform(suite: Suite, values: Path):
+    text = suite.rendered("--values", values)
+    own = f"{HERE}/schemas/{{{{.Group}}}}/{{{{.ResourceKind}}}}_{{{{.ResourceAPIVersion}}}}.json"
+    locations = ["-schema-location", suite.tools.schema_location, "-schema-location", own]
+    for version in VERSIONS:
+        succeed(text_of([suite.tools.kubeconform, "-strict", "-kubernetes-version", version, *locations], input=text))
+
+
+def control(suite: Suite):
+    """What kubeconform is for: it sees a key that Kubernetes does not know."""
+    wrong = "apiVersion: v1\nkind: Service\nmetadata: { name: x }\nspec: { port: 443 }\n"
+    command = [suite.tools.kubeconform, "-strict", "-kubernetes-version", KUBERNETES]
+    code, output, _ = text_of([*command, "-schema-location", suite.tools.schema_location], input=wrong)
+    expect(code != 0 and "port" in output, f"a wrong key passes: {output}")
+
+
+def monitors(suite: Suite):
+    """`auto`: an object of the Prometheus Operator is made where the cluster knows its kind, and only there."""
+    for kind in MONITORING:
+        text = suite.rendered("--api-versions", f"monitoring.coreos.com/v1/{kind}")
+        made = [other for other in MONITORING if f"\nkind: {other}\n" in text]
+        expect(made == [kind], f"with {kind} known there are: {made}")
+    text = suite.rendered()
+    expect("monitoring.coreos.com" not in text, "without the operator there is something of it")
+
+
+def nothing_of_the_injectors(suite: Suite):
+    """What is never rendered survives an upgrade, with either Helm."""
+    for values in sorted((CHART / "ci").glob("*-values.yaml")):
+        text = suite.rendered("--values", values)
+        expect("caBundle:" not in text, f"{values.name}: caBundle is rendered")
+        for kind in ("Secret", "Lease"):
+            found = [one for one in text.split("\n---\n") if f"\nkind: {kind}\n" in f"\n{one}\n"]
+            expect(len(found) == 1, f"{values.name}: {len(found)} of kind {kind}")
+            filled = re.search(r"^(data|stringData|spec):", found[0], re.MULTILINE)
+            expect(filled is None, f"{values.name}: the {kind} is not empty")
+
+
+def old_kubernetes(suite: Suite):
+    code, _, errors = suite.template("--kube-version", "1.28.9")
+    expect(code != 0 and "kubeVersion" in errors, f"1.28 is not refused: {errors}")
+    succeed(suite.template("--kube-version", "v1.31.4-eks-2d5f260"))
+
+
+def packaged(suite: Suite):
+    with tempfile.TemporaryDirectory(prefix="idjag-chart-") as directory:
+        succeed(text_of([suite.helm, "package", CHART, "--destination", directory]))
+        archive = next(Path(directory).glob("idjag-proxy-*.tgz"))
+        expect(suite.rendered(chart=archive) == suite.rendered(), "it renders something else")
+        listed = succeed(text_of(["tar", "tzf", archive])).split()
+        checks = [name for name in listed if re.match(r"idjag-proxy/(ci|tests)/", name)]
+        expect(not checks, f"it holds {checks}")
+
+
+def takes_example(suite: Suite, example: Path):
+    """An example as `agents.config`, indented: its comments and anchors stay what they are."""
+    text = "".join(f"    {line}\n" for line in example.read_text().splitlines() if line.strip() != "---")
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(f"agents:\n  namespaces: [agents]\n  config:\n{text}")
+        file.flush()
+        rendered = suite.rendered("--values", file.name)
+    if suite.proxy.exists():
+        check(suite, example, rendered)
+
+
+def check(suite: Suite, example: Path, rendered: str):
+    """What the ConfigMap holds is as good to the proxy as the example itself."""
+    document = next(one for one in rendered.split("\n---\n") if "\n  proxy.yaml: |\n" in one)
+    body = document.split("\n  proxy.yaml: |\n")[1]
+    lines = [line.removeprefix("    ") for line in body.splitlines()]
+    # Files that the example names are looked for beside it.
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=example.parent, prefix=".chart-") as file:
+        file.write("\n".join(lines) + "\n")
+        file.flush()
+        ours = text_of([suite.proxy, "check", file.name])
+    theirs = text_of([suite.proxy, "check", example])
+    expect(ours[0] == theirs[0], f"`check` of the rendered one ends with {ours[0]}, of the example with {theirs[0]}:\n{ours[1]}{ours[2]}")
+
+
+def refused(suite: Suite, values: Path):
+    """The first line says which words the message must hold."""
+    words = values.read_text().splitlines()[0].removeprefix("# says: ").split()
+    code, _, errors = suite.template("--values", values)
+    expect(code != 0, "it renders")
+    missing = [word for word in words if word not in errors]
+    expect(not missing, f"the message lacks {missing}:\n{errors}")
+
+
+def unittest(suite: Suite):
+    output = succeed(text_of([suite.tools.unittest, "--strict", "--file", "tests/*_test.yaml", CHART]))
+    expect(re.search(r"Tests:\s+[1-9]\d* passed", output), f"no test ran:\n{output}")
+
+
+def alerts(suite: Suite):
+    files = sorted((CHART / "rules").glob("*.yaml"))
+    succeed(text_of([suite.tools.promtool, "check", "rules", *files]))
+    text = "\n".join(file.read_text() for file in files)
+    blocks = re.split(r"^ *- alert: ", text, flags=re.MULTILINE)[1:]
+    names = [block.split("\n")[0] for block in blocks]
+    for name, block in zip(names, blocks):
+        missing = [word for word in ("expr", "severity", "summary", "description", "action") if f"{word}:" not in block]
+        expect(not missing, f"{name} has no {missing}")
+    values = json.loads((CHART / "values.schema.json").read_text())
+    known = values["properties"]["monitoring"]["properties"]["prometheusRule"]["properties"]["without"]["items"]["enum"]
+    expect(sorted(known) == sorted(names), f"values.schema.json knows the alerts {known}; there are {names}")
+
+
+def proxy_schema(suite: Suite):
+    if not suite.proxy.exists():
+        raise NotRun(f"there is no {suite.proxy}; cargo build --release, or --proxy")
+    text = schema.expected(suite.proxy)
+    if suite.update:
+        schema.FILE.write_text(text)
+    expect(schema.FILE.read_text() == text, "values.schema.json differs: tests/chart/run --update")
+
+
+def succeed(result: tuple[int, str, str]) -> str:
+    code, output, errors = result
+    expect(code == 0, f"{output}\n{errors}".strip())
+    return output
+
+
+def expect(holds, words: str):
+    if not holds:
+        raise Failed(words)
+
+
+if __name__ == "__main__":
+    main()
