@@ -1,7 +1,10 @@
 """d: the injector under trouble, and everything that it says."""
 
+import base64
 import json
+import os
 import signal
+import ssl
 import threading
 
 import agents
@@ -82,21 +85,31 @@ def deleted(world: Cluster):
     world.say(f"         {creation.made} pods")
 
 
-@case("d: one of two replicas is killed while a workload scales up: every pod comes, with a sidecar")
+@case("d: one of two replicas is killed while pods are created: a workload's pods all come, with a sidecar")
 def killed(world: Cluster):
+    """Nobody can spare a pod the moment in which its review goes to a process that is gone: its controller tries again."""
     first, _ = two_ready(world)
     world.apply(SCALED)
-    import os
-
     victim = world.container(first, "injector")
-    world.kubectl("scale", "deployment/scaled", "-n", "agents", "--replicas=12")
-    os.kill(victim, signal.SIGKILL)
-    made = lambda: [pod for pod in world.pods("agents", "app=scaled")]
-    wait_until("twelve pods", lambda: len(made()) == 12, 90)
-    without = [pod["metadata"]["name"] for pod in made() if not has_sidecar(pod)]
-    expect(not without, f"without a sidecar: {without}")
-    world.kubectl("delete", "deployment/scaled", "-n", "agents", "--wait=false")
-    two_ready(world)
+    made = lambda: world.pods("agents", "app=scaled")
+    try:
+        with Creation(world) as creation:
+            os.kill(victim, signal.SIGKILL)
+            world.kubectl("scale", "deployment/scaled", "-n", "agents", "--replicas=12")
+            wait_until("twelve pods", lambda: len(made()) == 12, 90)
+            two_ready(world)
+            failed = len(creation.failures)
+            creation.more(10)
+        expect(
+            len(creation.failures) == failed,
+            f"pods failed when two replicas were ready again: {creation.failures[-1:]}",
+        )
+        without = [pod["metadata"]["name"] for pod in made() if not has_sidecar(pod)]
+        expect(not without, f"without a sidecar: {without}")
+        expect("it has no sidecar" not in creation.failures, "a pod came without a sidecar")
+    finally:
+        world.kubectl("delete", "deployment/scaled", "-n", "agents", "--wait=false")
+    world.say(f"         {failed} of {creation.made} single pods were refused in that moment")
 
 
 # They need not run: the node is small. The scheduler keeps them waiting.
@@ -113,6 +126,40 @@ SCALED = """
           nodeSelector: { no-such: node }
           containers: [{ name: agent, image: "idjag-agents:1", command: [sleep, infinity] }]
     """
+
+
+@case("d: the certificate is rotated while pods are created: none is refused, both replicas serve the new one")
+def rotated(world: Cluster):
+    """By taking the old one away, which is what an operator does with one that is no longer trusted."""
+    pods = two_ready(world)
+    before, [old] = served(pods), bundles(world)
+    rotations = sum(metric(pod, "injector_certificate_rotations_total", outcome="rotated") for pod in pods)
+    with Creation(world) as creation:
+        world.kubectl(
+            "patch", "secret", INJECTOR, "-n", OWN_NAMESPACE, "--type=json", "-p", '[{"op": "remove", "path": "/data"}]'
+        )
+        wait_until("a new certificate of both", lambda: not served(pods) & before and len(served(pods)) == 1, 90)
+        creation.more(10)
+        [new] = bundles(world)
+        expect(new != old and old.strip() in new, "the old authority left the bundle at once")
+    creation.expect_no_failure("the certificate was rotated")
+    now = sum(metric(pod, "injector_certificate_rotations_total", outcome="rotated") for pod in pods)
+    expect(now == rotations + 1, f"{now - rotations:.0f} rotations are counted")
+    expect(
+        {pod["metadata"]["uid"] for pod in two_ready(world)} == {pod["metadata"]["uid"] for pod in pods}, "restarted"
+    )
+    world.say(f"         {creation.made} pods")
+
+
+def served(pods: list[dict]) -> set[bytes]:
+    """The certificates that the injectors show now."""
+    return {ssl.get_server_certificate((pod["status"]["podIP"], 8443), timeout=5) for pod in pods}
+
+
+def bundles(world: Cluster) -> list[str]:
+    """What the entries of the webhook configuration trust, each once."""
+    hooks = world.get("mutatingwebhookconfiguration", INJECTOR)["webhooks"]
+    return list({base64.b64decode(hook["clientConfig"].get("caBundle", "")).decode() for hook in hooks})
 
 
 @case("d: the API server restarts: agents and injectors go on, pods are injected again at once")

@@ -1,13 +1,25 @@
 """a: from `helm install` to the first call that carries a token."""
 
+import json
 import re
 import time
 
 import agents
 from cases import case
-from cluster_world import CALENDAR, INJECTOR, OWN_NAMESPACE, RELEASE, SIDECAR, UPSTREAM, Agent, Cluster, text_of
+from cluster_world import (
+    CALENDAR,
+    INJECTOR,
+    OWN_NAMESPACE,
+    RELEASE,
+    SIDECAR,
+    UPSTREAM,
+    Agent,
+    Cluster,
+    is_ready,
+    text_of,
+)
 from keycloak import SCOPES
-from parts import Failed, expect, wait_until
+from parts import expect, wait_until
 
 GOAL = 120  # seconds
 
@@ -64,8 +76,6 @@ def usual(world: Cluster, scope: str = SCOPES[0]) -> str:
 
 
 def configure(world: Cluster, namespace: str, configuration: str):
-    import json
-
     ca = (world.node.pki / "ca.pem").read_text()
     world.apply(agents.CONFIG_MAP, namespace=namespace, configuration=json.dumps(configuration), ca=json.dumps(ca))
 
@@ -129,18 +139,13 @@ PROBE = """
 
 @case("a: helm test")
 def helm_test(world: Cluster):
-    try:
-        world.helm("test", RELEASE, "-n", OWN_NAMESPACE, "--timeout", "120s", "--logs")
-    except Failed:
-        world.say(world.kubectl("get", "pods", "-A"))
-        raise
+    world.helm("test", RELEASE, "-n", OWN_NAMESPACE, "--timeout", "120s")
 
 
 @case("a: the injector serves two replicas, each with a certificate that the webhook configuration trusts")
 def injectors(world: Cluster):
-    pods = world.pods(OWN_NAMESPACE, "app.kubernetes.io/name=idjag-proxy")
-    expect(len(pods) == 2, f"{len(pods)} replicas")
-    bundles = {
-        hook["clientConfig"].get("caBundle") for hook in world.get("mutatingwebhookconfiguration", INJECTOR)["webhooks"]
-    }
+    pods = world.pods(OWN_NAMESPACE, "app.kubernetes.io/component=injector")
+    expect(len(pods) == 2 and all(map(is_ready, pods)), f"{len(pods)} replicas")
+    hooks = world.get("mutatingwebhookconfiguration", INJECTOR)["webhooks"]
+    bundles = {hook["clientConfig"].get("caBundle") for hook in hooks}
     expect(len(bundles) == 1 and all(bundles), f"the webhooks trust {len(bundles)} bundles")
