@@ -79,7 +79,7 @@ class Cluster:
         attestor = K8S_ATTESTOR.format(host=HOST, pki=self.node.pki)
         self.spire = Spire(self.run, self.cache.spire, attestor)
         self._timed("SPIRE", self.spire.start)
-        keycloak = threading.Thread(target=self._start_keycloak)
+        keycloak = threading.Thread(target=self._start_keycloak, daemon=True)
         keycloak.start()
         archives = [made.archive(target) for target in images.IMAGES] + [agents_image.archive(self.cache)]
         self._timed("images into the node", lambda: self.node.load(*archives))

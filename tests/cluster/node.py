@@ -22,7 +22,8 @@ from node_programs import Programs, install, write_image  # noqa: E402
 from node_settings import BRIDGE, ETCD_PORT, HOST, NAME, PODS, PROXY_HEALTH_PORT, Settings  # noqa: E402
 from parts import Failed, Run, expect, fetch, wait_until  # noqa: E402
 
-KUBELET_DIRECTORY = Path("/var/lib/kubelet")
+# The kubelet and the CNI library make these, wherever their own directories are.
+ELSEWHERE = [Path("/var/lib/kubelet"), Path("/var/lib/cni")]
 # In the order in which they start; they end in the other.
 COMPONENTS = [
     "containerd", "etcd", "apiserver", "controller-manager", "scheduler", "kubelet", "proxy", "coredns",
@@ -63,9 +64,8 @@ class Node:
     def _prepare(self):
         for name in ("pids", "cni"):
             (self.directory / name).mkdir()
-        # The kubelet makes it, wherever its own directory is.
-        if not KUBELET_DIRECTORY.exists():
-            (self.directory / "no-kubelet-directory").touch()
+        absent = [str(place) for place in ELSEWHERE if not place.exists()]
+        (self.directory / "absent").write_text("\n".join(absent))
         self.settings.make_certificates()
         self.settings.write_configurations()
         self._make_bridge()
@@ -130,8 +130,9 @@ class Node:
         for mount in sorted((one for one in mounts if one.startswith(f"{self.directory}/")), reverse=True):
             subprocess.run(["umount", "-l", mount], capture_output=True)
         self._remove_network()
-        if (self.directory / "no-kubelet-directory").exists():
-            shutil.rmtree(KUBELET_DIRECTORY, ignore_errors=True)
+        if (self.directory / "absent").exists():
+            for place in (self.directory / "absent").read_text().split():
+                shutil.rmtree(place, ignore_errors=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def kubectl(self, *words: str, manifest: str | None = None, timeout: float = 60) -> str:
