@@ -17,15 +17,15 @@ from parts import Run
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """On a free port of loopback, in a thread of its own, until the run ends."""
+    """On a free port, of loopback where `host` is not given, in a thread of its own, until the run ends."""
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, run: Run, handler):
-        super().__init__(("127.0.0.1", 0), handler)
+    def __init__(self, run: Run, handler, host: str = "127.0.0.1"):
+        super().__init__((host, 0), handler)
         self.port = self.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{host}:{self.port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
         run.closers.callback(self.server_close)
         run.closers.callback(self.shutdown)
@@ -60,12 +60,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Upstream(Server):
     """An API that wants a token of `issuer`, verified with the keys that the issuer publishes; answers with what it saw."""
 
-    def __init__(self, run: Run, issuer: str, jwks_url: str):
+    def __init__(self, run: Run, issuer: str, jwks_url: str, host: str = "127.0.0.1"):
         self.issuer, self.jwks_url = issuer, jwks_url
         self.lock = threading.Lock()
         self.keys: KeySet | None = None
         self.count = self.refused = 0
-        super().__init__(run, _UpstreamHandler)
+        super().__init__(run, _UpstreamHandler, host)
+
+    def admitted(self, seen: dict):
+        """Called for each request with a valid token, with what it is answered: `claims`, `path`, `saw`, `xfcc`."""
 
     def claims(self, authorization: str) -> dict:
         """Of a token that is valid now; else JoseError or ValueError."""
@@ -100,7 +103,9 @@ class _UpstreamHandler(Handler):
                 {"www-authenticate": 'Bearer error="invalid_token"'},
             )
         else:
-            self.reply(200, {"claims": claims, "path": self.path, "saw": saw, "xfcc": caller})
+            seen = {"claims": claims, "path": self.path, "saw": saw, "xfcc": caller}
+            self.server.admitted(seen)
+            self.reply(200, seen)
 
     do_GET = do_POST = do_PUT = do_DELETE = answer
 
