@@ -55,6 +55,7 @@ class Cases:
 def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--proxy", type=Path, default=REPOSITORY / "target/release/idjag-proxy")
+    options.add_argument("--injector", type=Path, help="the binary with `injector`, if it is another")
     options.add_argument("--install", action="store_true", help="only fill the cache")
     options.add_argument("--picture", action="store_true", help="draw dashboard.svg beside this file anew")
     options.add_argument("--keep", action="store_true", help="keep logs, configurations and the recording")
@@ -86,7 +87,7 @@ def main():
 def whole(run: Run, cases: Cases, chosen, tools):
     dashboard = Dashboard(CHART / "dashboards/idjag-proxy.json")
     cases("every panel has its place, and says what it means", layout, dashboard)
-    world = World(run, chosen.proxy.resolve())
+    world = World(run, chosen.proxy.resolve(), (chosen.injector or chosen.proxy).resolve())
     try:
         missing = world.start_all()
         targets = [(one.namespace, one.pod, one.metrics) for one in [*world.sidecars, *world.injectors]]

@@ -37,8 +37,8 @@ class Sidecar:
 
 
 class World:
-    def __init__(self, run: Run, proxy: Path):
-        self.run, self.proxy = run, proxy
+    def __init__(self, run: Run, proxy: Path, injector: Path):
+        self.run, self.proxy, self.injector = run, proxy, injector
         self.sso, self.upstream = TokenEndpoint(TOKEN_LIFETIME), Upstream()
         self.stop = threading.Event()
         self.callers: list[threading.Thread] = []
@@ -89,10 +89,10 @@ class World:
 
     def start_injectors(self) -> str | None:
         """One as it should be, one in trouble; or why there are none."""
-        if subprocess.run([self.proxy, "injector", "--help"], capture_output=True).returncode != 0:
-            return f"{self.proxy} has no `injector`: it was built without the feature `kubernetes`"
+        if subprocess.run([self.injector, "injector", "--help"], capture_output=True).returncode != 0:
+            return f"{self.injector} has no `injector`: it was built without the feature `kubernetes`"
         for number, (namespace, flags) in enumerate([("idjag-proxy", []), ("idjag-staging", ["--certificate-lifetime", "1m"])]):
-            self.injectors.append(Injector(self.run, self.proxy, namespace, f"idjag-proxy-injector-{number}", flags))
+            self.injectors.append(Injector(self.run, self.injector, namespace, f"idjag-proxy-injector-{number}", flags))
         for injector in self.injectors:
             wait_until(f"{injector.pod} to be ready", injector.ready, 60, injector.part)
         return None
