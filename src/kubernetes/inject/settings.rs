@@ -142,7 +142,7 @@ impl Settings {
             },
             "resources" => self.resources = Resources::parse(text)?,
             "socket" => {
-                self.socket = text.parse().map_err(|error: super::socket::SocketError| one(error.to_string()))?
+                self.socket = text.parse().map_err(|error: super::socket::SocketError| one(error.to_string()))?;
             }
             "http-proxy" => match text {
                 "true" => self.http_proxy = Some(HttpProxy { no_proxy: String::new() }),

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -35,13 +35,7 @@ struct Replica {
     webhook: SocketAddr,
     metrics: SocketAddr,
     stopper: Stopper,
-    running: JoinHandle<Result<(), String>>,
-}
-
-impl Drop for Replica {
-    fn drop(&mut self) {
-        self.running.abort();
-    }
+    running: JoinSet<Result<(), String>>,
 }
 
 fn settings(identity: &str) -> Settings {
@@ -68,7 +62,9 @@ impl Replica {
         let bound = bind(settings(identity), api, clock, None).expect("bound");
         let (webhook, metrics) = (bound.webhook(), bound.metrics());
         let (stopper, stop) = Stop::pair();
-        Self { webhook, metrics, stopper, running: tokio::task::spawn(bound.run(stop)) }
+        let mut running = JoinSet::new();
+        running.spawn(bound.run(stop));
+        Self { webhook, metrics, stopper, running }
     }
 
     async fn ready(api: &ApiServer, identity: &str) -> Self {
@@ -265,7 +261,7 @@ async fn replicas_agree_and_one_takes_over_from_another() {
     assert_eq!(first.probe("/readyz").await.text(), "waiting for nothing: it is shutting down\n");
     assert_eq!(ask(&api, &first, &review("agents", &pod())).await["allowed"], true);
     let mut first = first;
-    let ended = within(&mut first.running, "its end").await.expect("no panic");
+    let ended = within(first.running.join_next(), "its end").await.expect("a task").expect("no panic");
     assert_eq!(ended, Ok(()));
     assert!(TcpStream::connect(first.webhook).await.is_err());
 }
@@ -274,14 +270,15 @@ async fn replicas_agree_and_one_takes_over_from_another() {
 struct Caller {
     calls: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
-    calling: JoinHandle<Vec<String>>,
+    calling: JoinSet<Vec<String>>,
 }
 
 impl Caller {
     fn start(api: &Arc<ApiServer>, addresses: Vec<SocketAddr>) -> Self {
         let (calls, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (api, counted, stopped) = (Arc::clone(api), Arc::clone(&calls), Arc::clone(&stop));
-        let calling = tokio::task::spawn(async move {
+        let mut calling = JoinSet::new();
+        calling.spawn(async move {
             let mut failures = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 for address in &addresses {
@@ -304,9 +301,9 @@ impl Caller {
         until(async || self.calls.load(Ordering::Relaxed) > before + 20, "more calls").await;
     }
 
-    async fn failures(self) -> Vec<String> {
+    async fn failures(mut self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
-        within(self.calling, "the end of the calls").await.expect("no panic")
+        within(self.calling.join_next(), "the end of the calls").await.expect("a task").expect("no panic")
     }
 }
 

@@ -1,0 +1,98 @@
+"""`promtool test rules` on what the binary exported: nothing fires while all is well, and each alert fires when it should."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from parts import Failed, expect
+from recording import SLOWER, Recording, without_annotations
+from story import Story
+
+STAGING = "idjag-staging"
+
+
+def expectations(story: Story, world) -> list[tuple[str, float, list[dict]]]:
+    """Which alert, at which second of the story, with which labels; no labels: it must not fire."""
+    marks = story.marks
+    research, stranded, loud, broken = (_target(one) for one in (world.research, world.stranded, world.loud, world.calendar[1]))
+    refused = lambda namespace: {"namespace": namespace, "reason": "no_route"}
+    rejected = {"namespace": "calendar-agents", "reason": "authorization_misconfigured"}
+    failing = {"namespace": "research-agents", "server": "sso", "leg": "access", "outcome": "busy"}
+    papers = [research | {"route": f"papers-{number}"} for number in range(4)]
+    found = [
+        ("IdjagProxyExchangesFailing", marks["outage"] + 8, []),
+        ("IdjagProxyExchangesFailing", marks["outage"] + 32, [failing]),
+        ("IdjagProxyTokenExpiresSoon", marks["outage"] + 8, []),
+        ("IdjagProxyTokenExpiresSoon", marks["outage"] + 30, papers),
+        ("IdjagProxyConfigRefused", marks["broken"] + 8, [broken]),
+        ("IdjagProxyConfigRefused", marks["corrected"] + 6, []),
+        ("IdjagProxyRefusalsRising", marks["loud"] + 15, [refused("batch-agents"), refused("calendar-agents"), rejected]),
+        ("IdjagProxyRefusedByServer", marks["unrouted"], []),
+        ("IdjagProxyRefusedByServer", marks["loud"] + 15, [_target(world.calendar[0]) | {"reason": "authorization_misconfigured"}]),
+        ("IdjagProxyLogLinesDropped", marks["loud"] + 3, [loud]),
+        ("IdjagProxyNoIdentity", marks["stranded"] + 14, [stranded]),
+        ("IdjagProxySvidExpiresSoon", marks["identity ended"] - 20, []),
+        ("IdjagProxySvidExpiresSoon", marks["identity ended"] - 6, [research]),
+        ("IdjagProxyNoIdentity", marks["identity ended"] + 14, [research, stranded]),
+        ("IdjagProxyNoIdentity", marks["renewed"] + 15, []),
+    ]
+    if world.injectors:
+        found += [
+            ("IdjagInjectorDown", marks["healthy"], []),
+            ("IdjagInjectorDown", marks["injectors killed"] + 9, [{}]),
+            ("IdjagInjectorCertificateExpiresSoon", marks["healthy"], [{"namespace": STAGING}]),
+            ("IdjagInjectorRefusesPods", marks["outage"] + 8, [{"namespace": STAGING, "resource": "pods"}]),
+        ]
+    return found
+
+
+def run(promtool: Path, rules: list[Path], recording: Recording, directory: Path, cases: list[tuple[str, float, list[dict]]]):
+    """All cases in one run of promtool, which says what it got instead."""
+    bare = []
+    severities: dict[str, str] = {}
+    for rule in rules:
+        text = without_annotations(rule)
+        severities |= dict(re.findall(r"- alert: (\w+).*?severity: (\w+)", text, re.DOTALL))
+        path = directory / f"bare-{rule.name}"
+        path.write_text(text)
+        bare.append(str(path))
+    tests = [
+        {
+            "eval_time": _time(second),
+            "alertname": alert,
+            "exp_alerts": [{"exp_labels": {"severity": severities[alert]} | labels} for labels in expected],
+        }
+        for alert, second, expected in cases
+    ]
+    step = f"{SLOWER}s"
+    group = {"interval": step, "input_series": recording.input_series(), "alert_rule_test": tests}
+    path = directory / "rules-test.yaml"
+    path.write_text(json.dumps({"rule_files": bare, "evaluation_interval": step, "tests": [group]}, indent=1))
+    done = subprocess.run([promtool, "test", "rules", path], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Failed(f"{path}\n{done.stdout[-6000:]}{done.stderr[-3000:]}")
+
+
+def quiet(names: list[str], seconds: list[float]) -> list[tuple[str, float, list[dict]]]:
+    return [(name, second, []) for name in names for second in seconds]
+
+
+def labels_exist(rules: list[Path], cases: list[tuple[str, float, list[dict]]]):
+    """An annotation that names a label which its alert does not have would print nothing in its place."""
+    labels = {alert: {name for one in expected for name in one} for alert, _, expected in cases if expected}
+    for rule in rules:
+        for block in re.split(r"- alert: ", rule.read_text())[1:]:
+            alert = block.split("\n")[0]
+            named = set(re.findall(r"\$labels\.(\w+)", block))
+            if alert in labels:
+                expect(named <= labels[alert], f"{alert} names {named - labels[alert]}, which its alerts do not have")
+
+
+def _time(second: float) -> str:
+    return f"{round(second) * SLOWER}s"
+
+
+def _target(sidecar) -> dict:
+    address = f"127.0.0.1:{sidecar.metrics}"
+    return {"namespace": sidecar.namespace, "pod": sidecar.pod, "instance": address, "job": "idjag-proxy"}

@@ -1,0 +1,144 @@
+"""What the proxies talk to besides the demo's servers: each can be told to be in trouble, which the demo's cannot."""
+
+import http.server
+import json
+import threading
+import time
+import urllib.parse
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """On a free port of loopback, in threads of its own."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, handler):
+        super().__init__(("127.0.0.1", 0), handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, *_):
+        """A client that left before its answer is part of the story."""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    # Head and body go out in two writes: without this each waits for the other side's delayed acknowledgement.
+    disable_nagle_algorithm = True
+
+    def body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("content-length") or 0))
+
+    def reply(self, status: int, document, headers: dict | None = None):
+        data = json.dumps(document).encode()
+        self.send_response(status)
+        for name, value in {"content-type": "application/json", **(headers or {})}.items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+class TokenEndpoint(Server):
+    """An authorization server of few words: tokens that live for `lifetime` seconds. It has nothing for clients in `failing`, and does
+    not know `retired-bot`."""
+
+    def __init__(self, lifetime: int):
+        self.lifetime, self.failing, self.count = lifetime, set(), 0
+        super().__init__(_TokenHandler)
+
+
+class _TokenHandler(Handler):
+    def do_POST(self):
+        form = urllib.parse.parse_qs(self.body().decode())
+        self.server.count += 1
+        client = form.get("client_id", [""])[0]
+        if client in self.server.failing:
+            self.reply(503, {"error": "temporarily_unavailable"})
+        elif client == "retired-bot":
+            self.reply(401, {"error": "invalid_client"})
+        else:
+            token = f"token-{self.server.count}"
+            self.reply(200, {"access_token": token, "token_type": "Bearer", "expires_in": self.server.lifetime})
+
+
+class Upstream(Server):
+    """An API: /ok, /missing, /broken, /slow; and /picky refuses every tenth token as if it had been revoked."""
+
+    def __init__(self):
+        self.picked = 0
+        super().__init__(_UpstreamHandler)
+
+
+class _UpstreamHandler(Handler):
+    def do_GET(self):
+        path = urllib.parse.urlsplit(self.path).path.rsplit("/", 1)[-1]
+        if path == "missing":
+            self.reply(404, {"error": "no such thing"})
+        elif path == "broken":
+            self.reply(500, {"error": "out of order"})
+        elif path == "slow":
+            time.sleep(0.08)
+            self.reply(200, {"took": "its time"})
+        elif path == "picky" and self.picked():
+            self.reply(401, {"error": "invalid_token"}, {"www-authenticate": 'Bearer error="invalid_token"'})
+        else:
+            self.reply(200, {"events": [{"id": number, "title": "weekly review"} for number in range(9)]})
+
+    def picked(self) -> bool:
+        self.server.picked += 1
+        return self.server.picked % 10 == 0
+
+
+class ApiServer(Server):
+    """As much of a Kubernetes API server as the injector asks for: a few objects that can be read and written."""
+
+    def __init__(self, namespace: str, name: str):
+        webhooks = [{"name": f"{which}.idjag-proxy.io", "clientConfig": {}} for which in ("namespace", "pod", "workloads")]
+        own = f"/api/v1/namespaces/{namespace}/secrets/{name}"
+        lease = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}"
+        configuration = f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{name}"
+        agents = "/api/v1/namespaces/calendar-agents/configmaps/idjag-proxy"
+        self.objects = {
+            own: {"kind": "Secret", "apiVersion": "v1"},
+            lease: {"kind": "Lease", "apiVersion": "coordination.k8s.io/v1"},
+            configuration: {"kind": "MutatingWebhookConfiguration", "webhooks": webhooks},
+            agents: {"kind": "ConfigMap", "apiVersion": "v1", "data": {"proxy.yaml": "routes: []"}},
+        }
+        for path, one in self.objects.items():
+            one["metadata"] = {"name": path.rsplit("/", 1)[-1], "resourceVersion": "1"}
+        self.secret, self.read_only = own, False
+        super().__init__(_ApiHandler)
+
+
+class _ApiHandler(Handler):
+    def do_GET(self):
+        found = self.server.objects.get(urllib.parse.urlsplit(self.path).path)
+        self.reply(200, found) if found else self.status(404, "NotFound")
+
+    def do_PUT(self):
+        path, written = urllib.parse.urlsplit(self.path).path, json.loads(self.body())
+        was = self.server.objects.get(path)
+        if was is None:
+            self.status(404, "NotFound")
+        elif self.server.read_only and path == self.server.secret:
+            self.status(403, "Forbidden")
+        elif written["metadata"].get("resourceVersion") != was["metadata"]["resourceVersion"]:
+            self.status(409, "Conflict")
+        else:
+            written["metadata"]["resourceVersion"] = str(int(was["metadata"]["resourceVersion"]) + 1)
+            self.server.objects[path] = written
+            self.reply(200, written)
+
+    def do_POST(self):
+        self.reply(201, json.loads(self.body()))
+
+    def status(self, code: int, reason: str):
+        self.reply(code, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason})

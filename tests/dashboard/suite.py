@@ -1,0 +1,193 @@
+"""Runs the world, and asks of its Prometheus what the dashboard and the alerts ask. One line for each case, the last one counts."""
+
+import argparse
+import re
+import signal
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+sys.path += [str(HERE.parent / "real"), str(HERE.parent / "chart")]
+
+import alerts  # noqa: E402
+import picture  # noqa: E402
+import story as stories  # noqa: E402
+from install import InstallError  # noqa: E402
+from panels import Dashboard, Panel, layout_problems, substituted  # noqa: E402
+from parts import Failed, Run, expect  # noqa: E402
+from prometheus import Prometheus  # noqa: E402
+from recording import Recording  # noqa: E402
+from tools import install  # noqa: E402
+from world import World  # noqa: E402
+
+CHART = REPOSITORY / "charts/idjag-proxy"
+RULES = sorted((CHART / "rules").glob("*.yaml"))
+INJECTOR = "Injector"
+
+
+class NotRun(Exception):
+    """Why a case says nothing."""
+
+
+class Cases:
+    def __init__(self):
+        self.counts = {"passed": 0, "failed": 0, "skipped": 0}
+
+    def __call__(self, name: str, function, *arguments):
+        try:
+            function(*arguments)
+        except NotRun as why:
+            self.counts["skipped"] += 1
+            say(f"NOT RUN  {name}: {why}")
+        except Exception as error:
+            self.counts["failed"] += 1
+            text = str(error) if isinstance(error, Failed) else traceback.format_exc()
+            lines = "\n".join(f"         {line}" for line in text.splitlines())
+            say(f"FAILED   {name}\n{lines}")
+        else:
+            self.counts["passed"] += 1
+            say(f"ok       {name}")
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--proxy", type=Path, default=REPOSITORY / "target/release/idjag-proxy")
+    options.add_argument("--injector", type=Path, help="the binary with `injector`, if it is another")
+    options.add_argument("--install", action="store_true", help="only fill the cache")
+    options.add_argument("--picture", action="store_true", help="draw dashboard.svg beside this file anew")
+    options.add_argument("--keep", action="store_true", help="keep logs, configurations and the recording")
+    chosen = options.parse_args()
+    try:
+        tools = install(say, ["prometheus"])
+    except InstallError as error:
+        sys.exit(f"FAILED: {error}\n0 passed, 1 failed, 0 skipped")
+    if chosen.install:
+        return
+    if not chosen.proxy.exists():
+        sys.exit(f"there is no {chosen.proxy}; cargo build --release, or --proxy\n0 passed, 1 failed, 0 skipped")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    run, cases = Run(Path(tempfile.mkdtemp(prefix="idjag-dashboard-"))), Cases()
+    finished = False
+    try:
+        whole(run, cases, chosen, tools)
+        finished = True
+    finally:
+        keep = chosen.keep or not finished or cases.counts["failed"] > 0
+        run.close(keep)
+        if keep:
+            say(f"logs, configurations and the recording: {run.directory}")
+    say(", ".join(f"{count} {what}" for what, count in cases.counts.items()))
+    sys.exit(1 if cases.counts["failed"] else 0)
+
+
+def whole(run: Run, cases: Cases, chosen, tools):
+    dashboard = Dashboard(CHART / "dashboards/idjag-proxy.json")
+    cases("every panel has its place, and says what it means", layout, dashboard)
+    world = World(run, chosen.proxy.resolve(), (chosen.injector or chosen.proxy).resolve())
+    try:
+        missing = world.start_all()
+        targets = [(one.namespace, one.pod, one.metrics) for one in [*world.sidecars, *world.injectors]]
+        stories.start_load(world)
+        prometheus = Prometheus(run, tools.prometheus / "usr/bin/prometheus", RULES, targets)
+        story = stories.tell(world, prometheus, lambda: all_well(cases, dashboard, prometheus, missing))
+        cases("the rules evaluate", rules_evaluate, prometheus, missing)
+        recording = Recording(prometheus, story, "\n".join(rule.read_text() for rule in RULES))
+        cases("nothing fires while all is well", nothing_fires, tools.promtool, recording, run.directory, story, missing)
+        expected = alerts.expectations(story, world)
+        for alert in sorted(alert_names()):
+            of_alert = [case for case in expected if case[0] == alert]
+            cases(f"alert: {alert}", one_alert, tools.promtool, recording, run.directory, of_alert, missing)
+        drawing = picture.draw(dashboard, prometheus, story)
+        (run.directory / "dashboard.svg").write_text(drawing)
+        if chosen.picture:
+            (HERE / "dashboard.svg").write_text(drawing)
+    finally:
+        world.close()
+
+
+def all_well(cases: Cases, dashboard: Dashboard, prometheus: Prometheus, missing: str | None):
+    """Asked while nothing is wrong: so an empty answer is a query that shows nobody anything."""
+    cases("the variables find namespaces and pods", variables, dashboard, prometheus)
+    for panel in dashboard.panels:
+        cases(f"panel: {panel.row or 'is it fine?'}: {panel.title}", shows, panel, prometheus, missing)
+    cases("the first row says that it is fine", fine, dashboard, prometheus)
+
+
+def layout(dashboard: Dashboard):
+    problems = layout_problems(dashboard.definition)
+    problems += [f"{panel.title}: no description" for panel in dashboard.panels if not panel.definition.get("description")]
+    expect(not problems, "\n".join(problems))
+
+
+def variables(dashboard: Dashboard, prometheus: Prometheus):
+    expect(set(dashboard.variables()) == {"namespace", "pod"}, f"there are {dashboard.variables()}")
+    for name, query in dashboard.variables().items():
+        selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", query).groups()
+        values = prometheus.label_values(label, substituted(selector))
+        known = {"namespace": "calendar-agents", "pod": "calendar-bot-1"}[name]
+        expect(known in values, f"{query} finds {values}")
+        expect(not any("injector" in value for value in values), f"{query} finds injectors: {values}")
+
+
+def shows(panel: Panel, prometheus: Prometheus, missing: str | None):
+    if panel.row == INJECTOR and missing:
+        raise NotRun(missing)
+    for expression, _ in panel.queries:
+        # Two healthy pods: a panel must not need trouble to show something.
+        found = prometheus.query(substituted(expression, "calendar-agents", "calendar-bot-.*"))
+        expect(found, f"nothing: {expression}")
+        values = [one["value"][1] for one in found]
+        numbers = [value for value in values if value not in ("NaN", "+Inf", "-Inf")]
+        expect(numbers, f"no number but {values}: {expression}")
+
+
+def fine(dashboard: Dashboard, prometheus: Prometheus):
+    """Each stat is green, or blue where it is not judged, for the namespace in which all is well."""
+    for panel in (one for one in dashboard.panels if one.kind == "stat" and one.title != "Alerts"):
+        expression, _ = panel.queries[0]
+        value = float(prometheus.query(substituted(expression, "calendar-agents"))[0]["value"][1])
+        colour = picture.colour(panel, value)
+        # The calendar's agents call a broken upstream now and then, and one user whom the server refuses.
+        expect(colour in ("green", "blue") or panel.title in ("Calls that went wrong", "Exchanges that fail"), f"{panel.title}: {value} is {colour}")
+
+
+def rules_evaluate(prometheus: Prometheus, missing: str | None):
+    rules = prometheus.rules()
+    expect(len(rules) == len(alert_names()), f"{len(rules)} rules are loaded, there are {len(alert_names())}")
+    for rule in rules:
+        expect(rule["health"] == "ok", f"{rule['name']}: {rule['health']}: {rule.get('lastError')}")
+        for selector in re.findall(r"idjag_proxy_\w+(?:\{[^}]*\})?", rule["query"]):
+            if missing and "injector" in selector:
+                continue
+            found = prometheus.query(f"last_over_time({selector}[10m])")
+            expect(found, f"{rule['name']} asks for {selector}, which nobody exports")
+
+
+def nothing_fires(promtool: Path, recording: Recording, directory: Path, story, missing: str | None):
+    names = [name for name in sorted(alert_names()) if not (missing and name == "IdjagInjectorDown")]
+    healthy = recording.without([alerts.STAGING])
+    alerts.run(promtool, RULES, healthy, directory, alerts.quiet(names, [5, 15, 25, story.marks["healthy"]]))
+
+
+def one_alert(promtool: Path, recording: Recording, directory: Path, expected: list, missing: str | None):
+    if not expected and missing:
+        raise NotRun(missing)
+    expect(any(labels for _, _, labels in expected), "no case lets it fire")
+    alerts.run(promtool, RULES, recording, directory, expected)
+    alerts.labels_exist(RULES, expected)
+
+
+def alert_names() -> list[str]:
+    return re.findall(r"- alert: (\w+)", "\n".join(rule.read_text() for rule in RULES))
+
+
+def say(line: str):
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
