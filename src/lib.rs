@@ -31,16 +31,17 @@
 //!
 //! | layer | modules | knows nothing of |
 //! |---|---|---|
-//! | 5 composition | `cli` → [`app`] → [`config`] | - |
+//! | 5 composition | `cli` → [`app`], `kubernetes` → [`config`] | - |
 //! | 4 traffic | [`admin`] → [`proxy`] → [`policy`] | the file's format, the environment, the command line |
 //! | 3 tokens | [`token`] → [`exchange`] | the agent's request |
 //! | 2 credentials | [`tls`] → [`identity`] | routes, OAuth |
 //! | 1 protocol | [`assertion`] | sockets, tasks, files: pure functions |
-//! | 0 vocabulary | [`clock`], [`secret`], [`tasks`], [`telemetry`] | any domain word |
+//! | 0 vocabulary | [`clock`], [`listen`], [`secret`], [`tasks`], [`telemetry`] | any domain word |
 //!
 //! A module imports lower layers, and sideways along the arrows; `tests/it/layers.rs` holds it. `dev` (a feature) is the embedded
 //! Workload API, authorization server and resource server of the demo and the tests; it imports layer 0 alone, because it must
-//! not check our assertions with the code that made them.
+//! not check our assertions with the code that made them. `kubernetes` (a feature) is `inject` and the `injector` webhook, which
+//! put this proxy into pods; neither is in the sidecar's image.
 //!
 //! # Threads
 //!
@@ -67,6 +68,9 @@ pub mod config;
 pub mod dev;
 pub mod exchange;
 pub mod identity;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
+pub mod listen;
 pub mod policy;
 pub mod proxy;
 pub mod secret;

@@ -15,10 +15,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// Where connections come from.
-pub(super) trait Accept: Send {
+pub(crate) trait Accept: Send {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     fn accept(&self) -> impl Future<Output = std::io::Result<Self::Stream>> + Send;
@@ -44,7 +44,7 @@ impl Accept for tokio::net::UnixListener {
 const CONNECTIONS: usize = 64;
 
 /// Serves until it is told to stop.
-pub(super) async fn serve<A, H, F>(listener: A, handler: H, mut stop: Stop) -> Result<(), String>
+pub(crate) async fn serve<A, H, F>(listener: A, handler: H, mut stop: Stop) -> Result<(), String>
 where
     A: Accept,
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -83,7 +83,7 @@ where
 }
 
 /// An answer of ours.
-pub(super) fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+pub(crate) fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -91,6 +91,6 @@ pub(super) fn answer(status: StatusCode, content_type: &'static str, body: impl 
     answer
 }
 
-pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+pub(crate) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     answer(status, "text/plain; charset=utf-8", body)
 }

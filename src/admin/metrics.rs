@@ -26,7 +26,12 @@ pub struct BuildInfo;
 impl BuildInfo {
     /// Registers it.
     pub fn register(registry: &Registry) -> prometheus::Result<()> {
-        let features = if cfg!(feature = "dev") { "dev" } else { "" };
+        let features = match (cfg!(feature = "dev"), cfg!(feature = "kubernetes")) {
+            (true, true) => "dev,kubernetes",
+            (true, false) => "dev",
+            (false, true) => "kubernetes",
+            (false, false) => "",
+        };
         let opts = Opts::new("idjag_proxy_build_info", "What is running.")
             .const_label("version", env!("CARGO_PKG_VERSION"))
             .const_label("features", features);

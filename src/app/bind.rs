@@ -7,6 +7,7 @@ use crate::clock::Clock;
 use crate::config::{Config, IdentitySource, ListenAddress, Loaded};
 use crate::exchange::{self, Exchanger};
 use crate::identity::{self, Files, Identity, WorkloadApi};
+use crate::listen;
 use crate::proxy::{self, Guard, Limits, Pulse, Shared, SharedParts, Table, TableParts, Traffic};
 use crate::secret::Secret;
 use crate::telemetry::{Logs, Process};
@@ -14,8 +15,7 @@ use crate::tls::{ClientTls, Present, ServerTrust, web_roots};
 use crate::token::{self, Owner, Settings, Tokens};
 use arc_swap::ArcSwap;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
-use socket2::{Domain, Protocol, Socket, Type};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -317,7 +317,7 @@ fn bind_workers(
         for sockets in &mut sockets {
             let socket = match first.take() {
                 Some(first) => Ok(first),
-                None => socket(address, true),
+                None => listen::bind(address, true).map(|(listener, _)| listener),
             };
             sockets.push(socket.map_err(|error| BindError::Listen { setting, address, error })?);
         }
@@ -330,7 +330,7 @@ fn bind_all(setting: &'static str, wanted: &[ListenAddress]) -> Result<(Vec<TcpL
     Ok(bound.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
 }
 
-/// `None` for a default address that the machine does not have.
+/// `None` for an address that may be missing, and is.
 fn bind_one(
     setting: &'static str,
     wanted: ListenAddress,
@@ -338,50 +338,19 @@ fn bind_one(
 ) -> Result<Option<(TcpListener, SocketAddr)>, BindError> {
     let address = wanted.address;
     // Bound exclusively first: with the port shared at once, a second proxy would silently take half of the connections.
-    let exclusive = socket(address, false).and_then(|listener| Ok((listener.local_addr()?, listener)));
-    match exclusive {
-        Ok((address, listener)) if !shared => Ok(Some((listener, address))),
-        Ok((address, listener)) => {
+    match listen::bind(address, false) {
+        Ok(bound) if !shared => Ok(Some(bound)),
+        Ok((listener, address)) => {
             drop(listener);
-            let listener = socket(address, true).map_err(|error| BindError::Listen { setting, address, error })?;
-            Ok(Some((listener, address)))
+            let bound = listen::bind(address, true).map_err(|error| BindError::Listen { setting, address, error })?;
+            Ok(Some(bound))
         }
-        Err(error) if !wanted.explicit && address.ip() == Ipv6Addr::UNSPECIFIED && has_no_family(&error) => {
-            // IPv6 is switched off on this node: everything is what can be heard by IPv4 then.
-            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-            bind_one(setting, ListenAddress { address, explicit: true }, shared)
-        }
-        Err(error)
-            if !wanted.explicit && (error.kind() == std::io::ErrorKind::AddrNotAvailable || has_no_family(&error)) =>
-        {
-            tracing::info!(%address, setting, "a default address does not exist on this machine and is skipped");
+        Err(error) if !wanted.explicit && listen::does_not_exist(&error) => {
+            tracing::info!(%address, setting, "an address does not exist on this machine and is skipped");
             Ok(None)
         }
         Err(error) => Err(BindError::Listen { setting, address, error }),
     }
-}
-
-#[cfg(unix)]
-fn has_no_family(error: &std::io::Error) -> bool {
-    error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
-}
-
-#[cfg(not(unix))]
-fn has_no_family(_: &std::io::Error) -> bool {
-    false
-}
-
-fn socket(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    #[cfg(unix)]
-    socket.set_reuse_port(shared)?;
-    #[cfg(not(unix))]
-    let _ = shared;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(1024)?;
-    Ok(socket.into())
 }
 
 #[cfg(test)]
@@ -390,8 +359,7 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_an_error_that_names_the_setting() {
-        let taken = socket("127.0.0.1:0".parse().expect("address"), true).expect("socket");
-        let address = taken.local_addr().expect("address");
+        let (_taken, address) = listen::bind("127.0.0.1:0".parse().expect("address"), true).expect("bound");
         for workers in [1, 2] {
             let error = bind_workers(&[ListenAddress { address, explicit: true }], workers).expect_err("taken");
             assert!(error.to_string().starts_with(&format!("listen.outbound: {address}")), "{error}");

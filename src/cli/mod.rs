@@ -3,6 +3,10 @@ mod check;
 #[cfg(feature = "dev")]
 mod demo;
 mod hardening;
+#[cfg(feature = "kubernetes")]
+mod inject;
+#[cfg(feature = "kubernetes")]
+mod injector;
 mod jwks;
 mod run;
 mod schema;
@@ -15,6 +19,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// sysexits(3): the input data is refused.
+#[cfg(feature = "kubernetes")]
+pub(crate) const EX_DATAERR: u8 = 65;
 /// sysexits(3): the configuration is wrong.
 pub(crate) const EX_CONFIG: u8 = 78;
 /// Something failed at run time.
@@ -66,6 +73,12 @@ enum Command {
         #[arg(long, default_value = DEFAULT_ADMIN)]
         admin: PathBuf,
     },
+    /// Put the sidecar into Kubernetes manifests: YAML or JSON on standard input, the same with sidecars on standard output.
+    #[cfg(feature = "kubernetes")]
+    Inject(inject::Arguments),
+    /// Run the webhook that puts the sidecar into pods as they are created.
+    #[cfg(feature = "kubernetes")]
+    Injector(injector::Arguments),
     /// See it work: every part in one process, walked through step by step.
     #[cfg(feature = "dev")]
     Demo {
@@ -108,6 +121,10 @@ pub fn main() -> ExitCode {
         Command::Jwks { file } => jwks::run(&file),
         Command::Status { admin, json } => status::run(admin, json),
         Command::LogLevel { level, admin } => status::set_log_level(admin, &level),
+        #[cfg(feature = "kubernetes")]
+        Command::Inject(arguments) => inject::run(arguments),
+        #[cfg(feature = "kubernetes")]
+        Command::Injector(arguments) => injector::run(arguments),
         #[cfg(feature = "dev")]
         Command::Demo { once } => demo::run(once),
     }

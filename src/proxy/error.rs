@@ -48,6 +48,8 @@ pub enum Reason {
     BodyTooLarge,
     /// The URI is too long.
     UriTooLong,
+    /// The head is too large.
+    HeadTooLarge,
     /// More requests than the limit.
     TooManyRequests,
     /// An expectation other than 100-continue.
@@ -56,7 +58,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for the metrics' closed label set.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NoRoute,
         Self::MalformedRequest,
         Self::AmbiguousPath,
@@ -76,6 +78,7 @@ impl Reason {
         Self::Loop,
         Self::BodyTooLarge,
         Self::UriTooLong,
+        Self::HeadTooLarge,
         Self::TooManyRequests,
         Self::Expectation,
     ];
@@ -148,6 +151,13 @@ impl Reason {
                 ("body_too_large", S::PAYLOAD_TOO_LARGE, 8, "http_request_error", "The body is too large")
             }
             Self::UriTooLong => ("uri_too_long", S::URI_TOO_LONG, 8, "http_request_error", "The URI is too long"),
+            Self::HeadTooLarge => (
+                "head_too_large",
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                8,
+                "http_request_error",
+                "The request's head is too large",
+            ),
             Self::TooManyRequests => (
                 "too_many_requests",
                 S::SERVICE_UNAVAILABLE,
@@ -177,7 +187,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal that tells the agent `detail`.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        let close = matches!(reason, Reason::MalformedRequest);
+        let close = matches!(reason, Reason::MalformedRequest | Reason::HeadTooLarge);
         Self {
             reason,
             detail: detail.into(),

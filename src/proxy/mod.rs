@@ -1,14 +1,17 @@
 //! The data plane: plain HTTP from the agent in, an authenticated request over (m)TLS out.
 mod body;
+mod chunks;
 mod connect;
 mod error;
 mod executor;
+mod head;
 mod headers;
 mod metrics;
 mod outbound;
 mod outcome;
 mod prefixed;
 mod relay;
+mod strict;
 mod table;
 mod target;
 mod traffic;

@@ -31,7 +31,12 @@ pub(super) async fn handle(
     let grpc = headers::is_grpc(request.headers());
     let shared = Arc::clone(&worker.shared);
     let mut outcome = Outcome::new(&shared.metrics, request.method(), request.headers());
-    match serve(&worker, &downstream, request, &mut outcome).await {
+    let connect = request.method() == Method::CONNECT;
+    let served = match downstream.begin() {
+        Some(fault) => Err(fault.into()),
+        None => serve(&worker, &downstream, request, &mut outcome).await,
+    };
+    let mut response = match served {
         Ok(response) => {
             outcome.answered(response.status());
             response
@@ -40,7 +45,16 @@ pub(super) async fn handle(
             outcome.refused(&refusal);
             refusal.response(grpc)
         }
+    };
+    if downstream.switches() && !is_switch(&response, connect) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    response
+}
+
+/// Whether the connection is no longer HTTP after this answer.
+fn is_switch(response: &Response<AgentBody>, connect: bool) -> bool {
+    response.status() == StatusCode::SWITCHING_PROTOCOLS || (connect && response.status().is_success())
 }
 
 async fn serve(
@@ -87,13 +101,6 @@ fn check(worker: &Worker, request: &Request<Incoming>) -> Result<(), Refusal> {
     }
     if headers::has_passed(request.headers(), &worker.shared.pseudonym) {
         return Err(Refusal::new(Reason::Loop, "The request has passed through this proxy before."));
-    }
-    // FR-3: hyper looks at the last coding alone, and a body that we frame anew would have lost the others. A length beside a
-    // coding never gets here: hyper drops it and closes the connection after the answer (RFC 9112 §6.1).
-    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
-    let odd = codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    if odd || codings.next().is_some() {
-        return Err(Refusal::new(Reason::MalformedRequest, "The only transfer coding that is taken is `chunked`."));
     }
     match request.headers().get(header::EXPECT) {
         Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {

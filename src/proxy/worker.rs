@@ -1,9 +1,11 @@
 //! A worker: one thread with its own runtime, listeners and connections, so that a request lives and dies on one core.
 use super::body::AgentBody;
 use super::executor::Local;
+use super::head::Fault;
 use super::metrics::Metrics;
 use super::outbound;
 use super::prefixed::{Prefixed, Speaks, sniff};
+use super::strict::{Strict, Verdicts};
 use super::table::Table;
 use super::target::Arrival;
 use super::traffic::{Connected, Traffic};
@@ -18,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
@@ -154,17 +156,36 @@ pub(super) struct Worker {
 pub(super) struct Downstream {
     local: SocketAddr,
     tunnel: Option<Authority>,
+    verdicts: Arc<Verdicts>,
+    /// Requests so far, as far as they are counted: over HTTP/1.1.
+    requests: Cell<u64>,
     _connected: Option<Connected>,
 }
 
 impl Downstream {
+    fn new(local: SocketAddr, tunnel: Option<Authority>, connected: Option<Connected>) -> Rc<Self> {
+        Rc::new(Self { local, tunnel, verdicts: Arc::default(), requests: Cell::new(0), _connected: connected })
+    }
+
+    /// Counts a request, and says why its head is refused if it is.
+    pub(super) fn begin(&self) -> Option<Fault> {
+        let request = self.requests.get() + 1;
+        self.requests.set(request);
+        self.verdicts.fault(request)
+    }
+
+    /// Whether what follows the latest request is not looked at.
+    pub(super) fn switches(&self) -> bool {
+        self.verdicts.switches(self.requests.get())
+    }
+
     pub(super) fn arrival(&self) -> Arrival<'_> {
         Arrival { local: self.local, tunnel: self.tunnel.as_ref() }
     }
 
     /// What came through a CONNECT on this connection.
     pub(super) fn inside(&self, authority: Authority) -> Rc<Self> {
-        Rc::new(Self { local: self.local, tunnel: Some(authority), _connected: None })
+        Self::new(self.local, Some(authority), None)
     }
 }
 
@@ -277,7 +298,7 @@ async fn serve(worker: &Rc<Worker>, stream: TcpStream) {
     }
     let sniffed = tokio::time::timeout(worker.shared.limits.head_timeout, sniff(stream)).await;
     let Ok(Ok((speaks, stream))) = sniffed else { return };
-    let downstream = Rc::new(Downstream { local, tunnel: None, _connected: Some(connected) });
+    let downstream = Downstream::new(local, None, Some(connected));
     match speaks {
         Speaks::Nothing => {}
         Speaks::Tls => tracing::warn!("a client spoke TLS to the outbound port; it takes plain HTTP: http://{local}"),
@@ -294,11 +315,11 @@ pub(super) async fn serve_http<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = &worker.shared.limits;
+    let verdicts = Arc::clone(&downstream.verdicts);
     let service = service_fn(|request: Request<Incoming>| {
         let answer = outbound::handle(Rc::clone(worker), Rc::clone(&downstream), request);
         async move { Ok::<Response<AgentBody>, Infallible>(answer.await) }
     });
-    let io = TokioIo::new(stream);
     let ended = if speaks == Speaks::Http2 {
         let mut builder = http2::Builder::new(Local);
         builder
@@ -308,15 +329,17 @@ pub(super) async fn serve_http<S>(
             .max_pending_accept_reset_streams(64)
             .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
             .keep_alive_interval(Duration::from_secs(60));
-        builder.serve_connection(io, service).await
+        builder.serve_connection(TokioIo::new(stream), service).await
     } else {
+        let strict = Strict::new(stream, limits.head, verdicts);
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .header_read_timeout(limits.head_timeout)
-            .max_buf_size(limits.head.max(8 * 1024));
-        builder.serve_connection(io, service).with_upgrades().await
+            // Above the limit of a head, so that no head is judged by size but here.
+            .max_buf_size(limits.head.max(8 * 1024) + 1024);
+        builder.serve_connection(TokioIo::new(strict), service).with_upgrades().await
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection of the agent's ended");

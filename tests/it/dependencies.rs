@@ -28,7 +28,8 @@ const LICENCES: &[&str] = &[
 fn metadata() -> Metadata {
     let mut command = MetadataCommand::new();
     command.manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
-    command.features(CargoOpt::AllFeatures).other_options(["--offline".to_owned(), "--locked".to_owned()]);
+    // Crates of other platforms are in the graph too; a build for this one has not fetched them.
+    command.features(CargoOpt::AllFeatures).other_options(["--locked".to_owned()]);
     command.exec().expect("cargo metadata")
 }
 

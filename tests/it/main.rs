@@ -14,6 +14,8 @@ mod dependencies;
 mod exchange;
 #[cfg(feature = "dev")]
 mod identity;
+#[cfg(all(feature = "dev", feature = "kubernetes"))]
+mod kubernetes;
 mod layers;
 #[cfg(feature = "dev")]
 mod log;

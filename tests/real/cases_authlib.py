@@ -10,11 +10,12 @@ from authlib.oauth2.drafts import IDJAGGrant
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from cases import case
 from keycloak import AGENT, ASSERTION_ISSUER
 from parts import Part, expect, fetch, free_ports, wait_until
 from proxy import JWKS_PATH, Proxy, curl, expect_refusal
 from servers import Issuer, Recorded, Relay
-from world import World, case
+from world import World
 
 
 

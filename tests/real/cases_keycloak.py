@@ -9,11 +9,12 @@ import urllib.request
 
 from joserfc.jwk import ECKey
 
+from cases import case
 from keycloak import AGENT, ALICE, ASSERTION_ISSUER
 from parts import expect, wait_until
 from proxy import curl, expect_problem, expect_refusal
 from servers import Relay
-from world import World, case
+from world import World
 
 
 @case("control: SPIRE's JWT-SVID buys a token at Keycloak, without the proxy")

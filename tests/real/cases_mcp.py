@@ -4,8 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cases import case
 from parts import WITHOUT_PROXIES, expect
-from world import World, case
+from world import World
 
 SCENARIO = "auth/cross-app-access-complete-flow"
 CHECKS = 6

@@ -5,11 +5,12 @@ import urllib.parse
 
 from cryptography import x509
 
+from cases import case
 from envoy import REPORTS, authority_key_identifier
 from keycloak import AGENT
 from parts import expect, wait_until
 from proxy import Load, Proxy, expect_problem
-from world import World, case
+from world import World
 
 
 @case("c: mTLS to Envoy, pinned by SPIFFE ID; a wrong pin is refused")

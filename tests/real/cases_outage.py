@@ -3,9 +3,10 @@
 import signal
 import time
 
+from cases import case
 from parts import expect, wait_until
 from proxy import Load, Proxy, expect_problem
-from world import World, case
+from world import World
 
 URL = "http://api.example.com/"
 

@@ -151,7 +151,19 @@ def _find_java() -> Path | None:
     return versions[max(usable)] if usable else None
 
 
-def command(argv: list[str], **options):
+def debian(*packages: str, commands: tuple[str, ...] = ()):
+    """Installs those Debian packages whose `commands`, by default of the same names, are missing."""
+    wanted = [name for name, word in zip(packages, commands or packages) if not shutil.which(word)]
+    if not wanted:
+        return
+    if not shutil.which("apt-get") or os.getuid() != 0:
+        raise InstallError(f"missing: {' '.join(wanted)} (Debian packages)")
+    command(["apt-get", "update", "-qq"])
+    options = ["-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
+    command(["apt-get", "install", *options, *wanted], env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
+
+
+def command(argv: list[str], **options) -> str:
     """Runs it; what it says is of interest only when it fails."""
     try:
         done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
@@ -160,3 +172,4 @@ def command(argv: list[str], **options):
     if done.returncode != 0:
         tail = " / ".join(done.stdout.strip().splitlines()[-3:])
         raise InstallError(f"`{' '.join(map(str, argv))}` ended with {done.returncode}: {tail}")
+    return done.stdout

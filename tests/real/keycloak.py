@@ -3,6 +3,7 @@
 import json
 import urllib.parse
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 from parts import Part, Run, fetch, free_ports, wait_until
@@ -16,38 +17,67 @@ ASSERTION_ISSUER = "https://assertions.example.org"
 TOKEN_LIFETIME = 60
 
 
-class Keycloak:
-    """`jwks_url` is where Keycloak looks for the keys of the ID-JAGs that the proxy issues."""
+@dataclass
+class Https:
+    """An address beside loopback's, for those who are not on this machine; its URL is then the issuer's."""
 
-    def __init__(self, run: Run, home: Path, java: Path, spire_jwks_url: str, jwks_url: str):
-        self.run, self.java = run, java
+    host: str
+    port: int
+    certificate: Path
+    key: Path
+
+
+class Keycloak:
+    """`jwks_url` is where Keycloak looks for the keys of the ID-JAGs that the proxy issues, `agents` are the SPIFFE IDs that it knows."""
+
+    def __init__(
+        self,
+        run: Run,
+        home: Path,
+        java: Path,
+        spire_jwks_url: str,
+        jwks_url: str,
+        agents: tuple[str, ...] = (AGENT,),
+        https: Https | None = None,
+    ):
+        self.run, self.java, self.agents, self.https = run, java, agents, https
         self.port, self.management_port = free_ports(2)
-        self.base = f"http://127.0.0.1:{self.port}"
+        self.host = https.host if https else "127.0.0.1"
+        self.base = f"http://{self.host}:{self.port}"
+        self.public = f"https://{https.host}:{https.port}" if https else self.base
         self.home = home
-        self.realms = {"agents": _agents_realm(spire_jwks_url, jwks_url), "corp": _corp_realm()}
+        self.realms = {"agents": _agents_realm(spire_jwks_url, jwks_url, agents), "corp": _corp_realm()}
         self.part: Part | None = None
         self.admin_token = ""
 
     def issuer(self, realm: str = "agents") -> str:
-        return f"{self.base}/realms/{realm}"
+        return f"{self.public}/realms/{realm}"
 
     def endpoint(self, name: str, realm: str = "agents") -> str:
-        return f"{self.issuer(realm)}/protocol/openid-connect/{name}"
+        """As this machine reaches it."""
+        return f"{self.base}/realms/{realm}/protocol/openid-connect/{name}"
 
     def start(self):
         """Returns once it answers and knows both realms: half a minute, longer on a busy machine."""
         options = [
             "--db=dev-mem",
-            "--http-host=127.0.0.1",
+            f"--http-host={self.host}",
             f"--http-port={self.port}",
             f"--http-management-port={self.management_port}",
-            f"--hostname={self.base}",
+            f"--hostname={self.public}",
             "--health-enabled=true",
             "--features=spiffe,identity-assertion-jwt",
             "--log-level=INFO,org.keycloak.broker:debug,org.keycloak.authentication:debug",
             # The JWKS of the proxy changes between cases: look again at once.
             "--spi-public-key-storage--infinispan--min-time-between-requests=1",
         ]
+        if self.https:
+            options += [
+                f"--https-port={self.https.port}",
+                f"--https-certificate-file={self.https.certificate}",
+                f"--https-certificate-key-file={self.https.key}",
+                "--http-management-scheme=http",
+            ]
         environment = {
             "JAVA_HOME": str(self.java),
             "KC_BOOTSTRAP_ADMIN_USERNAME": "admin",
@@ -55,7 +85,7 @@ class Keycloak:
             "JAVA_OPTS_APPEND": "-XX:ActiveProcessorCount=2",
         }
         self.part = self.run.start("keycloak", [self.home / "bin" / "kc.sh", "start-dev", *options], environment)
-        health = f"http://127.0.0.1:{self.management_port}/health/ready"
+        health = f"http://{self.host}:{self.management_port}/health/ready"
         wait_until("Keycloak", lambda: fetch(health)[0] == 200, 300, self.part, every=1)
         form = {"grant_type": "password", "client_id": "admin-cli", "username": "admin", "password": PASSWORD}
         self.admin_token = _json(self.endpoint("token", "master"), form)["access_token"]
@@ -84,12 +114,12 @@ class Keycloak:
             _admin(token, "POST", f"{admin}/client-scopes", body)
         ids = [one["id"] for one in _admin(token, "GET", f"{admin}/client-scopes") if one["name"] in SCOPES]
         for client in _admin(token, "GET", f"{admin}/clients"):
-            if client["clientId"] in (AGENT, "calendar-bot"):
+            if client["clientId"] in (*self.agents, "calendar-bot"):
                 for scope in ids:
                     _admin(token, "PUT", f"{admin}/clients/{client['id']}/optional-client-scopes/{scope}", {})
 
 
-def _agents_realm(spire_jwks_url: str, jwks_url: str) -> dict:
+def _agents_realm(spire_jwks_url: str, jwks_url: str, agents: tuple[str, ...]) -> dict:
     spiffe = {"trustDomain": "spiffe://example.org", "bundleEndpoint": spire_jwks_url, "allowedClockSkew": "5"}
     grants = {
         "standard.token.exchange.enabled": "true",
@@ -103,7 +133,8 @@ def _agents_realm(spire_jwks_url: str, jwks_url: str) -> dict:
         "serviceAccountsEnabled": True,
         "standardFlowEnabled": False,
     }
-    agent = {"jwt.credential.issuer": "spire", "jwt.credential.sub": AGENT}
+    by_svid = client | {"clientAuthenticatorType": "federated-jwt"}
+    subject = lambda agent: {"jwt.credential.issuer": "spire", "jwt.credential.sub": agent} | grants
     return {
         "realm": "agents",
         "enabled": True,
@@ -119,7 +150,7 @@ def _agents_realm(spire_jwks_url: str, jwks_url: str) -> dict:
             },
         ],
         "clients": [
-            client | {"clientId": AGENT, "clientAuthenticatorType": "federated-jwt", "attributes": agent | grants},
+            *(by_svid | {"clientId": agent, "attributes": subject(agent)} for agent in agents),
             client | {"clientId": "calendar-bot", "secret": "calendar-bot-secret", "attributes": grants},
         ],
         "users": [_user("alice", ALICE), _user("agent", AGENT)],

@@ -56,7 +56,7 @@ class Run:
         self.directory = directory or Path(tempfile.mkdtemp(prefix="idjag-real-"))
         self.directory.mkdir(exist_ok=True)
         self.logs = self.directory / "logs"
-        self.logs.mkdir()
+        self.logs.mkdir(exist_ok=True)
         self.parts: list[Part] = []
         self.closers = contextlib.ExitStack()
 

@@ -62,15 +62,7 @@ class Proxy:
         return curl("-x", self.base, "-X", method, *options, url)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of the series of `idjag_proxy_<name>` that carry these labels."""
-        total = 0.0
-        for line in fetch(f"http://127.0.0.1:{self.metrics_port}/metrics")[1].splitlines():
-            series = re.fullmatch(r"idjag_proxy_(\w+)(?:\{(.*)\})? (\S+)", line)
-            if series and series[1] == name:
-                held = dict(re.findall(r'(\w+)="([^"]*)"', series[2] or ""))
-                if all(held.get(key) == value for key, value in labels.items()):
-                    total += float(series[3])
-        return total
+        return series(fetch(f"http://127.0.0.1:{self.metrics_port}/metrics")[1], name, **labels)
 
     def stop(self):
         """Stops it and looks for credentials where none may be."""
@@ -79,6 +71,18 @@ class Proxy:
         for where, text in {"log": self.part.log.read_text(errors="replace"), "metrics": metrics}.items():
             expect(not JWT.search(text), f"a token stands in the {where} of proxy {self.name}")
             expect("panicked at" not in text, f"proxy {self.name} panicked")
+
+
+def series(metrics: str, name: str, **labels: str) -> float:
+    """The sum of the series of `idjag_proxy_<name>` that carry these labels."""
+    total = 0.0
+    for line in metrics.splitlines():
+        found = re.fullmatch(r"idjag_proxy_(\w+)(?:\{(.*)\})? (\S+)", line)
+        if found and found[1] == name:
+            held = dict(re.findall(r'(\w+)="([^"]*)"', found[2] or ""))
+            if all(held.get(key) == value for key, value in labels.items()):
+                total += float(found[3])
+    return total
 
 
 def curl(*options: str) -> Answer:

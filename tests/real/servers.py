@@ -18,12 +18,15 @@ from web import Handler, Server
 class Upstream(Server):
     """An API that wants a token of `issuer`, verified with the keys that the issuer publishes; answers with what it saw."""
 
-    def __init__(self, run: Run, issuer: str, jwks_url: str):
+    def __init__(self, run: Run, issuer: str, jwks_url: str, host: str = "127.0.0.1"):
         self.issuer, self.jwks_url = issuer, jwks_url
         self.lock = threading.Lock()
         self.keys: KeySet | None = None
         self.count = self.refused = 0
-        super().__init__(run, _UpstreamHandler)
+        super().__init__(run, _UpstreamHandler, host)
+
+    def admitted(self, seen: dict):
+        """Called for each request with a valid token, with what it is answered: `claims`, `path`, `saw`, `xfcc`."""
 
     def claims(self, authorization: str) -> dict:
         """Of a token that is valid now; else JoseError or ValueError."""
@@ -58,7 +61,9 @@ class _UpstreamHandler(Handler):
                 {"www-authenticate": 'Bearer error="invalid_token"'},
             )
         else:
-            self.reply(200, {"claims": claims, "path": self.path, "saw": saw, "xfcc": caller})
+            seen = {"claims": claims, "path": self.path, "saw": saw, "xfcc": caller}
+            self.server.admitted(seen)
+            self.reply(200, seen)
 
     do_GET = do_POST = do_PUT = do_DELETE = answer
 

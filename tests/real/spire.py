@@ -52,6 +52,7 @@ plugins {{
   NodeAttestor "join_token" {{ plugin_data {{}} }}
   KeyManager "disk" {{ plugin_data {{ directory = "{directory}/a" }} }}
   WorkloadAttestor "unix" {{ plugin_data {{ discover_workload_path = true }} }}
+{attestors}
 }}
 """
 
@@ -67,10 +68,10 @@ server_api {{ address = "unix://{directory}/s/api.sock" poll_interval = "1s" }}
 
 
 class Spire:
-    """`start` returns once the agent serves its Workload API."""
+    """`start` returns once the agent serves its Workload API. `attestors`: of workloads, beside the one for processes of this machine."""
 
-    def __init__(self, run: Run, programs: Path):
-        self.run, self.programs = run, programs
+    def __init__(self, run: Run, programs: Path, attestors: str = ""):
+        self.run, self.programs, self.attestors = run, programs, attestors
         self.server_port, self.oidc_port = free_ports(2)
         self.agent_socket = run.directory / "a" / "pub" / "api.sock"
         self.jwks_url = f"http://127.0.0.1:{self.oidc_port}/keys"
@@ -78,6 +79,7 @@ class Spire:
 
     def start(self):
         values = {"directory": self.run.directory, "server_port": self.server_port, "oidc_port": self.oidc_port}
+        values["attestors"] = self.attestors
         for name, text in {"server": SERVER_CONF, "agent": AGENT_CONF, "oidc": OIDC_CONF}.items():
             (self.run.directory / f"{name}.conf").write_text(text.format(**values))
         for directory in ("s", "a/pub"):
@@ -101,10 +103,15 @@ class Spire:
 
     def register(self, spiffe_id: str, program: Path, x509_ttl: int = 60, jwt_ttl: int = 60):
         """Whoever runs `program` as this user gets `spiffe_id`. TTLs in seconds."""
-        selectors = ["-selector", f"unix:uid:{os.getuid()}", "-selector", f"unix:path:{os.path.realpath(program)}"]
+        selectors = [f"unix:uid:{os.getuid()}", f"unix:path:{os.path.realpath(program)}"]
+        self.register_by(spiffe_id, selectors, x509_ttl, jwt_ttl)
+
+    def register_by(self, spiffe_id: str, selectors: list[str], x509_ttl: int = 60, jwt_ttl: int = 60):
+        """Whatever all `selectors` are true of gets `spiffe_id`."""
+        selected = [word for one in selectors for word in ("-selector", one)]
         lifetimes = ["-x509SVIDTTL", str(x509_ttl), "-jwtSVIDTTL", str(jwt_ttl)]
         parent = f"spiffe://{TRUST_DOMAIN}/node"
-        self.server("entry", "create", "-parentID", parent, "-spiffeID", spiffe_id, *selectors, *lifetimes)
+        self.server("entry", "create", "-parentID", parent, "-spiffeID", spiffe_id, *selected, *lifetimes)
 
     def jwt_svid(self, audience: str) -> str:
         """A JWT-SVID for the agent's own program, by the Workload API: needs a registration of that program."""

@@ -9,15 +9,15 @@ from parts import Run
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """On a free port of loopback, in a thread of its own, until the run ends."""
+    """On a free port, of loopback where `host` is not given, in a thread of its own, until the run ends."""
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, run: Run, handler):
-        super().__init__(("127.0.0.1", 0), handler)
+    def __init__(self, run: Run, handler, host: str = "127.0.0.1"):
+        super().__init__((host, 0), handler)
         self.port = self.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{host}:{self.port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
         run.closers.callback(self.server_close)
         run.closers.callback(self.shutdown)

@@ -1,4 +1,4 @@
-"""What the cases share: the parts, each started when the first case asks for it, and the list of cases."""
+"""What the cases share: the parts, each started when the first case asks for it."""
 
 import functools
 import os
@@ -8,6 +8,7 @@ import textwrap
 import time
 from pathlib import Path
 
+from cases import NotRun
 from envoy import REPORTS, Envoy
 from install import Cache
 from keycloak import AGENT, Keycloak
@@ -17,21 +18,6 @@ from servers import Upstream
 from spire import Spire
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CASES = []
-
-
-class NotRun(Exception):
-    """Why a case could not be tried."""
-
-
-def case(name: str):
-    """Puts a function of the world into the list, in the order of the files."""
-
-    def register(function):
-        CASES.append((name, function))
-        return function
-
-    return register
 
 
 class World:

@@ -110,14 +110,17 @@ impl Builder<'_> {
     }
 }
 
-/// The command line's addresses, else the file's, else the defaults, which alone the machine may lack.
+/// The command line's addresses, else the file's, else the defaults. The machine may lack a default, and `::1` of a flag too: flags
+/// are written once for machines with IPv6 and without.
 fn addresses(overridden: &[SocketAddr], written: Option<&[SocketAddr]>, default: &[SocketAddr]) -> Vec<ListenAddress> {
-    let (list, explicit) = match written {
-        _ if !overridden.is_empty() => (overridden, true),
-        Some(written) => (written, true),
-        None => (default, false),
+    let listed = |list: &[SocketAddr], explicit: fn(SocketAddr) -> bool| -> Vec<ListenAddress> {
+        list.iter().map(|address| ListenAddress { address: *address, explicit: explicit(*address) }).collect()
     };
-    list.iter().map(|address| ListenAddress { address: *address, explicit }).collect()
+    match written {
+        _ if !overridden.is_empty() => listed(overridden, |address| address.ip() != Ipv6Addr::LOCALHOST),
+        Some(written) => listed(written, |_| true),
+        None => listed(default, |_| false),
+    }
 }
 
 /// Sizes are at most 1 TiB, which a 64-bit machine can count.

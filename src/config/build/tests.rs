@@ -153,6 +153,13 @@ fn listeners_and_the_process() {
     let listen = directory.loaded(plain).config.listen;
     assert_eq!(listen.outbound.len(), 2);
     assert!(listen.outbound.iter().chain(&listen.metrics).all(|listen| !listen.explicit));
+    let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("an address")).collect();
+    let flags =
+        Overrides { listen_outbound: addresses(&["127.0.0.1:1", "[::1]:1", "10.0.0.1:1"]), ..Overrides::default() };
+    directory.write("proxy.yaml", plain);
+    let listen = load(&directory.path("proxy.yaml"), &|_| None, &flags).map_err(|_| ()).expect("good").config.listen;
+    let explicit: Vec<bool> = listen.outbound.iter().map(|listen| listen.explicit).collect();
+    assert_eq!(explicit, [true, false, true], "flags are written once for machines with IPv6 and without");
     one_error(&directory, &format!("{plain}listen: {{ outbound: [] }}"), "the agent needs an address");
     one_error(
         &directory,

@@ -1,0 +1,67 @@
+//! `idjag-proxy inject`
+use super::{EX_DATAERR, EX_FAILED, complain, print};
+use crate::kubernetes::{Defaults, IMAGE, PullPolicy, Socket, inject_manifests};
+use clap::Args;
+use std::io::{IsTerminal, Read};
+use std::process::ExitCode;
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    sidecar: Sidecar,
+    /// Pass a workload that cannot be injected through as it is, instead of failing.
+    #[arg(long)]
+    allow_skipped: bool,
+}
+
+/// What a pod gets that says nothing else by annotation.
+#[derive(Args)]
+pub(super) struct Sidecar {
+    /// The sidecar's image.
+    #[arg(long, default_value = IMAGE)]
+    image: String,
+    /// When a node pulls it: Always, IfNotPresent or Never. Kubernetes' own default where not given.
+    #[arg(long, value_name = "POLICY")]
+    image_pull_policy: Option<PullPolicy>,
+    /// Where the Workload API is: `csi`, `csi:FILE` or `hostPath:/DIRECTORY/FILE`.
+    #[arg(long, default_value_t)]
+    socket: Socket,
+}
+
+impl Sidecar {
+    pub(super) fn into_defaults(self) -> Defaults {
+        Defaults { image: self.image, image_pull_policy: self.image_pull_policy, socket: self.socket }
+    }
+}
+
+pub(super) fn run(arguments: Arguments) -> ExitCode {
+    let mut input = std::io::stdin();
+    if input.is_terminal() {
+        complain("reading manifests from standard input");
+    }
+    let mut text = String::new();
+    if let Err(error) = input.read_to_string(&mut text) {
+        complain(&format!("standard input cannot be read: {error}"));
+        return ExitCode::from(EX_FAILED);
+    }
+    let injected = match inject_manifests(&text, &arguments.sidecar.into_defaults()) {
+        Ok(injected) => injected,
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::from(EX_DATAERR);
+        }
+    };
+    for note in &injected.notes {
+        complain(&note.to_string());
+    }
+    if injected.skipped() > 0 && !arguments.allow_skipped {
+        // Nothing on standard output: the other end of a pipe must not apply a part.
+        complain(&format!(
+            "{} of the workloads cannot be injected; nothing was written. --allow-skipped passes them through as they are",
+            injected.skipped()
+        ));
+        return ExitCode::from(EX_DATAERR);
+    }
+    print(&injected.text);
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,114 @@
+//! `idjag-proxy injector`
+use super::inject::Sidecar;
+use super::{EX_FAILED, complain, environment};
+use crate::clock::Clock;
+use crate::config::LogLevel;
+use crate::kubernetes::injector::{Api, Settings, bind};
+use crate::tasks::Stop;
+use crate::telemetry::{Format, Logs};
+use clap::Args;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Where the chart puts things.
+const NAME: &str = "idjag-proxy-injector";
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    sidecar: Sidecar,
+    /// The namespace of its Service, Secret and Lease. Its own, where not given.
+    #[arg(long)]
+    namespace: Option<String>,
+    /// The Service by which the API server calls it.
+    #[arg(long, default_value = NAME)]
+    service: String,
+    /// The MutatingWebhookConfiguration into which it puts its certificate.
+    #[arg(long, value_name = "NAME", default_value = NAME)]
+    webhook_configuration: String,
+    /// The Secret in which it keeps its certificate. It must be there, and may be empty.
+    #[arg(long, value_name = "NAME", default_value = NAME)]
+    secret: String,
+    /// The Lease by which its replicas agree who renews the certificate. It must be there, and may be empty.
+    #[arg(long, value_name = "NAME", default_value = NAME)]
+    lease: String,
+    /// How long a certificate is valid; another follows after two thirds of it.
+    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = humantime::parse_duration)]
+    certificate_lifetime: Duration,
+    /// Where the webhook is: HTTPS, POST /mutate.
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:8443")]
+    listen: SocketAddr,
+    /// Where metrics and probes are.
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:17090")]
+    metrics: SocketAddr,
+    /// error, warn, info, debug or trace.
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = super::log_level)]
+    log_level: LogLevel,
+}
+
+/// The API servers of a cluster learn of a bundle within a second or two.
+const SETTLE: Duration = Duration::from_secs(15);
+
+pub(super) fn run(arguments: Arguments) -> ExitCode {
+    let ended = Logs::start(arguments.log_level.as_str(), Format::Json).map_err(|error| error.to_string());
+    match ended.and_then(|logs| serve(arguments, &logs)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "stopped");
+            complain(&format!("idjag-proxy: {error}"));
+            ExitCode::from(EX_FAILED)
+        }
+    }
+}
+
+fn serve(arguments: Arguments, logs: &Logs) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| format!("the runtime could not start: {error}"))?;
+    let ended = runtime.block_on(async {
+        let api = Api::infer().await?;
+        let settings = arguments.into_settings(&api);
+        let bound = bind(settings, api, &Clock::system(), Some(logs))?;
+        let (stopper, stop) = Stop::pair();
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+        let running = bound.run(stop);
+        tokio::pin!(running);
+        let mut told = false;
+        loop {
+            tokio::select! {
+                ended = &mut running => return ended,
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if std::mem::replace(&mut told, true) {
+                return Err("a second signal came: left at once".to_owned());
+            }
+            tracing::info!("told to stop: reviews are answered for a while yet");
+            stopper.stop();
+        }
+    });
+    runtime.shutdown_background();
+    ended
+}
+
+impl Arguments {
+    fn into_settings(self, api: &Api) -> Settings {
+        // The pod's name where there is a pod; two processes of one host differ all the same.
+        let host = environment("HOSTNAME").unwrap_or_else(|| NAME.to_owned());
+        Settings {
+            defaults: self.sidecar.into_defaults(),
+            namespace: self.namespace.unwrap_or_else(|| api.namespace().to_owned()),
+            service: self.service,
+            webhook_configuration: self.webhook_configuration,
+            secret: self.secret,
+            lease: self.lease,
+            listen: self.listen,
+            metrics: self.metrics,
+            identity: format!("{host}_{:08x}", fastrand::u32(..)),
+            certificate_lifetime: self.certificate_lifetime,
+            settle: SETTLE,
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Where a pod gets the Workload API's socket from.
+use crate::kubernetes::names::{CSI_DRIVER, HOST_SOCKET_DIRECTORY, VOLUME_WORKLOAD_API};
+use serde_json::{Value, json};
+use std::fmt;
+use std::str::FromStr;
+
+/// By the SPIFFE CSI driver, or from a directory of the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Socket {
+    /// A volume of `csi.spiffe.io`, which Restricted Pod Security admits.
+    Csi {
+        /// The socket's name in it.
+        file: String,
+    },
+    /// A directory of the node, which only Privileged Pod Security admits.
+    HostPath {
+        /// Absolute.
+        directory: String,
+        /// The socket's name in it.
+        file: String,
+    },
+}
+
+/// A text that names no socket.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no socket: write `csi`, `csi:FILE`, or `hostPath:/DIRECTORY/FILE` such as hostPath:/run/spire/agent-sockets/api.sock"
+)]
+pub struct SocketError(String);
+
+/// The name that SPIRE's charts give the socket in a CSI volume.
+const CSI_FILE: &str = "spire-agent.sock";
+
+impl Default for Socket {
+    fn default() -> Self {
+        Self::Csi { file: CSI_FILE.to_owned() }
+    }
+}
+
+impl FromStr for Socket {
+    type Err = SocketError;
+
+    fn from_str(text: &str) -> Result<Self, SocketError> {
+        let refuse = || SocketError(text.to_owned());
+        match text.split_once(':') {
+            None if text == "csi" => Ok(Self::default()),
+            Some(("csi", file)) if is_file_name(file) => Ok(Self::Csi { file: file.to_owned() }),
+            Some(("hostPath", path)) => {
+                let (directory, file) = path.rsplit_once('/').ok_or_else(refuse)?;
+                if is_directory(directory) && is_file_name(file) {
+                    Ok(Self::HostPath { directory: directory.to_owned(), file: file.to_owned() })
+                } else {
+                    Err(refuse())
+                }
+            }
+            _ => Err(refuse()),
+        }
+    }
+}
+
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Csi { file } if file == CSI_FILE => f.write_str("csi"),
+            Self::Csi { file } => write!(f, "csi:{file}"),
+            Self::HostPath { directory, file } => write!(f, "hostPath:{directory}/{file}"),
+        }
+    }
+}
+
+impl Socket {
+    pub(super) fn file(&self) -> &str {
+        match self {
+            Self::Csi { file } | Self::HostPath { file, .. } => file,
+        }
+    }
+
+    pub(super) fn volume(&self) -> Value {
+        match self {
+            Self::Csi { .. } => json!({"name": VOLUME_WORKLOAD_API, "csi": {"driver": CSI_DRIVER, "readOnly": true}}),
+            Self::HostPath { directory, .. } => {
+                json!({"name": VOLUME_WORKLOAD_API, "hostPath": {"path": directory, "type": "Directory"}})
+            }
+        }
+    }
+
+    /// Whether this path of the node leads to the socket: its directory, one above it, or something in it.
+    pub(super) fn is_reached_by(&self, host_path: &str) -> bool {
+        let own = match self {
+            Self::Csi { .. } => HOST_SOCKET_DIRECTORY,
+            Self::HostPath { directory, .. } => directory,
+        };
+        [own, HOST_SOCKET_DIRECTORY].iter().any(|directory| overlap(&normal(directory), &normal(host_path)))
+    }
+}
+
+/// A path without empty parts, and without the alias that `/var/run` is.
+fn normal(path: &str) -> Vec<&str> {
+    let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    if parts.starts_with(&["var", "run"]) {
+        parts.remove(0);
+    }
+    parts
+}
+
+fn overlap(one: &[&str], other: &[&str]) -> bool {
+    one.iter().zip(other).all(|(one, other)| one == other)
+}
+
+fn is_file_name(text: &str) -> bool {
+    !matches!(text, "" | "." | "..") && text.chars().all(is_path_character)
+}
+
+fn is_directory(text: &str) -> bool {
+    text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_file_name))
+}
+
+/// What needs no quoting in a URL, so that `unix:///DIRECTORY/FILE` is what it looks like.
+fn is_path_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_are_read_and_shown() {
+        for text in ["csi", "csi:api.sock", "hostPath:/run/spire/agent-sockets/api.sock"] {
+            assert_eq!(text.parse::<Socket>().expect(text).to_string(), text);
+        }
+        assert_eq!("csi:spire-agent.sock".parse(), Ok(Socket::default()));
+        for text in ["", "CSI", "csi:", "csi:a/b", "csi:..", "hostPath", "hostPath:", "hostPath:/api.sock"] {
+            assert!(text.parse::<Socket>().is_err(), "{text}");
+        }
+        for text in ["hostPath:run/a/b.sock", "hostPath:/run/../etc/a", "hostPath:/run//a.sock", "hostPath:/run/a/"] {
+            assert!(text.parse::<Socket>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_reaches_the_socket_from_above_and_from_inside() {
+        let csi = Socket::default();
+        for path in
+            ["/", "/run", "/var/run/", "/run/spire", "/run/spire/agent-sockets/", "/run/spire/agent-sockets/api.sock"]
+        {
+            assert!(csi.is_reached_by(path), "{path}");
+        }
+        for path in ["/run/spire-logs", "/var", "/var/log", "/run/docker.sock", "/run/spire/other"] {
+            assert!(!csi.is_reached_by(path), "{path}");
+        }
+        let host: Socket = "hostPath:/opt/spire/api.sock".parse().expect("a socket");
+        assert!(host.is_reached_by("/opt"));
+        assert!(host.is_reached_by("/run/spire/agent-sockets"), "the usual place counts too");
+    }
+}

@@ -1,0 +1,310 @@
+use super::*;
+use proptest::prelude::*;
+
+fn policy() -> Policy {
+    Policy { defaults: Defaults::default(), namespace: "idjag-proxy".into() }
+}
+
+fn pod() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "generateName": "calendar-7d4f-",
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "calendar-7d4f", "uid": "u1", "controller": true}],
+        },
+        "spec": {"terminationGracePeriodSeconds": 30, "containers": [{"name": "agent", "image": "agent:1"}]},
+    })
+}
+
+fn of_pod(object: &Value) -> Value {
+    json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": "705ab4f5", "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "namespace": "agents", "operation": "CREATE", "userInfo": {"username": "x"},
+            "object": object, "oldObject": null, "dryRun": false, "options": {},
+        },
+    })
+}
+
+fn of_workload(resource: &str, object: &Value) -> Value {
+    let mut review = of_pod(object);
+    review["request"]["resource"] = json!({"group": "apps", "version": "v1", "resource": resource});
+    review["request"]["name"] = "calendar".into();
+    review
+}
+
+fn deployment(pod: &Value) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "calendar", "uid": "u2"}, "spec": {"template": pod}})
+}
+
+fn answered(review: &Value, lookup: &Lookup) -> Answer {
+    let review = Review::parse(review.to_string().as_bytes()).expect("a review");
+    review.verdict(&policy()).answer(&review, lookup)
+}
+
+fn patched(object: &Value, answer: &Answer) -> Value {
+    let patch = answer.body["response"]["patch"].as_str().expect("a patch");
+    let patch: json_patch::Patch = serde_json::from_slice(&STANDARD.decode(patch).expect("base64")).expect("a patch");
+    let mut object = object.clone();
+    json_patch::patch(&mut object, &patch).expect("it applies");
+    object
+}
+
+fn message(answer: &Answer) -> &str {
+    assert_eq!(answer.body["response"]["allowed"], false);
+    answer.body["response"]["status"]["message"].as_str().expect("a message")
+}
+
+#[test]
+fn a_pod_gets_the_sidecar_by_a_patch() {
+    let answer = answered(&of_pod(&pod()), &Lookup::Found);
+    let response = &answer.body["response"];
+    assert_eq!(
+        (&response["uid"], &response["allowed"], &response["patchType"]),
+        (&json!("705ab4f5"), &json!(true), &json!("JSONPatch"))
+    );
+    assert_eq!(answer.body["apiVersion"], "admission.k8s.io/v1");
+    assert_eq!(answer.outcome, Outcome::Injected);
+    let injected = patched(&pod(), &answer);
+    let mut expected = pod();
+    inject(&mut expected, &Defaults::default(), Existing::Keep).expect("injected");
+    assert_eq!(injected, expected);
+    let again = answered(&of_pod(&injected), &Lookup::Found);
+    assert_eq!((again.outcome, again.body["response"].get("patch")), (Outcome::Unchanged, None));
+}
+
+#[test]
+fn a_missing_configuration_is_refused_with_the_command_that_makes_it() {
+    let answer = answered(&of_pod(&pod()), &Lookup::Missing);
+    let expected = "pod calendar-7d4f-…: ConfigMap agents/idjag-proxy is missing, which configures the idjag-proxy sidecar. \
+        Make it: kubectl -n agents create configmap idjag-proxy --from-file=proxy.yaml";
+    assert_eq!(message(&answer), expected);
+    assert_eq!(answer.outcome, Outcome::Refused);
+    let answer = answered(&of_pod(&pod()), &Lookup::NoFile);
+    assert!(message(&answer).contains("has no key proxy.yaml"), "{}", message(&answer));
+}
+
+#[test]
+fn a_question_without_an_answer_lets_the_pod_in() {
+    let answer = answered(&of_pod(&pod()), &Lookup::Unknown("refused".into()));
+    assert_eq!(answer.outcome, Outcome::Injected);
+    let expected = json!(["idjag-proxy: nobody could ask whether ConfigMap agents/idjag-proxy is there"]);
+    assert_eq!(answer.body["response"]["warnings"], expected);
+}
+
+#[test]
+fn a_hazard_is_refused_with_what_to_do() {
+    let mut bad = pod();
+    bad["spec"]["hostNetwork"] = json!(true);
+    let answer = answered(&of_pod(&bad), &Lookup::Found);
+    let expected = "pod calendar-7d4f-… cannot have the idjag-proxy sidecar: hostNetwork is true: every process of the node could use \
+        this agent's identity; remove it. To run it without one, label it idjag-proxy.io/inject: disabled";
+    assert_eq!(message(&answer), expected);
+    assert_eq!(answer.body["response"]["status"]["code"], 403);
+}
+
+#[test]
+fn a_workload_is_warned_of_and_goes_in() {
+    let mut bad = pod();
+    bad["spec"]["hostPID"] = json!(true);
+    bad["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 17080});
+    let answer = answered(&of_workload("deployments", &deployment(&bad)), &Lookup::Found);
+    assert_eq!(answer.body["response"]["allowed"], true);
+    let expected = json!([
+        "idjag-proxy: its pods will be refused: hostPID is true",
+        "idjag-proxy: its pods will be refused: container agent runs as user 17080, which is the sidecar's",
+    ]);
+    assert_eq!(answer.body["response"]["warnings"], expected);
+    assert!(answer.complaints.iter().all(|warning| warning.len() <= 120), "kubectl cuts longer ones");
+    assert_eq!(answer.outcome, Outcome::Warned);
+    let answer = answered(&of_workload("deployments", &deployment(&pod())), &Lookup::Missing);
+    let expected = json!(["idjag-proxy: its pods will be refused: ConfigMap agents/idjag-proxy is missing"]);
+    assert_eq!(answer.body["response"]["warnings"], expected);
+    let answer = answered(&of_workload("deployments", &deployment(&pod())), &Lookup::Found);
+    assert_eq!(
+        (answer.outcome, answer.body["response"].get("warnings"), answer.body["response"].get("patch")),
+        (Outcome::Unchanged, None, None)
+    );
+}
+
+#[test]
+fn what_is_not_to_be_touched() {
+    let unchanged = |review: &Value| {
+        let answer = answered(review, &Lookup::Missing);
+        assert_eq!(answer.body["response"], json!({"uid": "705ab4f5", "allowed": true}), "{review}");
+    };
+    for namespace in ["kube-system", "idjag-proxy"] {
+        let mut review = of_pod(&pod());
+        review["request"]["namespace"] = namespace.into();
+        unchanged(&review);
+    }
+    let mut out = pod();
+    out["metadata"]["labels"] = json!({"idjag-proxy.io/inject": "disabled"});
+    unchanged(&of_pod(&out));
+    unchanged(&of_workload("statefulsets", &deployment(&out)));
+    let mut mirror = pod();
+    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+    unchanged(&of_pod(&mirror));
+    for operation in ["UPDATE", "DELETE", "CONNECT"] {
+        let mut review = of_pod(&pod());
+        review["request"]["operation"] = operation.into();
+        unchanged(&review);
+    }
+}
+
+#[test]
+fn what_is_none_of_our_business_goes_in_with_a_word() {
+    let mut foreign = of_pod(&json!({"kind": "Service"}));
+    foreign["request"]["resource"]["resource"] = "services".into();
+    let mut part = of_pod(&pod());
+    part["request"]["subResource"] = "ephemeralcontainers".into();
+    for (review, what) in [(foreign, "services"), (part, "pods")] {
+        let answer = answered(&review, &Lookup::Missing);
+        assert_eq!(answer.body["response"]["allowed"], true);
+        let expected = json!([format!("idjag-proxy: {what} are none of its business; its webhook rules are too wide")]);
+        assert_eq!(answer.body["response"]["warnings"], expected);
+    }
+}
+
+#[test]
+fn what_is_no_review_says_why() {
+    let old = of_pod(&pod()).to_string().replace("admission.k8s.io/v1", "admission.k8s.io/v1beta1");
+    let mut elsewhere = of_pod(&pod());
+    elsewhere["request"]["namespace"] = "../../secrets".into();
+    let deep = format!("{{\"apiVersion\": {}", "[".repeat(100_000));
+    for (body, problem) in [
+        ("", "the body is no AdmissionReview: EOF"),
+        ("\u{0}\u{1}", "the body is no AdmissionReview: expected value"),
+        ("[]", "the body is no AdmissionReview: "),
+        ("{}", "the body is no AdmissionReview of admission.k8s.io/v1, but kind `` of ``"),
+        (
+            &old,
+            "the body is no AdmissionReview of admission.k8s.io/v1, but kind `AdmissionReview` of `admission.k8s.io/v1beta1`",
+        ),
+        (r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}"#, "the AdmissionReview holds no request"),
+        (&elsewhere.to_string(), "the namespace is no namespace"),
+        (&deep, "the body is no AdmissionReview: "),
+    ] {
+        let error = Review::parse(body.as_bytes()).expect_err(problem).to_string();
+        assert!(error.starts_with(problem), "{error}");
+    }
+}
+
+#[test]
+fn an_event_speaks_of_what_made_the_pod() {
+    let involved = |review: &Value| Review::parse(review.to_string().as_bytes()).expect("a review").involved();
+    let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "namespace": "agents", "name": "calendar-7d4f", "uid": "u1"});
+    assert_eq!(involved(&of_pod(&pod())), Some(owner));
+    let workload =
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "namespace": "agents", "name": "calendar", "uid": "u2"});
+    assert_eq!(involved(&of_workload("deployments", &deployment(&pod()))), Some(workload));
+    assert_eq!(involved(&of_pod(&json!({"metadata": {"generateName": "a-"}}))), None);
+}
+
+/// Any JSON, where an object's keys are often those that are looked at.
+fn any_json() -> impl Strategy<Value = Value> {
+    let words = [
+        "",
+        "agent",
+        "idjag-proxy",
+        "idjag-metrics",
+        "true",
+        "enabled",
+        "disabled",
+        "CREATE",
+        "/run/spire",
+        "csi.spiffe.io",
+        "windows",
+        "cpu=1,memory=9",
+        "hostPath:/a/b",
+        "ü\u{0}",
+    ];
+    let keys = [
+        "metadata",
+        "labels",
+        "annotations",
+        "spec",
+        "containers",
+        "initContainers",
+        "volumes",
+        "volumeMounts",
+        "name",
+        "ports",
+        "env",
+        "envFrom",
+        "securityContext",
+        "runAsUser",
+        "hostNetwork",
+        "csi",
+        "driver",
+        "hostPath",
+        "path",
+        "template",
+        "containerPort",
+        "idjag-proxy.io/inject",
+        "idjag-proxy.io/injected",
+        "idjag-proxy.io/config",
+        "idjag-proxy.io/resources",
+        "idjag-proxy.io/http-proxy",
+        "idjag-proxy.io/socket",
+        "terminationGracePeriodSeconds",
+        "generateName",
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        proptest::sample::select(vec![-1_i64, 0, 5, 17080, 17090, i64::MAX]).prop_map(Value::from),
+        proptest::sample::select(words.to_vec()).prop_map(Value::from),
+        ".{0,8}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(7, 96, 6, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::btree_map(proptest::sample::select(keys.to_vec()), inner, 0..6)
+                .prop_map(|map| Value::Object(map.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())),
+        ]
+    })
+}
+
+/// A pod with parts that are anything.
+fn any_pod() -> impl Strategy<Value = Value> {
+    (any_json(), any_json(), any_json(), any_json()).prop_map(|(metadata, container, initial, volumes)| {
+        json!({"metadata": metadata, "spec": {"containers": [container], "initContainers": initial, "volumes": volumes}})
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+        prop_assert!(Review::parse(&bytes).is_err());
+    }
+
+    #[test]
+    fn any_object_is_answered(object in any_json(), resource in proptest::sample::select(vec!["deployments", "daemonsets"])) {
+        for review in [of_pod(&object), of_workload(resource, &object)] {
+            let answer = answered(&review, &Lookup::Missing);
+            prop_assert_eq!(&answer.body["response"]["uid"], "705ab4f5");
+            prop_assert!(answer.body["response"]["allowed"].is_boolean());
+        }
+    }
+
+    #[test]
+    fn what_goes_in_patched_comes_out_the_same_a_second_time(object in any_pod()) {
+        let answer = answered(&of_pod(&object), &Lookup::Found);
+        if answer.outcome == Outcome::Injected {
+            let injected = patched(&object, &answer);
+            prop_assert_eq!(&injected["spec"]["initContainers"][0]["name"], "idjag-proxy");
+            let again = answered(&of_pod(&injected), &Lookup::Found);
+            prop_assert_eq!(again.outcome, Outcome::Unchanged);
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_review_is_answered(cut in 0_usize..700) {
+        let whole = of_pod(&pod()).to_string();
+        let cut = cut.min(whole.len());
+        let _ = Review::parse(&whole.as_bytes()[..cut]);
+    }
+}

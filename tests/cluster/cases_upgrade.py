@@ -1,0 +1,92 @@
+"""f: the CSI variant, and another version of the chart."""
+
+import json
+
+import agents
+from cases import case
+from cases_injector import Creation, has_sidecar, plain, two_ready
+from cases_install import configure, usual
+from cluster_world import INJECTOR, OWN_NAMESPACE, RELEASE, Agent, Cluster
+from parts import expect
+
+RESTRICTED = (
+    "securityContext: { runAsNonRoot: true, runAsUser: 1000, allowPrivilegeEscalation: false, capabilities: { drop: [ALL] }, "
+    "seccompProfile: { type: RuntimeDefault } }"
+)
+
+
+@case(
+    "f: the CSI variant is admitted where Restricted is enforced (a dry run: the CSI driver cannot be had); hostPath is not"
+)
+def restricted(world: Cluster):
+    labels = "idjag-proxy.io/inject: enabled, pod-security.kubernetes.io/enforce: restricted"
+    world.apply(agents.NAMESPACE, name="restricted", labels=labels)
+    configure(world, "restricted", usual(world))
+    by = lambda socket: {"metadata": f'annotations: {{ idjag-proxy.io/socket: "{socket}" }}', "container": RESTRICTED}
+    words = ["create", "--dry-run=server", "-o", "json"]
+    done = world.ask(agents.PLAIN, *words, **plain("restricted", by("csi")))
+    expect(done.returncode == 0, f"the CSI variant: {done.stderr}")
+    pod = json.loads(done.stdout)
+    drivers = [volume["csi"]["driver"] for volume in pod["spec"]["volumes"] if "csi" in volume]
+    expect(has_sidecar(pod) and drivers == ["csi.spiffe.io"], f"its volumes: {pod['spec']['volumes']}")
+    expect("Warning" not in done.stderr, f"it is warned of: {done.stderr}")
+    refused = world.ask(agents.PLAIN, *words, **plain("restricted", by(world.workload_api)))
+    expect(refused.returncode != 0 and "PodSecurity" in refused.stderr, f"hostPath: {refused.stderr or refused.stdout}")
+
+
+@case("f: upgrade to another version and rollback, with injected pods working and pods created throughout")
+def upgrade(world: Cluster):
+    other = "99.0.0"
+    world.tag_images(other)
+    chart = world.package(other, app_version=other)
+    agent = Agent(world, world.pod("agents", "app=python"))
+    agent.expect_no_failure("nothing happened yet")
+    two_ready(world)
+    revision = json.loads(world.helm("history", RELEASE, "-n", OWN_NAMESPACE, "-o", "json"))[-1]["revision"]
+    with Creation(world) as creation:
+        world.helm("upgrade", RELEASE, chart, "-n", OWN_NAMESPACE, "--reuse-values", "--wait", "--timeout", "120s")
+        two_ready(world)
+        creation.more(10)
+        expect_version(world, other)
+        world.kubectl("rollout", "restart", "deployment/curl", "-n", "agents")
+        world.wait_ready("agents", "curl")
+        image = sidecar_image(world.pod("agents", "app=curl"))
+        expect(image.endswith(f":{other}"), f"a new pod has the sidecar {image}")
+        creation.expect_no_failure("the chart was upgraded")
+        agent.expect_no_failure("the chart was upgraded")
+
+        world.helm("rollback", RELEASE, str(revision), "-n", OWN_NAMESPACE, "--wait", "--timeout", "120s")
+        two_ready(world)
+        creation.more(10)
+        expect_version(world, world.version)
+    creation.expect_no_failure("the chart was rolled back")
+    agent.more(50)
+    agent.expect_no_failure("the chart was rolled back")
+    world.say(f"         {creation.made} pods were created meanwhile")
+
+
+def expect_version(world: Cluster, version: str):
+    deployment = world.get("deployment", INJECTOR, "-n", OWN_NAMESPACE)
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    expect(container["image"].endswith(f":{version}"), f"the injector's image is {container['image']}")
+
+
+def sidecar_image(pod: dict) -> str:
+    return pod["spec"]["initContainers"][0]["image"]
+
+
+@case("f: uninstall: the chart's objects are gone, new pods are as they were without it, running agents go on")
+def uninstall(world: Cluster):
+    agent = Agent(world, world.pod("agents", "app=python"))
+    world.helm("uninstall", RELEASE, "-n", OWN_NAMESPACE, "--wait", "--timeout", "120s")
+    for kind in ("mutatingwebhookconfigurations", "clusterroles", "clusterrolebindings"):
+        names = [one["metadata"]["name"] for one in world.get(kind)["items"]]
+        expect(not [name for name in names if name.startswith("idjag-proxy")], f"{kind} are left: {names}")
+    left = world.kubectl(
+        "get", "deployments,services,secrets,leases,roles,rolebindings", "-n", OWN_NAMESPACE, "-o", "name"
+    ).split()
+    expect(not left, f"left: {left}")
+    done = world.ask(agents.PLAIN, "create", "--dry-run=server", "-o", "json", **plain("agents", {}))
+    expect(done.returncode == 0 and not has_sidecar(json.loads(done.stdout)), f"a new pod: {done.stderr}")
+    agent.more(50)
+    agent.expect_no_failure("the chart was uninstalled")

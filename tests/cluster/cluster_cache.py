@@ -1,0 +1,77 @@
+"""What the cluster suite takes from the cache outside git, beside what the real-parts suite takes."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+# Before the packages that were installed: one of them is called `envoy`, too.
+sys.path[1:1] = [str(TESTS / suite) for suite in ("real", "image", "chart")]
+
+import agents_image  # noqa: E402
+import images  # noqa: E402
+import install as real  # noqa: E402
+import node_programs  # noqa: E402
+import tools  # noqa: E402
+from install import Cache, InstallError, cache_directory  # noqa: E402
+
+REAL_PARTS = {"python", "keycloak", "spire"}
+
+
+def impossible() -> str | None:
+    """Why this machine cannot be a node, whatever is installed."""
+    if sys.platform != "linux":
+        return "it needs Linux"
+    if os.getuid() != 0:
+        return "it needs root: containers, network namespaces and iptables"
+    if not Path("/sys/fs/cgroup").exists():
+        return "it needs control groups"
+    return None
+
+
+def missing() -> list[str]:
+    """The parts that are not in the cache. What Debian and Rust bring in seconds is not among them."""
+    cache = Cache(cache_directory())
+    targets = {
+        "the Python packages": cache.venv,
+        "Keycloak": cache.keycloak,
+        "SPIRE": cache.spire,
+        "helm": tools.Tools(cache.root).helm3.parent,
+        "cargo-auditable": cache.root / f"cargo-auditable-{images.AUDITABLE}",
+    }
+    wanting = [name for name, target in targets.items() if not (target / ".complete").exists()]
+    wanting += node_programs.Programs(cache.root).missing()
+    if not agents_image.archive(cache).exists():
+        wanting.append("the agents' image")
+    return wanting
+
+
+def install(say) -> Cache:
+    """Fills the cache. A part that cannot be had is in `Cache.missing`, with the reason."""
+    cache = real.install(say, only=REAL_PARTS)
+    steps = {
+        "node": lambda: node_programs.install(say),
+        "helm": lambda: tools.install(say, ["helm3"]),
+        "compiler": lambda: images.install(say),
+        "agents": lambda: _agents(say, cache),
+    }
+    for name, step in steps.items():
+        try:
+            step()
+        except (InstallError, OSError) as error:
+            cache.missing[name] = str(error)
+            say(f"install: {name}: not to be had: {error}")
+    return cache
+
+
+def _agents(say, cache: Cache):
+    archive = agents_image.archive(cache)
+    if archive.exists():
+        say("install: agents: cached")
+        return
+    started = time.monotonic()
+    for old in cache.root.glob("agents-????????.tar"):
+        old.unlink()
+    agents_image.make(cache)
+    say(f"install: agents: {time.monotonic() - started:.0f} s")

@@ -1,0 +1,53 @@
+"""Starts the node and its parts, runs the cases, and ends everything, however it goes."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import cluster_cache  # noqa: F401  (puts the other suites on the path)
+import cases_agents
+import cases_bounds
+import cases_configuration
+import cases_injector
+import cases_install
+import cases_upgrade
+from cases import run_cases, say
+from cluster_world import Cluster
+from install import Cache, cache_directory
+from parts import Failed, Run
+
+# The order of the modules is the order of the cases: the first installs what the others use, the last replaces it.
+MODULES = [cases_install, cases_agents, cases_configuration, cases_injector, cases_bounds, cases_upgrade]
+
+
+def main():
+    plan = json.loads(sys.argv[1])
+    cache = Cache(cache_directory())
+    cache.java = Path(plan["java"])
+    run = Run()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    failed, world = None, Cluster(run, cache, plan, say)
+    try:
+        world.start()
+        failed = run_cases(world, MODULES, plan["cases"], not_run="not run")
+    except Failed as error:
+        say(f"FAILED   the parts do not start: {error}\n0 passed, 1 failed, 0 not run")
+    finally:
+        # A second Ctrl-C must not leave a node behind.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        keep = failed != 0 or plan["keep"]
+        if world.node.run and keep:
+            world.save_logs()
+        if world.node.run:
+            world.node.down()
+        run.close(keep)
+        if keep:
+            say(f"logs: {run.directory}")
+    sys.exit(1 if failed != 0 else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""What must be true of the two images; one line for each, in the words of the real-parts suite."""
+
+import json
+import os
+import re
+import subprocess
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path
+
+from images import FEATURES, IMAGES, REPOSITORY, Images, architecture
+from parts import Failed, expect
+
+LARGEST = 16_000_000  # bytes of the sidecar's image
+USER = "17080:17080"
+PROGRAM = "usr/local/bin/idjag-proxy"
+LABELS = ["title", "description", "licenses", "version", "revision"]
+NOT_RUN = {
+    "the Dockerfile's compile stage": "it is based on an image of a registry; `tests/image/compile`, which it runs, was run here",
+    "arm64": "this machine is not one: `tests/image/build` on an arm64 machine, or docker buildx, makes it",
+}
+
+
+def check(say, images: Images, profile: str) -> int:
+    """How many failed."""
+    passed = failed = 0
+    for name, function in CHECKS.items():
+        for target in IMAGES:
+            try:
+                remark = function(Image(images, target), profile)
+            except Failed as error:
+                failed += 1
+                say(f"FAILED   image: {target}: {name}\n         {error}")
+            else:
+                passed += 1
+                say(f"ok       image: {target}: {name}{f' ({remark})' if remark else ''}")
+    not_run = {what: why for what, why in NOT_RUN.items() if what != architecture()}
+    for what, why in not_run.items():
+        say(f"NOT RUN  image: {what}: {why}")
+    say(f"{passed} passed, {failed} failed, {len(not_run)} not run")
+    return failed
+
+
+class Image:
+    """A docker-archive, and what it was made of."""
+
+    def __init__(self, images: Images, target: str):
+        self.images, self.target = images, target
+        self.archive, self.program = images.archive(target), images.program(target)
+        with tarfile.open(self.archive) as files:
+            (manifest,) = json.load(files.extractfile("manifest.json"))
+            self.config = json.load(files.extractfile(manifest["Config"]))
+            self.entries = []
+            for layer in manifest["Layers"]:
+                with tarfile.open(fileobj=files.extractfile(layer)) as contents:
+                    self.entries += contents.getmembers()
+
+    def ask(self, *words: str) -> subprocess.CompletedProcess:
+        """Runs the program as the image's user in a root that holds nothing else."""
+        with tempfile.TemporaryDirectory(prefix="idjag-image-") as root:
+            # Whoever runs it is nobody there.
+            os.chmod(root, 0o755)
+            program = Path(root) / PROGRAM
+            program.parent.mkdir(parents=True)
+            program.write_bytes(self.program.read_bytes())
+            program.chmod(0o755)
+            argv = ["chroot", f"--userspec={USER}", root, f"/{PROGRAM}", *words]
+            return subprocess.run(argv, capture_output=True, text=True, env={}, timeout=30)
+
+
+def small(image: Image, profile: str) -> str:
+    size = image.archive.stat().st_size
+    if image.target == "sidecar" and profile == "dist":
+        expect(size <= LARGEST, f"{size / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}")
+    return f"{size / 1e6:.1f} MB"
+
+
+def one_file(image: Image, _):
+    files = [entry for entry in image.entries if not entry.isdir()]
+    expect([entry.name for entry in files] == [PROGRAM], f"it holds {[entry.name for entry in files]}")
+    (program,) = files
+    expect(
+        program.isfile() and program.mode & 0o7777 == 0o755 and program.uid == 0,
+        f"mode {program.mode:o}, user {program.uid}",
+    )
+
+
+def configured(image: Image, _):
+    config = image.config["config"]
+    expect(config.get("User") == USER, f"user {config.get('User')}")
+    expect(config.get("Entrypoint") == [f"/{PROGRAM}"], f"entry point {config.get('Entrypoint')}")
+    labels = {
+        name.removeprefix("org.opencontainers.image."): text for name, text in (config.get("Labels") or {}).items()
+    }
+    expect(all(labels.get(name) for name in LABELS), f"labels {labels}")
+    expect(labels["version"] == image.images.version and labels["title"] == IMAGES[image.target], f"labels {labels}")
+    expect(image.config["architecture"] == architecture(), f"architecture {image.config['architecture']}")
+
+
+def static(image: Image, profile: str):
+    headers = _readelf("-l", "-d", "-S", image.program)
+    expect("INTERP" not in headers and "(NEEDED)" not in headers, "it needs a loader or a library")
+    if profile == "dist":
+        expect(".symtab" not in headers, "it has symbols")
+
+
+def alone(image: Image, _):
+    if os.getuid() != 0:
+        raise Failed("needs root: it changes the root directory and the user")
+    done = image.ask("--version")
+    expect(
+        done.returncode == 0 and image.images.version in done.stdout, f"{done.returncode} {done.stdout}{done.stderr}"
+    )
+    commands = set(re.findall(r"^  ([a-z-]+) ", image.ask("--help").stdout, re.MULTILINE))
+    expect({"run", "check", "status"} <= commands, f"commands {commands}")
+    expect("demo" not in commands, "the demo is in it")
+    expect(("injector" in commands) == bool(FEATURES[image.target]), f"commands {commands}")
+
+
+def dependencies_inside(image: Image, _) -> str:
+    inside = embedded(image.program)
+    names = {package["name"] for package in inside}
+    expect({"idjag-proxy", "rustls", "tokio", "aws-lc-sys"} <= names, f"only {sorted(names)}")
+    expect(("kube" in names) == bool(FEATURES[image.target]), f"kube is in it, or missing: {sorted(names)}")
+    return f"{len(inside)} packages"
+
+
+def bill(image: Image, _) -> str:
+    written = json.loads(image.images.bill(image.target).read_text())
+    expect(written.get("bomFormat") == "CycloneDX", f"it is {written.get('bomFormat')}")
+    listed = {(one["name"], one["version"]) for one in written["components"]}
+    linked = {
+        (one["name"], one["version"]) for one in embedded(image.program) if one.get("kind", "runtime") == "runtime"
+    }
+    missing = {one for one in linked - listed if one[0] != "idjag-proxy"}
+    expect(not missing, f"linked, but not listed: {sorted(missing)}")
+    return f"{len(listed)} components"
+
+
+def roots(image: Image, _):
+    expect(b"ISRG Root X1" in image.program.read_bytes(), "Mozilla's authorities are not in it")
+
+
+def no_paths(image: Image, _):
+    content = image.program.read_bytes()
+    for place in {
+        str(REPOSITORY),
+        os.environ.get("CARGO_HOME") or os.path.expanduser("~/.cargo"),
+        os.path.expanduser("~/"),
+    }:
+        at = content.find(place.encode())
+        expect(at < 0, f"a path of this machine is in it: {content[at : at + 120]}")
+
+
+def embedded(program: Path) -> list[dict]:
+    """The list that `cargo auditable` puts into the section `.dep-v0`."""
+    with tempfile.NamedTemporaryFile() as section:
+        subprocess.run(
+            [
+                "objcopy",
+                "-O",
+                "binary",
+                "--only-section=.dep-v0",
+                "--set-section-flags",
+                ".dep-v0=alloc",
+                program,
+                section.name,
+            ]
+        )
+        content = Path(section.name).read_bytes()
+    expect(content, "there is no section .dep-v0")
+    return json.loads(zlib.decompress(content))["packages"]
+
+
+def _readelf(*words) -> str:
+    return subprocess.run(["readelf", "-W", *words], capture_output=True, text=True).stdout
+
+
+CHECKS = {
+    "its size": small,
+    "one file, no shell": one_file,
+    "user, entry point, labels": configured,
+    "static": static,
+    "runs in an empty root as its user; only its own commands": alone,
+    "the list of dependencies is in the program": dependencies_inside,
+    "the CycloneDX file lists what is linked": bill,
+    "the web's certificate authorities are in the program": roots,
+    "no path of this machine is in the program": no_paths,
+}

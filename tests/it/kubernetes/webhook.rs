@@ -1,0 +1,523 @@
+//! The webhook as the API server sees it.
+use super::api_server::{ApiServer, NAMESPACE, config_map, lease, secret, webhooks};
+use crate::agent;
+use crate::rig::{until, within};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+use idjag_proxy::clock::Clock;
+use idjag_proxy::kubernetes::Defaults;
+use idjag_proxy::kubernetes::injector::{Api, Settings, bind};
+use idjag_proxy::tasks::{Stop, Stopper};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+const NAME: &str = "idjag-proxy-injector.idjag-proxy.svc";
+const DAY: i64 = 24 * 3600;
+
+/// One replica. Dropped, it dies without a word.
+struct Replica {
+    webhook: SocketAddr,
+    metrics: SocketAddr,
+    stopper: Stopper,
+    running: JoinSet<Result<(), String>>,
+}
+
+fn settings(identity: &str) -> Settings {
+    let object = || "idjag-proxy-injector".to_owned();
+    let anywhere: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    Settings {
+        defaults: Defaults::default(),
+        namespace: NAMESPACE.to_owned(),
+        service: object(),
+        webhook_configuration: object(),
+        secret: object(),
+        lease: object(),
+        listen: anywhere,
+        metrics: anywhere,
+        identity: identity.to_owned(),
+        certificate_lifetime: Duration::from_secs(90 * 24 * 3600),
+        settle: Duration::from_millis(300),
+    }
+}
+
+impl Replica {
+    fn start(api: &ApiServer, identity: &str, clock: &Clock) -> Self {
+        let api = Api::at(api.url().parse().expect("a URL")).expect("a client");
+        let bound = bind(settings(identity), api, clock, None).expect("bound");
+        let (webhook, metrics) = (bound.webhook(), bound.metrics());
+        let (stopper, stop) = Stop::pair();
+        let mut running = JoinSet::new();
+        running.spawn(bound.run(stop));
+        Self { webhook, metrics, stopper, running }
+    }
+
+    async fn ready(api: &ApiServer, identity: &str) -> Self {
+        let replica = Self::start(api, identity, &Clock::system());
+        replica.until_ready().await;
+        replica
+    }
+
+    async fn probe(&self, path: &str) -> agent::Reply {
+        agent::get(self.metrics, &format!("http://{}{path}", self.metrics), &[]).await
+    }
+
+    async fn until_ready(&self) {
+        until(async || self.probe("/readyz").await.status == 200, "ready").await;
+    }
+
+    async fn metric(&self, series: &str) -> String {
+        let text = self.probe("/metrics").await.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {series} in {text}")).to_owned()
+    }
+}
+
+/// What the API server does: TLS by the bundle of the configuration, for the name of the Service.
+async fn connect(roots: RootCertStore, address: SocketAddr) -> Result<TlsStream<TcpStream>, String> {
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let name = ServerName::try_from(NAME).expect("a name");
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| error.to_string())
+}
+
+async fn send(api: &ApiServer, address: SocketAddr, request: Request<Full<Bytes>>) -> Result<agent::Reply, String> {
+    let stream = connect(api.trusted(), address).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let mut connections = JoinSet::new();
+    connections.spawn(connection);
+    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    Ok(agent::Reply::of(response).await)
+}
+
+fn post(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    let request = Request::post("/mutate").header("host", NAME).header("content-type", "application/json");
+    request.body(Full::new(body.into())).expect("a request")
+}
+
+fn pod() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "calendar", "uid": "u1"},
+        "spec": {"terminationGracePeriodSeconds": 30, "containers": [{"name": "agent", "image": "agent:1"}]},
+    })
+}
+
+fn review(namespace: &str, object: &Value) -> Value {
+    json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": "705ab4f5", "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "namespace": namespace, "operation": "CREATE", "object": object,
+        },
+    })
+}
+
+/// The answer's `response`.
+async fn ask(api: &ApiServer, replica: &Replica, review: &Value) -> Value {
+    let reply = within(send(api, replica.webhook, post(review.to_string())), "an answer").await.expect("an answer");
+    assert_eq!((reply.status, reply.header("content-type")), (StatusCode::OK, "application/json"), "{}", reply.text());
+    let answer = reply.json();
+    assert_eq!(answer["kind"], "AdmissionReview");
+    answer["response"].clone()
+}
+
+fn patched(object: &Value, response: &Value) -> Value {
+    let patch =
+        STANDARD.decode(response["patch"].as_str().unwrap_or_else(|| panic!("no patch: {response}"))).expect("base64");
+    let patch: json_patch::Patch = serde_json::from_slice(&patch).expect("a patch");
+    let mut object = object.clone();
+    json_patch::patch(&mut object, &patch).expect("it applies");
+    object
+}
+
+#[tokio::test]
+async fn an_installed_injector_makes_itself_trusted_and_injects() {
+    let api = ApiServer::start().await;
+    let replica = Replica::ready(&api, "a").await;
+    let response = ask(&api, &replica, &review("agents", &pod())).await;
+    assert_eq!((&response["allowed"], &response["uid"]), (&json!(true), &json!("705ab4f5")));
+    assert_eq!(patched(&pod(), &response)["spec"]["initContainers"][0]["name"], "idjag-proxy");
+    let configuration = api.object(&webhooks());
+    for entry in configuration["webhooks"].as_array().expect("entries") {
+        assert_eq!(
+            (&entry["futureField"], &entry["clientConfig"]["service"]["name"]),
+            (&json!({"a": 1}), &json!("idjag-proxy-injector"))
+        );
+    }
+    let kept = api.object(&secret());
+    assert_eq!((&kept["metadata"]["futureField"], &kept["type"]), (&json!([1]), &json!("Opaque")), "nothing is lost");
+    let data = kept["data"].as_object().expect("data");
+    assert_eq!(data.keys().collect::<Vec<_>>(), ["ca.crt", "tls.crt", "tls.key"], "the CA's key is nowhere");
+    assert_eq!(api.object(&lease())["spec"]["holderIdentity"], "a");
+    assert_eq!(replica.probe("/livez").await.status, 200);
+}
+
+#[tokio::test]
+async fn it_asks_for_what_its_role_allows_and_no_more() {
+    let api = ApiServer::start().await;
+    let replica = Replica::ready(&api, "a").await;
+    api.remove(&config_map("agents", "idjag-proxy"));
+    ask(&api, &replica, &review("agents", &pod())).await;
+    until(async || !api.events().is_empty(), "an event").await;
+    let allowed = [
+        "create events",
+        "get configmaps",
+        "get leases",
+        "get mutatingwebhookconfigurations",
+        "get secrets",
+        "update leases",
+        "update mutatingwebhookconfigurations",
+        "update secrets",
+    ];
+    assert_eq!(api.verbs(), allowed);
+}
+
+#[tokio::test]
+async fn a_missing_configuration_is_refused_and_the_pods_owner_hears_of_it() {
+    let api = ApiServer::start().await;
+    let replica = Replica::ready(&api, "a").await;
+    api.remove(&config_map("agents", "idjag-proxy"));
+    let mut dry = review("agents", &pod());
+    dry["request"]["dryRun"] = json!(true);
+    let response = ask(&api, &replica, &dry).await;
+    let message = response["status"]["message"].as_str().expect("a message");
+    assert!(message.ends_with("kubectl -n agents create configmap idjag-proxy --from-file=proxy.yaml"), "{message}");
+    assert_eq!(response["allowed"], false);
+    let mut owned = pod();
+    owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "calendar-7d", "uid": "u7", "controller": true}]);
+    for _ in 0..3 {
+        assert_eq!(ask(&api, &replica, &review("agents", &owned)).await["allowed"], false);
+    }
+    let refused = || {
+        let events = api.events().into_iter().filter(|event| event["reason"] == "SidecarRefused");
+        events.collect::<Vec<_>>()
+    };
+    until(async || !refused().is_empty(), "an event").await;
+    let events = refused();
+    assert_eq!(events.len(), 1, "not of the dry run, and not again and again: {events:?}");
+    assert_eq!(
+        (&events[0]["involvedObject"]["kind"], &events[0]["involvedObject"]["uid"]),
+        (&json!("ReplicaSet"), &json!("u7"))
+    );
+    assert_eq!((&events[0]["metadata"]["namespace"], &events[0]["type"]), (&json!("agents"), &json!("Warning")));
+    api.set(&config_map("agents", "idjag-proxy"), json!({"data": {"proxy.yaml": ""}}));
+    assert_eq!(ask(&api, &replica, &review("agents", &owned)).await["allowed"], true);
+    assert_eq!(replica.metric("idjag_proxy_injector_reviews_total{outcome=\"refused\",resource=\"pods\"}").await, "4");
+    assert_eq!(replica.metric("idjag_proxy_injector_reviews_total{outcome=\"injected\",resource=\"pods\"}").await, "1");
+}
+
+#[tokio::test]
+async fn a_workload_goes_in_with_a_warning() {
+    let api = ApiServer::start().await;
+    let replica = Replica::ready(&api, "a").await;
+    let mut template = pod();
+    template["spec"]["hostNetwork"] = json!(true);
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "calendar"}, "spec": {"template": template}});
+    let mut review = review("agents", &deployment);
+    review["request"]["resource"] = json!({"group": "apps", "version": "v1", "resource": "deployments"});
+    review["request"]["operation"] = json!("UPDATE");
+    let response = ask(&api, &replica, &review).await;
+    let expected = json!({
+        "uid": "705ab4f5", "allowed": true,
+        "warnings": ["idjag-proxy: its pods will be refused: hostNetwork is true"],
+    });
+    assert_eq!(response, expected);
+    until(async || api.events().iter().any(|event| event["reason"] == "SidecarWarning"), "an event").await;
+}
+
+#[tokio::test]
+async fn replicas_agree_and_one_takes_over_from_another() {
+    let api = ApiServer::start().await;
+    let first = Replica::ready(&api, "a").await;
+    let second = Replica::ready(&api, "b").await;
+    let leads = async |replica: &Replica| replica.metric("idjag_proxy_injector_leader").await == "1";
+    assert!(leads(&first).await && !leads(&second).await);
+    assert_eq!(ask(&api, &second, &review("agents", &pod())).await["allowed"], true);
+    first.stopper.stop();
+    until(async || leads(&second).await, "the second leads").await;
+    assert_eq!(api.object(&lease())["spec"]["holderIdentity"], "b");
+    assert_eq!(api.object(&lease())["spec"]["leaseTransitions"], 2);
+    // The one that stops answers for a while yet, and then ends in good order.
+    assert_eq!(first.probe("/readyz").await.text(), "waiting for nothing: it is shutting down\n");
+    assert_eq!(ask(&api, &first, &review("agents", &pod())).await["allowed"], true);
+    let mut first = first;
+    let ended = within(first.running.join_next(), "its end").await.expect("a task").expect("no panic");
+    assert_eq!(ended, Ok(()));
+    assert!(TcpStream::connect(first.webhook).await.is_err());
+}
+
+/// Calls both replicas all the time, as the API server would: with what the configuration trusts at that very moment.
+struct Caller {
+    calls: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    calling: JoinSet<Vec<String>>,
+}
+
+impl Caller {
+    fn start(api: &Arc<ApiServer>, addresses: Vec<SocketAddr>) -> Self {
+        let (calls, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (api, counted, stopped) = (Arc::clone(api), Arc::clone(&calls), Arc::clone(&stop));
+        let mut calling = JoinSet::new();
+        calling.spawn(async move {
+            let mut failures = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                for address in &addresses {
+                    let reply = send(&api, *address, post(review("agents", &pod()).to_string())).await;
+                    match reply {
+                        Ok(reply) if reply.status == StatusCode::OK => {}
+                        other if failures.len() < 3 => failures.push(format!("{other:?}")),
+                        _ => {}
+                    }
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            failures
+        });
+        Self { calls, stop, calling }
+    }
+
+    async fn more(&self) {
+        let before = self.calls.load(Ordering::Relaxed);
+        until(async || self.calls.load(Ordering::Relaxed) > before + 20, "more calls").await;
+    }
+
+    async fn failures(mut self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        within(self.calling.join_next(), "the end of the calls").await.expect("a task").expect("no panic")
+    }
+}
+
+fn served(api: &ApiServer) -> Value {
+    api.object(&secret())["data"]["tls.crt"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_fails_no_call() {
+    let (api, clock) = (Arc::new(ApiServer::start().await), Clock::shiftable());
+    // Two months ago; the caller's time is the machine's.
+    clock.shift(-61 * DAY);
+    let first = Replica::start(&api, "a", &clock);
+    let second = Replica::start(&api, "b", &clock);
+    first.until_ready().await;
+    second.until_ready().await;
+    let caller = Caller::start(&api, vec![first.webhook, second.webhook]);
+    caller.more().await;
+    let before = served(&api);
+    let expiry = first.metric("idjag_proxy_injector_certificate_expiry_timestamp_seconds").await;
+    clock.shift(61 * DAY);
+    until(async || served(&api) != before, "another certificate").await;
+    for replica in [&first, &second] {
+        let series = "idjag_proxy_injector_certificate_expiry_timestamp_seconds";
+        until(async || replica.metric(series).await != expiry, "both serve it").await;
+        assert_eq!(replica.probe("/readyz").await.status, 200);
+    }
+    caller.more().await;
+    assert_eq!(caller.failures().await, Vec::<String>::new());
+    assert_eq!(api.trusted().len(), 2, "the old CA stays for a while");
+    let rotations = [&first, &second]
+        .map(|replica| replica.metric("idjag_proxy_injector_certificate_rotations_total{outcome=\"rotated\"}"));
+    let [one, other] = rotations;
+    assert_eq!((one.await.as_str(), other.await.as_str()), ("2", "0"), "the leader made both");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_secret_fails_no_call() {
+    let api = Arc::new(ApiServer::start().await);
+    let replica = Replica::ready(&api, "a").await;
+    let caller = Caller::start(&api, vec![replica.webhook]);
+    caller.more().await;
+    let before = served(&api);
+    let mut emptied = api.object(&secret());
+    emptied["data"] = Value::Null;
+    api.set(&secret(), emptied);
+    until(async || !served(&api).is_null() && served(&api) != before, "another certificate").await;
+    caller.more().await;
+    assert_eq!(caller.failures().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn bundles_that_were_wiped_come_back() {
+    let api = ApiServer::start().await;
+    let replica = Replica::ready(&api, "a").await;
+    let mut wiped = api.object(&webhooks());
+    for entry in wiped["webhooks"].as_array_mut().expect("entries") {
+        entry["clientConfig"].as_object_mut().expect("a client").remove("caBundle");
+    }
+    api.set(&webhooks(), wiped);
+    until(async || !api.trusted().is_empty(), "a bundle").await;
+    assert_eq!(ask(&api, &replica, &review("agents", &pod())).await["allowed"], true);
+}
+
+#[tokio::test]
+async fn without_its_objects_it_waits_and_says_for_what() {
+    let api = ApiServer::start().await;
+    let (configuration, kept) = (api.object(&webhooks()), api.object(&secret()));
+    api.remove(&webhooks());
+    api.remove(&secret());
+    let replica = Replica::start(&api, "a", &Clock::system());
+    let says = async |what: &str| {
+        until(async || replica.probe("/readyz").await.text().contains(what), what).await;
+    };
+    says("waiting for MutatingWebhookConfiguration idjag-proxy-injector: there is none").await;
+    api.set(&webhooks(), configuration);
+    says("waiting for Secret idjag-proxy-injector: there is none").await;
+    api.set(&secret(), kept);
+    replica.until_ready().await;
+}
+
+#[tokio::test]
+async fn an_api_server_that_restarts_costs_no_pod() {
+    let api = ApiServer::start().await;
+    let replica = Replica::ready(&api, "a").await;
+    api.stop().await;
+    let response = ask(&api, &replica, &review("agents", &pod())).await;
+    assert_eq!(response["allowed"], true);
+    assert_eq!(response["warnings"][0], "idjag-proxy: nobody could ask whether ConfigMap agents/idjag-proxy is there");
+    assert_eq!(replica.probe("/readyz").await.status, 200);
+    api.restart().await;
+    let asked = async || ask(&api, &replica, &review("agents", &pod())).await.get("warnings").is_none();
+    until(asked, "an answer without a warning").await;
+}
+
+#[tokio::test]
+async fn whatever_comes_is_answered() {
+    let api = ApiServer::start().await;
+    let replica = Replica::ready(&api, "a").await;
+    let bare = |method: Method, path: &str| {
+        Request::builder().method(method).uri(path).header("host", NAME).body(Full::default()).expect("a request")
+    };
+    let huge = vec![b'['; 9 * 1024 * 1024];
+    for (request, status) in [
+        (bare(Method::GET, "/mutate"), 405),
+        (bare(Method::POST, "/"), 404),
+        (bare(Method::POST, "/mutate"), 400),
+        (post("{\"kind\": \"AdmissionReview\"}"), 400),
+        (post(vec![0xff; 100]), 400),
+        (post(vec![b'['; 1024 * 1024]), 400),
+        (post(huge), 413),
+    ] {
+        let reply = within(send(&api, replica.webhook, request), "an answer").await;
+        // A server that turns a huge body away need not read it to its end.
+        let is_cut = status == 413 && reply.is_err();
+        assert!(is_cut || reply.as_ref().is_ok_and(|reply| reply.status.as_u16() == status), "{status}: {reply:?}");
+    }
+    let mut foreign = review("agents", &json!({"kind": "Service"}));
+    foreign["request"]["resource"]["resource"] = json!("services");
+    assert_eq!(ask(&api, &replica, &foreign).await["allowed"], true);
+    // Not TLS; half a handshake; half a head; half a body. None of them keeps others from their answer.
+    let mut held = Vec::new();
+    for bytes in [&b"POST /mutate HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01", b""] {
+        let mut stream = TcpStream::connect(replica.webhook).await.expect("connected");
+        stream.write_all(bytes).await.expect("written");
+        held.push(stream);
+    }
+    let mut streams = Vec::new();
+    for bytes in [&b"POST /mu"[..], b"POST /mutate HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{"] {
+        let mut stream = connect(api.trusted(), replica.webhook).await.expect("TLS");
+        stream.write_all(bytes).await.expect("written");
+        streams.push(stream);
+    }
+    assert_eq!(ask(&api, &replica, &review("agents", &pod())).await["allowed"], true);
+    let malformed =
+        replica.metric("idjag_proxy_injector_reviews_total{outcome=\"malformed\",resource=\"unknown\"}").await;
+    assert!(malformed.parse::<u32>().expect("a number") >= 5, "{malformed}");
+}
+
+#[tokio::test]
+async fn bodies_wait_for_room_instead_of_filling_memory() {
+    let api = ApiServer::start().await;
+    let replica = Replica::ready(&api, "a").await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut stream = connect(api.trusted(), replica.webhook).await.expect("TLS");
+        let head = format!("POST /mutate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 8 * 1024 * 1024 - 1024);
+        stream.write_all(head.as_bytes()).await.expect("written");
+        held.push(stream);
+    }
+    // The held ones end by their own deadline, and then there is room again.
+    assert_eq!(ask(&api, &replica, &review("agents", &pod())).await["allowed"], true);
+}
+
+#[tokio::test]
+async fn every_series_is_there_from_the_start() {
+    let api = ApiServer::start().await;
+    let replica = Replica::start(&api, "a", &Clock::system());
+    let text = replica.probe("/metrics").await.text();
+    for series in [
+        "idjag_proxy_injector_reviews_total{outcome=\"injected\",resource=\"pods\"} 0",
+        "idjag_proxy_injector_reviews_total{outcome=\"unchanged\",resource=\"pods\"} 0",
+        "idjag_proxy_injector_reviews_total{outcome=\"refused\",resource=\"pods\"} 0",
+        "idjag_proxy_injector_reviews_total{outcome=\"unchanged\",resource=\"workloads\"} 0",
+        "idjag_proxy_injector_reviews_total{outcome=\"warned\",resource=\"workloads\"} 0",
+        "idjag_proxy_injector_reviews_total{outcome=\"malformed\",resource=\"unknown\"} 0",
+        "idjag_proxy_injector_review_duration_seconds_count 0",
+        "idjag_proxy_injector_certificate_rotations_total{outcome=\"failed\"} 0",
+        "idjag_proxy_build_info{features=\"dev,kubernetes\"",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(text.contains(series), "no {series} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn the_process_finds_its_cluster_and_leaves_in_good_order() {
+    let api = ApiServer::start().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let kubeconfig = directory.path().join("kubeconfig");
+    let text = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": api.url()}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
+    });
+    std::fs::write(&kubeconfig, text.to_string()).expect("written");
+    let log = directory.path().join("log");
+    let mut child = process(&kubeconfig, &log);
+    let held =
+        async || api.object(&lease())["spec"]["holderIdentity"].as_str().is_some_and(|holder| !holder.is_empty());
+    until(held, "the lease").await;
+    let said = || std::fs::read_to_string(&log).expect("a log");
+    until(async || said().contains("ready: the API server trusts"), "ready").await;
+    let id = nix::unistd::Pid::from_raw(i32::try_from(child.id().expect("running")).expect("an id"));
+    nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).expect("signalled");
+    let code = within(child.wait(), "its end").await.expect("waited").code();
+    assert_eq!(code, Some(0), "{}", said());
+    assert_eq!(api.object(&lease())["spec"]["holderIdentity"], "", "the lease is let go");
+    let key = api.object(&secret())["data"]["tls.key"].as_str().expect("a key").to_owned();
+    let pem = String::from_utf8(STANDARD.decode(&key).expect("base64")).expect("PEM");
+    let secret_line = pem.lines().nth(1).expect("a line");
+    assert!(!said().contains(secret_line) && !said().contains(&key[40..80]), "the key is in the log");
+}
+
+fn process(kubeconfig: &Path, log: &Path) -> tokio::process::Child {
+    let file = std::fs::File::create(log).expect("created");
+    tokio::process::Command::new(env!("CARGO_BIN_EXE_idjag-proxy"))
+        .args(["injector", "--listen=127.0.0.1:0", "--metrics=127.0.0.1:0", "--log-level=trace"])
+        .env("KUBECONFIG", kubeconfig)
+        .stdin(Stdio::null())
+        .stdout(file.try_clone().expect("a second handle"))
+        .stderr(file)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("started")
+}
