@@ -8,13 +8,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-import schema
-from cases import Cases, NotRun, say
-from parts import Failed, expect
-from tools import KUBERNETES, InstallError, Tools, install, text_of
-
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
+sys.path.append(str(HERE.parent / "real"))
+
+import schema  # noqa: E402
+from cases import NotRun, say  # noqa: E402
+from checks import Checks  # noqa: E402
+from parts import Failed, expect  # noqa: E402
+from tools import KUBERNETES, InstallError, Tools, install, text_of  # noqa: E402
+
 CHART = REPOSITORY / "charts/idjag-proxy"
 DASHBOARD = CHART / "dashboards/idjag-proxy.json"
 # The oldest that the chart installs on, the one of the cluster suite, the newest that there are schemas for.
@@ -27,7 +30,7 @@ class Suite:
 
     def __init__(self, tools: Tools, helm: Path, proxy: Path, update: bool):
         self.tools, self.helm, self.proxy, self.update = tools, helm, proxy, update
-        self.case = Cases()
+        self.case = Checks()
 
     def template(self, *arguments, chart: Path = CHART) -> tuple[int, str, str]:
         base = [self.helm, "template", "idjag-proxy", chart, "--namespace", "idjag-proxy", "--kube-version", KUBERNETES]

@@ -14,7 +14,8 @@ sys.path += [str(HERE.parent / "real"), str(HERE.parent / "chart")]
 import alerts  # noqa: E402
 import picture  # noqa: E402
 import story as stories  # noqa: E402
-from cases import Cases, NotRun, say  # noqa: E402
+from cases import NotRun, say  # noqa: E402
+from checks import Checks  # noqa: E402
 from install import InstallError  # noqa: E402
 from panels import Dashboard, Panel, layout_problems, substituted  # noqa: E402
 from parts import Run, expect  # noqa: E402
@@ -46,7 +47,7 @@ def main():
         sys.exit(f"there is no {chosen.proxy}; cargo build --release, or --proxy\n0 passed, 1 failed, 0 skipped")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
-    run, cases = Run(Path(tempfile.mkdtemp(prefix="idjag-dashboard-"))), Cases()
+    run, cases = Run(Path(tempfile.mkdtemp(prefix="idjag-dashboard-"))), Checks()
     finished = False
     try:
         whole(run, cases, chosen, tools)
@@ -60,7 +61,7 @@ def main():
     sys.exit(1 if cases.failed else 0)
 
 
-def whole(run: Run, cases: Cases, chosen, tools):
+def whole(run: Run, cases: Checks, chosen, tools):
     dashboard = Dashboard(CHART / "dashboards/idjag-proxy.json")
     cases("every panel has its place, and says what it means", layout, dashboard)
     world = World(run, chosen.proxy.resolve(), (chosen.injector or chosen.proxy).resolve())
@@ -87,7 +88,7 @@ def whole(run: Run, cases: Cases, chosen, tools):
         world.close()
 
 
-def all_well(cases: Cases, dashboard: Dashboard, prometheus: Prometheus, missing: str | None):
+def all_well(cases: Checks, dashboard: Dashboard, prometheus: Prometheus, missing: str | None):
     """Asked while nothing is wrong: so an empty answer is a query that shows nobody anything."""
     cases("the variables find namespaces and pods", variables, dashboard, prometheus)
     for panel in dashboard.panels:

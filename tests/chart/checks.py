@@ -1,4 +1,4 @@
-"""Cases of a suite: a line for each, and the last line counts them for whoever calls."""
+"""Checks that are called one by one: a line for each, and the last line counts them for whoever calls."""
 
 import sys
 import traceback
@@ -6,14 +6,11 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "real"))
 
+from cases import NotRun, indent, say  # noqa: E402
 from parts import Failed  # noqa: E402
 
 
-class NotRun(Exception):
-    """Why a case says nothing."""
-
-
-class Cases:
+class Checks:
     """Called with a name, a function and its arguments. `Failed` is an expectation in words, all else a bug of the suite."""
 
     def __init__(self):
@@ -31,16 +28,10 @@ class Cases:
             say(f"NOT RUN  {name}: {why}")
         except Exception as error:
             self.counts["failed"] += 1
-            text = str(error) if isinstance(error, Failed) else traceback.format_exc()
-            lines = "\n".join(f"         {line}" for line in text.splitlines())
-            say(f"FAILED   {name}\n{lines}")
+            say(f"FAILED   {name}\n{indent(str(error) if isinstance(error, Failed) else traceback.format_exc())}")
         else:
             self.counts["passed"] += 1
             say(f"ok       {name}")
 
     def summary(self) -> str:
         return ", ".join(f"{count} {what}" for what, count in self.counts.items())
-
-
-def say(line: str):
-    print(line, flush=True)
