@@ -74,12 +74,13 @@ impl Logs {
     }
 }
 
-/// The parts' own lines by `level`; libraries only when something is wrong, because some log what is none of our business.
+/// The parts' own lines by `level`; libraries only when something is wrong, because some log what is none of our business. The client
+/// of Kubernetes not even then: it returns what it logs, and what it logs may be an object.
 fn filter(level: &str) -> Result<EnvFilter, LevelError> {
     let error = |_| LevelError(level.to_owned());
     let bare = level.parse::<tracing::level_filters::LevelFilter>();
     let directives = match bare {
-        Ok(level) => format!("warn,idjag_proxy={level}"),
+        Ok(level) => format!("warn,kube_client=off,idjag_proxy={level}"),
         Err(_) => level.to_owned(),
     };
     let directives =
@@ -97,6 +98,6 @@ mod tests {
             assert!(filter(good).is_ok(), "{good}");
         }
         assert!(filter("info,idjag_proxy=loud").is_err());
-        assert_eq!(filter("debug").expect("level").to_string(), "idjag_proxy=debug,warn");
+        assert_eq!(filter("debug").expect("level").to_string(), "kube_client=off,idjag_proxy=debug,warn");
     }
 }

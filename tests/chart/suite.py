@@ -8,11 +8,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-import schema
-from tools import KUBERNETES, InstallError, Tools, install, text_of
-
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
+sys.path.append(str(HERE.parent / "real"))
+
+import schema  # noqa: E402
+from cases import NotRun, say  # noqa: E402
+from checks import Checks  # noqa: E402
+from parts import Failed, expect  # noqa: E402
+from tools import KUBERNETES, InstallError, Tools, install, text_of  # noqa: E402
+
 CHART = REPOSITORY / "charts/idjag-proxy"
 DASHBOARD = CHART / "dashboards/idjag-proxy.json"
 # The oldest that the chart installs on, the one of the cluster suite, the newest that there are schemas for.
@@ -20,34 +25,12 @@ VERSIONS = ["1.29.0", KUBERNETES, "1.37.0"]
 MONITORING = ["PodMonitor", "ServiceMonitor", "PrometheusRule"]
 
 
-class Failed(Exception):
-    """What does not hold, in words."""
-
-
-class NotRun(Exception):
-    """Why a case says nothing."""
-
-
 class Suite:
-    """The chosen Helm, the other tools, and the count of cases."""
+    """The chosen Helm, the other tools, and the cases."""
 
     def __init__(self, tools: Tools, helm: Path, proxy: Path, update: bool):
         self.tools, self.helm, self.proxy, self.update = tools, helm, proxy, update
-        self.counts = {"passed": 0, "failed": 0, "skipped": 0}
-
-    def case(self, name: str, function, *arguments):
-        try:
-            function(*arguments)
-        except NotRun as why:
-            self.counts["skipped"] += 1
-            print(f"NOT RUN  {name}: {why}", flush=True)
-        except Failed as error:
-            self.counts["failed"] += 1
-            lines = "\n".join(f"         {line}" for line in str(error).splitlines())
-            print(f"FAILED   {name}\n{lines}", flush=True)
-        else:
-            self.counts["passed"] += 1
-            print(f"ok       {name}", flush=True)
+        self.case = Checks()
 
     def template(self, *arguments, chart: Path = CHART) -> tuple[int, str, str]:
         base = [self.helm, "template", "idjag-proxy", chart, "--namespace", "idjag-proxy", "--kube-version", KUBERNETES]
@@ -68,7 +51,7 @@ def main():
     if chosen.helm == "3":
         names += ["unittest", "prometheus"]
     try:
-        tools = install(lambda line: print(line, flush=True), names)
+        tools = install(say, names)
     except InstallError as error:
         sys.exit(f"FAILED: {error}\n0 passed, 1 failed, 0 skipped")
     if chosen.install:
@@ -76,8 +59,8 @@ def main():
     helm = tools.helm3 if chosen.helm == "3" else tools.helm4
     suite = Suite(tools, helm, chosen.proxy.resolve(), chosen.update)
     run(suite, whole=chosen.helm == "3")
-    print(", ".join(f"{count} {what}" for what, count in suite.counts.items()), flush=True)
-    sys.exit(1 if suite.counts["failed"] else 0)
+    say(suite.case.summary())
+    sys.exit(1 if suite.case.failed else 0)
 
 
 def run(suite: Suite, whole: bool):
@@ -114,7 +97,9 @@ def golden(suite: Suite, values: Path):
         expected.write_text(text)
     was = expected.read_text() if expected.exists() else ""
     if text != was:
-        difference = difflib.unified_diff(was.splitlines(), text.splitlines(), expected.name, "rendered", lineterm="", n=1)
+        difference = difflib.unified_diff(
+            was.splitlines(), text.splitlines(), expected.name, "rendered", lineterm="", n=1
+        )
         raise Failed("\n".join([*list(difference)[:60], "if it is meant to: tests/chart/run --update"]))
 
 
@@ -202,7 +187,10 @@ def check(suite: Suite, example: Path, rendered: str):
         file.flush()
         ours = text_of([suite.proxy, "check", file.name])
     theirs = text_of([suite.proxy, "check", example])
-    expect(ours[0] == theirs[0], f"`check` of the rendered one ends with {ours[0]}, of the example with {theirs[0]}:\n{ours[1]}{ours[2]}")
+    expect(
+        ours[0] == theirs[0],
+        f"`check` of the rendered one ends with {ours[0]}, of the example with {theirs[0]}:\n{ours[1]}{ours[2]}",
+    )
 
 
 def refused(suite: Suite, values: Path):
@@ -246,11 +234,6 @@ def succeed(result: tuple[int, str, str]) -> str:
     code, output, errors = result
     expect(code == 0, f"{output}\n{errors}".strip())
     return output
-
-
-def expect(holds, words: str):
-    if not holds:
-        raise Failed(words)
 
 
 if __name__ == "__main__":

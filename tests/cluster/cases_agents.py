@@ -1,11 +1,14 @@
 """b: agents of every kind, from their first call to their last."""
 
+import os
 import re
+import subprocess
 import urllib.parse
 
 import agents
 from cases import case
-from cluster_world import CALENDAR, LATE, SIDECAR, Agent, Cluster, condition
+from cases_install import configure, usual
+from cluster_world import BY_HAND, CALENDAR, LATE, PIPED, REPOSITORY, SIDECAR, Agent, Cluster, condition, text_of
 from parts import expect, fetch, wait_until
 
 
@@ -19,6 +22,63 @@ def job(world: Cluster):
     (pod,) = world.pods("agents", "job-name=once")
     phase = lambda: world.get("pod", pod["metadata"]["name"], "-n", "agents")["status"]["phase"]
     wait_until("its pod to end", lambda: phase() == "Succeeded", 60)
+
+
+@case(
+    "b: by hand: the Deployment, the Job and the CronJob of deploy/ work as they are written, in an unlabelled namespace"
+)
+def by_hand(world: Cluster):
+    """With our configuration and agents, and this node's socket, in the place of theirs."""
+    overlay = world.run.directory / "by-hand"
+    overlay.mkdir()
+    (overlay / "proxy.yaml").write_text(usual(world).replace("reports.example.com", "api.example.com"))
+    (overlay / "sso-ca.pem").write_text((world.node.pki / "ca.pem").read_text())
+    base = os.path.relpath((REPOSITORY / "deploy/overlays/host-path").resolve(), overlay.resolve())
+    (overlay / "kustomization.yaml").write_text(text_of(OVERLAY, {"base": base, "version": world.version}))
+    written = world.kubectl("kustomize", str(overlay))
+    # Theirs has the name that SPIRE's charts give it.
+    sockets = world.spire.agent_socket.parent
+    (sockets / "spire-agent.sock").symlink_to(world.spire.agent_socket.name)
+    theirs = "/run/spire/agent-sockets"
+    expect(theirs in written, "deploy/overlays/host-path has another directory")
+    world.register("by-hand", "calendar")
+    world.kubectl("apply", "-f", "-", manifest=written.replace(theirs, str(sockets)))
+    world.kubectl("create", "job", "hourly", "--from=cronjob/calendar-hourly", "-n", "by-hand")
+    jobs = lambda: world.get("jobs", "-n", "by-hand")["items"]
+    wait_until("both jobs to complete", lambda: [job["status"].get("succeeded") for job in jobs()] == [1, 1], 120)
+    world.wait_ready("by-hand", "calendar")
+    arrived = lambda: world.arrivals.calls[BY_HAND, "v1/events"]
+    wait_until("the jobs' calls and one of the Deployment's", lambda: arrived() >= 3, 30)
+    world.kubectl("delete", "namespace", "by-hand", "--wait=false")
+
+
+OVERLAY = """
+    namespace: by-hand
+    resources: ["$base"]
+    configMapGenerator:
+      - { name: idjag-proxy, namespace: agents, behavior: replace, files: [proxy.yaml, sso-ca.pem] }
+    generatorOptions: { disableNameSuffixHash: true }
+    images:
+      - { name: curlimages/curl, newName: idjag-agents, newTag: "1" }
+      - { name: idjag-proxy, newTag: "$version" }
+    """
+
+
+@case("b: `idjag-proxy inject | kubectl apply` writes a Job that works, in an unlabelled namespace")
+def inject(world: Cluster):
+    world.apply(agents.NAMESPACE, name="piped", labels="")
+    world.apply(agents.ACCOUNT, name="calendar", namespace="piped")
+    configure(world, "piped", usual(world))
+    world.register("piped", "calendar")
+    program = [world.images.program("injector"), "inject", "--socket", world.workload_api]
+    job = text_of(agents.JOB, {}).replace("namespace: agents", "namespace: piped")
+    piped = subprocess.run(program, input=job, capture_output=True, text=True)
+    expect(piped.returncode == 0, f"inject ended with {piped.returncode}: {piped.stderr}")
+    world.kubectl("apply", "-f", "-", manifest=piped.stdout)
+    status = lambda: world.get("job", "once", "-n", "piped")["status"]
+    wait_until("the Job to complete", lambda: status().get("succeeded") == 1 or status().get("failed"), 90)
+    expect(status().get("succeeded") == 1, f"the Job failed: {status()}")
+    expect(world.arrivals.calls[PIPED, "job"] == 1, "its call did not arrive")
 
 
 @case("b: an init container after the sidecar can call out")

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import re
 import shutil
 import string
 import subprocess
@@ -27,7 +28,12 @@ RELEASE = OWN_NAMESPACE = "idjag-proxy"
 WEBHOOKS = INJECTOR = "idjag-proxy-injector"
 SIDECAR = "idjag-proxy"
 # The agents that Keycloak knows, by namespace and service account.
-CALENDAR, LATE = "spiffe://example.org/ns/agents/sa/calendar", "spiffe://example.org/ns/agents/sa/late"
+CALENDAR, LATE, BY_HAND, PIPED = AGENTS = (
+    "spiffe://example.org/ns/agents/sa/calendar",
+    "spiffe://example.org/ns/agents/sa/late",
+    "spiffe://example.org/ns/by-hand/sa/calendar",
+    "spiffe://example.org/ns/piped/sa/calendar",
+)
 UPSTREAM = "spiffe://example.org/ns/upstream/sa/reports"
 # What the agents call; a route leads it to the upstream pod.
 REPORTS = "http://reports.example.com"
@@ -74,14 +80,14 @@ class Cluster:
 
     def start(self):
         """Images first: the compiler wants the machine for itself."""
-        made = self._images()
+        self.images = self._images()
         self._timed("the node", self.node.up)
         attestor = K8S_ATTESTOR.format(host=HOST, pki=self.node.pki)
         self.spire = Spire(self.run, self.cache.spire, attestor)
         self._timed("SPIRE", self.spire.start)
         keycloak = threading.Thread(target=self._start_keycloak, daemon=True)
         keycloak.start()
-        archives = [made.archive(target) for target in images.IMAGES] + [agents_image.archive(self.cache)]
+        archives = [self.images.archive(target) for target in images.IMAGES] + [agents_image.archive(self.cache)]
         self._timed("images into the node", lambda: self.node.load(*archives))
         keycloak.join()
         expect(hasattr(self, "keycloak"), f"Keycloak does not start: {self.keycloak_failure}")
@@ -108,7 +114,7 @@ class Cluster:
             # Nobody issues ID-JAGs here: that is shown by the real-parts suite.
             nothing = f"http://127.0.0.1:{nowhere}"
             home, java = self.cache.keycloak, self.cache.java
-            keycloak = Keycloak(self.run, home, java, self.spire.jwks_url, nothing, (CALENDAR, LATE), https)
+            keycloak = Keycloak(self.run, home, java, self.spire.jwks_url, nothing, AGENTS, https)
             keycloak.start()
         except Exception as error:
             self.keycloak_failure = str(error)
@@ -120,7 +126,7 @@ class Cluster:
         self.register("upstream", "reports", "envoy")
         bootstrap = Bootstrap(
             identity=UPSTREAM,
-            admits={"prefix": f"spiffe://{TRUST_DOMAIN}/ns/agents/"},
+            admits={"safe_regex": {"regex": "|".join(re.escape(agent) for agent in AGENTS)}},
             listen=("0.0.0.0", 8443),
             admin=("0.0.0.0", 9901),
             agent_socket="/spiffe/api.sock",

@@ -15,7 +15,9 @@ STAGING = "idjag-staging"
 def expectations(story: Story, world) -> list[tuple[str, float, list[dict]]]:
     """Which alert, at which second of the story, with which labels; no labels: it must not fire."""
     marks = story.marks
-    research, stranded, loud, broken = (_target(one) for one in (world.research, world.stranded, world.loud, world.calendar[1]))
+    research, stranded, loud, broken = (
+        _target(one) for one in (world.research, world.stranded, world.loud, world.calendar[1])
+    )
     refused = lambda namespace: {"namespace": namespace, "reason": "no_route"}
     rejected = {"namespace": "calendar-agents", "reason": "authorization_misconfigured"}
     failing = {"namespace": "research-agents", "server": "sso", "leg": "access", "outcome": "busy"}
@@ -25,13 +27,21 @@ def expectations(story: Story, world) -> list[tuple[str, float, list[dict]]]:
         ("IdjagProxyExchangesFailing", marks["outage"] + 32, [failing]),
         ("IdjagProxyTokenExpiresSoon", marks["outage"] + 8, []),
         ("IdjagProxyTokenExpiresSoon", marks["outage"] + 30, papers),
-        ("IdjagProxyConfigRefused", marks["broken"] + 8, [broken]),
+        ("IdjagProxyConfigRefused", marks["broken"] + 10, [broken]),
         ("IdjagProxyConfigRefused", marks["corrected"] + 6, []),
-        ("IdjagProxyRefusalsRising", marks["loud"] + 15, [refused("batch-agents"), refused("calendar-agents"), rejected]),
+        (
+            "IdjagProxyRefusalsRising",
+            marks["loud"] + 17,
+            [refused("batch-agents"), refused("calendar-agents"), rejected],
+        ),
         ("IdjagProxyRefusedByServer", marks["unrouted"], []),
-        ("IdjagProxyRefusedByServer", marks["loud"] + 15, [_target(world.calendar[0]) | {"reason": "authorization_misconfigured"}]),
+        (
+            "IdjagProxyRefusedByServer",
+            marks["loud"] + 15,
+            [_target(world.calendar[0]) | {"reason": "authorization_misconfigured"}],
+        ),
         ("IdjagProxyLogLinesDropped", marks["loud"] + 3, [loud]),
-        ("IdjagProxyNoIdentity", marks["stranded"] + 14, [stranded]),
+        ("IdjagProxyNoIdentity", marks["stranded"] + 16, [stranded]),
         ("IdjagProxySvidExpiresSoon", marks["identity ended"] - 20, []),
         ("IdjagProxySvidExpiresSoon", marks["identity ended"] - 6, [research]),
         ("IdjagProxyNoIdentity", marks["identity ended"] + 14, [research, stranded]),
@@ -47,7 +57,9 @@ def expectations(story: Story, world) -> list[tuple[str, float, list[dict]]]:
     return found
 
 
-def run(promtool: Path, rules: list[Path], recording: Recording, directory: Path, cases: list[tuple[str, float, list[dict]]]):
+def run(
+    promtool: Path, rules: list[Path], recording: Recording, directory: Path, cases: list[tuple[str, float, list[dict]]]
+):
     """All cases in one run of promtool, which says what it got instead."""
     bare = []
     severities: dict[str, str] = {}

@@ -1,58 +1,20 @@
 """What the proxies talk to besides the demo's servers: each can be told to be in trouble, which the demo's cannot."""
 
-import http.server
 import json
-import threading
 import time
 import urllib.parse
 
-
-class Server(http.server.ThreadingHTTPServer):
-    """On a free port of loopback, in threads of its own."""
-
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, handler):
-        super().__init__(("127.0.0.1", 0), handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, *_):
-        """A client that left before its answer is part of the story."""
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    # Head and body go out in two writes: without this each waits for the other side's delayed acknowledgement.
-    disable_nagle_algorithm = True
-
-    def body(self) -> bytes:
-        return self.rfile.read(int(self.headers.get("content-length") or 0))
-
-    def reply(self, status: int, document, headers: dict | None = None):
-        data = json.dumps(document).encode()
-        self.send_response(status)
-        for name, value in {"content-type": "application/json", **(headers or {})}.items():
-            self.send_header(name, value)
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
+from parts import Run
+from web import Handler, Server
 
 
 class TokenEndpoint(Server):
-    """An authorization server of few words: tokens that live for `lifetime` seconds. It has nothing for clients in `failing`, and does
-    not know `retired-bot`."""
+    """An authorization server of few words: tokens that live for `lifetime` seconds. It has nothing for clients in `failing`,
+    and does not know `retired-bot`."""
 
-    def __init__(self, lifetime: int):
+    def __init__(self, run: Run, lifetime: int):
         self.lifetime, self.failing, self.count = lifetime, set(), 0
-        super().__init__(_TokenHandler)
+        super().__init__(run, _TokenHandler)
 
 
 class _TokenHandler(Handler):
@@ -72,9 +34,9 @@ class _TokenHandler(Handler):
 class Upstream(Server):
     """An API: /ok, /missing, /broken, /slow; and /picky refuses every tenth token as if it had been revoked."""
 
-    def __init__(self):
+    def __init__(self, run: Run):
         self.picked = 0
-        super().__init__(_UpstreamHandler)
+        super().__init__(run, _UpstreamHandler)
 
 
 class _UpstreamHandler(Handler):
@@ -100,8 +62,10 @@ class _UpstreamHandler(Handler):
 class ApiServer(Server):
     """As much of a Kubernetes API server as the injector asks for: a few objects that can be read and written."""
 
-    def __init__(self, namespace: str, name: str):
-        webhooks = [{"name": f"{which}.idjag-proxy.io", "clientConfig": {}} for which in ("namespace", "pod", "workloads")]
+    def __init__(self, run: Run, namespace: str, name: str):
+        webhooks = [
+            {"name": f"{which}.idjag-proxy.io", "clientConfig": {}} for which in ("namespace", "pod", "workloads")
+        ]
         own = f"/api/v1/namespaces/{namespace}/secrets/{name}"
         lease = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}"
         configuration = f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{name}"
@@ -114,8 +78,7 @@ class ApiServer(Server):
         }
         for path, one in self.objects.items():
             one["metadata"] = {"name": path.rsplit("/", 1)[-1], "resourceVersion": "1"}
-        self.secret, self.read_only = own, False
-        super().__init__(_ApiHandler)
+        super().__init__(run, _ApiHandler)
 
 
 class _ApiHandler(Handler):
@@ -128,8 +91,6 @@ class _ApiHandler(Handler):
         was = self.server.objects.get(path)
         if was is None:
             self.status(404, "NotFound")
-        elif self.server.read_only and path == self.server.secret:
-            self.status(403, "Forbidden")
         elif written["metadata"].get("resourceVersion") != was["metadata"]["resourceVersion"]:
             self.status(409, "Conflict")
         else:
@@ -141,4 +102,14 @@ class _ApiHandler(Handler):
         self.reply(201, json.loads(self.body()))
 
     def status(self, code: int, reason: str):
-        self.reply(code, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason})
+        self.reply(
+            code,
+            {
+                "kind": "Status",
+                "apiVersion": "v1",
+                "status": "Failure",
+                "code": code,
+                "reason": reason,
+                "message": reason,
+            },
+        )

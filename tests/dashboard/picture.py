@@ -1,4 +1,4 @@
-"""The dashboard as a picture, drawn from the data of one run: panels where Grafana puts them, readable on a light and a dark page."""
+"""The dashboard as a picture, drawn from one run's data: panels where Grafana puts them, for a light and a dark page."""
 
 import math
 import re
@@ -16,14 +16,23 @@ STAT_H, GRAPH_H, ROW_H = 74, 132, 26
 ROWS = ["", "Identity", "Tokens", "Exchanges", "Requests", "Errors"]
 NAMESPACES = "calendar-agents|research-agents"
 PALETTE = ["#7eb26d", "#eab839", "#6ed0e0", "#ef843c", "#e24d42", "#1f78c1", "#ba43a9", "#705da0", "#508642", "#cca300"]
-NAMED = {"green": "#3f9b4f", "yellow": "#d9a514", "red": "#d44a3a", "blue": "#3274d9", "orange": "#ef843c", "purple": "#a352cc"}
+NAMED = {
+    "green": "#3f9b4f",
+    "yellow": "#d9a514",
+    "red": "#d44a3a",
+    "blue": "#3274d9",
+    "orange": "#ef843c",
+    "purple": "#a352cc",
+}
 STYLE = """
   svg { background: #f4f5f5 } text { font: 11px system-ui, sans-serif; fill: #24292e }
-  .panel { fill: #ffffff; stroke: #e0e2e4 } .grid { stroke: #eceef0 } .title { font-weight: 600 } .row { font-weight: 600; font-size: 13px }
+  .panel { fill: #ffffff; stroke: #e0e2e4 } .grid { stroke: #eceef0 }
+  .title { font-weight: 600 } .row { font-weight: 600; font-size: 13px }
   .note { fill: #6a737d; font-size: 10px } .big { font-size: 24px; font-weight: 700; fill: #fff } .on { fill: #fff }
   .event { stroke: #d44a3a; stroke-dasharray: 2 3 }
   @media (prefers-color-scheme: dark) {
-    svg { background: #111217 } text { fill: #d8d9da } .panel { fill: #181b1f; stroke: #2c3235 } .grid { stroke: #25292e } .note { fill: #8e9297 }
+    svg { background: #111217 } text { fill: #d8d9da } .note { fill: #8e9297 }
+    .panel { fill: #181b1f; stroke: #2c3235 } .grid { stroke: #25292e }
     .big, .on { fill: #fff }
   }"""
 
@@ -69,7 +78,9 @@ class _Drawing:
             area = f"{line} L{x + width:.1f},{y + height} L{x:.1f},{y + height} Z"
             self.parts.append(f'<path d="{area}" fill="#fff" opacity="0.18"/>')
         self.parts.append(f'<text class="on title" x="{x + 8:.1f}" y="{y + 16}">{escape(panel.title)}</text>')
-        self.parts.append(f'<text class="big" x="{x + width / 2:.1f}" y="{y + 50}" text-anchor="middle">{escape(text)}</text>')
+        self.parts.append(
+            f'<text class="big" x="{x + width / 2:.1f}" y="{y + 50}" text-anchor="middle">{escape(text)}</text>'
+        )
 
     def graph(self, panel: Panel, x: float, y: float, width: float, height: float):
         series = self.series(panel)
@@ -93,7 +104,9 @@ class _Drawing:
             if stacked:
                 left, right = self.across(points[0][0], plot), self.across(points[-1][0], plot)
                 base = plot[1] + plot[3]
-                self.parts.append(f'<path d="{line} L{right:.1f},{base:.1f} L{left:.1f},{base:.1f} Z" fill="{shade}" opacity="0.8"/>')
+                self.parts.append(
+                    f'<path d="{line} L{right:.1f},{base:.1f} L{left:.1f},{base:.1f} Z" fill="{shade}" opacity="0.8"/>'
+                )
             else:
                 self.parts.append(f'<path d="{line}" fill="none" stroke="{shade}" stroke-width="1.4"/>')
         self.legend(panel, series, (x + 8, y + height - 8, width - 12))
@@ -103,13 +116,18 @@ class _Drawing:
         for share in (0, 0.5, 1):
             level = y + height * (1 - share)
             value = value_at(bounds[0] + (bounds[1] - bounds[0]) * share)
-            self.parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x + width:.1f}" y1="{level:.1f}" y2="{level:.1f}"/>')
-            self.parts.append(f'<text class="note" x="{x - 5:.1f}" y="{level + 3:.1f}" text-anchor="end">{escape(_shown(value, panel.unit))}</text>')
+            self.parts.append(
+                f'<line class="grid" x1="{x:.1f}" x2="{x + width:.1f}" y1="{level:.1f}" y2="{level:.1f}"/>'
+            )
+            self.note(x - 5, level + 3, _shown(value, panel.unit), "end")
         for second in range(0, int(self.end) + 1, 30):
             at = self.across(second, plot)
-            self.parts.append(f'<text class="note" x="{at:.1f}" y="{y + height + 12:.1f}" text-anchor="middle">{second} s</text>')
+            self.note(at, y + height + 12, f"{second} s", "middle")
         at = self.across(self.story.marks["outage"], plot)
         self.parts.append(f'<line class="event" x1="{at:.1f}" x2="{at:.1f}" y1="{y:.1f}" y2="{y + height:.1f}"/>')
+
+    def note(self, x: float, y: float, text: str, anchor: str):
+        self.parts.append(f'<text class="note" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>')
 
     def legend(self, panel: Panel, series: list, place: tuple):
         """As many names as fit on one line, the largest first."""
@@ -120,7 +138,9 @@ class _Drawing:
             need = 14 + 5.4 * len(name)
             if used + need > width:
                 break
-            self.parts.append(f'<rect x="{x + used:.1f}" y="{y - 6}" width="8" height="3" fill="{_shade(panel, name, number)}"/>')
+            self.parts.append(
+                f'<rect x="{x + used:.1f}" y="{y - 6}" width="8" height="3" fill="{_shade(panel, name, number)}"/>'
+            )
             self.parts.append(f'<text class="note" x="{x + used + 11:.1f}" y="{y - 2}">{escape(name)}</text>')
             used += need + 6
 
@@ -157,24 +177,28 @@ class _Drawing:
         for second, value in points:
             share = (value - low) / (high - low)
             letter = "L" if last is not None and second - last <= 2 else "M"
-            texts.append(f"{letter}{self.across(second, plot):.1f},{plot[1] + plot[3] * (1 - min(max(share, 0), 1)):.1f}")
+            texts.append(
+                f"{letter}{self.across(second, plot):.1f},{plot[1] + plot[3] * (1 - min(max(share, 0), 1)):.1f}"
+            )
             last = second
         return " ".join(texts)
 
     def finished(self, height: float, title: str) -> str:
         marks = self.story.marks
         told = (
-            f"At {marks['outage']:.0f} s (dotted line) the authorization server sso fails for research-bot, and is back at {marks['recovered']:.0f} s; "
-            f"at {marks['identity ended']:.0f} s its SVID ends unrenewed, until {marks['renewed']:.0f} s. "
+            f"At {marks['outage']:.0f} s (dotted line) the authorization server sso fails for research-bot, "
+            f"and is back at {marks['recovered']:.0f} s; at {marks['identity ended']:.0f} s its SVID "
+            f"ends unrenewed, until {marks['renewed']:.0f} s. "
             f"research-bot-2 starts at {marks['stranded']:.0f} s and has no Workload API until {marks['renewed']:.0f} s."
         )
         day = time.strftime("%Y-%m-%d", time.gmtime(self.story.origin))
+        box, label = f"0 0 {WIDTH} {height:.0f}", "The Grafana dashboard"
+        self.note(WIDTH - MARGIN, MARGIN + 14, f"drawn by tests/dashboard/run from its Prometheus, {day}", "end")
+        self.note(MARGIN, MARGIN + 32, told, "start")
         head = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="The Grafana dashboard">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" role="img" aria-label="{label}">',
             f"<style>{STYLE}\n</style>",
             f'<text class="row" x="{MARGIN}" y="{MARGIN + 14}">{escape(title)}</text>',
-            f'<text class="note" x="{MARGIN}" y="{MARGIN + 32}">{escape(told)}</text>',
-            f'<text class="note" x="{WIDTH - MARGIN}" y="{MARGIN + 14}" text-anchor="end">drawn by tests/dashboard/run from its Prometheus, {day}</text>',
         ]
         return "\n".join([*head, *self.parts, "</svg>", ""])
 

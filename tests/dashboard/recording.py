@@ -1,8 +1,8 @@
 """What Prometheus recorded, as the input of `promtool test rules`: the same samples, played slower.
 
-Scrapes are a second apart, and in the tests half a minute, as they are in a cluster: the run is slowed down thirty times. What is a
-point in time is slowed down with it, so that a token which lived for forty seconds lives for twenty minutes. Everything else is
-what the binary exported.
+Scrapes are a second apart, and in the tests half a minute, as they are in a cluster: the run is slowed down thirty times.
+What is a point in time is slowed down with it, so that a token which lived for forty seconds lives for twenty minutes.
+Everything else is what the binary exported.
 """
 
 import re
@@ -71,7 +71,7 @@ def _series(labels: dict) -> str:
 
 
 def without_annotations(rules: Path) -> str:
-    """promtool wants every annotation word by word, with values that differ from run to run; these are compared by label alone."""
+    """promtool wants annotations word by word, with values that differ from run to run; alerts are compared by label."""
     lines, skipping = [], False
     for line in rules.read_text().splitlines():
         if line.strip() == "annotations:":

@@ -13,7 +13,10 @@ RENEWALS = 'idjag_proxy_token_refreshes_total{outcome="success",server="sso"}'
 LOST = "idjag_proxy_log_lines_dropped_total"
 
 GOOD_POD = {"metadata": {"name": "agent"}, "spec": {"containers": [{"name": "agent", "image": "agent:1"}]}}
-BAD_POD = {"metadata": {"name": "agent"}, "spec": {"hostNetwork": True, "containers": [{"name": "agent", "image": "agent:1"}]}}
+BAD_POD = {
+    "metadata": {"name": "agent"},
+    "spec": {"hostNetwork": True, "containers": [{"name": "agent", "image": "agent:1"}]},
+}
 
 
 @dataclass
@@ -38,9 +41,9 @@ def start_load(world: World):
         world.call(sidecar, "/reports.internal/slow", 0.2)
         world.call(sidecar, "/inbox.internal/picky", 0.5)
         world.call(sidecar, "/search.internal/missing", 0.5)
-        world.call(sidecar, "/otel.internal/ok", 0.25)
-        world.call(sidecar, "/otel.internal/slow?leave", 2)
-    world.call(world.calendar[1], "/otel.internal/broken", 2)
+        world.call(sidecar, "/telemetry.internal/ok", 0.25)
+        world.call(sidecar, "/telemetry.internal/slow?leave", 2)
+    world.call(world.calendar[1], "/telemetry.internal/broken", 2)
     world.call(world.calendar[1], "/calendar/v1/events", 5, bob)
     for paper in range(4):
         world.call(world.research, f"/papers-{paper}.internal/ok", 0.1)
@@ -70,7 +73,7 @@ def tell(world: World, prometheus: Prometheus, healthy) -> Story:
     story.mark("broken")
     unrouted = threading.Event()
     world.call(world.calendar[0], "/paste.example/upload", 0.2, until=unrouted)
-    world.call(world.calendar[0], "/archive.internal/ok", 0.5, until=unrouted)
+    world.call(world.calendar[0], "/archive.internal/ok", 0.2, until=unrouted)
     story.mark("unrouted")
     world.start(world.stranded)
     story.mark("stranded")

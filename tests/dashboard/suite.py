@@ -1,11 +1,10 @@
-"""Runs the world, and asks of its Prometheus what the dashboard and the alerts ask. One line for each case, the last one counts."""
+"""Runs the world, and asks of its Prometheus what the dashboard and the alerts ask."""
 
 import argparse
 import re
 import signal
 import sys
 import tempfile
-import traceback
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -15,9 +14,11 @@ sys.path += [str(HERE.parent / "real"), str(HERE.parent / "chart")]
 import alerts  # noqa: E402
 import picture  # noqa: E402
 import story as stories  # noqa: E402
+from cases import NotRun, say  # noqa: E402
+from checks import Checks  # noqa: E402
 from install import InstallError  # noqa: E402
 from panels import Dashboard, Panel, layout_problems, substituted  # noqa: E402
-from parts import Failed, Run, expect  # noqa: E402
+from parts import Run, expect  # noqa: E402
 from prometheus import Prometheus  # noqa: E402
 from recording import Recording  # noqa: E402
 from tools import install  # noqa: E402
@@ -26,30 +27,6 @@ from world import World  # noqa: E402
 CHART = REPOSITORY / "charts/idjag-proxy"
 RULES = sorted((CHART / "rules").glob("*.yaml"))
 INJECTOR = "Injector"
-
-
-class NotRun(Exception):
-    """Why a case says nothing."""
-
-
-class Cases:
-    def __init__(self):
-        self.counts = {"passed": 0, "failed": 0, "skipped": 0}
-
-    def __call__(self, name: str, function, *arguments):
-        try:
-            function(*arguments)
-        except NotRun as why:
-            self.counts["skipped"] += 1
-            say(f"NOT RUN  {name}: {why}")
-        except Exception as error:
-            self.counts["failed"] += 1
-            text = str(error) if isinstance(error, Failed) else traceback.format_exc()
-            lines = "\n".join(f"         {line}" for line in text.splitlines())
-            say(f"FAILED   {name}\n{lines}")
-        else:
-            self.counts["passed"] += 1
-            say(f"ok       {name}")
 
 
 def main():
@@ -70,21 +47,21 @@ def main():
         sys.exit(f"there is no {chosen.proxy}; cargo build --release, or --proxy\n0 passed, 1 failed, 0 skipped")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
-    run, cases = Run(Path(tempfile.mkdtemp(prefix="idjag-dashboard-"))), Cases()
+    run, cases = Run(Path(tempfile.mkdtemp(prefix="idjag-dashboard-"))), Checks()
     finished = False
     try:
         whole(run, cases, chosen, tools)
         finished = True
     finally:
-        keep = chosen.keep or not finished or cases.counts["failed"] > 0
+        keep = chosen.keep or not finished or cases.failed
         run.close(keep)
         if keep:
             say(f"logs, configurations and the recording: {run.directory}")
-    say(", ".join(f"{count} {what}" for what, count in cases.counts.items()))
-    sys.exit(1 if cases.counts["failed"] else 0)
+    say(cases.summary())
+    sys.exit(1 if cases.failed else 0)
 
 
-def whole(run: Run, cases: Cases, chosen, tools):
+def whole(run: Run, cases: Checks, chosen, tools):
     dashboard = Dashboard(CHART / "dashboards/idjag-proxy.json")
     cases("every panel has its place, and says what it means", layout, dashboard)
     world = World(run, chosen.proxy.resolve(), (chosen.injector or chosen.proxy).resolve())
@@ -96,7 +73,9 @@ def whole(run: Run, cases: Cases, chosen, tools):
         story = stories.tell(world, prometheus, lambda: all_well(cases, dashboard, prometheus, missing))
         cases("the rules evaluate", rules_evaluate, prometheus, missing)
         recording = Recording(prometheus, story, "\n".join(rule.read_text() for rule in RULES))
-        cases("nothing fires while all is well", nothing_fires, tools.promtool, recording, run.directory, story, missing)
+        cases(
+            "nothing fires while all is well", nothing_fires, tools.promtool, recording, run.directory, story, missing
+        )
         expected = alerts.expectations(story, world)
         for alert in sorted(alert_names()):
             of_alert = [case for case in expected if case[0] == alert]
@@ -109,7 +88,7 @@ def whole(run: Run, cases: Cases, chosen, tools):
         world.close()
 
 
-def all_well(cases: Cases, dashboard: Dashboard, prometheus: Prometheus, missing: str | None):
+def all_well(cases: Checks, dashboard: Dashboard, prometheus: Prometheus, missing: str | None):
     """Asked while nothing is wrong: so an empty answer is a query that shows nobody anything."""
     cases("the variables find namespaces and pods", variables, dashboard, prometheus)
     for panel in dashboard.panels:
@@ -119,7 +98,9 @@ def all_well(cases: Cases, dashboard: Dashboard, prometheus: Prometheus, missing
 
 def layout(dashboard: Dashboard):
     problems = layout_problems(dashboard.definition)
-    problems += [f"{panel.title}: no description" for panel in dashboard.panels if not panel.definition.get("description")]
+    problems += [
+        f"{panel.title}: no description" for panel in dashboard.panels if not panel.definition.get("description")
+    ]
     expect(not problems, "\n".join(problems))
 
 
@@ -152,7 +133,10 @@ def fine(dashboard: Dashboard, prometheus: Prometheus):
         value = float(prometheus.query(substituted(expression, "calendar-agents"))[0]["value"][1])
         colour = picture.colour(panel, value)
         # The calendar's agents call a broken upstream now and then, and one user whom the server refuses.
-        expect(colour in ("green", "blue") or panel.title in ("Calls that went wrong", "Exchanges that fail"), f"{panel.title}: {value} is {colour}")
+        expect(
+            colour in ("green", "blue") or panel.title in ("Calls that went wrong", "Exchanges that fail"),
+            f"{panel.title}: {value} is {colour}",
+        )
 
 
 def rules_evaluate(prometheus: Prometheus, missing: str | None):
@@ -183,10 +167,6 @@ def one_alert(promtool: Path, recording: Recording, directory: Path, expected: l
 
 def alert_names() -> list[str]:
     return re.findall(r"- alert: (\w+)", "\n".join(rule.read_text() for rule in RULES))
-
-
-def say(line: str):
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Sidecar:
 class World:
     def __init__(self, run: Run, proxy: Path, injector: Path):
         self.run, self.proxy, self.injector = run, proxy, injector
-        self.sso, self.upstream = TokenEndpoint(TOKEN_LIFETIME), Upstream()
+        self.sso, self.upstream = TokenEndpoint(run, TOKEN_LIFETIME), Upstream(run)
         self.stop = threading.Event()
         self.callers: list[threading.Thread] = []
         self.demo = self._start_demo()
@@ -47,7 +47,10 @@ class World:
         self.issuer.renew(SVID_LIFETIME)
         (run.directory / "search-key").write_text("static")
         calendar = self._calendar()
-        self.calendar = [Sidecar("calendar-agents", f"calendar-bot-{number}", self.config(f"calendar-{number}", calendar)) for number in (1, 2)]
+        self.calendar = [
+            Sidecar("calendar-agents", f"calendar-bot-{number}", self.config(f"calendar-{number}", calendar))
+            for number in (1, 2)
+        ]
         self.research = Sidecar("research-agents", "research-bot-1", self.config("research", self._research()))
         self.stranded = Sidecar("research-agents", "research-bot-2", self.config("stranded", self._stranded()))
         self.loud = Sidecar("batch-agents", "batch-bot-1", self.config("loud", self._loud()))
@@ -91,7 +94,9 @@ class World:
         """One as it should be, one in trouble; or why there are none."""
         if subprocess.run([self.injector, "injector", "--help"], capture_output=True).returncode != 0:
             return f"{self.injector} has no `injector`: it was built without the feature `kubernetes`"
-        for number, (namespace, flags) in enumerate([("idjag-proxy", []), ("idjag-staging", ["--certificate-lifetime", "1m"])]):
+        for number, (namespace, flags) in enumerate(
+            [("idjag-proxy", []), ("idjag-staging", ["--certificate-lifetime", "1m"])]
+        ):
             self.injectors.append(Injector(self.run, self.injector, namespace, f"idjag-proxy-injector-{number}", flags))
         for injector in self.injectors:
             wait_until(f"{injector.pod} to be ready", injector.ready, 60, injector.part)
@@ -112,7 +117,14 @@ class World:
         """Its Workload API answers at last."""
         self._nobody.symlink_to(self.directory / "calendar-bot.sock")
 
-    def call(self, sidecar: Sidecar, path: str, every: float, headers: dict | None = None, until: threading.Event | None = None):
+    def call(
+        self,
+        sidecar: Sidecar,
+        path: str,
+        every: float,
+        headers: dict | None = None,
+        until: threading.Event | None = None,
+    ):
         """An agent that calls again and again, until the end or `until`."""
         self._thread(_caller(sidecar.port, path, headers or {}), every, until or self.stop)
 
@@ -153,13 +165,15 @@ class World:
         token = "{ flow: { client_credentials: { server: sso } } }"
         archive = "{ flow: { client_credentials: { server: archive } } }"
         inbox = "{ flow: { client_credentials: { server: sso } }, scopes: [inbox:read] }"
-        return text.replace("authorization_servers:\n", f"authorization_servers:\n{servers}") + (
-            f"  - {{ name: reports, match: {{ host: reports.internal }}, token: {token}, upstream: {{ url: {url} }} }}\n"
-            f"  - {{ name: inbox, match: {{ host: inbox.internal }}, token: {inbox}, upstream: {{ url: {url} }} }}\n"
-            f"  - {{ name: archive, match: {{ host: archive.internal }}, token: {archive}, upstream: {{ url: {url} }} }}\n"
-            f"  - {{ name: search, match: {{ host: search.internal }}, legacy_secret: {{ file: search-key, header: x-api-key }}, upstream: {{ url: {url} }} }}\n"
-            f"  - {{ name: telemetry, match: {{ host: otel.internal }}, token: none, upstream: {{ url: {url} }} }}\n"
-        )
+        credentials = {
+            "reports": f"token: {token}",
+            "inbox": f"token: {inbox}",
+            "archive": f"token: {archive}",
+            "search": "legacy_secret: { file: search-key, header: x-api-key }",
+            "telemetry": "token: none",
+        }
+        routes = "".join(_route(name, credential, url) for name, credential in credentials.items())
+        return text.replace("authorization_servers:\n", f"authorization_servers:\n{servers}") + routes
 
     def _research(self) -> str:
         identity = "identity: { files: { certificate: svid/svid.pem, key: svid/svid.key, bundle: svid/bundle.pem } }"
@@ -169,16 +183,12 @@ class World:
         return f"identity: {{ workload_api: {{ socket: unix://{self._nobody} }} }}\n{self._papers('stranded-bot')}"
 
     def _loud(self) -> str:
-        return f"routes:\n  - {{ name: ticks, match: {{ host: ticks.internal }}, token: none, upstream: {{ url: {self.upstream.url} }} }}\nworkers: 1\n"
+        return f"routes:\n{_route('ticks', 'token: none', self.upstream.url)}workers: 1\n"
 
     def _papers(self, client: str) -> str:
         """Four routes with a token each."""
-        routes = "".join(
-            f"  - name: papers-{number}\n    match: {{ host: papers-{number}.internal }}\n"
-            f"    token: {{ flow: {{ self_issued: {{ server: sso, grant: jwt_bearer }} }}, scopes: [papers:{number}] }}\n"
-            f"    upstream: {{ url: {self.upstream.url} }}\n"
-            for number in range(4)
-        )
+        token = "token: {{ flow: {{ self_issued: {{ server: sso, grant: jwt_bearer }} }}, scopes: [papers:{}] }}"
+        routes = "".join(_route(f"papers-{number}", token.format(number), self.upstream.url) for number in range(4))
         return f"authorization_servers:\n  sso: {self._sso(client)}\nroutes:\n{routes}workers: 1\n"
 
     def _sso(self, client: str) -> str:
@@ -192,12 +202,19 @@ class Injector:
     def __init__(self, run: Run, proxy: Path, namespace: str, pod: str, flags: list[str]):
         self.namespace, self.pod = namespace, pod
         self.port, self.metrics = free_ports(2)
-        self.api = ApiServer(namespace, "idjag-proxy-injector")
+        self.api = ApiServer(run, namespace, "idjag-proxy-injector")
         kubeconfig = run.directory / f"{pod}.kubeconfig"
         cluster = {"name": "here", "cluster": {"server": self.api.url}}
         context = {"name": "here", "context": {"cluster": "here", "user": "here", "namespace": namespace}}
         user = {"name": "here", "user": {}}
-        document = {"apiVersion": "v1", "kind": "Config", "clusters": [cluster], "contexts": [context], "users": [user], "current-context": "here"}
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [cluster],
+            "contexts": [context],
+            "users": [user],
+            "current-context": "here",
+        }
         kubeconfig.write_text(json.dumps(document))
         addresses = ["--listen", f"127.0.0.1:{self.port}", "--metrics", f"127.0.0.1:{self.metrics}"]
         argv = [proxy, "injector", "--namespace", namespace, *addresses, *flags]
@@ -208,7 +225,12 @@ class Injector:
 
     def review(self, pod: dict) -> dict:
         """Its answer, by the certificate that it published, which must be good for the Service's name."""
-        request = {"uid": "1", "kind": {"group": "", "version": "v1", "kind": "Pod"}, "operation": "CREATE", "namespace": "calendar-agents"}
+        request = {
+            "uid": "1",
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "operation": "CREATE",
+            "namespace": "calendar-agents",
+        }
         resource = {"resource": {"group": "", "version": "v1", "resource": "pods"}, "object": pod}
         review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request | resource}
         configuration = next(one for path, one in self.api.objects.items() if "mutatingwebhookconfigurations" in path)
@@ -235,6 +257,11 @@ class _Named(http.client.HTTPSConnection):
     def connect(self):
         http.client.HTTPConnection.connect(self)
         self.sock = self._context.wrap_socket(self.sock, server_hostname=self.name)
+
+
+def _route(name: str, credential: str, url: str) -> str:
+    """From NAME.internal to an API of ours."""
+    return f"  - {{ name: {name}, match: {{ host: {name}.internal }}, {credential}, upstream: {{ url: {url} }} }}\n"
 
 
 def _caller(port: int, path: str, headers: dict):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -65,7 +66,7 @@ class Image:
             program.parent.mkdir(parents=True)
             program.write_bytes(self.program.read_bytes())
             program.chmod(0o755)
-            argv = ["chroot", f"--userspec={USER}", root, f"/{PROGRAM}", *words]
+            argv = [shutil.which("chroot") or "/usr/sbin/chroot", f"--userspec={USER}", root, f"/{PROGRAM}", *words]
             return subprocess.run(argv, capture_output=True, text=True, env={}, timeout=30)
 
 

@@ -92,8 +92,8 @@ def write_bills(environment: dict, images: Images, source: Path = REPOSITORY):
         words = [
             "--format",
             "json",
-            "--describe",
-            "crate",
+            "--spec-version",
+            "1.5",
             "--target",
             target,
             "--no-default-features",

@@ -25,6 +25,8 @@ struct Kept {
     turned: Instant,
     seen: Instant,
     waiting_for: Option<String>,
+    /// Why the cluster could not be seen the last time.
+    trouble: Option<String>,
 }
 
 impl Health {
@@ -33,7 +35,7 @@ impl Health {
         let waiting_for = Some("a first look at the cluster".to_owned());
         Self(Arc::new(State {
             draining: AtomicBool::new(false),
-            kept: Mutex::new(Kept { turned: now, seen: now, waiting_for }),
+            kept: Mutex::new(Kept { turned: now, seen: now, waiting_for, trouble: None }),
         }))
     }
 
@@ -50,7 +52,10 @@ impl Health {
             (old, Some(new)) if old.as_ref() != Some(new) => tracing::warn!(waiting_for = %new, "not ready"),
             _ => {}
         }
-        *kept = Kept { turned: now, seen: now, waiting_for };
+        if kept.trouble.take().is_some() {
+            tracing::info!("the cluster is seen again");
+        }
+        *kept = Kept { turned: now, seen: now, waiting_for, trouble: None };
     }
 
     /// The cluster could not be seen.
@@ -60,6 +65,10 @@ impl Health {
         if let Some(waiting_for) = &mut kept.waiting_for {
             why.clone_into(waiting_for);
         }
+        if kept.trouble.is_none() {
+            tracing::warn!(%why, "the cluster cannot be seen; what is served stays as it is");
+        }
+        kept.trouble = Some(why.to_owned());
     }
 
     /// What is waited for, if anything.

@@ -77,12 +77,37 @@ pub(super) struct Held {
     serving: Option<Generation>,
     memory: Memory,
     lease: lease::Watch,
+    /// Of the lease, and of the last step.
+    trouble: (Trouble, Trouble),
+    /// Turns in a row that came to nothing.
+    failures: u32,
     started: Instant,
+}
+
+/// What was said last, so that it is not said again and again.
+#[derive(Default)]
+struct Trouble(Option<String>);
+
+impl Trouble {
+    fn is_news(&mut self, text: &str) -> bool {
+        self.0.replace(text.to_owned()).as_deref() != Some(text)
+    }
+
+    fn is_over(&mut self) {
+        self.0 = None;
+    }
 }
 
 impl Held {
     pub(super) fn new() -> Self {
-        Self { serving: None, memory: Memory::default(), lease: lease::Watch::default(), started: Instant::now() }
+        Self {
+            serving: None,
+            memory: Memory::default(),
+            lease: lease::Watch::default(),
+            trouble: Default::default(),
+            failures: 0,
+            started: Instant::now(),
+        }
     }
 }
 
@@ -102,8 +127,11 @@ impl Keeper {
     /// Runs until it is told to stop, and lets go of the lease.
     pub(super) async fn run(mut self, mut stop: Stop) -> Result<(), String> {
         loop {
-            let ready = self.turn().await;
-            let pause = if ready { self.pace.poll } else { self.pace.hurry };
+            let pause = match self.turn().await {
+                Ok(true) => self.pace.poll,
+                Ok(false) => self.pace.hurry,
+                Err(()) => (self.pace.hurry * 2_u32.pow(self.state.failures.min(8))).min(self.pace.poll),
+            };
             // Replicas that start together should not ask together for ever.
             let pause = pause.mul_f64(0.9 + 0.2 * fastrand::f64());
             tokio::select! {
@@ -115,38 +143,43 @@ impl Keeper {
         Ok(())
     }
 
-    /// One look, and what follows from it. Returned is whether all is well.
-    async fn turn(&mut self) -> bool {
+    /// One look, and what follows from it. Returned is whether all is well, or that something could not be done.
+    async fn turn(&mut self) -> Result<bool, ()> {
         let leads = self.lead().await;
         self.metrics.leader.set(i64::from(leads));
+        let turned = self.steps(leads).await;
+        self.state.failures = if turned.is_ok() { 0 } else { self.state.failures.saturating_add(1) };
+        turned
+    }
+
+    async fn steps(&mut self, leads: bool) -> Result<bool, ()> {
         for _ in 0..STEPS {
             let look = match self.look().await {
                 Ok(look) => look,
                 Err(why) => {
-                    tracing::debug!(%why, "the cluster cannot be seen");
                     self.health.missed(&why);
-                    return false;
+                    return Err(());
                 }
             };
             let ready = self.take_up(&look);
             if !leads {
-                return ready;
+                return Ok(ready);
             }
             let next = step(&look.observed, &self.state.memory, self.now(), self.pace.timing);
             if next == Step::Rest {
-                return ready;
+                return Ok(ready);
             }
             match self.perform(&next, look).await {
-                Ok(()) => {}
+                Ok(()) => self.state.trouble.1.is_over(),
                 // Somebody else wrote: look again.
                 Err(ApiError::Conflict) => {}
                 Err(error) => {
                     self.failed(&next, &error);
-                    return false;
+                    return Err(());
                 }
             }
         }
-        false
+        Ok(false)
     }
 
     /// Monotonic, from this replica's start.
@@ -181,11 +214,15 @@ impl Keeper {
                     tracing::info!(lease = %self.names.lease, "this replica renews the certificate from now on");
                 }
                 self.state.lease.wrote(now);
+                self.state.trouble.0.is_over();
                 true
             }
             Err(ApiError::Conflict) => false,
             Err(error) => {
-                tracing::warn!(lease = %self.names.lease, %error, "the lease cannot be had");
+                let error = error.to_string();
+                if self.state.trouble.0.is_news(&error) {
+                    tracing::warn!(lease = %self.names.lease, %error, "the lease cannot be had");
+                }
                 self.state.lease.holds(self.now())
             }
         }
@@ -301,16 +338,19 @@ impl Keeper {
         Ok(())
     }
 
-    fn failed(&self, step: &Step, error: &ApiError) {
+    fn failed(&mut self, step: &Step, error: &ApiError) {
         let what = match step {
             Step::Make => "a certificate could not be made",
             Step::Publish(_) => "the bundle could not be written into the webhook configuration",
             Step::Promote => "the new certificate could not be put into use",
             Step::Rest => return,
         };
-        tracing::error!(%error, "{what}");
         self.metrics.rotations.with_label_values(&["failed"]).inc();
-        self.event("Warning", "CertificateRotationFailed", format!("{what}: {error}"));
+        let message = format!("{what}: {error}");
+        if self.state.trouble.1.is_news(&message) {
+            tracing::error!("{message}");
+            self.event("Warning", "CertificateRotationFailed", message);
+        }
     }
 
     fn event(&self, severity: &'static str, reason: &'static str, message: String) {

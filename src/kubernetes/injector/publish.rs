@@ -124,9 +124,7 @@ pub(super) fn step(observed: &Observed, memory: &Memory, now: Duration, timing: 
         let mut known = memory.unneeded.iter();
         known.any(|(known, since)| known == ca && now.saturating_sub(*since) >= timing.retire)
     };
-    // Nothing leaves in the write in which something comes: what is new is not served yet.
-    let lacks = wanted.iter().any(|ca| !observed.trusts(ca));
-    wanted.extend(others.iter().filter(|ca| lacks || !is_old(ca)).cloned());
+    wanted.extend(others.iter().filter(|ca| !is_old(ca)).cloned());
     if observed.bundles.iter().any(|bundle| !same(bundle, &wanted)) {
         return Step::Publish(wanted);
     }

@@ -343,3 +343,15 @@ fn a_foreign_ca_leaves_once_it_is_old() {
 fn a_configuration_without_entries_is_left_alone() {
     assert_eq!(step(&Observed::default(), &Memory::default(), TICK, TIMING), Step::Rest);
 }
+
+#[test]
+fn what_is_trusted_is_not_left_for_what_is_not() {
+    let seen = |number| Some(Seen { ca: ca(number), fitness: Fitness::Fit });
+    let replaced_by_hand = Observed { bundles: vec![vec![ca(1)]], current: seen(2), next: None };
+    assert!(!takes_up(Some(&ca(1)), &replaced_by_hand));
+    assert!(takes_up(None, &replaced_by_hand), "there is nothing to lose");
+    assert!(takes_up(Some(&ca(3)), &replaced_by_hand), "nor here");
+    assert!(takes_up(Some(&ca(1)), &Observed { bundles: vec![vec![ca(1), ca(2)]], ..replaced_by_hand.clone() }));
+    assert!(!takes_up(Some(&ca(2)), &replaced_by_hand), "it is served already");
+    assert!(!takes_up(Some(&ca(1)), &Observed { current: None, ..replaced_by_hand }));
+}
