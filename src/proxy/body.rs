@@ -146,7 +146,7 @@ pub(super) struct Progress {
 
 /// Why an upload was given up, where that was the agent's doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum UploadFault {
+pub(crate) enum UploadFault {
     /// It is larger than its route allows.
     TooLarge,
     /// It broke off, or was not framed as it said.
@@ -185,13 +185,7 @@ impl RequestBody {
     pub(super) fn streamed(inner: Incoming, rules: UploadRules, progress: &Rc<Progress>) -> Self {
         progress.ended.set(false);
         let UploadRules { limit: left, idle, reserved } = rules;
-        Self::Streamed(Box::new(Upload {
-            inner,
-            left,
-            idle: Idle::new(idle),
-            progress: Rc::clone(progress),
-            reserved,
-        }))
+        Self::Streamed(Box::new(Upload { inner, left, idle: Idle::new(idle), progress: Rc::clone(progress), reserved }))
     }
 }
 
@@ -199,7 +193,9 @@ impl RequestBody {
     /// Collects it for a replay. The route's idle timeout holds here too.
     pub(super) async fn keep(self, progress: &Progress) -> Result<Self, UploadFault> {
         let collected = self.collect().await;
-        collected.map(|kept| Self::Kept(Some(kept.to_bytes()))).map_err(|_| progress.fault().unwrap_or(UploadFault::Broken))
+        collected
+            .map(|kept| Self::Kept(Some(kept.to_bytes())))
+            .map_err(|_| progress.fault().unwrap_or(UploadFault::Broken))
     }
 }
 

@@ -297,7 +297,9 @@ impl From<UploadFault> for Refusal {
     fn from(fault: UploadFault) -> Self {
         match fault {
             UploadFault::TooLarge => Self::new(Reason::BodyTooLarge, "The body is larger than its route allows."),
-            UploadFault::Broken => Self::new(Reason::MalformedRequest, "The body broke off, or is not framed as it says."),
+            UploadFault::Broken => {
+                Self::new(Reason::MalformedRequest, "The body broke off, or is not framed as it says.")
+            }
             UploadFault::Idle => Self::new(Reason::MalformedRequest, "The body did not come within the idle timeout."),
         }
     }

@@ -39,26 +39,26 @@ pub(super) fn strip_trailers(mut trailers: HeaderMap, reserved: &[HeaderName]) -
             || speaks_for_somebody(name)
             || any_spelling(name.as_str(), |name| {
                 matches!(
-                name,
-                "host"
-                    | "content-length"
-                    | "content-encoding"
-                    | "content-type"
-                    | "content-range"
-                    | "cookie"
-                    | "set-cookie"
-                    | "www-authenticate"
-                    | "cache-control"
-                    | "expect"
-                    | "max-forwards"
-                    | "range"
-                    | "age"
-                    | "expires"
-                    | "date"
-                    | "location"
-                    | "retry-after"
-                    | "vary"
-                    | "via"
+                    name,
+                    "host"
+                        | "content-length"
+                        | "content-encoding"
+                        | "content-type"
+                        | "content-range"
+                        | "cookie"
+                        | "set-cookie"
+                        | "www-authenticate"
+                        | "cache-control"
+                        | "expect"
+                        | "max-forwards"
+                        | "range"
+                        | "age"
+                        | "expires"
+                        | "date"
+                        | "location"
+                        | "retry-after"
+                        | "vary"
+                        | "via"
                 )
             })
     };

@@ -268,8 +268,7 @@ impl Outgoing {
         let body = if body.is_end_stream() {
             RequestBody::Kept(None)
         } else {
-            let rules =
-                UploadRules { limit, idle: entry.route.timeouts.idle, reserved: Arc::clone(&entry.reserved) };
+            let rules = UploadRules { limit, idle: entry.route.timeouts.idle, reserved: Arc::clone(&entry.reserved) };
             let streamed = RequestBody::streamed(body, rules, &progress);
             if known.is_some_and(keep) { streamed.keep(&progress).await? } else { streamed }
         };

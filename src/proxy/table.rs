@@ -69,7 +69,9 @@ impl Table {
         user_headers.dedup();
         let entries = policy.routes().iter().map(|route| Entry::new(route, parts, &user_headers).map(Arc::new));
         let entries = entries.collect::<Result<_, _>>()?;
-        let pass = (policy.unmatched() == Unmatched::Pass).then(|| Entry::passing(parts, &user_headers).map(Arc::new)).transpose()?;
+        let pass = (policy.unmatched() == Unmatched::Pass)
+            .then(|| Entry::passing(parts, &user_headers).map(Arc::new))
+            .transpose()?;
         Ok(Self { policy, entries, pass })
     }
 

@@ -131,8 +131,7 @@ impl Pool {
 
     /// Shares an HTTP/2 connection from now on; its first stream is for whoever made it.
     pub(super) fn share(&self, key: &Arc<Key>, sender: &http2::SendRequest<RequestBody>, made: Made) -> Rc<Streams> {
-        let streams =
-            Rc::new(Streams { active: Cell::new(0), limit: Cell::new(1), metrics: self.metrics.clone() });
+        let streams = Rc::new(Streams { active: Cell::new(0), limit: Cell::new(1), metrics: self.metrics.clone() });
         self.metrics.upstream_idle.inc();
         let mut shelves = self.shelves.borrow_mut();
         let shelf = shelves.entry(Arc::clone(key)).or_default();
