@@ -6,12 +6,16 @@ mod addressing;
 #[cfg(feature = "dev")]
 mod agent;
 #[cfg(feature = "dev")]
+mod binary;
+#[cfg(feature = "dev")]
 mod connect;
 #[cfg(feature = "dev")]
 mod demo;
 mod dependencies;
 #[cfg(feature = "dev")]
 mod exchange;
+#[cfg(feature = "dev")]
+mod frames;
 #[cfg(feature = "dev")]
 mod identity;
 mod layers;
@@ -30,3 +34,5 @@ mod rig;
 mod streams;
 #[cfg(feature = "dev")]
 mod tokens;
+#[cfg(feature = "dev")]
+mod watched;
