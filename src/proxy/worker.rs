@@ -71,6 +71,8 @@ pub struct Shared {
     pub(super) guard: Guard,
     pub(super) limits: Limits,
     pub(super) pseudonym: String,
+    /// One for each connection of the agent's, all workers together.
+    places: Arc<Semaphore>,
     pulse: Pulse,
     via_http1: HeaderValue,
     via_http2: HeaderValue,
@@ -107,6 +109,7 @@ impl Shared {
             via_http1: via("1.1"),
             via_http2: via("2.0"),
             pseudonym,
+            places: Arc::new(Semaphore::new(parts.limits.connections.min(Semaphore::MAX_PERMITS))),
             table: ArcSwap::from_pointee(parts.table),
             tokens: parts.tokens,
             identity: parts.identity,
@@ -168,15 +171,6 @@ impl Downstream {
     }
 }
 
-/// Which worker of how many.
-#[derive(Clone, Copy, Debug)]
-pub struct Place {
-    /// From 0.
-    pub index: usize,
-    /// How many there are.
-    pub of: usize,
-}
-
 /// When each worker's timer last fired, in milliseconds since the start: by a clock that a laptop's sleep and an operator's hand do
 /// not move.
 #[derive(Clone, Debug)]
@@ -206,11 +200,11 @@ impl Pulse {
     }
 }
 
-/// Runs one worker on the calling thread until it is told to stop.
+/// Runs one worker, the one of this number, on the calling thread until it is told to stop.
 pub fn run_worker(
     shared: Arc<Shared>,
     listeners: Vec<TcpListener>,
-    place: Place,
+    index: usize,
     mut stop: Stop,
 ) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
@@ -221,13 +215,12 @@ pub fn run_worker(
             delegated: RefCell::new(Delegated::new(shared.limits.delegated)),
             shared,
         });
-        let permits = Arc::new(Semaphore::new(worker.shared.limits.connections.div_ceil(place.of.max(1))));
         for listener in listeners {
             let listener =
                 tokio::net::TcpListener::from_std(listener).map_err(|error| format!("a listener failed: {error}"))?;
-            tokio::task::spawn_local(accept(Rc::clone(&worker), listener, Arc::clone(&permits)));
+            tokio::task::spawn_local(accept(Rc::clone(&worker), listener));
         }
-        tokio::task::spawn_local(tick(Rc::clone(&worker), place.index));
+        tokio::task::spawn_local(tick(Rc::clone(&worker), index));
         stop.stopped().await;
         Ok(())
     })
@@ -244,13 +237,14 @@ async fn tick(worker: Rc<Worker>, index: usize) {
     }
 }
 
-async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener, permits: Arc<Semaphore>) {
+async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
     let mut failures: u32 = 0;
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 failures = 0;
+                // Only now: a listener that nobody calls must not hold a place that another one could use.
+                let Ok(permit) = Arc::clone(&worker.shared.places).acquire_owned().await else { return };
                 let worker = Rc::clone(&worker);
                 tokio::task::spawn_local(async move {
                     let _permit = permit;
