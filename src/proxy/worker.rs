@@ -238,28 +238,46 @@ async fn tick(worker: Rc<Worker>, index: usize) {
 }
 
 async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
-    let mut failures: u32 = 0;
+    let mut shortage = Shortage::default();
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                failures = 0;
-                // Only now: a listener that nobody calls must not hold a place that another one could use.
-                let Ok(permit) = Arc::clone(&worker.shared.places).acquire_owned().await else { return };
-                let worker = Rc::clone(&worker);
-                tokio::task::spawn_local(async move {
-                    let _permit = permit;
-                    serve(&worker, stream).await;
-                });
-            }
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of file descriptors, most likely: come back when some are free again, and say so only the first times.
-                failures += 1;
-                if failures <= 3 {
-                    tracing::error!(%error, "a connection could not be accepted");
-                }
-                tokio::time::sleep(Duration::from_millis(10) * failures.min(50)).await;
+                // Out of file descriptors, most likely.
+                shortage.wait(&error).await;
+                continue;
             }
+        };
+        while !worker.shared.guard.has_room(&stream) {
+            worker.pool.let_go();
+            shortage.wait(&"the last file descriptors are kept for probes, the identity and tokens").await;
         }
+        shortage.failures = 0;
+        // Only now: a listener that nobody calls must not hold a place that another one could use.
+        let Ok(permit) = Arc::clone(&worker.shared.places).acquire_owned().await else { return };
+        let worker = Rc::clone(&worker);
+        tokio::task::spawn_local(async move {
+            let _permit = permit;
+            serve(&worker, stream).await;
+        });
+    }
+}
+
+/// A time in which connections cannot be accepted: it is waited out, and the log hears of it now and then.
+#[derive(Default)]
+struct Shortage {
+    failures: u32,
+    said: Option<Instant>,
+}
+
+impl Shortage {
+    async fn wait(&mut self, why: &(dyn std::fmt::Display + Sync)) {
+        self.failures += 1;
+        if self.said.is_none_or(|at| at.elapsed() > Duration::from_secs(60)) {
+            self.said = Some(Instant::now());
+            tracing::error!(error = %why, "a connection could not be accepted");
+        }
+        tokio::time::sleep(Duration::from_millis(10) * self.failures.min(50)).await;
     }
 }
 

@@ -4,4 +4,4 @@ mod process;
 mod queue;
 
 pub use logs::{Format, LevelError, Logs};
-pub use process::Process;
+pub use process::{Process, descriptor_limit};

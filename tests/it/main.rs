@@ -24,6 +24,8 @@ mod log;
 #[cfg(feature = "dev")]
 mod operations;
 #[cfg(feature = "dev")]
+mod overload;
+#[cfg(feature = "dev")]
 mod process;
 mod readme;
 #[cfg(feature = "dev")]

@@ -22,16 +22,23 @@ use tokio_rustls::TlsConnector;
 /// Bounds the memory of one connection, and with it the size of a response's head.
 pub(crate) const BUFFER: usize = 64 * 1024;
 
-/// Addresses that no request may be sent to.
+/// Addresses that no request may be sent to, and descriptors that no connection of the agent's traffic may take.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
     own: Vec<SocketAddr>,
+    kept_from: Option<u64>,
 }
 
 impl Guard {
-    /// `own`: what this proxy itself listens on.
-    pub fn new(own: Vec<SocketAddr>) -> Self {
-        Self { own }
+    /// `own`: what this proxy itself listens on. `kept_from`: the first descriptor that is kept for other things.
+    pub fn new(own: Vec<SocketAddr>, kept_from: Option<u64>) -> Self {
+        Self { own, kept_from }
+    }
+
+    /// Whether a connection leaves alone what is kept: the system hands out the lowest descriptor that is free, so that a high
+    /// one says that few are left, unless a lower one has become free since.
+    pub(crate) fn has_room(&self, stream: &TcpStream) -> bool {
+        self.kept_from.is_none_or(|kept| number(stream) < kept || lowest_free(stream).is_some_and(|free| free < kept))
     }
 
     fn check(&self, host: &str, address: SocketAddr) -> Result<(), SendError> {
@@ -49,6 +56,38 @@ impl Guard {
         }
         Ok(())
     }
+}
+
+#[cfg(unix)]
+fn number(socket: &impl std::os::fd::AsRawFd) -> u64 {
+    u64::try_from(socket.as_raw_fd()).unwrap_or(0)
+}
+
+#[cfg(unix)]
+fn lowest_free(stream: &TcpStream) -> Option<u64> {
+    use std::os::fd::AsFd;
+    stream.as_fd().try_clone_to_owned().ok().map(|copy| number(&copy))
+}
+
+#[cfg(not(unix))]
+fn number(_: &TcpStream) -> u64 {
+    0
+}
+
+#[cfg(not(unix))]
+fn lowest_free(_: &TcpStream) -> Option<u64> {
+    None
+}
+
+#[cfg(unix)]
+fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    use nix::errno::Errno;
+    error.raw_os_error().is_some_and(|code| code == Errno::EMFILE as i32 || code == Errno::ENFILE as i32)
+}
+
+#[cfg(not(unix))]
+fn is_out_of_descriptors(_: &std::io::Error) -> bool {
+    false
 }
 
 fn is_link_local(ip: IpAddr) -> bool {
@@ -92,10 +131,12 @@ pub(super) async fn tcp(origin: &Origin, guard: &Guard) -> Result<TcpStream, Sen
     for address in addresses {
         guard.check(&origin.host, address)?;
         match TcpStream::connect(address).await {
-            Ok(stream) => {
+            Ok(stream) if guard.has_room(&stream) => {
                 tune(&stream);
                 return Ok(stream);
             }
+            Ok(_) => return Err(SendError::NoDescriptor),
+            Err(error) if is_out_of_descriptors(&error) => return Err(SendError::NoDescriptor),
             Err(error) => last = Some(error),
         }
     }
@@ -210,7 +251,7 @@ mod tests {
     #[test]
     fn names_do_not_lead_to_metadata_services_or_to_ourselves() {
         let guard =
-            Guard::new(vec!["127.0.0.1:17080".parse().expect("address"), "[::]:17090".parse().expect("address")]);
+            Guard::new(vec!["127.0.0.1:17080".parse().expect("address"), "[::]:17090".parse().expect("address")], None);
         let check = |host: &str, address: &str| guard.check(host, address.parse().expect("address")).is_ok();
         assert!(!check("metadata.example", "169.254.169.254:80"));
         assert!(!check("metadata.example", "[::ffff:169.254.169.254]:80"));
