@@ -17,6 +17,8 @@ mod exchange;
 #[cfg(feature = "dev")]
 mod frames;
 #[cfg(feature = "dev")]
+mod handshakes;
+#[cfg(feature = "dev")]
 mod identity;
 mod layers;
 #[cfg(feature = "dev")]
