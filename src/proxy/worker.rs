@@ -61,6 +61,9 @@ impl Default for Limits {
     }
 }
 
+/// Bytes of one answer that wait for an agent who opens a wide window and does not read: there may be 200 of them on a connection.
+const SEND_BUFFER: usize = 16 * 1024;
+
 /// What all workers see: snapshots and handles, no lock on the request path.
 pub struct Shared {
     table: ArcSwap<Table>,
@@ -319,6 +322,7 @@ pub(super) async fn serve_http<S>(
             .max_concurrent_streams(200)
             .max_pending_accept_reset_streams(64)
             .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
+            .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(Duration::from_secs(60));
         builder.serve_connection(io, service).await
     } else {

@@ -15,6 +15,8 @@ mod dependencies;
 #[cfg(feature = "dev")]
 mod exchange;
 #[cfg(feature = "dev")]
+mod floods;
+#[cfg(feature = "dev")]
 mod frames;
 #[cfg(feature = "dev")]
 mod handshakes;
