@@ -24,11 +24,15 @@ mod handshakes;
 mod identity;
 mod layers;
 #[cfg(feature = "dev")]
+mod leaks;
+#[cfg(feature = "dev")]
 mod log;
 #[cfg(feature = "dev")]
 mod operations;
 #[cfg(feature = "dev")]
 mod overload;
+#[cfg(feature = "dev")]
+mod pools;
 #[cfg(feature = "dev")]
 mod process;
 mod readme;
