@@ -27,6 +27,13 @@ impl Process {
         Self::spawn(world, Command::new("sh").args(["-c", &script, BINARY]).arg(config))
     }
 
+    /// One that whoever starts it lets dump core.
+    pub(crate) fn start_with_core_dumps(world: &World, config: &Path) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -c $(ulimit -H -c) && exec \"$0\" run \"$1\"", BINARY]).arg(config);
+        Self::spawn(world, shell.current_dir(world.directory.path()))
+    }
+
     /// One whose standard output and error are the same pipe, which is read only where somebody reads it.
     pub(crate) fn start_on_a_pipe(world: &World, config: &Path) -> (Self, ChildStdout) {
         let mut shell = Command::new("sh");

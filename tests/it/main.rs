@@ -41,6 +41,8 @@ mod refusals;
 #[cfg(feature = "dev")]
 mod rig;
 #[cfg(feature = "dev")]
+mod secrets;
+#[cfg(feature = "dev")]
 mod streams;
 #[cfg(feature = "dev")]
 mod tokens;
