@@ -1,5 +1,5 @@
 //! Builds the parts and binds every port, before anything runs: what cannot work fails here, with the setting named.
-use super::quota;
+use super::quota::{self, Descriptors};
 use super::reload::Source;
 use crate::admin::{BuildInfo, Health, Scrape};
 use crate::assertion::jwks;
@@ -10,7 +10,7 @@ use crate::identity::{self, Files, Identity, WorkloadApi};
 use crate::listen;
 use crate::proxy::{self, Guard, Limits, Pulse, Shared, SharedParts, Table, TableParts, Traffic};
 use crate::secret::Secret;
-use crate::telemetry::{Logs, Process};
+use crate::telemetry::{Logs, Process, descriptor_limit};
 use crate::tls::{ClientTls, Present, ServerTrust, web_roots};
 use crate::token::{self, Owner, Settings, Tokens};
 use arc_swap::ArcSwap;
@@ -151,14 +151,16 @@ fn build(
         Tokens::new(exchanger, identity.clone(), clock.clone(), token_metrics, token_settings(config));
     let proxy_metrics = proxy::Metrics::new(registry)?;
     let parts = TableSource { tokens: &tokens, identity: identity.as_ref(), clock, metrics: &proxy_metrics };
+    let descriptors = descriptor_limit().map(Descriptors::of);
+    let own = [&addresses.outbound[..], &addresses.metrics, &addresses.jwks].concat();
     let shared = Arc::new(Shared::new(SharedParts {
         table: parts.table(config)?,
         tokens: tokens.clone(),
         identity: identity.clone(),
         traffic: Traffic::new(requests(config)),
         metrics: proxy_metrics.clone(),
-        guard: Guard::new([&addresses.outbound[..], &addresses.metrics, &addresses.jwks].concat()),
-        limits: limits(config),
+        guard: Guard::new(own, descriptors.map(|descriptors| descriptors.end)),
+        limits: limits(config, descriptors),
         pulse: Pulse::new(workers),
     }));
     let health = Health::new(Arc::clone(&shared), identity.clone(), shared.pulse());
@@ -250,11 +252,19 @@ fn requests(config: &Config) -> i64 {
     i64::try_from(config.process.limits.requests).unwrap_or(i64::MAX)
 }
 
-fn limits(config: &Config) -> Limits {
+fn limits(config: &Config, descriptors: Option<Descriptors>) -> Limits {
     let given = &config.process.limits;
     let defaults = Limits::default();
+    let possible = descriptors.map_or(usize::MAX, |descriptors| descriptors.connections);
+    if possible < given.connections {
+        tracing::info!(
+            limit = given.connections,
+            possible,
+            "limits.connections is more than the limit of file descriptors (RLIMIT_NOFILE) has room for"
+        );
+    }
     Limits {
-        connections: given.connections,
+        connections: given.connections.min(possible),
         head: given.request_headers,
         delegated: NonZeroUsize::new(given.delegated_tokens).unwrap_or(defaults.delegated).min(defaults.delegated),
         ..defaults

@@ -4,7 +4,7 @@ use super::drain::{Drained, drain};
 use super::reload::{Reload, eager, first_status};
 use crate::admin::{AdminSocket, IdentityStatus, ReloadStatus, RouteStatus, Status, serve_jwks, serve_metrics};
 use crate::config::Watch;
-use crate::proxy::{Place, run_worker};
+use crate::proxy::run_worker;
 use crate::tasks::{Stop, Tasks};
 use crate::telemetry::Logs;
 use arc_swap::ArcSwap;
@@ -81,13 +81,11 @@ impl Bound {
 impl Workers {
     fn start(parts: &Parts, outbound: Vec<Vec<TcpListener>>, stop: &Stop) -> Result<Self, String> {
         let (sender, ended) = mpsc::unbounded_channel();
-        let of = outbound.len();
-        let mut threads = Vec::with_capacity(of);
+        let mut threads = Vec::with_capacity(outbound.len());
         for (index, listeners) in outbound.into_iter().enumerate() {
             let (shared, stop, sender) = (Arc::clone(&parts.shared), stop.clone(), sender.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let place = Place { index, of };
-                let run = || run_worker(shared, listeners, place, stop.clone());
+                let run = || run_worker(shared, listeners, index, stop.clone());
                 let ended = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
                     Ok(Ok(())) if stop.is_stopped() => return,
                     Ok(Ok(())) => "it ended".to_owned(),

@@ -199,6 +199,11 @@ impl Refusal {
         }
     }
 
+    /// A limit of ours that may have room again in a moment.
+    pub fn too_many(detail: impl Into<String>) -> Self {
+        Self::new(Reason::TooManyRequests, detail).with_retry_after(Duration::from_secs(1))
+    }
+
     /// With a more exact `Proxy-Status` error than the reason's own.
     pub fn with_proxy_status(mut self, error: &'static str) -> Self {
         self.proxy_status = Some(error);

@@ -1,7 +1,7 @@
 //! Log lines go through a bounded writer that never blocks: a reader that stalls costs lines, which are counted, never requests.
+use super::queue::{Flush, Queue};
 use prometheus::{IntCounter, Registry};
 use std::sync::Arc;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry as Subscriber, fmt, reload};
@@ -27,27 +27,23 @@ pub struct LevelError(String);
 #[derive(Clone)]
 pub struct Logs {
     filter: reload::Handle<EnvFilter, Subscriber>,
-    errors: ErrorCounter,
-    _guard: Arc<WorkerGuard>,
+    queue: Queue,
+    _flush: Arc<Flush>,
 }
-
-/// Lines that may wait for the writer.
-const BACKLOG: usize = 8192;
 
 impl Logs {
     /// Starts the log on standard output.
     pub fn start(level: &str, format: Format) -> Result<Self, LevelError> {
-        let (writer, guard) =
-            NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BACKLOG).finish(std::io::stdout());
-        let errors = writer.error_counter();
         let (filter, handle) = reload::Layer::new(filter(level)?);
-        let lines = fmt::layer().with_writer(writer).with_target(true);
+        let (queue, flush) = Queue::start(std::io::stdout());
+        let writer = queue.clone();
+        let lines = fmt::layer().with_writer(move || writer.clone()).with_target(true);
         let base = tracing_subscriber::registry().with(filter);
         match format {
             Format::Json => base.with(lines.json().flatten_event(true).with_current_span(false)).init(),
             Format::Pretty => base.with(lines.compact()).init(),
         }
-        Ok(Self { filter: handle, errors, _guard: Arc::new(guard) })
+        Ok(Self { filter: handle, queue, _flush: Arc::new(flush) })
     }
 
     /// Changes the level from now on.
@@ -66,11 +62,8 @@ impl Logs {
         let dropped =
             IntCounter::new("idjag_proxy_log_lines_dropped_total", "Log lines lost because the reader stalled.")?;
         registry.register(Box::new(dropped.clone()))?;
-        let errors = self.errors.clone();
-        Ok(move || {
-            let now = u64::try_from(errors.dropped_lines()).unwrap_or(u64::MAX);
-            dropped.inc_by(now.saturating_sub(dropped.get()));
-        })
+        let queue = self.queue.clone();
+        Ok(move || dropped.inc_by(queue.dropped().saturating_sub(dropped.get())))
     }
 }
 

@@ -42,8 +42,9 @@ impl Process {
         if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
             self.open_fds.set(f64::from(u32::try_from(entries.count()).unwrap_or(u32::MAX)));
         }
-        if let Some(limit) = max_fds() {
-            self.max_fds.set(limit);
+        if let Some(limit) = descriptor_limit() {
+            #[expect(clippy::cast_precision_loss, reason = "a metric")]
+            self.max_fds.set(limit as f64);
         }
     }
 }
@@ -69,15 +70,16 @@ fn parse(text: &str) -> Option<Stat> {
     })
 }
 
+/// How many file descriptors this process may open, where the system says.
 #[cfg(unix)]
-fn max_fds() -> Option<f64> {
+pub fn descriptor_limit() -> Option<u64> {
     let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).ok()?;
-    #[expect(clippy::cast_precision_loss, reason = "a metric")]
-    Some(soft as f64)
+    Some(soft)
 }
 
+/// How many file descriptors this process may open, where the system says.
 #[cfg(not(unix))]
-fn max_fds() -> Option<f64> {
+pub fn descriptor_limit() -> Option<u64> {
     None
 }
 
