@@ -9,7 +9,6 @@ use crate::exchange::{self, Exchanger};
 use crate::identity::{self, Files, Identity, WorkloadApi};
 use crate::listen;
 use crate::proxy::{self, Guard, Limits, Pulse, Shared, SharedParts, Table, TableParts, Traffic};
-use crate::secret::Secret;
 use crate::telemetry::{Logs, Process, descriptor_limit};
 use crate::tls::{ClientTls, Present, ServerTrust, web_roots};
 use crate::token::{self, Owner, Settings, Tokens};
@@ -17,7 +16,7 @@ use arc_swap::ArcSwap;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Where a bound proxy listens.
@@ -97,6 +96,19 @@ pub(super) struct Reloads {
 }
 
 impl Bound {
+impl Parts {
+    /// The routes of `config`. Reads files.
+    pub(super) fn table(&self, config: &Config) -> Result<Table, crate::tls::SetupError> {
+        let source = TableSource {
+            tokens: &self.tokens,
+            identity: self.identity.as_ref(),
+            clock: &self.clock,
+            metrics: &self.proxy_metrics,
+        };
+        source.table(config)
+    }
+}
+
     /// Where it listens.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
@@ -201,11 +213,11 @@ fn identity(
 }
 
 /// What a table is built with, at start and at a reload.
-pub(super) struct TableSource<'p> {
-    pub(super) tokens: &'p Tokens,
-    pub(super) identity: Option<&'p Identity>,
-    pub(super) clock: &'p Clock,
-    pub(super) metrics: &'p proxy::Metrics,
+struct TableSource<'p> {
+    tokens: &'p Tokens,
+    identity: Option<&'p Identity>,
+    clock: &'p Clock,
+    metrics: &'p proxy::Metrics,
 }
 
 impl TableSource<'_> {
@@ -220,22 +232,9 @@ impl TableSource<'_> {
             identity: self.identity,
             clock: self.clock,
             metrics: self.metrics,
-            read: &read_secret,
             pass_tls: &pass_tls,
         };
         Table::new(config.policy.clone(), &parts)
-    }
-}
-
-/// A `file` subject's token. What cannot be read is a 401 at the request, and the watch sees it come.
-fn read_secret(path: &Path) -> Option<Secret> {
-    let read = std::fs::read(path).map_err(|error| error.to_string());
-    match read.and_then(|bytes| Secret::from_file_bytes(bytes).map_err(str::to_owned)) {
-        Ok(secret) => Some(secret),
-        Err(error) => {
-            tracing::warn!(file = %path.display(), %error, "a user's token cannot be read");
-            None
-        }
     }
 }
 

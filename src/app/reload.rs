@@ -1,5 +1,5 @@
 //! Live reload: a new file builds a whole new set of routes and swaps it; a broken one is refused, and the old stays in force.
-use super::bind::{Parts, TableSource};
+use super::bind::Parts;
 use crate::admin::ReloadStatus;
 use crate::assertion::{SigningKey, jwks};
 use crate::clock::{Clock, Timestamp};
@@ -81,14 +81,11 @@ impl Reload {
     async fn apply(&mut self, loaded: Loaded) -> Result<(), String> {
         let parts = &self.parts;
         loaded.config.servers.iter().for_each(|server| parts.exchange_metrics.declare(&server.name));
-        let source = TableSource {
-            tokens: &parts.tokens,
-            identity: parts.identity.as_ref(),
-            clock: &parts.clock,
-            metrics: &parts.proxy_metrics,
-        };
-        let table = source.table(&loaded.config).map_err(|error| error.to_string())?;
-        parts.shared.replace(table);
+        let building = parts.clone();
+        // The machine's authorities are read for it.
+        let built = tokio::task::spawn_blocking(move || (building.table(&loaded.config), loaded)).await;
+        let (table, loaded) = built.map_err(|error| error.to_string())?;
+        parts.shared.replace(table.map_err(|error| error.to_string())?);
         for warning in &loaded.warnings {
             tracing::warn!(path = %warning.path, "{}", warning.message);
         }

@@ -1,6 +1,6 @@
 //! The proxy as those see it who run it: probes, identity, reload, drain, metrics.
 use super::agent::{self, Http1, full, request};
-use super::rig::{Proxy, World, until, within};
+use super::rig::{Proxy, RESOURCE, World, until, within};
 use http::Method;
 use idjag_proxy::dev::ca::SvidRequest;
 use idjag_proxy::dev::faults::{Fault, Gate};
@@ -184,6 +184,33 @@ async fn a_reload_follows_the_symlink_swap_of_a_configmap_and_a_broken_one_chang
     proxy.get("http://one.test/x").await.is_refusal(403, "no_route");
     assert!(proxy.status().await["config"]["refused"].is_null());
     assert_eq!(world.corp.arrivals(), 1, "a grant that did not change keeps its token");
+}
+
+#[tokio::test]
+async fn a_users_token_from_a_file_is_the_one_that_the_file_holds_now() {
+    let world = World::start().await;
+    let directory = world.directory.path().join("users");
+    std::fs::create_dir(&directory).expect("made");
+    let routes = format!(
+        "routes:\n  - {{ name: batch, match: {{ host: batch.test }}, upstream: {{ url: {} }}, token: {{ \
+         flow: {{ self_issued: {{ server: corp, grant: token_exchange }} }}, resource: \"{RESOURCE}\", scopes: [read], \
+         subject: {{ file: {{ path: users/token, server: corp, type: id_token }} }} }} }}\n",
+        world.api.url()
+    );
+    let proxy = world.proxy_with(&routes).await;
+    proxy.get("http://batch.test/x").await.is_refusal(401, "user_token");
+    for user in ["alice", "bob"] {
+        world.write("users/next", &world.id_token(user));
+        std::fs::rename(directory.join("next"), directory.join("token")).expect("renamed");
+        let acts_for = async || {
+            let reply = proxy.get("http://batch.test/x").await;
+            let claims = world.api.last_request().and_then(|seen| seen.claims);
+            reply.status == 200 && claims.is_some_and(|claims| claims["sub"] == format!("user:{user}"))
+        };
+        until(acts_for, user).await;
+    }
+    std::fs::remove_file(directory.join("token")).expect("removed");
+    until(async || proxy.get("http://batch.test/x").await.status == 401, "the token is gone").await;
 }
 
 #[tokio::test]

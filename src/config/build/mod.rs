@@ -115,18 +115,22 @@ impl Builder<'_> {
 
     /// The content of a file that the value at `path` names.
     fn read(&mut self, path: &KeyPath, file: &Path) -> Option<Zeroizing<Vec<u8>>> {
-        let file = self.resolve(file);
-        let content = read_bounded(&file);
-        self.fingerprint.record(file.clone(), content.as_ref().ok().map(|bytes| bytes.as_slice()));
-        match content {
+        match self.watched(file) {
             Ok(content) => Some(content),
-            Err(reason) => {
-                let message = format!("{} cannot be read: {reason}", file.display());
+            Err(message) => {
                 self.error(path, message).help("paths are relative to the configuration file");
                 None
             }
         }
     }
+    /// The content of a file, which is watched from now on whether it can be read or not.
+    fn watched(&mut self, file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+        let file = self.resolve(file);
+        let content = read_bounded(&file);
+        self.fingerprint.record(file.clone(), content.as_ref().ok().map(|bytes| bytes.as_slice()));
+        content.map_err(|reason| format!("{} cannot be read: {reason}", file.display()))
+    }
+
 
     /// The machine's authorities; read once, because that takes a while.
     fn web_roots(&mut self) -> Arc<RootCertStore> {
