@@ -72,8 +72,7 @@ impl Bound {
         }
         data_stopper.stop();
         control_stopper.stop();
-        tasks.shutdown(GRACE).await;
-        workers.join().await;
+        tokio::join!(tasks.shutdown(GRACE), workers.join(GRACE));
         ended
     }
 }
@@ -100,10 +99,11 @@ impl Workers {
         Ok(Self { threads, ended })
     }
 
-    async fn join(self) {
+    /// Waits for workers that were told to stop, for `grace` at the longest: a thread cannot be ended from outside.
+    async fn join(self, grace: Duration) {
         let joined =
             tokio::task::spawn_blocking(|| self.threads.into_iter().map(JoinHandle::join).all(|joined| joined.is_ok()));
-        if !matches!(joined.await, Ok(true)) {
+        if !matches!(tokio::time::timeout(grace, joined).await, Ok(Ok(true))) {
             tracing::warn!("a worker did not end in good order");
         }
     }
@@ -168,5 +168,20 @@ fn identity_status(status: &crate::identity::Status) -> IdentityStatus {
         spiffe_id: status.spiffe_id.clone(),
         expires_at: status.expires_at,
         last_refused: status.last_refused.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_hangs_is_not_waited_for() {
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || drop(held.recv()));
+        let (_sender, ended) = mpsc::unbounded_channel();
+        let joining = Workers { threads: vec![thread], ended }.join(Duration::from_millis(10));
+        tokio::time::timeout(Duration::from_secs(60), joining).await.expect("left without it");
+        drop(release);
     }
 }

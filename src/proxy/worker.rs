@@ -1,6 +1,6 @@
 //! A worker: one thread with its own runtime, listeners and connections, so that a request lives and dies on one core.
 use super::body::AgentBody;
-use super::executor::Local;
+use super::executor::{self, Local};
 use super::head::Fault;
 use super::metrics::Metrics;
 use super::outbound;
@@ -30,7 +30,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::runtime::LocalOptions;
 use tokio::sync::Semaphore;
 
 /// Bounds of the data plane.
@@ -231,9 +230,7 @@ pub fn run_worker(
     index: usize,
     mut stop: Stop,
 ) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-    let runtime = runtime.map_err(|error| format!("a worker's runtime could not start: {error}"))?;
-    runtime.block_on(async move {
+    let ended = executor::block_on(async move {
         let worker = Rc::new(Worker {
             pool: Pool::new(shared.metrics.clone()),
             delegated: RefCell::new(Delegated::new(shared.limits.delegated)),
@@ -247,7 +244,8 @@ pub fn run_worker(
         tokio::task::spawn_local(tick(Rc::clone(&worker), index));
         stop.stopped().await;
         Ok(())
-    })
+    });
+    ended.map_err(|error| format!("a worker's runtime could not start: {error}"))?
 }
 
 /// Besides sweeping, its timer keeps the runtime's next wake-up near: else every request's head timer would have to wake the
