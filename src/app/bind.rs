@@ -221,12 +221,9 @@ struct TableSource<'p> {
 }
 
 impl TableSource<'_> {
-    pub(super) fn table(&self, config: &Config) -> Result<Table, crate::tls::SetupError> {
-        let pass_tls = ClientTls {
-            trust: ServerTrust::WebPki(Arc::new(web_roots())),
-            present: Present::Nothing,
-            alpn: Vec::new(),
-        };
+    fn table(&self, config: &Config) -> Result<Table, crate::tls::SetupError> {
+        let pass_tls =
+            ClientTls { trust: ServerTrust::WebPki(web_roots().into()), present: Present::Nothing, alpn: Vec::new() };
         let parts = TableParts {
             tokens: self.tokens,
             identity: self.identity,

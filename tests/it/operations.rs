@@ -214,6 +214,21 @@ async fn a_users_token_from_a_file_is_the_one_that_the_file_holds_now() {
 }
 
 #[tokio::test]
+async fn a_reload_that_withdraws_an_issuers_keys_ends_the_tokens_of_its_users() {
+    let world = World::start().await;
+    let (token, jwks) = (world.corp.token_endpoint(), world.corp.jwks_uri());
+    let explicit = format!("client_auth: spiffe_jwt, endpoints: {{ token: \"{token}\", jwks: \"{jwks}\" }} }}");
+    let text = (world.preamble() + &world.routes()).replace("client_auth: spiffe_jwt }", &explicit);
+    let proxy = Proxy::start(&world.write("proxy.yaml", &text), &world.clock);
+    proxy.until_ready().await;
+    let alice = world.id_token("alice");
+    assert_eq!(proxy.get_for(&alice, "http://user.test/x").await.status, 200);
+    world.write("proxy.yaml", &text.replace(&jwks, "http://127.0.0.1:1/nothing"));
+    proxy.until_metric("config_reloads_total{result=\"accepted\"}", |count| count >= 1.0).await;
+    proxy.get_for(&alice, "http://user.test/x").await.is_refusal(503, "token_unavailable");
+}
+
+#[tokio::test]
 async fn a_drain_finishes_what_is_in_flight_and_goes_on_accepting_until_the_agent_is_gone() {
     let world = World::open().await;
     let mut proxy = world.proxy().await;

@@ -21,9 +21,8 @@ use super::runtime::{Config, Overrides};
 use super::tree::Node;
 use super::watch::{Fingerprint, read_bounded};
 use crate::exchange::PlainHttp;
-use rustls::RootCertStore;
+use crate::tls::Roots;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Where things come from besides the file.
@@ -43,7 +42,7 @@ pub(crate) struct Builder<'a> {
     surroundings: Surroundings<'a>,
     plain_http: PlainHttp,
     outbound_ports: Vec<u16>,
-    web_roots: Option<Arc<RootCertStore>>,
+    web_roots: Option<Roots>,
 }
 
 /// Builds the configuration. `None`: what is wrong is in the report.
@@ -123,6 +122,7 @@ impl Builder<'_> {
             }
         }
     }
+
     /// The content of a file, which is watched from now on whether it can be read or not.
     fn watched(&mut self, file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
         let file = self.resolve(file);
@@ -131,9 +131,8 @@ impl Builder<'_> {
         content.map_err(|reason| format!("{} cannot be read: {reason}", file.display()))
     }
 
-
     /// The machine's authorities; read once, because that takes a while.
-    fn web_roots(&mut self) -> Arc<RootCertStore> {
-        self.web_roots.get_or_insert_with(|| Arc::new(crate::tls::web_roots())).clone()
+    fn web_roots(&mut self) -> Roots {
+        self.web_roots.get_or_insert_with(|| crate::tls::web_roots().into()).clone()
     }
 }
