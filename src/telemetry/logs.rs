@@ -1,7 +1,6 @@
 //! Log lines go through a bounded writer that never blocks: a reader that stalls costs lines, which are counted, never requests.
-use super::queue::{Flush, Queue};
+use super::queue::Queue;
 use prometheus::{IntCounter, Registry};
-use std::sync::Arc;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry as Subscriber, fmt, reload};
@@ -23,19 +22,18 @@ pub enum Format {
 )]
 pub struct LevelError(String);
 
-/// The log of this process, and the means to change its level while it runs. Dropping the last one flushes.
+/// The log of this process, and the means to change its level while it runs.
 #[derive(Clone)]
 pub struct Logs {
     filter: reload::Handle<EnvFilter, Subscriber>,
     queue: Queue,
-    _flush: Arc<Flush>,
 }
 
 impl Logs {
     /// Starts the log on standard output.
     pub fn start(level: &str, format: Format) -> Result<Self, LevelError> {
         let (filter, handle) = reload::Layer::new(filter(level)?);
-        let (queue, flush) = Queue::start(std::io::stdout());
+        let queue = Queue::start(std::io::stdout());
         let writer = queue.clone();
         let lines = fmt::layer().with_writer(move || writer.clone()).with_target(true);
         let base = tracing_subscriber::registry().with(filter);
@@ -43,13 +41,18 @@ impl Logs {
             Format::Json => base.with(lines.json().flatten_event(true).with_current_span(false)).init(),
             Format::Pretty => base.with(lines.compact()).init(),
         }
-        Ok(Self { filter: handle, queue, _flush: Arc::new(flush) })
+        Ok(Self { filter: handle, queue })
     }
 
     /// Changes the level from now on.
     pub fn set_level(&self, level: &str) -> Result<(), LevelError> {
         let filter = filter(level)?;
         self.filter.reload(filter).map_err(|_| LevelError(level.to_owned()))
+    }
+
+    /// Waits until what was logged is written, but not for ever: for the end of the process.
+    pub fn flush(&self) {
+        self.queue.settle();
     }
 
     /// The level of now.

@@ -13,9 +13,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(super) struct Queue(Arc<Shared>);
 
-/// Waits on drop until what was taken is written, but not for ever.
-pub(super) struct Flush(Queue);
-
 struct Shared {
     waiting: Mutex<Waiting>,
     changed: Condvar,
@@ -31,18 +28,25 @@ struct Waiting {
 
 impl Queue {
     /// Starts the thread that writes to `sink`; it ends with the process.
-    pub(super) fn start(sink: impl Write + Send + 'static) -> (Self, Flush) {
+    pub(super) fn start(sink: impl Write + Send + 'static) -> Self {
         let shared = Shared { waiting: Mutex::default(), changed: Condvar::new(), dropped: AtomicU64::new(0) };
         let queue = Self(Arc::new(shared));
         let writer = queue.clone();
         let thread = std::thread::Builder::new().name("log".to_owned());
         thread.spawn(move || writer.write_to(sink)).expect("a process that just started may have a thread");
-        (queue.clone(), Flush(queue))
+        queue
     }
 
     /// Lines that were lost so far.
     pub(super) fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Waits until what was taken is written, but not for ever.
+    pub(super) fn settle(&self) {
+        let unwritten = |waiting: &mut Waiting| waiting.writing || !waiting.lines.is_empty();
+        // Whoever has read nothing by then reads nothing.
+        drop(self.0.changed.wait_timeout_while(self.lock(), PATIENCE, unwritten));
     }
 
     fn write_to(&self, mut sink: impl Write) {
@@ -99,15 +103,6 @@ impl Write for Queue {
     }
 }
 
-impl Drop for Flush {
-    fn drop(&mut self) {
-        let shared = &self.0.0;
-        let unwritten = |waiting: &mut Waiting| waiting.writing || !waiting.lines.is_empty();
-        // Whoever has read nothing by then reads nothing.
-        drop(shared.changed.wait_timeout_while(self.0.lock(), PATIENCE, unwritten));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,15 +122,14 @@ mod tests {
         }
     }
 
-    fn pipe() -> (Queue, Flush, Receiver<Vec<u8>>) {
+    fn pipe() -> (Queue, Receiver<Vec<u8>>) {
         let (sender, receiver) = sync_channel(0);
-        let (queue, flush) = Queue::start(Pipe(sender));
-        (queue, flush, receiver)
+        (Queue::start(Pipe(sender)), receiver)
     }
 
     #[test]
     fn what_was_taken_is_written_in_order_before_the_end() {
-        let (mut queue, flush, reader) = pipe();
+        let (mut queue, reader) = pipe();
         let reading = std::thread::spawn(move || {
             let mut all = Vec::new();
             while !all.ends_with(b"999\n") {
@@ -147,14 +141,14 @@ mod tests {
         for line in &lines {
             queue.write_all(line.as_bytes()).expect("never fails");
         }
-        drop(flush);
+        queue.settle();
         assert_eq!(reading.join().expect("read"), lines.concat().into_bytes());
         assert_eq!(queue.dropped(), 0);
     }
 
     #[test]
     fn a_reader_that_stalls_costs_lines_and_its_return_brings_them_back() {
-        let (mut queue, _flush, reader) = pipe();
+        let (mut queue, reader) = pipe();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         let mut taken = 0;
         while queue.dropped() < 3 {
@@ -174,10 +168,10 @@ mod tests {
 
     #[test]
     fn a_reader_that_is_gone_is_counted() {
-        let (mut queue, flush, reader) = pipe();
+        let (mut queue, reader) = pipe();
         drop(reader);
         queue.write_all(b"one\n").expect("never fails");
-        drop(flush);
+        queue.settle();
         assert_eq!(queue.dropped(), 1);
     }
 }

@@ -32,6 +32,9 @@ async fn a_second_signal_leaves_at_once() {
     until(async || process.log().contains("draining"), "the first is heard").await;
     process.signal(Signal::SIGTERM);
     assert_eq!(process.code().await, Some(1));
+    let log = process.log();
+    let is_reason = |line: &str| line.starts_with('{') && line.contains("stopped") && line.contains("a second signal");
+    assert!(log.lines().any(is_reason), "the log says why it ended:\n{log}");
 }
 
 /// Reads lines until one has `word` in it.
