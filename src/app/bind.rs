@@ -82,6 +82,7 @@ pub(super) struct Parts {
     pub(super) tokens: Tokens,
     pub(super) proxy_metrics: proxy::Metrics,
     pub(super) exchange_metrics: exchange::Metrics,
+    pub(super) token_metrics: token::Metrics,
     pub(super) health: Health,
     pub(super) scrape: Scrape,
     pub(super) published: Arc<ArcSwap<String>>,
@@ -95,7 +96,6 @@ pub(super) struct Reloads {
     pub(super) last: IntGauge,
 }
 
-impl Bound {
 impl Parts {
     /// The routes of `config`. Reads files.
     pub(super) fn table(&self, config: &Config) -> Result<Table, crate::tls::SetupError> {
@@ -109,6 +109,7 @@ impl Parts {
     }
 }
 
+impl Bound {
     /// Where it listens.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
@@ -160,7 +161,7 @@ fn build(
     let exchanger = Exchanger::new(identity.clone(), clock.clone(), exchange_metrics.clone());
     let token_metrics = token::Metrics::new(registry, servers())?;
     let (tokens, owner) =
-        Tokens::new(exchanger, identity.clone(), clock.clone(), token_metrics, token_settings(config));
+        Tokens::new(exchanger, identity.clone(), clock.clone(), token_metrics.clone(), token_settings(config));
     let proxy_metrics = proxy::Metrics::new(registry)?;
     let parts = TableSource { tokens: &tokens, identity: identity.as_ref(), clock, metrics: &proxy_metrics };
     let descriptors = descriptor_limit().map(Descriptors::of);
@@ -184,6 +185,7 @@ fn build(
         tokens,
         proxy_metrics,
         exchange_metrics,
+        token_metrics,
         health,
         scrape,
         published: Arc::new(ArcSwap::from_pointee(jwks(&config.published_keys).to_string())),
@@ -197,8 +199,8 @@ fn identity(
     clock: &Clock,
     registry: &Registry,
 ) -> prometheus::Result<(Option<IdentityTask>, Option<Identity>)> {
-    let Some(source) = &config.identity else { return Ok((None, None)) };
     let metrics = identity::Metrics::new(registry)?;
+    let Some(source) = &config.identity else { return Ok((None, None)) };
     let (task, identity) = match source {
         IdentitySource::WorkloadApi(settings) => {
             let (task, identity) = WorkloadApi::new(settings.clone(), clock.clone(), metrics);

@@ -291,6 +291,9 @@ async fn every_series_is_there_from_the_start_and_hostile_requests_make_none() {
         "token_cache_total{result=\"negative\",tier=\"access\"}",
         "token_cache_entries{tier=\"access\"}",
         "token_cache_bytes{tier=\"access\"}",
+        "token_cache_total{result=\"miss\",tier=\"id_jag\"}",
+        "token_cache_entries{tier=\"id_jag\"}",
+        "token_cache_bytes{tier=\"id_jag\"}",
         "token_expiry_timestamp_seconds{route=\"api\"}",
         "svid_expiry_timestamp_seconds",
         "svid_updates_total{result=\"refused\"}",
@@ -330,4 +333,52 @@ async fn every_series_is_there_from_the_start_and_hostile_requests_make_none() {
     let after = proxy.scrape().await;
     let new: Vec<String> = series(&after).difference(&series(&before)).cloned().collect();
     assert!(new.is_empty(), "{new:?}");
+}
+
+#[tokio::test]
+async fn series_of_the_identity_are_there_where_none_is_configured() {
+    let world = World::open().await;
+    let text = format!(
+        "listen: {{ outbound: [\"127.0.0.1:0\"], metrics: [\"127.0.0.1:0\"] }}\n\
+         routes: [{{ name: open, match: {{ host: open.test }}, token: none, upstream: {{ url: {} }} }}]\n",
+        world.api.url()
+    );
+    let proxy = Proxy::start(&world.write("plain.yaml", &text), &world.clock);
+    for series in [
+        "svid_expiry_timestamp_seconds",
+        "svid_updates_total{result=\"accepted\"}",
+        "svid_updates_total{result=\"refused\"}",
+        "workload_api_connected",
+    ] {
+        assert_eq!(proxy.metric(series).await, 0.0, "{series}");
+    }
+    assert_eq!(proxy.get("http://open.test/x").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_reload_brings_the_series_of_its_routes_and_servers_and_takes_the_others_away() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let of = |text: &str, label: &str, name: &str| -> BTreeSet<String> {
+        let wanted = format!("{label}=\"{name}\"");
+        series(text)
+            .into_iter()
+            .filter(|series| series.contains(&wanted))
+            .map(|series| series.replace(&wanted, label))
+            .collect()
+    };
+    let before = proxy.scrape().await;
+    let old = world.preamble() + &world.routes();
+    let new = old.replace("corp:", "twin:").replace("server: corp", "server: twin").replace("name: api", "name: other");
+    world.write("proxy.yaml", &new);
+    proxy.until_metric("config_reloads_total{result=\"accepted\"}", |count| count >= 1.0).await;
+    let after = proxy.scrape().await;
+    for (label, gone, come) in [("server", "corp", "twin"), ("route", "api", "other")] {
+        let had = of(&before, label, gone);
+        assert!(had.len() > 5, "{had:?}");
+        assert_eq!(of(&after, label, come), had);
+        assert_eq!(of(&after, label, gone), BTreeSet::new());
+    }
+    assert_eq!(proxy.get("http://api.test/x").await.status, 200);
+    assert_eq!(proxy.metric("exchanges_total{leg=\"access\",outcome=\"success\",server=\"twin\"}").await, 1.0);
 }
