@@ -92,7 +92,7 @@ fn server() -> Arc<AuthorizationServer> {
     })
 }
 
-fn grant(scope: &str, delegated: bool) -> Arc<Grant> {
+pub(super) fn grant(scope: &str, delegated: bool) -> Arc<Grant> {
     let rule = || UserTokenRule {
         server: server(),
         kind: crate::assertion::UserTokenKind::AccessToken,
