@@ -241,6 +241,7 @@ fn token_settings(config: &Config) -> Settings {
     let defaults = Settings::default();
     Settings {
         token_timeout: config.process.token_timeout,
+        waiting: NonZeroUsize::new(config.process.limits.requests).unwrap_or(defaults.waiting),
         delegated: NonZeroUsize::new(config.process.limits.delegated_tokens).unwrap_or(defaults.delegated),
         ..defaults
     }
@@ -372,6 +373,16 @@ mod tests {
             let error = bind_workers(&[ListenAddress { address, explicit: true }], workers).expect_err("taken");
             assert!(error.to_string().starts_with(&format!("listen.outbound: {address}")), "{error}");
         }
+    }
+
+    #[test]
+    fn as_many_requests_may_wait_for_tokens_as_may_be_in_flight() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("proxy.yaml");
+        std::fs::write(&path, "limits: { requests: 20000, delegated_tokens: 7 }\n").expect("written");
+        let loaded = crate::config::load(&path, &|_| None, &crate::config::Overrides::default());
+        let settings = token_settings(&loaded.expect("a configuration").config);
+        assert_eq!((settings.waiting.get(), settings.delegated.get()), (20_000, 7));
     }
 
     #[test]

@@ -140,6 +140,22 @@ async fn a_thousand_callers_share_one_exchange_and_its_failure() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_burst_as_large_as_the_limit_is_shared_and_not_refused() {
+    on_one_thread(async {
+        let burst = NonZeroUsize::new(5000).expect("not zero");
+        let mut bench = Bench::new(Settings { waiting: burst, ..Settings::default() });
+        let slot = bench.tokens.slot(&grant("a", false));
+        // All of them ask before the owner gets to run.
+        let asked: Vec<_> = (0..burst.get()).map(|_| bench.ask(&slot, None)).collect();
+        bench.question().await.send(bench.token("one", 1000)).expect("awaited");
+        for asked in asked {
+            asked.await.expect("task").expect("a token");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn equal_grants_share_a_slot_and_others_do_not() {
     on_one_thread(async {
         let bench = Bench::new(Settings::default());
