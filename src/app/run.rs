@@ -178,7 +178,7 @@ mod tests {
     #[tokio::test]
     async fn a_worker_that_hangs_is_not_waited_for() {
         let (release, held) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::spawn(move || drop(held.recv()));
+        let thread = std::thread::spawn(move || assert!(held.recv().is_err()));
         let (_sender, ended) = mpsc::unbounded_channel();
         let joining = Workers { threads: vec![thread], ended }.join(Duration::from_millis(10));
         tokio::time::timeout(Duration::from_secs(60), joining).await.expect("left without it");

@@ -45,16 +45,9 @@ impl Worker {
         let exchanger = Exchanger::new(None, clock.clone(), exchanges);
         let counts = token::Metrics::new(&registry, std::iter::empty()).expect("registered");
         let (tokens, _) = Tokens::new(exchanger, None, clock.clone(), counts, Settings::default());
-        let web = ServerTrust::WebPki(Arc::new(web_roots()));
+        let web = ServerTrust::WebPki(web_roots().into());
         let pass_tls = ClientTls { trust: web, present: Present::Nothing, alpn: Vec::new() };
-        let parts = TableParts {
-            tokens: &tokens,
-            identity: None,
-            clock,
-            metrics: &metrics,
-            read: &|_| None,
-            pass_tls: &pass_tls,
-        };
+        let parts = TableParts { tokens: &tokens, identity: None, clock, metrics: &metrics, pass_tls: &pass_tls };
         let table = Table::new(config.policy, &parts).expect("a table");
         let traffic = Traffic::new(100);
         let shared = Arc::new(Shared::new(SharedParts {

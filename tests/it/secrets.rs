@@ -60,14 +60,14 @@ async fn calls(world: &World, proxy: &Ports) -> String {
     note(&call("user.test", AGENTS_OWN[1]).await);
     // Authorization servers that quote what they were sent, or hand out what cannot be used.
     let quote = |words: &str| {
-        let description = format!("{words} is not good, {CLIENT_SECRET} neither");
+        let description = format!("{words} is not good");
         Fault::json(StatusCode::BAD_REQUEST, &json!({ "error": "invalid_grant", "error_description": description }))
     };
     let odd = json!({ "access_token": "canary-odd-token", "token_type": "canary-odd-type", "expires_in": 60 });
     let broken = |body: &'static str| Fault::Answer { status: StatusCode::OK, headers: Vec::new(), body: body.into() };
-    for host in ["user.test", "exchanged.test"] {
+    for (host, of_client) in [("user.test", ""), ("exchanged.test", CLIENT_SECRET)] {
         let quoted = token();
-        world.corp.faults().token.next(quote(&quoted));
+        world.corp.faults().token.next(quote(&format!("{of_client} for {quoted}")));
         note(&call(host, &quoted).await);
         for fault in [
             Fault::json(StatusCode::OK, &odd),
