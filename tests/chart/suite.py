@@ -12,6 +12,7 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 sys.path.append(str(HERE.parent / "real"))
 
+import rules_cases  # noqa: E402
 import schema  # noqa: E402
 from cases import NotRun, say  # noqa: E402
 from checks import Checks  # noqa: E402
@@ -20,6 +21,7 @@ from tools import KUBERNETES, InstallError, Tools, install, text_of  # noqa: E40
 
 CHART = REPOSITORY / "charts/idjag-proxy"
 DASHBOARD = CHART / "dashboards/idjag-proxy.json"
+RULES = sorted((CHART / "rules").glob("*.yaml"))
 # The oldest that the chart installs on, the one of the cluster suite, the newest that there are schemas for.
 VERSIONS = ["1.29.0", KUBERNETES, "1.37.0"]
 MONITORING = ["PodMonitor", "ServiceMonitor", "PrometheusRule"]
@@ -68,6 +70,8 @@ def run(suite: Suite, whole: bool):
     if whole:
         suite.case("the schema of agents.config is the proxy's", proxy_schema, suite)
         suite.case("alerts: promtool, and each says summary, description, action", alerts, suite)
+        for name, function in rules_cases.CASES.items():
+            suite.case(f"alert: {name}", function, suite.tools.promtool, RULES)
     suite.case("lint", lint, suite)
     for values in sorted((CHART / "ci").glob("*-values.yaml")):
         suite.case(f"golden: {values.stem}", golden, suite, values)
@@ -208,9 +212,8 @@ def unittest(suite: Suite):
 
 
 def alerts(suite: Suite):
-    files = sorted((CHART / "rules").glob("*.yaml"))
-    succeed(text_of([suite.tools.promtool, "check", "rules", *files]))
-    text = "\n".join(file.read_text() for file in files)
+    succeed(text_of([suite.tools.promtool, "check", "rules", *RULES]))
+    text = "\n".join(file.read_text() for file in RULES)
     blocks = re.split(r"^ *- alert: ", text, flags=re.MULTILINE)[1:]
     names = [block.split("\n")[0] for block in blocks]
     for name, block in zip(names, blocks):

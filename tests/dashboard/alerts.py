@@ -1,12 +1,11 @@
 """`promtool test rules` on what the binary exported: nothing fires while all is well, and each alert fires when it should."""
 
-import json
 import re
-import subprocess
 from pathlib import Path
 
-from parts import Failed, expect
-from recording import SLOWER, Recording, without_annotations
+from parts import expect
+from recording import SLOWER, Recording
+from rules import play
 from story import Story
 
 STAGING = "idjag-staging"
@@ -60,30 +59,9 @@ def expectations(story: Story, world) -> list[tuple[str, float, list[dict]]]:
 def run(
     promtool: Path, rules: list[Path], recording: Recording, directory: Path, cases: list[tuple[str, float, list[dict]]]
 ):
-    """All cases in one run of promtool, which says what it got instead."""
-    bare = []
-    severities: dict[str, str] = {}
-    for rule in rules:
-        text = without_annotations(rule)
-        severities |= dict(re.findall(r"- alert: (\w+).*?severity: (\w+)", text, re.DOTALL))
-        path = directory / f"bare-{rule.name}"
-        path.write_text(text)
-        bare.append(str(path))
-    tests = [
-        {
-            "eval_time": _time(second),
-            "alertname": alert,
-            "exp_alerts": [{"exp_labels": {"severity": severities[alert]} | labels} for labels in expected],
-        }
-        for alert, second, expected in cases
-    ]
-    step = f"{SLOWER}s"
-    group = {"interval": step, "input_series": recording.input_series(), "alert_rule_test": tests}
-    path = directory / "rules-test.yaml"
-    path.write_text(json.dumps({"rule_files": bare, "evaluation_interval": step, "tests": [group]}, indent=1))
-    done = subprocess.run([promtool, "test", "rules", path], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise Failed(f"{path}\n{done.stdout[-6000:]}{done.stderr[-3000:]}")
+    """Seconds of the story, played as slowly as the recording."""
+    slowed = [(alert, round(second) * SLOWER, expected) for alert, second, expected in cases]
+    play(promtool, rules, directory, SLOWER, recording.input_series(), slowed)
 
 
 def quiet(names: list[str], seconds: list[float]) -> list[tuple[str, float, list[dict]]]:
@@ -99,10 +77,6 @@ def labels_exist(rules: list[Path], cases: list[tuple[str, float, list[dict]]]):
             named = set(re.findall(r"\$labels\.(\w+)", block))
             if alert in labels:
                 expect(named <= labels[alert], f"{alert} names {named - labels[alert]}, which its alerts do not have")
-
-
-def _time(second: float) -> str:
-    return f"{round(second) * SLOWER}s"
 
 
 def _target(sidecar) -> dict:

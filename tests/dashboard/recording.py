@@ -6,7 +6,6 @@ Everything else is what the binary exported.
 """
 
 import re
-from pathlib import Path
 
 from prometheus import Prometheus
 from story import Story
@@ -68,16 +67,3 @@ def _series(labels: dict) -> str:
     name = labels["__name__"]
     pairs = ", ".join(f'{key}="{value}"' for key, value in sorted(labels.items()) if key != "__name__")
     return f"{name}{{{pairs}}}"
-
-
-def without_annotations(rules: Path) -> str:
-    """promtool wants annotations word by word, with values that differ from run to run; alerts are compared by label."""
-    lines, skipping = [], False
-    for line in rules.read_text().splitlines():
-        if line.strip() == "annotations:":
-            skipping = True
-        elif re.match(r"\s*- alert:", line):
-            skipping = False
-        if not skipping:
-            lines.append(line)
-    return "\n".join(lines) + "\n"

@@ -1,0 +1,61 @@
+"""Alerts on series that are made up, for what tests/dashboard's story of two minutes does not tell."""
+
+import tempfile
+from pathlib import Path
+
+from rules import play
+
+MINUTE, STEP = 60, 30
+INJECTOR = {"namespace": "idjag-proxy", "job": "injector"}
+
+
+def refused_pods_with_backoff(promtool: Path, rules: list[Path]):
+    """A controller's tries, 5 ms apart and then twice as long each time, up to 1000 s: as long as it tries, the alert stays."""
+    begins, ends = 10 * MINUTE, 6 * 60 * MINUTE
+    tries = _backoff(begins, ends)
+    fires = [{"namespace": "idjag-proxy", "resource": "pods"}]
+    # The replicas get the tries in turn.
+    series = [
+        _refusals("injector-1", tries[::2], ends + 120 * MINUTE),
+        _refusals("injector-2", tries[1::2], ends + 120 * MINUTE),
+    ]
+    cases = [("IdjagInjectorRefusesPods", begins - MINUTE, [])]
+    cases += [("IdjagInjectorRefusesPods", second, fires) for second in range(begins + 2 * MINUTE, ends, MINUTE)]
+    cases += [("IdjagInjectorRefusesPods", ends + 60 * MINUTE, [])]
+    _play(promtool, rules, series, cases)
+
+
+def one_refused_pod(promtool: Path, rules: list[Path]):
+    """Somebody's `kubectl apply` of a pod, whom the refusal has told all that there is to say."""
+    series = [_refusals("injector-1", [10 * MINUTE], 60 * MINUTE), _refusals("injector-2", [], 60 * MINUTE)]
+    _play(promtool, rules, series, [("IdjagInjectorRefusesPods", at * MINUTE, []) for at in range(5, 60)])
+
+
+def _backoff(begins: float, ends: float) -> list[float]:
+    tries, at, wait = [], begins, 0.005
+    while at < ends:
+        tries.append(at)
+        at, wait = at + wait, min(2 * wait, 1000)
+    return tries
+
+
+def _refusals(pod: str, at: list[float], length: int) -> dict:
+    """What one replica counts, scraped each half minute."""
+    values = " ".join(str(sum(1 for one in at if one <= second)) for second in range(0, length, STEP))
+    return _series("idjag_proxy_injector_reviews_total", INJECTOR | {"pod": pod, "resource": "pods", "outcome": "refused"}, values)
+
+
+def _series(name: str, labels: dict, values: str) -> dict:
+    pairs = ", ".join(f'{label}="{value}"' for label, value in labels.items())
+    return {"series": f"{name}{{{pairs}}}", "values": values}
+
+
+def _play(promtool: Path, rules: list[Path], series: list[dict], cases: list):
+    with tempfile.TemporaryDirectory(prefix="idjag-rules-") as directory:
+        play(promtool, rules, Path(directory), STEP, series, cases)
+
+
+CASES = {
+    "refused pods: it stays while their controller tries again": refused_pods_with_backoff,
+    "refused pods: not for one that nobody tries again": one_refused_pod,
+}
