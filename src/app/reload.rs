@@ -4,6 +4,7 @@ use crate::admin::ReloadStatus;
 use crate::assertion::{SigningKey, jwks};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Changes, Config, Loaded, Overrides, Problems};
+use crate::policy::Route;
 use crate::tasks::Stop;
 use arc_swap::ArcSwap;
 use std::collections::HashSet;
@@ -112,6 +113,13 @@ impl Reload {
         let routes: HashSet<&str> = config.policy.routes().iter().map(|route| &*route.name).collect();
         for route in previous.policy.routes().iter().filter(|route| !routes.contains(&*route.name)) {
             parts.proxy_metrics.forget(&route.name);
+        }
+        let issuers = |config: &Config| -> HashSet<(Arc<str>, String)> {
+            let issuer = |route: &Arc<Route>| Some((route.name.clone(), route.own_issuer()?.to_owned()));
+            config.policy.routes().iter().filter_map(issuer).collect()
+        };
+        for (route, issuer) in issuers(previous).difference(&issuers(config)) {
+            parts.proxy_metrics.forget_expiry(route, issuer);
         }
         let servers: HashSet<&str> = config.servers.iter().map(|server| server.name.as_str()).collect();
         for server in previous.servers.iter().filter(|server| !servers.contains(server.name.as_str())) {

@@ -74,6 +74,16 @@ pub enum TokenSource {
     File(PathBuf),
 }
 
+impl Route {
+    /// The server that issues the token of the workload's own that it carries, if it carries one.
+    pub fn own_issuer(&self) -> Option<&str> {
+        match &self.credential {
+            Credential::Token(rule) if !rule.grant.is_delegated() => Some(&rule.grant.server().name),
+            _ => None,
+        }
+    }
+}
+
 impl Credential {
     /// Whether requests leave with a credential that we put on them.
     pub fn injects(&self) -> bool {

@@ -81,14 +81,14 @@ impl Metrics {
         let expiry = gauge(
             "token_expiry_timestamp_seconds",
             "When the token that is held for a route's own grant ends; 0 while none is held.",
-            &["route"],
+            &["route", "server"],
         )?;
         let upstream = gauge("upstream_connections", "Connections to upstreams.", &["state"])?;
         let downstream = gauge("downstream_connections", "Connections that agents hold.", &["state"])?;
         let refused = Reason::ALL.iter().map(|reason| refused.with_label_values(&[reason.as_str()])).collect();
         let families = Families { requests, durations, injected, replays, expiry };
         Ok(Self {
-            unrouted: Arc::new(families.route("none", false)),
+            unrouted: Arc::new(families.route("none", None)),
             families,
             refused,
             upstream_open: IntGauge::new("upstream_open", "Not registered: active and idle ones together.")?,
@@ -98,9 +98,9 @@ impl Metrics {
         })
     }
 
-    /// The series of one route, all present from now on; `own` where it holds a token of the workload's own.
-    pub(super) fn route(&self, name: &str, own: bool) -> RouteMetrics {
-        self.families.route(name, own)
+    /// The series of one route, all present from now on; `issuer` is the server whose token of the workload's own it holds, if so.
+    pub(super) fn route(&self, name: &str, issuer: Option<&str>) -> RouteMetrics {
+        self.families.route(name, issuer)
     }
 
     /// The series of requests that took no route.
@@ -127,7 +127,7 @@ impl Metrics {
 impl Metrics {
     /// Takes the series of a route away, which a reload has removed.
     pub fn forget(&self, route: &str) {
-        let Families { requests, durations, injected, replays, expiry } = &self.families;
+        let Families { requests, durations, injected, replays, expiry: _ } = &self.families;
         // An error means that there is none.
         for class in CLASSES {
             let _ = requests.remove_label_values(&[route, class]);
@@ -139,12 +139,16 @@ impl Metrics {
             let _ = replays.remove_label_values(&[route, outcome]);
         }
         let _ = durations.remove_label_values(&[route]);
-        let _ = expiry.remove_label_values(&[route]);
+    }
+
+    /// Takes the expiry of a route's own token away, which a reload has removed or moved to another server.
+    pub fn forget_expiry(&self, route: &str, issuer: &str) {
+        let _ = self.families.expiry.remove_label_values(&[route, issuer]);
     }
 }
 
 impl Families {
-    fn route(&self, name: &str, own: bool) -> RouteMetrics {
+    fn route(&self, name: &str, issuer: Option<&str>) -> RouteMetrics {
         RouteMetrics {
             classes: CLASSES.map(|class| self.requests.with_label_values(&[name, class])),
             duration: self.durations.with_label_values(&[name]),
@@ -152,7 +156,7 @@ impl Families {
             legacy_secret: self.injected.with_label_values(&[name, "legacy_secret"]),
             replayed: self.replays.with_label_values(&[name, "replayed"]),
             not_replayed: self.replays.with_label_values(&[name, "not_replayed"]),
-            expiry: own.then(|| self.expiry.with_label_values(&[name])),
+            expiry: issuer.map(|server| self.expiry.with_label_values(&[name, server])),
         }
     }
 }

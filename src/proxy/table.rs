@@ -116,14 +116,13 @@ impl Entry {
             }
             _ => (None, None, false),
         };
-        let own = slot.as_ref().is_some_and(|slot| !slot.grant().is_delegated());
         let credential = match &route.credential {
             Credential::LegacySecret { header, .. } => Some(header.clone()),
             _ => None,
         };
         let peer = Peer::new(route.upstream.origin.clone(), route.upstream.tls.as_ref(), parts.identity, parts.clock)?;
         Ok(Self {
-            metrics: Arc::new(parts.metrics.route(&route.name, own)),
+            metrics: Arc::new(parts.metrics.route(&route.name, route.own_issuer())),
             // The agent's identity has ended: then nothing goes out in its name, static keys included.
             needs_identity: needs_token_identity
                 || peer.needs_identity()

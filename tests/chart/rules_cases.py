@@ -6,6 +6,7 @@ from pathlib import Path
 from rules import play
 
 MINUTE, STEP = 60, 30
+POD = {"namespace": "agents", "pod": "calendar-1"}
 INJECTOR = {"namespace": "idjag-proxy", "job": "injector"}
 
 
@@ -29,6 +30,18 @@ def one_refused_pod(promtool: Path, rules: list[Path]):
     """Somebody's `kubectl apply` of a pod, whom the refusal has told all that there is to say."""
     series = [_refusals("injector-1", [10 * MINUTE], 60 * MINUTE), _refusals("injector-2", [], 60 * MINUTE)]
     _play(promtool, rules, series, [("IdjagInjectorRefusesPods", at * MINUTE, []) for at in range(5, 60)])
+
+
+def token_of_another_server(promtool: Path, rules: list[Path]):
+    """Two servers, two tokens that end at the same time: one server refuses to renew, the other was not asked."""
+    expiry, renewals = "idjag_proxy_token_expiry_timestamp_seconds", "idjag_proxy_token_refreshes_total"
+    routes = [POD | {"route": "events", "server": "sso"}, POD | {"route": "contacts", "server": "crm"}]
+    series = [_series(expiry, labels, f"{60 * MINUTE}x120") for labels in routes]
+    for server, failures in {"sso": "0x120", "crm": "0+1x120"}.items():
+        series.append(_series(renewals, POD | {"server": server, "outcome": "success"}, "0x120"))
+        series.append(_series(renewals, POD | {"server": server, "outcome": "failure"}, failures))
+    cases = [("IdjagProxyTokenExpiresSoon", 45 * MINUTE, []), ("IdjagProxyTokenExpiresSoon", 55 * MINUTE, routes[1:])]
+    _play(promtool, rules, series, cases)
 
 
 def _backoff(begins: float, ends: float) -> list[float]:
@@ -58,4 +71,5 @@ def _play(promtool: Path, rules: list[Path], series: list[dict], cases: list):
 CASES = {
     "refused pods: it stays while their controller tries again": refused_pods_with_backoff,
     "refused pods: not for one that nobody tries again": one_refused_pod,
+    "a token that ends soon: by the server that does not renew it": token_of_another_server,
 }

@@ -20,7 +20,7 @@ def expectations(story: Story, world) -> list[tuple[str, float, list[dict]]]:
     refused = lambda namespace: {"namespace": namespace, "reason": "no_route"}
     rejected = {"namespace": "calendar-agents", "reason": "authorization_misconfigured"}
     failing = {"namespace": "research-agents", "server": "sso", "leg": "access", "outcome": "busy"}
-    papers = [research | {"route": f"papers-{number}"} for number in range(4)]
+    papers = [research | {"route": f"papers-{number}", "server": "sso"} for number in range(4)]
     found = [
         ("IdjagProxyExchangesFailing", marks["outage"] + 8, []),
         ("IdjagProxyExchangesFailing", marks["outage"] + 32, [failing]),

@@ -294,7 +294,7 @@ async fn every_series_is_there_from_the_start_and_hostile_requests_make_none() {
         "token_cache_total{result=\"miss\",tier=\"id_jag\"}",
         "token_cache_entries{tier=\"id_jag\"}",
         "token_cache_bytes{tier=\"id_jag\"}",
-        "token_expiry_timestamp_seconds{route=\"api\"}",
+        "token_expiry_timestamp_seconds{route=\"api\",server=\"corp\"}",
         "svid_expiry_timestamp_seconds",
         "svid_updates_total{result=\"refused\"}",
         "workload_api_connected",
@@ -361,10 +361,11 @@ async fn a_reload_brings_the_series_of_its_routes_and_servers_and_takes_the_othe
     let proxy = world.proxy().await;
     let of = |text: &str, label: &str, name: &str| -> BTreeSet<String> {
         let wanted = format!("{label}=\"{name}\"");
+    // A series may bear both, so that the new names are compared as the old ones.
         series(text)
             .into_iter()
             .filter(|series| series.contains(&wanted))
-            .map(|series| series.replace(&wanted, label))
+            .map(|series| series.replace("\"twin\"", "\"corp\"").replace("\"other\"", "\"api\""))
             .collect()
     };
     let before = proxy.scrape().await;
@@ -381,4 +382,24 @@ async fn a_reload_brings_the_series_of_its_routes_and_servers_and_takes_the_othe
     }
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
     assert_eq!(proxy.metric("exchanges_total{leg=\"access\",outcome=\"success\",server=\"twin\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn the_expiry_of_a_token_follows_its_route_to_another_server() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let expiries = |text: &str| -> BTreeSet<String> {
+        series(text)
+            .into_iter()
+            .filter(|series| series.contains("token_expiry_") && series.contains("\"api\""))
+            .collect()
+    };
+    let of = |server: &str| {
+        BTreeSet::from([format!("idjag_proxy_token_expiry_timestamp_seconds{{route=\"api\",server=\"{server}\"}}")])
+    };
+    assert_eq!(expiries(&proxy.scrape().await), of("corp"));
+    let old = world.preamble() + &world.routes();
+    world.write("proxy.yaml", &old.replace("corp:", "twin:").replace("server: corp", "server: twin"));
+    proxy.until_metric("config_reloads_total{result=\"accepted\"}", |count| count >= 1.0).await;
+    assert_eq!(expiries(&proxy.scrape().await), of("twin"));
 }
