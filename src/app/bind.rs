@@ -201,6 +201,7 @@ fn identity(
 ) -> prometheus::Result<(Option<IdentityTask>, Option<Identity>)> {
     let metrics = identity::Metrics::new(registry)?;
     let Some(source) = &config.identity else { return Ok((None, None)) };
+    metrics.require();
     let (task, identity) = match source {
         IdentitySource::WorkloadApi(settings) => {
             let (task, identity) = WorkloadApi::new(settings.clone(), clock.clone(), metrics);

@@ -10,6 +10,7 @@ pub struct Metrics {
     pub(super) refused: IntCounter,
     /// 1 while the X.509 stream is open and has delivered; stays 0 with PEM files.
     pub(super) connected: IntGauge,
+    required: IntGauge,
 }
 
 impl Metrics {
@@ -30,10 +31,20 @@ impl Metrics {
             "idjag_proxy_workload_api_connected",
             "Whether the Workload API's X.509 stream is open and has delivered",
         )?;
+        let required = IntGauge::new(
+            "idjag_proxy_identity_required",
+            "Whether the configuration needs an identity: without one the proxy is then not ready",
+        )?;
+        registry.register(Box::new(required.clone()))?;
         registry.register(Box::new(expiry.clone()))?;
         registry.register(Box::new(updates.clone()))?;
         registry.register(Box::new(connected.clone()))?;
         let (accepted, refused) = (updates.with_label_values(&["accepted"]), updates.with_label_values(&["refused"]));
-        Ok(Self { expiry, accepted, refused, connected })
+        Ok(Self { expiry, accepted, refused, connected, required })
+    }
+
+    /// Says that the configuration needs an identity.
+    pub fn require(&self) {
+        self.required.set(1);
     }
 }

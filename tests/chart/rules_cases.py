@@ -44,6 +44,18 @@ def token_of_another_server(promtool: Path, rules: list[Path]):
     _play(promtool, rules, series, cases)
 
 
+def identity_where_one_is_needed(promtool: Path, rules: list[Path]):
+    """Not ready and without an SVID: one waits for an eager token and needs no SVID, one needs it, one is too old to say."""
+    series = []
+    for pod, required in {"none-needed": "0x60", "one-needed": "1x60", "old": None}.items():
+        labels = {"namespace": "agents", "pod": pod}
+        series += [_series(f"idjag_proxy_{name}", labels, "0x60") for name in ("svid_expiry_timestamp_seconds", "ready")]
+        series += [_series("idjag_proxy_identity_required", labels, required)] if required else []
+    fires = [{"namespace": "agents", "pod": pod} for pod in ("one-needed", "old")]
+    cases = [("IdjagProxyNoIdentity", 4 * MINUTE, []), ("IdjagProxyNoIdentity", 6 * MINUTE, fires)]
+    _play(promtool, rules, series, cases)
+
+
 def _backoff(begins: float, ends: float) -> list[float]:
     tries, at, wait = [], begins, 0.005
     while at < ends:
@@ -72,4 +84,5 @@ CASES = {
     "refused pods: it stays while their controller tries again": refused_pods_with_backoff,
     "refused pods: not for one that nobody tries again": one_refused_pod,
     "a token that ends soon: by the server that does not renew it": token_of_another_server,
+    "no identity: only where one is needed": identity_where_one_is_needed,
 }

@@ -352,6 +352,8 @@ async fn series_of_the_identity_are_there_where_none_is_configured() {
     ] {
         assert_eq!(proxy.metric(series).await, 0.0, "{series}");
     }
+    assert_eq!(proxy.metric("identity_required").await, 0.0);
+    assert_eq!(world.proxy().await.metric("identity_required").await, 1.0);
     assert_eq!(proxy.get("http://open.test/x").await.status, 200);
 }
 
@@ -359,9 +361,9 @@ async fn series_of_the_identity_are_there_where_none_is_configured() {
 async fn a_reload_brings_the_series_of_its_routes_and_servers_and_takes_the_others_away() {
     let world = World::open().await;
     let proxy = world.proxy().await;
+    // A series may bear both, so that the new names are compared as the old ones.
     let of = |text: &str, label: &str, name: &str| -> BTreeSet<String> {
         let wanted = format!("{label}=\"{name}\"");
-    // A series may bear both, so that the new names are compared as the old ones.
         series(text)
             .into_iter()
             .filter(|series| series.contains(&wanted))
