@@ -34,12 +34,12 @@ class Suite:
         self.tools, self.helm, self.proxy, self.update = tools, helm, proxy, update
         self.case = Checks()
 
-    def template(self, *arguments, chart: Path = CHART) -> tuple[int, str, str]:
-        base = [self.helm, "template", "idjag-proxy", chart, "--namespace", "idjag-proxy", "--kube-version", KUBERNETES]
+    def template(self, *arguments, chart: Path = CHART, name: str = "idjag-proxy") -> tuple[int, str, str]:
+        base = [self.helm, "template", name, chart, "--namespace", name, "--kube-version", KUBERNETES]
         return text_of([*base, *arguments])
 
-    def rendered(self, *arguments, chart: Path = CHART) -> str:
-        return succeed(self.template(*arguments, chart=chart))
+    def rendered(self, *arguments, chart: Path = CHART, name: str = "idjag-proxy") -> str:
+        return succeed(self.template(*arguments, chart=chart, name=name))
 
 
 def main():
@@ -76,6 +76,8 @@ def run(suite: Suite, whole: bool):
     for values in sorted((CHART / "ci").glob("*-values.yaml")):
         suite.case(f"golden: {values.stem}", golden, suite, values)
         suite.case(f"kubeconform: {values.stem}", conform, suite, values)
+    for name in ("123", "1e3", "true"):
+        suite.case(f"kubeconform: everything is called {name}", odd_names, suite, name)
     suite.case("kubeconform: a wrong key is seen", control, suite)
     suite.case("the monitors come with their kinds", monitors, suite)
     suite.case("no certificate is rendered, nor anything that the injector writes", nothing_of_the_injectors, suite)
@@ -116,7 +118,37 @@ def in_order(text: str) -> str:
 
 
 def conform(suite: Suite, values: Path):
-    text = suite.rendered("--values", values)
+    takes(suite, suite.rendered("--values", values))
+
+
+def odd_names(suite: Suite, name: str):
+    """Names that Kubernetes allows and YAML takes for something else, wherever a name can be given."""
+    image = {"registry": "", "repository": "x", "tag": name}
+    values = {
+        "fullnameOverride": name,
+        "images": {"pullSecrets": [name], "injector": image, "sidecar": image},
+        "injector": {"priorityClassName": name, "nodeSelector": {"pool": name}, "podLabels": {"team": name}},
+        "serviceAccount": {"annotations": {"role": name}},
+        "agents": {"namespaces": [name], "configMapName": name, "config": {"routes": []}},
+        "monitoring": {kind: {"create": "always", "labels": {"release": name}} for kind in ("podMonitor", "serviceMonitor", "prometheusRule")},
+        "test": {"namespace": "agents"},
+    }
+    values["monitoring"]["podMonitor"]["namespaces"] = [name]
+    values["monitoring"]["dashboard"] = {"namespace": name, "annotations": {"folder": name}}
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        json.dump(values, file)
+        file.flush()
+        takes(suite, suite.rendered("--values", file.name, name=name))
+        del values["fullnameOverride"], values["test"]
+        file.seek(0)
+        file.truncate()
+        json.dump(values | {"nameOverride": name}, file)
+        file.flush()
+        takes(suite, suite.rendered("--values", file.name, name=name))
+
+
+def takes(suite: Suite, text: str):
+    """Each Kubernetes takes it."""
     own = f"{HERE}/schemas/{{{{.Group}}}}/{{{{.ResourceKind}}}}_{{{{.ResourceAPIVersion}}}}.json"
     locations = ["-schema-location", suite.tools.schema_location, "-schema-location", own]
     for version in VERSIONS:

@@ -13,18 +13,20 @@
 {{- include "idjag-proxy.fullname" . }}-injector
 {{- end -}}
 
+{{/* A Deployment's selector never changes: no value and no version goes into it. Names are quoted here as everywhere, because YAML takes
+some of those that Kubernetes allows for numbers or booleans. */}}
 {{- define "idjag-proxy.selector" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ .Chart.Name | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: injector
 {{- end -}}
 
 {{- define "idjag-proxy.labels" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ .Chart.Name | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
 {{- end -}}
 
 {{/* An image's full name. Takes (list $ image). */}}
@@ -46,8 +48,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "idjag-proxy.podSecurity" -}}
 runAsNonRoot: true
 {{- with .Values.injector.runAsUser }}
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
+# A number of ten digits, as OpenShift has them, would be written as 1e+09.
+runAsUser: {{ int64 . }}
+runAsGroup: {{ int64 . }}
 {{- end }}
 seccompProfile:
   type: RuntimeDefault
