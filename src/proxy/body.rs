@@ -3,11 +3,14 @@ use super::headers::strip_trailers;
 use super::traffic::InFlight;
 use super::upstream::Lease;
 use bytes::Bytes;
+use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
@@ -56,8 +59,8 @@ pub struct Streamed {
 }
 
 impl Streamed {
-    pub(super) fn new(inner: Incoming, idle: Duration, lease: Option<Lease>, in_flight: InFlight) -> Self {
-        Self { inner, idle: Idle::new(idle), lease, _in_flight: in_flight }
+    pub(super) fn new(inner: Incoming, idle: Duration, lease: Lease, in_flight: InFlight) -> Self {
+        Self { inner, idle: Idle::new(idle), lease: Some(lease), _in_flight: in_flight }
     }
 }
 
@@ -79,7 +82,7 @@ impl Body for AgentBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Upstream(streamed) => {
-                let polled = poll_source(&mut streamed.inner, &mut streamed.idle, cx);
+                let polled = poll_source(&mut streamed.inner, (&mut streamed.idle, &[]), cx);
                 if matches!(polled, Poll::Ready(None))
                     && let Some(lease) = streamed.lease.take()
                 {
@@ -120,35 +123,116 @@ pub(super) struct Upload {
     left: Option<u64>,
     idle: Idle,
     progress: Rc<Progress>,
+    reserved: Arc<[HeaderName]>,
+}
+
+/// What an upload is held to by its route.
+pub(super) struct UploadRules {
+    /// Bytes; absent: any size.
+    pub(super) limit: Option<u64>,
+    /// The longest without a byte.
+    pub(super) idle: Duration,
+    /// Fields that no trailer may have.
+    pub(super) reserved: Arc<[HeaderName]>,
 }
 
 /// How far an upload is, for the deadline of the response, which begins when it ends.
 #[derive(Debug)]
 pub(super) struct Progress {
     last: Cell<Instant>,
-    too_large: Cell<bool>,
+    ended: Cell<bool>,
+    fault: Cell<Option<UploadFault>>,
+}
+
+/// Why an upload was given up, where that was the agent's doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UploadFault {
+    /// It is larger than its route allows.
+    TooLarge,
+    /// It broke off, or was not framed as it said.
+    Broken,
+    /// Nothing came for the route's idle timeout.
+    Idle,
 }
 
 impl Progress {
-    /// None yet.
+    /// None yet, of a request without a body to wait for.
     pub(super) fn new() -> Rc<Self> {
-        Rc::new(Self { last: Cell::new(Instant::now()), too_large: Cell::new(false) })
+        Rc::new(Self { last: Cell::new(Instant::now()), ended: Cell::new(true), fault: Cell::new(None) })
     }
 
-    /// When the last frame passed.
+    /// When the last frame passed, or the request began to be sent.
     pub(super) fn last(&self) -> Instant {
         self.last.get()
     }
 
-    /// Whether the upload was ended because it is larger than its route allows.
-    pub(super) fn too_large(&self) -> bool {
-        self.too_large.get()
+    /// Whether the upstream has the whole request, or will get no more of it.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// Something passed.
+    pub(super) fn moved(&self) {
+        self.last.set(Instant::now());
+    }
+
+    pub(super) fn fault(&self) -> Option<UploadFault> {
+        self.fault.get()
     }
 }
 
 impl RequestBody {
-    pub(super) fn streamed(inner: Incoming, limit: Option<u64>, idle: Duration, progress: Rc<Progress>) -> Self {
-        Self::Streamed(Box::new(Upload { inner, left: limit, idle: Idle::new(idle), progress }))
+    pub(super) fn streamed(inner: Incoming, rules: UploadRules, progress: &Rc<Progress>) -> Self {
+        progress.ended.set(false);
+        let UploadRules { limit: left, idle, reserved } = rules;
+        Self::Streamed(Box::new(Upload { inner, left, idle: Idle::new(idle), progress: Rc::clone(progress), reserved }))
+    }
+}
+
+impl RequestBody {
+    /// Collects it for a replay. The route's idle timeout holds here too.
+    pub(super) async fn keep(self, progress: &Progress) -> Result<Self, UploadFault> {
+        let collected = self.collect().await;
+        collected
+            .map(|kept| Self::Kept(Some(kept.to_bytes())))
+            .map_err(|_| progress.fault().unwrap_or(UploadFault::Broken))
+    }
+}
+
+impl Upload {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = poll_source(&mut self.inner, (&mut self.idle, &self.reserved), cx);
+        let Poll::Ready(Some(Ok(frame))) = &polled else { return polled };
+        if let Some(left) = &mut self.left {
+            let size = frame.data_ref().map_or(0, |data| data.len() as u64);
+            let Some(rest) = left.checked_sub(size) else { return Poll::Ready(Some(Err(BodyError::TooLarge))) };
+            *left = rest;
+        }
+        polled
+    }
+
+    fn observe(&self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
+        let progress = &self.progress;
+        match polled {
+            Poll::Pending => return,
+            Poll::Ready(Some(Ok(_))) => progress.ended.set(self.inner.is_end_stream()),
+            Poll::Ready(Some(Err(error))) => progress.fault.set(Some(match error {
+                BodyError::TooLarge => UploadFault::TooLarge,
+                BodyError::Idle => UploadFault::Idle,
+                BodyError::Source(_) => UploadFault::Broken,
+            })),
+            Poll::Ready(None) => progress.ended.set(true),
+        }
+        progress.moved();
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // hyper lets go of a body that is done with, or that the upstream does not want.
+        if !self.progress.ended.replace(true) {
+            self.progress.moved();
+        }
     }
 }
 
@@ -157,25 +241,14 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let upload = match self.get_mut() {
-            Self::Kept(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Streamed(upload) => upload,
-        };
-        let polled = poll_source(&mut upload.inner, &mut upload.idle, cx);
-        if polled.is_ready() {
-            upload.progress.last.set(Instant::now());
-        }
-        if let (Some(left), Poll::Ready(Some(Ok(frame)))) = (&mut upload.left, &polled) {
-            let size = frame.data_ref().map_or(0, |data| data.len() as u64);
-            match left.checked_sub(size) {
-                Some(rest) => *left = rest,
-                None => {
-                    upload.progress.too_large.set(true);
-                    return Poll::Ready(Some(Err(BodyError::TooLarge)));
-                }
+        match self.get_mut() {
+            Self::Kept(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Self::Streamed(upload) => {
+                let polled = upload.poll_frame(cx);
+                upload.observe(&polled);
+                polled
             }
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -195,7 +268,7 @@ impl Body for RequestBody {
 
 fn poll_source(
     inner: &mut Incoming,
-    idle: &mut Idle,
+    (idle, reserved): (&mut Idle, &[HeaderName]),
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
     match Pin::new(inner).poll_frame(cx) {
@@ -203,7 +276,7 @@ fn poll_source(
             idle.moved();
             // RFC 9110 §6.5.1: a trailer never carries a credential or framing.
             Poll::Ready(Some(Ok(match frame.into_trailers() {
-                Ok(trailers) => Frame::trailers(strip_trailers(trailers)),
+                Ok(trailers) => Frame::trailers(strip_trailers(trailers, reserved)),
                 Err(frame) => frame,
             })))
         }

@@ -9,7 +9,7 @@ use super::relay;
 use super::table::{Entry, Table};
 use super::target::{self, Destination};
 use super::traffic::InFlight;
-use super::upstream::dial;
+use super::upstream::{Allowed, dial};
 use super::worker::{Downstream, Worker};
 use crate::policy::{Credential, Decision, Origin, Scheme};
 use http::uri::Authority;
@@ -48,7 +48,7 @@ pub(super) async fn serve(
     outcome.to(&destination);
     let entry = route(&table, &destination)?;
     outcome.by(&entry.route.name, &entry.metrics);
-    let opaque = opaque(&table, entry);
+    let opaque = opaque(entry);
     if !opaque && destination.scheme == Scheme::Https {
         let detail = format!(
             "Call it as http://{}/: this proxy speaks TLS with it and puts the credential on.",
@@ -87,16 +87,16 @@ fn route<'t>(table: &'t Table, destination: &Destination) -> Result<&'t Arc<Entr
 }
 
 /// Whether TLS may pass through unseen.
-fn opaque(table: &Table, entry: &Arc<Entry>) -> bool {
-    let passing = table.pass.as_ref().is_some_and(|pass| Arc::ptr_eq(pass, entry));
-    passing || matches!(entry.route.credential, Credential::Tunnel)
+fn opaque(entry: &Entry) -> bool {
+    entry.passes || matches!(entry.route.credential, Credential::Tunnel)
 }
 
 async fn reach(worker: &Worker, entry: &Entry, destination: &Destination) -> Result<TcpStream, Refusal> {
     let named =
         || Origin { scheme: destination.scheme, host: destination.host.as_str().into(), port: destination.port };
     let origin = entry.route.upstream.origin.clone().unwrap_or_else(named);
-    dial(&origin, &worker.shared.guard, entry.route.timeouts.connect).await.map_err(|error| {
+    let allowed = Allowed { guard: &worker.shared.guard, named: !entry.passes };
+    dial(&origin, allowed, entry.route.timeouts.connect).await.map_err(|error| {
         tracing::warn!(route = %entry.route.name, upstream = %origin.authority(), %error, "a tunnel could not be opened");
         Refusal::from(error)
     })

@@ -1,5 +1,5 @@
 //! Everything that can go wrong with a request, whose fault it is, and the one place that makes the answer.
-use super::body::AgentBody;
+use super::body::{AgentBody, UploadFault};
 use crate::exchange::Fault;
 use crate::token::TokenError;
 use bytes::Bytes;
@@ -290,6 +290,18 @@ impl Refusal {
             headers.insert("grpc-message", value);
         }
         response
+    }
+}
+
+impl From<UploadFault> for Refusal {
+    fn from(fault: UploadFault) -> Self {
+        match fault {
+            UploadFault::TooLarge => Self::new(Reason::BodyTooLarge, "The body is larger than its route allows."),
+            UploadFault::Broken => {
+                Self::new(Reason::MalformedRequest, "The body broke off, or is not framed as it says.")
+            }
+            UploadFault::Idle => Self::new(Reason::MalformedRequest, "The body did not come within the idle timeout."),
+        }
     }
 }
 

@@ -11,14 +11,14 @@ pub enum Own {
 }
 
 /// Removes from a request what must not be forwarded: hop-by-hop fields (RFC 9110 §7.6.1), the fields that `Connection`
-/// nominates, fields that only we may assert, and the headers that carry users' tokens. It runs before anything of ours is
-/// placed, so that a nomination cannot strip a credential (HP-3).
-pub fn strip_request(headers: &mut HeaderMap, own: Own, user_headers: &[HeaderName]) {
+/// nominates, fields that only we may assert, and those in `reserved`: the headers that carry users' tokens, and the route's own
+/// credential. It runs before anything of ours is placed, so that a nomination cannot strip a credential (HP-3).
+pub fn strip_request(headers: &mut HeaderMap, own: Own, reserved: &[HeaderName]) {
     remove_nominated(headers);
     let doomed = |name: &HeaderName| {
         is_hop_by_hop(name)
             || is_forwarding(name)
-            || user_headers.contains(name)
+            || is_reserved(name, reserved)
             || (own == Own::Removed && speaks_for_somebody(name))
     };
     remove(headers, doomed);
@@ -31,33 +31,36 @@ pub(super) fn strip_response(headers: &mut HeaderMap) {
 }
 
 /// RFC 9110 §6.5.1: fields that frame, route, or authenticate have no business in a trailer.
-pub(super) fn strip_trailers(mut trailers: HeaderMap) -> HeaderMap {
+pub(super) fn strip_trailers(mut trailers: HeaderMap, reserved: &[HeaderName]) -> HeaderMap {
     let doomed = |name: &HeaderName| {
         is_hop_by_hop(name)
             || is_forwarding(name)
+            || is_reserved(name, reserved)
             || speaks_for_somebody(name)
-            || matches!(
-                name.as_str(),
-                "host"
-                    | "content-length"
-                    | "content-encoding"
-                    | "content-type"
-                    | "content-range"
-                    | "cookie"
-                    | "set-cookie"
-                    | "www-authenticate"
-                    | "cache-control"
-                    | "expect"
-                    | "max-forwards"
-                    | "range"
-                    | "age"
-                    | "expires"
-                    | "date"
-                    | "location"
-                    | "retry-after"
-                    | "vary"
-                    | "via"
-            )
+            || any_spelling(name.as_str(), |name| {
+                matches!(
+                    name,
+                    "host"
+                        | "content-length"
+                        | "content-encoding"
+                        | "content-type"
+                        | "content-range"
+                        | "cookie"
+                        | "set-cookie"
+                        | "www-authenticate"
+                        | "cache-control"
+                        | "expect"
+                        | "max-forwards"
+                        | "range"
+                        | "age"
+                        | "expires"
+                        | "date"
+                        | "location"
+                        | "retry-after"
+                        | "vary"
+                        | "via"
+                )
+            })
     };
     remove(&mut trailers, doomed);
     trailers
@@ -115,19 +118,27 @@ fn remove(headers: &mut HeaderMap, doomed: impl Fn(&HeaderName) -> bool) {
 
 /// RFC 9110 §7.6.1 and HP-2: fields of one hop, whether or not `Connection` names them. `Trailer` stays: trailers are forwarded.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
-            | "proxy-authorization"
-            | "proxy-authenticate"
-            | "proxy-authentication-info"
-            | "http2-settings"
-    )
+    any_spelling(name.as_str(), |name| {
+        matches!(
+            name,
+            "connection"
+                | "keep-alive"
+                | "proxy-connection"
+                | "te"
+                | "transfer-encoding"
+                | "upgrade"
+                | "proxy-authorization"
+                | "proxy-authenticate"
+                | "proxy-authentication-info"
+                | "http2-settings"
+        )
+    })
+}
+
+fn is_reserved(name: &HeaderName, reserved: &[HeaderName]) -> bool {
+    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let same = |one: &str, other: &str| one.bytes().map(dashed).eq(other.bytes().map(dashed));
+    reserved.iter().any(|reserved| same(reserved.as_str(), name.as_str()))
 }
 
 /// Fields by which a peer learns who is calling; only a proxy may write them, and this one writes none.
@@ -200,6 +211,9 @@ mod tests {
             ("forwarded", "for=1"),
             ("signature-input", "x"),
             ("x-user-token", "eyJ"),
+            ("x_user-token", "eyJ"),
+            ("proxy_authorization", "Basic x"),
+            ("transfer_encoding", "chunked"),
             ("te", "trailers"),
             ("proxy-authorization", "Basic x"),
         ]);
@@ -225,12 +239,15 @@ mod tests {
 
     #[test]
     fn trailers_carry_no_credential_and_no_framing() {
-        let trailers = strip_trailers(map(&[
+        let sent = map(&[
             ("grpc-status", "0"),
             ("authorization", "x"),
             ("content-length", "5"),
+            ("content_length", "5"),
+            ("x_api_key", "x"),
             ("x-sum", "1"),
-        ]));
+        ]);
+        let trailers = strip_trailers(sent, &[HeaderName::from_static("x-api-key")]);
         assert_eq!(names(&trailers), ["grpc-status", "x-sum"]);
     }
 

@@ -110,7 +110,8 @@ impl Metrics {
 
     /// Brings the gauges of connections up to date. An agent's connection counts as active where a request is in flight for it.
     pub fn observe(&self, traffic: &Traffic) {
-        self.upstream_active.set(self.upstream_open.get() - self.upstream_idle.get());
+        // One that has ended counts as idle until the next sweep.
+        self.upstream_active.set((self.upstream_open.get() - self.upstream_idle.get()).max(0));
         let active = traffic.requests().clamp(0, traffic.connections());
         self.downstream[0].set(active);
         self.downstream[1].set(traffic.connections() - active);

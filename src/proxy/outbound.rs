@@ -1,5 +1,5 @@
 //! One request, from the agent to the upstream and back: the stages in order, errors leave by `?`.
-use super::body::{AgentBody, Progress, RequestBody, Streamed};
+use super::body::{AgentBody, Progress, RequestBody, Streamed, UploadRules};
 use super::connect;
 use super::error::{Reason, Refusal};
 use super::headers::{self, Own};
@@ -8,14 +8,13 @@ use super::table::{Entry, Table};
 use super::target::{self, Destination};
 use super::traffic::InFlight;
 use super::upgrade;
-use super::upstream::{Call, Key, Lease, Protocol, Repeat, send};
+use super::upstream::{Call, Key, Lease, Protocol, Repeat, SendError, send};
 use super::worker::{Downstream, Worker};
 use crate::policy::{Credential, Decision, TokenSource};
 use crate::token::{AccessToken, Delegated, UserToken};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use std::rc::Rc;
@@ -81,7 +80,7 @@ async fn serve(
     let upgrade = upgrade::requested(&mut parts);
     let key = key(entry, &destination, upgrade.is_some(), &parts)?;
     let te = headers::accepts_trailers(&parts.headers);
-    headers::strip_request(&mut parts.headers, own(entry), &table.user_headers);
+    headers::strip_request(&mut parts.headers, own(entry), &entry.reserved);
     place(&mut parts, &credential, entry, (te, worker))?;
     if let Some((protocol, _)) = &upgrade {
         upgrade::ask(&mut parts.headers, protocol);
@@ -268,11 +267,10 @@ impl Outgoing {
         let keep = |size: u64| entry.route.replay_max_body.is_some_and(|max| size <= max as u64);
         let body = if body.is_end_stream() {
             RequestBody::Kept(None)
-        } else if known.is_some_and(keep) {
-            let broken = |_| Refusal::new(Reason::MalformedRequest, "The body broke off.");
-            RequestBody::Kept(Some(body.collect().await.map_err(broken)?.to_bytes()))
         } else {
-            RequestBody::streamed(body, limit, entry.route.timeouts.idle, Rc::clone(&progress))
+            let rules = UploadRules { limit, idle: entry.route.timeouts.idle, reserved: Arc::clone(&entry.reserved) };
+            let streamed = RequestBody::streamed(body, rules, &progress);
+            if known.is_some_and(keep) { streamed.keep(&progress).await? } else { streamed }
         };
         let mut request = Request::from_parts(parts, body);
         *request.uri_mut() = Uri::from(destination.path.clone());
@@ -288,7 +286,7 @@ async fn forward(
     key: &Arc<Key>,
     outgoing: Outgoing,
     held: Held,
-) -> Result<(Response<Incoming>, Option<Lease>), Refusal> {
+) -> Result<(Response<Incoming>, Lease), Refusal> {
     let repeat = Repeat::of(&outgoing.request);
     let call = Call {
         key,
@@ -334,12 +332,17 @@ fn refuses_token(response: &Response<Incoming>) -> bool {
 }
 
 /// The log gets the whole story, the agent what it can use.
-pub(super) fn report(entry: &Entry, key: &Key, error: super::upstream::SendError) -> Refusal {
-    tracing::warn!(route = %entry.route.name, upstream = %key.authority(), %error, "a request did not get an answer from its upstream");
+pub(super) fn report(entry: &Entry, key: &Key, error: SendError) -> Refusal {
+    let (route, upstream) = (&entry.route.name, key.authority());
+    if let SendError::Upload(_) = error {
+        tracing::info!(%route, %error, "a request was given up: its body did not come as it should");
+    } else {
+        tracing::warn!(%route, %upstream, %error, "a request did not get an answer from its upstream");
+    }
     Refusal::from(error)
 }
 
-type Attached = (Option<Lease>, Option<(HeaderValue, OnUpgrade)>, InFlight);
+type Attached = (Lease, Option<(HeaderValue, OnUpgrade)>, InFlight);
 
 fn answer(
     worker: &Rc<Worker>,

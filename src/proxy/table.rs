@@ -15,8 +15,6 @@ use std::sync::Arc;
 pub struct Table {
     pub(super) policy: Policy,
     entries: Vec<Arc<Entry>>,
-    /// Headers that carry users' tokens on some route: they leave on none.
-    pub(super) user_headers: Vec<HeaderName>,
     /// Where requests of no route go, if they pass.
     pub(super) pass: Option<Arc<Entry>>,
 }
@@ -29,8 +27,12 @@ pub(super) struct Entry {
     pub(super) user_file: Option<Secret>,
     pub(super) metrics: Arc<RouteMetrics>,
     pub(super) peer: Peer,
+    /// Headers that the agent may not send on: those of users' tokens on any route, and of this route's own credential.
+    pub(super) reserved: Arc<[HeaderName]>,
     /// Whether the workload must have an identity for it now.
     pub(super) needs_identity: bool,
+    /// No route: the agent goes where it likes (`unmatched: pass`).
+    pub(super) passes: bool,
 }
 
 /// What a table is built with.
@@ -55,8 +57,6 @@ impl Table {
     /// # Errors
     /// A route whose TLS cannot be set up; the configuration's checks rule it out.
     pub fn new(policy: Policy, parts: &Parts<'_>) -> Result<Self, SetupError> {
-        let entries =
-            policy.routes().iter().map(|route| Entry::new(route, parts).map(Arc::new)).collect::<Result<_, _>>()?;
         let header = |route: &Arc<Route>| match &route.credential {
             Credential::Token(rule) => match &rule.source {
                 TokenSource::Header(name) => Some(name.clone()),
@@ -67,8 +67,12 @@ impl Table {
         let mut user_headers: Vec<HeaderName> = policy.routes().iter().filter_map(header).collect();
         user_headers.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         user_headers.dedup();
-        let pass = (policy.unmatched() == Unmatched::Pass).then(|| Entry::passing(parts).map(Arc::new)).transpose()?;
-        Ok(Self { policy, entries, user_headers, pass })
+        let entries = policy.routes().iter().map(|route| Entry::new(route, parts, &user_headers).map(Arc::new));
+        let entries = entries.collect::<Result<_, _>>()?;
+        let pass = (policy.unmatched() == Unmatched::Pass)
+            .then(|| Entry::passing(parts, &user_headers).map(Arc::new))
+            .transpose()?;
+        Ok(Self { policy, entries, pass })
     }
 
     pub(super) fn entry(&self, index: usize) -> &Arc<Entry> {
@@ -108,7 +112,7 @@ impl Table {
 }
 
 impl Entry {
-    fn new(route: &Arc<Route>, parts: &Parts<'_>) -> Result<Self, SetupError> {
+    fn new(route: &Arc<Route>, parts: &Parts<'_>, user_headers: &[HeaderName]) -> Result<Self, SetupError> {
         let (slot, user_file, needs_token_identity) = match &route.credential {
             Credential::Token(rule) => {
                 let user = match &rule.source {
@@ -120,6 +124,10 @@ impl Entry {
             _ => (None, None, false),
         };
         let own = slot.as_ref().is_some_and(|slot| !slot.grant().is_delegated());
+        let credential = match &route.credential {
+            Credential::LegacySecret { header, .. } => Some(header.clone()),
+            _ => None,
+        };
         let peer = Peer::new(route.upstream.origin.clone(), route.upstream.tls.as_ref(), parts.identity, parts.clock)?;
         Ok(Self {
             metrics: Arc::new(parts.metrics.route(&route.name, own)),
@@ -127,6 +135,8 @@ impl Entry {
             needs_identity: needs_token_identity
                 || peer.needs_identity()
                 || (route.credential.injects() && parts.identity.is_some()),
+            passes: false,
+            reserved: user_headers.iter().cloned().chain(credential).collect(),
             route: Arc::clone(route),
             slot,
             user_file,
@@ -134,7 +144,7 @@ impl Entry {
         })
     }
 
-    fn passing(parts: &Parts<'_>) -> Result<Self, SetupError> {
+    fn passing(parts: &Parts<'_>, user_headers: &[HeaderName]) -> Result<Self, SetupError> {
         let route = Route {
             name: "none".into(),
             matcher: crate::policy::Match {
@@ -154,10 +164,12 @@ impl Entry {
         Ok(Self {
             metrics: parts.metrics.unrouted(),
             peer: Peer::passing(parts.pass_tls, parts.clock)?,
+            reserved: user_headers.into(),
             route: Arc::new(route),
             slot: None,
             user_file: None,
             needs_identity: false,
+            passes: true,
         })
     }
 }

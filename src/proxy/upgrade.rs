@@ -32,7 +32,7 @@ pub(super) fn ask(headers: &mut HeaderMap, protocol: &HeaderValue) {
 pub(super) fn relay(
     mut response: Response<Incoming>,
     asked: Option<(HeaderValue, OnUpgrade)>,
-    (idle, in_flight, lease): (Duration, InFlight, Option<Lease>),
+    (idle, in_flight, lease): (Duration, InFlight, Lease),
 ) -> Response<AgentBody> {
     let Some((_, agent)) = asked else {
         return Refusal::new(Reason::UpstreamBroken, "The upstream switched protocols unasked.").response(false);

@@ -1,21 +1,26 @@
 //! New connections: the name resolved once, the address checked, then connected to, then TLS.
 use super::peer::{Key, PeerTls, Protocol};
-use super::pool::{Connection, Lease, Made, Pool};
+use super::pool::{Connection, Made, Pool, Stream, Whole};
 use super::send::SendError;
 use crate::clock::Timestamp;
+use crate::identity::Identity;
 use crate::policy::Origin;
 use crate::proxy::body::RequestBody;
 use crate::proxy::executor::Local;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::{CertificateDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
@@ -34,7 +39,8 @@ impl Guard {
         Self { own }
     }
 
-    fn check(&self, host: &str, address: SocketAddr) -> Result<(), SendError> {
+    /// `named`: the configuration names this host, and not the agent alone.
+    fn check(&self, host: &str, named: bool, address: SocketAddr) -> Result<(), SendError> {
         let to_us = |own: &SocketAddr| {
             own.port() == address.port()
                 && (own.ip() == address.ip() || (own.ip().is_unspecified() && address.ip().is_loopback()))
@@ -43,12 +49,20 @@ impl Guard {
             return Err(SendError::Loop);
         }
         // Cloud metadata services live on link-local addresses: a name may not lead there, only a route that says the address.
-        let spelled_out = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+        let spelled_out = named && host.parse::<IpAddr>().is_ok();
         if is_link_local(address.ip()) && !spelled_out {
             return Err(SendError::Prohibited(address.ip()));
         }
         Ok(())
     }
+}
+
+/// Which addresses one connection may have.
+#[derive(Clone, Copy)]
+pub(crate) struct Allowed<'g> {
+    pub(crate) guard: &'g Guard,
+    /// Whether the configuration names the host, and not the agent alone.
+    pub(crate) named: bool,
 }
 
 fn is_link_local(ip: IpAddr) -> bool {
@@ -64,7 +78,9 @@ fn is_link_local(ip: IpAddr) -> bool {
 /// Connects and speaks the protocol that was agreed on.
 pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<Key>, guard: &Guard) -> Result<Connection, SendError> {
     let made = Made { at: Instant::now(), revision: key.revision() };
-    let stream = tcp(&key.origin, guard).await?;
+    // From before the handshake, so that no change of trust is missed.
+    let changes = key.tls.as_ref().and_then(|tls| tls.identity.as_ref()).map(Identity::changes);
+    let stream = tcp(&key.origin, Allowed { guard, named: key.named }).await?;
     let Some(tls) = &key.tls else {
         let http2 = key.protocol == Protocol::Http2;
         return speak(pool, key, made, TokioIo::new(stream), (http2, None)).await;
@@ -76,30 +92,52 @@ pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<Key>, guard: &Guard) -> R
     let (_, session) = stream.get_ref();
     let http2 = session.alpn_protocol() == Some(b"h2");
     let chain = session.peer_certificates().map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect());
-    let watched = tls.identity.as_ref().map(|_| Watched {
+    let watched = changes.map(|changes| Watched {
         tls: Arc::clone(tls),
         chain: chain.unwrap_or_default(),
         since: tls.clock.now(),
+        changes,
     });
     speak(pool, key, made, TokioIo::new(stream), (http2, watched)).await
 }
 
-/// A TCP connection to an origin, checked by `guard`.
-pub(super) async fn tcp(origin: &Origin, guard: &Guard) -> Result<TcpStream, SendError> {
+/// A TCP connection to an origin. Where its name has several addresses, each gets a head start over the next (RFC 8305 §5), so that one
+/// that does not answer costs a moment and not the whole deadline.
+pub(super) async fn tcp(origin: &Origin, allowed: Allowed<'_>) -> Result<TcpStream, SendError> {
     let host = origin.host.trim_start_matches('[').trim_end_matches(']');
-    let addresses = tokio::net::lookup_host((host, origin.port)).await.map_err(SendError::Resolve)?;
-    let mut last = None;
-    for address in addresses {
-        guard.check(&origin.host, address)?;
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                tune(&stream);
-                return Ok(stream);
-            }
-            Err(error) => last = Some(error),
+    let mut waiting = resolve(host, origin.port).await?.into_iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut last = SendError::Resolve(std::io::Error::other("the name has no address"));
+    loop {
+        if let Some(address) = waiting.next() {
+            allowed.guard.check(host, allowed.named, address)?;
+            attempts.push(TcpStream::connect(address));
+        } else if attempts.is_empty() {
+            return Err(last);
+        }
+        let more = !waiting.as_slice().is_empty();
+        tokio::select! {
+            Some(attempt) = attempts.next() => match attempt {
+                Ok(stream) => {
+                    tune(&stream);
+                    return Ok(stream);
+                }
+                Err(error) => last = SendError::Connect(error),
+            },
+            () = tokio::time::sleep(HEAD_START), if more => {}
         }
     }
-    Err(last.map_or_else(|| SendError::Resolve(std::io::Error::other("the name has no address")), SendError::Connect))
+}
+
+/// RFC 8305 §8: the recommended connection attempt delay.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// `localhost` is loopback, whatever a resolver says (RFC 6761 §6.3): plain HTTP is trusted there.
+async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, SendError> {
+    if host.eq_ignore_ascii_case("localhost") || host.to_ascii_lowercase().ends_with(".localhost") {
+        return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
+    }
+    Ok(tokio::net::lookup_host((host, port)).await.map_err(SendError::Resolve)?.collect())
 }
 
 /// No delay, because requests are small and whole; keep-alive, because a peer that vanished must be noticed.
@@ -122,6 +160,7 @@ struct Watched {
     tls: Arc<PeerTls>,
     chain: Vec<CertificateDer<'static>>,
     since: Timestamp,
+    changes: watch::Receiver<u64>,
 }
 
 async fn speak<I>(
@@ -139,9 +178,19 @@ where
         let mut builder = http2::Builder::new(Local);
         builder.timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30)).max_header_list_size(64 * 1024);
         let (sender, connection) = builder.handshake(io).await.map_err(SendError::Handshake)?;
-        pool.share(key, &sender, made);
+        let streams = pool.share(key, &sender, made);
+        let stream = Stream::new(&streams);
+        let connection = async move {
+            let mut connection = pin!(connection);
+            std::future::poll_fn(|cx| {
+                let polled = connection.as_mut().poll(cx);
+                streams.allow(connection.current_max_send_streams());
+                polled
+            })
+            .await
+        };
         tokio::task::spawn_local(run(connection, watched, live));
-        return Ok(Connection::Http2(sender));
+        return Ok(Connection::Http2(sender, stream));
     }
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(BUFFER)
@@ -149,7 +198,7 @@ where
         .await
         .map_err(SendError::Handshake)?;
     tokio::task::spawn_local(run(connection.with_upgrades(), watched, live));
-    Ok(Connection::Http1(Lease { sender, made, key: Arc::clone(key), pool: Rc::clone(pool) }))
+    Ok(Connection::Http1(Whole { sender, made, key: Arc::clone(key), pool: Rc::clone(pool) }))
 }
 
 /// Drives a connection until it ends, or until the authority that vouched for the peer is no longer trusted.
@@ -172,10 +221,9 @@ async fn run(connection: impl Future<Output = hyper::Result<()>>, watched: Optio
 }
 
 impl Watched {
-    async fn distrusted(&self) -> String {
-        let Some(identity) = &self.tls.identity else { return std::future::pending().await };
-        let mut changes = identity.changes();
-        while changes.changed().await.is_ok() {
+    async fn distrusted(mut self) -> String {
+        let Some(identity) = self.tls.identity.clone() else { return std::future::pending().await };
+        while self.changes.changed().await.is_ok() {
             let Ok(snapshot) = identity.current() else { continue };
             // Judged as of the handshake: a leaf that has aged since only retires the connection, because its owner holds the
             // next one by now; what ends it is that the authority above it is gone.
@@ -207,15 +255,25 @@ impl Drop for Live {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn localhost_is_loopback_whatever_a_resolver_says() {
+        for host in ["localhost", "LOCALHOST", "api.localhost"] {
+            let addresses = resolve(host, 80).await.expect("addresses");
+            assert!(addresses.iter().all(|address| address.ip().is_loopback()), "{host}: {addresses:?}");
+        }
+    }
+
     #[test]
     fn names_do_not_lead_to_metadata_services_or_to_ourselves() {
         let guard =
             Guard::new(vec!["127.0.0.1:17080".parse().expect("address"), "[::]:17090".parse().expect("address")]);
-        let check = |host: &str, address: &str| guard.check(host, address.parse().expect("address")).is_ok();
+        let check = |host: &str, address: &str| guard.check(host, true, address.parse().expect("address")).is_ok();
         assert!(!check("metadata.example", "169.254.169.254:80"));
         assert!(!check("metadata.example", "[::ffff:169.254.169.254]:80"));
         assert!(!check("metadata.example", "[fe80::1]:80"));
         assert!(check("169.254.169.254", "169.254.169.254:80"));
+        let agents_own = guard.check("169.254.169.254", false, "169.254.169.254:80".parse().expect("address"));
+        assert!(agents_own.is_err(), "the agent's word is not the configuration's");
         assert!(!check("x", "127.0.0.1:17080"));
         assert!(!check("x", "127.0.0.1:17090"));
         assert!(check("x", "127.0.0.1:17081"));

@@ -4,6 +4,7 @@ mod peer;
 mod pool;
 mod send;
 
+pub(super) use connect::Allowed;
 pub use connect::Guard;
 pub(super) use peer::{Key, Peer, Protocol};
 pub(super) use pool::{Lease, Pool};

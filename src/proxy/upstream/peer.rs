@@ -48,6 +48,8 @@ pub(crate) struct Key {
     pub(super) tls: Option<Arc<PeerTls>>,
     /// The value of `Host`.
     pub(super) authority: HeaderValue,
+    /// Whether the configuration names the host, and not the agent alone.
+    pub(super) named: bool,
 }
 
 impl Peer {
@@ -95,7 +97,7 @@ impl Peer {
                 let port = if default { scheme.default_port() } else { destination.port };
                 let origin = Origin { scheme, host: destination.host.as_str().into(), port };
                 let tls = self.tls.clone().filter(|_| scheme == Scheme::Https);
-                Key::new(origin, protocol, tls).map(Arc::new)
+                Key::new(origin, protocol, tls).map(|key| Arc::new(Key { named: !self.keep_scheme, ..key }))
             }
         }
     }
@@ -122,7 +124,7 @@ impl PeerTls {
 impl Key {
     fn new(origin: Origin, protocol: Protocol, tls: Option<Arc<PeerTls>>) -> Option<Self> {
         let authority = HeaderValue::try_from(origin.authority()).ok()?;
-        Some(Self { origin, protocol, tls, authority })
+        Some(Self { origin, protocol, tls, authority, named: true })
     }
 
     /// `host` or `host:port`, for the log.
@@ -136,8 +138,8 @@ impl Key {
         identity.map_or(0, |identity| *identity.changes().borrow())
     }
 
-    fn parts(&self) -> (u64, Protocol, &Origin) {
-        (self.tls.as_ref().map_or(0, |tls| tls.id), self.protocol, &self.origin)
+    fn parts(&self) -> (u64, Protocol, bool, &Origin) {
+        (self.tls.as_ref().map_or(0, |tls| tls.id), self.protocol, self.named, &self.origin)
     }
 }
 

@@ -3,7 +3,7 @@ use super::peer::Key;
 use crate::proxy::body::RequestBody;
 use crate::proxy::metrics::Metrics;
 use hyper::client::conn::{http1, http2};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +16,8 @@ const IDLE: Duration = Duration::from_secs(30);
 const AGE: Duration = Duration::from_secs(600);
 /// Idle connections to one origin.
 const WIDTH: usize = 1024;
+/// HTTP/2 connections to one origin.
+const SHARED: usize = 32;
 
 /// One worker's connections.
 pub(crate) struct Pool {
@@ -26,7 +28,8 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct Shelf {
     idle: Vec<Idle>,
-    shared: Option<Shared>,
+    /// Of HTTP/2: several where one peer's limit of streams is not enough.
+    shared: Vec<Shared>,
 }
 
 struct Idle {
@@ -38,7 +41,19 @@ struct Idle {
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
     made: Made,
+    streams: Rc<Streams>,
 }
+
+/// The streams of one HTTP/2 connection that are in use. One without any counts as idle.
+pub(super) struct Streams {
+    active: Cell<usize>,
+    /// What the peer takes at once (RFC 9113 §6.5.2), as far as it has said.
+    limit: Cell<usize>,
+    metrics: Metrics,
+}
+
+/// One stream, until it is dropped.
+pub(crate) struct Stream(Rc<Streams>);
 
 /// When a connection was made, and with which revision of the identity.
 #[derive(Clone, Copy)]
@@ -47,8 +62,16 @@ pub(super) struct Made {
     pub(super) revision: u64,
 }
 
-/// An HTTP/1.1 connection in use. It goes back only when its response has been read to the end.
-pub(crate) struct Lease {
+/// What a request holds until its response has been read to the end.
+pub(crate) enum Lease {
+    /// The whole connection, which then goes back.
+    Http1(Whole),
+    /// A place on one that others use too.
+    Http2(Stream),
+}
+
+/// An HTTP/1.1 connection in use.
+pub(crate) struct Whole {
     pub(super) sender: http1::SendRequest<RequestBody>,
     pub(super) made: Made,
     pub(super) key: Arc<Key>,
@@ -57,8 +80,8 @@ pub(crate) struct Lease {
 
 /// What a request can be sent on.
 pub(super) enum Connection {
-    Http1(Lease),
-    Http2(http2::SendRequest<RequestBody>),
+    Http1(Whole),
+    Http2(http2::SendRequest<RequestBody>, Stream),
 }
 
 impl Pool {
@@ -73,11 +96,9 @@ impl Pool {
         let shelf = shelves.get_mut(key)?;
         let (now, revision) = (Instant::now(), key.revision());
         let fresh = |made: Made| made.revision == revision && now.duration_since(made.at) < AGE;
-        if let Some(shared) = &shelf.shared {
-            if fresh(shared.made) && !shared.sender.is_closed() {
-                return Some(Connection::Http2(shared.sender.clone()));
-            }
-            shelf.shared = None;
+        shelf.shared.retain(|shared| fresh(shared.made) && !shared.sender.is_closed());
+        if let Some(connection) = shelf.stream() {
+            return Some(connection);
         }
         let mut waiting = Vec::new();
         let found = loop {
@@ -95,7 +116,7 @@ impl Pool {
         self.metrics.upstream_idle.add(i64::try_from(waiting.len()).unwrap_or(0));
         shelf.idle.extend(waiting);
         let idle = found?;
-        Some(Connection::Http1(Lease {
+        Some(Connection::Http1(Whole {
             sender: idle.sender,
             made: idle.made,
             key: Arc::clone(key),
@@ -108,11 +129,14 @@ impl Pool {
         self.shelves.borrow().get(key).is_some_and(|shelf| !shelf.idle.is_empty())
     }
 
-    /// Shares an HTTP/2 connection from now on.
-    pub(super) fn share(&self, key: &Arc<Key>, sender: &http2::SendRequest<RequestBody>, made: Made) {
+    /// Shares an HTTP/2 connection from now on; its first stream is for whoever made it.
+    pub(super) fn share(&self, key: &Arc<Key>, sender: &http2::SendRequest<RequestBody>, made: Made) -> Rc<Streams> {
+        let streams = Rc::new(Streams { active: Cell::new(0), limit: Cell::new(1), metrics: self.metrics.clone() });
+        self.metrics.upstream_idle.inc();
         let mut shelves = self.shelves.borrow_mut();
         let shelf = shelves.entry(Arc::clone(key)).or_default();
-        shelf.shared = Some(Shared { sender: sender.clone(), made });
+        shelf.shared.push(Shared { sender: sender.clone(), made, streams: Rc::clone(&streams) });
+        streams
     }
 
     /// Lets go what is too old, too long idle or of a past identity.
@@ -127,8 +151,8 @@ impl Pool {
                 .idle
                 .retain(|idle| !idle.sender.is_closed() && fresh(idle.made) && now.duration_since(idle.since) < IDLE);
             self.metrics.upstream_idle.sub(i64::try_from(before - shelf.idle.len()).unwrap_or(0));
-            shelf.shared.take_if(|shared| !fresh(shared.made) || shared.sender.is_closed());
-            !shelf.idle.is_empty() || shelf.shared.is_some()
+            shelf.shared.retain(|shared| fresh(shared.made) && !shared.sender.is_closed());
+            !shelf.idle.is_empty() || !shelf.shared.is_empty()
         });
     }
 
@@ -137,9 +161,66 @@ impl Pool {
     }
 }
 
+impl Shelf {
+    /// A place on a connection whose peer takes another stream. Where there are as many connections as may be, one waits its turn on
+    /// the least used.
+    fn stream(&self) -> Option<Connection> {
+        let room = |shared: &&Shared| shared.streams.active.get() < shared.streams.limit.get();
+        let least = || self.shared.iter().min_by_key(|shared| shared.streams.active.get());
+        let full = self.shared.len() >= SHARED;
+        let shared = self.shared.iter().find(room).or_else(|| least().filter(|_| full))?;
+        Some(Connection::Http2(shared.sender.clone(), Stream::new(&shared.streams)))
+    }
+}
+
+impl Streams {
+    /// The peer has said how many it takes.
+    pub(super) fn allow(&self, limit: usize) {
+        self.limit.set(limit);
+    }
+}
+
+impl Stream {
+    pub(super) fn new(streams: &Rc<Streams>) -> Self {
+        let active = streams.active.get();
+        if active == 0 {
+            streams.metrics.upstream_idle.dec();
+        }
+        streams.active.set(active + 1);
+        Self(Rc::clone(streams))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let active = self.0.active.get() - 1;
+        self.0.active.set(active);
+        if active == 0 {
+            self.0.metrics.upstream_idle.inc();
+        }
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        // Whoever holds a stream holds this, so the connection was idle.
+        self.metrics.upstream_idle.dec();
+    }
+}
+
 impl Lease {
-    /// Back to the pool.
+    /// The response has been read to the end.
     pub(crate) fn give_back(self) {
+        match self {
+            Self::Http1(connection) => connection.give_back(),
+            Self::Http2(stream) => drop(stream),
+        }
+    }
+}
+
+impl Whole {
+    /// Back to the pool.
+    fn give_back(self) {
         if self.sender.is_closed() {
             return;
         }

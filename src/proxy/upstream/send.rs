@@ -1,14 +1,15 @@
 //! One request on one connection; and when another connection may be tried.
-use super::connect::{Guard, connect, tcp};
+use super::connect::{Allowed, Guard, connect, tcp};
 use super::peer::{Key, Protocol};
 use super::pool::{Connection, Lease, Pool};
 use crate::policy::{Origin, Scheme, Timeouts};
-use crate::proxy::body::{Progress, RequestBody};
+use crate::proxy::body::{Progress, RequestBody, UploadFault};
 use crate::proxy::error::{Reason, Refusal};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
+use std::error::Error as _;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -42,7 +43,7 @@ pub(crate) struct Repeat {
 
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
-pub enum SendError {
+pub(crate) enum SendError {
     /// The name has no address.
     #[error("the name does not resolve: {0}")]
     Resolve(#[source] std::io::Error),
@@ -70,9 +71,9 @@ pub enum SendError {
     /// No response in time.
     #[error("no response within the response timeout")]
     ResponseTimeout,
-    /// The agent's body is larger than its route allows.
-    #[error("the request's body is larger than its route allows")]
-    TooLarge,
+    /// The upload was given up, and that was the agent's doing.
+    #[error("the request's body ended early: {0:?}")]
+    Upload(UploadFault),
 }
 
 impl SendError {
@@ -110,40 +111,49 @@ impl From<SendError> for Refusal {
             SendError::ResponseTimeout => {
                 (Reason::UpstreamTimeout, "http_response_timeout", "The upstream did not answer in time.")
             }
-            SendError::TooLarge => {
-                (Reason::BodyTooLarge, "http_request_error", "The body is larger than its route allows.")
-            }
+            SendError::Upload(fault) => return (*fault).into(),
         };
         Self::new(reason, detail).with_proxy_status(proxy_status)
     }
 }
 
 /// Sends a request and waits for the response's head. Another connection is tried only where nothing of the request was
-/// processed: it was never written, or it is idempotent without a body and an idle connection was closed under it (RFC 9110
-/// §9.2.2, RE-1).
+/// processed: it was never written, the peer says so (RFC 9113 §8.7), or it is idempotent without a body and an idle connection was
+/// closed under it (RFC 9110 §9.2.2, RE-1).
 pub(crate) async fn send(
     pool: &Rc<Pool>,
     call: &Call<'_>,
     mut request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Option<Lease>), SendError> {
-    let again = call.repeat.filter(|repeat| repeat.body.is_none() && repeat.method.is_idempotent());
+) -> Result<(Response<Incoming>, Lease), SendError> {
+    let again = |broken: &hyper::Error| {
+        let harmless = |repeat: &&Repeat| repeat.body.is_none() && repeat.method.is_idempotent() && !broken.is_parse();
+        call.repeat.filter(|repeat| harmless(repeat) || is_unprocessed(broken))
+    };
     if let Some(connection) = take(pool, call.key).await {
         match on(connection, request, call).await {
             Ok(answer) => return Ok(answer),
             Err(Failed { unsent: Some(unsent), .. }) => request = *unsent,
-            Err(Failed { error, .. }) => match (error, again) {
-                (SendError::Broken(broken), Some(again)) if !broken.is_parse() => request = again.request(),
-                (error, _) => return Err(error),
+            Err(Failed { error: SendError::Broken(broken), .. }) => match again(&broken) {
+                Some(again) => request = again.request(),
+                None => return Err(SendError::Broken(broken)),
             },
+            Err(Failed { error, .. }) => return Err(error),
         }
     }
     let connection = Box::pin(fresh(pool, call)).await?;
     on(connection, request, call).await.map_err(|failed| failed.error)
 }
 
+/// Whether the peer says that it did nothing of it: `REFUSED_STREAM`, or a stream beyond the last one of a GOAWAY.
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    let mut http2 = causes.filter_map(|cause| cause.downcast_ref::<h2::Error>());
+    http2.any(|cause| cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
 /// A bare connection for a tunnel.
-pub(crate) async fn dial(origin: &Origin, guard: &Guard, timeout: Duration) -> Result<TcpStream, SendError> {
-    tokio::time::timeout(timeout, tcp(origin, guard)).await.map_err(|_| SendError::ConnectTimeout)?
+pub(crate) async fn dial(origin: &Origin, allowed: Allowed<'_>, timeout: Duration) -> Result<TcpStream, SendError> {
+    tokio::time::timeout(timeout, tcp(origin, allowed)).await.map_err(|_| SendError::ConnectTimeout)?
 }
 
 async fn take(pool: &Rc<Pool>, key: &Arc<Key>) -> Option<Connection> {
@@ -184,16 +194,16 @@ async fn on(
     connection: Connection,
     mut request: Request<RequestBody>,
     call: &Call<'_>,
-) -> Result<(Response<Incoming>, Option<Lease>), Failed> {
+) -> Result<(Response<Incoming>, Lease), Failed> {
     let (sent, lease) = match connection {
         Connection::Http1(mut lease) => {
             address_http1(&mut request, call.key);
             let sending = lease.sender.try_send_request(request);
-            (within(sending, call).await, Some(lease))
+            (within(sending, call).await, Lease::Http1(lease))
         }
-        Connection::Http2(mut sender) => {
+        Connection::Http2(mut sender, stream) => {
             address_http2(&mut request, &call.key.origin);
-            (within(sender.try_send_request(request), call).await, None)
+            (within(sender.try_send_request(request), call).await, Lease::Http2(stream))
         }
     };
     match sent {
@@ -201,24 +211,33 @@ async fn on(
         Some(Err(mut failed)) => {
             let unsent = failed.take_message().map(Box::new);
             let error = failed.into_error();
-            let error = if call.progress.too_large() { SendError::TooLarge } else { SendError::Broken(error) };
+            let error = call.progress.fault().map_or(SendError::Broken(error), SendError::Upload);
             Err(Failed { error, unsent })
         }
         None => Err(Failed { error: SendError::ResponseTimeout, unsent: None }),
     }
 }
 
-/// The response timeout begins with the request's last byte.
+/// The response timeout begins with the request's last byte. Until that has passed the idle timeout holds, for an upstream that takes
+/// nothing as for an agent that sends nothing.
 async fn within<F: Future>(sending: F, call: &Call<'_>) -> Option<F::Output> {
     let mut sending = pin!(sending);
+    call.progress.moved();
     loop {
-        let deadline = call.progress.last().max(Instant::now() - call.timeouts.response) + call.timeouts.response;
-        match tokio::time::timeout_at(deadline, sending.as_mut()).await {
+        let Call { progress, timeouts, .. } = call;
+        // While the body is on its way its end may come at any time, and brings the deadline nearer.
+        let wake = if progress.has_ended() { due(call) } else { due(call).min(Instant::now() + timeouts.response) };
+        match tokio::time::timeout_at(wake, sending.as_mut()).await {
             Ok(sent) => return Some(sent),
-            Err(_) if call.progress.last() + call.timeouts.response > Instant::now() => {}
+            Err(_) if Instant::now() < due(call) => {}
             Err(_) => return None,
         }
     }
+}
+
+fn due(call: &Call<'_>) -> Instant {
+    let Call { progress, timeouts, .. } = call;
+    progress.last() + if progress.has_ended() { timeouts.response } else { timeouts.idle }
 }
 
 /// Origin form and `Host` (RFC 9112 §3.2.1).
