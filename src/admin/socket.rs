@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::{UnixListener, UnixStream};
@@ -26,32 +26,56 @@ pub struct AdminSocket {
 impl AdminSocket {
     /// Serves until it is told to stop, and removes the socket.
     pub async fn run(self, stop: Stop) -> Result<(), String> {
-        let listener = listen(&self.path).map_err(|error| {
-            format!(
-                "listen.admin: {} cannot be made: {error}; it must be in a directory that this user may write",
-                self.path.display()
-            )
-        })?;
+        let listener = listen(&self.path).map_err(|error| format!("listen.admin: {}: {error}", self.path.display()))?;
         let (status, logs) = (Arc::clone(&self.status), self.logs.clone());
         let handler = move |request| answer(request, Arc::clone(&status), logs.clone());
         let ended = http::serve(listener, handler, stop).await;
-        // It may be gone already; a leftover would be replaced at the next start.
-        let _ = std::fs::remove_file(&self.path);
+        if is_socket(&self.path).is_ok_and(|socket| socket) {
+            // It may be gone already; a leftover would be replaced at the next start.
+            let _ = std::fs::remove_file(&self.path);
+        }
         ended
     }
 }
 
-fn listen(path: &Path) -> std::io::Result<UnixListener> {
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)?;
+/// Why there is no admin socket.
+#[derive(Debug, thiserror::Error)]
+enum ListenError {
+    #[error("a file that is no socket stands there, and is left alone; name a path that is free")]
+    NoSocket,
+    #[error("another process serves this socket; stop it, or name another path")]
+    InUse,
+    #[error("it cannot be made: {0}; it must be in a directory that this user may write")]
+    Io(#[from] std::io::Error),
+}
+
+fn listen(path: &Path) -> Result<UnixListener, ListenError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(directory)?;
+    // A socket left by a process that was killed refuses connections, and is replaced.
+    match is_socket(path) {
+        Ok(true) if std::os::unix::net::UnixStream::connect(path).is_ok() => return Err(ListenError::InUse),
+        Ok(true) => {}
+        Ok(false) => return Err(ListenError::NoSocket),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
     }
-    // A socket left by a process that was killed refuses connections; one in use does not and is left alone.
-    if std::os::unix::net::UnixStream::connect(path).is_err() && path.exists() {
-        std::fs::remove_file(path)?;
+    // Under its name it is never open to others, not even between its making and the change of its mode.
+    let unnamed = directory.join(format!(".{:08x}", fastrand::u32(..)));
+    let listener = UnixListener::bind(&unnamed)?;
+    let named = std::fs::set_permissions(&unnamed, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| std::fs::rename(&unnamed, path));
+    if let Err(error) = named {
+        // Whatever is the matter, it is told below.
+        let _ = std::fs::remove_file(&unnamed);
+        return Err(error.into());
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// What stands at `path` itself; a link is none, wherever it leads.
+fn is_socket(path: &Path) -> std::io::Result<bool> {
+    Ok(std::fs::symlink_metadata(path)?.file_type().is_socket())
 }
 
 async fn answer(
@@ -148,5 +172,63 @@ impl Client {
         } else {
             Err(ClientError::Refused(String::from_utf8_lossy(&body).trim().to_owned()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    fn mode(path: &Path) -> Option<u32> {
+        std::fs::symlink_metadata(path).ok().map(|metadata| metadata.permissions().mode() & 0o777)
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_left_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("admin.sock");
+        std::fs::write(&path, "precious").expect("written");
+        let status = || -> Status { panic!("nobody asks") };
+        let socket = AdminSocket { path: path.clone(), status: Arc::new(status), logs: None };
+        let (_stopper, stop) = Stop::pair();
+        let error = socket.run(stop).await.expect_err("refused");
+        assert!(error.starts_with("listen.admin: ") && error.contains("is no socket"), "{error}");
+        std::os::unix::fs::symlink("admin.sock", directory.path().join("link.sock")).expect("linked");
+        assert!(matches!(listen(&directory.path().join("link.sock")), Err(ListenError::NoSocket)));
+        assert_eq!(std::fs::read_to_string(&path).expect("there"), "precious");
+    }
+
+    #[tokio::test]
+    async fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("made/admin.sock");
+        let first = listen(&path).expect("made");
+        assert!(matches!(listen(&path), Err(ListenError::InUse)));
+        drop(first);
+        assert!(is_socket(&path).expect("left behind"));
+        let _second = listen(&path).expect("made again");
+        let all: Vec<_> = std::fs::read_dir(path.parent().expect("a parent")).expect("read").collect();
+        assert_eq!(all.len(), 1, "{all:?}");
+    }
+
+    #[tokio::test]
+    async fn it_is_never_open_to_others() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("admin.sock");
+        let done = AtomicBool::new(false);
+        let seen = std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let modes = std::iter::from_fn(|| (!done.load(Ordering::Relaxed)).then(|| mode(&path)));
+                modes.flatten().find(|mode| *mode != 0o600)
+            });
+            for _ in 0..500 {
+                drop(listen(&path).expect("made"));
+                std::fs::remove_file(&path).expect("removed");
+            }
+            done.store(true, Ordering::Relaxed);
+            watcher.join().expect("no panic")
+        });
+        assert_eq!(seen, None);
     }
 }

@@ -1,5 +1,5 @@
 //! Builds the parts and binds every port, before anything runs: what cannot work fails here, with the setting named.
-use super::quota;
+use super::quota::{self, Descriptors};
 use super::reload::Source;
 use crate::admin::{BuildInfo, Health, Scrape};
 use crate::assertion::jwks;
@@ -9,15 +9,14 @@ use crate::exchange::{self, Exchanger};
 use crate::identity::{self, Files, Identity, WorkloadApi};
 use crate::listen;
 use crate::proxy::{self, Guard, Limits, Pulse, Shared, SharedParts, Table, TableParts, Traffic};
-use crate::secret::Secret;
-use crate::telemetry::{Logs, Process};
+use crate::telemetry::{Logs, Process, descriptor_limit};
 use crate::tls::{ClientTls, Present, ServerTrust, web_roots};
 use crate::token::{self, Owner, Settings, Tokens};
 use arc_swap::ArcSwap;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Where a bound proxy listens.
@@ -83,6 +82,7 @@ pub(super) struct Parts {
     pub(super) tokens: Tokens,
     pub(super) proxy_metrics: proxy::Metrics,
     pub(super) exchange_metrics: exchange::Metrics,
+    pub(super) token_metrics: token::Metrics,
     pub(super) health: Health,
     pub(super) scrape: Scrape,
     pub(super) published: Arc<ArcSwap<String>>,
@@ -94,6 +94,19 @@ pub(super) struct Parts {
 pub(super) struct Reloads {
     pub(super) results: IntCounterVec,
     pub(super) last: IntGauge,
+}
+
+impl Parts {
+    /// The routes of `config`. Reads files.
+    pub(super) fn table(&self, config: &Config) -> Result<Table, crate::tls::SetupError> {
+        let source = TableSource {
+            tokens: &self.tokens,
+            identity: self.identity.as_ref(),
+            clock: &self.clock,
+            metrics: &self.proxy_metrics,
+        };
+        source.table(config)
+    }
 }
 
 impl Bound {
@@ -148,17 +161,19 @@ fn build(
     let exchanger = Exchanger::new(identity.clone(), clock.clone(), exchange_metrics.clone());
     let token_metrics = token::Metrics::new(registry, servers())?;
     let (tokens, owner) =
-        Tokens::new(exchanger, identity.clone(), clock.clone(), token_metrics, token_settings(config));
+        Tokens::new(exchanger, identity.clone(), clock.clone(), token_metrics.clone(), token_settings(config));
     let proxy_metrics = proxy::Metrics::new(registry)?;
     let parts = TableSource { tokens: &tokens, identity: identity.as_ref(), clock, metrics: &proxy_metrics };
+    let descriptors = descriptor_limit().map(Descriptors::of);
+    let own = [&addresses.outbound[..], &addresses.metrics, &addresses.jwks].concat();
     let shared = Arc::new(Shared::new(SharedParts {
         table: parts.table(config)?,
         tokens: tokens.clone(),
         identity: identity.clone(),
         traffic: Traffic::new(requests(config)),
         metrics: proxy_metrics.clone(),
-        guard: Guard::new([&addresses.outbound[..], &addresses.metrics, &addresses.jwks].concat()),
-        limits: limits(config),
+        guard: Guard::new(own, descriptors.map(|descriptors| descriptors.end)),
+        limits: limits(config, descriptors),
         pulse: Pulse::new(workers),
     }));
     let health = Health::new(Arc::clone(&shared), identity.clone(), shared.pulse());
@@ -170,6 +185,7 @@ fn build(
         tokens,
         proxy_metrics,
         exchange_metrics,
+        token_metrics,
         health,
         scrape,
         published: Arc::new(ArcSwap::from_pointee(jwks(&config.published_keys).to_string())),
@@ -183,8 +199,8 @@ fn identity(
     clock: &Clock,
     registry: &Registry,
 ) -> prometheus::Result<(Option<IdentityTask>, Option<Identity>)> {
-    let Some(source) = &config.identity else { return Ok((None, None)) };
     let metrics = identity::Metrics::new(registry)?;
+    let Some(source) = &config.identity else { return Ok((None, None)) };
     let (task, identity) = match source {
         IdentitySource::WorkloadApi(settings) => {
             let (task, identity) = WorkloadApi::new(settings.clone(), clock.clone(), metrics);
@@ -199,41 +215,25 @@ fn identity(
 }
 
 /// What a table is built with, at start and at a reload.
-pub(super) struct TableSource<'p> {
-    pub(super) tokens: &'p Tokens,
-    pub(super) identity: Option<&'p Identity>,
-    pub(super) clock: &'p Clock,
-    pub(super) metrics: &'p proxy::Metrics,
+struct TableSource<'p> {
+    tokens: &'p Tokens,
+    identity: Option<&'p Identity>,
+    clock: &'p Clock,
+    metrics: &'p proxy::Metrics,
 }
 
 impl TableSource<'_> {
-    pub(super) fn table(&self, config: &Config) -> Result<Table, crate::tls::SetupError> {
-        let pass_tls = ClientTls {
-            trust: ServerTrust::WebPki(Arc::new(web_roots())),
-            present: Present::Nothing,
-            alpn: Vec::new(),
-        };
+    fn table(&self, config: &Config) -> Result<Table, crate::tls::SetupError> {
+        let pass_tls =
+            ClientTls { trust: ServerTrust::WebPki(web_roots().into()), present: Present::Nothing, alpn: Vec::new() };
         let parts = TableParts {
             tokens: self.tokens,
             identity: self.identity,
             clock: self.clock,
             metrics: self.metrics,
-            read: &read_secret,
             pass_tls: &pass_tls,
         };
         Table::new(config.policy.clone(), &parts)
-    }
-}
-
-/// A `file` subject's token. What cannot be read is a 401 at the request, and the watch sees it come.
-fn read_secret(path: &Path) -> Option<Secret> {
-    let read = std::fs::read(path).map_err(|error| error.to_string());
-    match read.and_then(|bytes| Secret::from_file_bytes(bytes).map_err(str::to_owned)) {
-        Ok(secret) => Some(secret),
-        Err(error) => {
-            tracing::warn!(file = %path.display(), %error, "a user's token cannot be read");
-            None
-        }
     }
 }
 
@@ -241,6 +241,7 @@ fn token_settings(config: &Config) -> Settings {
     let defaults = Settings::default();
     Settings {
         token_timeout: config.process.token_timeout,
+        waiting: NonZeroUsize::new(config.process.limits.requests).unwrap_or(defaults.waiting),
         delegated: NonZeroUsize::new(config.process.limits.delegated_tokens).unwrap_or(defaults.delegated),
         ..defaults
     }
@@ -250,11 +251,19 @@ fn requests(config: &Config) -> i64 {
     i64::try_from(config.process.limits.requests).unwrap_or(i64::MAX)
 }
 
-fn limits(config: &Config) -> Limits {
+fn limits(config: &Config, descriptors: Option<Descriptors>) -> Limits {
     let given = &config.process.limits;
     let defaults = Limits::default();
+    let possible = descriptors.map_or(usize::MAX, |descriptors| descriptors.connections);
+    if possible < given.connections {
+        tracing::info!(
+            limit = given.connections,
+            possible,
+            "limits.connections is more than the limit of file descriptors (RLIMIT_NOFILE) has room for"
+        );
+    }
     Limits {
-        connections: given.connections,
+        connections: given.connections.min(possible),
         head: given.request_headers,
         delegated: NonZeroUsize::new(given.delegated_tokens).unwrap_or(defaults.delegated).min(defaults.delegated),
         ..defaults
@@ -364,6 +373,16 @@ mod tests {
             let error = bind_workers(&[ListenAddress { address, explicit: true }], workers).expect_err("taken");
             assert!(error.to_string().starts_with(&format!("listen.outbound: {address}")), "{error}");
         }
+    }
+
+    #[test]
+    fn as_many_requests_may_wait_for_tokens_as_may_be_in_flight() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("proxy.yaml");
+        std::fs::write(&path, "limits: { requests: 20000, delegated_tokens: 7 }\n").expect("written");
+        let loaded = crate::config::load(&path, &|_| None, &crate::config::Overrides::default());
+        let settings = token_settings(&loaded.expect("a configuration").config);
+        assert_eq!((settings.waiting.get(), settings.delegated.get()), (20_000, 7));
     }
 
     #[test]

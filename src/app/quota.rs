@@ -1,5 +1,25 @@
-//! How many threads the data plane gets where the configuration does not say.
+//! What the machine grants: how many threads the data plane gets where the configuration does not say, and how many descriptors.
 use std::path::Path;
+
+/// How the file descriptors are divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Descriptors {
+    /// The first number that the agent's traffic does not get: the last ones are for probes, the identity and tokens, so that an
+    /// agent that opens everything it can does not have the process restarted for silence.
+    pub(super) end: u64,
+    /// Connections of the agent's, each of which may take another descriptor for one to an upstream.
+    pub(super) connections: usize,
+}
+
+impl Descriptors {
+    /// Of a process that may open so many.
+    pub(super) fn of(limit: u64) -> Self {
+        let kept = (limit / 4).min(64);
+        // As many again are open from the start.
+        let connections = limit.saturating_sub(2 * kept) / 2;
+        Self { end: limit - kept, connections: usize::try_from(connections).unwrap_or(usize::MAX).max(1) }
+    }
+}
 
 /// The CPU quota rounded up; without one at most 2, because a sidecar is a guest on its node.
 pub(super) fn workers() -> usize {
@@ -32,6 +52,13 @@ fn rounded_up(quota: usize, period: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn some_descriptors_are_kept_whatever_there_is() {
+        for (limit, end, connections) in [(1024, 960, 448), (64, 48, 16), (1, 1, 1), (0, 0, 1)] {
+            assert_eq!(Descriptors::of(limit), Descriptors { end, connections }, "{limit}");
+        }
+    }
 
     #[test]
     fn quotas_round_up() {

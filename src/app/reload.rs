@@ -1,11 +1,12 @@
 //! Live reload: a new file builds a whole new set of routes and swaps it; a broken one is refused, and the old stays in force.
-use super::bind::{Parts, TableSource};
+use super::bind::Parts;
 use crate::admin::ReloadStatus;
 use crate::assertion::{SigningKey, jwks};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Changes, Config, Loaded, Overrides, Problems};
 use crate::tasks::Stop;
 use arc_swap::ArcSwap;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -80,21 +81,22 @@ impl Reload {
 
     async fn apply(&mut self, loaded: Loaded) -> Result<(), String> {
         let parts = &self.parts;
-        loaded.config.servers.iter().for_each(|server| parts.exchange_metrics.declare(&server.name));
-        let source = TableSource {
-            tokens: &parts.tokens,
-            identity: parts.identity.as_ref(),
-            clock: &parts.clock,
-            metrics: &parts.proxy_metrics,
-        };
-        let table = source.table(&loaded.config).map_err(|error| error.to_string())?;
-        parts.shared.replace(table);
+        for server in &loaded.config.servers {
+            parts.exchange_metrics.declare(&server.name);
+            parts.token_metrics.declare(&server.name);
+        }
+        let building = parts.clone();
+        // The machine's authorities are read for it.
+        let built = tokio::task::spawn_blocking(move || (building.table(&loaded.config), loaded)).await;
+        let (table, loaded) = built.map_err(|error| error.to_string())?;
+        parts.shared.replace(table.map_err(|error| error.to_string())?);
         for warning in &loaded.warnings {
             tracing::warn!(path = %warning.path, "{}", warning.message);
         }
         eager(parts).await;
         let hash = loaded.config.hash.clone();
         let previous = std::mem::replace(&mut self.current, loaded);
+        self.forget(&previous.config);
         self.publish(&previous.config);
         let now = self.parts.clock.now().unix_seconds();
         self.parts.reloads.results.with_label_values(&["accepted"]).inc();
@@ -102,6 +104,20 @@ impl Reload {
         tracing::info!(%hash, "the configuration was reloaded");
         self.status.store(Arc::new(ReloadStatus { hash, loaded_at: now, refused: None }));
         Ok(())
+    }
+
+    /// What is gone has no series any more. A request or an exchange that still ends may bring one of its server's back.
+    fn forget(&self, previous: &Config) {
+        let (parts, config) = (&self.parts, &self.current.config);
+        let routes: HashSet<&str> = config.policy.routes().iter().map(|route| &*route.name).collect();
+        for route in previous.policy.routes().iter().filter(|route| !routes.contains(&*route.name)) {
+            parts.proxy_metrics.forget(&route.name);
+        }
+        let servers: HashSet<&str> = config.servers.iter().map(|server| server.name.as_str()).collect();
+        for server in previous.servers.iter().filter(|server| !servers.contains(server.name.as_str())) {
+            parts.exchange_metrics.forget(&server.name);
+            parts.token_metrics.forget(&server.name);
+        }
     }
 
     /// A key that was current a moment ago is published until its last assertion has expired, retired in the file or not.

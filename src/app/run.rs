@@ -4,7 +4,7 @@ use super::drain::{Drained, drain};
 use super::reload::{Reload, eager, first_status};
 use crate::admin::{AdminSocket, IdentityStatus, ReloadStatus, RouteStatus, Status, serve_jwks, serve_metrics};
 use crate::config::Watch;
-use crate::proxy::{Place, run_worker};
+use crate::proxy::run_worker;
 use crate::tasks::{Stop, Tasks};
 use crate::telemetry::Logs;
 use arc_swap::ArcSwap;
@@ -72,8 +72,7 @@ impl Bound {
         }
         data_stopper.stop();
         control_stopper.stop();
-        tasks.shutdown(GRACE).await;
-        workers.join().await;
+        tokio::join!(tasks.shutdown(GRACE), workers.join(GRACE));
         ended
     }
 }
@@ -81,13 +80,11 @@ impl Bound {
 impl Workers {
     fn start(parts: &Parts, outbound: Vec<Vec<TcpListener>>, stop: &Stop) -> Result<Self, String> {
         let (sender, ended) = mpsc::unbounded_channel();
-        let of = outbound.len();
-        let mut threads = Vec::with_capacity(of);
+        let mut threads = Vec::with_capacity(outbound.len());
         for (index, listeners) in outbound.into_iter().enumerate() {
             let (shared, stop, sender) = (Arc::clone(&parts.shared), stop.clone(), sender.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let place = Place { index, of };
-                let run = || run_worker(shared, listeners, place, stop.clone());
+                let run = || run_worker(shared, listeners, index, stop.clone());
                 let ended = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
                     Ok(Ok(())) if stop.is_stopped() => return,
                     Ok(Ok(())) => "it ended".to_owned(),
@@ -102,10 +99,11 @@ impl Workers {
         Ok(Self { threads, ended })
     }
 
-    async fn join(self) {
+    /// Waits for workers that were told to stop, for `grace` at the longest: a thread cannot be ended from outside.
+    async fn join(self, grace: Duration) {
         let joined =
             tokio::task::spawn_blocking(|| self.threads.into_iter().map(JoinHandle::join).all(|joined| joined.is_ok()));
-        if !matches!(joined.await, Ok(true)) {
+        if !matches!(tokio::time::timeout(grace, joined).await, Ok(Ok(true))) {
             tracing::warn!("a worker did not end in good order");
         }
     }
@@ -170,5 +168,20 @@ fn identity_status(status: &crate::identity::Status) -> IdentityStatus {
         spiffe_id: status.spiffe_id.clone(),
         expires_at: status.expires_at,
         last_refused: status.last_refused.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_hangs_is_not_waited_for() {
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || assert!(held.recv().is_err()));
+        let (_sender, ended) = mpsc::unbounded_channel();
+        let joining = Workers { threads: vec![thread], ended }.join(Duration::from_millis(10));
+        tokio::time::timeout(Duration::from_secs(60), joining).await.expect("left without it");
+        drop(release);
     }
 }

@@ -83,17 +83,15 @@ impl KeySet {
 
     /// Whether the signature is by the key that the header names (JB-1, JB-5).
     pub(super) fn check(&self, alg: &str, kid: Option<&str>, message: &[u8], signature: &[u8]) -> Result<(), Refused> {
-        let named: Vec<_> = match kid {
-            Some(kid) => self.0.iter().filter(|candidate| candidate.kid.as_deref() == Some(kid)).collect(),
-            None => self.0.iter().filter(|candidate| candidate.takes(alg)).collect(),
-        };
-        let [candidate] = named[..] else {
-            return Err(if named.is_empty() { Refused::UnknownKey } else { Refused::AmbiguousKey });
-        };
-        if !candidate.takes(alg) {
-            return Err(Refused::Algorithm);
+        let is_named = |candidate: &&Candidate| kid.is_none_or(|kid| candidate.kid.as_deref() == Some(kid));
+        // Keys of different kinds may share a `kid` (RFC 7517 §4.5); `alg` tells them apart.
+        let fitting: Vec<_> = self.0.iter().filter(is_named).filter(|candidate| candidate.takes(alg)).collect();
+        match fitting[..] {
+            [candidate] => candidate.key.verify(alg, message, signature),
+            [] if kid.is_some() && self.0.iter().any(|candidate| is_named(&candidate)) => Err(Refused::Algorithm),
+            [] => Err(Refused::UnknownKey),
+            _ => Err(Refused::AmbiguousKey),
         }
-        candidate.key.verify(alg, message, signature)
     }
 }
 

@@ -53,14 +53,17 @@ const SETTLE: Duration = Duration::from_secs(15);
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
     let ended = Logs::start(arguments.log_level.as_str(), Format::Json).map_err(|error| error.to_string());
-    match ended.and_then(|logs| serve(arguments, &logs)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    let ended = ended.and_then(|logs| {
+        let ended = serve(arguments, &logs);
+        if let Err(error) = &ended {
             tracing::error!(%error, "stopped");
-            complain(&format!("idjag-proxy: {error}"));
-            ExitCode::from(EX_FAILED)
         }
-    }
+        logs.flush();
+        ended
+    });
+    let Err(error) = ended else { return ExitCode::SUCCESS };
+    complain(&format!("idjag-proxy: {error}"));
+    ExitCode::from(EX_FAILED)
 }
 
 fn serve(arguments: Arguments, logs: &Logs) -> Result<(), String> {

@@ -33,8 +33,9 @@ pub(super) fn run(file: &Path, overrides: Overrides) -> ExitCode {
             Ok(runtime) => runtime,
             Err(error) => return failed(&format!("the runtime could not start: {error}")),
         };
+    let log_of_parts = Some(logs.clone());
     let ended = runtime.block_on(async move {
-        let bound = bind(loaded, source, &Clock::system(), Some(logs)).map_err(|error| error.to_string())?;
+        let bound = bind(loaded, source, &Clock::system(), log_of_parts).map_err(|error| error.to_string())?;
         let (stopper, stop) = Stop::pair();
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
@@ -55,13 +56,11 @@ pub(super) fn run(file: &Path, overrides: Overrides) -> ExitCode {
         }
     });
     runtime.shutdown_background();
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "stopped");
-            failed(&error)
-        }
+    if let Err(error) = &ended {
+        tracing::error!(%error, "stopped");
     }
+    logs.flush();
+    ended.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
 fn failed(error: &str) -> ExitCode {

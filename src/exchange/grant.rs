@@ -5,6 +5,7 @@ use crate::tls::ServerTrust;
 use aws_lc_rs::digest::{Context, SHA256};
 use std::sync::Arc;
 use std::time::Duration;
+use url::Url;
 
 /// Everything that one access token is asked for with, but for the user's token itself.
 #[derive(Clone, Debug)]
@@ -134,7 +135,7 @@ pub enum GrantError {
     NoDepth,
 }
 
-/// A grant's identity in caches: equal for grants that a server cannot tell apart.
+/// A grant's identity in caches: equal for grants that are asked of the same server, by one name, and that it cannot tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GrantDigest(pub [u8; 32]);
 
@@ -217,8 +218,9 @@ impl Grant {
         }
     }
 
-    /// A digest of everything that a server decides on, and of nothing that rotates: no key, no secret, no SVID. The SPIFFE ID and the
-    /// user's token are not part of a grant.
+    /// A digest of everything that a server decides on, and of why it is believed: whom we take for it, and whose keys a user's
+    /// token is verified with. Nothing that rotates is in it: no key, no secret, no SVID. The SPIFFE ID and the user's token are not
+    /// part of a grant.
     pub fn digest(&self) -> GrantDigest {
         let mut digest = Digest(Context::new(&SHA256));
         digest.text(self.flow.name());
@@ -292,14 +294,18 @@ impl Digest {
     }
 
     fn server(&mut self, server: &AuthorizationServer) {
+        // Exchanges are counted by the name.
+        self.text(&server.name);
         self.text(&server.issuer);
         match &server.endpoints {
             Endpoints::Discovered => self.flag(false),
-            Endpoints::Explicit { token, .. } => {
+            Endpoints::Explicit { token, jwks } => {
                 self.flag(true);
                 self.text(token.as_str());
+                self.optional(jwks.as_ref().map(Url::as_str));
             }
         }
+        self.0.update(&server.trust.digest());
         self.optional(server.client_id.as_deref());
         self.text(server.client_auth.method());
         let quirks = &server.quirks;

@@ -65,6 +65,17 @@ impl Metrics {
         }
     }
 
+    /// Takes the series of a server away, which a reload has removed.
+    pub fn forget(&self, server: &str) {
+        for leg in Leg::ALL {
+            // An error means that there is none.
+            let _ = self.duration.remove_label_values(&[server, leg.label()]);
+            for outcome in KINDS.iter().chain([&SUCCESS]) {
+                let _ = self.exchanges.remove_label_values(&[server, leg.label(), outcome]);
+            }
+        }
+    }
+
     pub(super) fn count<T>(&self, server: &str, leg: Leg, result: &Result<T, ExchangeError>, took: Duration) {
         let outcome = result.as_ref().map_or_else(ExchangeError::kind, |_| SUCCESS);
         self.exchanges.with_label_values(&[server, leg.label(), outcome]).inc();

@@ -13,6 +13,7 @@ mod peer;
 mod request;
 mod response;
 mod server;
+mod shelf;
 #[cfg(test)]
 mod testing;
 mod user;

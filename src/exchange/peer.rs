@@ -5,8 +5,9 @@ use super::freshness::Kept;
 use super::metadata::{self, Metadata};
 use super::response;
 use super::server::{AssertionAudience, AuthorizationServer, ClientAuth, Endpoints};
+use super::shelf::{Document, Shelf};
 use crate::assertion::KeySet;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::identity::Identity;
 use bytes::Bytes;
 use http::header::{ACCEPT, USER_AGENT};
@@ -14,61 +15,21 @@ use http::{HeaderValue, Method, Request};
 use http_body_util::Full;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
 use url::Url;
 
-/// A failed fetch is not repeated for this long.
-const NEGATIVE: Duration = Duration::from_secs(5);
-/// Metadata that is over is used for this long once more while the server that publishes it is in trouble.
-const STALE_STEP: Duration = Duration::from_secs(30);
+/// How long keys are used past their end while the issuer that publishes them is in trouble: one that it has withdrawn, not longer.
+const STALE_KEYS: Duration = Duration::from_secs(60 * 60);
 /// A key that nobody knows makes us ask for new ones at most this often (JB-5).
 const KEY_REFRESH: Duration = Duration::from_secs(10);
 
 const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("idjag-proxy/", env!("CARGO_PKG_VERSION")));
 
-/// One authorization server at run time. Its locks are held while a document is fetched, so that all who need it share one fetch.
+/// One authorization server at run time.
 pub(super) struct Peer {
     pub(super) server: Arc<AuthorizationServer>,
     client: ServerClient,
-    metadata: Mutex<Shelf<Arc<Metadata>>>,
-    keys: Mutex<Shelf<Arc<KeySet>>>,
-}
-
-/// A document, or why there is none.
-struct Shelf<T> {
-    kept: Option<Kept<T>>,
-    failed: Option<(Failure, Timestamp)>,
-    refreshed: Timestamp,
-}
-
-impl<T> Default for Shelf<T> {
-    fn default() -> Self {
-        Self { kept: None, failed: None, refreshed: Timestamp::EPOCH }
-    }
-}
-
-impl<T: Clone> Shelf<T> {
-    /// What need not be fetched: a fresh document, or a fresh failure.
-    fn at_hand(&self, now: Timestamp) -> Option<Result<T, Failure>> {
-        if let Some(kept) = self.kept.as_ref().filter(|kept| kept.is_fresh(now)) {
-            return Some(Ok(kept.document.clone()));
-        }
-        let (failure, at) = self.failed.as_ref()?;
-        (*at <= now && now.since(*at) < NEGATIVE).then(|| Err(failure.clone()))
-    }
-
-    fn put(&mut self, fetched: Result<Kept<T>, Failure>, now: Timestamp) -> Result<T, Failure> {
-        match fetched {
-            Ok(kept) => {
-                self.failed = None;
-                Ok(self.kept.insert(kept).document.clone())
-            }
-            Err(failure) => {
-                self.failed = Some((failure.clone(), now));
-                Err(failure)
-            }
-        }
-    }
+    metadata: Shelf<Arc<Metadata>>,
+    keys: Shelf<Arc<KeySet>>,
 }
 
 /// What a peer is asked with: our identity and our clock.
@@ -80,7 +41,8 @@ pub(super) struct Around<'a> {
 
 impl Peer {
     pub(super) fn new(server: Arc<AuthorizationServer>) -> Self {
-        Self { server, client: ServerClient::default(), metadata: Mutex::default(), keys: Mutex::default() }
+        let (metadata, keys) = (Shelf::new(Duration::MAX), Shelf::new(STALE_KEYS));
+        Self { server, client: ServerClient::default(), metadata, keys }
     }
 
     pub(super) fn error(&self, failure: Failure) -> ExchangeError {
@@ -122,34 +84,19 @@ impl Peer {
 
     /// The keys that this server signs with.
     pub(super) async fn keys(&self, around: Around<'_>) -> Result<Arc<KeySet>, Failure> {
-        let mut shelf = self.keys.lock().await;
-        let now = around.clock.now();
-        match shelf.at_hand(now) {
-            Some(result) => result,
-            None => {
-                let fetched = self.fetch_keys(around).await;
-                shelf.put(fetched, now)
-            }
-        }
+        let fetched = self.keys.get(around.clock, self.fetch_keys(around)).await?;
+        Ok(self.told(fetched, "keys"))
     }
 
-    /// Newer keys than `seen`, if there can be any: somebody else fetched some, or the last refresh is long enough ago.
+    /// Newer keys than `seen`, if there can be any: somebody else fetched some, or the last refresh is long enough ago. Only those
+    /// who ask for them wait.
     pub(super) async fn newer_keys(
         &self,
         seen: &Arc<KeySet>,
         around: Around<'_>,
     ) -> Result<Option<Arc<KeySet>>, Failure> {
-        let mut shelf = self.keys.lock().await;
-        let now = around.clock.now();
-        if let Some(kept) = shelf.kept.as_ref().filter(|kept| !Arc::ptr_eq(&kept.document, seen)) {
-            return Ok(Some(kept.document.clone()));
-        }
-        if shelf.refreshed <= now && now.since(shelf.refreshed) < KEY_REFRESH {
-            return Ok(None);
-        }
-        shelf.refreshed = now;
-        let fetched = self.fetch_keys(around).await;
-        shelf.put(fetched, now).map(Some)
+        let is_newer = |kept: &Arc<KeySet>| !Arc::ptr_eq(kept, seen);
+        self.keys.renew(around.clock, KEY_REFRESH, is_newer, self.fetch_keys(around)).await
     }
 
     /// Sends a request to this server.
@@ -161,21 +108,23 @@ impl Peer {
     }
 
     async fn metadata(&self, around: Around<'_>) -> Result<Arc<Metadata>, Failure> {
-        let mut shelf = self.metadata.lock().await;
-        let now = around.clock.now();
-        if let Some(result) = shelf.at_hand(now) {
-            return result;
+        let discover = async {
+            let found = self.discover(around).await;
+            found.map(|(metadata, answer)| Kept::new(Arc::new(metadata), &answer.headers, around.clock.now()))
+        };
+        let fetched = self.metadata.get(around.clock, discover).await?;
+        Ok(self.told(fetched, "metadata"))
+    }
+
+    /// The document; if it is an old one because there is no new one, the log says so.
+    fn told<T>(&self, document: Document<T>, what: &str) -> T {
+        match document {
+            Document::Good(document) => document,
+            Document::InsteadOf(failure, document) => {
+                tracing::warn!(error = %self.error(failure), "{what} cannot be renewed: the last are used on");
+                document
+            }
         }
-        let fetched =
-            self.discover(around).await.map(|(metadata, answer)| Kept::new(Arc::new(metadata), &answer.headers, now));
-        if let (Err(failure), Some(kept)) = (&fetched, shelf.kept.as_mut())
-            && failure.is_passing()
-        {
-            tracing::warn!(error = %self.error(failure.clone()), "metadata cannot be renewed: the last one is used on");
-            kept.until = now.plus(STALE_STEP);
-            return Ok(kept.document.clone());
-        }
-        shelf.put(fetched, now)
     }
 
     /// Tries the well-known places in order; the first document that is the issuer's wins (AM-2, AM-3).

@@ -6,7 +6,7 @@ use super::{
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::secret::Secret;
-use crate::tls::ServerTrust;
+use crate::tls::{Roots, ServerTrust};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, StatusCode};
@@ -111,12 +111,12 @@ impl Scripted {
 }
 
 /// An authority that nobody has: TLS wants one, even where none will be used.
-fn some_root() -> Arc<RootCertStore> {
+fn some_root() -> Roots {
     let key = rcgen::KeyPair::generate().expect("a key");
     let certificate = rcgen::CertificateParams::default().self_signed(&key).expect("a certificate");
     let mut roots = RootCertStore::empty();
     roots.add(certificate.der().clone()).expect("a root");
-    Arc::new(roots)
+    roots.into()
 }
 
 pub(super) fn json(status: u16, body: impl Into<Bytes>) -> Reply {

@@ -1,6 +1,7 @@
 //! One route: what it matches, which credential its requests carry, and where they go.
 use super::matcher::Match;
 use crate::exchange::Grant;
+use crate::secret::Secret;
 use crate::tls::ClientTls;
 use http::{HeaderName, HeaderValue};
 use std::path::PathBuf;
@@ -56,6 +57,8 @@ pub struct TokenRule {
     pub grant: Arc<Grant>,
     /// Where the user's token comes from, on a delegated grant.
     pub source: TokenSource,
+    /// What the file of a [`TokenSource::File`] held when the configuration was loaded; absent: nothing usable.
+    pub file_token: Option<Secret>,
     /// Readiness waits for it.
     pub eager: bool,
 }
@@ -67,7 +70,7 @@ pub enum TokenSource {
     Own,
     /// A header that the agent sends; it is removed before the request leaves.
     Header(HeaderName),
-    /// A file, read again when it changes.
+    /// A file; when it changes, the configuration is loaded again.
     File(PathBuf),
 }
 

@@ -18,8 +18,6 @@ pub enum Reason {
     AmbiguousPath,
     /// CONNECT for TLS to a route that needs a credential.
     CallAsHttp,
-    /// An upgrade that cannot be relayed here.
-    UpgradeUnavailable,
     /// TRACE.
     TraceForbidden,
     /// The workload's identity is missing or has ended.
@@ -58,12 +56,11 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for the metrics' closed label set.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 21] = [
         Self::NoRoute,
         Self::MalformedRequest,
         Self::AmbiguousPath,
         Self::CallAsHttp,
-        Self::UpgradeUnavailable,
         Self::TraceForbidden,
         Self::IdentityMissing,
         Self::UserToken,
@@ -98,9 +95,6 @@ impl Reason {
             }
             Self::AmbiguousPath => ("ambiguous_path", S::BAD_REQUEST, 3, "http_request_error", "Ambiguous path"),
             Self::CallAsHttp => ("call_as_http", S::FORBIDDEN, 7, "http_request_denied", "Call this host as http://"),
-            Self::UpgradeUnavailable => {
-                ("upgrade_unavailable", S::NOT_IMPLEMENTED, 12, "http_upgrade_failed", "This upgrade cannot be relayed")
-            }
             Self::TraceForbidden => {
                 ("trace_forbidden", S::METHOD_NOT_ALLOWED, 12, "http_request_denied", "TRACE is refused")
             }
@@ -197,6 +191,11 @@ impl Refusal {
             proxy_status: None,
             close,
         }
+    }
+
+    /// A limit of ours that may have room again in a moment.
+    pub fn too_many(detail: impl Into<String>) -> Self {
+        Self::new(Reason::TooManyRequests, detail).with_retry_after(Duration::from_secs(1))
     }
 
     /// With a more exact `Proxy-Status` error than the reason's own.

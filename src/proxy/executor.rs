@@ -1,5 +1,15 @@
-//! Runs hyper's HTTP/2 tasks on the worker's own thread.
+//! A worker's own runtime, and hyper's HTTP/2 tasks on it.
 use std::future::Future;
+use tokio::runtime::LocalOptions;
+
+/// Runs `future`, and what it spawns, on the calling thread. Ends with it, whatever else is under way.
+pub(super) fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let ended = runtime.block_on(future);
+    // Dropping it would wait for names that are being looked up, for as long as the system's resolver likes.
+    runtime.shutdown_background();
+    Ok(ended)
+}
 
 /// Spawns onto the current thread's runtime.
 #[derive(Clone, Copy, Debug)]
@@ -13,5 +23,31 @@ where
         tokio::task::spawn_local(async move {
             future.await;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::Duration;
+
+    #[test]
+    fn a_look_up_that_hangs_does_not_hold_a_worker() {
+        let (_answer, never) = channel::<()>();
+        let (ended, end) = channel();
+        std::thread::spawn(move || {
+            let worker = async {
+                let (looking_up, started) = tokio::sync::oneshot::channel();
+                let look_up = move |answer: Receiver<()>| {
+                    let _ = looking_up.send(());
+                    answer.recv()
+                };
+                drop(tokio::task::spawn_blocking(move || look_up(never)));
+                started.await.expect("started");
+            };
+            ended.send(block_on(worker).is_ok())
+        });
+        assert_eq!(end.recv_timeout(Duration::from_secs(60)), Ok(true));
     }
 }

@@ -124,6 +124,25 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// Takes the series of a route away, which a reload has removed.
+    pub fn forget(&self, route: &str) {
+        let Families { requests, durations, injected, replays, expiry } = &self.families;
+        // An error means that there is none.
+        for class in CLASSES {
+            let _ = requests.remove_label_values(&[route, class]);
+        }
+        for kind in ["bearer", "legacy_secret"] {
+            let _ = injected.remove_label_values(&[route, kind]);
+        }
+        for outcome in ["replayed", "not_replayed"] {
+            let _ = replays.remove_label_values(&[route, outcome]);
+        }
+        let _ = durations.remove_label_values(&[route]);
+        let _ = expiry.remove_label_values(&[route]);
+    }
+}
+
 impl Families {
     fn route(&self, name: &str, own: bool) -> RouteMetrics {
         RouteMetrics {

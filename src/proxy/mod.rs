@@ -25,4 +25,4 @@ pub use metrics::Metrics;
 pub use table::{Parts as TableParts, Table};
 pub use traffic::Traffic;
 pub use upstream::Guard;
-pub use worker::{Limits, Place, Pulse, Shared, SharedParts, run_worker};
+pub use worker::{Limits, Pulse, Shared, SharedParts, run_worker};

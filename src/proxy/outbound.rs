@@ -63,8 +63,7 @@ async fn serve(
     outcome: &mut Outcome<'_>,
 ) -> Result<Response<AgentBody>, Refusal> {
     let in_flight = worker.shared.traffic.request();
-    let in_flight =
-        in_flight.ok_or_else(|| Refusal::new(Reason::TooManyRequests, "Too many requests are in flight."))?;
+    let in_flight = in_flight.ok_or_else(|| Refusal::too_many("Too many requests are in flight."))?;
     let table = worker.shared.table();
     check(worker, &request)?;
     if request.method() == Method::CONNECT {

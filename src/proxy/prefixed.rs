@@ -20,8 +20,8 @@ pub(super) struct Prefixed<S> {
     stream: S,
 }
 
-/// RFC 9113 §3.4 begins `PRI *`; no method of HTTP/1.1 is `PRI`.
-const HTTP2: &[u8] = b"PRI ";
+/// RFC 9113 §3.4, all of it: who has sent a part of it is waited for no longer than for any other head.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// RFC 8446 §5.1: a ClientHello comes in a handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -114,8 +114,9 @@ mod tests {
     async fn nothing_that_was_looked_at_is_lost() {
         for (pieces, speaks) in [
             (&[&b"GET / HTTP/1.1\r\n"[..]][..], Speaks::Http1),
-            (&[b"PRI * HTTP/2.0\r\n"], Speaks::Http2),
-            (&[b"P", b"R", b"I", b" *"], Speaks::Http2),
+            (&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0"], Speaks::Http2),
+            (&[b"P", b"R", b"I", b" * HTTP/2.0\r\n\r\n", b"SM\r\n\r\n"], Speaks::Http2),
+            (&[b"PRI * HTTP/2.0\r\n\r\nSMS\r\n\r\n"], Speaks::Http1),
             (&[b"P", b"OST / HTTP/1.1"], Speaks::Http1),
             (&[b"PRINT /"], Speaks::Http1),
             (&[&[0x16, 3, 1]], Speaks::Tls),

@@ -8,7 +8,6 @@ use crate::secret::Secret;
 use crate::tls::{ClientTls, SetupError};
 use crate::token::{Slot, Tokens};
 use http::HeaderName;
-use std::path::Path;
 use std::sync::Arc;
 
 /// A whole configuration of routes, immutable.
@@ -45,8 +44,6 @@ pub struct Parts<'p> {
     pub clock: &'p Clock,
     /// Series of each route.
     pub metrics: &'p Metrics,
-    /// How a `file` subject's token is read.
-    pub read: &'p dyn Fn(&Path) -> Option<Secret>,
     /// TLS of requests that pass without a route.
     pub pass_tls: &'p ClientTls,
 }
@@ -115,11 +112,7 @@ impl Entry {
     fn new(route: &Arc<Route>, parts: &Parts<'_>, user_headers: &[HeaderName]) -> Result<Self, SetupError> {
         let (slot, user_file, needs_token_identity) = match &route.credential {
             Credential::Token(rule) => {
-                let user = match &rule.source {
-                    TokenSource::File(path) => (parts.read)(path),
-                    _ => None,
-                };
-                (Some(parts.tokens.slot(&rule.grant)), user, rule.grant.needs_identity())
+                (Some(parts.tokens.slot(&rule.grant)), rule.file_token.clone(), rule.grant.needs_identity())
             }
             _ => (None, None, false),
         };

@@ -1,6 +1,6 @@
 //! A worker: one thread with its own runtime, listeners and connections, so that a request lives and dies on one core.
 use super::body::AgentBody;
-use super::executor::Local;
+use super::executor::{self, Local};
 use super::head::Fault;
 use super::metrics::Metrics;
 use super::outbound;
@@ -30,7 +30,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::runtime::LocalOptions;
 use tokio::sync::Semaphore;
 
 /// Bounds of the data plane.
@@ -63,6 +62,9 @@ impl Default for Limits {
     }
 }
 
+/// Bytes of one answer that wait for an agent who opens a wide window and does not read: there may be 200 of them on a connection.
+const SEND_BUFFER: usize = 16 * 1024;
+
 /// What all workers see: snapshots and handles, no lock on the request path.
 pub struct Shared {
     table: ArcSwap<Table>,
@@ -73,6 +75,8 @@ pub struct Shared {
     pub(super) guard: Guard,
     pub(super) limits: Limits,
     pub(super) pseudonym: String,
+    /// One for each connection of the agent's, all workers together.
+    places: Arc<Semaphore>,
     pulse: Pulse,
     via_http1: HeaderValue,
     via_http2: HeaderValue,
@@ -109,6 +113,7 @@ impl Shared {
             via_http1: via("1.1"),
             via_http2: via("2.0"),
             pseudonym,
+            places: Arc::new(Semaphore::new(parts.limits.connections.min(Semaphore::MAX_PERMITS))),
             table: ArcSwap::from_pointee(parts.table),
             tokens: parts.tokens,
             identity: parts.identity,
@@ -189,15 +194,6 @@ impl Downstream {
     }
 }
 
-/// Which worker of how many.
-#[derive(Clone, Copy, Debug)]
-pub struct Place {
-    /// From 0.
-    pub index: usize,
-    /// How many there are.
-    pub of: usize,
-}
-
 /// When each worker's timer last fired, in milliseconds since the start: by a clock that a laptop's sleep and an operator's hand do
 /// not move.
 #[derive(Clone, Debug)]
@@ -227,31 +223,29 @@ impl Pulse {
     }
 }
 
-/// Runs one worker on the calling thread until it is told to stop.
+/// Runs one worker, the one of this number, on the calling thread until it is told to stop.
 pub fn run_worker(
     shared: Arc<Shared>,
     listeners: Vec<TcpListener>,
-    place: Place,
+    index: usize,
     mut stop: Stop,
 ) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-    let runtime = runtime.map_err(|error| format!("a worker's runtime could not start: {error}"))?;
-    runtime.block_on(async move {
+    let ended = executor::block_on(async move {
         let worker = Rc::new(Worker {
             pool: Pool::new(shared.metrics.clone()),
             delegated: RefCell::new(Delegated::new(shared.limits.delegated)),
             shared,
         });
-        let permits = Arc::new(Semaphore::new(worker.shared.limits.connections.div_ceil(place.of.max(1))));
         for listener in listeners {
             let listener =
                 tokio::net::TcpListener::from_std(listener).map_err(|error| format!("a listener failed: {error}"))?;
-            tokio::task::spawn_local(accept(Rc::clone(&worker), listener, Arc::clone(&permits)));
+            tokio::task::spawn_local(accept(Rc::clone(&worker), listener));
         }
-        tokio::task::spawn_local(tick(Rc::clone(&worker), place.index));
+        tokio::task::spawn_local(tick(Rc::clone(&worker), index));
         stop.stopped().await;
         Ok(())
-    })
+    });
+    ended.map_err(|error| format!("a worker's runtime could not start: {error}"))?
 }
 
 /// Besides sweeping, its timer keeps the runtime's next wake-up near: else every request's head timer would have to wake the
@@ -265,28 +259,47 @@ async fn tick(worker: Rc<Worker>, index: usize) {
     }
 }
 
-async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener, permits: Arc<Semaphore>) {
-    let mut failures: u32 = 0;
+async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
+    let mut shortage = Shortage::default();
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                failures = 0;
-                let worker = Rc::clone(&worker);
-                tokio::task::spawn_local(async move {
-                    let _permit = permit;
-                    serve(&worker, stream).await;
-                });
-            }
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of file descriptors, most likely: come back when some are free again, and say so only the first times.
-                failures += 1;
-                if failures <= 3 {
-                    tracing::error!(%error, "a connection could not be accepted");
-                }
-                tokio::time::sleep(Duration::from_millis(10) * failures.min(50)).await;
+                // Out of file descriptors, most likely.
+                shortage.wait(&error).await;
+                continue;
             }
+        };
+        while !worker.shared.guard.has_room(&stream) {
+            worker.pool.let_go();
+            shortage.wait(&"the last file descriptors are kept for probes, the identity and tokens").await;
         }
+        shortage.failures = 0;
+        // Only now: a listener that nobody calls must not hold a place that another one could use.
+        let Ok(permit) = Arc::clone(&worker.shared.places).acquire_owned().await else { return };
+        let worker = Rc::clone(&worker);
+        tokio::task::spawn_local(async move {
+            let _permit = permit;
+            serve(&worker, stream).await;
+        });
+    }
+}
+
+/// A time in which connections cannot be accepted: it is waited out, and the log hears of it now and then.
+#[derive(Default)]
+struct Shortage {
+    failures: u32,
+    said: Option<Instant>,
+}
+
+impl Shortage {
+    async fn wait(&mut self, why: &(dyn std::fmt::Display + Sync)) {
+        self.failures += 1;
+        if self.said.is_none_or(|at| at.elapsed() > Duration::from_secs(60)) {
+            self.said = Some(Instant::now());
+            tracing::error!(error = %why, "a connection could not be accepted");
+        }
+        tokio::time::sleep(Duration::from_millis(10) * self.failures.min(50)).await;
     }
 }
 
@@ -328,6 +341,7 @@ pub(super) async fn serve_http<S>(
             .max_concurrent_streams(200)
             .max_pending_accept_reset_streams(64)
             .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
+            .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(Duration::from_secs(60));
         builder.serve_connection(TokioIo::new(stream), service).await
     } else {

@@ -1,7 +1,6 @@
 //! Log lines go through a bounded writer that never blocks: a reader that stalls costs lines, which are counted, never requests.
+use super::queue::Queue;
 use prometheus::{IntCounter, Registry};
-use std::sync::Arc;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry as Subscriber, fmt, reload};
@@ -23,37 +22,37 @@ pub enum Format {
 )]
 pub struct LevelError(String);
 
-/// The log of this process, and the means to change its level while it runs. Dropping the last one flushes.
+/// The log of this process, and the means to change its level while it runs.
 #[derive(Clone)]
 pub struct Logs {
     filter: reload::Handle<EnvFilter, Subscriber>,
-    errors: ErrorCounter,
-    _guard: Arc<WorkerGuard>,
+    queue: Queue,
 }
-
-/// Lines that may wait for the writer.
-const BACKLOG: usize = 8192;
 
 impl Logs {
     /// Starts the log on standard output.
     pub fn start(level: &str, format: Format) -> Result<Self, LevelError> {
-        let (writer, guard) =
-            NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BACKLOG).finish(std::io::stdout());
-        let errors = writer.error_counter();
         let (filter, handle) = reload::Layer::new(filter(level)?);
-        let lines = fmt::layer().with_writer(writer).with_target(true);
+        let queue = Queue::start(std::io::stdout());
+        let writer = queue.clone();
+        let lines = fmt::layer().with_writer(move || writer.clone()).with_target(true);
         let base = tracing_subscriber::registry().with(filter);
         match format {
             Format::Json => base.with(lines.json().flatten_event(true).with_current_span(false)).init(),
             Format::Pretty => base.with(lines.compact()).init(),
         }
-        Ok(Self { filter: handle, errors, _guard: Arc::new(guard) })
+        Ok(Self { filter: handle, queue })
     }
 
     /// Changes the level from now on.
     pub fn set_level(&self, level: &str) -> Result<(), LevelError> {
         let filter = filter(level)?;
         self.filter.reload(filter).map_err(|_| LevelError(level.to_owned()))
+    }
+
+    /// Waits until what was logged is written, but not for ever: for the end of the process.
+    pub fn flush(&self) {
+        self.queue.settle();
     }
 
     /// The level of now.
@@ -66,11 +65,8 @@ impl Logs {
         let dropped =
             IntCounter::new("idjag_proxy_log_lines_dropped_total", "Log lines lost because the reader stalled.")?;
         registry.register(Box::new(dropped.clone()))?;
-        let errors = self.errors.clone();
-        Ok(move || {
-            let now = u64::try_from(errors.dropped_lines()).unwrap_or(u64::MAX);
-            dropped.inc_by(now.saturating_sub(dropped.get()));
-        })
+        let queue = self.queue.clone();
+        Ok(move || dropped.inc_by(queue.dropped().saturating_sub(dropped.get())))
     }
 }
 

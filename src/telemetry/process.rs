@@ -1,10 +1,10 @@
 //! `process_*`, the usual names, without a crate that brings a second copy of half of libc.
-use prometheus::{Gauge, Opts, Registry};
+use prometheus::{Counter, Gauge, Opts, Registry};
 
-/// Gauges that are brought up to date before a scrape.
+/// Values that are brought up to date before a scrape.
 #[derive(Clone)]
 pub struct Process {
-    cpu_seconds: Gauge,
+    cpu_seconds: Counter,
     resident: Gauge,
     virtual_size: Gauge,
     open_fds: Gauge,
@@ -22,8 +22,10 @@ impl Process {
         };
         #[expect(clippy::cast_precision_loss, reason = "seconds since the epoch are far below 2^52")]
         gauge("process_start_time_seconds", "When the process started.")?.set(started as f64);
+        let cpu_seconds = Counter::new("process_cpu_seconds_total", "User and system time.")?;
+        registry.register(Box::new(cpu_seconds.clone()))?;
         Ok(Self {
-            cpu_seconds: gauge("process_cpu_seconds_total", "User and system time.")?,
+            cpu_seconds,
             resident: gauge("process_resident_memory_bytes", "Resident memory.")?,
             virtual_size: gauge("process_virtual_memory_bytes", "Virtual memory.")?,
             open_fds: gauge("process_open_fds", "Open file descriptors.")?,
@@ -32,18 +34,19 @@ impl Process {
         })
     }
 
-    /// Reads `/proc`; elsewhere than on Linux the gauges stay zero.
+    /// Reads `/proc`; elsewhere than on Linux the values stay zero.
     pub fn observe(&self) {
         let Some(stat) = std::fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(parse) else { return };
-        self.cpu_seconds.set(stat.cpu_ticks / 100.0);
+        self.cpu_seconds.inc_by((stat.cpu_ticks / 100.0 - self.cpu_seconds.get()).max(0.0));
         self.resident.set(stat.resident_pages * 4096.0);
         self.virtual_size.set(stat.virtual_bytes);
         self.threads.set(stat.threads);
         if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
             self.open_fds.set(f64::from(u32::try_from(entries.count()).unwrap_or(u32::MAX)));
         }
-        if let Some(limit) = max_fds() {
-            self.max_fds.set(limit);
+        if let Some(limit) = descriptor_limit() {
+            #[expect(clippy::cast_precision_loss, reason = "a metric")]
+            self.max_fds.set(limit as f64);
         }
     }
 }
@@ -69,21 +72,34 @@ fn parse(text: &str) -> Option<Stat> {
     })
 }
 
+/// How many file descriptors this process may open, where the system says.
 #[cfg(unix)]
-fn max_fds() -> Option<f64> {
+pub fn descriptor_limit() -> Option<u64> {
     let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).ok()?;
-    #[expect(clippy::cast_precision_loss, reason = "a metric")]
-    Some(soft as f64)
+    Some(soft)
 }
 
+/// How many file descriptors this process may open, where the system says.
 #[cfg(not(unix))]
-fn max_fds() -> Option<f64> {
+pub fn descriptor_limit() -> Option<u64> {
     None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_on_the_cpu_is_a_counter_that_only_grows() {
+        let registry = Registry::new();
+        let process = Process::new(&registry, 0).expect("registered");
+        process.observe();
+        let before = process.cpu_seconds.get();
+        process.observe();
+        assert!(process.cpu_seconds.get() >= before);
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).expect("text");
+        assert!(text.contains("# TYPE process_cpu_seconds_total counter\n"), "{text}");
+    }
 
     #[test]
     fn a_command_name_may_hold_anything() {

@@ -38,9 +38,11 @@ pub fn client_config(
         ServerTrust::Spiffe(peers) => {
             Arc::new(SpiffeVerifier::new(peers.clone(), needed()?, provider.signature_verification_algorithms))
         }
-        ServerTrust::WebPki(roots) => WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
-            .build()
-            .map_err(|error| SetupError::NoRoots(error.to_string()))?,
+        ServerTrust::WebPki(roots) => {
+            WebPkiServerVerifier::builder_with_provider(roots.store.clone(), provider.clone())
+                .build()
+                .map_err(|error| SetupError::NoRoots(error.to_string()))?
+        }
     };
     let builder = ClientConfig::builder_with_details(provider, Arc::new(WallTime(clock.clone())))
         .with_protocol_versions(rustls::ALL_VERSIONS)

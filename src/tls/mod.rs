@@ -11,19 +11,31 @@ mod spiffe;
 
 pub use client::{SetupError, client_config};
 pub use refusal::refusal;
-pub use roots::{RootsError, roots_from_pem, web_roots};
+pub use roots::{Roots, RootsError, roots_from_pem, web_roots};
 pub use spiffe::{PeerIds, PeerIdsError, PeerRefused, recheck};
 
-use rustls::RootCertStore;
+use aws_lc_rs::digest::{Context, SHA256};
 use std::sync::Arc;
 
 /// How a server proves who it is.
 #[derive(Clone, Debug)]
 pub enum ServerTrust {
     /// By a certificate for its host name, signed under one of these roots: the public ones, or a `ca_file`.
-    WebPki(Arc<RootCertStore>),
+    WebPki(Roots),
     /// By an X.509-SVID with one of these SPIFFE IDs. Its host name means nothing.
     Spiffe(Arc<PeerIds>),
+}
+
+impl ServerTrust {
+    /// SHA-256 of who is trusted; equal for equal trust, wherever it was read from.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut context = Context::new(&SHA256);
+        match self {
+            Self::WebPki(roots) => context.update(&roots.digest),
+            Self::Spiffe(peers) => context.update(format!("spiffe: {peers}").as_bytes()),
+        }
+        context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
 }
 
 /// What we show a server that asks for a certificate.

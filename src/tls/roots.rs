@@ -1,7 +1,39 @@
 //! Certificate authorities of the ordinary web, or of a file.
+use aws_lc_rs::digest::{Context, SHA256};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use std::fmt;
+use std::sync::Arc;
+
+/// Authorities to trust. Clones share them.
+#[derive(Clone)]
+pub struct Roots {
+    pub(super) store: Arc<RootCertStore>,
+    /// Taken once: the machine's are 100 kB.
+    pub(super) digest: [u8; 32],
+}
+
+impl From<RootCertStore> for Roots {
+    fn from(store: RootCertStore) -> Self {
+        let mut context = Context::new(&SHA256);
+        for root in &store.roots {
+            let constraints = root.name_constraints.as_ref().map_or(&[][..], |constraints| &constraints[..]);
+            for part in [&root.subject[..], &root.subject_public_key_info, constraints] {
+                context.update(&(part.len() as u64).to_be_bytes());
+                context.update(part);
+            }
+        }
+        let digest = context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes");
+        Self { store: Arc::new(store), digest }
+    }
+}
+
+impl fmt::Debug for Roots {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} authorities", self.store.len())
+    }
+}
 
 /// Why a PEM text holds no authorities.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,10 +88,23 @@ pub fn roots_from_pem(pem: &[u8]) -> Result<RootCertStore, RootsError> {
 mod tests {
     use super::*;
     use crate::identity::testing::{Authority, pem};
+    use crate::tls::{PeerIds, ServerTrust};
 
     #[test]
     fn there_are_always_web_roots() {
         assert!(!web_roots().is_empty());
+    }
+
+    #[test]
+    fn a_digest_is_of_who_is_trusted() {
+        let digest = |pem: &str| ServerTrust::WebPki(roots_from_pem(pem.as_bytes()).expect("roots").into()).digest();
+        let (one, other) = (Authority::new("example.org"), Authority::new("example.org"));
+        let [one, other] = [one, other].map(|authority| pem("CERTIFICATE", &authority.bundle()));
+        assert_eq!(digest(&one), digest(&one), "read twice");
+        assert_ne!(digest(&one), digest(&other), "another key of the same name");
+        assert_ne!(digest(&one), digest(&(one.clone() + &other)));
+        let pinned = ServerTrust::Spiffe(Arc::new(PeerIds::new(["spiffe://example.org/as"]).expect("an ID")));
+        assert_ne!(digest(&one), pinned.digest());
     }
 
     #[test]

@@ -3,6 +3,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::identity::testing::{Authority, Fed, Issued, LeafShape, material};
 use crate::identity::{LeafProblem, crypto_provider};
+use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
@@ -18,10 +19,10 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(crypto_provider())
 }
 
-fn roots(authority: &Authority) -> Arc<RootCertStore> {
+fn roots(authority: &Authority) -> Roots {
     let mut roots = RootCertStore::empty();
     roots.add(authority.bundle().into()).expect("an authority");
-    Arc::new(roots)
+    roots.into()
 }
 
 /// A server with `issued`; it asks for a client certificate under `clients`, if given.
@@ -31,7 +32,7 @@ fn server(issued: &Issued, clients: Option<&Authority>) -> ServerConfig {
     let builder = match clients {
         None => builder.with_no_client_auth(),
         Some(authority) => builder.with_client_cert_verifier(
-            WebPkiClientVerifier::builder_with_provider(roots(authority), provider()).build().expect("verifier"),
+            WebPkiClientVerifier::builder_with_provider(roots(authority).store, provider()).build().expect("verifier"),
         ),
     };
     let key = PrivateKeyDer::Pkcs8(issued.key.to_vec().into());
@@ -234,7 +235,7 @@ async fn web_pki_without_an_svid_needs_no_identity() {
     let client = client_config(&tls, None, &Clock::system()).expect("config");
     let error = connect(&client, &far, "api.example.com").await.err().expect("refused");
     assert!(refusal(&error).expect("words").contains("no authority that is trusted here"));
-    tls.trust = ServerTrust::WebPki(Arc::new(RootCertStore::empty()));
+    tls.trust = ServerTrust::WebPki(RootCertStore::empty().into());
     assert!(matches!(client_config(&tls, None, &Clock::system()), Err(SetupError::NoRoots(_))));
 }
 

@@ -32,12 +32,12 @@ pub(super) struct Entry {
     pub(super) failures: u32,
     /// When a refused token was last replaced.
     pub(super) reminted_at: Option<Timestamp>,
-    /// Kept only while a delegated fetch may have to begin again.
+    /// Kept only while a delegated fetch is under way, which may have to begin again.
     pub(super) user: Option<UserToken>,
 }
 
 impl Entry {
-    pub(super) fn new(slot: &Arc<Slot>, user: Option<UserToken>) -> Self {
+    pub(super) fn new(slot: &Arc<Slot>) -> Self {
         Self {
             slot: Arc::downgrade(slot),
             delegated: slot.grant().is_delegated(),
@@ -50,7 +50,7 @@ impl Entry {
             refresh_at: Timestamp::FAR_FUTURE,
             failures: 0,
             reminted_at: None,
-            user,
+            user: None,
         }
     }
 

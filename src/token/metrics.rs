@@ -13,6 +13,8 @@ pub struct Metrics {
     pub(super) refreshes: IntCounterVec,
 }
 
+const OUTCOMES: [&str; 2] = ["success", "failure"];
+
 impl Metrics {
     /// Registers `token_cache_total`, `token_cache_entries`, `token_cache_bytes` and `token_refreshes_total` for `servers`.
     pub fn new<'s>(registry: &Registry, servers: impl IntoIterator<Item = &'s str>) -> prometheus::Result<Self> {
@@ -32,13 +34,15 @@ impl Metrics {
         for collector in [&entries, &bytes] {
             registry.register(Box::new(collector.clone()))?;
         }
-        for server in servers {
-            for outcome in ["success", "failure"] {
-                refreshes.with_label_values(&[server, outcome]);
-            }
+        // No ID-JAG is kept yet: its series say so.
+        for result in ["hit", "miss", "shared", "negative"] {
+            cache.with_label_values(&["id_jag", result]);
+        }
+        for gauge in [&entries, &bytes] {
+            gauge.with_label_values(&["id_jag"]);
         }
         let result = |result| cache.with_label_values(&["access", result]);
-        Ok(Self {
+        let metrics = Self {
             hit: result("hit"),
             miss: result("miss"),
             shared: result("shared"),
@@ -46,6 +50,23 @@ impl Metrics {
             entries: entries.with_label_values(&["access"]),
             bytes: bytes.with_label_values(&["access"]),
             refreshes,
-        })
+        };
+        servers.into_iter().for_each(|server| metrics.declare(server));
+        Ok(metrics)
+    }
+
+    /// Makes every series of a server present; a reload may bring new ones.
+    pub fn declare(&self, server: &str) {
+        for outcome in OUTCOMES {
+            self.refreshes.with_label_values(&[server, outcome]);
+        }
+    }
+
+    /// Takes the series of a server away, which a reload has removed.
+    pub fn forget(&self, server: &str) {
+        for outcome in OUTCOMES {
+            // An error means that there is none.
+            let _ = self.refreshes.remove_label_values(&[server, outcome]);
+        }
     }
 }

@@ -111,8 +111,8 @@ impl<M: Mint> Owner<M> {
         let now = self.around.clock.now();
         let key = self.key(slot, user.as_ref());
         let metrics = self.around.metrics.clone();
-        let entry = self.entry(key, slot, user);
-        let Some(waiter) = waiter else { return self.fetch(key) };
+        let entry = self.entry(key, slot);
+        let Some(waiter) = waiter else { return self.fetch(key, user) };
         slot.mark_used();
         if let Some(token) = entry.usable(now) {
             metrics.hit.inc();
@@ -126,7 +126,7 @@ impl<M: Mint> Owner<M> {
         } else {
             metrics.miss.inc();
             entry.waiters.push(waiter);
-            self.fetch(key);
+            self.fetch(key, user);
         }
     }
 
@@ -135,7 +135,7 @@ impl<M: Mint> Owner<M> {
         let now = self.around.clock.now();
         let interval = self.around.settings.remint_interval;
         let key = self.key(slot, user.as_ref());
-        let entry = self.entry(key, slot, user.clone());
+        let entry = self.entry(key, slot);
         let held = entry.held.clone().filter(|token| token.serial() == serial);
         let Some(held) = held else { return self.want(slot, user, Some(waiter)) };
         if entry.reminted_at.is_some_and(|at| now.since(at) < interval) {
@@ -143,7 +143,6 @@ impl<M: Mint> Owner<M> {
             return;
         }
         entry.reminted_at = Some(now);
-        entry.user = user.clone();
         entry.drop_held();
         self.around.fence.fetch_add(1, Ordering::AcqRel);
         self.want(slot, user, Some(waiter));
@@ -187,7 +186,7 @@ impl<M: Mint> Owner<M> {
         for key in due {
             if let Some(entry) = self.entries.peek_mut(&key) {
                 entry.refreshing = entry.held.is_some();
-                self.fetch(key);
+                self.fetch(key, None);
             }
         }
         let spent: Vec<Key> =
@@ -232,11 +231,12 @@ impl<M: Mint> Owner<M> {
         }
     }
 
-    fn fetch(&mut self, key: Key) {
+    fn fetch(&mut self, key: Key, user: Option<UserToken>) {
         let Some(entry) = self.entries.peek_mut(&key) else { return };
         let Some(slot) = entry.slot.upgrade().filter(|_| entry.fetching.is_none()) else { return };
         entry.fetching = Some(entry.generation);
-        let (generation, user) = (entry.generation, entry.user.clone());
+        entry.user.clone_from(&user);
+        let generation = entry.generation;
         let (mint, permits) = (self.mint.clone(), Arc::clone(&self.permits));
         self.fetches.spawn(async move {
             let _permit = permits.acquire_owned().await;
@@ -249,13 +249,10 @@ impl<M: Mint> Owner<M> {
         Key::new(&slot.grant().digest(), self.spiffe_id.as_deref(), user)
     }
 
-    fn entry(&mut self, key: Key, slot: &Arc<Slot>, user: Option<UserToken>) -> &mut Entry {
-        let entry = self.entries.get_or_insert_mut(key, || Entry::new(slot, None));
+    fn entry(&mut self, key: Key, slot: &Arc<Slot>) -> &mut Entry {
+        let entry = self.entries.get_or_insert_mut(key, || Entry::new(slot));
         if entry.slot.strong_count() == 0 {
             entry.slot = Arc::downgrade(slot);
-        }
-        if entry.user.is_none() {
-            entry.user = user;
         }
         entry
     }
@@ -286,5 +283,45 @@ async fn changed(identity: Option<&mut tokio::sync::watch::Receiver<u64>>) -> bo
     match identity {
         Some(changes) => changes.changed().await.is_ok(),
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::Tokens;
+    use crate::token::tests::grant;
+    use tokio::sync::oneshot;
+
+    #[derive(Clone)]
+    struct Ready(Clock);
+
+    impl Mint for Ready {
+        async fn mint(&self, _: &Grant, _: Option<&Secret>) -> Result<Minted, ExchangeError> {
+            let expires_at = self.0.now().plus(Duration::from_secs(1000));
+            Ok(Minted { token: Secret::new("token".to_owned()), expires_at, scopes: Vec::new() })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_users_token_is_kept_while_a_fetch_may_begin_again_and_no_longer() {
+        let clock = Clock::shiftable();
+        let metrics = Metrics::new(&prometheus::Registry::new(), ["as"]).expect("metrics");
+        let (tokens, mut owner) = Tokens::new(Ready(clock.clone()), None, clock, metrics, Settings::default());
+        let slot = tokens.slot(&grant("a", true));
+        let want = |owner: &mut Owner<Ready>| -> oneshot::Receiver<Result<Arc<AccessToken>, TokenError>> {
+            let (reply, answer) = oneshot::channel();
+            owner.want(&slot, Some(UserToken::new("alices".to_owned())), Some(Waiter { reply }));
+            answer
+        };
+        let kept = |owner: &Owner<Ready>| owner.entries.iter().any(|(_, entry)| entry.user.is_some());
+        let mut minted = want(&mut owner);
+        assert!(kept(&owner));
+        let done = owner.fetches.join_next().await.expect("a fetch").expect("no panic");
+        owner.done(&done);
+        minted.try_recv().expect("answered").expect("a token");
+        assert!(!kept(&owner), "after the fetch");
+        want(&mut owner).try_recv().expect("answered").expect("the same token");
+        assert!(!kept(&owner), "after a hit");
     }
 }

@@ -85,14 +85,14 @@ fn server() -> Arc<AuthorizationServer> {
         endpoints: Endpoints::Discovered,
         client_id: Some("agent".into()),
         client_auth: ClientAuth::None,
-        trust: ServerTrust::WebPki(Arc::new(rustls::RootCertStore::empty())),
+        trust: ServerTrust::WebPki(rustls::RootCertStore::empty().into()),
         plain_http: PlainHttp::default(),
         quirks: Quirks::default(),
         deadlines: Deadlines::default(),
     })
 }
 
-fn grant(scope: &str, delegated: bool) -> Arc<Grant> {
+pub(super) fn grant(scope: &str, delegated: bool) -> Arc<Grant> {
     let rule = || UserTokenRule {
         server: server(),
         kind: crate::assertion::UserTokenKind::AccessToken,
@@ -135,6 +135,22 @@ async fn a_thousand_callers_share_one_exchange_and_its_failure() {
         assert!(bench.ask(&slot, None).await.expect("task").is_err());
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert!(bench.questions.try_recv().is_err(), "nothing is held, so there is nothing to renew");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_as_large_as_the_limit_is_shared_and_not_refused() {
+    on_one_thread(async {
+        let burst = NonZeroUsize::new(5000).expect("not zero");
+        let mut bench = Bench::new(Settings { waiting: burst, ..Settings::default() });
+        let slot = bench.tokens.slot(&grant("a", false));
+        // All of them ask before the owner gets to run.
+        let asked: Vec<_> = (0..burst.get()).map(|_| bench.ask(&slot, None)).collect();
+        bench.question().await.send(bench.token("one", 1000)).expect("awaited");
+        for asked in asked {
+            asked.await.expect("task").expect("a token");
+        }
     })
     .await;
 }

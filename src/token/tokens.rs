@@ -20,6 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 pub struct Settings {
     /// The longest that a request waits for a token.
     pub token_timeout: Duration,
+    /// Requests that may wait for the owner at one time: as many as may be in flight. Past it a request is answered at once.
+    pub waiting: NonZeroUsize,
     /// Delegated tokens held at most, in the owner.
     pub delegated: NonZeroUsize,
     /// A refused token is replaced at most once in this time.
@@ -30,6 +32,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             token_timeout: Duration::from_secs(10),
+            waiting: NonZeroUsize::new(10_000).expect("not zero"),
             delegated: NonZeroUsize::new(4096).expect("not zero"),
             remint_interval: Duration::from_secs(10),
         }
@@ -79,8 +82,7 @@ impl Tokens {
         metrics: Metrics,
         settings: Settings,
     ) -> (Self, Owner<M>) {
-        // Deep enough for every request that may be in flight; past it a request is answered at once.
-        let (sender, receiver) = mpsc::channel(4096);
+        let (sender, receiver) = mpsc::channel(settings.waiting.get());
         let fence = Arc::new(AtomicU64::new(0));
         let tokens = Self {
             events: sender,

@@ -183,6 +183,17 @@ impl Raw {
         }
     }
 
+    /// Exactly so many bytes, or `None` where the connection ends before them.
+    pub(crate) async fn exactly(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.read.len() < count {
+            match within(self.stream.read_buf(&mut self.read), "more bytes").await {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+        Some(self.read.drain(..count).collect())
+    }
+
     /// The head of an answer.
     pub(crate) async fn head(&mut self) -> String {
         self.until(b"\r\n\r\n").await

@@ -83,7 +83,7 @@ impl Rig {
             endpoints: Endpoints::Discovered,
             client_id: None,
             client_auth,
-            trust: ServerTrust::WebPki(Arc::new(roots_from_pem(self.ca.certificate_pem().as_bytes()).expect("roots"))),
+            trust: ServerTrust::WebPki(roots_from_pem(self.ca.certificate_pem().as_bytes()).expect("roots").into()),
             plain_http: PlainHttp::default(),
             quirks: Quirks::default(),
             deadlines: Deadlines::default(),

@@ -6,6 +6,8 @@ mod addressing;
 #[cfg(feature = "dev")]
 mod agent;
 #[cfg(feature = "dev")]
+mod binary;
+#[cfg(feature = "dev")]
 mod connect;
 #[cfg(feature = "dev")]
 mod demo;
@@ -13,14 +15,26 @@ mod dependencies;
 #[cfg(feature = "dev")]
 mod exchange;
 #[cfg(feature = "dev")]
+mod floods;
+#[cfg(feature = "dev")]
+mod frames;
+#[cfg(feature = "dev")]
+mod handshakes;
+#[cfg(feature = "dev")]
 mod identity;
 #[cfg(all(feature = "dev", feature = "kubernetes"))]
 mod kubernetes;
 mod layers;
 #[cfg(feature = "dev")]
+mod leaks;
+#[cfg(feature = "dev")]
 mod log;
 #[cfg(feature = "dev")]
 mod operations;
+#[cfg(feature = "dev")]
+mod overload;
+#[cfg(feature = "dev")]
+mod pools;
 #[cfg(feature = "dev")]
 mod process;
 mod readme;
@@ -29,6 +43,10 @@ mod refusals;
 #[cfg(feature = "dev")]
 mod rig;
 #[cfg(feature = "dev")]
+mod secrets;
+#[cfg(feature = "dev")]
 mod streams;
 #[cfg(feature = "dev")]
 mod tokens;
+#[cfg(feature = "dev")]
+mod watched;

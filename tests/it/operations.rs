@@ -1,6 +1,6 @@
 //! The proxy as those see it who run it: probes, identity, reload, drain, metrics.
 use super::agent::{self, Http1, full, request};
-use super::rig::{Proxy, World, until, within};
+use super::rig::{Proxy, RESOURCE, World, until, within};
 use http::Method;
 use idjag_proxy::dev::ca::SvidRequest;
 use idjag_proxy::dev::faults::{Fault, Gate};
@@ -187,6 +187,48 @@ async fn a_reload_follows_the_symlink_swap_of_a_configmap_and_a_broken_one_chang
 }
 
 #[tokio::test]
+async fn a_users_token_from_a_file_is_the_one_that_the_file_holds_now() {
+    let world = World::start().await;
+    let directory = world.directory.path().join("users");
+    std::fs::create_dir(&directory).expect("made");
+    let routes = format!(
+        "routes:\n  - {{ name: batch, match: {{ host: batch.test }}, upstream: {{ url: {} }}, token: {{ \
+         flow: {{ self_issued: {{ server: corp, grant: token_exchange }} }}, resource: \"{RESOURCE}\", scopes: [read], \
+         subject: {{ file: {{ path: users/token, server: corp, type: id_token }} }} }} }}\n",
+        world.api.url()
+    );
+    let proxy = world.proxy_with(&routes).await;
+    proxy.get("http://batch.test/x").await.is_refusal(401, "user_token");
+    for user in ["alice", "bob"] {
+        world.write("users/next", &world.id_token(user));
+        std::fs::rename(directory.join("next"), directory.join("token")).expect("renamed");
+        let acts_for = async || {
+            let reply = proxy.get("http://batch.test/x").await;
+            let claims = world.api.last_request().and_then(|seen| seen.claims);
+            reply.status == 200 && claims.is_some_and(|claims| claims["sub"] == format!("user:{user}"))
+        };
+        until(acts_for, user).await;
+    }
+    std::fs::remove_file(directory.join("token")).expect("removed");
+    until(async || proxy.get("http://batch.test/x").await.status == 401, "the token is gone").await;
+}
+
+#[tokio::test]
+async fn a_reload_that_withdraws_an_issuers_keys_ends_the_tokens_of_its_users() {
+    let world = World::start().await;
+    let (token, jwks) = (world.corp.token_endpoint(), world.corp.jwks_uri());
+    let explicit = format!("client_auth: spiffe_jwt, endpoints: {{ token: \"{token}\", jwks: \"{jwks}\" }} }}");
+    let text = (world.preamble() + &world.routes()).replace("client_auth: spiffe_jwt }", &explicit);
+    let proxy = Proxy::start(&world.write("proxy.yaml", &text), &world.clock);
+    proxy.until_ready().await;
+    let alice = world.id_token("alice");
+    assert_eq!(proxy.get_for(&alice, "http://user.test/x").await.status, 200);
+    world.write("proxy.yaml", &text.replace(&jwks, "http://127.0.0.1:1/nothing"));
+    proxy.until_metric("config_reloads_total{result=\"accepted\"}", |count| count >= 1.0).await;
+    proxy.get_for(&alice, "http://user.test/x").await.is_refusal(503, "token_unavailable");
+}
+
+#[tokio::test]
 async fn a_drain_finishes_what_is_in_flight_and_goes_on_accepting_until_the_agent_is_gone() {
     let world = World::open().await;
     let mut proxy = world.proxy().await;
@@ -249,6 +291,9 @@ async fn every_series_is_there_from_the_start_and_hostile_requests_make_none() {
         "token_cache_total{result=\"negative\",tier=\"access\"}",
         "token_cache_entries{tier=\"access\"}",
         "token_cache_bytes{tier=\"access\"}",
+        "token_cache_total{result=\"miss\",tier=\"id_jag\"}",
+        "token_cache_entries{tier=\"id_jag\"}",
+        "token_cache_bytes{tier=\"id_jag\"}",
         "token_expiry_timestamp_seconds{route=\"api\"}",
         "svid_expiry_timestamp_seconds",
         "svid_updates_total{result=\"refused\"}",
@@ -288,4 +333,52 @@ async fn every_series_is_there_from_the_start_and_hostile_requests_make_none() {
     let after = proxy.scrape().await;
     let new: Vec<String> = series(&after).difference(&series(&before)).cloned().collect();
     assert!(new.is_empty(), "{new:?}");
+}
+
+#[tokio::test]
+async fn series_of_the_identity_are_there_where_none_is_configured() {
+    let world = World::open().await;
+    let text = format!(
+        "listen: {{ outbound: [\"127.0.0.1:0\"], metrics: [\"127.0.0.1:0\"] }}\n\
+         routes: [{{ name: open, match: {{ host: open.test }}, token: none, upstream: {{ url: {} }} }}]\n",
+        world.api.url()
+    );
+    let proxy = Proxy::start(&world.write("plain.yaml", &text), &world.clock);
+    for series in [
+        "svid_expiry_timestamp_seconds",
+        "svid_updates_total{result=\"accepted\"}",
+        "svid_updates_total{result=\"refused\"}",
+        "workload_api_connected",
+    ] {
+        assert_eq!(proxy.metric(series).await, 0.0, "{series}");
+    }
+    assert_eq!(proxy.get("http://open.test/x").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_reload_brings_the_series_of_its_routes_and_servers_and_takes_the_others_away() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let of = |text: &str, label: &str, name: &str| -> BTreeSet<String> {
+        let wanted = format!("{label}=\"{name}\"");
+        series(text)
+            .into_iter()
+            .filter(|series| series.contains(&wanted))
+            .map(|series| series.replace(&wanted, label))
+            .collect()
+    };
+    let before = proxy.scrape().await;
+    let old = world.preamble() + &world.routes();
+    let new = old.replace("corp:", "twin:").replace("server: corp", "server: twin").replace("name: api", "name: other");
+    world.write("proxy.yaml", &new);
+    proxy.until_metric("config_reloads_total{result=\"accepted\"}", |count| count >= 1.0).await;
+    let after = proxy.scrape().await;
+    for (label, gone, come) in [("server", "corp", "twin"), ("route", "api", "other")] {
+        let had = of(&before, label, gone);
+        assert!(had.len() > 5, "{had:?}");
+        assert_eq!(of(&after, label, come), had);
+        assert_eq!(of(&after, label, gone), BTreeSet::new());
+    }
+    assert_eq!(proxy.get("http://api.test/x").await.status, 200);
+    assert_eq!(proxy.metric("exchanges_total{leg=\"access\",outcome=\"success\",server=\"twin\"}").await, 1.0);
 }

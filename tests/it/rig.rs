@@ -13,6 +13,7 @@ use idjag_proxy::tasks::{Ended, Stop, Stopper, Tasks};
 use serde_json::{Value, json};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,11 +162,24 @@ routes:
 
 /// A running proxy. Dropping it ends it.
 pub(crate) struct Proxy {
+    ports: Ports,
+    stopper: Stopper,
+    tasks: Tasks,
+}
+
+/// Where a proxy is reached, in this process or another.
+pub(crate) struct Ports {
     pub(crate) outbound: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) admin: Option<PathBuf>,
-    stopper: Stopper,
-    tasks: Tasks,
+}
+
+impl Deref for Proxy {
+    type Target = Ports;
+
+    fn deref(&self) -> &Ports {
+        &self.ports
+    }
 }
 
 impl Proxy {
@@ -179,9 +193,22 @@ impl Proxy {
         let (stopper, stop) = Stop::pair();
         let mut tasks = Tasks::default();
         tasks.spawn("proxy", bound.run(stop));
-        Self { outbound: addresses.outbound[0], metrics: addresses.metrics[0], admin: addresses.admin, stopper, tasks }
+        let ports = Ports { outbound: addresses.outbound[0], metrics: addresses.metrics[0], admin: addresses.admin };
+        Self { ports, stopper, tasks }
     }
 
+    /// Begins to drain.
+    pub(crate) fn drain(&self) {
+        self.stopper.stop();
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn ended(&mut self) -> Ended {
+        within(self.tasks.next_end(), "the proxy's end").await
+    }
+}
+
+impl Ports {
     /// `GET`, by absolute form.
     pub(crate) async fn get(&self, url: &str) -> Reply {
         agent::get(self.outbound, url, &[]).await
@@ -203,13 +230,25 @@ impl Proxy {
 
     /// The value of a series, named without the prefix.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
-        let text = self.scrape().await;
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("idjag_proxy_{series} ")));
-        line.unwrap_or_else(|| panic!("no series {series} in\n{text}")).parse().expect("a number")
+        value(&self.scrape().await, &format!("idjag_proxy_{series}"))
+    }
+
+    /// How many file descriptors its process has open.
+    pub(crate) async fn descriptors(&self) -> f64 {
+        value(&self.scrape().await, "process_open_fds")
     }
 
     pub(crate) async fn until_metric(&self, series: &str, wanted: impl Fn(f64) -> bool) {
         until(async || wanted(self.metric(series).await), series).await;
+    }
+
+    /// Waits until no request is in flight and the agent holds no connection.
+    pub(crate) async fn until_idle(&self) {
+        let idle = async || {
+            let status = self.status().await;
+            status["requests"] == 0 && status["connections"] == 0
+        };
+        until(idle, "nothing is in flight and no connection is held").await;
     }
 
     pub(crate) async fn until_ready(&self) {
@@ -226,16 +265,11 @@ impl Proxy {
         let body = &text[text.find('{').unwrap_or(text.len())..];
         serde_json::from_str(&body[..=body.rfind('}').unwrap_or(0)]).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
+}
 
-    /// Begins to drain.
-    pub(crate) fn drain(&self) {
-        self.stopper.stop();
-    }
-
-    /// Waits for the end.
-    pub(crate) async fn ended(&mut self) -> Ended {
-        within(self.tasks.next_end(), "the proxy's end").await
-    }
+fn value(text: &str, series: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no series {series} in\n{text}")).parse().expect("a number")
 }
 
 /// Waits until `wanted` holds.

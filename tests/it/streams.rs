@@ -1,14 +1,17 @@
 //! Bodies, trailers, events, sockets and calls: what streams, streams, and what breaks, breaks for the agent too.
 use super::agent::{self, Http1, Http2, Raw, full, request};
+use super::binary::Process;
 use super::rig::{World, until, within};
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method};
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Body, Frame};
 use idjag_proxy::dev::faults::{Fault, Gate};
+use serde_json::json;
 use std::convert::Infallible;
+use std::fmt::Debug;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -20,31 +23,50 @@ fn hex(digest: &digest::Digest) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_mebibytes_pass_both_ways_unchanged() {
-    let world = World::open().await;
-    let proxy = world.proxy().await;
+/// A body of [`LARGE`] bytes that is made while it is sent.
+fn large() -> impl Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static {
     let chunk = |n: usize| Bytes::from(vec![(n % 251) as u8; CHUNK]);
-    let mut sent = digest::Context::new(&digest::SHA256);
-    (0..LARGE / CHUNK).for_each(|n| sent.update(&chunk(n)));
-    let body =
-        StreamBody::new(stream::iter((0..LARGE / CHUNK).map(move |n| Ok::<_, Infallible>(Frame::data(chunk(n))))));
-    let upload = request(&Method::POST, "http://api.test/x", &[]).body(body).expect("request");
-    let reply = agent::send(proxy.outbound, upload).await;
-    assert_eq!(reply.json()["body"]["length"], LARGE);
-    assert_eq!(reply.json()["body"]["sha256"], hex(&sent.finish()));
+    StreamBody::new(stream::iter((0..LARGE / CHUNK).map(move |n| Ok(Frame::data(chunk(n))))))
+}
 
+async fn digest_of<B: Body<Data = Bytes, Error: Debug> + Unpin>(mut body: B) -> String {
+    let mut digest = digest::Context::new(&digest::SHA256);
+    while let Some(frame) = within(body.frame(), "more of the body").await {
+        digest.update(&frame.expect("whole").into_data().unwrap_or_default());
+    }
+    hex(&digest.finish())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_mebibytes_pass_both_ways_unchanged_in_constant_memory() {
+    let world = World::open().await;
+    let config = world.write("process.yaml", &format!("{}{}", world.preamble(), world.routes()));
+    let process = Process::start(&world, &config, "info");
+    let outbound = process.ready(&world).await.outbound;
+    assert_eq!(agent::get(outbound, "http://api.test/x", &[]).await.status, 200);
+    let before = process.memory("VmHWM");
+    let sent = digest_of(large()).await;
     let mut expected = digest::Context::new(&digest::SHA256);
     (0..LARGE / CHUNK).for_each(|_| expected.update(&[b'x'; CHUNK]));
-    let mut connection = Http1::connect(proxy.outbound).await;
+    let expected = hex(&expected.finish());
     let download =
-        request(&Method::GET, &format!("http://api.test/bytes/{LARGE}"), &[]).body(full("")).expect("request");
-    let mut body = connection.head(download).await.into_body();
-    let mut got = digest::Context::new(&digest::SHA256);
-    while let Some(frame) = within(body.frame(), "more of the body").await {
-        got.update(&frame.expect("whole").into_data().unwrap_or_default());
-    }
-    assert_eq!(hex(&got.finish()), hex(&expected.finish()));
+        || request(&Method::GET, &format!("http://api.test/bytes/{LARGE}"), &[]).body(full("")).expect("request");
+    let upload = || http::Request::post("http://api.test/x").body(large()).expect("request");
+
+    let reply =
+        agent::send(outbound, request(&Method::POST, "http://api.test/x", &[]).body(large()).expect("request")).await;
+    assert_eq!((&reply.json()["body"]["length"], &reply.json()["body"]["sha256"]), (&json!(LARGE), &json!(sent)));
+    let mut connection = Http1::connect(outbound).await;
+    assert_eq!(digest_of(connection.head(download()).await.into_body()).await, expected);
+
+    let reply = Http2::connect(outbound).await.send(upload()).await;
+    assert_eq!((&reply.json()["body"]["length"], &reply.json()["body"]["sha256"]), (&json!(LARGE), &json!(sent)));
+    let mut connection = Http2::connect(outbound).await;
+    let response = within(connection.sender.send_request(download()), "a head").await.expect("a head");
+    assert_eq!(digest_of(response.into_body()).await, expected);
+
+    let growth = process.memory("VmHWM") - before;
+    assert!(growth < 16 * 1024, "four times 100 MiB took {growth} KiB");
 }
 
 #[tokio::test]

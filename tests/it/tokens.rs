@@ -2,6 +2,8 @@
 use super::agent::{self, Http2, Raw, full, request};
 use super::refusals::is_grpc_refusal;
 use super::rig::{World, until, within};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
 use http::{HeaderValue, Method, StatusCode, header};
 use idjag_proxy::dev::authorization_server::Leg;
@@ -78,6 +80,29 @@ async fn a_caller_that_hangs_up_cancels_nothing() {
     assert_eq!(reply.status, 200);
     assert_eq!(world.corp.arrivals(), 1);
     assert_eq!(world.api.arrivals(), 1, "nothing is sent for who has left");
+}
+
+#[tokio::test]
+async fn a_token_of_an_unknown_key_holds_up_nobody_else_while_the_key_set_hangs() {
+    let world = World::start().await;
+    let proxy = world.proxy().await;
+    let (alice, bob) = (world.id_token("alice"), world.id_token("bob"));
+    assert_eq!(proxy.get_for(&alice, "http://user.test/x").await.status, 200);
+    let gate = Gate::default();
+    world.corp.faults().jwks.always(Fault::Hold(gate.clone()));
+    let header = URL_SAFE_NO_PAD.encode(json!({ "alg": "ES256", "typ": "JWT", "kid": "unknown" }).to_string());
+    let unknown = format!("{header}.{}", alice.split_once('.').expect("three parts").1);
+    let stranger = proxy.get_for(&unknown, "http://user.test/x");
+    let others = async {
+        within(gate.reached_by(1), "the look for newer keys").await;
+        proxy.get_for(&bob, "http://user.test/x").await
+    };
+    tokio::select! {
+        biased;
+        _ = stranger => panic!("the key set is not there yet"),
+        reply = others => assert_eq!(reply.status, 200),
+    }
+    gate.open();
 }
 
 #[tokio::test]

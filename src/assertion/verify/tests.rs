@@ -169,6 +169,22 @@ fn hmac_with_the_public_key_is_not_a_signature() {
 }
 
 #[test]
+fn keys_of_different_kinds_may_share_a_kid() {
+    let shared = key_set(&[("k", EDDSA_KEY), ("k", ES256_KEY)]);
+    let audiences = [AUDIENCE.to_owned()];
+    let rules = Rules {
+        kind: UserTokenKind::IdToken,
+        issuer: "https://idp",
+        audiences: &audiences,
+        leeway: Duration::from_secs(30),
+    };
+    assert_eq!(verify(&signed("JWT", &claims()), &shared, &rules, now()).expect("valid").subject, "alice");
+    assert_eq!(shared.check("EdDSA", Some("k"), b"x", &[0; 64]), Err(Refused::Signature));
+    assert_eq!(shared.check("RS256", Some("k"), b"x", &[0; 64]), Err(Refused::Algorithm));
+    assert_eq!(shared.check("ES256", Some("other"), b"x", &[0; 64]), Err(Refused::UnknownKey));
+}
+
+#[test]
 fn two_keys_that_fit_need_a_kid_and_a_key_may_narrow_its_algorithm() {
     let two = key_set(&[("a", ES256_KEY), ("b", vectors::CHAINING_KEY)]);
     let refused = |kid| two.check("ES256", kid, b"x", &[0; 64]);

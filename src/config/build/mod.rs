@@ -21,9 +21,8 @@ use super::runtime::{Config, Overrides};
 use super::tree::Node;
 use super::watch::{Fingerprint, read_bounded};
 use crate::exchange::PlainHttp;
-use rustls::RootCertStore;
+use crate::tls::Roots;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Where things come from besides the file.
@@ -43,7 +42,7 @@ pub(crate) struct Builder<'a> {
     surroundings: Surroundings<'a>,
     plain_http: PlainHttp,
     outbound_ports: Vec<u16>,
-    web_roots: Option<Arc<RootCertStore>>,
+    web_roots: Option<Roots>,
 }
 
 /// Builds the configuration. `None`: what is wrong is in the report.
@@ -115,21 +114,25 @@ impl Builder<'_> {
 
     /// The content of a file that the value at `path` names.
     fn read(&mut self, path: &KeyPath, file: &Path) -> Option<Zeroizing<Vec<u8>>> {
-        let file = self.resolve(file);
-        let content = read_bounded(&file);
-        self.fingerprint.record(file.clone(), content.as_ref().ok().map(|bytes| bytes.as_slice()));
-        match content {
+        match self.watched(file) {
             Ok(content) => Some(content),
-            Err(reason) => {
-                let message = format!("{} cannot be read: {reason}", file.display());
+            Err(message) => {
                 self.error(path, message).help("paths are relative to the configuration file");
                 None
             }
         }
     }
 
+    /// The content of a file, which is watched from now on whether it can be read or not.
+    fn watched(&mut self, file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+        let file = self.resolve(file);
+        let content = read_bounded(&file);
+        self.fingerprint.record(file.clone(), content.as_ref().ok().map(|bytes| bytes.as_slice()));
+        content.map_err(|reason| format!("{} cannot be read: {reason}", file.display()))
+    }
+
     /// The machine's authorities; read once, because that takes a while.
-    fn web_roots(&mut self) -> Arc<RootCertStore> {
-        self.web_roots.get_or_insert_with(|| Arc::new(crate::tls::web_roots())).clone()
+    fn web_roots(&mut self) -> Roots {
+        self.web_roots.get_or_insert_with(|| crate::tls::web_roots().into()).clone()
     }
 }

@@ -10,6 +10,9 @@ use http::HeaderValue;
 use std::collections::{HashMap, HashSet};
 use zeroize::Zeroizing;
 
+/// 1 MiB: every request in flight may have its body kept.
+const MAX_REPLAY: u64 = 1 << 20;
+
 /// The routes together.
 pub(super) struct Routes {
     /// Absent: it could not be built, which is in the report.
@@ -147,6 +150,10 @@ impl Builder<'_> {
     }
 
     fn check_route(&mut self, path: &KeyPath, route: &RouteFile, credential: &Credential) {
+        if route.replay.as_ref().is_some_and(|replay| replay.max_body.0 > MAX_REPLAY) {
+            self.error(&path.key("replay").key("max_body"), "a body that is kept for a replay has at most 1MiB")
+                .help("it is kept in memory, for each of `limits.requests` requests");
+        }
         for (name, _) in &route.r#match.headers.0 {
             let stripped = matches!(credential, Credential::None { keep_credentials: true });
             if !stripped && [http::header::AUTHORIZATION, http::header::COOKIE].contains(name) {

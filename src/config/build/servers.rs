@@ -161,7 +161,7 @@ impl Builder<'_> {
                 let path = path.key("ca_file");
                 let pem = self.read(&path, &file.0)?;
                 match roots_from_pem(&pem) {
-                    Ok(roots) => Some(ServerTrust::WebPki(Arc::new(roots))),
+                    Ok(roots) => Some(ServerTrust::WebPki(roots.into())),
                     Err(error) => {
                         let message = format!("{}: {error}", self.resolve(&file.0).display());
                         self.error(&path, message);

@@ -13,7 +13,9 @@ use crate::exchange::{
     ActorToken, AssertionSettings, Flow, Grant, GrantDigest, SelfIssuedGrant, Subject, UserTokenRule,
 };
 use crate::policy::{TokenRule, TokenSource};
+use crate::secret::Secret;
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 /// A token, before a route says how much of it.
@@ -21,7 +23,15 @@ use std::sync::Arc;
 struct Template {
     grant: Grant,
     source: TokenSource,
+    file_token: Option<Secret>,
     eager: bool,
+}
+
+/// Whose authority it is, and where the token comes from that says so.
+struct Authority {
+    subject: Subject,
+    source: TokenSource,
+    file_token: Option<Secret>,
 }
 
 /// What tokens are made of, and those that were made.
@@ -70,12 +80,12 @@ impl<'a> Tokens<'a> {
             TokenOfRoute::Named(name) => self.named(path, name, builder)?,
             TokenOfRoute::Own(token) => self.template(&path.key("token"), token, builder)?,
         };
-        let mut grant = template.grant;
+        let Template { mut grant, source, file_token, eager } = template;
         if let Some(scopes) = scopes {
             builder.check_subset(&path.key("scopes"), scopes, &grant.scopes);
             grant.scopes = sorted(scopes);
         }
-        Some(TokenRule { grant: self.shared(grant), source: template.source, eager: template.eager })
+        Some(TokenRule { grant: self.shared(grant), source, file_token, eager })
     }
 
     fn named(&self, path: &KeyPath, name: &Name, builder: &mut Builder<'_>) -> Option<Template> {
@@ -103,7 +113,7 @@ impl<'a> Tokens<'a> {
         let subject = self.subject(path, &token.subject, builder);
         let flow = self.flow(&path.key("flow"), &token.flow, builder);
         builder.warn_of_repeated(&path.key("scopes"), &token.scopes);
-        let (flow, (subject, source)) = (flow?, subject?);
+        let (flow, Authority { subject, source, file_token }) = (flow?, subject?);
         builder.check_subject_and_actor(path, &flow, token);
         builder.check_jwt_svid(path, &flow, &subject, self.identity);
         builder.warn_of_omitted(path, &flow, token);
@@ -122,7 +132,7 @@ impl<'a> Tokens<'a> {
         {
             builder.error(path, error.to_string());
         }
-        Some(Template { grant, source, eager: token.eager })
+        Some(Template { grant, source, file_token, eager: token.eager })
     }
 
     fn flow(&mut self, path: &KeyPath, file: &FlowFile, builder: &mut Builder<'_>) -> Option<Flow> {
@@ -152,22 +162,20 @@ impl<'a> Tokens<'a> {
         })
     }
 
-    fn subject(
-        &mut self,
-        path: &KeyPath,
-        file: &SubjectFile,
-        builder: &mut Builder<'_>,
-    ) -> Option<(Subject, TokenSource)> {
+    fn subject(&mut self, path: &KeyPath, file: &SubjectFile, builder: &mut Builder<'_>) -> Option<Authority> {
+        let mut file_token = None;
         let (path, server, kind, audience, source) = match file {
-            SubjectFile::Own => return Some((Subject::Own, TokenSource::Own)),
+            SubjectFile::Own => return Some(Authority { subject: Subject::Own, source: TokenSource::Own, file_token }),
             SubjectFile::Header(file) => {
                 let path = path.key("subject").key("header");
                 builder.check_header(&path.key("name"), &file.name);
                 (path, &file.server, &file.r#type, &file.audience, TokenSource::Header(file.name.clone()))
             }
             SubjectFile::File(file) => {
+                let path = path.key("subject").key("file");
+                file_token = builder.users_token(&path.key("path"), &file.path.0);
                 let source = TokenSource::File(builder.resolve(&file.path.0));
-                (path.key("subject").key("file"), &file.server, &file.r#type, &file.audience, source)
+                (path, &file.server, &file.r#type, &file.audience, source)
             }
         };
         self.used_servers.insert(server.0.clone());
@@ -179,7 +187,7 @@ impl<'a> Tokens<'a> {
         };
         let rule = UserTokenRule { server, kind, audience: texts(audience.as_ref()) };
         builder.check_user_rule(&path, &rule);
-        Some((Subject::User(rule), source))
+        Some(Authority { subject: Subject::User(rule), source, file_token })
     }
 
     /// Servers and tokens that nothing refers to: legal, and probably a mistake.
@@ -200,6 +208,21 @@ impl<'a> Tokens<'a> {
 }
 
 impl Builder<'_> {
+    /// A user's token from its file. Whoever writes it may come later than we do: until then requests are refused, and no start.
+    fn users_token(&mut self, path: &KeyPath, file: &Path) -> Option<Secret> {
+        let read = self.watched(file).and_then(|bytes| {
+            Secret::from_file_bytes(bytes.to_vec())
+                .map_err(|reason| format!("{} {reason}", self.resolve(file).display()))
+        });
+        match read {
+            Ok(token) => Some(token),
+            Err(message) => {
+                self.warn(path, message).help("the user's requests get a 401 until it holds a token");
+                None
+            }
+        }
+    }
+
     /// A route narrows its token and never widens it.
     fn check_subset(&mut self, path: &KeyPath, scopes: &[Scope], allowed: &[String]) {
         self.warn_of_repeated(path, scopes);

@@ -148,7 +148,7 @@ record! {
 record! {
     /// Requests that are kept for one replay.
     ReplayFile {
-        /// The largest body that is kept in memory.
+        /// The largest body that is kept in memory: at most 1MiB. Times `limits.requests`, it is the most that all of them take.
         max_body: Size = "64KiB",
     }
 }

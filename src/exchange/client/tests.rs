@@ -157,7 +157,7 @@ fn tls(name: &str) -> Tls {
     let config = config.with_no_client_auth().with_single_cert(vec![certificate.clone()], key).expect("a certificate");
     let mut roots = RootCertStore::empty();
     roots.add(certificate).expect("a root");
-    Tls { acceptor: Arc::new(config).into(), trust: ServerTrust::WebPki(Arc::new(roots)) }
+    Tls { acceptor: Arc::new(config).into(), trust: ServerTrust::WebPki(roots.into()) }
 }
 
 async fn serve_tls(acceptor: tokio_rustls::TlsAcceptor, stream: TcpStream) {

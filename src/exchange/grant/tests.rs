@@ -2,6 +2,8 @@ use super::*;
 use crate::exchange::testing::{Scripted, grant, token};
 use crate::exchange::{ClientAuth, Parameter};
 use crate::secret::Secret;
+use crate::tls::PeerIds;
+use rustls::RootCertStore;
 
 async fn server() -> AuthorizationServer {
     Scripted::start(|_| token()).await.described()
@@ -66,6 +68,15 @@ async fn an_identity_is_needed_where_something_uses_it() {
     assert!(actor.needs_identity());
 }
 
+fn jwks(server: &mut AuthorizationServer, to: Option<&str>) {
+    let Endpoints::Explicit { jwks, .. } = &mut server.endpoints else { panic!("explicit") };
+    *jwks = to.map(|url| url.parse().expect("a URL"));
+}
+
+fn pinned(id: &str) -> ServerTrust {
+    ServerTrust::Spiffe(Arc::new(PeerIds::new([id]).expect("an ID")))
+}
+
 /// Everything that a server can tell apart makes another digest; what rotates and what it never sees does not.
 #[tokio::test]
 async fn a_digest_is_of_what_the_server_decides_on() {
@@ -80,7 +91,6 @@ async fn a_digest_is_of_what_the_server_decides_on() {
         changed.digest()
     };
     let same = with(&|_| {}, &|_| {});
-    assert_eq!(same, with(&|_| {}, &|server| server.name = "renamed".into()));
     assert_eq!(
         same,
         with(&|_| {}, &|server| server.client_auth = ClientAuth::ClientSecretPost(Secret::new("rotated".into())))
@@ -101,6 +111,13 @@ async fn a_digest_is_of_what_the_server_decides_on() {
         ),
         with(&|grant| grant.assertion.issuer = Some(String::new()), &|_| {}),
         with(&|grant| grant.assertion.max_depth = 9, &|_| {}),
+        // What it is counted by, where its users' keys come from, and whom we take for it.
+        with(&|_| {}, &|server| server.name = "twin".into()),
+        with(&|_| {}, &|server| jwks(server, Some("https://other.example/jwks"))),
+        with(&|_| {}, &|server| jwks(server, None)),
+        with(&|_| {}, &|server| server.trust = ServerTrust::WebPki(RootCertStore::empty().into())),
+        with(&|_| {}, &|server| server.trust = pinned("spiffe://example.org/as")),
+        with(&|_| {}, &|server| server.trust = pinned("spiffe://example.org/other")),
         with(&|_| {}, &|server| server.issuer.push('/')),
         with(&|_| {}, &|server| server.client_id = None),
         with(&|_| {}, &|server| server.client_id = Some(String::new())),

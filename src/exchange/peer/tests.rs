@@ -222,6 +222,34 @@ async fn an_unknown_key_makes_us_look_once_and_not_for_ever() {
 }
 
 #[tokio::test]
+async fn old_keys_are_used_on_while_their_issuer_is_in_trouble_but_not_for_ever() {
+    let broken = Arc::new(AtomicBool::new(false));
+    let is_broken = Arc::clone(&broken);
+    let server = Scripted::start(move |seen| match seen.head.uri.path() {
+        "/jwks" if is_broken.load(Ordering::Relaxed) => json(503, ""),
+        "/jwks" => keys(&[("k", ES256_KEY)]),
+        _ => token(),
+    })
+    .await;
+    let (bench, grant) = (Bench::new(None), for_user(server.described()));
+    let key = SigningKey::from_pkcs8_der(&es256_pkcs8(), Some("k".into()), None).expect("a key");
+    let mint = async || bench.mint_for(&grant, &user_token(&bench, &server.origin, &key)).await;
+    mint().await.expect("a token");
+    broken.store(true, Ordering::Relaxed);
+    bench.clock.shift(301);
+    mint().await.expect("a token");
+    mint().await.expect("a token");
+    assert_eq!(count(&server, "/jwks"), 2, "and they are not asked for each time");
+    bench.clock.shift(50 * 60);
+    mint().await.expect("a token");
+    bench.clock.shift(10 * 60);
+    assert_eq!(mint().await.expect_err("an hour is over").kind(), "busy");
+    broken.store(false, Ordering::Relaxed);
+    bench.clock.shift(6);
+    mint().await.expect("a token");
+}
+
+#[tokio::test]
 async fn keys_that_cannot_be_had_are_not_the_users_fault() {
     for (status, body, kind, fault) in [
         (503, "", "busy", Fault::Unavailable),

@@ -27,16 +27,23 @@ use tokio_rustls::TlsConnector;
 /// Bounds the memory of one connection, and with it the size of a response's head.
 pub(crate) const BUFFER: usize = 64 * 1024;
 
-/// Addresses that no request may be sent to.
+/// Addresses that no request may be sent to, and descriptors that no connection of the agent's traffic may take.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
     own: Vec<SocketAddr>,
+    kept_from: Option<u64>,
 }
 
 impl Guard {
-    /// `own`: what this proxy itself listens on.
-    pub fn new(own: Vec<SocketAddr>) -> Self {
-        Self { own }
+    /// `own`: what this proxy itself listens on. `kept_from`: the first descriptor that is kept for other things.
+    pub fn new(own: Vec<SocketAddr>, kept_from: Option<u64>) -> Self {
+        Self { own, kept_from }
+    }
+
+    /// Whether a connection leaves alone what is kept: the system hands out the lowest descriptor that is free, so that a high
+    /// one says that few are left, unless a lower one has become free since.
+    pub(crate) fn has_room(&self, stream: &TcpStream) -> bool {
+        self.kept_from.is_none_or(|kept| number(stream) < kept || lowest_free(stream).is_some_and(|free| free < kept))
     }
 
     /// `named`: the configuration names this host, and not the agent alone.
@@ -63,6 +70,38 @@ pub(crate) struct Allowed<'g> {
     pub(crate) guard: &'g Guard,
     /// Whether the configuration names the host, and not the agent alone.
     pub(crate) named: bool,
+}
+
+#[cfg(unix)]
+fn number(socket: &impl std::os::fd::AsRawFd) -> u64 {
+    u64::try_from(socket.as_raw_fd()).unwrap_or(0)
+}
+
+#[cfg(unix)]
+fn lowest_free(stream: &TcpStream) -> Option<u64> {
+    use std::os::fd::AsFd;
+    stream.as_fd().try_clone_to_owned().ok().map(|copy| number(&copy))
+}
+
+#[cfg(not(unix))]
+fn number(_: &TcpStream) -> u64 {
+    0
+}
+
+#[cfg(not(unix))]
+fn lowest_free(_: &TcpStream) -> Option<u64> {
+    None
+}
+
+#[cfg(unix)]
+fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    use nix::errno::Errno;
+    error.raw_os_error().is_some_and(|code| code == Errno::EMFILE as i32 || code == Errno::ENFILE as i32)
+}
+
+#[cfg(not(unix))]
+fn is_out_of_descriptors(_: &std::io::Error) -> bool {
+    false
 }
 
 fn is_link_local(ip: IpAddr) -> bool {
@@ -118,10 +157,12 @@ pub(super) async fn tcp(origin: &Origin, allowed: Allowed<'_>) -> Result<TcpStre
         let more = !waiting.as_slice().is_empty();
         tokio::select! {
             Some(attempt) = attempts.next() => match attempt {
-                Ok(stream) => {
+                Ok(stream) if allowed.guard.has_room(&stream) => {
                     tune(&stream);
                     return Ok(stream);
                 }
+                Ok(_) => return Err(SendError::NoDescriptor),
+                Err(error) if is_out_of_descriptors(&error) => return Err(SendError::NoDescriptor),
                 Err(error) => last = SendError::Connect(error),
             },
             () = tokio::time::sleep(HEAD_START), if more => {}
@@ -266,7 +307,7 @@ mod tests {
     #[test]
     fn names_do_not_lead_to_metadata_services_or_to_ourselves() {
         let guard =
-            Guard::new(vec!["127.0.0.1:17080".parse().expect("address"), "[::]:17090".parse().expect("address")]);
+            Guard::new(vec!["127.0.0.1:17080".parse().expect("address"), "[::]:17090".parse().expect("address")], None);
         let check = |host: &str, address: &str| guard.check(host, true, address.parse().expect("address")).is_ok();
         assert!(!check("metadata.example", "169.254.169.254:80"));
         assert!(!check("metadata.example", "[::ffff:169.254.169.254]:80"));

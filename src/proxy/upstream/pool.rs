@@ -156,6 +156,14 @@ impl Pool {
         });
     }
 
+    /// Lets go of everything that is idle: its descriptors are needed.
+    pub(crate) fn let_go(&self) {
+        for shelf in self.shelves.borrow_mut().values_mut() {
+            self.metrics.upstream_idle.sub(i64::try_from(shelf.idle.len()).unwrap_or(0));
+            shelf.idle.clear();
+        }
+    }
+
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
     }

@@ -53,6 +53,9 @@ pub(crate) enum SendError {
     /// The name leads to ourselves.
     #[error("the name leads to this proxy's own port")]
     Loop,
+    /// The process has no file descriptor for it.
+    #[error("no file descriptor is left for a connection to it (RLIMIT_NOFILE)")]
+    NoDescriptor,
     /// TCP refused.
     #[error("the connection failed: {0}")]
     Connect(#[source] std::io::Error),
@@ -85,6 +88,9 @@ impl SendError {
 impl From<SendError> for Refusal {
     fn from(error: SendError) -> Self {
         let (reason, proxy_status, detail) = match &error {
+            SendError::NoDescriptor => {
+                return Self::too_many("The proxy has too many connections open for another one to the upstream.");
+            }
             SendError::Resolve(_) => {
                 (Reason::UpstreamUnreachable, "dns_error", "The upstream's name does not resolve.")
             }
@@ -167,7 +173,8 @@ async fn take(pool: &Rc<Pool>, key: &Arc<Key>) -> Option<Connection> {
     None
 }
 
-/// A new connection, tried again while the upstream refuses: nothing was sent, and a restart takes a moment.
+/// A new connection, tried again while the upstream refuses, or while there is no descriptor for it: nothing was sent, and a
+/// restart takes a moment.
 async fn fresh(pool: &Rc<Pool>, call: &Call<'_>) -> Result<Connection, SendError> {
     let deadline = Instant::now() + call.timeouts.connect;
     let mut pauses = [50, 150, 400, 900].map(Duration::from_millis).into_iter();
@@ -175,6 +182,10 @@ async fn fresh(pool: &Rc<Pool>, call: &Call<'_>) -> Result<Connection, SendError
         let error = match tokio::time::timeout_at(deadline, connect(pool, call.key, call.guard)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error @ (SendError::Connect(_) | SendError::Handshake(_)))) => error,
+            Ok(Err(error @ SendError::NoDescriptor)) => {
+                pool.let_go();
+                error
+            }
             Ok(Err(error)) => return Err(error),
             Err(_) => return Err(SendError::ConnectTimeout),
         };

@@ -1,4 +1,4 @@
-use super::one_error;
+use super::{one_error, with_token};
 use crate::config::testing::Directory;
 use crate::policy::Credential;
 
@@ -115,4 +115,19 @@ fn aliases() {
         "this route matches many",
     );
     one_error(&directory, &text.replace("path: /b }, alias: x", "path: /b }, alias: y.z"), "must not look like a host");
+}
+
+#[test]
+fn what_is_kept_for_a_replay_is_bounded() {
+    let directory = Directory::new();
+    let route = |size: &str| {
+        with_token("flow: { token_exchange: { server: corp } }")
+            .replace("} } }]", &format!("}} }}, replay: {{ max_body: {size} }} }}]"))
+    };
+    directory.loaded(&route("1MiB"));
+    one_error(
+        &directory,
+        &route("1048577B"),
+        "routes[0].replay.max_body: a body that is kept for a replay has at most 1MiB",
+    );
 }

@@ -124,3 +124,33 @@ fn quirks() {
     assert!(warnings.iter().any(|warning| warning.contains("token.scopes: `cal` is never told")), "{warnings:?}");
     assert!(warnings.iter().any(|warning| warning.contains("token.resource: `cal` is never told")), "{warnings:?}");
 }
+
+#[test]
+fn a_users_token_comes_from_its_file_and_the_file_is_watched() {
+    let directory = Directory::new();
+    let text = with_token(
+        "flow: { token_exchange: { server: corp } }, subject: { file: { path: run/t, server: corp, type: id_token } }",
+    );
+    let held = |text: &str| {
+        let loaded = directory.loaded(text);
+        assert!(loaded.fingerprint.files().any(|file| file.ends_with("run/t")), "{:?}", loaded.fingerprint);
+        let Credential::Token(rule) = &loaded.config.policy.routes()[0].credential else { panic!("a token") };
+        let warnings = loaded.warnings.iter().map(|warning| warning.message.clone());
+        let warnings: Vec<_> = warnings.filter(|warning| !warning.contains("nothing uses")).collect();
+        (rule.file_token.as_ref().map(|token| token.expose().to_owned()), warnings)
+    };
+    let refused = |why: &str| {
+        let (token, warnings) = held(&text);
+        assert_eq!((token, warnings.len()), (None, 1), "{warnings:?}");
+        assert!(warnings[0].contains(why), "{warnings:?}");
+    };
+    refused("cannot be read: No such file");
+    directory.write("run/t", "alices\n");
+    assert_eq!(held(&text), (Some("alices".to_owned()), Vec::new()));
+    directory.write("run/t", "\n");
+    refused("is empty");
+    // What would block for ever, or never end, is not opened.
+    std::fs::remove_file(directory.path("run/t")).expect("removed");
+    nix::unistd::mkfifo(&directory.path("run/t"), nix::sys::stat::Mode::S_IRUSR).expect("a pipe");
+    refused("it is not a regular file");
+}

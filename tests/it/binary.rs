@@ -1,0 +1,106 @@
+//! The binary as a process of its own: started, found by what it logs, signalled, measured.
+use super::rig::{Ports, World, until, within};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::process::{Child, ChildStdout, Command};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_idjag-proxy");
+
+/// `idjag-proxy run`, writing to a file.
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    pub(crate) fn start(world: &World, config: &Path, level: &str) -> Self {
+        Self::spawn(world, Command::new(BINARY).args(["run", "--log-level", level]).arg(config))
+    }
+
+    /// One that may have at most `most` file descriptors.
+    pub(crate) fn start_short_of_descriptors(world: &World, config: &Path, most: u32) -> Self {
+        let script = format!("ulimit -n {most} && exec \"$0\" run \"$1\"");
+        Self::spawn(world, Command::new("sh").args(["-c", &script, BINARY]).arg(config))
+    }
+
+    /// One that whoever starts it lets dump core.
+    pub(crate) fn start_with_core_dumps(world: &World, config: &Path) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -c $(ulimit -H -c) && exec \"$0\" run \"$1\"", BINARY]).arg(config);
+        Self::spawn(world, shell.current_dir(world.directory.path()))
+    }
+
+    /// One whose standard output and error are the same pipe, which is read only where somebody reads it.
+    pub(crate) fn start_on_a_pipe(world: &World, config: &Path) -> (Self, ChildStdout) {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "exec \"$0\" run \"$1\" 2>&1", BINARY])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let mut child = shell.kill_on_drop(true).spawn().expect("started");
+        let pipe = child.stdout.take().expect("a pipe");
+        (Self { child, log: world.directory.path().join("nothing.log") }, pipe)
+    }
+
+    fn spawn(world: &World, command: &mut Command) -> Self {
+        let log = world.directory.path().join("process.log");
+        let file = std::fs::File::create(&log).expect("created");
+        command.stdin(Stdio::null()).stdout(file.try_clone().expect("a second handle")).stderr(file);
+        Self { child: command.kill_on_drop(true).spawn().expect("started"), log }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).expect("read")).into_owned()
+    }
+
+    /// Its ports, once it is ready.
+    pub(crate) async fn ready(&self, world: &World) -> Ports {
+        let line = || self.log().lines().find(|line| line.contains("listening")).map(str::to_owned);
+        until(async || line().is_some(), "the line with the addresses").await;
+        let ports = ports(world, &line().expect("the line"));
+        ports.until_ready().await;
+        ports
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("signalled");
+    }
+
+    pub(crate) async fn code(&mut self) -> Option<i32> {
+        within(self.child.wait(), "the end of the process").await.expect("waited").code()
+    }
+
+    /// A line of `/proc/PID/status` in KiB: `VmRSS` is what it holds in memory now, `VmHWM` the most that it ever held.
+    pub(crate) fn memory(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a running process");
+        let value = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':')).expect("the line");
+        value.split_whitespace().next().expect("a number").parse().expect("a number")
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id().expect("running")).expect("an id"))
+    }
+}
+
+/// What the line `listening` says.
+pub(crate) fn ports(world: &World, line: &str) -> Ports {
+    let address = |listener: &str| -> SocketAddr {
+        let rest = &line[line.find(listener).expect("the listener")..];
+        let list = &rest[rest.find('[').expect("a list") + 1..rest.find(']').expect("its end")];
+        list.split(',').next().expect("one").parse().expect("an address")
+    };
+    let admin = Some(world.directory.path().join("admin.sock"));
+    Ports { outbound: address("outbound"), metrics: address("metrics"), admin }
+}
+
+/// Lets this process, which is agent and upstream at once, hold as many sockets as the system allows; says how many.
+pub(crate) fn many_descriptors() -> u64 {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raised");
+    hard
+}

@@ -1,0 +1,168 @@
+//! Floods from the agent's side, over one worker that serves somebody else as well: who floods is stopped or held back, the other
+//! one notices nothing, memory stays bounded, and nothing is left when it is over.
+use super::frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames, HEADERS, INITIAL_WINDOW_SIZE,
+    LARGEST_WINDOW, PING, WINDOW_UPDATE, block, frame, get, reset, settings, streams, string,
+};
+use super::rig::{World, until, within};
+use super::watched::Watched;
+use idjag_proxy::dev::faults::{Fault, Gate};
+
+/// What a flood may cost, in KiB: far below what it sends, or asks to be kept.
+const MEMORY: u64 = 64 * 1024;
+const HOST: &str = "open.test";
+
+/// The binary with one worker, so that nobody is served beside the flood by another one.
+async fn victim() -> Watched {
+    let world = World::open().await;
+    let preamble = world.preamble().replace("workers: 2", "workers: 1");
+    let config = format!("{preamble}{}", world.routes());
+    Watched::start(world, &config).await
+}
+
+#[tokio::test]
+async fn a_rapid_reset_is_told_to_calm_down() {
+    let mut victim = victim().await;
+    let burst: Vec<u8> =
+        streams().take(1000).flat_map(|stream| [get(stream, HOST, "/x"), reset(stream)].concat()).collect();
+    let mut one = Frames::connect(victim.proxy.outbound, &[]).await;
+    one.write(&burst).await;
+    assert_eq!(one.goaway().await, Some(ENHANCE_YOUR_CALM));
+    victim
+        .besieged_by(async {
+            loop {
+                let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
+                agent.write(&burst).await;
+            }
+        })
+        .await;
+    victim.is_as_before(MEMORY).await;
+}
+
+#[tokio::test]
+async fn a_reset_of_what_has_reached_the_upstream_gives_everything_back() {
+    let mut victim = victim().await;
+    let gate = Gate::default();
+    let hold = Fault::Hold(gate.clone());
+    let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
+    let mut numbers = streams();
+    for round in 1..=10 {
+        victim.world.api.faults().next_many(100, &hold);
+        let round_of_streams: Vec<u32> = numbers.by_ref().take(100).collect();
+        for stream in &round_of_streams {
+            assert!(agent.write(get(*stream, HOST, "/held")).await);
+        }
+        within(gate.reached_by(round * 100), "all are at the upstream").await;
+        for stream in round_of_streams {
+            assert!(agent.write(reset(stream)).await);
+        }
+        until(async || victim.proxy.status().await["requests"] == 0, "all are given up").await;
+        victim.neighbour().await;
+    }
+    drop(agent);
+    victim.is_as_before(MEMORY).await;
+}
+
+#[tokio::test]
+async fn settings_and_pings_without_end_are_answered_no_faster_than_they_are_read() {
+    let mut victim = victim().await;
+    for flood in [settings(&[(INITIAL_WINDOW_SIZE, 1)]), frame((PING, 0), 0, &[7; 8])] {
+        let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
+        assert!(agent.write(flood.repeat(2000)).await);
+        assert!(agent.write(get(1, HOST, "/x")).await);
+        agent.until(HEADERS, 1).await;
+        let (mut agent, many) = (Frames::connect(victim.proxy.outbound, &[]).await, flood.repeat(10_000));
+        victim.besieged_by(async { while agent.write(&many).await {} }).await;
+    }
+    victim.is_as_before(MEMORY).await;
+}
+
+#[tokio::test]
+async fn a_header_section_without_end_is_told_to_calm_down() {
+    let mut victim = victim().await;
+    let field = [&[0][..], &string("x-field"), &string(&"y".repeat(100))].concat();
+    let fields = field.repeat(16_000 / field.len());
+    let start = frame((HEADERS, END_STREAM), 1, &block("GET", HOST, "/x"));
+    // Large fragments, small ones and empty ones: each is a way around some limit.
+    for fragment in [&fields[..], &field, &[]] {
+        let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
+        agent.write(&start).await;
+        let next = frame((CONTINUATION, 0), 1, fragment);
+        victim.besieged_by(async { while agent.write(&next).await {} }).await;
+        assert_eq!(agent.goaway().await, Some(ENHANCE_YOUR_CALM), "{} bytes each", fragment.len());
+    }
+    victim.is_as_before(MEMORY).await;
+}
+
+#[tokio::test]
+async fn a_header_list_of_a_mebibyte_goes_nowhere() {
+    let mut victim = victim().await;
+    let before = victim.world.api.arrivals();
+    // Written out: 64 fragments of 16 KiB.
+    let field = [&[0][..], &string("x-field"), &string(&"y".repeat(100))].concat();
+    let fields = field.repeat(16_000 / field.len());
+    let mut bytes = frame((HEADERS, END_STREAM), 1, &block("GET", HOST, "/x"));
+    for _ in 0..64 {
+        bytes.extend(frame((CONTINUATION, 0), 1, &fields));
+    }
+    bytes.extend(frame((CONTINUATION, END_HEADERS), 1, &fields));
+    let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
+    agent.write(bytes).await;
+    assert_eq!(agent.goaway().await, Some(ENHANCE_YOUR_CALM));
+    // Compressed: one field that is indexed (RFC 7541 §6.2.1), and then named by one byte, again and again.
+    let indexed = [&[0x40][..], &string("x-field"), &string(&"y".repeat(100))].concat();
+    let bomb = |times: usize| {
+        let block = [&block("GET", HOST, "/x")[..], &indexed, &vec![0x80 | 62; times]].concat();
+        frame((HEADERS, END_HEADERS | END_STREAM), 1, &block)
+    };
+    let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
+    agent.write(bomb(10_000)).await;
+    assert_eq!(agent.goaway().await, Some(ENHANCE_YOUR_CALM));
+    let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
+    agent.write(bomb(1000)).await;
+    // `:status: 431`, a literal (RFC 7541 §6.2.1) in Huffman code.
+    assert!(agent.until(HEADERS, 1).await.payload.starts_with(&[0x48, 0x83, 0x69, 0x90, 0xff]));
+    assert_eq!(victim.world.api.arrivals(), before, "none of it reached the upstream");
+    drop(agent);
+    victim.is_as_before(MEMORY).await;
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_wait_at_the_upstream() {
+    let mut victim = victim().await;
+    let count = 200;
+    // No window at all; and all the window that there is, on a connection that is never read.
+    for window in [0, LARGEST_WINDOW] {
+        let mut agents = Vec::new();
+        for _ in 0..2 {
+            let mut agent = Frames::connect(victim.proxy.outbound, &[(INITIAL_WINDOW_SIZE, window)]).await;
+            agent.write(frame((WINDOW_UPDATE, 0), 0, &(LARGEST_WINDOW - 65_535).to_be_bytes())).await;
+            for stream in streams().take(count) {
+                agent.write(get(stream, HOST, "/bytes/104857600")).await;
+            }
+            agents.push(agent);
+        }
+        until(async || victim.proxy.status().await["requests"] == 2 * count, "all are in flight").await;
+        victim.neighbour().await;
+        drop(agents);
+        victim.proxy.until_idle().await;
+    }
+    victim.is_as_before(MEMORY).await;
+}
+
+#[tokio::test]
+async fn uploads_that_nobody_takes_wait_at_the_agent() {
+    let mut victim = victim().await;
+    let gate = Gate::default();
+    victim.world.api.faults().next_many(100, &Fault::Hold(gate.clone()));
+    let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
+    for stream in streams().take(100) {
+        agent.write(frame((HEADERS, END_HEADERS), stream, &block("POST", HOST, "/x"))).await;
+    }
+    within(gate.reached_by(100), "all are at the upstream").await;
+    // Within the windows and far beyond them: what is beyond is a violation that ends the connection.
+    let data: Vec<u8> = streams().take(100).flat_map(|stream| frame((DATA, 0), stream, &[0; 16_384])).collect();
+    victim.besieged_by(async { while agent.write(&data).await {} }).await;
+    drop(agent);
+    victim.is_as_before(MEMORY).await;
+}

@@ -1,0 +1,74 @@
+//! The binary, watched from outside: what it holds while nothing goes on, and whether it holds no more afterwards.
+use super::agent::{Http1, full, request};
+use super::binary::{Process, many_descriptors};
+use super::rig::{Ports, World, until};
+use http::Method;
+use std::future::Future;
+
+/// A ready process, and what it held before anything went on.
+pub(crate) struct Watched {
+    pub(crate) world: World,
+    pub(crate) process: Process,
+    pub(crate) proxy: Ports,
+    descriptors: f64,
+    memory: u64,
+}
+
+impl Watched {
+    /// With this configuration, whose routes are at least [`World::routes`].
+    pub(crate) async fn start(world: World, config: &str) -> Self {
+        many_descriptors();
+        let config = world.write("process.yaml", config);
+        let process = Process::start(&world, &config, "info");
+        let proxy = process.ready(&world).await;
+        assert_eq!(proxy.get("http://api.test/x").await.status, 200);
+        let mut watched = Self { world, process, proxy, descriptors: 0.0, memory: 0 };
+        watched.neighbour().await;
+        watched.quiet().await;
+        watched.descriptors = watched.proxy.descriptors().await;
+        watched.memory = watched.process.memory("VmHWM");
+        watched
+    }
+
+    /// Somebody else, who is served.
+    pub(crate) async fn neighbour(&self) {
+        let mut agent = Http1::connect(self.proxy.outbound).await;
+        for _ in 0..100 {
+            let get = request(&Method::GET, "http://api.test/neighbour", &[]).body(full("")).expect("request");
+            assert_eq!(agent.send(get).await.status, 200);
+        }
+    }
+
+    /// Attacks for as long as the neighbour has something to do.
+    pub(crate) async fn besieged_by(&self, attack: impl Future<Output = ()>) {
+        let attack = async {
+            attack.await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = self.neighbour() => {}
+            () = attack => {}
+        }
+    }
+
+    /// Nothing is in flight and nothing is open, connections to the upstream included.
+    async fn quiet(&self) {
+        self.proxy.until_idle().await;
+        self.world.api.stop().await;
+        self.world.api.restart().await.expect("restarted");
+        for state in ["active", "idle"] {
+            self.proxy.until_metric(&format!("upstream_connections{{state=\"{state}\"}}"), |count| count == 0.0).await;
+        }
+    }
+
+    /// Nothing is left of it, it serves, and it never took more than `most` KiB for it.
+    pub(crate) async fn is_as_before(&mut self, most: u64) {
+        self.quiet().await;
+        until(async || self.proxy.descriptors().await <= self.descriptors, "no descriptor is left open").await;
+        self.neighbour().await;
+        assert!(self.process.child.try_wait().expect("asked").is_none(), "it lives");
+        let growth = self.process.memory("VmHWM") - self.memory;
+        assert!(growth < most, "it took {growth} KiB");
+        assert_eq!(self.process.log().matches("panicked").count(), 0);
+    }
+}
