@@ -1,5 +1,6 @@
 """Starts the node and its parts, runs the cases, and ends everything, however it goes."""
 
+import contextlib
 import json
 import signal
 import sys
@@ -41,11 +42,12 @@ def main():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         keep = failed != 0 or plan["keep"]
-        if world.node.run and keep:
-            world.save_logs()
-        if world.node.run:
-            world.node.down()
-        run.close(keep)
+        with contextlib.ExitStack() as ending:
+            ending.callback(run.close, keep)
+            if world.node.run:
+                ending.callback(world.node.down)
+            if world.node.run and keep:
+                world.save_logs()
         if keep:
             say(f"logs: {run.directory}")
     sys.exit(1 if failed != 0 else 0)
