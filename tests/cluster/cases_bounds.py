@@ -13,7 +13,7 @@ from proxy import JWT
 TOKEN = "var/run/secrets/kubernetes.io/serviceaccount"
 
 
-@case("e: the injector may do what the chart's README lists, nothing more, and that is enough")
+@case("e: the injector may do what both READMEs list, nothing more, and that is enough")
 def rights(world: Cluster):
     account = f"system:serviceaccount:{OWN_NAMESPACE}:{INJECTOR}"
     world.kubectl("create", "serviceaccount", "nobody", "-n", OWN_NAMESPACE)
@@ -25,6 +25,8 @@ def rights(world: Cluster):
     in_its_own = said["everywhere"] | said["its namespace"]
     expect(own == in_its_own, f"in its own namespace: {sorted(own ^ in_its_own)}")
     expect(elsewhere == said["everywhere"], f"in another namespace: {sorted(elsewhere ^ said['everywhere'])}")
+    kinds = {(resource.partition(".")[0].removesuffix("s"), name, verbs) for resource, name, verbs in in_its_own}
+    expect(in_words() == kinds, f"the README in words: {sorted(in_words() ^ kinds)}")
     for pod in world.pods(OWN_NAMESPACE, SELECTOR):
         log = world.log(OWN_NAMESPACE, pod["metadata"]["name"], "injector")
         expect("forbidden" not in log.lower(), "an injector was forbidden something: " + first_with(log, "forbidden"))
@@ -50,6 +52,16 @@ def documented() -> dict[str, set[tuple[str, str, str]]]:
             where, resource, name, verbs, _ = cells
             found[where].add((resource, name.replace("any", ""), " ".join(sorted(verbs.split(", ")))))
     expect(all(found.values()), "the chart's README lists no rights")
+    return found
+
+
+def in_words() -> set[tuple[str, str, str]]:
+    """The table of the repository's README, which names kinds, not resources."""
+    row = re.compile(r"\| (?:any namespace|cluster|its namespace) \| ((?:`\w+`,? )+)(its own )?(\w+) \|")
+    found = set()
+    for verbs, own, kind in row.findall((REPOSITORY / "README.md").read_text()):
+        resource, verbs = kind.lower().removesuffix("s"), re.findall(r"\w+", verbs)
+        found.add((resource, INJECTOR if own else "", " ".join(sorted(verbs))))
     return found
 
 

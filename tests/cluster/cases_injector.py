@@ -182,12 +182,20 @@ def api_server(world: Cluster):
 
 @case("d: pods that cannot be injected are refused, each with its reason and what to do")
 def refused(world: Cluster):
-    world.apply(agents.NAMESPACE, name="empty", labels="idjag-proxy.io/inject: enabled")
+    for name in ("empty", "no-file"):
+        world.apply(agents.NAMESPACE, name=name, labels="idjag-proxy.io/inject: enabled")
+    world.kubectl("create", "configmap", "idjag-proxy", "-n", "no-file", "--from-literal=other.yaml=")
     for namespace, fields, words in refusals(world):
         done = world.ask(agents.PLAIN, "create", "--dry-run=server", **plain(namespace, fields))
         expect(done.returncode != 0, f"{fields} was accepted: {done.stdout}")
         said(fields, done.stderr, words)
         expect("admission webhook" in done.stderr, f"{fields}: somebody else refused it: {done.stderr}")
+        if not words[0].startswith("ConfigMap "):
+            said(fields, done.stderr, ["To run it without one, label it idjag-proxy.io/inject: disabled"])
+    # An API server looks for that itself, but only after the webhooks.
+    bare = "{ apiVersion: v1, kind: Pod, metadata: { name: bare, namespace: agents }, spec: { containers: [] } }"
+    done = world.ask(bare, "create", "--dry-run=server")
+    said({}, done.stderr, ["pod bare cannot have", "its spec has no containers"])
 
 
 @case(
@@ -195,12 +203,10 @@ def refused(world: Cluster):
 )
 def warned(world: Cluster):
     for namespace, fields, words in refusals(world):
-        if "labels" in fields.get("metadata", ""):
-            continue
         done = world.ask(workload("Deployment", plain(namespace, fields)), "apply", "--dry-run=server")
         expect(done.returncode == 0, f"Deployment with {fields}: {done.stderr}")
         expect("Warning:" in done.stderr, f"Deployment with {fields}: no warning")
-        said(fields, done.stderr, words[:1])
+        said(fields, done.stderr, ["idjag-proxy: its pods will be refused: ", *words[:1]])
     for kind in KINDS:
         good = world.ask(workload(kind, plain("agents", {})), "apply", "--dry-run=server")
         expect(good.returncode == 0 and "Warning" not in good.stderr, f"a good {kind}: {good.stderr}")
@@ -214,7 +220,7 @@ def refusals(world: Cluster) -> list[tuple[str, dict, list[str]]]:
     """A namespace, what a pod says, and what its refusal says."""
     sockets = world.spire.agent_socket.parent
     mount = "volumeMounts: [{ name: spiffe, mountPath: /spiffe }]"
-    annotated = lambda name, value: {"metadata": f'annotations: {{ idjag-proxy.io/{name}: "{value}" }}'}
+    annotation = lambda name, value, *words: ("agents", annotated(**{name: value}), list(words))
     return [
         ("agents", {"settings": "hostNetwork: true"}, ["hostNetwork is true"]),
         ("agents", {"settings": "hostPID: true"}, ["hostPID is true"]),
@@ -242,15 +248,129 @@ def refusals(world: Cluster) -> list[tuple[str, dict, list[str]]]:
             ["a container is named idjag-proxy"],
         ),
         ("agents", {"settings": "volumes: [{ name: idjag-proxy-admin, emptyDir: {} }]"}, ["idjag-proxy-admin"]),
-        ("agents", annotated("confg", "x"), ["idjag-proxy.io/confg", "did you mean", "idjag-proxy.io/config"]),
         (
             "agents",
-            annotated("log-level", "loud"),
-            ["idjag-proxy.io/log-level", "write error, warn, info, debug or trace"],
+            {
+                "settings": "volumes: [{ name: idjag-proxy-config, emptyDir: {} }]",
+                "container": "volumeMounts: [{ name: idjag-proxy-config, mountPath: /x }]",
+            },
+            ["container agent mounts the volume idjag-proxy-config", "it is the sidecar's; mount another one"],
         ),
-        ("agents", annotated("config", "nowhere"), ["nowhere", "kubectl -n agents create configmap nowhere"]),
-        ("empty", {}, ["ConfigMap empty/idjag-proxy", "kubectl -n empty create configmap idjag-proxy"]),
+        ("agents", {"settings": "os: { name: windows }"}, ["it runs on Windows", "the sidecar runs on Linux"]),
+        (
+            "agents",
+            {"metadata": "labels: { idjag-proxy.io/inject: 'yes' }"},
+            ["label idjag-proxy.io/inject is `yes`", "write enabled or disabled"],
+        ),
+        annotation("confg", "x", "idjag-proxy.io/confg", "did you mean `idjag-proxy.io/config`?"),
+        annotation("colour", "red", "idjag-proxy.io/colour: there is none of this name; there are config, image"),
+        annotation("inject", "enabled", "idjag-proxy.io/inject: it is a label, not an annotation"),
+        annotation("config", "My_Agent", "`My_Agent` cannot be the name of a ConfigMap: use a-z, 0-9, `-` and `.`"),
+        annotation("image", "a b", "`a b` is no image: write one such as idjag-proxy:"),
+        annotation("log_level", "loud", "log-level: `loud` is no level: write error, warn, info, debug or trace"),
+        annotation("socket", "/run/api.sock", "`/run/api.sock` is no socket: write `csi`, `csi:FILE`, or `hostPath:/"),
+        annotation("http_proxy", "on", '`on` is neither "true" nor "false"'),
+        annotation("no_proxy", "a.example", 'it does nothing without idjag-proxy.io/http-proxy: "true"'),
+        annotation("no_proxy", "a b", "`a b` is no list of hosts: write a.example,10.0.0.0/8"),
+        annotation("resources", "cpu", "`cpu` is not KEY=AMOUNT; the keys are cpu, memory, cpu-limit and memory-limit"),
+        annotation("resources", "disk=1Gi", "`disk` is no key; the keys are cpu, memory, cpu-limit and memory-limit"),
+        annotation("resources", "cpu=fast", "`cpu=fast` is no amount; write one such as 10m"),
+        annotation("resources", "cpu=1m,cpu=2m", "`cpu` is said twice"),
+        annotation("resources", "memory=1Gi", "memory: 1Gi is asked for and 128Mi allowed; raise `memory-limit`"),
+        annotation("config", "nowhere", "ConfigMap agents/nowhere is missing", MAKE.format("agents", "nowhere")),
+        ("empty", {}, ["ConfigMap empty/idjag-proxy is missing", MAKE.format("empty", "idjag-proxy")]),
+        (
+            "no-file",
+            {},
+            ["ConfigMap no-file/idjag-proxy has no", "key proxy.yaml", MAKE.format("no-file", "idjag-proxy")],
+        ),
     ]
+
+
+MAKE = "kubectl -n {} create configmap {} --from-file=proxy.yaml"
+
+
+def annotated(**annotations: str) -> dict:
+    """A pod with these annotations of ours."""
+    ours = {f"idjag-proxy.io/{name.replace('_', '-')}": value for name, value in annotations.items()}
+    return {"metadata": f"annotations: {json.dumps(ours)}"}
+
+
+@case("d: what is taken, but with a doubt, comes with a warning that kubectl prints: pods and workloads")
+def doubted(world: Cluster):
+    proxied = annotated(http_proxy="true")
+    for fields, warning in [
+        (
+            {"settings": "terminationGracePeriodSeconds: 5"},
+            "terminationGracePeriodSeconds is 5: calls of a stopping pod may be cut; use 30",
+        ),
+        (
+            {"container": "securityContext: { privileged: true }"},
+            "container agent is privileged: nothing on its node is hidden from it",
+        ),
+        (
+            proxied | {"container": "env: [{ name: HTTP_PROXY, value: 'http://other.example' }]"},
+            "container agent keeps its own HTTP_PROXY: it does not use the proxy by itself",
+        ),
+        (
+            proxied | {"container": "env: [{ name: no_proxy, value: other.example }]"},
+            "container agent keeps its own no_proxy; it should hold localhost,127.0.0.1,::1",
+        ),
+        (
+            proxied | {"container": "envFrom: [{ configMapRef: { name: any } }]"},
+            "container agent: http_proxy and no_proxy are set over what envFrom may bring",
+        ),
+    ]:
+        done = world.ask(agents.PLAIN, "create", "--dry-run=server", "-o", "json", **plain("agents", fields))
+        expect(done.returncode == 0 and has_sidecar(json.loads(done.stdout)), f"a pod with {fields}: {done.stderr}")
+        said(fields, done.stderr, [f"Warning: idjag-proxy: {warning}"])
+        done = world.ask(workload("Deployment", plain("agents", fields)), "apply", "--dry-run=server")
+        expect(done.returncode == 0, f"a Deployment with {fields}: {done.stderr}")
+        said(fields, done.stderr, [f"Warning: idjag-proxy: {warning}"])
+
+
+@case("d: an injector that may not read ConfigMaps injects all the same, and warns; one asked of other things warns")
+def misconfigured(world: Cluster):
+    answer = lambda: world.ask(agents.PLAIN, "create", "--dry-run=server", "-o", "json", **plain("agents", {}))
+    warning = "Warning: idjag-proxy: nobody could ask whether ConfigMap agents/idjag-proxy is there"
+    binding = world.get("clusterrolebinding", INJECTOR)
+    world.kubectl("delete", "clusterrolebinding", INJECTOR)
+    try:
+        warned = lambda: [done for done in [answer()] if warning in done.stderr]
+        done = wait_until("the warning of a ConfigMap", warned, 30)[0]
+        expect(done.returncode == 0 and has_sidecar(json.loads(done.stdout)), f"it has no sidecar: {done.stderr}")
+    finally:
+        for field in ("resourceVersion", "uid", "creationTimestamp"):
+            del binding["metadata"][field]
+        world.kubectl("create", "-f", "-", manifest=json.dumps(binding))
+    wait_until("an answer without a warning", lambda: "Warning" not in answer().stderr, 30)
+
+    [bundle] = bundles(world)
+    world.apply(TOO_WIDE, service=INJECTOR, namespace=OWN_NAMESPACE, bundle=base64.b64encode(bundle.encode()).decode())
+    try:
+        words = ["create", "configmap", "any", "-n", "agents", "--dry-run=server"]
+        asked = lambda: world.node.ask_kubectl(*words)
+        warned = lambda: "configmaps are none of its business; its webhook rules are too wide" in asked().stderr
+        wait_until("the warning of the rules", warned, 30)
+        expect(asked().returncode == 0, f"a ConfigMap was refused: {asked().stderr}")
+    finally:
+        world.kubectl("delete", "mutatingwebhookconfiguration", "too-wide")
+
+
+# As somebody might write it who adds a rule to the chart's.
+TOO_WIDE = """
+    apiVersion: admissionregistration.k8s.io/v1
+    kind: MutatingWebhookConfiguration
+    metadata: { name: too-wide }
+    webhooks:
+      - name: too-wide.idjag-proxy.io
+        clientConfig: { service: { name: $service, namespace: $namespace, path: /mutate }, caBundle: $bundle }
+        admissionReviewVersions: [v1]
+        sideEffects: NoneOnDryRun
+        failurePolicy: Ignore
+        namespaceSelector: { matchLabels: { kubernetes.io/metadata.name: agents } }
+        rules: [{ apiGroups: [""], apiVersions: [v1], resources: [configmaps], operations: [CREATE] }]
+    """
 
 
 def plain(namespace: str, fields: dict) -> dict:
@@ -274,8 +394,10 @@ KINDS = {
 
 def workload(kind: str, values: dict) -> str:
     restart = "Never" if kind in ("Job", "CronJob") else "Always"
+    labels, metadata = "labels: { app: plain, ", values["metadata"]
+    with_labels = metadata.replace("labels: { ", labels) if "labels: { " in metadata else f"{labels}}}, {metadata}"
     pod = {
-        "metadata": f"{{ labels: {{ app: plain }}, {values['metadata']} }}",
+        "metadata": f"{{ {with_labels} }}",
         "spec": [f"restartPolicy: {restart}", values["settings"]],
     }
     container = f'{{ name: agent, image: "idjag-agents:1", command: [sleep, infinity], {values["container"]} }}'

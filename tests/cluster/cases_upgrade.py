@@ -4,10 +4,10 @@ import json
 
 import agents
 from cases import case
-from cases_injector import Creation, has_sidecar, plain, two_ready
+from cases_injector import SELECTOR, Creation, has_sidecar, plain, two_ready
 from cases_install import configure, usual
 from cluster_world import INJECTOR, OWN_NAMESPACE, RELEASE, Agent, Cluster
-from parts import expect
+from parts import expect, wait_until
 
 RESTRICTED = (
     "securityContext: { runAsNonRoot: true, runAsUser: 1000, allowPrivilegeEscalation: false, capabilities: { drop: [ALL] }, "
@@ -48,6 +48,9 @@ def upgrade(world: Cluster):
         two_ready(world)
         creation.more(10)
         expect_version(world, other)
+        # Those of the old version answer for a while yet, and give what they always gave.
+        injectors = lambda: world.get("pods", "-n", OWN_NAMESPACE, "-l", SELECTOR)["items"]
+        wait_until("the old injectors to be gone", lambda: len(injectors()) == 2, 60)
         world.kubectl("rollout", "restart", "deployment/curl", "-n", "agents")
         world.wait_ready("agents", "curl")
         image = sidecar_image(world.pod("agents", "app=curl"))

@@ -251,7 +251,8 @@ class Cluster:
             (target / "pods.txt").write_text(self.kubectl("describe", "pods", "-A"))
         except Failed as error:
             (target / "pods.txt").write_text(str(error))
-        shutil.copytree(self.node.directory / "pod-logs", target / "pods", dirs_exist_ok=True)
+        if (self.node.directory / "pod-logs").exists():
+            shutil.copytree(self.node.directory / "pod-logs", target / "pods", dirs_exist_ok=True)
 
 
 class Agent:

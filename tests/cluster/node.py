@@ -43,7 +43,7 @@ class Node:
         self.run: Run | None = None
 
     def up(self):
-        """All of it or, after a failure, nothing."""
+        """After a failure what has started is there still, for its logs; `run` says whether anything has."""
         if alive := self._alive():
             raise Failed(f"a node is already up in {self.directory} ({', '.join(alive)}): tests/cluster/node down")
         self.down()
@@ -52,14 +52,10 @@ class Node:
         if "KUBE-SERVICES" in _output("iptables-save"):
             raise Failed("another Kubernetes has its rules on this machine: iptables-save | grep KUBE-SERVICES")
         self.run = Run(self.directory)
-        try:
-            self._prepare()
-            for name in COMPONENTS:
-                self.start(name)
-            self.wait_ready()
-        except BaseException:
-            self.down()
-            raise
+        self._prepare()
+        for name in COMPONENTS:
+            self.start(name)
+        self.wait_ready()
 
     def _prepare(self):
         for name in ("pids", "cni"):
@@ -271,7 +267,12 @@ def main():
         node = Node(Programs(cache_directory()))
         match chosen.command:
             case "up":
-                node.up()
+                try:
+                    node.up()
+                except BaseException:
+                    if node.run:
+                        node.down()
+                    raise
                 print(node.kubeconfig)
             case "down":
                 node.down()

@@ -66,7 +66,7 @@ class Programs:
 def install(say) -> Programs:
     """Unpacks and builds what is missing: 10 minutes on two cores the first time, with up to 2 GB of memory."""
     root = cache_directory()
-    debian("iptables", "openssl")
+    debian("iptables", "openssl", "iproute2", commands=("iptables", "openssl", "ip"))
     programs = Programs(root)
     for name, target, step in [
         ("node-debian", programs.debian, _unpack_debian),

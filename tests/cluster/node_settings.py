@@ -110,6 +110,8 @@ class Settings:
             "clusterDNS": [HOST],
             "clusterDomain": "cluster.local",
             "resolvConf": "",
+            # On a full disk it would take away images that no pod uses at the moment, and nobody could bring them back.
+            "imageGCHighThresholdPercent": 100,
             "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "100Mi"},
             "podLogsDir": f"{self.directory}/pod-logs",
             # The default of a minute is how late a changed ConfigMap may reach a pod.

@@ -59,6 +59,7 @@ pub(super) async fn serve(
     mut stop: Stop,
 ) -> Result<(), String> {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let leaving = stop.clone();
     let (closer, closing) = Stop::pair();
     let mut connections = JoinSet::new();
     let end = async {
@@ -81,10 +82,10 @@ pub(super) async fn serve(
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (tls, webhook, closing) = (tls.clone(), Arc::clone(&webhook), closing.clone());
+        let (tls, webhook, stops) = (tls.clone(), Arc::clone(&webhook), (leaving.clone(), closing.clone()));
         connections.spawn(async move {
             let _permit = permit;
-            connection(stream, tls, webhook, closing).await;
+            connection(stream, tls, webhook, stops).await;
         });
     }
     drop(listener);
@@ -96,7 +97,7 @@ pub(super) async fn serve(
     Ok(())
 }
 
-async fn connection(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>, mut closing: Stop) {
+async fn connection(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>, (leaving, mut closing): (Stop, Stop)) {
     // It cannot fail on an open socket.
     let _ = stream.set_nodelay(true);
     let stream = match timeout(HANDSHAKE, tls.accept(stream)).await {
@@ -105,8 +106,16 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>, 
         Err(_) => return,
     };
     let service = service_fn(move |request| {
-        let webhook = Arc::clone(&webhook);
-        async move { Ok::<_, Infallible>(webhook.reply(request).await) }
+        let (webhook, leaving) = (Arc::clone(&webhook), leaving.clone());
+        async move {
+            let mut reply = webhook.reply(request).await;
+            // The API server keeps its connections: without this it would stay with a replica that is leaving until the very end,
+            // and a connection that closes as a review arrives refuses a pod.
+            if leaving.is_stopped() {
+                reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(reply)
+        }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 * 1024);

@@ -260,6 +260,11 @@ async fn replicas_agree_and_one_takes_over_from_another() {
     // The one that stops answers for a while yet, and then ends in good order.
     assert_eq!(first.probe("/readyz").await.text(), "waiting for nothing: it is shutting down\n");
     assert_eq!(ask(&api, &first, &review("agents", &pod())).await["allowed"], true);
+    let closes = async |replica: &Replica| {
+        let reply = send(&api, replica.webhook, post(review("agents", &pod()).to_string())).await.expect("an answer");
+        reply.header("connection") == "close"
+    };
+    assert!(closes(&first).await && !closes(&second).await, "the next review goes to a replica that stays");
     let mut first = first;
     let ended = within(first.running.join_next(), "its end").await.expect("a task").expect("no panic");
     assert_eq!(ended, Ok(()));
