@@ -37,6 +37,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default $root.Chart.AppVersion $image.tag }}{{ end }}
 {{- end -}}
 
+{{/* The namespaces that are never touched, whatever their labels say; a JSON array. */}}
+{{- define "idjag-proxy.never" -}}
+{{- concat (list "kube-system" .Release.Namespace) .Values.injector.excludedNamespaces | uniq | toJson -}}
+{{- end -}}
+
 {{/* "true" where an object of the Prometheus Operator is to be made. Takes (list $ kind create). */}}
 {{- define "idjag-proxy.monitored" -}}
 {{- $root := index . 0 -}}
