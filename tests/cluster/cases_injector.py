@@ -214,6 +214,12 @@ def warned(world: Cluster):
             workload(kind, plain("agents", {"settings": "hostNetwork: true"})), "apply", "--dry-run=server"
         )
         expect(done.returncode == 0 and "hostNetwork is true" in done.stderr, f"{kind}: {done.stderr}")
+    # A label of its own: nothing in a labelled namespace, and in another one what has the injector look at it.
+    for namespace, label in [("agents", "enabled"), ("agents", "disabled"), ("elsewhere", "enabled")]:
+        own = workload("Deployment", plain(namespace, {"settings": "hostNetwork: true"}))
+        own = own.replace("name: plain,", f"name: plain, labels: {{ idjag-proxy.io/inject: {label} }},", 1)
+        done = world.ask(own, "apply", "--dry-run=server")
+        expect("hostNetwork is true" in done.stderr, f"labelled {label} itself, in {namespace}: {done.stderr}")
 
 
 def refusals(world: Cluster) -> list[tuple[str, dict, list[str]]]:

@@ -63,9 +63,8 @@ class ApiServer(Server):
     """As much of a Kubernetes API server as the injector asks for: a few objects that can be read and written."""
 
     def __init__(self, run: Run, namespace: str, name: str):
-        webhooks = [
-            {"name": f"{which}.idjag-proxy.io", "clientConfig": {}} for which in ("namespace", "pod", "workloads")
-        ]
+        entries = ("namespace", "pod", "workloads", "labelled-workloads")
+        webhooks = [{"name": f"{entry}.idjag-proxy.io", "clientConfig": {}} for entry in entries]
         own = f"/api/v1/namespaces/{namespace}/secrets/{name}"
         lease = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}"
         configuration = f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{name}"
