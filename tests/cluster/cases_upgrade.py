@@ -1,4 +1,4 @@
-"""f: the CSI variant, and another version of the chart."""
+"""f: the CSI variant, and the chart under another version."""
 
 import json
 
@@ -34,8 +34,13 @@ def restricted(world: Cluster):
     expect(refused.returncode != 0 and "PodSecurity" in refused.stderr, f"hostPath: {refused.stderr or refused.stdout}")
 
 
-@case("f: upgrade to another version and rollback, with injected pods working and pods created throughout")
+@case(
+    "f: upgrade to this chart under another version, its images by another tag and with another value, and rollback: both roll the "
+    "injector; injected pods work and pods are created throughout"
+)
 def upgrade(world: Cluster):
+    """There is one version of the chart yet. The second is the same chart and the same programs, as a release of nothing new would be:
+    what changes is each object's labels, the injector's pods and the image that sidecars get."""
     other = "99.0.0"
     world.tag_images(other)
     chart = world.package(other, app_version=other)
@@ -44,13 +49,16 @@ def upgrade(world: Cluster):
     two_ready(world)
     revision = json.loads(world.helm("history", RELEASE, "-n", OWN_NAMESPACE, "-o", "json"))[-1]["revision"]
     with Creation(world) as creation:
-        world.helm("upgrade", RELEASE, chart, "-n", OWN_NAMESPACE, "--reuse-values", "--wait", "--timeout", "120s")
+        before = pods_of_injector(world)
+        value = ["--reuse-values", "--set", "injector.logLevel=info"]
+        world.helm("upgrade", RELEASE, chart, "-n", OWN_NAMESPACE, *value, "--wait", "--timeout", "120s")
         two_ready(world)
         creation.more(10)
-        expect_version(world, other)
+        expect_version(world, other, "info")
         # Those of the old version answer for a while yet, and give what they always gave.
-        injectors = lambda: world.get("pods", "-n", OWN_NAMESPACE, "-l", SELECTOR)["items"]
-        wait_until("the old injectors to be gone", lambda: len(injectors()) == 2, 60)
+        wait_until("the old injectors to be gone", lambda: len(pods_of_injector(world)) == 2, 60)
+        upgraded = pods_of_injector(world)
+        expect(not before & upgraded, "an injector of the old version is still there")
         world.kubectl("rollout", "restart", "deployment/curl", "-n", "agents")
         world.wait_ready("agents", "curl")
         image = sidecar_image(world.pod("agents", "app=curl"))
@@ -61,17 +69,23 @@ def upgrade(world: Cluster):
         world.helm("rollback", RELEASE, str(revision), "-n", OWN_NAMESPACE, "--wait", "--timeout", "120s")
         two_ready(world)
         creation.more(10)
-        expect_version(world, world.version)
+        expect_version(world, world.version, "debug")
+        wait_until("the newer injectors to be gone", lambda: not upgraded & pods_of_injector(world), 60)
     creation.expect_no_failure("the chart was rolled back")
     agent.more(50)
     agent.expect_no_failure("the chart was rolled back")
     world.say(f"         {creation.made} pods were created meanwhile")
 
 
-def expect_version(world: Cluster, version: str):
+def pods_of_injector(world: Cluster) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in world.get("pods", "-n", OWN_NAMESPACE, "-l", SELECTOR)["items"]}
+
+
+def expect_version(world: Cluster, version: str, level: str):
     deployment = world.get("deployment", INJECTOR, "-n", OWN_NAMESPACE)
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     expect(container["image"].endswith(f":{version}"), f"the injector's image is {container['image']}")
+    expect(f"--log-level={level}" in container["args"], f"the injector's arguments are {container['args']}")
 
 
 def sidecar_image(pod: dict) -> str:
