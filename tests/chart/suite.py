@@ -85,6 +85,7 @@ def run(suite: Suite, whole: bool):
     suite.case("the packaged chart renders the same, and holds no checks", packaged, suite)
     for example in sorted((REPOSITORY / "config/examples").glob("*.yaml")):
         suite.case(f"agents.config takes {example.name}", takes_example, suite, example)
+        suite.case(f"`check` says of the rendered {example.name} what it says of the file", checks_example, suite, example)
     for values in sorted((HERE / "bad").glob("*.yaml")):
         suite.case(f"refused: {values.stem}", refused, suite, values)
     if whole:
@@ -201,19 +202,19 @@ def packaged(suite: Suite):
         expect(not checks, f"it holds {checks}")
 
 
-def takes_example(suite: Suite, example: Path):
+def takes_example(suite: Suite, example: Path) -> str:
     """An example as `agents.config`, indented: its comments and anchors stay what they are."""
     text = "".join(f"    {line}\n" for line in example.read_text().splitlines() if line.strip() != "---")
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(f"agents:\n  namespaces: [agents]\n  config:\n{text}")
         file.flush()
-        rendered = suite.rendered("--values", file.name)
-    if suite.proxy.exists():
-        check(suite, example, rendered)
+        return suite.rendered("--values", file.name)
 
 
-def check(suite: Suite, example: Path, rendered: str):
+def checks_example(suite: Suite, example: Path):
     """What the ConfigMap holds is as good to the proxy as the example itself."""
+    needs_proxy(suite)
+    rendered = takes_example(suite, example)
     document = next(one for one in rendered.split("\n---\n") if "\n  proxy.yaml: |\n" in one)
     body = document.split("\n  proxy.yaml: |\n")[1]
     lines = [line.removeprefix("    ") for line in body.splitlines()]
@@ -257,12 +258,16 @@ def alerts(suite: Suite):
 
 
 def proxy_schema(suite: Suite):
-    if not suite.proxy.exists():
-        raise NotRun(f"there is no {suite.proxy}; cargo build --release, or --proxy")
+    needs_proxy(suite)
     text = schema.expected(suite.proxy)
     if suite.update:
         schema.FILE.write_text(text)
     expect(schema.FILE.read_text() == text, "values.schema.json differs: tests/chart/run --update")
+
+
+def needs_proxy(suite: Suite):
+    if not suite.proxy.exists():
+        raise NotRun(f"there is no {suite.proxy}; cargo build --release, or --proxy")
 
 
 def succeed(result: tuple[int, str, str]) -> str:
