@@ -94,6 +94,7 @@ def all_well(cases: Checks, dashboard: Dashboard, prometheus: Prometheus, missin
     for panel in dashboard.panels:
         cases(f"panel: {panel.row or 'is it fine?'}: {panel.title}", shows, panel, prometheus, missing)
     cases("the first row says that it is fine", fine, dashboard, prometheus)
+    cases("the first row counts the injectors' alerts whatever namespace is chosen", all_alerts, dashboard, prometheus, missing)
 
 
 def layout(dashboard: Dashboard):
@@ -137,6 +138,19 @@ def fine(dashboard: Dashboard, prometheus: Prometheus):
             colour in ("green", "blue") or panel.title in ("Calls that went wrong", "Exchanges that fail"),
             f"{panel.title}: {value} is {colour}",
         )
+
+
+def all_alerts(dashboard: Dashboard, prometheus: Prometheus, missing: str | None):
+    """An injector refuses pods, in a namespace that is never chosen: only those of sidecars are offered."""
+    if missing:
+        raise NotRun(missing)
+    (panel,) = (one for one in dashboard.panels if one.title == "Alerts")
+    firing = prometheus.query('ALERTS{alertstate="firing"}')
+    found = {(one["metric"]["alertname"], one["metric"].get("namespace")) for one in firing}
+    expect(found == {("IdjagInjectorRefusesPods", alerts.STAGING)}, f"firing are {found}")
+    for namespace in ("calendar-agents", "research-agents|batch-agents", ".*"):
+        (counted,) = prometheus.query(substituted(panel.queries[0][0], namespace))
+        expect(counted["value"][1] == "1", f"{namespace}: {counted['value'][1]} are counted")
 
 
 def rules_evaluate(prometheus: Prometheus, missing: str | None):
