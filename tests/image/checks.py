@@ -1,5 +1,11 @@
-"""What must be true of the two images; one line for each, in the words of the real-parts suite."""
+"""What must be true of the two images; one line for each, in the words of the real-parts suite.
 
+What is looked at is what a container runtime would unpack, and never the program that the image was packed from.
+"""
+
+import contextlib
+import hashlib
+import io
 import json
 import os
 import re
@@ -26,16 +32,20 @@ NOT_RUN = {
 def check(say, images: Images, profile: str) -> int:
     """How many failed."""
     passed = failed = 0
-    for name, function in CHECKS.items():
-        for target in IMAGES:
-            try:
-                remark = function(Image(images, target), profile)
-            except Failed as error:
-                failed += 1
-                say(f"FAILED   image: {target}: {name}\n         {error}")
-            else:
-                passed += 1
-                say(f"ok       image: {target}: {name}{f' ({remark})' if remark else ''}")
+    for name, target, remark, error in results(images, profile):
+        failed += error is not None
+        passed += error is None
+        said = f"\n         {error}" if error else f" ({remark})" if remark else ""
+        say(f"{'FAILED  ' if error else 'ok      '} image: {target}: {name}{said}")
+    if failed == 0:
+        try:
+            remark = sees_a_swap(images, profile)
+        except Failed as error:
+            failed += 1
+            say(f"FAILED   image: control: {error}")
+        else:
+            passed += 1
+            say(f"ok       image: control: each with the other's program is seen ({remark})")
     not_run = {what: why for what, why in NOT_RUN.items() if what != architecture()}
     for what, why in not_run.items():
         say(f"NOT RUN  image: {what}: {why}")
@@ -43,31 +53,48 @@ def check(say, images: Images, profile: str) -> int:
     return failed
 
 
-class Image:
-    """A docker-archive, and what it was made of."""
+def results(images: Images, profile: str):
+    """A check's name, the target, and a remark or what is wrong."""
+    with contextlib.ExitStack() as stack:
+        unpacked = {target: stack.enter_context(unpack(images, target)) for target in IMAGES}
+        for name, function in CHECKS.items():
+            for target, image in unpacked.items():
+                try:
+                    yield name, target, function(image, profile), None
+                except Failed as error:
+                    yield name, target, None, error
 
-    def __init__(self, images: Images, target: str):
-        self.images, self.target = images, target
-        self.archive, self.program = images.archive(target), images.program(target)
+
+@contextlib.contextmanager
+def unpack(images: Images, target: str):
+    with tempfile.TemporaryDirectory(prefix="idjag-image-") as root:
+        # Whoever runs it is nobody there.
+        os.chmod(root, 0o755)
+        yield Image(images, target, Path(root))
+
+
+class Image:
+    """A docker-archive, and its layers one over the other in `root`."""
+
+    def __init__(self, images: Images, target: str, root: Path):
+        self.images, self.target, self.root = images, target, root
+        self.archive, self.program = images.archive(target), root / PROGRAM
         with tarfile.open(self.archive) as files:
             (manifest,) = json.load(files.extractfile("manifest.json"))
             self.config = json.load(files.extractfile(manifest["Config"]))
-            self.entries = []
+            self.entries, self.layers = [], []
             for layer in manifest["Layers"]:
-                with tarfile.open(fileobj=files.extractfile(layer)) as contents:
+                content = files.extractfile(layer).read()
+                self.layers.append(f"sha256:{hashlib.sha256(content).hexdigest()}")
+                with tarfile.open(fileobj=io.BytesIO(content)) as contents:
                     self.entries += contents.getmembers()
+                    contents.extractall(root, filter="tar")
 
     def ask(self, *words: str) -> subprocess.CompletedProcess:
-        """Runs the program as the image's user in a root that holds nothing else."""
-        with tempfile.TemporaryDirectory(prefix="idjag-image-") as root:
-            # Whoever runs it is nobody there.
-            os.chmod(root, 0o755)
-            program = Path(root) / PROGRAM
-            program.parent.mkdir(parents=True)
-            program.write_bytes(self.program.read_bytes())
-            program.chmod(0o755)
-            argv = [shutil.which("chroot") or "/usr/sbin/chroot", f"--userspec={USER}", root, f"/{PROGRAM}", *words]
-            return subprocess.run(argv, capture_output=True, text=True, env={}, timeout=30)
+        """Runs the program as the image's user, with the image as its root."""
+        user = self.config["config"].get("User", "")
+        argv = [shutil.which("chroot") or "/usr/sbin/chroot", f"--userspec={user}", self.root, f"/{PROGRAM}", *words]
+        return subprocess.run(argv, capture_output=True, text=True, env={}, timeout=30)
 
 
 def small(image: Image, profile: str) -> str:
@@ -85,6 +112,12 @@ def one_file(image: Image, _):
         program.isfile() and program.mode & 0o7777 == 0o755 and program.uid == 0,
         f"mode {program.mode:o}, user {program.uid}",
     )
+
+
+def whole(image: Image, _):
+    expect(image.config["rootfs"]["diff_ids"] == image.layers, "its layers are not those that its configuration names")
+    beside = image.images.program(image.target)
+    expect(beside.read_bytes() == image.program.read_bytes(), f"the program in it is not the one beside it, {beside.name}")
 
 
 def configured(image: Image, _):
@@ -174,6 +207,36 @@ def embedded(program: Path) -> list[dict]:
     return json.loads(zlib.decompress(content))["packages"]
 
 
+def sees_a_swap(images: Images, profile: str) -> str:
+    """Both images with each other's layers, in order in themselves: what sees it is what looks into them."""
+    with tempfile.TemporaryDirectory(prefix="idjag-swapped-") as directory:
+        swapped = Images(Path(directory), images.version)
+        (one, other) = IMAGES
+        for target, giver in ((one, other), (other, one)):
+            swapped.program(target).parent.mkdir(exist_ok=True)
+            swapped.program(target).symlink_to(images.program(target))
+            swapped.bill(target).symlink_to(images.bill(target))
+            _with_layers_of(images.archive(target), images.archive(giver), swapped.archive(target))
+        seen = {(name, target) for name, target, _, error in results(swapped, profile) if error}
+    blind = {(name, target) for name in SEES_A_SWAP for target in IMAGES} - seen
+    expect(not blind, f"with each other's programs, these pass: {sorted(blind)}")
+    return f"by {len(seen)} checks"
+
+
+def _with_layers_of(archive: Path, giver: Path, result: Path):
+    with tarfile.open(archive) as own, tarfile.open(giver) as others, tarfile.open(result, "w") as written:
+        (manifest,), (theirs,) = (json.load(files.extractfile("manifest.json")) for files in (own, others))
+        config, their_config = json.load(own.extractfile(manifest["Config"])), json.load(others.extractfile(theirs["Config"]))
+        config["rootfs"] = their_config["rootfs"]
+        contents = {name: others.extractfile(name).read() for name in theirs["Layers"]}
+        contents[manifest["Config"]] = json.dumps(config).encode()
+        contents["manifest.json"] = json.dumps([manifest | {"Layers": theirs["Layers"]}]).encode()
+        for name, content in contents.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            written.addfile(entry, io.BytesIO(content))
+
+
 def _readelf(*words) -> str:
     return subprocess.run(["readelf", "-W", *words], capture_output=True, text=True).stdout
 
@@ -181,6 +244,7 @@ def _readelf(*words) -> str:
 CHECKS = {
     "its size": small,
     "one file, no shell": one_file,
+    "its layers, and the program that lies beside it": whole,
     "user, entry point, labels": configured,
     "static": static,
     "runs in an empty root as its user; only its own commands": alone,
@@ -189,3 +253,9 @@ CHECKS = {
     "the web's certificate authorities are in the program": roots,
     "no path of this machine is in the program": no_paths,
 }
+# Those that must fail where each image holds the other's program, because each program is something else.
+SEES_A_SWAP = [
+    "its layers, and the program that lies beside it",
+    "runs in an empty root as its user; only its own commands",
+    "the list of dependencies is in the program",
+]

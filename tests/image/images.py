@@ -165,9 +165,12 @@ def main():
     options.add_argument(
         "--output", type=Path, default=cache_directory() / "images", help="default: images/ of the cache"
     )
+    options.add_argument("--check", action="store_true", help="only check what is there already")
     chosen = options.parse_args()
     say = lambda line: print(line, flush=True)
     images = Images(chosen.output.resolve(), version())
+    if chosen.check:
+        sys.exit(1 if check(say, images, chosen.profile) else 0)
     images.directory.mkdir(parents=True, exist_ok=True)
     try:
         environment = install(say, bill=True)
