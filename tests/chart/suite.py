@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import os
 import re
 import sys
 import tempfile
@@ -30,8 +31,9 @@ MONITORING = ["PodMonitor", "ServiceMonitor", "PrometheusRule"]
 class Suite:
     """The chosen Helm, the other tools, and the cases."""
 
-    def __init__(self, tools: Tools, helm: Path, proxy: Path, update: bool):
-        self.tools, self.helm, self.proxy, self.update = tools, helm, proxy, update
+    def __init__(self, tools: Tools, four: bool, proxy: Path, update: bool):
+        self.tools, self.four, self.proxy, self.update = tools, four, proxy, update
+        self.helm = tools.helm4 if four else tools.helm3
         self.case = Checks()
 
     def template(self, *arguments, chart: Path = CHART, name: str = "idjag-proxy") -> tuple[int, str, str]:
@@ -58,8 +60,7 @@ def main():
         sys.exit(f"FAILED: {error}\n0 passed, 1 failed, 0 skipped")
     if chosen.install:
         return
-    helm = tools.helm3 if chosen.helm == "3" else tools.helm4
-    suite = Suite(tools, helm, chosen.proxy.resolve(), chosen.update)
+    suite = Suite(tools, chosen.helm == "4", chosen.proxy.resolve(), chosen.update)
     run(suite, whole=chosen.helm == "3")
     say(suite.case.summary())
     sys.exit(1 if suite.case.failed else 0)
@@ -82,6 +83,7 @@ def run(suite: Suite, whole: bool):
     suite.case("the monitors come with their kinds", monitors, suite)
     suite.case("no certificate is rendered, nor anything that the injector writes", nothing_of_the_injectors, suite)
     suite.case("an older Kubernetes is refused", old_kubernetes, suite)
+    suite.case("deploy/post-renderer puts the sidecar into another chart, hooks as deploy/README.md says", post_renderer, suite)
     suite.case("the packaged chart renders the same, and holds no checks", packaged, suite)
     for example in sorted((REPOSITORY / "config/examples").glob("*.yaml")):
         suite.case(f"agents.config takes {example.name}", takes_example, suite, example)
@@ -190,6 +192,44 @@ def old_kubernetes(suite: Suite):
     code, _, errors = suite.template("--kube-version", "1.28.9")
     expect(code != 0 and "kubeVersion" in errors, f"1.28 is not refused: {errors}")
     succeed(suite.template("--kube-version", "v1.31.4-eks-2d5f260"))
+
+
+def post_renderer(suite: Suite):
+    needs_proxy(suite)
+    if text_of([suite.proxy, "inject", "--help"])[0] != 0:
+        raise NotRun(f"{suite.proxy} has no `inject`: it was built without the feature `kubernetes`")
+    renderer = REPOSITORY / "deploy/post-renderer"
+    with tempfile.TemporaryDirectory(prefix="idjag-post-renderer-") as directory:
+        here = Path(directory)
+        (here / "bin").mkdir()
+        (here / "bin/idjag-proxy").symlink_to(suite.proxy)
+        chart = here / "chart"
+        (chart / "templates").mkdir(parents=True)
+        (chart / "Chart.yaml").write_text("apiVersion: v2\nname: calendar\nversion: 1.0.0\n")
+        (chart / "templates/jobs.yaml").write_text("\n---\n".join([JOB.format("plain", ""), JOB.format("hook", "helm.sh/hook: pre-install")]))
+        homes = {f"HELM_{name}_HOME": str(here / name) for name in ("CACHE", "CONFIG", "DATA")}
+        environment = os.environ | homes | {"PATH": f"{here / 'bin'}:{os.environ['PATH']}"}
+        ask = lambda *words: succeed(text_of([suite.helm, *words], env=environment))
+        if suite.four:
+            ask("plugin", "install", renderer)
+        text = ask("template", "calendar", chart, "--post-renderer", "idjag-proxy" if suite.four else renderer / "inject.sh")
+    documents = {re.search(r"^  name: (\w+)$", one, re.MULTILINE)[1]: one for one in text.split("---\n") if "kind: Job" in one}
+    injected = {name for name, one in documents.items() if "restartPolicy: Always" in one}
+    expect(set(documents) == {"plain", "hook"}, f"there are {set(documents)}")
+    expect(injected == ({"plain", "hook"} if suite.four else {"plain"}), f"these have the sidecar: {injected}")
+
+
+JOB = """apiVersion: batch/v1
+kind: Job
+metadata:
+  name: {}
+  annotations: {{ {} }}
+spec:
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{{ name: agent, image: "agent:1" }}]
+"""
 
 
 def packaged(suite: Suite):
