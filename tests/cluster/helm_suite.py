@@ -1,0 +1,275 @@
+"""The chart at a real API server, without a node: install, upgrade and rollback with Helm 3, with Helm 4 and from one to the other,
+and what the webhook is asked about.
+
+What the injector has written must survive: it runs as a process beside the API server, with the token of its own service account.
+There is no kubelet, so that no pod runs.
+"""
+
+import argparse
+import base64
+import json
+import signal
+import socket
+import ssl
+import sys
+import tempfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+sys.path[1:1] = [str(HERE.parent / "real"), str(HERE.parent / "chart")]
+
+from cases import say  # noqa: E402
+from checks import Checks  # noqa: E402
+from node import Node, install as install_node  # noqa: E402
+from node_settings import API, API_PORT, ETCD_PORT  # noqa: E402
+from parts import Part, Run, expect, fetch, free_ports, wait_until  # noqa: E402
+from tools import InstallError, Tools, install, text_of  # noqa: E402
+
+CHART = REPOSITORY / "charts/idjag-proxy"
+NAME, NAMESPACE = "idjag-proxy-injector", "idjag-proxy"
+# Which Helm installs, upgrades and rolls back.
+SEQUENCES = ["333", "444", "344", "433"]
+
+
+def main():
+    options = argparse.ArgumentParser(prog="tests/cluster/helm", description=__doc__)
+    options.add_argument("--proxy", type=Path, default=REPOSITORY / "target/release/idjag-proxy")
+    chosen = options.parse_args()
+    for port in (API_PORT, ETCD_PORT):
+        if socket.socket().connect_ex(("127.0.0.1", port)) == 0:
+            leave(f"port {port} is taken: is a node of tests/cluster up?")
+    if text_of([chosen.proxy, "injector", "--help"])[0] != 0 if chosen.proxy.exists() else True:
+        leave(f"{chosen.proxy} is no binary with `injector`: cargo build --release, or --proxy")
+    try:
+        tools, programs = install(say, ["helm3", "helm4"]), install_node(say)
+    except InstallError as error:
+        leave(str(error))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    run, cases = Run(Path(tempfile.mkdtemp(prefix="idjag-helm-"))), Checks()
+    finished = False
+    try:
+        server = ApiServer(run, programs, tools, chosen.proxy.resolve())
+        for sequence in SEQUENCES:
+            words = "install with Helm {}, upgrade with {}, rollback with {}".format(*sequence)
+            cases(f"what the injector wrote survives: {words}", survives, server, sequence)
+        cases("the API server asks about pods and workloads as the labels say, and about nothing else", asks, server)
+        finished = True
+    finally:
+        keep = not finished or cases.failed
+        run.close(keep)
+        if keep:
+            say(f"logs: {run.logs}")
+    say(cases.summary())
+    sys.exit(1 if cases.failed else 0)
+
+
+def leave(why: str):
+    say(f"FAILED: {why}\n0 passed, 0 failed, {len(SEQUENCES) + 1} skipped")
+    sys.exit(3)
+
+
+class ApiServer:
+    """etcd and an API server, either Helm, and the injector."""
+
+    def __init__(self, run: Run, programs, tools: Tools, proxy: Path):
+        self.run, self.proxy = run, proxy
+        self.helms = {"3": tools.helm3, "4": tools.helm4}
+        self.node = Node(programs, run.directory)
+        self.node.run = run
+        (run.directory / "pids").mkdir()
+        self.node.settings.make_certificates()
+        for name in ("etcd", "apiserver"):
+            self.node.start(name)
+
+    def helm(self, which: str, *words) -> str:
+        homes = {f"HELM_{name}_HOME": str(self.run.directory / f"helm{which}" / name) for name in ("CACHE", "CONFIG", "DATA")}
+        environment = self.node.environment() | homes | {"KUBECONFIG": str(self.node.kubeconfig)}
+        argv = [self.helms[which], *words, "--namespace", NAMESPACE]
+        code, output, errors = text_of(argv, env=environment, timeout=120)
+        expect(code == 0, f"helm {which} {' '.join(map(str, words))}: {errors.strip()}")
+        return output
+
+    def package(self, version: str) -> Path:
+        self.helm("3", "package", CHART, "--version", version, "--app-version", version, "-d", self.run.directory)
+        return self.run.directory / f"idjag-proxy-{version}.tgz"
+
+    def object(self, kind: str, namespace: str | None = NAMESPACE) -> dict:
+        words = ["-n", namespace] if namespace else []
+        return json.loads(self.node.kubectl("get", kind, NAME, *words, "-o", "json"))
+
+    def start_injector(self, name: str) -> Part:
+        """With the token of the account that the chart made for it, and what that may do."""
+        authority = base64.b64encode((self.node.pki / "ca.pem").read_bytes()).decode()
+        token = self.node.kubectl("create", "token", NAME, "-n", NAMESPACE)
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "here", "cluster": {"server": API, "certificate-authority-data": authority}}],
+            "users": [{"name": "here", "user": {"token": token.strip()}}],
+            "contexts": [{"name": "here", "context": {"cluster": "here", "user": "here", "namespace": NAMESPACE}}],
+            "current-context": "here",
+        }
+        kubeconfig = self.run.directory / f"{name}.kubeconfig"
+        kubeconfig.write_text(json.dumps(document))
+        webhook, metrics = free_ports(2)
+        argv = [self.proxy, "injector", "--listen", f"127.0.0.1:{webhook}", "--metrics", f"127.0.0.1:{metrics}"]
+        part = self.run.start(name, argv, env={"KUBECONFIG": str(kubeconfig)})
+        ready = lambda: fetch(f"http://127.0.0.1:{metrics}/readyz")[0] == 200
+        wait_until("the injector to be ready", ready, 60, part)
+        return part
+
+
+def survives(server: ApiServer, sequence: str):
+    first, second, third = sequence
+    old, new = server.package("0.0.1"), server.package("0.0.2")
+    try:
+        server.helm(first, "install", "idjag-proxy", old, "--create-namespace")
+        # Killed before anything changes: it would mend what it finds missing.
+        server.start_injector(f"injector-{sequence}").stop(signal.SIGKILL)
+        written = state(server)
+        expect(all(written["bundles"]) and written["secret"] and written["holder"], f"it wrote {written}")
+        seen(server, "0.0.1", "Fail", 5)
+        # What is changed stands beside what the injector wrote, in the same lists.
+        changes = ["--set", "injector.failurePolicy=Ignore", "--set", "injector.timeoutSeconds=7"]
+        server.helm(second, "upgrade", "idjag-proxy", new, *changes)
+        seen(server, "0.0.2", "Ignore", 7)
+        expect(state(server) == written, "the upgrade changed what the injector wrote")
+        server.helm(third, "rollback", "idjag-proxy", "1")
+        seen(server, "0.0.1", "Fail", 5)
+        expect(state(server) == written, "the rollback changed what the injector wrote")
+    finally:
+        server.helm(third, "uninstall", "idjag-proxy")
+
+
+def state(server: ApiServer) -> dict:
+    """What the injector alone writes."""
+    webhooks = server.object("mutatingwebhookconfiguration", None)["webhooks"]
+    return {
+        "bundles": [one["clientConfig"].get("caBundle") for one in webhooks],
+        "secret": server.object("secret").get("data"),
+        "holder": server.object("lease").get("spec", {}).get("holderIdentity"),
+    }
+
+
+def seen(server: ApiServer, version: str, policy: str, timeout: int):
+    """The rendering that is in force."""
+    configuration = server.object("mutatingwebhookconfiguration", None)
+    entries = configuration["webhooks"]
+    chart = configuration["metadata"]["labels"]["helm.sh/chart"]
+    expect(chart == f"idjag-proxy-{version}", f"the chart is {chart}, not {version}")
+    expect(len(entries) == 4, f"there are {[one['name'] for one in entries]}")
+    for entry in entries:
+        expected = policy if entry["name"] in ("namespace.idjag-proxy.io", "pod.idjag-proxy.io") else "Ignore"
+        found = entry["failurePolicy"], entry["timeoutSeconds"]
+        expect(found == (expected, timeout), f"{entry['name']} has {found}")
+
+
+class Listener(ThreadingHTTPServer):
+    """A webhook that lets everything in, and remembers by which entry it was asked."""
+
+    def __init__(self, node: Node):
+        super().__init__(("127.0.0.1", 0), _Answer)
+        node.settings.certificate("listener", "/CN=listener", "subjectAltName=IP:127.0.0.1")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(node.pki / "listener.pem", node.pki / "listener.key")
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.asked: list[str] = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        review = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.asked.append(self.path.partition("?")[0].removeprefix("/"))
+        answer = json.dumps(review | {"response": {"uid": review["request"]["uid"], "allowed": True}}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_):
+        pass
+
+
+def asks(server: ApiServer):
+    """The chart's own selectors and rules, with a listener of ours instead of the injector."""
+    kubectl, listener = server.node.kubectl, Listener(server.node)
+    for namespace, label in {"labelled": "enabled", "plain": "", NAMESPACE: "enabled", "kube-system": "enabled"}.items():
+        server.node.ask_kubectl("create", "namespace", namespace)
+        kubectl("label", "--overwrite", "namespace", namespace, f"idjag-proxy.io/inject={label}")
+        # A controller would make it, which is not here.
+        server.node.ask_kubectl("create", "serviceaccount", "default", "-n", namespace)
+    server.helm("4", "install", "idjag-proxy", server.package("0.0.1"))
+    try:
+        configuration = server.object("mutatingwebhookconfiguration", None)
+        bundle = base64.b64encode((server.node.pki / "ca.pem").read_bytes()).decode()
+        for entry in configuration["webhooks"]:
+            name = entry["name"].removesuffix(".idjag-proxy.io")
+            url = f"https://127.0.0.1:{listener.server_port}/{name}"
+            # So that nobody who is asked goes unseen.
+            entry |= {"clientConfig": {"url": url, "caBundle": bundle}, "failurePolicy": "Fail"}
+        kubectl("replace", "-f", "-", manifest=json.dumps(configuration))
+        wait_until("the entries to be in force", lambda: asked(server, listener, "labelled", pod("")), 30)
+        wrong = []
+        for namespace, what, manifest, expected in EXPECTED:
+            found = asked(server, listener, namespace, manifest)
+            wrong += [f"{what} in {namespace}: {found}, not {expected}"] if found != expected else []
+        expect(not wrong, "\n".join(wrong))
+    finally:
+        server.helm("4", "uninstall", "idjag-proxy")
+        listener.shutdown()
+
+
+def asked(server: ApiServer, listener: Listener, namespace: str, manifest: dict) -> list[str]:
+    listener.asked.clear()
+    server.node.kubectl("create", "--dry-run=server", "-n", namespace, "-f", "-", manifest=json.dumps(manifest))
+    return list(listener.asked)
+
+
+def labels(value: str) -> dict:
+    return {"idjag-proxy.io/inject": value} if value else {}
+
+
+def pod(label: str) -> dict:
+    metadata = {"name": "agent", "labels": labels(label)}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [{"name": "a", "image": "a"}]}}
+
+
+def deployment(own: str, template: str) -> dict:
+    metadata, app = {"name": "agent", "labels": labels(own)}, {"app": "agent"}
+    inner = {"metadata": {"labels": app | labels(template)}, "spec": pod("")["spec"]}
+    spec = {"selector": {"matchLabels": app}, "template": inner}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
+
+
+CONFIGURATION = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "agent", "labels": labels("enabled")}}
+# A namespace, what is created in it, and by which entries the API server asks.
+EXPECTED = [
+    ("labelled", "a pod", pod(""), ["namespace"]),
+    ("labelled", "a pod labelled enabled", pod("enabled"), ["pod"]),
+    ("labelled", "a pod labelled disabled", pod("disabled"), []),
+    ("labelled", "a Deployment", deployment("", ""), ["workloads"]),
+    ("labelled", "a Deployment labelled enabled", deployment("enabled", "enabled"), ["workloads"]),
+    ("labelled", "a Deployment labelled disabled", deployment("disabled", ""), ["workloads"]),
+    ("labelled", "a ConfigMap labelled enabled", CONFIGURATION, []),
+    ("plain", "a pod", pod(""), []),
+    ("plain", "a pod labelled enabled", pod("enabled"), ["pod"]),
+    ("plain", "a pod labelled disabled", pod("disabled"), []),
+    ("plain", "a Deployment", deployment("", ""), []),
+    ("plain", "a Deployment whose pods are labelled enabled", deployment("", "enabled"), []),
+    ("plain", "a Deployment labelled enabled", deployment("enabled", "enabled"), ["labelled-workloads"]),
+    ("plain", "a Deployment labelled disabled", deployment("disabled", ""), []),
+    *((never, "a pod labelled enabled", pod("enabled"), []) for never in (NAMESPACE, "kube-system")),
+    *((never, "a Deployment labelled enabled", deployment("enabled", "enabled"), []) for never in (NAMESPACE, "kube-system")),
+]
+
+
+if __name__ == "__main__":
+    main()
