@@ -49,7 +49,8 @@ def identity_where_one_is_needed(promtool: Path, rules: list[Path]):
     series = []
     for pod, required in {"none-needed": "0x60", "one-needed": "1x60", "old": None}.items():
         labels = {"namespace": "agents", "pod": pod}
-        series += [_series(f"idjag_proxy_{name}", labels, "0x60") for name in ("svid_expiry_timestamp_seconds", "ready")]
+        for name in ("svid_expiry_timestamp_seconds", "ready"):
+            series.append(_series(f"idjag_proxy_{name}", labels, "0x60"))
         series += [_series("idjag_proxy_identity_required", labels, required)] if required else []
     fires = [{"namespace": "agents", "pod": pod} for pod in ("one-needed", "old")]
     cases = [("IdjagProxyNoIdentity", 4 * MINUTE, []), ("IdjagProxyNoIdentity", 6 * MINUTE, fires)]
@@ -67,7 +68,8 @@ def _backoff(begins: float, ends: float) -> list[float]:
 def _refusals(pod: str, at: list[float], length: int) -> dict:
     """What one replica counts, scraped each half minute."""
     values = " ".join(str(sum(1 for one in at if one <= second)) for second in range(0, length, STEP))
-    return _series("idjag_proxy_injector_reviews_total", INJECTOR | {"pod": pod, "resource": "pods", "outcome": "refused"}, values)
+    labels = INJECTOR | {"pod": pod, "resource": "pods", "outcome": "refused"}
+    return _series("idjag_proxy_injector_reviews_total", labels, values)
 
 
 def _series(name: str, labels: dict, values: str) -> dict:

@@ -83,11 +83,11 @@ def run(suite: Suite, whole: bool):
     suite.case("the monitors come with their kinds", monitors, suite)
     suite.case("no certificate is rendered, nor anything that the injector writes", nothing_of_the_injectors, suite)
     suite.case("an older Kubernetes is refused", old_kubernetes, suite)
-    suite.case("deploy/post-renderer puts the sidecar into another chart, hooks as deploy/README.md says", post_renderer, suite)
+    suite.case("deploy/post-renderer: another chart gets the sidecar, its hooks as the README says", post_renderer, suite)
     suite.case("the packaged chart renders the same, and holds no checks", packaged, suite)
     for example in sorted((REPOSITORY / "config/examples").glob("*.yaml")):
         suite.case(f"agents.config takes {example.name}", takes_example, suite, example)
-        suite.case(f"`check` says of the rendered {example.name} what it says of the file", checks_example, suite, example)
+        suite.case(f"`check` of the rendered {example.name} is that of the file", checks_example, suite, example)
     for values in sorted((HERE / "bad").glob("*.yaml")):
         suite.case(f"refused: {values.stem}", refused, suite, values)
     if whole:
@@ -126,14 +126,14 @@ def conform(suite: Suite, values: Path):
 
 def odd_names(suite: Suite, name: str):
     """Names that Kubernetes allows and YAML takes for something else, wherever a name can be given."""
-    image = {"registry": "", "repository": "x", "tag": name}
+    image, kinds = {"registry": "", "repository": "x", "tag": name}, ("podMonitor", "serviceMonitor", "prometheusRule")
     values = {
         "fullnameOverride": name,
         "images": {"pullSecrets": [name], "injector": image, "sidecar": image},
         "injector": {"priorityClassName": name, "nodeSelector": {"pool": name}, "podLabels": {"team": name}},
         "serviceAccount": {"annotations": {"role": name}},
         "agents": {"namespaces": [name], "configMapName": name, "config": {"routes": []}},
-        "monitoring": {kind: {"create": "always", "labels": {"release": name}} for kind in ("podMonitor", "serviceMonitor", "prometheusRule")},
+        "monitoring": {kind: {"create": "always", "labels": {"release": name}} for kind in kinds},
         "test": {"namespace": "agents"},
     }
     values["monitoring"]["podMonitor"]["namespaces"] = [name]
@@ -206,14 +206,17 @@ def post_renderer(suite: Suite):
         chart = here / "chart"
         (chart / "templates").mkdir(parents=True)
         (chart / "Chart.yaml").write_text("apiVersion: v2\nname: calendar\nversion: 1.0.0\n")
-        (chart / "templates/jobs.yaml").write_text("\n---\n".join([JOB.format("plain", ""), JOB.format("hook", "helm.sh/hook: pre-install")]))
+        jobs = [JOB.format("plain", ""), JOB.format("hook", "helm.sh/hook: pre-install")]
+        (chart / "templates/jobs.yaml").write_text("\n---\n".join(jobs))
         homes = {f"HELM_{name}_HOME": str(here / name) for name in ("CACHE", "CONFIG", "DATA")}
         environment = os.environ | homes | {"PATH": f"{here / 'bin'}:{os.environ['PATH']}"}
         ask = lambda *words: succeed(text_of([suite.helm, *words], env=environment))
         if suite.four:
             ask("plugin", "install", renderer)
-        text = ask("template", "calendar", chart, "--post-renderer", "idjag-proxy" if suite.four else renderer / "inject.sh")
-    documents = {re.search(r"^  name: (\w+)$", one, re.MULTILINE)[1]: one for one in text.split("---\n") if "kind: Job" in one}
+        chosen = "idjag-proxy" if suite.four else renderer / "inject.sh"
+        text = ask("template", "calendar", chart, "--post-renderer", chosen)
+    rendered = [one for one in text.split("---\n") if "kind: Job" in one]
+    documents = {re.search(r"^  name: (\w+)$", one, re.MULTILINE)[1]: one for one in rendered}
     injected = {name for name, one in documents.items() if "restartPolicy: Always" in one}
     expect(set(documents) == {"plain", "hook"}, f"there are {set(documents)}")
     expect(injected == ({"plain", "hook"} if suite.four else {"plain"}), f"these have the sidecar: {injected}")

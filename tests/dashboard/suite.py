@@ -94,7 +94,8 @@ def all_well(cases: Checks, dashboard: Dashboard, prometheus: Prometheus, missin
     for panel in dashboard.panels:
         cases(f"panel: {panel.row or 'is it fine?'}: {panel.title}", shows, panel, prometheus, missing)
     cases("the first row says that it is fine", fine, dashboard, prometheus)
-    cases("the first row counts the injectors' alerts whatever namespace is chosen", all_alerts, dashboard, prometheus, missing)
+    name = "the first row counts the injectors' alerts whatever namespace is chosen"
+    cases(name, all_alerts, dashboard, prometheus, missing)
 
 
 def layout(dashboard: Dashboard):

@@ -117,7 +117,8 @@ def one_file(image: Image, _):
 def whole(image: Image, _):
     expect(image.config["rootfs"]["diff_ids"] == image.layers, "its layers are not those that its configuration names")
     beside = image.images.program(image.target)
-    expect(beside.read_bytes() == image.program.read_bytes(), f"the program in it is not the one beside it, {beside.name}")
+    is_same = beside.read_bytes() == image.program.read_bytes()
+    expect(is_same, f"the program in it is not the one beside it, {beside.name}")
 
 
 def configured(image: Image, _):
@@ -226,8 +227,8 @@ def sees_a_swap(images: Images, profile: str) -> str:
 def _with_layers_of(archive: Path, giver: Path, result: Path):
     with tarfile.open(archive) as own, tarfile.open(giver) as others, tarfile.open(result, "w") as written:
         (manifest,), (theirs,) = (json.load(files.extractfile("manifest.json")) for files in (own, others))
-        config, their_config = json.load(own.extractfile(manifest["Config"])), json.load(others.extractfile(theirs["Config"]))
-        config["rootfs"] = their_config["rootfs"]
+        config = json.load(own.extractfile(manifest["Config"]))
+        config["rootfs"] = json.load(others.extractfile(theirs["Config"]))["rootfs"]
         contents = {name: others.extractfile(name).read() for name in theirs["Layers"]}
         contents[manifest["Config"]] = json.dumps(config).encode()
         contents["manifest.json"] = json.dumps([manifest | {"Layers": theirs["Layers"]}]).encode()
