@@ -200,6 +200,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn at_the_end_only_a_socket_is_removed() {
+        for replaced in [false, true] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let path = directory.path().join("admin.sock");
+            let status = || -> Status { panic!("nobody asks") };
+            let socket = AdminSocket { path: path.clone(), status: Arc::new(status), logs: None };
+            let (stopper, stop) = Stop::pair();
+            let meanwhile = async {
+                while !path.exists() {
+                    tokio::task::yield_now().await;
+                }
+                if replaced {
+                    std::fs::remove_file(&path).expect("removed");
+                    std::fs::write(&path, "precious").expect("written");
+                }
+                stopper.stop();
+            };
+            let (ended, ()) = tokio::join!(socket.run(stop), meanwhile);
+            assert_eq!((ended, path.exists()), (Ok(()), replaced));
+        }
+    }
+
+    #[tokio::test]
     async fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("made/admin.sock");
