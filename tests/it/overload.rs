@@ -5,6 +5,7 @@ use super::refusals::is_grpc_refusal;
 use super::rig::{Ports, World, until, within};
 use futures_util::future::join_all;
 use idjag_proxy::dev::faults::{Fault, Gate};
+use idjag_proxy::dev::resource_server::ResourceServer;
 use nix::sys::signal::Signal;
 use socket2::SockRef;
 use std::io::{Read, Write};
@@ -145,7 +146,9 @@ async fn abrupt_exits_in_many_threads_leave_every_place_free() {
 #[tokio::test]
 async fn without_a_free_descriptor_it_lives_answers_probes_and_recovers() {
     let world = World::open().await;
-    let config = world.write("process.yaml", &format!("{}{}", world.preamble(), world.routes()));
+    let other = ResourceServer::start(None, &world.clock).await.expect("server");
+    let route = format!("  - {{ match: {{ host: other.test }}, token: none, upstream: {{ url: {} }} }}\n", other.url());
+    let config = world.write("process.yaml", &format!("{}{}{route}", world.preamble(), world.routes()));
     let mut process = Process::start_short_of_descriptors(&world, &config, 96);
     let proxy = process.ready(&world).await;
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
@@ -179,10 +182,17 @@ async fn without_a_free_descriptor_it_lives_answers_probes_and_recovers() {
     let answers = tokio::select! {
         _ = &mut answers => panic!("the gate is shut"),
         () = proxy.until_metric("refused_total{reason=\"too_many_requests\"}", |count| count > 0.0) => {
+            // Nor do those who come now get what is kept.
+            let mut late = Vec::new();
+            for _ in 0..24 {
+                late.push(Raw::connect(proxy.outbound).await);
+            }
             for _ in 0..20 {
                 assert_eq!(proxy.probe("/livez").await.status, 200);
                 assert_eq!(proxy.status().await["ready"], true);
             }
+            until(async || proxy.descriptors().await < 85.0, "some of what is kept is free").await;
+            drop(late);
             gate.open();
             within(answers, "150 answers").await
         }
@@ -197,7 +207,17 @@ async fn without_a_free_descriptor_it_lives_answers_probes_and_recovers() {
     }
     assert!((1..150).contains(&refused), "{refused} refused");
     world.api.faults().clear();
-    drop(agent);
+    // All of them are held by idle connections now, which make room.
+    let gate = Gate::default();
+    other.faults().always(Fault::Hold(gate.clone()));
+    let call = || http::Request::builder().uri("http://other.test/x").body(full("")).expect("request");
+    let calls: Vec<_> = (0..10).map(|_| agent.sender.send_request(call())).collect();
+    let (answers, ()) = tokio::join!(join_all(calls), async {
+        within(gate.reached_by(10), "all of them are at the other upstream").await;
+        gate.open();
+    });
+    assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|answer| answer.status() == 200)), "{answers:?}");
+    drop((answers, agent));
     proxy.until_idle().await;
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
     assert!(process.child.try_wait().expect("asked").is_none(), "it lives");
