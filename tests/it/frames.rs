@@ -2,6 +2,7 @@
 use super::agent::Raw;
 use std::net::SocketAddr;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -50,6 +51,11 @@ pub(crate) fn reset(stream: u32) -> Vec<u8> {
     frame((RST_STREAM, 0), stream, &CANCEL.to_be_bytes())
 }
 
+/// `200` without a body.
+pub(crate) fn ok(stream: u32) -> Vec<u8> {
+    frame((HEADERS, END_HEADERS | END_STREAM), stream, &[0x88])
+}
+
 /// A header block (RFC 7541): method and scheme by index, host and path as literals that are not indexed.
 pub(crate) fn block(method: &str, host: &str, path: &str) -> Vec<u8> {
     let method = if method == "POST" { 0x83 } else { 0x82 };
@@ -86,6 +92,13 @@ impl Frames {
         let mut raw = Raw::connect(proxy).await;
         raw.write([PREFACE, &settings(pairs)].concat()).await;
         Self(raw)
+    }
+
+    /// The other end, which has sent nothing yet: takes the preface of whoever has connected.
+    pub(crate) async fn greeted(stream: TcpStream) -> Option<Self> {
+        let mut raw = Raw::over(stream);
+        raw.exactly(PREFACE.len()).await.filter(|preface| preface == PREFACE)?;
+        Some(Self(raw))
     }
 
     /// Writes, and says whether the other side still takes it.

@@ -49,4 +49,6 @@ mod streams;
 #[cfg(feature = "dev")]
 mod tokens;
 #[cfg(feature = "dev")]
+mod unprocessed;
+#[cfg(feature = "dev")]
 mod watched;

@@ -13,8 +13,9 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::{CertificateDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
+use std::cell::RefCell;
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -217,19 +218,19 @@ where
     let live = Live::new(pool);
     if http2 {
         let mut builder = http2::Builder::new(Local);
-        builder.timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30)).max_header_list_size(64 * 1024);
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(30))
+            .max_header_list_size(64 * 1024)
+            // Until the peer has said how many it takes: what is beyond that would wait for others to end.
+            .initial_max_send_streams(1);
         let (sender, connection) = builder.handshake(io).await.map_err(SendError::Handshake)?;
-        let streams = pool.share(key, &sender, made);
-        let stream = Stream::new(&streams);
-        let connection = async move {
-            let mut connection = pin!(connection);
-            std::future::poll_fn(|cx| {
-                let polled = connection.as_mut().poll(cx);
-                streams.allow(connection.current_max_send_streams());
-                polled
-            })
-            .await
-        };
+        let connection = Rc::new(RefCell::new(Box::pin(connection)));
+        // Asked when it matters: nothing is woken here when the peer's settings come.
+        let asked = Rc::downgrade(&connection);
+        let takes = move || asked.upgrade().map_or(0, |connection| connection.borrow().current_max_send_streams());
+        let stream = Stream::new(&pool.share(key, &sender, made, Box::new(takes)));
+        let connection = std::future::poll_fn(move |cx| connection.borrow_mut().as_mut().poll(cx));
         tokio::task::spawn_local(run(connection, watched, live));
         return Ok(Connection::Http2(sender, stream));
     }
