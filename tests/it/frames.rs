@@ -22,6 +22,8 @@ pub(crate) const END_HEADERS: u8 = 4;
 pub(crate) const INITIAL_WINDOW_SIZE: u16 = 4;
 
 /// RFC 9113 §7.
+pub(crate) const NO_ERROR: u32 = 0;
+pub(crate) const REFUSED_STREAM: u32 = 7;
 pub(crate) const CANCEL: u32 = 8;
 pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
 
@@ -48,7 +50,16 @@ pub(crate) fn settings(pairs: &[(u16, u32)]) -> Vec<u8> {
 }
 
 pub(crate) fn reset(stream: u32) -> Vec<u8> {
-    frame((RST_STREAM, 0), stream, &CANCEL.to_be_bytes())
+    reset_with(CANCEL, stream)
+}
+
+pub(crate) fn reset_with(code: u32, stream: u32) -> Vec<u8> {
+    frame((RST_STREAM, 0), stream, &code.to_be_bytes())
+}
+
+/// Nothing after stream `last` was or will be processed.
+pub(crate) fn goaway(last: u32) -> Vec<u8> {
+    frame((GOAWAY, 0), 0, &[last.to_be_bytes(), NO_ERROR.to_be_bytes()].concat())
 }
 
 /// `200` without a body.
@@ -99,6 +110,12 @@ impl Frames {
         let mut raw = Raw::over(stream);
         raw.exactly(PREFACE.len()).await.filter(|preface| preface == PREFACE)?;
         Some(Self(raw))
+    }
+
+    /// The same, and sends settings.
+    pub(crate) async fn accept(stream: TcpStream) -> Option<Self> {
+        let mut frames = Self::greeted(stream).await?;
+        frames.write(settings(&[])).await.then_some(frames)
     }
 
     /// Writes, and says whether the other side still takes it.

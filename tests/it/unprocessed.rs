@@ -1,11 +1,12 @@
-//! HTTP/2 upstreams that take no more streams: what goes to another connection.
+//! HTTP/2 upstreams that take no more streams, or say that they did nothing with one: what goes to another connection, and what must
+//! not go twice.
 use super::agent::{Http2, Reply, full};
-use super::frames::{self, Frames, HEADERS};
+use super::frames::{self, Frames, HEADERS, REFUSED_STREAM, WINDOW_UPDATE, frame};
 use super::rig::{Proxy, World, until, within};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::Full;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -141,5 +142,108 @@ async fn an_upstream_that_has_not_said_how_many_streams_it_takes_gets_one_on_a_c
     }
     while let Some(reply) = within(replies.join_next(), "the answers").await {
         is_answer(&Reply::of(reply.expect("no panic").expect("an answer")).await);
+    }
+}
+
+/// What an upstream does with the second request of a case; the others it answers.
+#[derive(Clone, Copy, Debug)]
+enum Trick {
+    /// RFC 9113 §8.7: a refused stream was not processed.
+    Refuses,
+    /// RFC 9113 §6.8: neither was one beyond the last stream of a GOAWAY.
+    GoesBefore,
+    /// One up to the last may have been.
+    GoesAfter,
+    /// An error that says nothing of the kind.
+    Cancels,
+    /// It closes.
+    Closes,
+    /// It breaks the protocol, so that the proxy ends the connection with a GOAWAY of its own.
+    Babbles,
+}
+
+impl Trick {
+    fn frames(self, stream: u32) -> Option<Vec<u8>> {
+        match self {
+            Self::Refuses => Some(frames::reset_with(REFUSED_STREAM, stream)),
+            Self::GoesBefore => Some(frames::goaway(stream - 2)),
+            Self::GoesAfter => Some(frames::goaway(stream)),
+            Self::Cancels => Some(frames::reset(stream)),
+            Self::Closes => None,
+            // An increment of 0 (RFC 9113 §6.9).
+            Self::Babbles => Some(frame((WINDOW_UPDATE, 0), 0, &[0; 4])),
+        }
+    }
+
+    fn ends_the_connection(self) -> bool {
+        !matches!(self, Self::Refuses | Self::Cancels)
+    }
+}
+
+/// What the tricky upstream is up to, and how many requests of this case it has seen.
+type Plan = Arc<Mutex<(Trick, usize)>>;
+
+async fn tricky(listener: TcpListener, plan: Plan) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let plan = Arc::clone(&plan);
+        connections.spawn(async move {
+            let mut connection = Frames::accept(stream).await?;
+            loop {
+                let frame = connection.next().await?;
+                if frame.kind != HEADERS {
+                    continue;
+                }
+                let (trick, count) = {
+                    let mut plan = plan.lock().expect("no panic");
+                    plan.1 += 1;
+                    *plan
+                };
+                if count != 2 {
+                    connection.write(frames::ok(frame.stream)).await;
+                    continue;
+                }
+                connection.write(trick.frames(frame.stream)?).await;
+                if trick.ends_the_connection() {
+                    return Some(());
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_an_upstream_did_not_process_is_sent_again_and_nothing_that_it_may_have() {
+    use Trick::{Babbles, Cancels, Closes, GoesAfter, GoesBefore, Refuses};
+    let world = World::open().await;
+    let (listener, url) = listen().await;
+    let plan = Plan::new(Mutex::new((Refuses, 0)));
+    let mut task = JoinSet::new();
+    task.spawn(tricky(listener, Arc::clone(&plan)));
+    let proxy = proxy(&world, &url).await;
+    let mut agent = Http2::connect(proxy.outbound).await;
+    let requests = [
+        (Method::GET, "once", ""),
+        (Method::POST, "once", ""),
+        (Method::POST, "kept", "a body that is kept"),
+        (Method::POST, "once", "a body that is not"),
+    ];
+    for (trick, repeated) in [
+        (Refuses, [true, true, true, false]),
+        (GoesBefore, [true, true, true, false]),
+        // RFC 9110 §9.2.2: what is idempotent may be sent again when a connection fails.
+        (GoesAfter, [true, false, false, false]),
+        (Cancels, [true, false, false, false]),
+        (Closes, [true, false, false, false]),
+        (Babbles, [true, false, false, false]),
+    ] {
+        for ((method, host, body), repeated) in requests.iter().zip(repeated) {
+            *plan.lock().expect("no panic") = (trick, 0);
+            is_answer(&agent.send(call(&Method::GET, host, "")).await);
+            let reply = agent.send(call(method, host, body)).await;
+            let seen = plan.lock().expect("no panic").1;
+            let expected = if repeated { ("", 3) } else { ("14", 2) };
+            assert_eq!((reply.header("grpc-status"), seen), expected, "{trick:?} {method} {body:?}: {reply:?}");
+        }
     }
 }
