@@ -51,4 +51,6 @@ mod tokens;
 #[cfg(feature = "dev")]
 mod unprocessed;
 #[cfg(feature = "dev")]
+mod uploads;
+#[cfg(feature = "dev")]
 mod watched;

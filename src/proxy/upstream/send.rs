@@ -226,7 +226,10 @@ async fn on(
             let error = call.progress.fault().map_or(SendError::Broken(error), SendError::Upload);
             Err(Failed { error, unsent })
         }
-        None => Err(Failed { error: SendError::ResponseTimeout, unsent: None }),
+        None => {
+            let error = call.progress.stall().map_or(SendError::ResponseTimeout, SendError::Upload);
+            Err(Failed { error, unsent: None })
+        }
     }
 }
 
