@@ -191,7 +191,8 @@ mod tests {
         std::fs::write(&path, "precious").expect("written");
         let status = || -> Status { panic!("nobody asks") };
         let socket = AdminSocket { path: path.clone(), status: Arc::new(status), logs: None };
-        let (_stopper, stop) = Stop::pair();
+        let (stopper, stop) = Stop::pair();
+        stopper.stop();
         let error = socket.run(stop).await.expect_err("refused");
         assert!(error.starts_with("listen.admin: ") && error.contains("is no socket"), "{error}");
         std::os::unix::fs::symlink("admin.sock", directory.path().join("link.sock")).expect("linked");
