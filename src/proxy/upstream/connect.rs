@@ -41,10 +41,17 @@ impl Guard {
         Self { own, kept_from }
     }
 
-    /// Whether a connection leaves alone what is kept: the system hands out the lowest descriptor that is free, so that a high
-    /// one says that few are left, unless a lower one has become free since.
-    pub(crate) fn has_room(&self, stream: &TcpStream) -> bool {
-        self.kept_from.is_none_or(|kept| number(stream) < kept || lowest_free(stream).is_some_and(|free| free < kept))
+    /// A connection that leaves alone what is kept: the system hands out the lowest descriptor that is free, so that a high one
+    /// says that few are left. Where a lower one has become free since, the connection moves there: else several could come in
+    /// for the same one.
+    ///
+    /// # Errors
+    /// The connection, where there is no room for it.
+    pub(crate) fn admit(&self, stream: TcpStream) -> Result<TcpStream, TcpStream> {
+        match self.kept_from {
+            Some(kept) if number(&stream) >= kept => moved_below(kept, stream),
+            _ => Ok(stream),
+        }
     }
 
     /// `named`: the configuration names this host, and not the agent alone.
@@ -79,9 +86,10 @@ fn number(socket: &impl std::os::fd::AsRawFd) -> u64 {
 }
 
 #[cfg(unix)]
-fn lowest_free(stream: &TcpStream) -> Option<u64> {
+fn moved_below(kept: u64, stream: TcpStream) -> Result<TcpStream, TcpStream> {
     use std::os::fd::AsFd;
-    stream.as_fd().try_clone_to_owned().ok().map(|copy| number(&copy))
+    let lowest = stream.as_fd().try_clone_to_owned().ok().filter(|copy| number(copy) < kept);
+    lowest.and_then(|lowest| TcpStream::from_std(lowest.into()).ok()).ok_or(stream)
 }
 
 #[cfg(not(unix))]
@@ -90,8 +98,8 @@ fn number(_: &TcpStream) -> u64 {
 }
 
 #[cfg(not(unix))]
-fn lowest_free(_: &TcpStream) -> Option<u64> {
-    None
+fn moved_below(_: u64, stream: TcpStream) -> Result<TcpStream, TcpStream> {
+    Err(stream)
 }
 
 #[cfg(unix)]
@@ -158,11 +166,11 @@ pub(super) async fn tcp(origin: &Origin, allowed: Allowed<'_>) -> Result<TcpStre
         let more = !waiting.as_slice().is_empty();
         tokio::select! {
             Some(attempt) = attempts.next() => match attempt {
-                Ok(stream) if allowed.guard.has_room(&stream) => {
+                Ok(stream) => {
+                    let stream = allowed.guard.admit(stream).map_err(|_| SendError::NoDescriptor)?;
                     tune(&stream);
                     return Ok(stream);
                 }
-                Ok(_) => return Err(SendError::NoDescriptor),
                 Err(error) if is_out_of_descriptors(&error) => return Err(SendError::NoDescriptor),
                 Err(error) => last = SendError::Connect(error),
             },
