@@ -3,6 +3,7 @@ use super::agent::{Http2, Raw};
 use super::log;
 use super::rig::{Proxy, World, until, within};
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use http::Request;
 use http_body_util::StreamBody;
@@ -40,12 +41,12 @@ async fn counting() -> (String, watch::Receiver<usize>, JoinSet<()>) {
 
 #[tokio::test]
 async fn the_response_timeout_begins_with_the_last_byte_of_a_slow_upload() {
-    const RESPONSE: Duration = Duration::from_secs(1);
+    const RESPONSE: Duration = Duration::from_secs(2);
     let world = World::open().await;
     let (url, mut counted, _task) = counting().await;
     let proxy = world
         .proxy_with(&format!(
-            "routes:\n  - {{ match: {{ host: slow.test }}, token: none, timeouts: {{ response: 1s }}, upstream: {{ url: {url} }} }}\n"
+            "routes:\n  - {{ match: {{ host: slow.test }}, token: none, timeouts: {{ response: 2s }}, upstream: {{ url: {url} }} }}\n"
         ))
         .await;
     for (path, status) in [("/answered", "200"), ("/silent", "504")] {
@@ -101,18 +102,20 @@ async fn refused(agent: &mut Raw) -> String {
 #[tokio::test]
 async fn an_agent_that_stalls_in_a_body_is_refused_after_the_idle_timeout() {
     let world = World::open().await;
-    let (modern, proxy) = both(&world, "timeouts: { idle: 200ms },").await;
-    for _ in 0..5 {
-        for host in ["h1", "h1-kept", "h2", "h2-kept"] {
-            let mut agent = Raw::connect(proxy.outbound).await;
-            agent.write(format!("POST /stalls HTTP/1.1\r\nhost: {host}.test\r\ncontent-length: 9\r\n\r\nhalf")).await;
-            let body = refused(&mut agent).await;
-            assert!(body.contains("idle timeout"), "{host}: {body}");
-        }
-    }
+    let (modern, proxy) = both(&world, "timeouts: { idle: 1s },").await;
+    let outbound = proxy.outbound;
+    let stalls = |host: &'static str| async move {
+        let mut agent = Raw::connect(outbound).await;
+        agent.write(format!("POST /stalls HTTP/1.1\r\nhost: {host}.test\r\ncontent-length: 9\r\n\r\nhalf")).await;
+        let body = refused(&mut agent).await;
+        assert!(body.contains("idle timeout"), "{host}: {body}");
+    };
+    join_all((0..5).flat_map(|_| ["h1", "h1-kept", "h2", "h2-kept"]).map(stalls)).await;
     for reason in ["upstream_timeout", "upstream_broken"] {
         assert_eq!(proxy.metric(&format!("refused_total{{reason=\"{reason}\"}}")).await, 0.0, "{reason}");
     }
+    within(async { tokio::join!(world.api.reached_by(5), modern.reached_by(5)) }, "the beginnings at the upstreams")
+        .await;
     // What is kept is sent whole or not at all.
     assert_eq!((world.api.arrivals(), modern.arrivals()), (5, 5));
 }
@@ -124,7 +127,7 @@ async fn an_upstream_that_takes_nothing_of_a_body_times_out() {
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let proxy = world
         .proxy_with(&format!(
-            "routes:\n  - {{ match: {{ host: deaf.test }}, token: none, timeouts: {{ idle: 300ms }}, upstream: {{ url: {url} }} }}\n"
+            "routes:\n  - {{ match: {{ host: deaf.test }}, token: none, timeouts: {{ idle: 2s }}, upstream: {{ url: {url} }} }}\n"
         ))
         .await;
     let endless = stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b'x'; 16 * 1024]))));
