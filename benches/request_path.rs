@@ -133,7 +133,7 @@ fn grant() -> Arc<Grant> {
         endpoints: Endpoints::Discovered,
         client_id: Some("agent".into()),
         client_auth: ClientAuth::None,
-        trust: ServerTrust::WebPki(Arc::new(rustls::RootCertStore::empty())),
+        trust: ServerTrust::WebPki(rustls::RootCertStore::empty().into()),
         plain_http: PlainHttp::default(),
         quirks: Quirks::default(),
         deadlines: Deadlines::default(),

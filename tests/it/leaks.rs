@@ -41,6 +41,7 @@ async fn a_burst_of_connections_leaves_nothing_behind() {
 /// Ends the connection without a farewell.
 fn reset(stream: TcpStream) {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("set");
+    drop(stream);
 }
 
 #[tokio::test]

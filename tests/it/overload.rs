@@ -118,7 +118,7 @@ fn leave(proxy: SocketAddr, how: usize) -> std::io::Result<()> {
     if how % 8 == 3 {
         stream.read_exact(&mut [0; 12])?;
     }
-    if how % 3 == 0 {
+    if how.is_multiple_of(3) {
         SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     }
     Ok(())
