@@ -140,6 +140,8 @@ pub(super) struct UploadRules {
 #[derive(Debug)]
 pub(super) struct Progress {
     last: Cell<Instant>,
+    /// The agent is waited for, and not the upstream.
+    waiting: Cell<bool>,
     ended: Cell<bool>,
     fault: Cell<Option<UploadFault>>,
 }
@@ -158,7 +160,8 @@ pub(crate) enum UploadFault {
 impl Progress {
     /// None yet, of a request without a body to wait for.
     pub(super) fn new() -> Rc<Self> {
-        Rc::new(Self { last: Cell::new(Instant::now()), ended: Cell::new(true), fault: Cell::new(None) })
+        let (last, fault) = (Cell::new(Instant::now()), Cell::new(None));
+        Rc::new(Self { last, waiting: Cell::new(false), ended: Cell::new(true), fault })
     }
 
     /// When the last frame passed, or the request began to be sent.
@@ -178,6 +181,11 @@ impl Progress {
 
     pub(super) fn fault(&self) -> Option<UploadFault> {
         self.fault.get()
+    }
+
+    /// Whose fault it is that nothing moves: the agent's, where it is the one that is waited for.
+    pub(super) fn stall(&self) -> Option<UploadFault> {
+        (self.waiting.get() && !self.ended.get()).then_some(UploadFault::Idle)
     }
 }
 
@@ -213,6 +221,7 @@ impl Upload {
 
     fn observe(&self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
         let progress = &self.progress;
+        progress.waiting.set(polled.is_pending());
         match polled {
             Poll::Pending => return,
             Poll::Ready(Some(Ok(_))) => progress.ended.set(self.inner.is_end_stream()),

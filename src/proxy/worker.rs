@@ -262,7 +262,7 @@ async fn tick(worker: Rc<Worker>, index: usize) {
 async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
     let mut shortage = Shortage::default();
     loop {
-        let stream = match listener.accept().await {
+        let mut stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of file descriptors, most likely.
@@ -270,10 +270,14 @@ async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
                 continue;
             }
         };
-        while !worker.shared.guard.has_room(&stream) {
+        let stream = loop {
+            stream = match worker.shared.guard.admit(stream) {
+                Ok(stream) => break stream,
+                Err(stream) => stream,
+            };
             worker.pool.let_go();
             shortage.wait(&"the last file descriptors are kept for probes, the identity and tokens").await;
-        }
+        };
         shortage.failures = 0;
         // Only now: a listener that nobody calls must not hold a place that another one could use.
         let Ok(permit) = Arc::clone(&worker.shared.places).acquire_owned().await else { return };

@@ -13,8 +13,9 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::{CertificateDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
+use std::cell::RefCell;
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,10 +41,17 @@ impl Guard {
         Self { own, kept_from }
     }
 
-    /// Whether a connection leaves alone what is kept: the system hands out the lowest descriptor that is free, so that a high
-    /// one says that few are left, unless a lower one has become free since.
-    pub(crate) fn has_room(&self, stream: &TcpStream) -> bool {
-        self.kept_from.is_none_or(|kept| number(stream) < kept || lowest_free(stream).is_some_and(|free| free < kept))
+    /// A connection that leaves alone what is kept: the system hands out the lowest descriptor that is free, so that a high one
+    /// says that few are left. Where a lower one has become free since, the connection moves there: else several could come in
+    /// for the same one.
+    ///
+    /// # Errors
+    /// The connection, where there is no room for it.
+    pub(crate) fn admit(&self, stream: TcpStream) -> Result<TcpStream, TcpStream> {
+        match self.kept_from {
+            Some(kept) if number(&stream) >= kept => moved_below(kept, stream),
+            _ => Ok(stream),
+        }
     }
 
     /// `named`: the configuration names this host, and not the agent alone.
@@ -78,9 +86,10 @@ fn number(socket: &impl std::os::fd::AsRawFd) -> u64 {
 }
 
 #[cfg(unix)]
-fn lowest_free(stream: &TcpStream) -> Option<u64> {
+fn moved_below(kept: u64, stream: TcpStream) -> Result<TcpStream, TcpStream> {
     use std::os::fd::AsFd;
-    stream.as_fd().try_clone_to_owned().ok().map(|copy| number(&copy))
+    let lowest = stream.as_fd().try_clone_to_owned().ok().filter(|copy| number(copy) < kept);
+    lowest.and_then(|lowest| TcpStream::from_std(lowest.into()).ok()).ok_or(stream)
 }
 
 #[cfg(not(unix))]
@@ -89,8 +98,8 @@ fn number(_: &TcpStream) -> u64 {
 }
 
 #[cfg(not(unix))]
-fn lowest_free(_: &TcpStream) -> Option<u64> {
-    None
+fn moved_below(_: u64, stream: TcpStream) -> Result<TcpStream, TcpStream> {
+    Err(stream)
 }
 
 #[cfg(unix)]
@@ -157,11 +166,11 @@ pub(super) async fn tcp(origin: &Origin, allowed: Allowed<'_>) -> Result<TcpStre
         let more = !waiting.as_slice().is_empty();
         tokio::select! {
             Some(attempt) = attempts.next() => match attempt {
-                Ok(stream) if allowed.guard.has_room(&stream) => {
+                Ok(stream) => {
+                    let stream = allowed.guard.admit(stream).map_err(|_| SendError::NoDescriptor)?;
                     tune(&stream);
                     return Ok(stream);
                 }
-                Ok(_) => return Err(SendError::NoDescriptor),
                 Err(error) if is_out_of_descriptors(&error) => return Err(SendError::NoDescriptor),
                 Err(error) => last = SendError::Connect(error),
             },
@@ -217,19 +226,19 @@ where
     let live = Live::new(pool);
     if http2 {
         let mut builder = http2::Builder::new(Local);
-        builder.timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30)).max_header_list_size(64 * 1024);
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(30))
+            .max_header_list_size(64 * 1024)
+            // Until the peer has said how many it takes: what is beyond that would wait for others to end.
+            .initial_max_send_streams(1);
         let (sender, connection) = builder.handshake(io).await.map_err(SendError::Handshake)?;
-        let streams = pool.share(key, &sender, made);
-        let stream = Stream::new(&streams);
-        let connection = async move {
-            let mut connection = pin!(connection);
-            std::future::poll_fn(|cx| {
-                let polled = connection.as_mut().poll(cx);
-                streams.allow(connection.current_max_send_streams());
-                polled
-            })
-            .await
-        };
+        let connection = Rc::new(RefCell::new(Box::pin(connection)));
+        // Asked when it matters: nothing is woken here when the peer's settings come.
+        let asked = Rc::downgrade(&connection);
+        let takes = move || asked.upgrade().map_or(0, |connection| connection.borrow().current_max_send_streams());
+        let stream = Stream::new(&pool.share(key, &sender, made, Box::new(takes)));
+        let connection = std::future::poll_fn(move |cx| connection.borrow_mut().as_mut().poll(cx));
         tokio::task::spawn_local(run(connection, watched, live));
         return Ok(Connection::Http2(sender, stream));
     }

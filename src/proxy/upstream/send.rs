@@ -153,7 +153,8 @@ pub(crate) async fn send(
 /// Whether the peer says that it did nothing of it: `REFUSED_STREAM`, or a stream beyond the last one of a GOAWAY.
 fn is_unprocessed(error: &hyper::Error) -> bool {
     let causes = std::iter::successors(error.source(), |cause| (*cause).source());
-    let mut http2 = causes.filter_map(|cause| cause.downcast_ref::<h2::Error>());
+    // A GOAWAY of our own, over what the peer has sent, says nothing of what it did before.
+    let mut http2 = causes.filter_map(|cause| cause.downcast_ref::<h2::Error>()).filter(|cause| cause.is_remote());
     http2.any(|cause| cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
@@ -225,7 +226,10 @@ async fn on(
             let error = call.progress.fault().map_or(SendError::Broken(error), SendError::Upload);
             Err(Failed { error, unsent })
         }
-        None => Err(Failed { error: SendError::ResponseTimeout, unsent: None }),
+        None => {
+            let error = call.progress.stall().map_or(SendError::ResponseTimeout, SendError::Upload);
+            Err(Failed { error, unsent: None })
+        }
     }
 }
 
