@@ -1,5 +1,8 @@
 //! A worker's own runtime, and hyper's HTTP/2 tasks on it.
+use super::patience::patient;
+use prometheus::IntCounter;
 use std::future::Future;
+use std::pin::pin;
 use tokio::runtime::LocalOptions;
 
 /// Runs `future`, and what it spawns, on the calling thread. Ends with it, whatever else is under way.
@@ -22,6 +25,25 @@ where
     fn execute(&self, future: F) {
         tokio::task::spawn_local(async move {
             future.await;
+        });
+    }
+}
+
+/// Spawns what answers an agent's requests over HTTP/2, each for as long as the agent takes something of its answer.
+#[derive(Clone)]
+pub(super) struct Answers {
+    /// Those that were given up.
+    pub(super) given_up: IntCounter,
+}
+
+impl<F> hyper::rt::Executor<F> for Answers
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        let given_up = self.given_up.clone();
+        tokio::task::spawn_local(async move {
+            patient(pin!(future), &given_up).await;
         });
     }
 }

@@ -4,6 +4,7 @@ use super::connect;
 use super::error::{Reason, Refusal};
 use super::headers::{self, Own};
 use super::outcome::Outcome;
+use super::patience;
 use super::table::{Entry, Table};
 use super::target::{self, Destination};
 use super::traffic::InFlight;
@@ -75,6 +76,7 @@ async fn serve(
     outcome.to(&destination);
     let entry = route(&table, &destination, &parts)?;
     outcome.by(&entry.route.name, &entry.metrics);
+    patience::allow(entry.route.timeouts.idle);
     let credential = credential(worker, entry, &parts.headers).await?;
     let upgrade = upgrade::requested(&mut parts);
     let key = key(entry, &destination, upgrade.is_some(), &parts)?;

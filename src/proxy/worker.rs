@@ -1,9 +1,9 @@
 //! A worker: one thread with its own runtime, listeners and connections, so that a request lives and dies on one core.
-use super::body::AgentBody;
-use super::executor::{self, Local};
+use super::executor::{self, Answers};
 use super::head::Fault;
 use super::metrics::Metrics;
 use super::outbound;
+use super::patience::{Offered, patient};
 use super::prefixed::{Prefixed, Speaks, sniff};
 use super::strict::{Strict, Verdicts};
 use super::table::Table;
@@ -15,7 +15,7 @@ use crate::tasks::Stop;
 use crate::token::{Delegated, Tokens};
 use arc_swap::ArcSwap;
 use http::uri::Authority;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -24,6 +24,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -328,13 +329,14 @@ pub(super) async fn serve_http<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = &worker.shared.limits;
-    let verdicts = Arc::clone(&downstream.verdicts);
-    let service = service_fn(|request: Request<Incoming>| {
-        let answer = outbound::handle(Rc::clone(worker), Rc::clone(&downstream), request);
-        async move { Ok::<Response<AgentBody>, Infallible>(answer.await) }
-    });
+    let handle = |request: Request<Incoming>| outbound::handle(Rc::clone(worker), Rc::clone(&downstream), request);
+    let given_up = &worker.shared.metrics.unread;
     let ended = if speaks == Speaks::Http2 {
-        let mut builder = http2::Builder::new(Local);
+        let service = service_fn(|request| {
+            let answer = handle(request);
+            async move { Ok::<_, Infallible>(answer.await.map(Offered)) }
+        });
+        let mut builder = http2::Builder::new(Answers { given_up: given_up.clone() });
         builder
             .timer(TokioTimer::new())
             .auto_date_header(false)
@@ -345,7 +347,11 @@ pub(super) async fn serve_http<S>(
             .keep_alive_interval(Duration::from_secs(60));
         builder.serve_connection(TokioIo::new(stream), service).await
     } else {
-        let strict = Strict::new(stream, limits.head, verdicts);
+        let service = service_fn(|request| {
+            let answer = handle(request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let strict = Strict::new(stream, limits.head, Arc::clone(&downstream.verdicts));
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
@@ -353,7 +359,8 @@ pub(super) async fn serve_http<S>(
             .header_read_timeout(limits.head_timeout)
             // Above the limit of a head, so that no head is judged by size but here.
             .max_buf_size(limits.head.max(8 * 1024) + 1024);
-        builder.serve_connection(TokioIo::new(strict), service).with_upgrades().await
+        let serving = pin!(builder.serve_connection(TokioIo::new(strict), service).with_upgrades());
+        patient(serving, given_up).await.unwrap_or(Ok(()))
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection of the agent's ended");
