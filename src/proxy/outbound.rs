@@ -2,6 +2,7 @@
 use super::body::{AgentBody, Progress, RequestBody, Streamed, UploadRules};
 use super::connect;
 use super::error::{Reason, Refusal};
+use super::head::judge_list;
 use super::headers::{self, Own};
 use super::outcome::Outcome;
 use super::patience;
@@ -95,6 +96,9 @@ async fn serve(
 fn check(worker: &Worker, request: &Request<Incoming>) -> Result<(), Refusal> {
     if request.method() == Method::TRACE || request.method().as_str() == "TRACK" {
         return Err(Refusal::new(Reason::TraceForbidden, "TRACE would echo the token."));
+    }
+    if request.version() == Version::HTTP_2 {
+        judge_list(request, worker.shared.limits.head)?;
     }
     if request.uri().path_and_query().is_some_and(|path| path.as_str().len() > worker.shared.limits.uri) {
         return Err(Refusal::new(Reason::UriTooLong, "The path and query are longer than the limit."));

@@ -342,7 +342,9 @@ pub(super) async fn serve_http<S>(
             .auto_date_header(false)
             .max_concurrent_streams(200)
             .max_pending_accept_reset_streams(64)
-            .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
+            // Twice what is taken: a head in between is refused with a problem, a metric and a log line. What is beyond, h2 refuses
+            // by itself, so that it is never held: with a bare 431, or by ending the connection.
+            .max_header_list_size(u32::try_from(2 * limits.head).unwrap_or(u32::MAX))
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(Duration::from_secs(60));
         builder.serve_connection(TokioIo::new(stream), service).await

@@ -159,6 +159,26 @@ async fn what_is_too_large_is_named_and_refused() {
 }
 
 #[tokio::test]
+async fn an_http2_head_that_is_too_large_is_named_and_its_connection_goes_on() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let mut agent = Http2::connect(proxy.outbound).await;
+    let ask = |fields: usize, kind: &str| {
+        let request = http::Request::builder().uri("http://open.test/x").header("content-type", kind);
+        let request = (0..fields).fold(request, |request, n| request.header(format!("x-{n}"), "y".repeat(1000)));
+        request.body(full("")).expect("request")
+    };
+    // 64 KiB is the limit, and 32 bytes are added for each field (RFC 9113 §6.5.2).
+    for fields in [64, 90, 120] {
+        agent.send(ask(fields, "text/plain")).await.is_refusal(431, "head_too_large");
+    }
+    assert_eq!(agent.send(ask(90, "application/grpc")).await.header("grpc-status"), "8");
+    assert_eq!(proxy.metric("refused_total{reason=\"head_too_large\"}").await, 4.0);
+    assert_eq!(world.api.arrivals(), 0);
+    assert_eq!(agent.send(ask(60, "text/plain")).await.status, 200);
+}
+
+#[tokio::test]
 async fn trace_and_odd_expectations_are_refused() {
     let world = World::open().await;
     let proxy = world.proxy().await;
