@@ -14,6 +14,8 @@ pub enum Reason {
     NoRoute,
     /// Malformed or ambiguous.
     MalformedRequest,
+    /// A browser says that another site made it.
+    CrossSite,
     /// A path that the upstream may read otherwise than we do.
     AmbiguousPath,
     /// CONNECT for TLS to a route that needs a credential.
@@ -56,9 +58,10 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for the metrics' closed label set.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NoRoute,
         Self::MalformedRequest,
+        Self::CrossSite,
         Self::AmbiguousPath,
         Self::CallAsHttp,
         Self::TraceForbidden,
@@ -93,6 +96,7 @@ impl Reason {
             Self::MalformedRequest => {
                 ("malformed_request", S::BAD_REQUEST, 3, "http_request_error", "Malformed request")
             }
+            Self::CrossSite => ("cross_site", S::FORBIDDEN, 7, "http_request_denied", "Another site's request"),
             Self::AmbiguousPath => ("ambiguous_path", S::BAD_REQUEST, 3, "http_request_error", "Ambiguous path"),
             Self::CallAsHttp => ("call_as_http", S::FORBIDDEN, 7, "http_request_denied", "Call this host as http://"),
             Self::TraceForbidden => {

@@ -59,6 +59,9 @@ pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Resu
         }
         return destination(Scheme::Http, tunnel, path);
     }
+    if parts.version < Version::HTTP_2 {
+        refuse_other_sites(&parts.headers, &authority)?;
+    }
     if is_own(&authority, arrival.local) {
         return base_url(&path, policy);
     }
@@ -138,6 +141,25 @@ fn is_own(authority: &Authority, local: SocketAddr) -> bool {
     let loopback = host.eq_ignore_ascii_case("localhost")
         || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip == local.ip());
     loopback && authority.port_u16().unwrap_or(Scheme::Http.default_port()) == local.port()
+}
+
+/// A page that a browser shows beside the agent can send requests here, and would have the agent's credentials. The browser says so
+/// in `Sec-Fetch-Site` (Fetch Metadata §2.4); where it leaves that out, as some do for a WebSocket, by an `Origin` (RFC 6455 §10.2)
+/// that is not the host asked for. No page makes a browser send the
+/// absolute form, or HTTP/2 in the clear: what comes so may pass on such fields of somebody else's.
+fn refuse_other_sites(headers: &HeaderMap, host: &Authority) -> Result<(), Refusal> {
+    let mut sites = headers.get_all("sec-fetch-site").iter().peekable();
+    let ours = if sites.peek().is_some() {
+        sites.all(|site| site == "same-origin" || site == "none")
+    } else {
+        headers.get_all(header::ORIGIN).iter().all(|origin| {
+            let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+            authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host.as_str()))
+        })
+    };
+    let detail = "`Sec-Fetch-Site` or `Origin` says that the page of another site made the request. An agent leaves them out, or names \
+                  the host in the absolute form, as with `HTTP_PROXY`.";
+    if ours { Ok(()) } else { Err(Refusal::new(Reason::CrossSite, detail)) }
 }
 
 fn scheme_of(text: &str) -> Result<Scheme, Refusal> {
