@@ -42,7 +42,15 @@ pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Resu
     if let Some(scheme) = parts.uri.scheme_str().filter(|_| parts.version < Version::HTTP_2) {
         // Absolute form: the target wins and what `Host` says is replaced (RFC 9112 §3.2.2).
         let authority = parts.uri.authority().ok_or_else(|| malformed("the request's target has no host"))?;
-        return destination(scheme_of(scheme)?, authority, path);
+        let scheme = scheme_of(scheme)?;
+        return match arrival.tunnel {
+            // Inside a tunnel we stand for its origin alone (RFC 9110 §9.3.6).
+            Some(tunnel) if scheme != Scheme::Http || !same_destination(tunnel, authority) => {
+                Err(malformed("the target inside the tunnel is not what the CONNECT names"))
+            }
+            Some(tunnel) => destination(Scheme::Http, tunnel, path),
+            None => destination(scheme, authority, path),
+        };
     }
     let authority = match (parts.uri.authority(), &host) {
         // RT-3: two names for one thing are refused, not chosen from.
@@ -233,5 +241,11 @@ mod tests {
         assert!(read_with("/x", &["api.example:80"], Some("api.example:80")).is_ok());
         assert!(read_with("/x", &["evil.example"], Some("api.example:80")).is_err());
         assert!(read_with("/x", &["api.example"], Some("api.example:8080")).is_err());
+        assert!(read_with("http://api.example/x", &["other"], Some("api.example:80")).is_ok());
+        for other in
+            ["http://evil.example/x", "http://api.example:8080/x", "https://api.example/x", "https://api.example:80/x"]
+        {
+            assert!(read_with(other, &["api.example"], Some("api.example:80")).is_err(), "{other}");
+        }
     }
 }
