@@ -7,6 +7,10 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 use std::time::Duration;
 
+/// Methods that are not refused; others of no meaning to a proxy pass too.
+pub(super) const ALLOWED: HeaderValue =
+    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
+
 /// Why a request was refused: the label in metrics and the end of the problem's `type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -270,10 +274,7 @@ impl Refusal {
             );
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(
-                header::ALLOW,
-                HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT"),
-            );
+            headers.insert(header::ALLOW, ALLOWED);
         }
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

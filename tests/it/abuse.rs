@@ -194,6 +194,28 @@ async fn trace_and_odd_expectations_are_refused() {
     assert_eq!((world.api.arrivals(), world.corp.arrivals()), (0, 0));
 }
 
+#[tokio::test]
+async fn options_goes_as_far_as_it_may() {
+    let world = World::start().await;
+    let proxy = world.proxy().await;
+    let ask = async |method: &Method, host: &str, value: &str| {
+        let url = format!("http://{host}/x");
+        let request = request(method, &url, &[("max-forwards", value)]).body(full("")).expect("request");
+        agent::send(proxy.outbound, request).await
+    };
+    let reply = ask(&Method::OPTIONS, "api.test", "0").await;
+    assert_eq!((reply.status.as_u16(), reply.body.len()), (204, 0));
+    assert!(reply.header("allow").contains("OPTIONS") && !reply.header("allow").contains("TRACE"));
+    ask(&Method::OPTIONS, "nowhere.test", "0").await.is_refusal(403, "no_route");
+    ask(&Method::OPTIONS, "api.test", "two").await.is_refusal(400, "malformed_request");
+    ask(&Method::TRACE, "api.test", "0").await.is_refusal(405, "trace_forbidden");
+    assert_eq!((world.api.arrivals(), world.corp.arrivals()), (0, 0));
+    for (method, sent, seen) in [(Method::OPTIONS, "5", "4"), (Method::OPTIONS, "1", "0"), (Method::GET, "0", "0")] {
+        assert_eq!(ask(&method, "api.test", sent).await.status, 200);
+        assert_eq!(world.api.last_request().expect("seen").headers["max-forwards"], seen, "{method}");
+    }
+}
+
 /// Names that only a proxy may write, or that speak for somebody, in the spellings that some upstream takes for them.
 const SPOOFED: [&str; 26] = [
     "Authorization",
