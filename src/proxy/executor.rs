@@ -1,5 +1,6 @@
 //! A worker's own runtime, and hyper's HTTP/2 tasks on it.
 use super::patience::patient;
+use super::upstream::AT_ONCE;
 use prometheus::IntCounter;
 use std::future::Future;
 use std::pin::pin;
@@ -7,7 +8,9 @@ use tokio::runtime::LocalOptions;
 
 /// Runs `future`, and what it spawns, on the calling thread. Ends with it, whatever else is under way.
 pub(super) fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // Names are all that is waited for in threads: what hangs there must not become hundreds of them.
+    let runtime = builder.enable_all().max_blocking_threads(AT_ONCE).build_local(LocalOptions::default())?;
     let ended = runtime.block_on(future);
     // Dropping it would wait for names that are being looked up, for as long as the system's resolver likes.
     runtime.shutdown_background();

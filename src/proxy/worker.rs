@@ -9,7 +9,7 @@ use super::strict::{Strict, Verdicts};
 use super::table::Table;
 use super::target::Arrival;
 use super::traffic::{Connected, Traffic};
-use super::upstream::{Guard, Pool};
+use super::upstream::{Guard, Names, Pool};
 use crate::identity::Identity;
 use crate::tasks::Stop;
 use crate::token::{Delegated, Tokens};
@@ -233,7 +233,7 @@ pub fn run_worker(
 ) -> Result<(), String> {
     let ended = executor::block_on(async move {
         let worker = Rc::new(Worker {
-            pool: Pool::new(shared.metrics.clone()),
+            pool: Pool::new(shared.metrics.clone(), Names::system()),
             delegated: RefCell::new(Delegated::new(shared.limits.delegated)),
             shared,
         });
