@@ -1,5 +1,6 @@
 //! Bodies, streamed both ways and never collected: what passes through here is a frame at a time.
 use super::headers::strip_trailers;
+use super::idle::Idle;
 use super::traffic::InFlight;
 use super::upstream::Lease;
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -293,30 +294,5 @@ fn poll_source(
         Poll::Ready(None) => Poll::Ready(None),
         Poll::Pending if idle.is_over(cx) => Poll::Ready(Some(Err(BodyError::Idle))),
         Poll::Pending => Poll::Pending,
-    }
-}
-
-/// A timer that exists only once a body has to be waited for: most small bodies never do.
-struct Idle {
-    timeout: Duration,
-    sleep: Option<Pin<Box<Sleep>>>,
-    moved: bool,
-}
-
-impl Idle {
-    fn new(timeout: Duration) -> Self {
-        Self { timeout, sleep: None, moved: false }
-    }
-
-    fn moved(&mut self) {
-        self.moved = true;
-    }
-
-    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.timeout)));
-        if std::mem::take(&mut self.moved) {
-            sleep.as_mut().reset(Instant::now() + self.timeout);
-        }
-        sleep.as_mut().poll(cx).is_ready()
     }
 }

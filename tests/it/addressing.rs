@@ -254,3 +254,51 @@ async fn full_queue(socket: TcpSocket) -> (TcpListener, Vec<TcpStream>) {
     }
     (listener, taken)
 }
+
+#[tokio::test]
+async fn a_page_of_another_site_reaches_no_route() {
+    let world = World::start().await;
+    let proxy = world.proxy().await;
+    let own = proxy.outbound.to_string();
+    let ours = format!("http://{own}");
+    let named = format!("localhost:{}", proxy.outbound.port());
+    let call = async |url: &str, host: &str, fields: &[(&str, &str)]| {
+        agent::get(proxy.outbound, url, &[&[("host", host)], fields].concat()).await
+    };
+    let foreign: [&[(&str, &str)]; 7] = [
+        &[("sec-fetch-site", "cross-site")],
+        &[("sec-fetch-site", "same-site")],
+        &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")],
+        &[("sec-fetch-site", "cross-site"), ("origin", &ours)],
+        // A WebSocket: some browsers say only this.
+        &[("origin", "https://evil.test"), ("connection", "upgrade"), ("upgrade", "websocket")],
+        &[("origin", "null")],
+        &[("origin", "http://localhost:3000")],
+    ];
+    for (url, host) in [("/api.test/x", own.as_str()), ("/short/x", &named), ("/x", "api.test")] {
+        for fields in foreign {
+            call(url, host, fields).await.is_refusal(403, "cross_site");
+        }
+        for fields in [[("sec-fetch-site", "same-origin")], [("sec-fetch-site", "none")], [("x-other", "1")]] {
+            assert_eq!(call(url, host, &fields).await.status, 200, "{url} {host} {fields:?}");
+        }
+        assert_eq!(call(url, host, &[("origin", &format!("http://{host}"))]).await.status, 200, "its own origin");
+    }
+    let refused = proxy.metric("refused_total{reason=\"cross_site\"}").await;
+    assert_eq!((refused, world.api.arrivals()), (21.0, 12));
+    // A page cannot send the absolute form; a server that passes on what a browser sent it can.
+    assert_eq!(call("http://api.test/x", "api.test", foreign[0]).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_page_whose_own_name_leads_here_reaches_no_route() {
+    for (unmatched, status, kind) in [("refuse", 403, "no_route"), ("pass", 508, "loop")] {
+        let world = World::open().await;
+        let proxy = world.proxy_with(&format!("unmatched: {unmatched}\n{}", world.routes())).await;
+        // DNS rebinding: to the browser it is of one origin with the page.
+        let name = format!("rebound.localhost:{}", proxy.outbound.port());
+        let fields = [("host", name.as_str()), ("sec-fetch-site", "same-origin")];
+        agent::get(proxy.outbound, "/api.test/x", &fields).await.is_refusal(status, kind);
+        assert_eq!((world.api.arrivals(), world.corp.arrivals()), (0, 0), "{unmatched}");
+    }
+}

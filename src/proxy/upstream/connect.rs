@@ -1,4 +1,5 @@
 //! New connections: the name resolved once, the address checked, then connected to, then TLS.
+use super::names::Names;
 use super::peer::{Key, PeerTls, Protocol};
 use super::pool::{Connection, Made, Pool, Stream, Whole};
 use super::send::SendError;
@@ -128,7 +129,7 @@ pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<Key>, guard: &Guard) -> R
     let made = Made { at: Instant::now(), revision: key.revision() };
     // From before the handshake, so that no change of trust is missed.
     let changes = key.tls.as_ref().and_then(|tls| tls.identity.as_ref()).map(Identity::changes);
-    let stream = tcp(&key.origin, Allowed { guard, named: key.named }).await?;
+    let stream = tcp(pool.names(), &key.origin, Allowed { guard, named: key.named }).await?;
     let Some(tls) = &key.tls else {
         let http2 = key.protocol == Protocol::Http2;
         return speak(pool, key, made, TokioIo::new(stream), (http2, None)).await;
@@ -151,11 +152,11 @@ pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<Key>, guard: &Guard) -> R
 
 /// A TCP connection to an origin. Where its name has several addresses, each gets a head start over the next (RFC 8305 §5), so that one
 /// that does not answer costs a moment and not the whole deadline.
-pub(super) async fn tcp(origin: &Origin, allowed: Allowed<'_>) -> Result<TcpStream, SendError> {
+pub(super) async fn tcp(names: &Rc<Names>, origin: &Origin, allowed: Allowed<'_>) -> Result<TcpStream, SendError> {
     let host = origin.host.trim_start_matches('[').trim_end_matches(']');
-    let mut waiting = resolve(host, origin.port).await?.into_iter();
+    let mut waiting = resolve(names, host, origin.port).await?.into_iter();
     let mut attempts = FuturesUnordered::new();
-    let mut last = SendError::Resolve(std::io::Error::other("the name has no address"));
+    let mut last = SendError::Resolve(Arc::new(std::io::Error::other("the name has no address")));
     loop {
         if let Some(address) = waiting.next() {
             allowed.guard.check(host, allowed.named, address)?;
@@ -183,11 +184,15 @@ pub(super) async fn tcp(origin: &Origin, allowed: Allowed<'_>) -> Result<TcpStre
 const HEAD_START: Duration = Duration::from_millis(250);
 
 /// `localhost` is loopback, whatever a resolver says (RFC 6761 §6.3): plain HTTP is trusted there.
-async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, SendError> {
+async fn resolve(names: &Rc<Names>, host: &str, port: u16) -> Result<Vec<SocketAddr>, SendError> {
     if host.eq_ignore_ascii_case("localhost") || host.to_ascii_lowercase().ends_with(".localhost") {
         return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
     }
-    Ok(tokio::net::lookup_host((host, port)).await.map_err(SendError::Resolve)?.collect())
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![(address, port).into()]);
+    }
+    let found = names.look_up(host).await.map_err(SendError::Resolve)?;
+    Ok(found.into_iter().map(|address| (address, port).into()).collect())
 }
 
 /// No delay, because requests are small and whole; keep-alive, because a peer that vanished must be noticed.
@@ -308,7 +313,7 @@ mod tests {
     #[tokio::test]
     async fn localhost_is_loopback_whatever_a_resolver_says() {
         for host in ["localhost", "LOCALHOST", "api.localhost"] {
-            let addresses = resolve(host, 80).await.expect("addresses");
+            let addresses = resolve(&Names::system(), host, 80).await.expect("addresses");
             assert!(addresses.iter().all(|address| address.ip().is_loopback()), "{host}: {addresses:?}");
         }
     }

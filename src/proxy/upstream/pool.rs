@@ -1,4 +1,5 @@
 //! Idle connections of one worker. Last in, first out, so that a quiet time lets the others age away.
+use super::names::Names;
 use super::peer::Key;
 use crate::proxy::body::RequestBody;
 use crate::proxy::metrics::Metrics;
@@ -23,6 +24,7 @@ const SHARED: usize = 32;
 pub(crate) struct Pool {
     shelves: RefCell<HashMap<Arc<Key>, Shelf>>,
     metrics: Metrics,
+    names: Rc<Names>,
 }
 
 #[derive(Default)]
@@ -88,8 +90,13 @@ pub(super) enum Connection {
 
 impl Pool {
     /// Empty.
-    pub(crate) fn new(metrics: Metrics) -> Rc<Self> {
-        Rc::new(Self { shelves: RefCell::default(), metrics })
+    pub(crate) fn new(metrics: Metrics, names: Rc<Names>) -> Rc<Self> {
+        Rc::new(Self { shelves: RefCell::default(), metrics, names })
+    }
+
+    /// How new connections find their addresses.
+    pub(super) fn names(&self) -> &Rc<Names> {
+        &self.names
     }
 
     /// An idle connection that was made with the identity of today, or `None`.

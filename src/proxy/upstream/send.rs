@@ -46,7 +46,7 @@ pub(crate) struct Repeat {
 pub(crate) enum SendError {
     /// The name has no address.
     #[error("the name does not resolve: {0}")]
-    Resolve(#[source] std::io::Error),
+    Resolve(#[source] Arc<std::io::Error>),
     /// The name leads to an address that names must not lead to.
     #[error("the name leads to {0}, a link-local address")]
     Prohibited(IpAddr),
@@ -159,8 +159,13 @@ fn is_unprocessed(error: &hyper::Error) -> bool {
 }
 
 /// A bare connection for a tunnel.
-pub(crate) async fn dial(origin: &Origin, allowed: Allowed<'_>, timeout: Duration) -> Result<TcpStream, SendError> {
-    tokio::time::timeout(timeout, tcp(origin, allowed)).await.map_err(|_| SendError::ConnectTimeout)?
+pub(crate) async fn dial(
+    pool: &Pool,
+    origin: &Origin,
+    allowed: Allowed<'_>,
+    timeout: Duration,
+) -> Result<TcpStream, SendError> {
+    tokio::time::timeout(timeout, tcp(pool.names(), origin, allowed)).await.map_err(|_| SendError::ConnectTimeout)?
 }
 
 async fn take(pool: &Rc<Pool>, key: &Arc<Key>) -> Option<Connection> {
