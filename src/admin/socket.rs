@@ -191,12 +191,36 @@ mod tests {
         std::fs::write(&path, "precious").expect("written");
         let status = || -> Status { panic!("nobody asks") };
         let socket = AdminSocket { path: path.clone(), status: Arc::new(status), logs: None };
-        let (_stopper, stop) = Stop::pair();
+        let (stopper, stop) = Stop::pair();
+        stopper.stop();
         let error = socket.run(stop).await.expect_err("refused");
         assert!(error.starts_with("listen.admin: ") && error.contains("is no socket"), "{error}");
         std::os::unix::fs::symlink("admin.sock", directory.path().join("link.sock")).expect("linked");
         assert!(matches!(listen(&directory.path().join("link.sock")), Err(ListenError::NoSocket)));
         assert_eq!(std::fs::read_to_string(&path).expect("there"), "precious");
+    }
+
+    #[tokio::test]
+    async fn at_the_end_only_a_socket_is_removed() {
+        for replaced in [false, true] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let path = directory.path().join("admin.sock");
+            let status = || -> Status { panic!("nobody asks") };
+            let socket = AdminSocket { path: path.clone(), status: Arc::new(status), logs: None };
+            let (stopper, stop) = Stop::pair();
+            let meanwhile = async {
+                while !path.exists() {
+                    tokio::task::yield_now().await;
+                }
+                if replaced {
+                    std::fs::remove_file(&path).expect("removed");
+                    std::fs::write(&path, "precious").expect("written");
+                }
+                stopper.stop();
+            };
+            let (ended, ()) = tokio::join!(socket.run(stop), meanwhile);
+            assert_eq!((ended, path.exists()), (Ok(()), replaced));
+        }
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! `idjag-proxy injector`
 use super::inject::Sidecar;
+use super::signals::until_told;
 use super::{EX_FAILED, complain, environment};
 use crate::clock::Clock;
 use crate::config::LogLevel;
@@ -10,7 +11,6 @@ use clap::Args;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Where the chart puts things.
 const NAME: &str = "idjag-proxy-injector";
@@ -74,23 +74,7 @@ fn serve(arguments: Arguments, logs: &Logs) -> Result<(), String> {
         let settings = arguments.into_settings(&api);
         let bound = bind(settings, api, &Clock::system(), Some(logs))?;
         let (stopper, stop) = Stop::pair();
-        let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-        let running = bound.run(stop);
-        tokio::pin!(running);
-        let mut told = false;
-        loop {
-            tokio::select! {
-                ended = &mut running => return ended,
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if std::mem::replace(&mut told, true) {
-                return Err("a second signal came: left at once".to_owned());
-            }
-            tracing::info!("told to stop: reviews are answered for a while yet");
-            stopper.stop();
-        }
+        until_told(bound.run(stop), stopper, "reviews are answered for a while yet").await
     });
     runtime.shutdown_background();
     ended

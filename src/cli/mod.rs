@@ -10,6 +10,7 @@ mod injector;
 mod jwks;
 mod run;
 mod schema;
+mod signals;
 mod status;
 
 use crate::config::{LogLevel, Overrides};

@@ -1,4 +1,5 @@
 //! `idjag-proxy run`
+use super::signals::until_told;
 use super::{EX_CONFIG, EX_FAILED, complain, environment};
 use crate::app::{Source, bind};
 use crate::clock::Clock;
@@ -8,7 +9,6 @@ use crate::telemetry::{Format, Logs};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
 
 pub(super) fn run(file: &Path, overrides: Overrides) -> ExitCode {
     let source = Source { path: file.to_owned(), environment: Arc::new(environment), overrides };
@@ -37,23 +37,7 @@ pub(super) fn run(file: &Path, overrides: Overrides) -> ExitCode {
     let ended = runtime.block_on(async move {
         let bound = bind(loaded, source, &Clock::system(), log_of_parts).map_err(|error| error.to_string())?;
         let (stopper, stop) = Stop::pair();
-        let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-        let running = bound.run(stop);
-        tokio::pin!(running);
-        let mut told = false;
-        loop {
-            tokio::select! {
-                ended = &mut running => return ended,
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if std::mem::replace(&mut told, true) {
-                return Err("a second signal came: left at once".to_owned());
-            }
-            tracing::info!("told to stop: draining");
-            stopper.stop();
-        }
+        until_told(bound.run(stop), stopper, "draining").await
     });
     runtime.shutdown_background();
     if let Err(error) = &ended {

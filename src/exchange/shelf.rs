@@ -133,3 +133,32 @@ impl<T: Clone> State<T> {
         self.kept.insert(fetched).document.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderMap;
+    use std::pin::pin;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn who_comes_while_an_old_document_is_fetched_anew_goes_on_with_it() {
+        let clock = Clock::shiftable();
+        let shelf = Shelf::new(Duration::from_secs(600));
+        let kept = |document: u8| Ok(Kept::new(document, &HeaderMap::new(), clock.now()));
+        assert!(matches!(shelf.get(&clock, async { kept(1) }).await, Ok(Document::Good(1))));
+        clock.shift(301);
+        let (answer, answered) = oneshot::channel();
+        let mut renewing = pin!(shelf.get(&clock, async { kept(answered.await.expect("an answer")) }));
+        tokio::select! {
+            biased;
+            _ = &mut renewing => panic!("nobody has answered"),
+            () = std::future::ready(()) => {}
+        }
+        let meanwhile = shelf.get(&clock, async { panic!("one fetch is enough") });
+        let meanwhile = tokio::time::timeout(Duration::from_secs(60), meanwhile).await.expect("no wait");
+        assert!(matches!(meanwhile, Ok(Document::Good(1))));
+        answer.send(2).expect("awaited");
+        assert!(matches!(renewing.await, Ok(Document::Good(2))));
+    }
+}

@@ -1,5 +1,6 @@
 //! Bodies, streamed both ways and never collected: what passes through here is a frame at a time.
 use super::headers::strip_trailers;
+use super::idle::Idle;
 use super::traffic::InFlight;
 use super::upstream::Lease;
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +141,8 @@ pub(super) struct UploadRules {
 #[derive(Debug)]
 pub(super) struct Progress {
     last: Cell<Instant>,
+    /// The agent is waited for, and not the upstream.
+    waiting: Cell<bool>,
     ended: Cell<bool>,
     fault: Cell<Option<UploadFault>>,
 }
@@ -158,7 +161,8 @@ pub(crate) enum UploadFault {
 impl Progress {
     /// None yet, of a request without a body to wait for.
     pub(super) fn new() -> Rc<Self> {
-        Rc::new(Self { last: Cell::new(Instant::now()), ended: Cell::new(true), fault: Cell::new(None) })
+        let (last, fault) = (Cell::new(Instant::now()), Cell::new(None));
+        Rc::new(Self { last, waiting: Cell::new(false), ended: Cell::new(true), fault })
     }
 
     /// When the last frame passed, or the request began to be sent.
@@ -178,6 +182,11 @@ impl Progress {
 
     pub(super) fn fault(&self) -> Option<UploadFault> {
         self.fault.get()
+    }
+
+    /// Whose fault it is that nothing moves: the agent's, where it is the one that is waited for.
+    pub(super) fn stall(&self) -> Option<UploadFault> {
+        (self.waiting.get() && !self.ended.get()).then_some(UploadFault::Idle)
     }
 }
 
@@ -213,6 +222,7 @@ impl Upload {
 
     fn observe(&self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
         let progress = &self.progress;
+        progress.waiting.set(polled.is_pending());
         match polled {
             Poll::Pending => return,
             Poll::Ready(Some(Ok(_))) => progress.ended.set(self.inner.is_end_stream()),
@@ -284,30 +294,5 @@ fn poll_source(
         Poll::Ready(None) => Poll::Ready(None),
         Poll::Pending if idle.is_over(cx) => Poll::Ready(Some(Err(BodyError::Idle))),
         Poll::Pending => Poll::Pending,
-    }
-}
-
-/// A timer that exists only once a body has to be waited for: most small bodies never do.
-struct Idle {
-    timeout: Duration,
-    sleep: Option<Pin<Box<Sleep>>>,
-    moved: bool,
-}
-
-impl Idle {
-    fn new(timeout: Duration) -> Self {
-        Self { timeout, sleep: None, moved: false }
-    }
-
-    fn moved(&mut self) {
-        self.moved = true;
-    }
-
-    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.timeout)));
-        if std::mem::take(&mut self.moved) {
-            sleep.as_mut().reset(Instant::now() + self.timeout);
-        }
-        sleep.as_mut().poll(cx).is_ready()
     }
 }

@@ -96,7 +96,7 @@ async fn reach(worker: &Worker, entry: &Entry, destination: &Destination) -> Res
         || Origin { scheme: destination.scheme, host: destination.host.as_str().into(), port: destination.port };
     let origin = entry.route.upstream.origin.clone().unwrap_or_else(named);
     let allowed = Allowed { guard: &worker.shared.guard, named: !entry.passes };
-    dial(&origin, allowed, entry.route.timeouts.connect).await.map_err(|error| {
+    dial(&worker.pool, &origin, allowed, entry.route.timeouts.connect).await.map_err(|error| {
         tracing::warn!(route = %entry.route.name, upstream = %origin.authority(), %error, "a tunnel could not be opened");
         Refusal::from(error)
     })

@@ -7,6 +7,10 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 use std::time::Duration;
 
+/// Methods that are not refused; others of no meaning to a proxy pass too.
+pub(super) const ALLOWED: HeaderValue =
+    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
+
 /// Why a request was refused: the label in metrics and the end of the problem's `type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -14,6 +18,8 @@ pub enum Reason {
     NoRoute,
     /// Malformed or ambiguous.
     MalformedRequest,
+    /// A browser says that another site made it.
+    CrossSite,
     /// A path that the upstream may read otherwise than we do.
     AmbiguousPath,
     /// CONNECT for TLS to a route that needs a credential.
@@ -56,9 +62,10 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for the metrics' closed label set.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NoRoute,
         Self::MalformedRequest,
+        Self::CrossSite,
         Self::AmbiguousPath,
         Self::CallAsHttp,
         Self::TraceForbidden,
@@ -93,6 +100,7 @@ impl Reason {
             Self::MalformedRequest => {
                 ("malformed_request", S::BAD_REQUEST, 3, "http_request_error", "Malformed request")
             }
+            Self::CrossSite => ("cross_site", S::FORBIDDEN, 7, "http_request_denied", "Another site's request"),
             Self::AmbiguousPath => ("ambiguous_path", S::BAD_REQUEST, 3, "http_request_error", "Ambiguous path"),
             Self::CallAsHttp => ("call_as_http", S::FORBIDDEN, 7, "http_request_denied", "Call this host as http://"),
             Self::TraceForbidden => {
@@ -266,10 +274,7 @@ impl Refusal {
             );
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(
-                header::ALLOW,
-                HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT"),
-            );
+            headers.insert(header::ALLOW, ALLOWED);
         }
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -1,10 +1,16 @@
 //! A worker's own runtime, and hyper's HTTP/2 tasks on it.
+use super::patience::patient;
+use super::upstream::AT_ONCE;
+use prometheus::IntCounter;
 use std::future::Future;
+use std::pin::pin;
 use tokio::runtime::LocalOptions;
 
 /// Runs `future`, and what it spawns, on the calling thread. Ends with it, whatever else is under way.
 pub(super) fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // Names are all that is waited for in threads: what hangs there must not become hundreds of them.
+    let runtime = builder.enable_all().max_blocking_threads(AT_ONCE).build_local(LocalOptions::default())?;
     let ended = runtime.block_on(future);
     // Dropping it would wait for names that are being looked up, for as long as the system's resolver likes.
     runtime.shutdown_background();
@@ -22,6 +28,25 @@ where
     fn execute(&self, future: F) {
         tokio::task::spawn_local(async move {
             future.await;
+        });
+    }
+}
+
+/// Spawns what answers an agent's requests over HTTP/2, each for as long as the agent takes something of its answer.
+#[derive(Clone)]
+pub(super) struct Answers {
+    /// Those that were given up.
+    pub(super) given_up: IntCounter,
+}
+
+impl<F> hyper::rt::Executor<F> for Answers
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        let given_up = self.given_up.clone();
+        tokio::task::spawn_local(async move {
+            patient(pin!(future), &given_up).await;
         });
     }
 }

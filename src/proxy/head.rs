@@ -75,6 +75,21 @@ impl Scan {
     }
 }
 
+/// Judges the size of a head over HTTP/2 (RFC 9113 §6.5.2): names and values, and 32 bytes for each field.
+pub(super) fn judge_list<B>(head: &http::Request<B>, limit: usize) -> Result<(), Fault> {
+    let uri = head.uri();
+    let pseudo = [
+        (":method", head.method().as_str()),
+        (":scheme", uri.scheme_str().unwrap_or_default()),
+        (":authority", uri.authority().map_or("", |authority| authority.as_str())),
+        (":path", uri.path_and_query().map_or("", |path| path.as_str())),
+    ];
+    let pseudo = pseudo.iter().map(|(name, value)| name.len() + value.len());
+    let fields = head.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    let size: usize = pseudo.chain(fields).map(|field| field + 32).sum();
+    if size > limit { Err(Fault::TooLarge(LARGE)) } else { Ok(()) }
+}
+
 const LARGE: &str = "The request's head is larger than `limits.request_headers`.";
 
 fn parse(bytes: &[u8]) -> Result<Head, Fault> {

@@ -77,6 +77,24 @@ pub(super) fn has_passed(headers: &HeaderMap, pseudonym: &str) -> bool {
     values.any(|value| value.split(',').any(|hop| hop.split_whitespace().nth(1) == Some(pseudonym)))
 }
 
+/// Whether an OPTIONS may go on (RFC 9110 §7.6.2): each recipient takes one off `Max-Forwards` and the last one answers. `None` where
+/// the field is no number.
+pub(super) fn count_forward(headers: &mut HeaderMap) -> Option<bool> {
+    let mut values = headers.get_all(header::MAX_FORWARDS).iter();
+    let Some(value) = values.next() else { return Some(true) };
+    let digits =
+        value.to_str().ok().filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    if values.next().is_some() {
+        return None;
+    }
+    // A larger number may become the largest that is known here.
+    let left = digits.parse().unwrap_or(u32::MAX).checked_sub(1);
+    if let Some(left) = left {
+        headers.insert(header::MAX_FORWARDS, HeaderValue::from(left));
+    }
+    Some(left.is_some())
+}
+
 /// Whether a request asks for an upgrade: its `Connection` says so and names what to.
 pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let asked = headers.get(header::UPGRADE)?;
@@ -256,6 +274,24 @@ mod tests {
         let headers = map(&[("via", "1.1 other, 1.1 idjag-proxy-77"), ("via", "1.1 third")]);
         assert!(has_passed(&headers, "idjag-proxy-77"));
         assert!(!has_passed(&headers, "idjag-proxy-7"));
+    }
+
+    #[test]
+    fn every_forward_of_options_counts() {
+        for (sent, goes_on, left) in [
+            (&["0"][..], Some(false), "0"),
+            (&["1"], Some(true), "0"),
+            (&["010"], Some(true), "9"),
+            (&["99999999999999999999"], Some(true), "4294967294"),
+            (&[], Some(true), ""),
+            (&["1", "1"], None, "1"),
+            (&["-1"], None, "-1"),
+            (&[""], None, ""),
+        ] {
+            let mut headers = map(&sent.iter().map(|value| ("max-forwards", *value)).collect::<Vec<_>>());
+            assert_eq!(count_forward(&mut headers), goes_on, "{sent:?}");
+            assert_eq!(headers.get("max-forwards").map_or("", |value| value.to_str().expect("text")), left, "{sent:?}");
+        }
     }
 
     #[test]

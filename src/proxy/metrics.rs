@@ -11,6 +11,8 @@ use std::sync::Arc;
 pub struct Metrics {
     families: Families,
     refused: Arc<[IntCounter]>,
+    /// Answers that the agent did not take.
+    pub(super) unread: IntCounter,
     /// Open connections to upstreams, idle ones included.
     pub(super) upstream_open: IntGauge,
     pub(super) upstream_idle: IntGauge,
@@ -76,6 +78,11 @@ impl Metrics {
         registry.register(Box::new(durations.clone()))?;
         let requests = counter("requests_total", "Requests by route and how they ended.", &["route", "class"])?;
         let refused = counter("refused_total", "Requests that this proxy answered itself, by reason.", &["reason"])?;
+        let unread = IntCounter::new(
+            "idjag_proxy_unread_answers_total",
+            "Answers that were given up: the agent took nothing of them for the route's idle timeout.",
+        )?;
+        registry.register(Box::new(unread.clone()))?;
         let injected = counter("injected_total", "Requests that left with a credential.", &["route", "kind"])?;
         let replays = counter("token_replays_total", "Upstream 401s by what followed.", &["route", "outcome"])?;
         let expiry = gauge(
@@ -91,6 +98,7 @@ impl Metrics {
             unrouted: Arc::new(families.route("none", None)),
             families,
             refused,
+            unread,
             upstream_open: IntGauge::new("upstream_open", "Not registered: active and idle ones together.")?,
             upstream_active: upstream.with_label_values(&["active"]),
             upstream_idle: upstream.with_label_values(&["idle"]),

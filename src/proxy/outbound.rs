@@ -1,9 +1,11 @@
 //! One request, from the agent to the upstream and back: the stages in order, errors leave by `?`.
 use super::body::{AgentBody, Progress, RequestBody, Streamed, UploadRules};
 use super::connect;
-use super::error::{Reason, Refusal};
+use super::error::{ALLOWED, Reason, Refusal};
+use super::head::judge_list;
 use super::headers::{self, Own};
 use super::outcome::Outcome;
+use super::patience;
 use super::table::{Entry, Table};
 use super::target::{self, Destination};
 use super::traffic::InFlight;
@@ -75,6 +77,10 @@ async fn serve(
     outcome.to(&destination);
     let entry = route(&table, &destination, &parts)?;
     outcome.by(&entry.route.name, &entry.metrics);
+    patience::allow(entry.route.timeouts.idle);
+    if parts.method == Method::OPTIONS && !counted(&mut parts.headers)? {
+        return Ok(options());
+    }
     let credential = credential(worker, entry, &parts.headers).await?;
     let upgrade = upgrade::requested(&mut parts);
     let key = key(entry, &destination, upgrade.is_some(), &parts)?;
@@ -93,6 +99,9 @@ async fn serve(
 fn check(worker: &Worker, request: &Request<Incoming>) -> Result<(), Refusal> {
     if request.method() == Method::TRACE || request.method().as_str() == "TRACK" {
         return Err(Refusal::new(Reason::TraceForbidden, "TRACE would echo the token."));
+    }
+    if request.version() == Version::HTTP_2 {
+        judge_list(request, worker.shared.limits.head)?;
     }
     if request.uri().path_and_query().is_some_and(|path| path.as_str().len() > worker.shared.limits.uri) {
         return Err(Refusal::new(Reason::UriTooLong, "The path and query are longer than the limit."));
@@ -134,6 +143,19 @@ pub(super) fn no_route(table: &Table, destination: &Destination) -> Refusal {
         format!(" The nearest is `{}`: {}{port} {} ({methods}).", route.name, route.matcher.host, route.matcher.path)
     });
     Refusal::new(Reason::NoRoute, format!("No route matches {} port {}.{nearest}", destination.host, destination.port))
+}
+
+fn counted(headers: &mut HeaderMap) -> Result<bool, Refusal> {
+    let malformed = || Refusal::new(Reason::MalformedRequest, "`Max-Forwards` is not one number.");
+    headers::count_forward(headers).ok_or_else(malformed)
+}
+
+/// The answer to an OPTIONS that may go no further: what may be sent to this proxy (RFC 9110 §9.3.7).
+fn options() -> Response<AgentBody> {
+    let mut response = Response::new(AgentBody::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::ALLOW, ALLOWED);
+    response
 }
 
 /// What a request is sent with.

@@ -3,6 +3,7 @@
 //! refusals, in its turn, with a problem body, a metric and a log line, none of which hyper's own 400 has.
 use super::chunks::Chunks;
 use super::head::{Fault, Framing, Head, Scan};
+use super::patience;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -211,7 +212,7 @@ impl<S: AsyncRead + Unpin> Strict<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        told(Pin::new(&mut self.stream).poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -219,7 +220,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        told(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -233,6 +234,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
+}
+
+/// Whether the agent takes its answer.
+fn told(written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    if written.is_pending() {
+        patience::offered();
+    } else {
+        patience::taken();
+    }
+    written
 }
 
 #[cfg(test)]

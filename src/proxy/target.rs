@@ -42,7 +42,15 @@ pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Resu
     if let Some(scheme) = parts.uri.scheme_str().filter(|_| parts.version < Version::HTTP_2) {
         // Absolute form: the target wins and what `Host` says is replaced (RFC 9112 §3.2.2).
         let authority = parts.uri.authority().ok_or_else(|| malformed("the request's target has no host"))?;
-        return destination(scheme_of(scheme)?, authority, path);
+        let scheme = scheme_of(scheme)?;
+        return match arrival.tunnel {
+            // Inside a tunnel we stand for its origin alone (RFC 9110 §9.3.6).
+            Some(tunnel) if scheme != Scheme::Http || !same_destination(tunnel, authority) => {
+                Err(malformed("the target inside the tunnel is not what the CONNECT names"))
+            }
+            Some(tunnel) => destination(Scheme::Http, tunnel, path),
+            None => destination(scheme, authority, path),
+        };
     }
     let authority = match (parts.uri.authority(), &host) {
         // RT-3: two names for one thing are refused, not chosen from.
@@ -58,6 +66,9 @@ pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Resu
             return Err(malformed("the `Host` inside the tunnel is not the host of the CONNECT"));
         }
         return destination(Scheme::Http, tunnel, path);
+    }
+    if parts.version < Version::HTTP_2 {
+        refuse_other_sites(&parts.headers, &authority)?;
     }
     if is_own(&authority, arrival.local) {
         return base_url(&path, policy);
@@ -140,6 +151,25 @@ fn is_own(authority: &Authority, local: SocketAddr) -> bool {
     loopback && authority.port_u16().unwrap_or(Scheme::Http.default_port()) == local.port()
 }
 
+/// A page that a browser shows beside the agent can send requests here, and would have the agent's credentials. The browser says so
+/// in `Sec-Fetch-Site` (Fetch Metadata §2.4); where it leaves that out, as some do for a WebSocket, by an `Origin` (RFC 6455 §10.2)
+/// that is not the host asked for. No page makes a browser send the
+/// absolute form, or HTTP/2 in the clear: what comes so may pass on such fields of somebody else's.
+fn refuse_other_sites(headers: &HeaderMap, host: &Authority) -> Result<(), Refusal> {
+    let mut sites = headers.get_all("sec-fetch-site").iter().peekable();
+    let ours = if sites.peek().is_some() {
+        sites.all(|site| site == "same-origin" || site == "none")
+    } else {
+        headers.get_all(header::ORIGIN).iter().all(|origin| {
+            let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+            authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host.as_str()))
+        })
+    };
+    let detail = "`Sec-Fetch-Site` or `Origin` says that the page of another site made the request. An agent leaves them out, or names \
+                  the host in the absolute form, as with `HTTP_PROXY`.";
+    if ours { Ok(()) } else { Err(Refusal::new(Reason::CrossSite, detail)) }
+}
+
 fn scheme_of(text: &str) -> Result<Scheme, Refusal> {
     match text {
         "http" | "ws" => Ok(Scheme::Http),
@@ -211,5 +241,11 @@ mod tests {
         assert!(read_with("/x", &["api.example:80"], Some("api.example:80")).is_ok());
         assert!(read_with("/x", &["evil.example"], Some("api.example:80")).is_err());
         assert!(read_with("/x", &["api.example"], Some("api.example:8080")).is_err());
+        assert!(read_with("http://api.example/x", &["other"], Some("api.example:80")).is_ok());
+        for other in
+            ["http://evil.example/x", "http://api.example:8080/x", "https://api.example/x", "https://api.example:80/x"]
+        {
+            assert!(read_with(other, &["api.example"], Some("api.example:80")).is_err(), "{other}");
+        }
     }
 }

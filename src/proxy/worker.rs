@@ -1,21 +1,21 @@
 //! A worker: one thread with its own runtime, listeners and connections, so that a request lives and dies on one core.
-use super::body::AgentBody;
-use super::executor::{self, Local};
+use super::executor::{self, Answers};
 use super::head::Fault;
 use super::metrics::Metrics;
 use super::outbound;
+use super::patience::{Offered, patient};
 use super::prefixed::{Prefixed, Speaks, sniff};
 use super::strict::{Strict, Verdicts};
 use super::table::Table;
 use super::target::Arrival;
 use super::traffic::{Connected, Traffic};
-use super::upstream::{Guard, Pool};
+use super::upstream::{Guard, Names, Pool};
 use crate::identity::Identity;
 use crate::tasks::Stop;
 use crate::token::{Delegated, Tokens};
 use arc_swap::ArcSwap;
 use http::uri::Authority;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -24,6 +24,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -232,7 +233,7 @@ pub fn run_worker(
 ) -> Result<(), String> {
     let ended = executor::block_on(async move {
         let worker = Rc::new(Worker {
-            pool: Pool::new(shared.metrics.clone()),
+            pool: Pool::new(shared.metrics.clone(), Names::system()),
             delegated: RefCell::new(Delegated::new(shared.limits.delegated)),
             shared,
         });
@@ -262,7 +263,7 @@ async fn tick(worker: Rc<Worker>, index: usize) {
 async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
     let mut shortage = Shortage::default();
     loop {
-        let stream = match listener.accept().await {
+        let mut stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of file descriptors, most likely.
@@ -270,10 +271,14 @@ async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
                 continue;
             }
         };
-        while !worker.shared.guard.has_room(&stream) {
+        let stream = loop {
+            stream = match worker.shared.guard.admit(stream) {
+                Ok(stream) => break stream,
+                Err(stream) => stream,
+            };
             worker.pool.let_go();
             shortage.wait(&"the last file descriptors are kept for probes, the identity and tokens").await;
-        }
+        };
         shortage.failures = 0;
         // Only now: a listener that nobody calls must not hold a place that another one could use.
         let Ok(permit) = Arc::clone(&worker.shared.places).acquire_owned().await else { return };
@@ -328,24 +333,31 @@ pub(super) async fn serve_http<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = &worker.shared.limits;
-    let verdicts = Arc::clone(&downstream.verdicts);
-    let service = service_fn(|request: Request<Incoming>| {
-        let answer = outbound::handle(Rc::clone(worker), Rc::clone(&downstream), request);
-        async move { Ok::<Response<AgentBody>, Infallible>(answer.await) }
-    });
+    let handle = |request: Request<Incoming>| outbound::handle(Rc::clone(worker), Rc::clone(&downstream), request);
+    let given_up = &worker.shared.metrics.unread;
     let ended = if speaks == Speaks::Http2 {
-        let mut builder = http2::Builder::new(Local);
+        let service = service_fn(|request| {
+            let answer = handle(request);
+            async move { Ok::<_, Infallible>(answer.await.map(Offered)) }
+        });
+        let mut builder = http2::Builder::new(Answers { given_up: given_up.clone() });
         builder
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .max_concurrent_streams(200)
             .max_pending_accept_reset_streams(64)
-            .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
+            // Twice what is taken: a head in between is refused with a problem, a metric and a log line. What is beyond, h2 refuses
+            // by itself, so that it is never held: with a bare 431, or by ending the connection.
+            .max_header_list_size(u32::try_from(2 * limits.head).unwrap_or(u32::MAX))
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(Duration::from_secs(60));
         builder.serve_connection(TokioIo::new(stream), service).await
     } else {
-        let strict = Strict::new(stream, limits.head, verdicts);
+        let service = service_fn(|request| {
+            let answer = handle(request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let strict = Strict::new(stream, limits.head, Arc::clone(&downstream.verdicts));
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
@@ -353,7 +365,8 @@ pub(super) async fn serve_http<S>(
             .header_read_timeout(limits.head_timeout)
             // Above the limit of a head, so that no head is judged by size but here.
             .max_buf_size(limits.head.max(8 * 1024) + 1024);
-        builder.serve_connection(TokioIo::new(strict), service).with_upgrades().await
+        let serving = pin!(builder.serve_connection(TokioIo::new(strict), service).with_upgrades());
+        patient(serving, given_up).await.unwrap_or(Ok(()))
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection of the agent's ended");

@@ -98,8 +98,13 @@ mod tests {
     #[test]
     fn a_digest_is_of_who_is_trusted() {
         let digest = |pem: &str| ServerTrust::WebPki(roots_from_pem(pem.as_bytes()).expect("roots").into()).digest();
-        let (one, other) = (Authority::new("example.org"), Authority::new("example.org"));
-        let [one, other] = [one, other].map(|authority| pem("CERTIFICATE", &authority.bundle()));
+        let authority = || {
+            let mut params = rcgen::CertificateParams::default();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            let key = rcgen::KeyPair::generate().expect("a key");
+            pem("CERTIFICATE", params.self_signed(&key).expect("a certificate").der())
+        };
+        let [one, other] = [authority(), authority()];
         assert_eq!(digest(&one), digest(&one), "read twice");
         assert_ne!(digest(&one), digest(&other), "another key of the same name");
         assert_ne!(digest(&one), digest(&(one.clone() + &other)));

@@ -294,24 +294,36 @@ mod tests {
     use tokio::sync::oneshot;
 
     #[derive(Clone)]
-    struct Ready(Clock);
+    struct Ready {
+        clock: Clock,
+        refuses: bool,
+    }
 
     impl Mint for Ready {
         async fn mint(&self, _: &Grant, _: Option<&Secret>) -> Result<Minted, ExchangeError> {
-            let expires_at = self.0.now().plus(Duration::from_secs(1000));
+            if self.refuses {
+                return Err(ExchangeError::unusable_token());
+            }
+            let expires_at = self.clock.now().plus(Duration::from_secs(1000));
             Ok(Minted { token: Secret::new("token".to_owned()), expires_at, scopes: Vec::new() })
         }
     }
 
     #[tokio::test]
     async fn a_users_token_is_kept_while_a_fetch_may_begin_again_and_no_longer() {
-        let clock = Clock::shiftable();
-        let metrics = Metrics::new(&prometheus::Registry::new(), ["as"]).expect("metrics");
-        let (tokens, mut owner) = Tokens::new(Ready(clock.clone()), None, clock, metrics, Settings::default());
-        let slot = tokens.slot(&grant("a", true));
+        for refuses in [false, true] {
+            let clock = Clock::shiftable();
+            let metrics = Metrics::new(&prometheus::Registry::new(), ["as"]).expect("metrics");
+            let mint = Ready { clock: clock.clone(), refuses };
+            let (tokens, owner) = Tokens::new(mint, None, clock, metrics, Settings::default());
+            is_kept_only_while_fetching(&tokens.slot(&grant("a", true)), owner).await;
+        }
+    }
+
+    async fn is_kept_only_while_fetching(slot: &Arc<Slot>, mut owner: Owner<Ready>) {
         let want = |owner: &mut Owner<Ready>| -> oneshot::Receiver<Result<Arc<AccessToken>, TokenError>> {
             let (reply, answer) = oneshot::channel();
-            owner.want(&slot, Some(UserToken::new("alices".to_owned())), Some(Waiter { reply }));
+            owner.want(slot, Some(UserToken::new("alices".to_owned())), Some(Waiter { reply }));
             answer
         };
         let kept = |owner: &Owner<Ready>| owner.entries.iter().any(|(_, entry)| entry.user.is_some());
@@ -319,9 +331,10 @@ mod tests {
         assert!(kept(&owner));
         let done = owner.fetches.join_next().await.expect("a fetch").expect("no panic");
         owner.done(&done);
-        minted.try_recv().expect("answered").expect("a token");
-        assert!(!kept(&owner), "after the fetch");
-        want(&mut owner).try_recv().expect("answered").expect("the same token");
-        assert!(!kept(&owner), "after a hit");
+        let first = minted.try_recv().expect("answered");
+        assert!(!kept(&owner), "after the fetch: {first:?}");
+        let again = want(&mut owner).try_recv().expect("answered");
+        assert_eq!(again.is_ok(), first.is_ok());
+        assert!(!kept(&owner), "after the same answer: {again:?}");
     }
 }

@@ -159,6 +159,26 @@ async fn what_is_too_large_is_named_and_refused() {
 }
 
 #[tokio::test]
+async fn an_http2_head_that_is_too_large_is_named_and_its_connection_goes_on() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let mut agent = Http2::connect(proxy.outbound).await;
+    let ask = |fields: usize, kind: &str| {
+        let request = http::Request::builder().uri("http://open.test/x").header("content-type", kind);
+        let request = (0..fields).fold(request, |request, n| request.header(format!("x-{n}"), "y".repeat(1000)));
+        request.body(full("")).expect("request")
+    };
+    // 64 KiB is the limit, and 32 bytes are added for each field (RFC 9113 §6.5.2).
+    for fields in [64, 90, 120] {
+        agent.send(ask(fields, "text/plain")).await.is_refusal(431, "head_too_large");
+    }
+    assert_eq!(agent.send(ask(90, "application/grpc")).await.header("grpc-status"), "8");
+    assert_eq!(proxy.metric("refused_total{reason=\"head_too_large\"}").await, 4.0);
+    assert_eq!(world.api.arrivals(), 0);
+    assert_eq!(agent.send(ask(60, "text/plain")).await.status, 200);
+}
+
+#[tokio::test]
 async fn trace_and_odd_expectations_are_refused() {
     let world = World::open().await;
     let proxy = world.proxy().await;
@@ -172,6 +192,28 @@ async fn trace_and_odd_expectations_are_refused() {
     let reply = agent::get(proxy.outbound, "http://open.test/x", &[("expect", "200-maybe")]).await;
     reply.is_refusal(417, "expectation");
     assert_eq!((world.api.arrivals(), world.corp.arrivals()), (0, 0));
+}
+
+#[tokio::test]
+async fn options_goes_as_far_as_it_may() {
+    let world = World::start().await;
+    let proxy = world.proxy().await;
+    let ask = async |method: &Method, host: &str, value: &str| {
+        let url = format!("http://{host}/x");
+        let request = request(method, &url, &[("max-forwards", value)]).body(full("")).expect("request");
+        agent::send(proxy.outbound, request).await
+    };
+    let reply = ask(&Method::OPTIONS, "api.test", "0").await;
+    assert_eq!((reply.status.as_u16(), reply.body.len()), (204, 0));
+    assert!(reply.header("allow").contains("OPTIONS") && !reply.header("allow").contains("TRACE"));
+    ask(&Method::OPTIONS, "nowhere.test", "0").await.is_refusal(403, "no_route");
+    ask(&Method::OPTIONS, "api.test", "two").await.is_refusal(400, "malformed_request");
+    ask(&Method::TRACE, "api.test", "0").await.is_refusal(405, "trace_forbidden");
+    assert_eq!((world.api.arrivals(), world.corp.arrivals()), (0, 0));
+    for (method, sent, seen) in [(Method::OPTIONS, "5", "4"), (Method::OPTIONS, "1", "0"), (Method::GET, "0", "0")] {
+        assert_eq!(ask(&method, "api.test", sent).await.status, 200);
+        assert_eq!(world.api.last_request().expect("seen").headers["max-forwards"], seen, "{method}");
+    }
 }
 
 /// Names that only a proxy may write, or that speak for somebody, in the spellings that some upstream takes for them.

@@ -1,10 +1,14 @@
 //! The ways to address a route, which route wins, and what gets none.
 use super::agent::{self, Http2, Raw, full, request};
-use super::rig::World;
+use super::rig::{World, within};
 use http::{Method, Version};
 use idjag_proxy::dev::ca::WebCa;
 use idjag_proxy::dev::http::ServerTls;
 use idjag_proxy::dev::resource_server::ResourceServer;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 #[tokio::test]
 async fn absolute_form_base_url_alias_and_virtual_host_reach_the_same_route() {
@@ -208,4 +212,93 @@ async fn a_loop_to_itself_is_refused() {
     )
     .await;
     assert!(connect.starts_with("HTTP/1.1 508 "), "{connect}");
+}
+
+/// RFC 8305 §5: `localhost` has two addresses, and the first is no use.
+#[tokio::test]
+async fn a_name_whose_first_address_refuses_or_hangs_is_reached_by_the_next() {
+    for hangs in [false, true] {
+        let world = World::open().await;
+        let first = TcpSocket::new_v4().expect("a socket");
+        first.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("bound");
+        let address = first.local_addr().expect("an address");
+        let second = TcpListener::bind((Ipv6Addr::LOCALHOST, address.port())).await.expect("the same port");
+        // Bound and not listening, it refuses; with a full queue that nobody empties, it does not answer.
+        let (_refuses, _full) = if hangs { (None, Some(full_queue(first).await)) } else { (Some(first), None) };
+        let port = address.port();
+        let proxy = world
+            .proxy_with(&format!(
+                "routes:\n  - {{ match: {{ host: six.test }}, token: none, upstream: {{ url: \"http://localhost:{port}\" }} }}\n"
+            ))
+            .await;
+        let answer = async {
+            let (mut stream, _) = second.accept().await.expect("a connection");
+            let mut head = [0; 1024];
+            assert!(stream.read(&mut head).await.expect("read") > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.expect("written");
+        };
+        let (reply, ()) =
+            tokio::join!(proxy.get("http://six.test/x"), within(answer, "a connection to the second address"));
+        assert_eq!(reply.status, 200, "{hangs}: {}", reply.text());
+    }
+}
+
+/// A listener that has no place left for a connection, and what takes its places.
+async fn full_queue(socket: TcpSocket) -> (TcpListener, Vec<TcpStream>) {
+    let listener = socket.listen(0).expect("listening");
+    let address = listener.local_addr().expect("an address");
+    let mut taken = Vec::new();
+    // Longer than a connection on loopback takes, by far, and shorter than the system's second try.
+    while let Ok(stream) = tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(address)).await {
+        taken.push(stream.expect("connected"));
+    }
+    (listener, taken)
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_reaches_no_route() {
+    let world = World::start().await;
+    let proxy = world.proxy().await;
+    let own = proxy.outbound.to_string();
+    let ours = format!("http://{own}");
+    let named = format!("localhost:{}", proxy.outbound.port());
+    let call = async |url: &str, host: &str, fields: &[(&str, &str)]| {
+        agent::get(proxy.outbound, url, &[&[("host", host)], fields].concat()).await
+    };
+    let foreign: [&[(&str, &str)]; 7] = [
+        &[("sec-fetch-site", "cross-site")],
+        &[("sec-fetch-site", "same-site")],
+        &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")],
+        &[("sec-fetch-site", "cross-site"), ("origin", &ours)],
+        // A WebSocket: some browsers say only this.
+        &[("origin", "https://evil.test"), ("connection", "upgrade"), ("upgrade", "websocket")],
+        &[("origin", "null")],
+        &[("origin", "http://localhost:3000")],
+    ];
+    for (url, host) in [("/api.test/x", own.as_str()), ("/short/x", &named), ("/x", "api.test")] {
+        for fields in foreign {
+            call(url, host, fields).await.is_refusal(403, "cross_site");
+        }
+        for fields in [[("sec-fetch-site", "same-origin")], [("sec-fetch-site", "none")], [("x-other", "1")]] {
+            assert_eq!(call(url, host, &fields).await.status, 200, "{url} {host} {fields:?}");
+        }
+        assert_eq!(call(url, host, &[("origin", &format!("http://{host}"))]).await.status, 200, "its own origin");
+    }
+    let refused = proxy.metric("refused_total{reason=\"cross_site\"}").await;
+    assert_eq!((refused, world.api.arrivals()), (21.0, 12));
+    // A page cannot send the absolute form; a server that passes on what a browser sent it can.
+    assert_eq!(call("http://api.test/x", "api.test", foreign[0]).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_page_whose_own_name_leads_here_reaches_no_route() {
+    for (unmatched, status, kind) in [("refuse", 403, "no_route"), ("pass", 508, "loop")] {
+        let world = World::open().await;
+        let proxy = world.proxy_with(&format!("unmatched: {unmatched}\n{}", world.routes())).await;
+        // DNS rebinding: to the browser it is of one origin with the page.
+        let name = format!("rebound.localhost:{}", proxy.outbound.port());
+        let fields = [("host", name.as_str()), ("sec-fetch-site", "same-origin")];
+        agent::get(proxy.outbound, "/api.test/x", &fields).await.is_refusal(status, kind);
+        assert_eq!((world.api.arrivals(), world.corp.arrivals()), (0, 0), "{unmatched}");
+    }
 }

@@ -164,7 +164,11 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) async fn connect(proxy: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(proxy).await.expect("connected"), read: Vec::new() }
+        Self::over(TcpStream::connect(proxy).await.expect("connected"))
+    }
+
+    pub(crate) fn over(stream: TcpStream) -> Self {
+        Self { stream, read: Vec::new() }
     }
 
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {

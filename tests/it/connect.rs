@@ -54,6 +54,21 @@ async fn plain_http_inside_a_tunnel_is_served_with_the_token_and_the_host_is_the
     let other = http::Request::get("/x").header("host", "open.test").body(full("")).expect("request");
     agent.send(other).await.is_refusal(400, "malformed_request");
     assert_eq!(world.api.arrivals(), 2);
+    for (target, answer) in [
+        ("http://open.test/x", "HTTP/1.1 400 "),
+        ("http://api.test:8080/x", "HTTP/1.1 400 "),
+        ("https://api.test/x", "HTTP/1.1 400 "),
+        ("http://api.test/x", "HTTP/1.1 200 "),
+    ] {
+        let mut raw = Raw::connect(proxy.outbound).await;
+        raw.write(connect("api.test:80")).await;
+        raw.head().await;
+        raw.write(format!("GET {target} HTTP/1.1\r\nhost: api.test\r\n\r\n")).await;
+        let head = raw.head().await;
+        assert!(head.starts_with(answer), "{target}: {head}");
+        assert_eq!(head.contains("problem+json"), answer.contains("400"), "{target}: {head}");
+    }
+    assert_eq!(world.api.arrivals(), 3);
     let nested = format!("{}{}", connect("api.test:80"), connect("open.test:80"));
     let answer = super::agent::raw(proxy.outbound, &nested).await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("HTTP/1.1 400 "), "{answer}");

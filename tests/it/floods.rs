@@ -7,6 +7,9 @@ use super::frames::{
 use super::rig::{World, until, within};
 use super::watched::Watched;
 use idjag_proxy::dev::faults::{Fault, Gate};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+use tokio::task::JoinSet;
 
 /// What a flood may cost, in KiB: far below what it sends, or asks to be kept.
 const MEMORY: u64 = 64 * 1024;
@@ -14,9 +17,14 @@ const HOST: &str = "open.test";
 
 /// The binary with one worker, so that nobody is served beside the flood by another one.
 async fn victim() -> Watched {
+    victim_with("").await
+}
+
+/// With one more route.
+async fn victim_with(route: &str) -> Watched {
     let world = World::open().await;
     let preamble = world.preamble().replace("workers: 2", "workers: 1");
-    let config = format!("{preamble}{}", world.routes());
+    let config = format!("{preamble}{}{route}", world.routes());
     Watched::start(world, &config).await
 }
 
@@ -127,9 +135,35 @@ async fn a_header_list_of_a_mebibyte_goes_nowhere() {
     victim.is_as_before(MEMORY).await;
 }
 
+/// An upstream whose answers never end, and of which little waits in the kernel, whose memory for sockets all processes share.
+async fn endless() -> (String, JoinSet<()>) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_send_buffer_size(32 * 1024).expect("set");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("bound");
+    let listener = socket.listen(1024).expect("listening");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {}
+                let mut next: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
+                while stream.write_all(next).await.is_ok() {
+                    next = &[b'x'; 16 * 1024];
+                }
+            });
+        }
+    });
+    (url, task)
+}
+
 #[tokio::test]
 async fn answers_that_nobody_takes_wait_at_the_upstream() {
-    let mut victim = victim().await;
+    let (url, _task) = endless().await;
+    let route = format!("  - {{ match: {{ host: endless.test }}, token: none, upstream: {{ url: {url} }} }}\n");
+    let mut victim = victim_with(&route).await;
     let count = 200;
     // No window at all; and all the window that there is, on a connection that is never read.
     for window in [0, LARGEST_WINDOW] {
@@ -138,7 +172,7 @@ async fn answers_that_nobody_takes_wait_at_the_upstream() {
             let mut agent = Frames::connect(victim.proxy.outbound, &[(INITIAL_WINDOW_SIZE, window)]).await;
             agent.write(frame((WINDOW_UPDATE, 0), 0, &(LARGEST_WINDOW - 65_535).to_be_bytes())).await;
             for stream in streams().take(count) {
-                agent.write(get(stream, HOST, "/bytes/104857600")).await;
+                agent.write(get(stream, "endless.test", "/x")).await;
             }
             agents.push(agent);
         }

@@ -2,6 +2,7 @@
 use super::agent::Raw;
 use std::net::SocketAddr;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -21,6 +22,8 @@ pub(crate) const END_HEADERS: u8 = 4;
 pub(crate) const INITIAL_WINDOW_SIZE: u16 = 4;
 
 /// RFC 9113 §7.
+pub(crate) const NO_ERROR: u32 = 0;
+pub(crate) const REFUSED_STREAM: u32 = 7;
 pub(crate) const CANCEL: u32 = 8;
 pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
 
@@ -47,7 +50,21 @@ pub(crate) fn settings(pairs: &[(u16, u32)]) -> Vec<u8> {
 }
 
 pub(crate) fn reset(stream: u32) -> Vec<u8> {
-    frame((RST_STREAM, 0), stream, &CANCEL.to_be_bytes())
+    reset_with(CANCEL, stream)
+}
+
+pub(crate) fn reset_with(code: u32, stream: u32) -> Vec<u8> {
+    frame((RST_STREAM, 0), stream, &code.to_be_bytes())
+}
+
+/// Nothing after stream `last` was or will be processed.
+pub(crate) fn goaway(last: u32) -> Vec<u8> {
+    frame((GOAWAY, 0), 0, &[last.to_be_bytes(), NO_ERROR.to_be_bytes()].concat())
+}
+
+/// `200` without a body.
+pub(crate) fn ok(stream: u32) -> Vec<u8> {
+    frame((HEADERS, END_HEADERS | END_STREAM), stream, &[0x88])
 }
 
 /// A header block (RFC 7541): method and scheme by index, host and path as literals that are not indexed.
@@ -86,6 +103,19 @@ impl Frames {
         let mut raw = Raw::connect(proxy).await;
         raw.write([PREFACE, &settings(pairs)].concat()).await;
         Self(raw)
+    }
+
+    /// The other end, which has sent nothing yet: takes the preface of whoever has connected.
+    pub(crate) async fn greeted(stream: TcpStream) -> Option<Self> {
+        let mut raw = Raw::over(stream);
+        raw.exactly(PREFACE.len()).await.filter(|preface| preface == PREFACE)?;
+        Some(Self(raw))
+    }
+
+    /// The same, and sends settings.
+    pub(crate) async fn accept(stream: TcpStream) -> Option<Self> {
+        let mut frames = Self::greeted(stream).await?;
+        frames.write(settings(&[])).await.then_some(frames)
     }
 
     /// Writes, and says whether the other side still takes it.

@@ -49,4 +49,8 @@ mod streams;
 #[cfg(feature = "dev")]
 mod tokens;
 #[cfg(feature = "dev")]
+mod unprocessed;
+#[cfg(feature = "dev")]
+mod uploads;
+#[cfg(feature = "dev")]
 mod watched;

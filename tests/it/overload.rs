@@ -5,6 +5,7 @@ use super::refusals::is_grpc_refusal;
 use super::rig::{Ports, World, until, within};
 use futures_util::future::join_all;
 use idjag_proxy::dev::faults::{Fault, Gate};
+use idjag_proxy::dev::resource_server::ResourceServer;
 use nix::sys::signal::Signal;
 use socket2::SockRef;
 use std::io::{Read, Write};
@@ -145,8 +146,10 @@ async fn abrupt_exits_in_many_threads_leave_every_place_free() {
 #[tokio::test]
 async fn without_a_free_descriptor_it_lives_answers_probes_and_recovers() {
     let world = World::open().await;
-    let config = world.write("process.yaml", &format!("{}{}", world.preamble(), world.routes()));
-    let mut process = Process::start_short_of_descriptors(&world, &config, 96);
+    let other = ResourceServer::start(None, &world.clock).await.expect("server");
+    let route = format!("  - {{ match: {{ host: other.test }}, token: none, upstream: {{ url: {} }} }}\n", other.url());
+    let config = world.write("process.yaml", &format!("{}{}{route}", world.preamble(), world.routes()));
+    let mut process = Process::start_short_of_descriptors(&world, &config, 128);
     let proxy = process.ready(&world).await;
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
     // More connections than there are descriptors, each in the middle of a request.
@@ -168,21 +171,42 @@ async fn without_a_free_descriptor_it_lives_answers_probes_and_recovers() {
     for head in within(join_all(held.into_iter().map(finish)), "everyone is served in the end").await {
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     }
+    // No connection is idle that could make room by its age.
+    world.api.stop().await;
+    proxy.until_metric("upstream_connections{state=\"idle\"}", |count| count == 0.0).await;
+    world.api.restart().await.expect("restarted");
     // One connection of the agent's, and more requests than there are descriptors for connections to the upstream.
     let gate = Gate::default();
     world.api.faults().always(Fault::Hold(gate.clone()));
     let mut agent = Http2::connect(proxy.outbound).await;
     let call = || http::Request::builder().uri("http://api.test/x").body(full("")).expect("request");
-    let calls: Vec<_> = (0..150).map(|_| agent.sender.send_request(call())).collect();
-    let answers = join_all(calls);
-    tokio::pin!(answers);
+    // Descriptors that become free in the middle let one connection in each.
+    let scrapes = async {
+        loop {
+            join_all((0..8).map(|_| proxy.scrape())).await;
+        }
+    };
+    let answers = async {
+        proxy.scrape().await;
+        let calls: Vec<_> = (0..150).map(|_| agent.sender.send_request(call())).collect();
+        join_all(calls).await
+    };
+    let mut answers = Box::pin(answers);
     let answers = tokio::select! {
         _ = &mut answers => panic!("the gate is shut"),
+        () = scrapes => panic!("they go on"),
         () = proxy.until_metric("refused_total{reason=\"too_many_requests\"}", |count| count > 0.0) => {
+            // Nor do those who come now get what is kept.
+            let mut late = Vec::new();
+            for _ in 0..40 {
+                late.push(Raw::connect(proxy.outbound).await);
+            }
             for _ in 0..20 {
                 assert_eq!(proxy.probe("/livez").await.status, 200);
                 assert_eq!(proxy.status().await["ready"], true);
             }
+            until(async || proxy.descriptors().await < 110.0, "most of the 32 that are kept are free").await;
+            drop(late);
             gate.open();
             within(answers, "150 answers").await
         }
@@ -197,7 +221,17 @@ async fn without_a_free_descriptor_it_lives_answers_probes_and_recovers() {
     }
     assert!((1..150).contains(&refused), "{refused} refused");
     world.api.faults().clear();
-    drop(agent);
+    // All of them are held by idle connections now, which make room.
+    let gate = Gate::default();
+    other.faults().always(Fault::Hold(gate.clone()));
+    let call = || http::Request::builder().uri("http://other.test/x").body(full("")).expect("request");
+    let calls: Vec<_> = (0..10).map(|_| agent.sender.send_request(call())).collect();
+    let (answers, ()) = tokio::join!(join_all(calls), async {
+        within(gate.reached_by(10), "all of them are at the other upstream").await;
+        gate.open();
+    });
+    assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|answer| answer.status() == 200)), "{answers:?}");
+    drop((answers, agent));
     proxy.until_idle().await;
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
     assert!(process.child.try_wait().expect("asked").is_none(), "it lives");

@@ -221,7 +221,9 @@ impl Bound {
         let mut serving = Tasks::default();
         serving.spawn("webhook", server::serve(webhook, tls, server, stop.clone()));
         serving.spawn("certificate", keeper.run(stop.clone()));
+        // In this order: the same signal ends parts, which may have come to their end by the time that this is looked at.
         let ended = tokio::select! {
+            biased;
             () = stop.stopped() => Ok(()),
             ended = tasks.next_end() => Err(ended),
             ended = serving.next_end() => Err(ended),

@@ -3,6 +3,7 @@ use super::api::{Api, ApiError};
 use super::events::{Event, Events};
 use super::metrics::Metrics;
 use super::review::{Answer, Lookup, Outcome, Policy, Review};
+use crate::admin::http::next;
 use crate::kubernetes::names::CONFIG_KEY;
 use crate::tasks::Stop;
 use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -69,18 +70,9 @@ pub(super) async fn serve(
     tokio::pin!(end);
     loop {
         while connections.try_join_next().is_some() {}
-        let next = async {
-            let permit = Arc::clone(&permits).acquire_owned().await;
-            (listener.accept().await, permit)
-        };
-        let (accepted, permit) = tokio::select! {
+        let (stream, permit) = tokio::select! {
             () = &mut end => break,
-            next = next => next,
-        };
-        let Ok((stream, _)) = accepted else {
-            // Out of file descriptors, most likely: without a pause this loop would take a core until some are free.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
+            next = next(&listener, &permits) => next,
         };
         let (tls, webhook, stops) = (tls.clone(), Arc::clone(&webhook), (leaving.clone(), closing.clone()));
         connections.spawn(async move {

@@ -1,4 +1,5 @@
 //! New connections: the name resolved once, the address checked, then connected to, then TLS.
+use super::names::Names;
 use super::peer::{Key, PeerTls, Protocol};
 use super::pool::{Connection, Made, Pool, Stream, Whole};
 use super::send::SendError;
@@ -13,8 +14,9 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::{CertificateDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
+use std::cell::RefCell;
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,10 +42,17 @@ impl Guard {
         Self { own, kept_from }
     }
 
-    /// Whether a connection leaves alone what is kept: the system hands out the lowest descriptor that is free, so that a high
-    /// one says that few are left, unless a lower one has become free since.
-    pub(crate) fn has_room(&self, stream: &TcpStream) -> bool {
-        self.kept_from.is_none_or(|kept| number(stream) < kept || lowest_free(stream).is_some_and(|free| free < kept))
+    /// A connection that leaves alone what is kept: the system hands out the lowest descriptor that is free, so that a high one
+    /// says that few are left. Where a lower one has become free since, the connection moves there: else several could come in
+    /// for the same one.
+    ///
+    /// # Errors
+    /// The connection, where there is no room for it.
+    pub(crate) fn admit(&self, stream: TcpStream) -> Result<TcpStream, TcpStream> {
+        match self.kept_from {
+            Some(kept) if number(&stream) >= kept => moved_below(kept, stream),
+            _ => Ok(stream),
+        }
     }
 
     /// `named`: the configuration names this host, and not the agent alone.
@@ -78,9 +87,10 @@ fn number(socket: &impl std::os::fd::AsRawFd) -> u64 {
 }
 
 #[cfg(unix)]
-fn lowest_free(stream: &TcpStream) -> Option<u64> {
+fn moved_below(kept: u64, stream: TcpStream) -> Result<TcpStream, TcpStream> {
     use std::os::fd::AsFd;
-    stream.as_fd().try_clone_to_owned().ok().map(|copy| number(&copy))
+    let lowest = stream.as_fd().try_clone_to_owned().ok().filter(|copy| number(copy) < kept);
+    lowest.and_then(|lowest| TcpStream::from_std(lowest.into()).ok()).ok_or(stream)
 }
 
 #[cfg(not(unix))]
@@ -89,8 +99,8 @@ fn number(_: &TcpStream) -> u64 {
 }
 
 #[cfg(not(unix))]
-fn lowest_free(_: &TcpStream) -> Option<u64> {
-    None
+fn moved_below(_: u64, stream: TcpStream) -> Result<TcpStream, TcpStream> {
+    Err(stream)
 }
 
 #[cfg(unix)]
@@ -119,7 +129,7 @@ pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<Key>, guard: &Guard) -> R
     let made = Made { at: Instant::now(), revision: key.revision() };
     // From before the handshake, so that no change of trust is missed.
     let changes = key.tls.as_ref().and_then(|tls| tls.identity.as_ref()).map(Identity::changes);
-    let stream = tcp(&key.origin, Allowed { guard, named: key.named }).await?;
+    let stream = tcp(pool.names(), &key.origin, Allowed { guard, named: key.named }).await?;
     let Some(tls) = &key.tls else {
         let http2 = key.protocol == Protocol::Http2;
         return speak(pool, key, made, TokioIo::new(stream), (http2, None)).await;
@@ -142,11 +152,11 @@ pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<Key>, guard: &Guard) -> R
 
 /// A TCP connection to an origin. Where its name has several addresses, each gets a head start over the next (RFC 8305 §5), so that one
 /// that does not answer costs a moment and not the whole deadline.
-pub(super) async fn tcp(origin: &Origin, allowed: Allowed<'_>) -> Result<TcpStream, SendError> {
+pub(super) async fn tcp(names: &Rc<Names>, origin: &Origin, allowed: Allowed<'_>) -> Result<TcpStream, SendError> {
     let host = origin.host.trim_start_matches('[').trim_end_matches(']');
-    let mut waiting = resolve(host, origin.port).await?.into_iter();
+    let mut waiting = resolve(names, host, origin.port).await?.into_iter();
     let mut attempts = FuturesUnordered::new();
-    let mut last = SendError::Resolve(std::io::Error::other("the name has no address"));
+    let mut last = SendError::Resolve(Arc::new(std::io::Error::other("the name has no address")));
     loop {
         if let Some(address) = waiting.next() {
             allowed.guard.check(host, allowed.named, address)?;
@@ -157,11 +167,11 @@ pub(super) async fn tcp(origin: &Origin, allowed: Allowed<'_>) -> Result<TcpStre
         let more = !waiting.as_slice().is_empty();
         tokio::select! {
             Some(attempt) = attempts.next() => match attempt {
-                Ok(stream) if allowed.guard.has_room(&stream) => {
+                Ok(stream) => {
+                    let stream = allowed.guard.admit(stream).map_err(|_| SendError::NoDescriptor)?;
                     tune(&stream);
                     return Ok(stream);
                 }
-                Ok(_) => return Err(SendError::NoDescriptor),
                 Err(error) if is_out_of_descriptors(&error) => return Err(SendError::NoDescriptor),
                 Err(error) => last = SendError::Connect(error),
             },
@@ -174,11 +184,15 @@ pub(super) async fn tcp(origin: &Origin, allowed: Allowed<'_>) -> Result<TcpStre
 const HEAD_START: Duration = Duration::from_millis(250);
 
 /// `localhost` is loopback, whatever a resolver says (RFC 6761 §6.3): plain HTTP is trusted there.
-async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, SendError> {
+async fn resolve(names: &Rc<Names>, host: &str, port: u16) -> Result<Vec<SocketAddr>, SendError> {
     if host.eq_ignore_ascii_case("localhost") || host.to_ascii_lowercase().ends_with(".localhost") {
         return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
     }
-    Ok(tokio::net::lookup_host((host, port)).await.map_err(SendError::Resolve)?.collect())
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![(address, port).into()]);
+    }
+    let found = names.look_up(host).await.map_err(SendError::Resolve)?;
+    Ok(found.into_iter().map(|address| (address, port).into()).collect())
 }
 
 /// No delay, because requests are small and whole; keep-alive, because a peer that vanished must be noticed.
@@ -217,19 +231,19 @@ where
     let live = Live::new(pool);
     if http2 {
         let mut builder = http2::Builder::new(Local);
-        builder.timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30)).max_header_list_size(64 * 1024);
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(30))
+            .max_header_list_size(64 * 1024)
+            // Until the peer has said how many it takes: what is beyond that would wait for others to end.
+            .initial_max_send_streams(1);
         let (sender, connection) = builder.handshake(io).await.map_err(SendError::Handshake)?;
-        let streams = pool.share(key, &sender, made);
-        let stream = Stream::new(&streams);
-        let connection = async move {
-            let mut connection = pin!(connection);
-            std::future::poll_fn(|cx| {
-                let polled = connection.as_mut().poll(cx);
-                streams.allow(connection.current_max_send_streams());
-                polled
-            })
-            .await
-        };
+        let connection = Rc::new(RefCell::new(Box::pin(connection)));
+        // Asked when it matters: nothing is woken here when the peer's settings come.
+        let asked = Rc::downgrade(&connection);
+        let takes = move || asked.upgrade().map_or(0, |connection| connection.borrow().current_max_send_streams());
+        let stream = Stream::new(&pool.share(key, &sender, made, Box::new(takes)));
+        let connection = std::future::poll_fn(move |cx| connection.borrow_mut().as_mut().poll(cx));
         tokio::task::spawn_local(run(connection, watched, live));
         return Ok(Connection::Http2(sender, stream));
     }
@@ -299,7 +313,7 @@ mod tests {
     #[tokio::test]
     async fn localhost_is_loopback_whatever_a_resolver_says() {
         for host in ["localhost", "LOCALHOST", "api.localhost"] {
-            let addresses = resolve(host, 80).await.expect("addresses");
+            let addresses = resolve(&Names::system(), host, 80).await.expect("addresses");
             assert!(addresses.iter().all(|address| address.ip().is_loopback()), "{host}: {addresses:?}");
         }
     }

@@ -1,4 +1,5 @@
 //! Idle connections of one worker. Last in, first out, so that a quiet time lets the others age away.
+use super::names::Names;
 use super::peer::Key;
 use crate::proxy::body::RequestBody;
 use crate::proxy::metrics::Metrics;
@@ -23,6 +24,7 @@ const SHARED: usize = 32;
 pub(crate) struct Pool {
     shelves: RefCell<HashMap<Arc<Key>, Shelf>>,
     metrics: Metrics,
+    names: Rc<Names>,
 }
 
 #[derive(Default)]
@@ -47,10 +49,12 @@ struct Shared {
 /// The streams of one HTTP/2 connection that are in use. One without any counts as idle.
 pub(super) struct Streams {
     active: Cell<usize>,
-    /// What the peer takes at once (RFC 9113 §6.5.2), as far as it has said.
-    limit: Cell<usize>,
+    takes: Takes,
     metrics: Metrics,
 }
+
+/// How many streams the peer takes at once (RFC 9113 §6.5.2), as far as it has said.
+type Takes = Box<dyn Fn() -> usize>;
 
 /// One stream, until it is dropped.
 pub(crate) struct Stream(Rc<Streams>);
@@ -86,8 +90,13 @@ pub(super) enum Connection {
 
 impl Pool {
     /// Empty.
-    pub(crate) fn new(metrics: Metrics) -> Rc<Self> {
-        Rc::new(Self { shelves: RefCell::default(), metrics })
+    pub(crate) fn new(metrics: Metrics, names: Rc<Names>) -> Rc<Self> {
+        Rc::new(Self { shelves: RefCell::default(), metrics, names })
+    }
+
+    /// How new connections find their addresses.
+    pub(super) fn names(&self) -> &Rc<Names> {
+        &self.names
     }
 
     /// An idle connection that was made with the identity of today, or `None`.
@@ -130,8 +139,14 @@ impl Pool {
     }
 
     /// Shares an HTTP/2 connection from now on; its first stream is for whoever made it.
-    pub(super) fn share(&self, key: &Arc<Key>, sender: &http2::SendRequest<RequestBody>, made: Made) -> Rc<Streams> {
-        let streams = Rc::new(Streams { active: Cell::new(0), limit: Cell::new(1), metrics: self.metrics.clone() });
+    pub(super) fn share(
+        &self,
+        key: &Arc<Key>,
+        sender: &http2::SendRequest<RequestBody>,
+        made: Made,
+        takes: Takes,
+    ) -> Rc<Streams> {
+        let streams = Rc::new(Streams { active: Cell::new(0), takes, metrics: self.metrics.clone() });
         self.metrics.upstream_idle.inc();
         let mut shelves = self.shelves.borrow_mut();
         let shelf = shelves.entry(Arc::clone(key)).or_default();
@@ -173,18 +188,11 @@ impl Shelf {
     /// A place on a connection whose peer takes another stream. Where there are as many connections as may be, one waits its turn on
     /// the least used.
     fn stream(&self) -> Option<Connection> {
-        let room = |shared: &&Shared| shared.streams.active.get() < shared.streams.limit.get();
+        let room = |shared: &&Shared| shared.streams.active.get() < (shared.streams.takes)();
         let least = || self.shared.iter().min_by_key(|shared| shared.streams.active.get());
         let full = self.shared.len() >= SHARED;
         let shared = self.shared.iter().find(room).or_else(|| least().filter(|_| full))?;
         Some(Connection::Http2(shared.sender.clone(), Stream::new(&shared.streams)))
-    }
-}
-
-impl Streams {
-    /// The peer has said how many it takes.
-    pub(super) fn allow(&self, limit: usize) {
-        self.limit.set(limit);
     }
 }
 

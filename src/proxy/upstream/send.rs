@@ -46,7 +46,7 @@ pub(crate) struct Repeat {
 pub(crate) enum SendError {
     /// The name has no address.
     #[error("the name does not resolve: {0}")]
-    Resolve(#[source] std::io::Error),
+    Resolve(#[source] Arc<std::io::Error>),
     /// The name leads to an address that names must not lead to.
     #[error("the name leads to {0}, a link-local address")]
     Prohibited(IpAddr),
@@ -153,13 +153,19 @@ pub(crate) async fn send(
 /// Whether the peer says that it did nothing of it: `REFUSED_STREAM`, or a stream beyond the last one of a GOAWAY.
 fn is_unprocessed(error: &hyper::Error) -> bool {
     let causes = std::iter::successors(error.source(), |cause| (*cause).source());
-    let mut http2 = causes.filter_map(|cause| cause.downcast_ref::<h2::Error>());
+    // A GOAWAY of our own, over what the peer has sent, says nothing of what it did before.
+    let mut http2 = causes.filter_map(|cause| cause.downcast_ref::<h2::Error>()).filter(|cause| cause.is_remote());
     http2.any(|cause| cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 /// A bare connection for a tunnel.
-pub(crate) async fn dial(origin: &Origin, allowed: Allowed<'_>, timeout: Duration) -> Result<TcpStream, SendError> {
-    tokio::time::timeout(timeout, tcp(origin, allowed)).await.map_err(|_| SendError::ConnectTimeout)?
+pub(crate) async fn dial(
+    pool: &Pool,
+    origin: &Origin,
+    allowed: Allowed<'_>,
+    timeout: Duration,
+) -> Result<TcpStream, SendError> {
+    tokio::time::timeout(timeout, tcp(pool.names(), origin, allowed)).await.map_err(|_| SendError::ConnectTimeout)?
 }
 
 async fn take(pool: &Rc<Pool>, key: &Arc<Key>) -> Option<Connection> {
@@ -225,7 +231,10 @@ async fn on(
             let error = call.progress.fault().map_or(SendError::Broken(error), SendError::Upload);
             Err(Failed { error, unsent })
         }
-        None => Err(Failed { error: SendError::ResponseTimeout, unsent: None }),
+        None => {
+            let error = call.progress.stall().map_or(SendError::ResponseTimeout, SendError::Upload);
+            Err(Failed { error, unsent: None })
+        }
     }
 }
 

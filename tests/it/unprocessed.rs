@@ -1,0 +1,249 @@
+//! HTTP/2 upstreams that take no more streams, or say that they did nothing with one: what goes to another connection, and what must
+//! not go twice.
+use super::agent::{Http2, Reply, full};
+use super::frames::{self, Frames, HEADERS, REFUSED_STREAM, WINDOW_UPDATE, frame};
+use super::rig::{Proxy, World, until, within};
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::Full;
+use std::sync::{Arc, Mutex};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// gRPC in the clear is what makes a plain upstream an HTTP/2 one (RFC 9113 §3.3).
+fn call(method: &Method, host: &str, body: &'static str) -> Request<Full<Bytes>> {
+    let request = Request::builder().method(method).uri(format!("http://{host}.test/x"));
+    request.header("content-type", "application/grpc").body(full(body)).expect("request")
+}
+
+async fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    (listener, url)
+}
+
+async fn proxy(world: &World, url: &str) -> Proxy {
+    let routes = format!(
+        "routes:
+  - {{ match: {{ host: once.test }}, token: itself, upstream: {{ url: {url} }} }}
+  - {{ match: {{ host: kept.test }}, token: itself, upstream: {{ url: {url} }}, replay: {{ max_body: 1KiB }} }}
+"
+    );
+    world.proxy_with(&routes).await
+}
+
+/// Fails where the proxy refuses, which it says with a gRPC code of its own.
+fn is_answer(reply: &Reply) {
+    assert_eq!((reply.status.as_u16(), reply.header("grpc-status")), (200, ""), "{reply:?}");
+}
+
+/// An upstream that takes so many streams on a connection, and answers once it is told to.
+struct Limited {
+    /// The connection of each request, in the order in which they came.
+    requests: watch::Receiver<Vec<usize>>,
+    answers: watch::Sender<bool>,
+    _task: JoinSet<()>,
+}
+
+impl Limited {
+    fn start(listener: TcpListener, streams: u32) -> Self {
+        let (seen, requests) = watch::channel(Vec::new());
+        let (answers, told) = watch::channel(false);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let mut connections = JoinSet::new();
+            let seen = Arc::new(seen);
+            for number in 0.. {
+                let (stream, _) = listener.accept().await.expect("accepted");
+                connections.spawn(Self::serve(stream, (number, streams), Arc::clone(&seen), told.clone()));
+            }
+        });
+        Self { requests, answers, _task: task }
+    }
+
+    async fn serve(
+        stream: TcpStream,
+        (number, streams): (usize, u32),
+        seen: Arc<watch::Sender<Vec<usize>>>,
+        told: watch::Receiver<bool>,
+    ) {
+        let mut builder = h2::server::Builder::new();
+        let mut connection =
+            builder.max_concurrent_streams(streams).handshake::<_, Bytes>(stream).await.expect("handshake");
+        let mut answers = JoinSet::new();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            seen.send_modify(|seen| seen.push(number));
+            let mut told = told.clone();
+            answers.spawn(async move {
+                told.wait_for(|told| *told).await.expect("a test that goes on");
+                respond.send_response(Response::new(()), true).expect("sent");
+            });
+        }
+    }
+
+    /// The connections that requests came on, once there are so many.
+    async fn reached_by(&mut self, count: usize) -> Vec<usize> {
+        let reached = self.requests.wait_for(|seen| seen.len() >= count);
+        within(reached, "a request at the upstream").await.expect("a running upstream").clone()
+    }
+}
+
+#[tokio::test]
+async fn more_requests_than_one_connection_takes_share_several_up_to_a_limit() {
+    for (streams, calls, expected) in [(2, 5, vec![0, 0, 1, 1, 2]), (1, 32, (0..32).collect())] {
+        let world = World::open().await;
+        let (listener, url) = listen().await;
+        let mut upstream = Limited::start(listener, streams);
+        let proxy = proxy(&world, &url).await;
+        let agent = Http2::connect(proxy.outbound).await;
+        let mut replies = JoinSet::new();
+        let mut start = || {
+            let mut sender = agent.sender.clone();
+            replies.spawn(async move { sender.send_request(call(&Method::POST, "once", "")).await });
+        };
+        for n in 1..=calls {
+            start();
+            upstream.reached_by(n).await;
+        }
+        assert_eq!(upstream.reached_by(calls).await, expected);
+        if calls == 32 {
+            // There may be no more connections: these wait for a stream on one of those.
+            (0..3).for_each(|_| start());
+            until(async || proxy.status().await["requests"] == 35, "the last ones are at the proxy").await;
+        }
+        upstream.answers.send_replace(true);
+        while let Some(reply) = within(replies.join_next(), "the answers").await {
+            is_answer(&Reply::of(reply.expect("no panic").expect("an answer")).await);
+        }
+        let connections = *expected.last().expect("some") + 1;
+        assert_eq!(proxy.metric("upstream_connections{state=\"idle\"}").await, connections as f64);
+        assert!(upstream.requests.borrow().iter().all(|number| *number < connections));
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_has_not_said_how_many_streams_it_takes_gets_one_on_a_connection() {
+    let world = World::open().await;
+    let (listener, url) = listen().await;
+    let proxy = proxy(&world, &url).await;
+    let agent = Http2::connect(proxy.outbound).await;
+    let (mut connections, mut replies) = (Vec::new(), JoinSet::new());
+    for _ in 0..2 {
+        let mut sender = agent.sender.clone();
+        replies.spawn(async move { sender.send_request(call(&Method::POST, "once", "")).await });
+        let (stream, _) = within(listener.accept(), "a connection").await.expect("accepted");
+        let mut connection = Frames::greeted(stream).await.expect("a preface");
+        connection.until(HEADERS, 1).await;
+        connections.push(connection);
+    }
+    for connection in &mut connections {
+        connection.write([frames::settings(&[]), frames::ok(1)].concat()).await;
+    }
+    while let Some(reply) = within(replies.join_next(), "the answers").await {
+        is_answer(&Reply::of(reply.expect("no panic").expect("an answer")).await);
+    }
+}
+
+/// What an upstream does with the second request of a case; the others it answers.
+#[derive(Clone, Copy, Debug)]
+enum Trick {
+    /// RFC 9113 §8.7: a refused stream was not processed.
+    Refuses,
+    /// RFC 9113 §6.8: neither was one beyond the last stream of a GOAWAY.
+    GoesBefore,
+    /// One up to the last may have been.
+    GoesAfter,
+    /// An error that says nothing of the kind.
+    Cancels,
+    /// It closes.
+    Closes,
+    /// It breaks the protocol, so that the proxy ends the connection with a GOAWAY of its own.
+    Babbles,
+}
+
+impl Trick {
+    fn frames(self, stream: u32) -> Option<Vec<u8>> {
+        match self {
+            Self::Refuses => Some(frames::reset_with(REFUSED_STREAM, stream)),
+            Self::GoesBefore => Some(frames::goaway(stream - 2)),
+            Self::GoesAfter => Some(frames::goaway(stream)),
+            Self::Cancels => Some(frames::reset(stream)),
+            Self::Closes => None,
+            // An increment of 0 (RFC 9113 §6.9).
+            Self::Babbles => Some(frame((WINDOW_UPDATE, 0), 0, &[0; 4])),
+        }
+    }
+
+    fn ends_the_connection(self) -> bool {
+        !matches!(self, Self::Refuses | Self::Cancels)
+    }
+}
+
+/// What the tricky upstream is up to, and how many requests of this case it has seen.
+type Plan = Arc<Mutex<(Trick, usize)>>;
+
+async fn tricky(listener: TcpListener, plan: Plan) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let plan = Arc::clone(&plan);
+        connections.spawn(async move {
+            let mut connection = Frames::accept(stream).await?;
+            loop {
+                let frame = connection.next().await?;
+                if frame.kind != HEADERS {
+                    continue;
+                }
+                let (trick, count) = {
+                    let mut plan = plan.lock().expect("no panic");
+                    plan.1 += 1;
+                    *plan
+                };
+                if count != 2 {
+                    connection.write(frames::ok(frame.stream)).await;
+                    continue;
+                }
+                connection.write(trick.frames(frame.stream)?).await;
+                if trick.ends_the_connection() {
+                    return Some(());
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_an_upstream_did_not_process_is_sent_again_and_nothing_that_it_may_have() {
+    use Trick::{Babbles, Cancels, Closes, GoesAfter, GoesBefore, Refuses};
+    let world = World::open().await;
+    let (listener, url) = listen().await;
+    let plan = Plan::new(Mutex::new((Refuses, 0)));
+    let mut task = JoinSet::new();
+    task.spawn(tricky(listener, Arc::clone(&plan)));
+    let proxy = proxy(&world, &url).await;
+    let mut agent = Http2::connect(proxy.outbound).await;
+    let requests = [
+        (Method::GET, "once", ""),
+        (Method::POST, "once", ""),
+        (Method::POST, "kept", "a body that is kept"),
+        (Method::POST, "once", "a body that is not"),
+    ];
+    for (trick, repeated) in [
+        (Refuses, [true, true, true, false]),
+        (GoesBefore, [true, true, true, false]),
+        // RFC 9110 §9.2.2: what is idempotent may be sent again when a connection fails.
+        (GoesAfter, [true, false, false, false]),
+        (Cancels, [true, false, false, false]),
+        (Closes, [true, false, false, false]),
+        (Babbles, [true, false, false, false]),
+    ] {
+        for ((method, host, body), repeated) in requests.iter().zip(repeated) {
+            *plan.lock().expect("no panic") = (trick, 0);
+            is_answer(&agent.send(call(&Method::GET, host, "")).await);
+            let reply = agent.send(call(method, host, body)).await;
+            let seen = plan.lock().expect("no panic").1;
+            let expected = if repeated { ("", 3) } else { ("14", 2) };
+            assert_eq!((reply.header("grpc-status"), seen), expected, "{trick:?} {method} {body:?}: {reply:?}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Bodies on their way up that are slow, stall or break: whose fault that is, and what it leaves behind.
+use super::agent::{Http2, Raw};
+use super::log;
+use super::rig::{Proxy, World, until, within};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
+use http::Request;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use idjag_proxy::dev::ca::WebCa;
+use idjag_proxy::dev::http::ServerTls;
+use idjag_proxy::dev::resource_server::ResourceServer;
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+/// An upstream that counts bytes and answers a chunked body's end, unless the request is for `/silent`.
+async fn counting() -> (String, watch::Receiver<usize>, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let (count, counted) = watch::channel(0);
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut all = Vec::new();
+            while stream.read_buf(&mut all).await.is_ok_and(|read| read > 0) {
+                count.send_replace(all.len());
+                if all.ends_with(b"\r\n0\r\n\r\n") && !all.starts_with(b"POST /silent ") {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n").await.expect("written");
+                    break;
+                }
+            }
+        }
+    });
+    (url, counted, task)
+}
+
+#[tokio::test]
+async fn the_response_timeout_begins_with_the_last_byte_of_a_slow_upload() {
+    const RESPONSE: Duration = Duration::from_secs(2);
+    let world = World::open().await;
+    let (url, mut counted, _task) = counting().await;
+    let proxy = world
+        .proxy_with(&format!(
+            "routes:\n  - {{ match: {{ host: slow.test }}, token: none, timeouts: {{ response: 2s }}, upstream: {{ url: {url} }} }}\n"
+        ))
+        .await;
+    for (path, status) in [("/answered", "200"), ("/silent", "504")] {
+        let mut agent = Raw::connect(proxy.outbound).await;
+        agent.write(format!("POST {path} HTTP/1.1\r\nhost: slow.test\r\ntransfer-encoding: chunked\r\n\r\n")).await;
+        let began = Instant::now();
+        while began.elapsed() < 2 * RESPONSE {
+            counted.mark_unchanged();
+            agent.write("1\r\nx\r\n").await;
+            within(counted.changed(), "the next byte at the upstream").await.expect("a running upstream");
+        }
+        let ended = Instant::now();
+        agent.write("0\r\n\r\n").await;
+        let head = agent.head().await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {head}");
+        assert!(status == "200" || ended.elapsed() >= RESPONSE, "{:?}", ended.elapsed());
+    }
+}
+
+/// Two routes to an API over HTTP/1.1, two to one over HTTP/2; `kept` ones keep a body for a replay.
+async fn both(world: &World, timeouts: &str) -> (ResourceServer, Proxy) {
+    let ca = WebCa::new(&world.clock).expect("authority");
+    world.write("ca.pem", &ca.certificate_pem());
+    let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
+    let modern = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
+    let route = |name: &str, upstream: String, more: &str| {
+        format!(
+            "  - {{ match: {{ host: {name}.test }}, token: itself, {timeouts} upstream: {{ {upstream} }} {more} }}\n"
+        )
+    };
+    let replay = ", replay: { max_body: 64KiB }";
+    let plain = || format!("url: {}", world.api.url());
+    let secure = || format!("url: {}, tls: {{ server: {{ ca_file: ca.pem }} }}", modern.url());
+    let routes = [
+        route("h1", plain(), ""),
+        route("h1-kept", plain(), replay),
+        route("h2", secure(), ""),
+        route("h2-kept", secure(), replay),
+    ];
+    let proxy = world.proxy_with(&format!("routes:\n{}", routes.concat())).await;
+    (modern, proxy)
+}
+
+/// A refusal, read from a connection.
+async fn refused(agent: &mut Raw) -> String {
+    let head = agent.head().await;
+    assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+    let body = agent.until(b"}").await;
+    assert!(body.contains("urn:idjag-proxy:problem:malformed_request"), "{body}");
+    body
+}
+
+#[tokio::test]
+async fn an_agent_that_stalls_in_a_body_is_refused_after_the_idle_timeout() {
+    let world = World::open().await;
+    let (modern, proxy) = both(&world, "timeouts: { idle: 1s },").await;
+    let outbound = proxy.outbound;
+    let stalls = |host: &'static str| async move {
+        let mut agent = Raw::connect(outbound).await;
+        agent.write(format!("POST /stalls HTTP/1.1\r\nhost: {host}.test\r\ncontent-length: 9\r\n\r\nhalf")).await;
+        let body = refused(&mut agent).await;
+        assert!(body.contains("idle timeout"), "{host}: {body}");
+    };
+    join_all((0..5).flat_map(|_| ["h1", "h1-kept", "h2", "h2-kept"]).map(stalls)).await;
+    for reason in ["upstream_timeout", "upstream_broken"] {
+        assert_eq!(proxy.metric(&format!("refused_total{{reason=\"{reason}\"}}")).await, 0.0, "{reason}");
+    }
+    within(async { tokio::join!(world.api.reached_by(5), modern.reached_by(5)) }, "the beginnings at the upstreams")
+        .await;
+    // What is kept is sent whole or not at all.
+    assert_eq!((world.api.arrivals(), modern.arrivals()), (5, 5));
+}
+
+#[tokio::test]
+async fn an_upstream_that_takes_nothing_of_a_body_times_out() {
+    let world = World::open().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let proxy = world
+        .proxy_with(&format!(
+            "routes:\n  - {{ match: {{ host: deaf.test }}, token: none, timeouts: {{ idle: 2s }}, upstream: {{ url: {url} }} }}\n"
+        ))
+        .await;
+    let endless = stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b'x'; 16 * 1024]))));
+    let request = Request::post("http://deaf.test/x").body(StreamBody::new(endless)).expect("request");
+    let mut agent = Http2::connect(proxy.outbound).await;
+    agent.send(request).await.is_refusal(504, "upstream_timeout");
+    drop(listener);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_is_the_agents_fault_and_leaves_the_upstreams_connections_good() {
+    let world = World::open().await;
+    let (modern, proxy) = both(&world, "").await;
+    // A connection of each worker's: the kernel chooses the worker.
+    let warm = async || {
+        for host in ["h2", "h2-kept"] {
+            assert_eq!(proxy.get(&format!("http://{host}.test/x")).await.status, 200);
+        }
+        modern.connections() == 4
+    };
+    until(warm, "both workers have a connection for each route").await;
+    let breaks = ["4\r\nhalf\r\nzz\r\n", "4\r\nhalf", "4\r\nhalf\r\n"];
+    for (host, upstream) in [("h1", &world.api), ("h2", &modern)] {
+        for (n, part) in breaks.iter().enumerate() {
+            let (arrivals, ended) = (upstream.arrivals(), upstream.requests().len());
+            let mut agent = Raw::connect(proxy.outbound).await;
+            let head = format!("POST /breaks HTTP/1.1\r\nhost: {host}.test\r\ntransfer-encoding: chunked\r\n\r\n");
+            agent.write(head).await;
+            within(upstream.reached_by(arrivals + 1), "the beginning at the upstream").await;
+            agent.write(part).await;
+            if n > 0 {
+                agent.stream.shutdown().await.expect("shut down");
+            }
+            refused(&mut agent).await;
+            until(async || upstream.requests().len() > ended, "the upstream sees the end").await;
+            let mut hasty = Raw::connect(proxy.outbound).await;
+            hasty.write(format!("POST /x HTTP/1.1\r\nhost: {host}.test\r\ncontent-length: 9\r\n\r\nhalf")).await;
+            within(upstream.reached_by(arrivals + 2), "the beginning at the upstream").await;
+            drop(hasty);
+            until(async || upstream.requests().len() > ended + 1, "the upstream sees the end").await;
+        }
+        let kept = format!("POST /x HTTP/1.1\r\nhost: {host}-kept.test\r\ncontent-length: 9\r\n\r\nhalf");
+        let mut agent = Raw::connect(proxy.outbound).await;
+        agent.write(kept).await;
+        agent.stream.shutdown().await.expect("shut down");
+        refused(&mut agent).await;
+    }
+    proxy.until_idle().await;
+    // Whole ones pass, to the same connections where they are shared.
+    for host in ["h1", "h1-kept", "h2", "h2-kept"] {
+        let reply = super::agent::post(proxy.outbound, &format!("http://{host}.test/x"), &[], b"a whole one").await;
+        assert_eq!((reply.status.as_u16(), &reply.json()["body"]["length"]), (200, &serde_json::json!(11)), "{host}");
+    }
+    assert_eq!(modern.connections(), 4);
+    assert_eq!(proxy.metric("refused_total{reason=\"malformed_request\"}").await, 14.0);
+    assert_eq!(proxy.metric("refused_total{reason=\"upstream_broken\"}").await, 0.0);
+    let lines = |words: &str| log::capture().count(|line| line.contains(words) && line.contains("h1.test"));
+    assert_eq!(lines("a request was given up"), 6);
+    assert_eq!(lines("did not get an answer"), 0);
+}
+
+#[tokio::test]
+async fn a_stream_of_the_agents_that_breaks_leaves_the_upstreams_connection_good() {
+    let world = World::open().await;
+    let (modern, proxy) = both(&world, "").await;
+    let mut agent = Http2::connect(proxy.outbound).await;
+    // Ends once it is told to.
+    let post = |length: usize| {
+        let (end, told) = oneshot::channel::<()>();
+        let rest = stream::once(told).filter_map(|_| std::future::ready(None));
+        let half = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"half")))]);
+        let body = StreamBody::new(half.chain(rest));
+        (Request::post("http://h2.test/x").header("content-length", length).body(body).expect("request"), end)
+    };
+    let (whole, end) = post(4);
+    drop(end);
+    assert_eq!(agent.send(whole).await.status, 200);
+    let (arrivals, connections) = (modern.arrivals(), modern.connections());
+    // Some end before their length, some are given up.
+    for n in 1..=6 {
+        let ended = modern.requests().len();
+        let (longer, end) = post(9);
+        let sending = agent.sender.send_request(longer);
+        within(modern.reached_by(arrivals + n), "the beginning at the upstream").await;
+        if n % 2 == 0 {
+            drop(sending);
+        } else {
+            drop(end);
+            let answer = within(sending, "an end").await;
+            assert!(answer.is_err(), "{answer:?}");
+        }
+        until(async || modern.requests().len() > ended, "the upstream sees the end").await;
+    }
+    let (whole, end) = post(4);
+    drop(end);
+    assert_eq!(agent.send(whole).await.status, 200);
+    assert_eq!(modern.connections(), connections);
+    assert_eq!(proxy.metric("refused_total{reason=\"upstream_broken\"}").await, 0.0);
+}
