@@ -118,11 +118,15 @@ fn workload(object: &mut Value, kind: Kind, defaults: &Defaults) -> (Outcome, Ve
     if opt(pod) == Ok(Opt::Out) {
         return (Outcome::OptedOut(format!("{path}.labels[{LABEL_INJECT}]")), Vec::new());
     }
-    match inject(pod, defaults, Existing::Renew) {
-        Ok(done) if done.existed => (Outcome::Renewed, done.warnings),
-        Ok(done) => (Outcome::Injected { config: done.config }, done.warnings),
-        Err(refusal) => (Outcome::Skipped(refusal), Vec::new()),
+    let done = match inject(pod, defaults, Existing::Renew) {
+        Ok(done) => done,
+        Err(refusal) => return (Outcome::Skipped(refusal), Vec::new()),
+    };
+    if json_patch::patch(pod, &done.patch).is_err() {
+        return (Outcome::Skipped(Refusal::Shape("the patch does not fit it")), Vec::new());
     }
+    let outcome = if done.existed { Outcome::Renewed } else { Outcome::Injected { config: done.config } };
+    (outcome, done.warnings)
 }
 
 /// `Deployment agents/calendar`
