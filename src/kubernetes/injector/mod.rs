@@ -226,6 +226,8 @@ impl Bound {
         serving.spawn("webhook", server::serve(webhook, tls, server, stop.clone()));
         serving.spawn("certificate", keeper.run(stop.clone()));
         let ended = tokio::select! {
+            // In this order: what ends because it is told to is as it should be.
+            biased;
             () = stop.stopped() => Ok(()),
             ended = tasks.next_end() => Err(ended),
             ended = serving.next_end() => Err(ended),
