@@ -332,8 +332,8 @@ async fn a_rotation_fails_no_call() {
     // Two months ago; the caller's time is the machine's.
     clock.shift(-61 * DAY);
     let first = Replica::start(&api, "a", &clock);
-    let second = Replica::start(&api, "b", &clock);
     first.until_ready().await;
+    let second = Replica::start(&api, "b", &clock);
     second.until_ready().await;
     let caller = Caller::start(&api, vec![first.webhook, second.webhook]);
     caller.more().await;
