@@ -13,6 +13,8 @@ use tokio_rustls::client::TlsStream;
 
 /// An address that is not the API server's.
 const STRANGER: [u8; 4] = [127, 0, 0, 2];
+/// Sooner than what a stranger holds is taken from them.
+const SOON: Duration = Duration::from_secs(2);
 
 /// A review of a pod that has these parts somewhere in its spec.
 fn of_parts(parts: &str) -> String {
@@ -124,7 +126,7 @@ async fn a_stranger_with_many_connections_and_bodies_keeps_nobody_out() {
     }
     let started = Instant::now();
     assert_eq!(ask(&api, &replica, &review("agents", &pod())).await["allowed"], true);
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     // Sent but for the last byte: as much as one address may hold, and no more.
     let most = vec![b' '; 3 * 1024 * 1024 - 1];
     let mut turned_away = 0;
@@ -135,7 +137,7 @@ async fn a_stranger_with_many_connections_and_bodies_keeps_nobody_out() {
     }
     let started = Instant::now();
     assert_eq!(ask(&api, &replica, &review("agents", &pod())).await["allowed"], true);
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?} ({turned_away})", started.elapsed());
+    assert!(started.elapsed() < SOON, "{:?} ({turned_away})", started.elapsed());
     // Connections alone.
     let mut idle = 0;
     for _ in 0..1200 {
@@ -146,7 +148,7 @@ async fn a_stranger_with_many_connections_and_bodies_keeps_nobody_out() {
     assert!((100..256).contains(&idle), "{idle}: an address has its share");
     let started = Instant::now();
     assert_eq!(ask(&api, &replica, &review("agents", &pod())).await["allowed"], true);
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -218,5 +220,6 @@ async fn a_stranger_writes_few_events() {
     let of =
         |namespace: &str| api.events().iter().filter(|event| event["involvedObject"]["namespace"] == namespace).count();
     until(async || of("others") == 1, "its event").await;
-    assert_eq!(of("agents"), 10);
+    // One more each 30 seconds, on a machine that is as slow as that.
+    assert!((10..13).contains(&of("agents")), "{}", of("agents"));
 }
