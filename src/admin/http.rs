@@ -41,7 +41,7 @@ impl Accept for tokio::net::UnixListener {
 }
 
 /// The next connection, once there is a place for it.
-pub(crate) async fn next<A: Accept>(
+async fn next<A: Accept>(
     listener: &A,
     places: &Arc<Semaphore>,
 ) -> (A::Stream, Result<OwnedSemaphorePermit, AcquireError>) {

@@ -6,6 +6,7 @@ mod inject;
 pub mod injector;
 mod manifest;
 mod names;
+mod words;
 mod workload;
 
 pub use inject::{Defaults, PullPolicy, Socket};

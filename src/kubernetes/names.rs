@@ -36,5 +36,3 @@ pub(crate) const VOLUMES: [&str; 5] =
 
 /// The SPIFFE CSI driver, whose volumes are the Workload API's socket.
 pub(crate) const CSI_DRIVER: &str = "csi.spiffe.io";
-/// Where SPIRE's charts put the agent's socket on a node.
-pub(crate) const HOST_SOCKET_DIRECTORY: &str = "/run/spire/agent-sockets";

@@ -38,6 +38,16 @@ impl Kind {
         KINDS.into_iter().find(|known| known.resource == resource && known.group == group)
     }
 
+    /// Whether a kind of any group has this name.
+    pub(crate) fn is_name(kind: &str) -> bool {
+        KINDS.iter().any(|known| known.name == kind)
+    }
+
+    /// `apps/v1` and the like: each of them has the version `v1`.
+    pub(crate) fn api_version(self) -> String {
+        if self.group.is_empty() { "v1".to_owned() } else { format!("{}/v1", self.group) }
+    }
+
     /// Whether it is a pod, and not something that makes pods.
     pub(crate) fn is_pod(self) -> bool {
         self.template.is_empty()

@@ -1,7 +1,10 @@
 //! What makes a sidecar no boundary, or breaks the pod: such a pod is refused.
-use super::socket::Socket;
+use super::socket::{Reach, reach};
 use crate::kubernetes::names::{CONTAINER, CSI_DRIVER, METRICS_PORT, METRICS_PORT_NAME, OUTBOUND_PORT, UID, VOLUMES};
+use crate::kubernetes::words::shortened;
 use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 /// A reason to refuse a pod.
@@ -13,6 +16,16 @@ pub(crate) enum Hazard {
     Windows,
     /// The container mounts the Workload API's socket.
     Socket(String),
+    /// The container mounts a part of the node that leads to what the sidecar holds.
+    Node {
+        container: String,
+        path: String,
+    },
+    /// The container reads the Secret that is the sidecar's.
+    Secret {
+        container: String,
+        secret: String,
+    },
     /// The container mounts a volume that is the sidecar's.
     Reserved {
         container: String,
@@ -22,6 +35,8 @@ pub(crate) enum Hazard {
     User(String),
     /// A container, not ours, has the sidecar's name.
     ContainerName,
+    /// What is there as the sidecar is not what we write.
+    Foreign(&'static str),
     VolumeName(String),
     PortName(String),
     Port {
@@ -41,9 +56,12 @@ impl fmt::Display for Hazard {
             Self::SharedProcesses => f.write_str("shareProcessNamespace is true"),
             Self::Windows => f.write_str("it runs on Windows"),
             Self::Socket(container) => write!(f, "container {container} mounts the Workload API socket"),
+            Self::Node { container, path } => write!(f, "container {container} mounts {path} of its node"),
+            Self::Secret { container, secret } => write!(f, "container {container} reads the Secret {secret}"),
             Self::Reserved { container, volume } => write!(f, "container {container} mounts the volume {volume}"),
             Self::User(container) => write!(f, "container {container} runs as user {UID}, which is the sidecar's"),
             Self::ContainerName => write!(f, "a container is named {CONTAINER}"),
+            Self::Foreign(what) => write!(f, "its init container {CONTAINER} is not the sidecar: {what}"),
             Self::VolumeName(volume) => write!(f, "a volume is named {volume}"),
             Self::PortName(container) => write!(f, "container {container} has a port named {METRICS_PORT_NAME}"),
             Self::Port { container, port } => write!(f, "container {container} has port {port}"),
@@ -62,8 +80,11 @@ impl Hazard {
             }
             Self::Windows => "the sidecar runs on Linux",
             Self::Socket(_) => "the agent would hold the identity itself; remove the mount, the sidecar has its own",
+            Self::Node { .. } => "what the sidecar holds can be got at through it; mount a narrower path",
+            Self::Secret { .. } => "its keys are the sidecar's; give the agent a Secret of its own",
             Self::Reserved { .. } => "it is the sidecar's; mount another one",
             Self::User(_) => "it could read what the sidecar holds; use another user",
+            Self::Foreign(_) => "remove it and the label idjag-proxy.io/injected, and it is written anew",
             Self::ContainerName | Self::VolumeName(_) => "the sidecar needs this name; use another",
             Self::PortName(_) => "the sidecar needs this name; name the port otherwise",
             Self::Port { .. } => "the sidecar listens there; use another port",
@@ -72,9 +93,34 @@ impl Hazard {
     }
 }
 
-/// Every reason to refuse the pod of this `spec`, in the order of the spec's own fields. `ours` is the sidecar where the pod has one.
-pub(super) fn hazards(spec: &Value, socket: &Socket, has_sidecar: bool) -> Vec<Hazard> {
-    let mut found = Vec::new();
+/// What no agent may get at, besides what bears our names.
+pub(super) struct Guarded<'p> {
+    /// The directories of the node that the sidecar's socket comes from.
+    pub(super) directories: Vec<&'p str>,
+    /// The Secret that the sidecar mounts.
+    pub(super) secret: &'p str,
+    /// The pod has the sidecar already.
+    pub(super) has_sidecar: bool,
+}
+
+/// Nobody reads more of them, and a stranger's pod may have thousands.
+const MOST: usize = 16;
+
+/// Reasons to refuse, each once.
+#[derive(Default)]
+struct Found(Vec<Hazard>);
+
+impl Found {
+    fn add(&mut self, hazard: Hazard) {
+        if self.0.len() < MOST && !self.0.contains(&hazard) {
+            self.0.push(hazard);
+        }
+    }
+}
+
+/// The reasons to refuse the pod of this `spec`, in the order of the spec's own fields.
+pub(super) fn hazards(spec: &Value, guarded: &Guarded<'_>) -> Vec<Hazard> {
+    let mut found = Found::default();
     let on = |key: &str| spec.get(key).and_then(Value::as_bool) == Some(true);
     for (is_there, hazard) in [
         (on("hostNetwork"), Hazard::HostNetwork),
@@ -83,63 +129,113 @@ pub(super) fn hazards(spec: &Value, socket: &Socket, has_sidecar: bool) -> Vec<H
         (is_windows(spec), Hazard::Windows),
     ] {
         if is_there {
-            found.push(hazard);
+            found.add(hazard);
         }
     }
-    let volumes: Vec<&Value> = list(spec, "volumes").collect();
-    if !has_sidecar {
-        let taken = volumes.iter().map(|volume| name(volume)).filter(|name| VOLUMES.contains(name));
-        found.extend(taken.map(|name| Hazard::VolumeName(name.to_owned())));
+    // By name, so that a pod of many mounts and many volumes takes no longer than it is long.
+    let mut sources = HashMap::new();
+    for volume in list(spec, "volumes") {
+        let volume_name = name(volume);
+        if !guarded.has_sidecar && VOLUMES.contains(&volume_name) {
+            found.add(Hazard::VolumeName(volume_name.to_owned()));
+        }
+        sources.entry(volume_name).or_insert_with(|| source(volume, guarded.secret));
     }
-    for container in agents(spec, has_sidecar) {
-        of_container(container, spec, (&volumes, socket), &mut found);
+    for container in agents(spec, guarded.has_sidecar) {
+        of_container(container, spec, (&sources, guarded), &mut found);
     }
-    found
+    found.0
 }
 
-/// The containers that are not the sidecar.
+/// The containers that are not the sidecar, of which there is one.
 pub(super) fn agents(spec: &Value, has_sidecar: bool) -> impl Iterator<Item = &Value> {
-    let initial = list(spec, "initContainers").filter(move |container| !(has_sidecar && name(container) == CONTAINER));
+    let sidecar = list(spec, "initContainers").position(|container| has_sidecar && name(container) == CONTAINER);
+    let initial = list(spec, "initContainers").enumerate().filter(move |(index, _)| Some(*index) != sidecar);
+    let initial = initial.map(|(_, container)| container);
     initial.chain(list(spec, "containers")).chain(list(spec, "ephemeralContainers"))
 }
 
-fn of_container(container: &Value, spec: &Value, (volumes, socket): (&[&Value], &Socket), found: &mut Vec<Hazard>) {
-    let who = || name(container).to_owned();
+/// What a volume shows, as far as it matters here.
+enum Source<'v> {
+    WorkloadApi,
+    Secret,
+    HostPath(&'v str),
+    Other,
+}
+
+fn source<'v>(volume: &'v Value, secret: &str) -> Source<'v> {
+    let text = |pointer: &str| volume.pointer(pointer).and_then(Value::as_str);
+    if text("/csi/driver") == Some(CSI_DRIVER) {
+        return Source::WorkloadApi;
+    }
+    let mut projected = volume.get("projected").into_iter().flat_map(|projected| list(projected, "sources"));
+    if text("/secret/secretName") == Some(secret) || projected.any(|source| refers(source, "secret", secret)) {
+        return Source::Secret;
+    }
+    text("/hostPath/path").map_or(Source::Other, Source::HostPath)
+}
+
+/// Whether `value` has a reference of this key to the object of this name.
+fn refers(value: &Value, key: &str, object: &str) -> bool {
+    value.get(key).is_some_and(|reference| name(reference) == object)
+}
+
+fn of_container(
+    container: &Value,
+    spec: &Value,
+    (sources, guarded): (&HashMap<&str, Source<'_>>, &Guarded<'_>),
+    found: &mut Found,
+) {
+    let who = || shortened(name(container));
     if name(container) == CONTAINER {
-        found.push(Hazard::ContainerName);
+        found.add(Hazard::ContainerName);
     }
     for mount in list(container, "volumeMounts") {
         let volume = name(mount);
         if VOLUMES.contains(&volume) {
-            found.push(Hazard::Reserved { container: who(), volume: volume.to_owned() });
-        } else if volumes.iter().any(|known| name(known) == volume && is_socket(known, mount, socket)) {
-            found.push(Hazard::Socket(who()));
+            found.add(Hazard::Reserved { container: who(), volume: volume.to_owned() });
+            continue;
+        }
+        match sources.get(volume) {
+            Some(Source::WorkloadApi) => found.add(Hazard::Socket(who())),
+            Some(Source::Secret) => found.add(secret(who(), guarded)),
+            Some(Source::HostPath(path)) => {
+                let path = match mount.get("subPath").and_then(Value::as_str) {
+                    Some(below) => Cow::Owned(format!("{path}/{below}")),
+                    None => Cow::Borrowed(*path),
+                };
+                match reach(&path, &guarded.directories) {
+                    Reach::Nothing => {}
+                    Reach::Socket => found.add(Hazard::Socket(who())),
+                    Reach::Node => found.add(Hazard::Node { container: who(), path: shortened(&path) }),
+                }
+            }
+            Some(Source::Other) | None => {}
         }
     }
+    let from_secret = |entry: &Value| refers(entry, "secretRef", guarded.secret);
+    let of_secret = |entry: &Value| entry.get("valueFrom").is_some_and(|f| refers(f, "secretKeyRef", guarded.secret));
+    if list(container, "envFrom").any(from_secret) || list(container, "env").any(of_secret) {
+        found.add(secret(who(), guarded));
+    }
     if user(container, spec) == Some(UID) {
-        found.push(Hazard::User(who()));
+        found.add(Hazard::User(who()));
     }
     for port in list(container, "ports") {
         if name(port) == METRICS_PORT_NAME {
-            found.push(Hazard::PortName(who()));
+            found.add(Hazard::PortName(who()));
         }
         let number = port.get("containerPort").and_then(Value::as_u64);
         let is_tcp = port.get("protocol").and_then(Value::as_str).is_none_or(|protocol| protocol == "TCP");
         let ours = [OUTBOUND_PORT, METRICS_PORT].into_iter().find(|ours| Some(u64::from(*ours)) == number);
-        found.extend(ours.filter(|_| is_tcp).map(|port| Hazard::Port { container: who(), port }));
+        if let Some(port) = ours.filter(|_| is_tcp) {
+            found.add(Hazard::Port { container: who(), port });
+        }
     }
 }
 
-/// Whether this mount of this volume shows the Workload API's socket.
-fn is_socket(volume: &Value, mount: &Value, socket: &Socket) -> bool {
-    if volume.pointer("/csi/driver").and_then(Value::as_str) == Some(CSI_DRIVER) {
-        return true;
-    }
-    let Some(path) = volume.pointer("/hostPath/path").and_then(Value::as_str) else { return false };
-    match mount.get("subPath").and_then(Value::as_str) {
-        Some(below) => socket.is_reached_by(&format!("{path}/{below}")),
-        None => socket.is_reached_by(path),
-    }
+fn secret(container: String, guarded: &Guarded<'_>) -> Hazard {
+    Hazard::Secret { container, secret: guarded.secret.to_owned() }
 }
 
 /// The container's own user, else the pod's.
@@ -150,7 +246,23 @@ fn user(container: &Value, spec: &Value) -> Option<i64> {
 
 fn is_windows(spec: &Value) -> bool {
     let is = |value: Option<&Value>| value.and_then(Value::as_str) == Some("windows");
-    is(spec.pointer("/os/name")) || is(spec.pointer("/nodeSelector/kubernetes.io~1os"))
+    let terms = spec
+        .pointer("/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution")
+        .into_iter()
+        .flat_map(|required| list(required, "nodeSelectorTerms"));
+    let mut terms = terms.map(term_is_windows).peekable();
+    // The terms are alternatives: only if each of them leads to Windows does the pod.
+    let by_affinity = terms.peek().is_some() && terms.all(|is_windows| is_windows);
+    is(spec.pointer("/os/name")) || is(spec.pointer("/nodeSelector/kubernetes.io~1os")) || by_affinity
+}
+
+fn term_is_windows(term: &Value) -> bool {
+    list(term, "matchExpressions").any(|expression| {
+        let text = |key: &str| expression.get(key).and_then(Value::as_str);
+        let mut values = list(expression, "values").peekable();
+        let is_windows = values.peek().is_some() && values.all(|value| value == "windows");
+        text("key") == Some("kubernetes.io/os") && text("operator") == Some("In") && is_windows
+    })
 }
 
 /// What is risky without being a reason to refuse: said as a warning.
@@ -159,7 +271,9 @@ pub(super) fn risks(spec: &Value, has_sidecar: bool) -> Vec<String> {
         |container: &&Value| container.pointer("/securityContext/privileged").and_then(Value::as_bool) == Some(true);
     let privileged = agents(spec, has_sidecar).filter(is_privileged);
     privileged
-        .map(|container| format!("container {} is privileged: nothing on its node is hidden from it", name(container)))
+        .map(|container| {
+            format!("container {} is privileged: nothing on its node is hidden from it", shortened(name(container)))
+        })
         .collect()
 }
 
@@ -172,98 +286,4 @@ pub(super) fn name(value: &Value) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn of(spec: &Value) -> Vec<String> {
-        hazards(spec, &Socket::default(), false).iter().map(ToString::to_string).collect()
-    }
-
-    fn with_agent(agent: &Value) -> Value {
-        let mut agent = agent.clone();
-        agent["name"] = json!("agent");
-        json!({"containers": [agent]})
-    }
-
-    #[test]
-    fn an_ordinary_pod_has_none() {
-        let ordinary = json!({
-            "hostNetwork": false, "os": {"name": "linux"}, "securityContext": {"runAsUser": 1000},
-            "volumes": [{"name": "data", "emptyDir": {}}, {"name": "logs", "hostPath": {"path": "/var/log"}}],
-            "initContainers": [{"name": "wait"}],
-            "containers": [{
-                "name": "agent", "ports": [{"containerPort": 8080}, {"containerPort": 17090, "protocol": "UDP"}],
-                "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "logs", "mountPath": "/logs"}],
-            }],
-        });
-        assert_eq!(of(&ordinary), Vec::<String>::new());
-        assert_eq!(
-            of(&json!({"containers": "none", "volumes": {}, "initContainers": [1, null, "x"]})),
-            Vec::<String>::new()
-        );
-    }
-
-    #[test]
-    fn what_the_pod_shares() {
-        assert_eq!(of(&json!({"hostNetwork": true})), ["hostNetwork is true"]);
-        assert_eq!(of(&json!({"hostPID": true})), ["hostPID is true"]);
-        assert_eq!(of(&json!({"shareProcessNamespace": true})), ["shareProcessNamespace is true"]);
-        assert_eq!(of(&json!({"os": {"name": "windows"}})), ["it runs on Windows"]);
-        assert_eq!(of(&json!({"nodeSelector": {"kubernetes.io/os": "windows"}})), ["it runs on Windows"]);
-    }
-
-    #[test]
-    fn an_agent_with_the_socket() {
-        for volume in [
-            json!({"name": "v", "csi": {"driver": "csi.spiffe.io", "readOnly": true}}),
-            json!({"name": "v", "hostPath": {"path": "/run/spire/agent-sockets"}}),
-            json!({"name": "v", "hostPath": {"path": "/var/run/spire/"}}),
-            json!({"name": "v", "hostPath": {"path": "/"}}),
-        ] {
-            let mut spec = with_agent(&json!({"volumeMounts": [{"name": "v", "mountPath": "/x"}]}));
-            spec["volumes"] = json!([volume]);
-            assert_eq!(of(&spec), ["container agent mounts the Workload API socket"], "{volume}");
-            spec["initContainers"] = spec["containers"].take();
-            assert_eq!(of(&spec), ["container agent mounts the Workload API socket"], "as an init container");
-        }
-        let mut elsewhere = with_agent(&json!({"volumeMounts": [{"name": "v", "mountPath": "/x", "subPath": "log"}]}));
-        elsewhere["volumes"] =
-            json!([{"name": "v", "hostPath": {"path": "/run"}}, {"name": "w", "csi": {"driver": "csi.spiffe.io"}}]);
-        assert_eq!(
-            of(&elsewhere),
-            Vec::<String>::new(),
-            "neither the other part of it nor a volume that nobody mounts"
-        );
-    }
-
-    #[test]
-    fn an_agent_with_the_sidecars_user() {
-        assert_eq!(of(&with_agent(&json!({"securityContext": {"runAsUser": 17080}}))).len(), 1);
-        let mut pod = with_agent(&json!({}));
-        pod["securityContext"] = json!({"runAsUser": 17080});
-        assert_eq!(of(&pod), ["container agent runs as user 17080, which is the sidecar's"]);
-        pod["containers"][0]["securityContext"] = json!({"runAsUser": 1000});
-        assert_eq!(of(&pod), Vec::<String>::new(), "the container's own wins");
-    }
-
-    #[test]
-    fn names_and_ports_that_clash() {
-        assert_eq!(of(&json!({"initContainers": [{"name": "idjag-proxy"}]})), ["a container is named idjag-proxy"]);
-        assert_eq!(of(&json!({"volumes": [{"name": "idjag-proxy-admin"}]})), ["a volume is named idjag-proxy-admin"]);
-        let ports = json!({"ports": [{"name": "idjag-metrics", "containerPort": 17080}, {"containerPort": 17090}]});
-        let expected = [
-            "container agent has a port named idjag-metrics",
-            "container agent has port 17080",
-            "container agent has port 17090",
-        ];
-        assert_eq!(of(&with_agent(&ports)), expected);
-    }
-
-    #[test]
-    fn a_mount_of_what_will_be_the_sidecars() {
-        let spec = with_agent(&json!({"volumeMounts": [{"name": "idjag-proxy-secrets", "mountPath": "/s"}]}));
-        assert_eq!(of(&spec), ["container agent mounts the volume idjag-proxy-secrets"]);
-        assert_eq!(hazards(&spec, &Socket::default(), true).len(), 1, "once it is injected too");
-    }
-}
+mod tests;

@@ -1,4 +1,5 @@
 //! A pod in, the same pod with the sidecar out, or why not. Pure: no cluster, no file.
+mod edits;
 mod environment;
 mod hazard;
 mod pod;

@@ -1,12 +1,14 @@
 //! The mutation: a pod, or the template of one, gets the sidecar first of its init containers.
-use super::environment;
-use super::hazard::{Hazard, hazards, list, name, risks};
+use super::edits::Edits;
+use super::environment::{self, Variables};
+use super::hazard::{Guarded, Hazard, hazards, list, name, risks};
 use super::settings::{Defaults, SettingError, Settings};
-use super::sidecar::{container, status, volumes};
-use crate::kubernetes::names::{
-    ANNOTATION_STATUS, CONTAINER, LABEL_INJECT, LABEL_INJECTED, METRICS_PORT_NAME, VOLUMES,
-};
+use super::sidecar::{VARIABLES, container, kept, status, volumes};
+use crate::kubernetes::names::{ANNOTATION_STATUS, CONFIG, CONTAINER, LABEL_INJECT, LABEL_INJECTED, VOLUMES};
+use crate::kubernetes::words::shortened;
+use json_patch::Patch;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// What the pod's own label says, which wins over the namespace's.
@@ -26,9 +28,11 @@ pub(crate) enum Existing {
     Renew,
 }
 
-/// What was done.
+/// What there is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Done {
+    /// It makes the pod what it is to be.
+    pub(crate) patch: Patch,
     /// The `ConfigMap` that the pod needs.
     pub(crate) config: String,
     /// Whether the sidecar was there already.
@@ -37,7 +41,7 @@ pub(crate) struct Done {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Why a pod gets no sidecar. Everything is in it, not only the first thing.
+/// Why a pod gets no sidecar. Everything is in it, not only the first thing; of a great many things, the first ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Hazards(Vec<Hazard>, Vec<SettingError>),
@@ -77,80 +81,195 @@ pub(crate) fn opt(pod: &Value) -> Result<Opt, Hazard> {
         None => Ok(Opt::Unsaid),
         Some("enabled") => Ok(Opt::In),
         Some("disabled") => Ok(Opt::Out),
-        Some(other) => Err(Hazard::Label(other.to_owned())),
+        Some(other) => Err(Hazard::Label(shortened(other))),
     }
 }
 
-/// Gives the pod the sidecar. On a refusal it is as it was.
-pub(crate) fn inject(pod: &mut Value, defaults: &Defaults, existing: Existing) -> Result<Done, Refusal> {
+/// Containers of all sorts, and volumes. Real pods have tens; a stranger's may have as many as fit into a review.
+const MOST_CONTAINERS: usize = 256;
+const MOST_VOLUMES: usize = 1024;
+
+/// What gives the pod the sidecar.
+pub(crate) fn inject(pod: &Value, defaults: &Defaults, existing: Existing) -> Result<Done, Refusal> {
+    let spec = check_shape(pod)?;
+    let existed = has_sidecar(pod, spec);
+    let settings = Settings::read(pod.pointer("/metadata/annotations"), defaults);
+    let (kept, foreign) = match existing {
+        Existing::Keep if existed => split(kept(spec)),
+        _ => (None, None),
+    };
+    let socket = settings.as_ref().map_or(&defaults.socket, |settings| &settings.socket);
+    let own = settings.as_ref().map_or(CONFIG, |settings| &settings.config);
+    let guarded = Guarded {
+        directories: socket.directory().into_iter().chain(kept.as_ref().and_then(|kept| kept.directory)).collect(),
+        secret: kept.as_ref().map_or(own, |kept| kept.config),
+        has_sidecar: existed,
+    };
+    let mut found: Vec<Hazard> = foreign.map(Hazard::Foreign).into_iter().collect();
+    found.extend(hazards(spec, &guarded));
+    found.extend(opt(pod).err());
+    let settings = match &settings {
+        Ok(settings) if found.is_empty() => settings,
+        settings => return Err(Refusal::Hazards(found, settings.as_ref().err().cloned().unwrap_or_default())),
+    };
+    let (mut edits, mut warnings) = (Edits::default(), risks(spec, existed));
+    let recorded = Recorded::read(pod);
+    let mut variables = BTreeMap::new();
+    for (container, place) in agents_of(spec, existed) {
+        let place = ["spec", place.0, &place.1.to_string()];
+        let before = recorded.variables.get(name(container));
+        let done = environment::edit(container, place, settings.http_proxy.as_ref(), before, &mut edits);
+        warnings.extend(done.left);
+        if !done.variables.is_empty() {
+            variables.insert(name(container).to_owned(), done.variables);
+        }
+    }
+    if !existed || existing == Existing::Renew {
+        place(pod, spec, (settings, &variables, existed), &mut edits);
+    } else if variables != recorded.variables {
+        edits.add(&["metadata", "annotations", ANNOTATION_STATUS], recorded.with(&variables).into());
+    }
+    warnings.extend(grace(spec, &mut edits));
+    let config = guarded.secret.to_owned();
+    Ok(Done { patch: edits.finish(), config, existed, warnings })
+}
+
+fn split<T, E>(result: Result<T, E>) -> (Option<T>, Option<E>) {
+    match result {
+        Ok(value) => (Some(value), None),
+        Err(error) => (None, Some(error)),
+    }
+}
+
+/// The spec of what is a pod as far as the patch relies on it.
+fn check_shape(pod: &Value) -> Result<&Value, Refusal> {
     let spec = pod.get("spec").filter(|spec| spec.is_object()).ok_or(Refusal::Shape("it has no spec"))?;
     if list(spec, "containers").next().is_none() {
         return Err(Refusal::Shape("its spec has no containers"));
     }
-    let existed = has_sidecar(pod, spec);
-    let settings = Settings::read(pod.pointer("/metadata/annotations"), defaults);
-    let socket = settings.as_ref().map_or(&defaults.socket, |settings| &settings.socket);
-    let mut found = hazards(spec, socket, existed);
-    found.extend(opt(pod).err());
-    let settings = match settings {
-        Ok(settings) if found.is_empty() => settings,
-        settings => return Err(Refusal::Hazards(found, settings.err().unwrap_or_default())),
-    };
-    let mut warnings = risks(spec, existed);
-    let mut changed = pod.clone();
-    if !existed || existing == Existing::Renew {
-        place(&mut changed, &settings, existed)?;
+    let is_list = |key: &str| spec.get(key).is_none_or(|value| value.is_null() || value.is_array());
+    if !is_list("initContainers") || !is_list("volumes") {
+        return Err(Refusal::Shape("containers and volumes must be lists"));
     }
-    if let Some(proxy) = &settings.http_proxy {
-        for container in agents_mut(&mut changed) {
-            warnings.extend(environment::set(container, proxy));
-        }
+    let metadata = pod.get("metadata").filter(|metadata| !metadata.is_null());
+    let is_map = |key: &str| metadata.and_then(|m| m.get(key)).is_none_or(|value| value.is_null() || value.is_object());
+    if !metadata.is_none_or(Value::is_object) || !is_map("labels") || !is_map("annotations") {
+        return Err(Refusal::Shape("metadata, spec, labels and annotations must be mappings"));
     }
-    warnings.extend(grace(&mut changed));
-    *pod = changed;
-    Ok(Done { config: settings.config, existed, warnings })
+    let count = |key: &str| list(spec, key).count();
+    if count("containers") + count("initContainers") + count("ephemeralContainers") > MOST_CONTAINERS {
+        return Err(Refusal::Shape("it has more than 256 containers"));
+    }
+    if count("volumes") > MOST_VOLUMES {
+        return Err(Refusal::Shape("it has more than 1024 volumes"));
+    }
+    Ok(spec)
 }
 
-/// Whether this is a pod that was injected, here or by hand: the label, and a container that is one of ours by its port.
+/// Whether this pod says that it was injected, here or by hand.
 fn has_sidecar(pod: &Value, spec: &Value) -> bool {
-    let is_ours = |container: &Value| {
-        name(container) == CONTAINER && list(container, "ports").any(|port| name(port) == METRICS_PORT_NAME)
-    };
-    label(pod, LABEL_INJECTED) == Some("true") && list(spec, "initContainers").any(is_ours)
+    let is_named = |container: &Value| name(container) == CONTAINER;
+    label(pod, LABEL_INJECTED) == Some("true") && list(spec, "initContainers").any(is_named)
 }
 
 fn label<'p>(pod: &'p Value, key: &str) -> Option<&'p str> {
     pod.get("metadata")?.get("labels")?.get(key)?.as_str()
 }
 
-fn place(pod: &mut Value, settings: &Settings, existed: bool) -> Result<(), Refusal> {
-    let spec = map(pod, "spec")?;
-    let initial = array(spec, "initContainers")?;
-    if existed {
-        initial.retain(|container| name(container) != CONTAINER);
+/// What the status annotation says of an earlier injection.
+struct Recorded {
+    status: Map<String, Value>,
+    variables: BTreeMap<String, Variables>,
+}
+
+/// The annotation is as long as what was set in a few hundred containers.
+const LONGEST_STATUS: usize = 256 * 1024;
+
+impl Recorded {
+    fn read(pod: &Value) -> Self {
+        let text =
+            pod.pointer("/metadata/annotations").and_then(|all| all.get(ANNOTATION_STATUS)).and_then(Value::as_str);
+        let text = text.filter(|text| text.len() <= LONGEST_STATUS).unwrap_or_default();
+        // A status that somebody else wrote records nothing.
+        let status: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
+        let variables = status.get(VARIABLES).cloned().and_then(|variables| serde_json::from_value(variables).ok());
+        Self { status, variables: variables.unwrap_or_default() }
     }
-    initial.insert(0, container(settings));
-    let present = array(spec, "volumes")?;
-    if existed {
-        present.retain(|volume| !VOLUMES.contains(&name(volume)));
+
+    /// The same with other variables.
+    fn with(mut self, variables: &BTreeMap<String, Variables>) -> String {
+        if variables.is_empty() {
+            self.status.remove(VARIABLES);
+        } else {
+            self.status.insert(VARIABLES.to_owned(), json!(variables));
+        }
+        Value::from(self.status).to_string()
     }
-    present.extend(volumes(settings));
-    let metadata = map(pod, "metadata")?;
-    map_in(metadata, "labels")?.insert(LABEL_INJECTED.to_owned(), "true".into());
-    map_in(metadata, "annotations")?.insert(ANNOTATION_STATUS.to_owned(), status(settings).into());
-    Ok(())
+}
+
+/// The agent's containers, each with where it is.
+fn agents_of(spec: &Value, existed: bool) -> impl Iterator<Item = (&Value, (&'static str, usize))> {
+    let is_agent = move |key: &str, container: &Value| {
+        container.is_object() && !(existed && key == "initContainers" && name(container) == CONTAINER)
+    };
+    let of = move |key: &'static str| {
+        let containers = list(spec, key).enumerate().filter(move |(_, container)| is_agent(key, container));
+        containers.map(move |(index, container)| (container, (key, index)))
+    };
+    of("initContainers").chain(of("containers"))
+}
+
+fn place(
+    pod: &Value,
+    spec: &Value,
+    (settings, variables, existed): (&Settings, &BTreeMap<String, Variables>, bool),
+    edits: &mut Edits,
+) {
+    let ours = |key: &str, is_ours: &dyn Fn(&str) -> bool| -> Vec<String> {
+        let ours = list(spec, key).enumerate().filter(|(_, value)| existed && is_ours(name(value)));
+        ours.map(|(index, _)| index.to_string()).collect()
+    };
+    let is_list = |key: &str| spec.get(key).is_some_and(Value::is_array);
+    for index in ours("initContainers", &|name| name == CONTAINER).iter().rev() {
+        edits.remove(&["spec", "initContainers", index]);
+    }
+    if is_list("initContainers") {
+        edits.add(&["spec", "initContainers", "0"], container(settings));
+    } else {
+        edits.add(&["spec", "initContainers"], json!([container(settings)]));
+    }
+    for index in ours("volumes", &|name| VOLUMES.contains(&name)).iter().rev() {
+        edits.remove(&["spec", "volumes", index]);
+    }
+    if is_list("volumes") {
+        volumes(settings).into_iter().for_each(|volume| edits.add(&["spec", "volumes", "-"], volume));
+    } else {
+        edits.add(&["spec", "volumes"], Vec::from(volumes(settings)).into());
+    }
+    let metadata = pod.get("metadata");
+    if !metadata.is_some_and(Value::is_object) {
+        edits.add(&["metadata"], json!({}));
+    }
+    let entries = [
+        ("labels", LABEL_INJECTED, "true".to_owned()),
+        ("annotations", ANNOTATION_STATUS, status(settings, variables)),
+    ];
+    for (key, entry, value) in entries {
+        if !metadata.and_then(|metadata| metadata.get(key)).is_some_and(Value::is_object) {
+            edits.add(&["metadata", key], json!({}));
+        }
+        edits.add(&["metadata", key, entry], value.into());
+    }
 }
 
 /// Seconds; the drain's own deadline is 25.
 const GRACE: u64 = 30;
 
 /// A file may leave it out; the API server never does.
-fn grace(pod: &mut Value) -> Option<String> {
-    let spec = pod.get_mut("spec")?.as_object_mut()?;
-    let given = spec.get("terminationGracePeriodSeconds").filter(|given| !given.is_null());
-    match given {
+fn grace(spec: &Value, edits: &mut Edits) -> Option<String> {
+    match spec.get("terminationGracePeriodSeconds").filter(|given| !given.is_null()) {
         None => {
-            spec.insert("terminationGracePeriodSeconds".to_owned(), json!(GRACE));
+            edits.add(&["spec", "terminationGracePeriodSeconds"], json!(GRACE));
             None
         }
         Some(given) => (given.as_u64()? < GRACE).then(|| {
@@ -159,163 +278,5 @@ fn grace(pod: &mut Value) -> Option<String> {
     }
 }
 
-fn agents_mut(pod: &mut Value) -> impl Iterator<Item = &mut Value> {
-    let lists = pod.get_mut("spec").and_then(Value::as_object_mut).into_iter().flat_map(Map::iter_mut);
-    let lists = lists.filter(|(key, _)| *key == "initContainers" || *key == "containers");
-    let containers = lists.filter_map(|(_, list)| list.as_array_mut()).flatten();
-    containers.filter(|container| name(container) != CONTAINER && container.is_object())
-}
-
-fn map<'v>(value: &'v mut Value, key: &'static str) -> Result<&'v mut Map<String, Value>, Refusal> {
-    map_in(value.as_object_mut().ok_or(Refusal::Shape("it is no mapping"))?, key)
-}
-
-/// The mapping of this key, made where it is absent or null.
-fn map_in<'m>(map: &'m mut Map<String, Value>, key: &'static str) -> Result<&'m mut Map<String, Value>, Refusal> {
-    let value = map.entry(key).or_insert(Value::Null);
-    if value.is_null() {
-        *value = json!({});
-    }
-    value.as_object_mut().ok_or(Refusal::Shape("metadata, spec, labels and annotations must be mappings"))
-}
-
-fn array<'m>(map: &'m mut Map<String, Value>, key: &'static str) -> Result<&'m mut Vec<Value>, Refusal> {
-    let value = map.entry(key).or_insert(Value::Null);
-    if value.is_null() {
-        *value = json!([]);
-    }
-    value.as_array_mut().ok_or(Refusal::Shape("containers and volumes must be lists"))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pod() -> Value {
-        json!({
-            "apiVersion": "v1", "kind": "Pod", "unknown": 1.5,
-            "metadata": {"name": "calendar", "labels": {"app": "calendar"}},
-            "spec": {
-                "futureField": {"kept": [1, 2]},
-                "initContainers": [{"name": "wait", "image": "busybox"}],
-                "containers": [{"name": "agent", "image": "agent:1", "new": true}],
-            },
-        })
-    }
-
-    fn injected(mut pod: Value, existing: Existing) -> (Value, Done) {
-        let done = inject(&mut pod, &Defaults::default(), existing).expect("injected");
-        (pod, done)
-    }
-
-    #[test]
-    fn the_sidecar_comes_first_and_nothing_is_lost() {
-        let (pod, done) = injected(pod(), Existing::Keep);
-        assert_eq!(pod["spec"]["initContainers"][0]["name"], "idjag-proxy");
-        assert_eq!(pod["spec"]["initContainers"][1]["name"], "wait");
-        assert_eq!(pod["spec"]["volumes"].as_array().expect("volumes").len(), 5);
-        assert_eq!(pod["metadata"]["labels"]["idjag-proxy.io/injected"], "true");
-        assert_eq!(pod["metadata"]["labels"]["app"], "calendar");
-        assert_eq!((&pod["unknown"], &pod["spec"]["futureField"]), (&json!(1.5), &json!({"kept": [1, 2]})));
-        assert_eq!(pod["spec"]["containers"][0], json!({"name": "agent", "image": "agent:1", "new": true}));
-        assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 30);
-        assert_eq!(done, Done { config: "idjag-proxy".into(), existed: false, warnings: vec![] });
-    }
-
-    #[test]
-    fn a_second_time_changes_nothing() {
-        let (once, _) = injected(pod(), Existing::Keep);
-        for existing in [Existing::Keep, Existing::Renew] {
-            let (twice, done) = injected(once.clone(), existing);
-            assert_eq!(twice, once);
-            assert!(done.existed);
-        }
-    }
-
-    #[test]
-    fn a_sidecar_that_another_webhook_changed_stays_so() {
-        let (mut once, _) = injected(pod(), Existing::Keep);
-        once["spec"]["initContainers"][0]["image"] = json!("mirror.example/idjag-proxy:1");
-        let kept = once["spec"]["initContainers"][0]["image"].clone();
-        let (twice, _) = injected(once.clone(), Existing::Keep);
-        assert_eq!(twice["spec"]["initContainers"][0]["image"], kept);
-        once["metadata"]["annotations"]["idjag-proxy.io/config"] = json!("other");
-        let (renewed, _) = injected(once, Existing::Renew);
-        assert_eq!(renewed["spec"]["volumes"][0]["configMap"]["name"], "other");
-        assert_eq!(renewed["spec"]["volumes"].as_array().expect("volumes").len(), 5);
-    }
-
-    #[test]
-    fn a_container_that_came_between_gets_the_variables_and_is_looked_at() {
-        let mut pod = pod();
-        pod["metadata"]["annotations"] = json!({"idjag-proxy.io/http-proxy": "true"});
-        let (mut once, _) = injected(pod, Existing::Keep);
-        assert_eq!(once["spec"]["initContainers"][0].get("env"), None, "not the sidecar itself");
-        once["spec"]["containers"].as_array_mut().expect("containers").push(json!({"name": "late"}));
-        let (twice, _) = injected(once.clone(), Existing::Keep);
-        assert_eq!(twice["spec"]["containers"][1]["env"].as_array().expect("variables").len(), 4);
-        once["spec"]["containers"][1]["volumeMounts"] =
-            json!([{"name": "idjag-proxy-workload-api", "mountPath": "/x"}]);
-        let refusal = inject(&mut once, &Defaults::default(), Existing::Keep).expect_err("refused");
-        assert_eq!(refusal.problems(), ["container late mounts the volume idjag-proxy-workload-api"]);
-    }
-
-    #[test]
-    fn everything_is_in_the_refusal_and_the_pod_is_as_it_was() {
-        let mut pod = pod();
-        pod["spec"]["hostNetwork"] = json!(true);
-        pod["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 17080});
-        pod["metadata"]["annotations"] = json!({"idjag-proxy.io/log-levle": "debug"});
-        pod["metadata"]["labels"]["idjag-proxy.io/inject"] = json!("true");
-        let before = pod.clone();
-        let refusal = inject(&mut pod, &Defaults::default(), Existing::Keep).expect_err("refused");
-        assert_eq!(pod, before);
-        let expected = "hostNetwork is true: every process of the node could use this agent's identity; remove it; \
-            container agent runs as user 17080, which is the sidecar's: it could read what the sidecar holds; use another user; \
-            label idjag-proxy.io/inject is `true`: write enabled or disabled; \
-            annotation idjag-proxy.io/log-levle: there is none of this name; did you mean `idjag-proxy.io/log-level`?";
-        assert_eq!(refusal.to_string(), expected);
-    }
-
-    #[test]
-    fn what_is_no_pod_is_refused() {
-        for (pod, problem) in [
-            (json!({}), "it has no spec"),
-            (json!({"spec": []}), "it has no spec"),
-            (json!({"spec": {"containers": []}}), "its spec has no containers"),
-            (json!({"spec": {"containers": [{}], "volumes": 1}}), "containers and volumes must be lists"),
-            (
-                json!({"metadata": 7, "spec": {"containers": [{}]}}),
-                "metadata, spec, labels and annotations must be mappings",
-            ),
-        ] {
-            let mut pod = pod;
-            let before = pod.clone();
-            let refusal = inject(&mut pod, &Defaults::default(), Existing::Keep).expect_err("refused");
-            assert_eq!((refusal.problems(), pod), (vec![problem.to_owned()], before));
-        }
-    }
-
-    #[test]
-    fn null_is_absent() {
-        let pod = json!({"metadata": {"labels": null}, "spec": {"volumes": null, "initContainers": null, "containers": [{"name": "a"}]}});
-        let (pod, _) = injected(pod, Existing::Keep);
-        assert_eq!(pod["spec"]["initContainers"].as_array().expect("one").len(), 1);
-    }
-
-    #[test]
-    fn a_short_grace_period_is_said() {
-        let mut pod = pod();
-        pod["spec"]["terminationGracePeriodSeconds"] = json!(5);
-        let (_, done) = injected(pod, Existing::Keep);
-        assert_eq!(done.warnings, ["terminationGracePeriodSeconds is 5: calls of a stopping pod may be cut; use 30"]);
-    }
-
-    #[test]
-    fn the_label_says() {
-        let with = |value: &str| opt(&json!({"metadata": {"labels": {"idjag-proxy.io/inject": value}}}));
-        assert_eq!((with("enabled"), with("disabled")), (Ok(Opt::In), Ok(Opt::Out)));
-        assert_eq!(with("yes"), Err(Hazard::Label("yes".into())));
-        assert_eq!(opt(&json!({})), Ok(Opt::Unsaid));
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@ use super::resources::Resources;
 use super::socket::Socket;
 use crate::config::LogLevel;
 use crate::kubernetes::names::{ANNOTATION_STATUS, CONFIG, IMAGE, LABEL_INJECT, LABEL_INJECTED, PREFIX};
+use crate::kubernetes::words::shortened;
 use serde_json::Value;
 use std::fmt;
 use std::str::FromStr;
@@ -88,6 +89,11 @@ impl fmt::Display for SettingError {
     }
 }
 
+/// Of one annotation of ours, in bytes.
+const LONGEST: usize = 4096;
+/// Nobody reads more of them.
+const MOST_ERRORS: usize = 16;
+
 /// Behind the prefix.
 const NAMES: [&str; 7] = ["config", "image", "log-level", "resources", "socket", "http-proxy", "no-proxy"];
 
@@ -109,11 +115,16 @@ impl Settings {
             if key == ANNOTATION_STATUS {
                 continue;
             }
+            if errors.len() >= MOST_ERRORS {
+                break;
+            }
+            let name = &*shortened(name);
             let read = match value.as_str() {
+                Some(text) if text.len() > LONGEST => Err(vec![format!("it is longer than {LONGEST} bytes")]),
                 Some(text) => settings.set(name, text, &mut no_proxy),
                 None => Err(vec!["it is no string: put it in quotes".to_owned()]),
             };
-            let problems = read.err().into_iter().flatten();
+            let problems = read.err().into_iter().flatten().take(MOST_ERRORS);
             errors.extend(problems.map(|problem| SettingError { name: name.to_owned(), problem }));
         }
         match (&mut settings.http_proxy, no_proxy) {

@@ -1,5 +1,5 @@
 //! Where a pod gets the Workload API's socket from.
-use crate::kubernetes::names::{CSI_DRIVER, HOST_SOCKET_DIRECTORY, VOLUME_WORKLOAD_API};
+use crate::kubernetes::names::{CSI_DRIVER, VOLUME_WORKLOAD_API};
 use serde_json::{Value, json};
 use std::fmt;
 use std::str::FromStr;
@@ -84,19 +84,71 @@ impl Socket {
         }
     }
 
-    /// Whether this path of the node leads to the socket: its directory, one above it, or something in it.
-    pub(super) fn is_reached_by(&self, host_path: &str) -> bool {
-        let own = match self {
-            Self::Csi { .. } => HOST_SOCKET_DIRECTORY,
-            Self::HostPath { directory, .. } => directory,
-        };
-        [own, HOST_SOCKET_DIRECTORY].iter().any(|directory| overlap(&normal(directory), &normal(host_path)))
+    /// The directory of the node, if that is where it comes from.
+    pub(super) fn directory(&self) -> Option<&str> {
+        match self {
+            Self::Csi { .. } => None,
+            Self::HostPath { directory, .. } => Some(directory),
+        }
     }
 }
 
-/// A path without empty parts, and without the alias that `/var/run` is.
+/// Where SPIRE's agents have their sockets: by its charts, and by its own default. Whatever the sidecar's own comes by, an agent that
+/// gets at one of these has it too.
+const SOCKETS: [&str; 2] = ["/run/spire", "/tmp/spire-agent"];
+/// What else of a node shows the socket or what the sidecar holds: the volumes of pods, a container runtime, processes' memory.
+const NODE: [&str; 14] = [
+    "/var/lib/kubelet/pods",
+    "/var/lib/kubelet/plugins",
+    "/run/containerd",
+    "/run/crio",
+    "/run/cri-dockerd.sock",
+    "/run/docker",
+    "/run/docker.sock",
+    "/run/k3s",
+    "/run/k0s",
+    "/var/lib/containerd",
+    "/var/lib/containers",
+    "/var/lib/docker",
+    "/var/lib/rancher",
+    "/proc",
+];
+
+/// What a path of the node leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    Nothing,
+    /// The Workload API's socket.
+    Socket,
+    /// A part of the node that leads to it.
+    Node,
+}
+
+/// What this path leads to, being it, above it or inside. `own` are the directories of the pod's own socket.
+pub(super) fn reach(host_path: &str, own: &[&str]) -> Reach {
+    let path = normal(host_path);
+    let leads_to = |directory: &&str| overlap(&normal(directory), &path);
+    if own.iter().any(leads_to) || SOCKETS.iter().any(leads_to) {
+        Reach::Socket
+    } else if NODE.iter().any(leads_to) {
+        Reach::Node
+    } else {
+        Reach::Nothing
+    }
+}
+
+/// A path without empty parts and detours, and without the alias that `/var/run` is.
 fn normal(path: &str) -> Vec<&str> {
-    let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            _ => parts.push(part),
+        }
+    }
     if parts.starts_with(&["var", "run"]) {
         parts.remove(0);
     }
@@ -140,17 +192,35 @@ mod tests {
 
     #[test]
     fn a_path_reaches_the_socket_from_above_and_from_inside() {
-        let csi = Socket::default();
-        for path in
-            ["/", "/run", "/var/run/", "/run/spire", "/run/spire/agent-sockets/", "/run/spire/agent-sockets/api.sock"]
-        {
-            assert!(csi.is_reached_by(path), "{path}");
+        for path in [
+            "/",
+            "/run",
+            "/var/run/",
+            "/run/spire",
+            "/run/spire/agent-sockets/",
+            "/run/spire/other",
+            "/var/run/spire/agent-sockets/api.sock",
+            "/tmp",
+            "/tmp/spire-agent/public",
+            "/var/log/../../run/./spire",
+        ] {
+            assert_eq!(reach(path, &[]), Reach::Socket, "{path}");
         }
-        for path in ["/run/spire-logs", "/var", "/var/log", "/run/docker.sock", "/run/spire/other"] {
-            assert!(!csi.is_reached_by(path), "{path}");
+        for path in [
+            "/var",
+            "/var/lib",
+            "/var/lib/kubelet",
+            "/var/lib/kubelet/pods/1/volumes",
+            "/run/containerd/containerd.sock",
+            "/var/run/docker.sock",
+            "/proc/1",
+        ] {
+            assert_eq!(reach(path, &[]), Reach::Node, "{path}");
         }
-        let host: Socket = "hostPath:/opt/spire/api.sock".parse().expect("a socket");
-        assert!(host.is_reached_by("/opt"));
-        assert!(host.is_reached_by("/run/spire/agent-sockets"), "the usual place counts too");
+        for path in ["/run/spire-logs", "/var/log", "/var/lib/kubelet/device-plugins", "/data", "/tmp/x", "/run/udev"] {
+            assert_eq!(reach(path, &[]), Reach::Nothing, "{path}");
+        }
+        assert_eq!(reach("/opt", &["/opt/spire"]), Reach::Socket);
+        assert_eq!(reach("/run/spire/agent-sockets", &["/opt/spire"]), Reach::Socket, "the usual place counts too");
     }
 }

@@ -5,14 +5,25 @@ use crate::clock::Clock;
 use crate::tasks::Stop;
 use lru::LruCache;
 use serde_json::{Value, json};
+use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+/// Whose doing an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Ours; always written.
+    Own,
+    /// Whoever sent a review, and nobody has asked who that is: written as often as a person could read.
+    Review,
+}
+
 /// What happened to an object.
 #[derive(Clone, Debug)]
 pub(super) struct Event {
+    pub(super) cause: Cause,
     pub(super) namespace: String,
     pub(super) involved: Value,
     /// `Normal` or `Warning`.
@@ -40,6 +51,59 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// The API server takes no longer message.
 const LONGEST: usize = 1000;
 
+/// Of reviews, all together: this many at once, and one each second.
+const ALL: Rate = Rate { burst: 60.0, pause: 1.0 };
+/// In one namespace.
+const EACH: Rate = Rate { burst: 10.0, pause: 30.0 };
+
+/// How many at once, and after how many seconds one more.
+#[derive(Clone, Copy)]
+struct Rate {
+    burst: f64,
+    pause: f64,
+}
+
+struct Bucket {
+    rate: Rate,
+    left: f64,
+    at: Instant,
+}
+
+/// How many more events may be written.
+struct Limits {
+    all: Bucket,
+    each: LruCache<String, Bucket>,
+}
+
+impl Bucket {
+    fn new(rate: Rate) -> Self {
+        Self { rate, left: rate.burst, at: Instant::now() }
+    }
+
+    fn has_one(&mut self) -> bool {
+        let now = Instant::now();
+        self.left = (self.left + (now - self.at).as_secs_f64() / self.rate.pause).min(self.rate.burst);
+        self.at = now;
+        self.left >= 1.0
+    }
+}
+
+impl Limits {
+    fn new() -> Self {
+        Self { all: Bucket::new(ALL), each: LruCache::new(REMEMBERED) }
+    }
+
+    fn take(&mut self, namespace: &str) -> bool {
+        let each = self.each.get_or_insert_mut(namespace.to_owned(), || Bucket::new(EACH));
+        let may = each.has_one() && self.all.has_one();
+        if may {
+            each.left -= 1.0;
+            self.all.left -= 1.0;
+        }
+        may
+    }
+}
+
 impl Events {
     pub(super) fn new(api: Api, clock: Clock, identity: String) -> (Self, Writer) {
         let (sender, receiver) = mpsc::channel(WAITING);
@@ -57,15 +121,20 @@ impl Events {
 impl Writer {
     /// Runs until it is told to stop.
     pub(super) async fn run(mut self, mut stop: Stop) -> Result<(), String> {
-        let mut written: LruCache<String, Instant> = LruCache::new(REMEMBERED);
+        let mut written: LruCache<u64, Instant> = LruCache::new(REMEMBERED);
+        let (hasher, mut limits) = (RandomState::new(), Limits::new());
         loop {
             let event = tokio::select! {
                 () = stop.stopped() => return Ok(()),
                 event = self.receiver.recv() => event,
             };
             let Some(event) = event else { return Ok(()) };
-            let key = format!("{} {} {}", event.involved, event.reason, event.message);
+            let key = hasher.hash_one((event.involved.to_string(), event.reason, &event.message));
             if written.get(&key).is_some_and(|at| at.elapsed() < QUIET) {
+                continue;
+            }
+            if event.cause == Cause::Review && !limits.take(&event.namespace) {
+                tracing::debug!(namespace = %event.namespace, "an event too many was dropped");
                 continue;
             }
             written.put(key, Instant::now());
@@ -96,5 +165,22 @@ impl Writer {
         if let Err(error) = self.api.post(&path, &object).await {
             tracing::warn!(reason = event.reason, %error, "an event could not be written");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_namespace_and_no_crowd_of_them_gets_many_events() {
+        let mut limits = Limits::new();
+        let written = |limits: &mut Limits, namespace: &str| (0..100).filter(|_| limits.take(namespace)).count();
+        assert_eq!(written(&mut limits, "a"), 10);
+        let crowd: usize = (0..100).map(|index| written(&mut limits, &format!("n{index}"))).sum();
+        assert_eq!(crowd, 50, "with those of the first");
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(written(&mut limits, "a"), 2);
+        assert_eq!(written(&mut limits, "b"), 10);
     }
 }

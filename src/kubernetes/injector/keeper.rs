@@ -2,7 +2,7 @@
 //! does the next step.
 use super::api::{Api, ApiError};
 use super::certificate::{Ca, Fitness, Generation, Served, bundle, bundle_pem};
-use super::events::{Event, Events};
+use super::events::{Cause, Event, Events};
 use super::health::Health;
 use super::lease::{self, Claim};
 use super::metrics::Metrics;
@@ -356,7 +356,8 @@ impl Keeper {
     fn event(&self, severity: &'static str, reason: &'static str, message: String) {
         let Names { namespace, secret, .. } = &self.names;
         let involved = json!({"apiVersion": "v1", "kind": "Secret", "namespace": namespace, "name": secret});
-        self.events.send(Event { namespace: namespace.clone(), involved, severity, reason, message });
+        let namespace = namespace.clone();
+        self.events.send(Event { cause: Cause::Own, namespace, involved, severity, reason, message });
     }
 }
 

@@ -17,7 +17,9 @@ mod lease;
 mod metrics;
 mod publish;
 mod review;
+mod room;
 mod server;
+mod weight;
 
 pub use api::Api;
 
@@ -38,6 +40,7 @@ use metrics::Metrics;
 use prometheus::{Encoder, Registry, TextEncoder};
 use publish::Timing;
 use review::Policy;
+use room::Room;
 use server::Webhook;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -169,7 +172,8 @@ pub fn bind(settings: Settings, api: Api, clock: &Clock, logs: Option<&Logs>) ->
         state: Held::new(),
     };
     let policy = Policy { defaults: settings.defaults, namespace: settings.namespace };
-    let server = Webhook { policy, api, metrics, events, room: Semaphore::new(server::ROOM) };
+    let room = Room::new(server::ALL, server::EACH);
+    let server = Webhook { policy, api, metrics, events, room, checks: Arc::new(Semaphore::new(server::CHECKS)) };
     Ok(Bound {
         webhook_address,
         metrics_address,

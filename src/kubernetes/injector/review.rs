@@ -1,10 +1,13 @@
 //! An admission review in, what to do out. Pure: any bytes are answered, and none of them is a reason to panic.
-use crate::kubernetes::inject::{Defaults, Existing, Opt, inject, opt};
+use super::weight::weight;
+use crate::kubernetes::inject::{Defaults, Existing, Opt, inject, is_object_name, opt};
 use crate::kubernetes::names::{CONFIG_KEY, LABEL_INJECT};
+use crate::kubernetes::words::shortened;
 use crate::kubernetes::workload::Kind;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 const VERSION: &str = "admission.k8s.io/v1";
@@ -16,26 +19,31 @@ pub(super) struct Review {
     kind: Option<Kind>,
     resource: String,
     operation: String,
-    name: String,
+    /// `pod calendar-7d4f9b-…`
+    subject: String,
+    /// The object that an event speaks of.
+    pub(super) involved: Option<Value>,
     pub(super) namespace: String,
     object: Value,
     /// Nothing may be done besides answering.
     pub(super) dry_run: bool,
 }
 
+/// Everything else is skipped while it is read: the object as it was, the options, who asks.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Envelope {
+struct Envelope<'b> {
     #[serde(default)]
     api_version: String,
     #[serde(default)]
     kind: String,
-    request: Option<Request>,
+    #[serde(borrow)]
+    request: Option<Request<'b>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Request {
+struct Request<'b> {
     uid: String,
     resource: Resource,
     #[serde(default)]
@@ -45,8 +53,9 @@ struct Request {
     #[serde(default)]
     namespace: Option<String>,
     operation: String,
-    #[serde(default)]
-    object: Value,
+    /// Not parsed before its weight is known.
+    #[serde(borrow, default)]
+    object: Option<&'b RawValue>,
     #[serde(default)]
     dry_run: Option<bool>,
 }
@@ -69,7 +78,16 @@ pub(super) enum Malformed {
     NoRequest,
     #[error("the namespace is no namespace")]
     Namespace,
+    #[error("the object has more parts than any that Kubernetes would keep")]
+    TooHeavy,
 }
+
+/// Of one object when it is parsed, in bytes. A pod of 1,000 environment variables with its managed fields comes to 3 MiB.
+const HEAVIEST: usize = 16 * 1024 * 1024;
+/// Of a `uid`, which is in the answer; the API server's has 36 bytes.
+const LONGEST_UID: usize = 256;
+/// The API server passes on 4 KiB of them all together.
+const MOST_WARNINGS: usize = 16;
 
 /// Who is known, from the settings of this process.
 #[derive(Clone, Debug)]
@@ -84,8 +102,8 @@ pub(super) struct Policy {
 pub(super) enum Verdict {
     /// It goes in as it is.
     Unchanged { warnings: Vec<String> },
-    /// A pod gets a sidecar, which needs this `ConfigMap`.
-    Inject { patch: Value, config: String, warnings: Vec<String> },
+    /// A pod gets a sidecar, which needs this `ConfigMap`. The patch is as the answer has it, in base64; none for a pod that has it.
+    Inject { patch: Option<String>, config: String, warnings: Vec<String> },
     /// A pod is refused.
     Refuse { reason: String },
     /// A workload goes in, its people are warned. Its pods would need this `ConfigMap`, if they come to be.
@@ -112,20 +130,33 @@ impl Review {
         let request = request.ok_or(Malformed::NoRequest)?;
         let is_whole = request.sub_resource.is_none_or(|sub| sub.is_empty());
         let namespace = request.namespace.unwrap_or_default();
-        if !namespace.is_empty() && !crate::kubernetes::inject::is_object_name(&namespace) {
+        if !namespace.is_empty() && !is_object_name(&namespace) {
             return Err(Malformed::Namespace);
         }
         let Resource { group, resource } = request.resource;
+        let kind = Kind::of_resource(&group, &resource).filter(|_| is_whole);
+        let object = match request.object {
+            Some(raw) if kind.is_some() && weight(raw.get().as_bytes()) > HEAVIEST => return Err(Malformed::TooHeavy),
+            Some(raw) if kind.is_some() => serde_json::from_str(raw.get())?,
+            _ => Value::Null,
+        };
+        let name = request.name.unwrap_or_default();
         Ok(Self {
-            uid: request.uid,
-            kind: Kind::of_resource(&group, &resource).filter(|_| is_whole),
+            uid: request.uid.chars().take(LONGEST_UID).collect(),
+            kind,
             resource: shortened(&resource),
-            operation: request.operation,
-            name: request.name.unwrap_or_default(),
+            operation: shortened(&request.operation),
+            subject: subject(&object, &name),
+            involved: kind.and_then(|kind| involved(&object, kind, &namespace)),
             namespace,
-            object: request.object,
+            object,
             dry_run: request.dry_run.unwrap_or(false),
         })
+    }
+
+    /// Lets the object go, which is the most of it, once there is a verdict.
+    pub(super) fn without_object(self) -> Self {
+        Self { object: Value::Null, ..self }
     }
 
     /// `pods` or `workloads`, for metrics; nothing for what is not ours.
@@ -157,19 +188,15 @@ impl Review {
         if is_mirror || opt(&self.object) == Ok(Opt::Out) {
             return Verdict::Unchanged { warnings: Vec::new() };
         }
-        let mut pod = self.object.clone();
-        match inject(&mut pod, &policy.defaults, Existing::Keep) {
+        match inject(&self.object, &policy.defaults, Existing::Keep) {
             Ok(done) => {
-                let warnings = done.warnings.iter().map(|warning| format!("idjag-proxy: {warning}")).collect();
-                match serde_json::to_value(json_patch::diff(&self.object, &pod)) {
-                    Ok(patch) => Verdict::Inject { patch, config: done.config, warnings },
-                    Err(error) => Verdict::Refuse { reason: format!("no patch can be made: {error}") },
-                }
+                let patch = (!done.patch.is_empty()).then(|| STANDARD.encode(done.patch.to_string()));
+                Verdict::Inject { patch, config: done.config, warnings: warnings(&done.warnings) }
             }
             Err(refusal) => Verdict::Refuse {
                 reason: format!(
                     "{} cannot have the idjag-proxy sidecar: {refusal}. To run it without one, label it {LABEL_INJECT}: disabled",
-                    self.subject()
+                    self.subject
                 ),
             },
         }
@@ -179,11 +206,8 @@ impl Review {
         let Some(pod) = kind.pod(&self.object).filter(|pod| opt(pod) != Ok(Opt::Out)) else {
             return Verdict::Unchanged { warnings: Vec::new() };
         };
-        match inject(&mut pod.clone(), &policy.defaults, Existing::Keep) {
-            Ok(done) => {
-                let warnings = done.warnings.iter().map(|warning| format!("idjag-proxy: {warning}")).collect();
-                Verdict::Warn { config: Some(done.config), warnings }
-            }
+        match inject(pod, &policy.defaults, Existing::Keep) {
+            Ok(done) => Verdict::Warn { config: Some(done.config), warnings: warnings(&done.warnings) },
             Err(refusal) => {
                 let problems = refusal.problems();
                 let warning = |problem: &String| format!("idjag-proxy: its pods will be refused: {problem}");
@@ -191,42 +215,50 @@ impl Review {
             }
         }
     }
+}
 
-    /// `pod calendar-7d4f9b-…`: one that a controller makes has no name yet.
-    fn subject(&self) -> String {
-        let metadata = |key: &str| self.object.pointer("/metadata")?.get(key)?.as_str().filter(|text| !text.is_empty());
-        match metadata("name").or_else(|| Some(self.name.as_str()).filter(|name| !name.is_empty())) {
-            Some(name) => format!("pod {name}"),
-            None => match metadata("generateName") {
-                Some(prefix) => format!("pod {prefix}…"),
-                None => "this pod".to_owned(),
-            },
-        }
+fn warnings(of: &[String]) -> Vec<String> {
+    let mut warnings: Vec<String> =
+        of.iter().take(MOST_WARNINGS).map(|warning| format!("idjag-proxy: {warning}")).collect();
+    if of.len() > MOST_WARNINGS {
+        warnings.push(format!("idjag-proxy: and {} more", of.len() - MOST_WARNINGS));
     }
+    warnings
+}
 
-    /// The object that an event speaks of: what made the pod, else the pod; or the workload.
-    pub(super) fn involved(&self) -> Option<Value> {
-        let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let metadata = self.object.get("metadata")?;
-        let owners = metadata.get("ownerReferences").and_then(Value::as_array).into_iter().flatten();
-        let owner = owners.into_iter().find(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true));
-        let (source, api_version, kind, name) = match owner.filter(|_| self.kind.is_some_and(Kind::is_pod)) {
-            Some(owner) => (owner, text(owner, "apiVersion"), text(owner, "kind"), text(owner, "name")),
-            None => {
-                let name = text(metadata, "name");
-                (metadata, text(&self.object, "apiVersion"), text(&self.object, "kind"), name)
-            }
-        };
-        if name.is_empty() || self.namespace.is_empty() {
-            return None;
-        }
-        let mut involved = json!({"apiVersion": api_version, "kind": kind, "namespace": self.namespace, "name": name});
-        let uid = text(source, "uid");
-        if !uid.is_empty() {
-            involved["uid"] = uid.into();
-        }
-        Some(involved)
+/// One that a controller makes has no name yet.
+fn subject(object: &Value, name: &str) -> String {
+    let metadata = |key: &str| object.pointer("/metadata")?.get(key)?.as_str().filter(|text| !text.is_empty());
+    match metadata("name").or_else(|| Some(name).filter(|name| !name.is_empty())) {
+        Some(name) => format!("pod {}", shortened(name)),
+        None => match metadata("generateName") {
+            Some(prefix) => format!("pod {}…", shortened(prefix)),
+            None => "this pod".to_owned(),
+        },
     }
+}
+
+/// The object that an event speaks of: what made the pod, else the pod; or the workload. It is of a kind that we know and in the review's
+/// namespace, whatever the object says of itself.
+fn involved(object: &Value, kind: Kind, namespace: &str) -> Option<Value> {
+    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let metadata = object.get("metadata")?;
+    let owners = metadata.get("ownerReferences").and_then(Value::as_array).into_iter().flatten();
+    let mut owners = owners.filter(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true));
+    let (source, kind) = match owners.next().filter(|_| kind.is_pod()) {
+        Some(owner) => (owner, Kind::of(&text(owner, "apiVersion"), &text(owner, "kind"))?),
+        None => (metadata, kind),
+    };
+    let (name, uid) = (text(source, "name"), text(source, "uid"));
+    if !is_object_name(&name) || namespace.is_empty() {
+        return None;
+    }
+    let api_version = kind.api_version();
+    let mut involved = json!({"apiVersion": api_version, "kind": kind.name, "namespace": namespace, "name": name});
+    if !uid.is_empty() && uid.len() <= 64 && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        involved["uid"] = uid.into();
+    }
+    Some(involved)
 }
 
 /// The answer's outcome, for metrics.
@@ -248,6 +280,14 @@ pub(super) struct Answer {
 }
 
 impl Verdict {
+    /// Of what is held until the answer is out, in bytes.
+    pub(super) fn length(&self) -> usize {
+        match self {
+            Self::Inject { patch: Some(patch), .. } => patch.len(),
+            _ => 0,
+        }
+    }
+
     /// The `ConfigMap` to look for.
     pub(super) fn config(&self) -> Option<&str> {
         match self {
@@ -266,7 +306,7 @@ impl Verdict {
             Self::Inject { patch, config, mut warnings } => {
                 match lookup {
                     Lookup::Missing | Lookup::NoFile => {
-                        let reason = format!("{}: {}", review.subject(), advice(lookup, namespace, &config));
+                        let reason = format!("{}: {}", review.subject, advice(lookup, namespace, &config));
                         return review.refuse(reason);
                     }
                     Lookup::Unknown(error) => {
@@ -277,9 +317,8 @@ impl Verdict {
                     }
                     Lookup::Found => {}
                 }
-                let is_empty = patch.as_array().is_some_and(Vec::is_empty);
-                let outcome = if is_empty { Outcome::Unchanged } else { Outcome::Injected };
-                review.allow(outcome, Some(&patch).filter(|_| !is_empty), warnings)
+                let outcome = if patch.is_some() { Outcome::Injected } else { Outcome::Unchanged };
+                review.allow(outcome, patch, warnings)
             }
             Self::Warn { config, mut warnings } => {
                 if let (Some(config), Lookup::Missing | Lookup::NoFile) = (&config, lookup) {
@@ -308,11 +347,11 @@ fn advice(lookup: &Lookup, namespace: &str, config: &str) -> String {
 }
 
 impl Review {
-    fn allow(&self, outcome: Outcome, patch: Option<&Value>, warnings: Vec<String>) -> Answer {
+    fn allow(&self, outcome: Outcome, patch: Option<String>, warnings: Vec<String>) -> Answer {
         let mut response = json!({"uid": self.uid, "allowed": true});
         if let Some(patch) = patch {
             response["patchType"] = "JSONPatch".into();
-            response["patch"] = STANDARD.encode(patch.to_string()).into();
+            response["patch"] = patch.into();
         }
         if !warnings.is_empty() {
             response["warnings"] = warnings.clone().into();
@@ -335,11 +374,6 @@ fn wrap(response: Value) -> Value {
     let mut review = json!({"apiVersion": VERSION, "kind": "AdmissionReview"});
     review["response"] = response;
     review
-}
-
-/// What a stranger sent, as far as it goes into our own words.
-fn shortened(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
 //! The webhook's server: HTTPS, `POST /mutate`, everything bounded. Any bytes get an answer.
 use super::api::{Api, ApiError};
-use super::events::{Event, Events};
+use super::events::{Cause, Event, Events};
 use super::metrics::Metrics;
-use super::review::{Answer, Lookup, Outcome, Policy, Review};
-use crate::admin::http::next;
+use super::review::{Answer, Lookup, Malformed, Outcome, Policy, Review, Verdict};
+use super::room::{Amount, Held, Room, Seat};
 use crate::kubernetes::names::CONFIG_KEY;
 use crate::tasks::Stop;
 use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -16,9 +16,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -29,20 +30,34 @@ pub(super) struct Webhook {
     pub(super) api: Api,
     pub(super) metrics: Metrics,
     pub(super) events: Events,
-    /// Kibibytes of bodies that may be held at once.
-    pub(super) room: Semaphore,
+    pub(super) room: Arc<Room>,
+    /// Permits to parse a review and judge it, which is where it takes most memory.
+    pub(super) checks: Arc<Semaphore>,
 }
 
-/// Held bodies, all together: 32 MiB.
-pub(super) const ROOM: usize = 32 * 1024;
-/// The API server takes objects of 3 MiB at most, and an update has two.
-const LONGEST: usize = 8 * 1024 * 1024;
-const CONNECTIONS: usize = 1024;
+/// With the most that two checks take (16 MiB each), what an idle connection takes, and the process itself, it stays below the 128 MiB that
+/// the chart allows: `tests/it/kubernetes/webhook_load.rs` measures it.
+pub(super) const ALL: Amount = Amount { connections: 1024, bytes: 24 * 1024 * 1024 };
+/// For one address. The API server has 200 changes in flight by default, each of one review of some 10 KiB.
+pub(super) const EACH: Amount = Amount { connections: 256, bytes: 8 * 1024 * 1024 };
+/// At once. One takes some 50 ms at worst.
+pub(super) const CHECKS: usize = 2;
+/// Of one review. etcd keeps objects of 1.5 MiB at most, and a review has one as it is to be and one as it was.
+const LONGEST: usize = 3 * 1024 * 1024;
+/// What is set aside for a body when its first bytes are there; twice as much each time that it fills up, because what is only announced
+/// takes no room.
+const PIECE: usize = 16 * 1024;
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// For the head of a request, and between two on a connection.
-const HEAD: Duration = Duration::from_secs(30);
+/// For the head of the first request.
+const HEAD: Duration = Duration::from_secs(5);
+/// Between two requests on a connection.
+const IDLE: Duration = Duration::from_secs(120);
+// The API server's HTTP client keeps connections for 90 s. One that we close first may be one that it is just about to use.
+const _: () = assert!(IDLE.as_secs() > 90);
 /// For the body; the API server itself waits for 5 s.
-const BODY: Duration = Duration::from_secs(5);
+const BODY: Duration = Duration::from_secs(3);
+/// For a permit to check. Better no answer soon than one that nobody waits for any more.
+const QUEUE: Duration = Duration::from_secs(2);
 /// For the `ConfigMap`; without an answer the pod is let in.
 const LOOKUP: Duration = Duration::from_secs(2);
 /// From not being ready to not accepting: as long as a Service may still send calls here.
@@ -51,6 +66,7 @@ const LINGER: Duration = Duration::from_secs(8);
 const FINISH: Duration = Duration::from_secs(8);
 
 type Reply = Response<Full<Bytes>>;
+type Checked = Result<(Review, Verdict, Held), Malformed>;
 
 /// Serves until it is told to stop, then for a while longer, and finishes what it has begun.
 pub(super) async fn serve(
@@ -59,7 +75,6 @@ pub(super) async fn serve(
     webhook: Arc<Webhook>,
     mut stop: Stop,
 ) -> Result<(), String> {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let leaving = stop.clone();
     let (closer, closing) = Stop::pair();
     let mut connections = JoinSet::new();
@@ -70,15 +85,21 @@ pub(super) async fn serve(
     tokio::pin!(end);
     loop {
         while connections.try_join_next().is_some() {}
-        let (stream, permit) = tokio::select! {
+        let accepted = tokio::select! {
             () = &mut end => break,
-            next = next(&listener, &permits) => next,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, peer)) = accepted else {
+            // Out of file descriptors, most likely: without a pause this loop would take a core until some are free.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let Some(seat) = webhook.room.seat(peer.ip()) else {
+            tracing::debug!(%peer, "a connection too many was closed");
+            continue;
         };
         let (tls, webhook, stops) = (tls.clone(), Arc::clone(&webhook), (leaving.clone(), closing.clone()));
-        connections.spawn(async move {
-            let _permit = permit;
-            connection(stream, tls, webhook, stops).await;
-        });
+        connections.spawn(connection(stream, tls, (webhook, seat), stops));
     }
     drop(listener);
     closer.stop();
@@ -89,7 +110,12 @@ pub(super) async fn serve(
     Ok(())
 }
 
-async fn connection(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>, (leaving, mut closing): (Stop, Stop)) {
+async fn connection(
+    stream: TcpStream,
+    tls: TlsAcceptor,
+    (webhook, seat): (Arc<Webhook>, Arc<Seat>),
+    (leaving, mut closing): (Stop, Stop),
+) {
     // It cannot fail on an open socket.
     let _ = stream.set_nodelay(true);
     let stream = match timeout(HANDSHAKE, tls.accept(stream)).await {
@@ -97,10 +123,13 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>, 
         Ok(Err(error)) => return tracing::debug!(%error, "a handshake failed"),
         Err(_) => return,
     };
+    let asked = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&asked);
     let service = service_fn(move |request| {
-        let (webhook, leaving) = (Arc::clone(&webhook), leaving.clone());
+        told.store(true, Ordering::Relaxed);
+        let (webhook, seat, leaving) = (Arc::clone(&webhook), Arc::clone(&seat), leaving.clone());
         async move {
-            let mut reply = webhook.reply(request).await;
+            let mut reply = webhook.reply(request, &seat).await;
             // The API server keeps its connections: without this it would stay with a replica that is leaving until the very end,
             // and a connection that closes as a review arrives refuses a pod.
             if leaving.is_stopped() {
@@ -110,28 +139,38 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>, 
         }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 * 1024);
+    builder.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(16 * 1024);
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
+    // hyper knows one time for the first head and for those after it.
+    let silent = async {
+        tokio::time::sleep(HEAD).await;
+        if asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     // A connection that breaks is the caller's business.
     tokio::select! {
         _ = &mut serving => return,
+        () = silent => return,
         () = closing.stopped() => {}
     }
     serving.as_mut().graceful_shutdown();
     let _ = serving.await;
 }
 
-/// A body that was not read.
+/// A review that nobody looked at.
 enum Unread {
+    NoLength,
     TooLong,
     TooSlow,
     NoRoom,
     Broken,
+    Crashed,
 }
 
 impl Webhook {
-    async fn reply(&self, request: Request<Incoming>) -> Reply {
+    async fn reply(self: Arc<Self>, request: Request<Incoming>, seat: &Arc<Seat>) -> Reply {
         if request.uri().path() != "/mutate" {
             return text(StatusCode::NOT_FOUND, "here is POST /mutate");
         }
@@ -141,45 +180,50 @@ impl Webhook {
             return reply;
         }
         let started = Instant::now();
-        let body = self.body(request.into_body()).await;
-        let review = match body {
-            Ok((body, _room)) => Review::parse(&body),
-            Err(unread) => {
-                self.metrics.malformed();
-                return unread.reply();
-            }
-        };
-        match review {
-            Ok(review) => {
-                let answer = self.answer(&review).await;
+        match self.review(request.into_body(), seat.hold()).await {
+            Ok(Ok((review, verdict, _held))) => {
+                let answer = self.answer(&review, verdict).await;
                 self.metrics.reviewed(review.resource(), answer.outcome, started.elapsed());
                 json(&answer.body)
             }
-            Err(malformed) => {
+            Ok(Err(malformed)) => {
                 tracing::info!(%malformed, "a malformed review was turned away");
                 self.metrics.malformed();
-                text(StatusCode::BAD_REQUEST, &malformed.to_string())
+                text(malformed.status(), &malformed.to_string())
+            }
+            Err(unread) => {
+                self.metrics.malformed();
+                unread.reply()
             }
         }
     }
 
-    /// The whole body, and the room that it takes until it is parsed.
-    async fn body(&self, body: Incoming) -> Result<(Bytes, SemaphorePermit<'_>), Unread> {
-        let announced = body.size_hint().upper().unwrap_or(LONGEST as u64);
-        let length = usize::try_from(announced).ok().filter(|length| *length <= LONGEST).ok_or(Unread::TooLong)?;
-        let kibibytes = u32::try_from(length / 1024 + 1).map_err(|_| Unread::TooLong)?;
-        let permit = timeout(BODY, self.room.acquire_many(kibibytes)).await;
+    /// Reads a review and judges it. What it takes is held from its first byte until the answer is made.
+    async fn review(self: &Arc<Self>, body: Incoming, mut held: Held) -> Result<Checked, Unread> {
+        let length = body.size_hint().exact().ok_or(Unread::NoLength)?;
+        let length = usize::try_from(length).ok().filter(|length| *length <= LONGEST).ok_or(Unread::TooLong)?;
+        let body = timeout(BODY, read(body, length, &mut held)).await.unwrap_or(Err(Unread::TooSlow))?;
+        let permit = timeout(QUEUE, Arc::clone(&self.checks).acquire_owned()).await;
         let Ok(Ok(permit)) = permit else { return Err(Unread::NoRoom) };
-        match timeout(BODY, Limited::new(body, LONGEST).collect()).await {
-            Ok(Ok(collected)) => Ok((collected.to_bytes(), permit)),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unread::TooLong),
-            Ok(Err(_)) => Err(Unread::Broken),
-            Err(_) => Err(Unread::TooSlow),
+        let webhook = Arc::clone(self);
+        // A caller that hangs up does not end it: what it holds stays with it.
+        let checking = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let review = Review::parse(&body)?;
+            let verdict = review.verdict(&webhook.policy);
+            Ok((review.without_object(), verdict, held))
+        });
+        let mut checked = checking.await.map_err(|_| Unread::Crashed)?;
+        if let Ok((_, verdict, held)) = &mut checked {
+            // It is held twice while the answer is written.
+            if !held.resize(2 * verdict.length()) {
+                return Err(Unread::NoRoom);
+            }
         }
+        Ok(checked)
     }
 
-    async fn answer(&self, review: &Review) -> Answer {
-        let verdict = review.verdict(&self.policy);
+    async fn answer(&self, review: &Review, verdict: Verdict) -> Answer {
         let lookup = match verdict.config() {
             Some(config) => self.look_up(&review.namespace, config).await,
             None => Lookup::Found,
@@ -193,9 +237,10 @@ impl Webhook {
         if level {
             let complaint = answer.complaints.join("; ");
             tracing::info!(namespace = %review.namespace, dry_run = review.dry_run, %complaint, reason);
-            if let Some(involved) = review.involved().filter(|_| !review.dry_run) {
+            if let Some(involved) = review.involved.clone().filter(|_| !review.dry_run) {
                 let namespace = review.namespace.clone();
-                self.events.send(Event { namespace, involved, severity: "Warning", reason, message: complaint });
+                let cause = Cause::Review;
+                self.events.send(Event { cause, namespace, involved, severity: "Warning", reason, message: complaint });
             }
         }
         answer
@@ -217,13 +262,38 @@ impl Webhook {
     }
 }
 
+async fn read(mut body: Incoming, length: usize, held: &mut Held) -> Result<Vec<u8>, Unread> {
+    let mut bytes: Vec<u8> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
+        let needed = bytes.len() + piece.len();
+        if needed > bytes.capacity() {
+            let capacity = needed.max((2 * bytes.capacity()).max(PIECE).min(length));
+            if !held.resize(capacity) {
+                return Err(Unread::NoRoom);
+            }
+            bytes.reserve_exact(capacity - bytes.len());
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+impl Malformed {
+    fn status(&self) -> StatusCode {
+        if matches!(self, Self::TooHeavy) { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST }
+    }
+}
+
 impl Unread {
     fn reply(&self) -> Reply {
         match self {
-            Self::TooLong => text(StatusCode::PAYLOAD_TOO_LARGE, "a review has 8 MiB at most"),
-            Self::TooSlow => text(StatusCode::REQUEST_TIMEOUT, "the body did not come within 5 s"),
+            Self::NoLength => text(StatusCode::LENGTH_REQUIRED, "a review says how long it is: Content-Length"),
+            Self::TooLong => text(StatusCode::PAYLOAD_TOO_LARGE, "a review has 3 MiB at most"),
+            Self::TooSlow => text(StatusCode::REQUEST_TIMEOUT, "the body did not come within 3 s"),
             Self::NoRoom => text(StatusCode::SERVICE_UNAVAILABLE, "too many reviews at once"),
             Self::Broken => text(StatusCode::BAD_REQUEST, "the body broke off"),
+            Self::Crashed => text(StatusCode::INTERNAL_SERVER_ERROR, "the review could not be judged"),
         }
     }
 }
@@ -234,9 +304,11 @@ fn json(value: &Value) -> Reply {
     reply
 }
 
+/// Instead of a review's answer. Only who sends reviews keeps a connection.
 fn text(status: StatusCode, message: &str) -> Reply {
     let mut reply = Response::new(Full::new(Bytes::from(format!("{message}\n"))));
     *reply.status_mut() = status;
+    reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     reply
 }

@@ -1,30 +1,99 @@
 //! The documents of a YAML text, read as kubectl reads them: YAML 1.1, where `no` is false and `0644` is octal.
 use super::ManifestError;
+use crate::kubernetes::workload::Kind;
+use serde::de::IgnoredAny;
 use serde_json::Value;
+use serde_yaml::DuplicateKeyPolicy;
+use std::borrow::Cow;
 
 /// One document as it is written, from its `---` on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Document<'t> {
     text: &'t str,
     line: usize,
+    /// Nothing but its place says where it begins: it stands behind a `...`, or behind another JSON object.
+    is_bare: bool,
 }
 
-/// A line that begins with `---` begins a document, whatever stands before it (YAML 1.2.2 §9.1.2); the pieces together are the text.
+/// A line that begins with `---` begins a document, whatever stands before it, and one of `...` ends one (YAML 1.2.2 §9.1); several JSON
+/// objects in a row are a document each, as kubectl has it. The pieces together are the text.
 pub(super) fn split(text: &str) -> Vec<Document<'_>> {
     let (mut documents, mut start, mut start_line, mut at) = (Vec::new(), 0, 1, 0);
     for (index, line) in text.split_inclusive('\n').enumerate() {
-        if at > start && is_marker(line) {
-            documents.push(Document { text: &text[start..at], line: start_line });
+        if at > start && is_marker(line) && !is_preamble(&text[start..at]) {
+            cut(&text[start..at], start_line, &mut documents);
             (start, start_line) = (at, index + 1);
         }
         at += line.len();
+        if is_end(line) {
+            cut(&text[start..at], start_line, &mut documents);
+            (start, start_line) = (at, index + 2);
+        }
     }
-    documents.push(Document { text: &text[start..], line: start_line });
+    if start < text.len() || documents.is_empty() {
+        cut(&text[start..], start_line, &mut documents);
+    }
     documents
 }
 
+/// One piece, or several if it is JSON objects in a row.
+fn cut<'t>(text: &'t str, line: usize, documents: &mut Vec<Document<'t>>) {
+    let (mut rest, mut line) = (text, line);
+    for end in objects(text) {
+        let (object, behind) = rest.split_at(end);
+        documents.push(Document { text: object, line, is_bare: !documents.is_empty() });
+        (rest, line) = (behind, line + object.matches('\n').count());
+    }
+    let is_bare = !documents.is_empty() && !rest.lines().next().is_some_and(is_marker);
+    documents.push(Document { text: rest, line, is_bare });
+}
+
+/// The length of each JSON object of a text but the last, if it is nothing but several of them.
+fn objects(text: &str) -> Vec<usize> {
+    let content = without_mark(text);
+    if !content.trim_start().starts_with('{') {
+        return Vec::new();
+    }
+    let mut stream = serde_json::Deserializer::from_str(content).into_iter::<IgnoredAny>();
+    let (mut ends, mut last) = (Vec::new(), 0);
+    while let Some(object) = stream.next() {
+        if object.is_err() {
+            return Vec::new();
+        }
+        ends.push(stream.byte_offset() - last);
+        last = stream.byte_offset();
+    }
+    if let Some(first) = ends.first_mut() {
+        *first += text.len() - content.len();
+    }
+    ends.pop();
+    ends
+}
+
+/// A file that was written on Windows begins with a byte order mark, and may stand behind another.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
 fn is_marker(line: &str) -> bool {
-    line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+    without_mark(line).strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+}
+
+fn is_end(line: &str) -> bool {
+    line.strip_prefix("...").is_some_and(|rest| rest.trim().is_empty() || rest.starts_with(char::is_whitespace))
+}
+
+/// Directives, which belong to the document behind them.
+fn is_preamble(text: &str) -> bool {
+    let is_directive = |line: &str| without_mark(line).starts_with('%');
+    let is_empty = |line: &str| line.trim().is_empty() || line.starts_with('#');
+    text.lines().any(is_directive) && text.lines().all(|line| is_directive(line) || is_empty(line))
+}
+
+/// What is wrong with a document, and where: a line and a column of it.
+struct Flaw {
+    problem: String,
+    place: Option<(usize, u64)>,
 }
 
 impl<'t> Document<'t> {
@@ -36,27 +105,59 @@ impl<'t> Document<'t> {
         self.line
     }
 
+    /// Whether it needs a `---` once what stands before it has been written anew.
+    pub(super) fn is_bare(&self) -> bool {
+        self.is_bare && !self.is_json()
+    }
+
+    fn is_json(&self) -> bool {
+        serde_json::from_str::<IgnoredAny>(without_mark(self.text)).is_ok()
+    }
+
     /// Null for a document of nothing but comments.
     pub(super) fn parse(&self) -> Result<Value, ManifestError> {
-        parse(self.text).map_err(|_| {
-            // Read once more where it stands, so that the error names the line of the whole text.
-            let placed = format!("{}{}", "\n".repeat(self.line - 1), self.text);
-            self.error(parse(&placed).err().unwrap_or_default())
+        parse(self.text, DuplicateKeyPolicy::Error).map_err(|Flaw { problem, place }| match place {
+            Some((line, column)) => self.error(format!("{problem}, at line {}, column {column}", self.line - 1 + line)),
+            None => self.error(problem),
         })
+    }
+
+    /// The kind of a document that cannot be read in full, where a look at it shows that there is no workload in it.
+    pub(super) fn kind_at_a_glance(&self) -> Option<String> {
+        if let Ok(value) = parse(self.text, DuplicateKeyPolicy::LastWins) {
+            let kind = value.get("kind").and_then(Value::as_str).filter(|_| !has_workload(&value))?;
+            return Some(kind.to_owned());
+        }
+        let mut own = None;
+        for (at, key) in self.text.match_indices("kind") {
+            let rest = self.text[at + key.len()..].trim_start_matches(['"', '\'']).trim_start_matches(' ');
+            let Some(rest) = rest.strip_prefix(':') else { continue };
+            let rest = rest.trim_start_matches(' ').trim_start_matches(['"', '\'']);
+            let kind: String = rest.chars().take_while(char::is_ascii_alphanumeric).collect();
+            if kind.is_empty() || Kind::is_name(&kind) || kind.ends_with("List") {
+                return None;
+            }
+            let before = &self.text[..at];
+            if before.is_empty() || before.ends_with('\n') {
+                own = Some(kind);
+            }
+        }
+        own
     }
 
     /// This document with another value. Comments in front of it stay.
     pub(super) fn replaced(&self, value: &Value) -> Result<String, ManifestError> {
-        let body = if serde_json::from_str::<Value>(self.text).is_ok() { json(value) } else { yaml(value) };
+        let body = if self.is_json() { json(value) } else { yaml(value) };
         Ok(self.head() + &body.map_err(|problem| self.error(problem))?)
     }
 
-    /// The `---`, comments and empty lines in front of the content.
+    /// Directives, the `---`, comments and empty lines in front of the content.
     fn head(&self) -> String {
         let mut head = String::new();
         for line in self.text.split_inclusive('\n') {
-            let rest = if is_marker(line) { &line[3..] } else { line }.trim();
-            if rest.is_empty() || rest.starts_with('#') {
+            let content = without_mark(line);
+            let rest = if is_marker(line) { &content[3..] } else { content }.trim();
+            if rest.is_empty() || rest.starts_with('#') || rest.starts_with('%') {
                 head.push_str(line);
                 continue;
             }
@@ -69,12 +170,100 @@ impl<'t> Document<'t> {
     }
 }
 
-fn parse(text: &str) -> Result<Value, String> {
-    let options = serde_yaml::options! {
-        budget: serde_yaml::budget! { max_depth: 200, max_nodes: 20_000_000, max_events: 80_000_000 },
-        legacy_octal_numbers: true,
+/// Whether anything in it is of a workload's kind, or a list of such.
+fn has_workload(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(has_workload),
+        Value::Object(fields) => {
+            let kind = fields.get("kind").and_then(Value::as_str).unwrap_or_default();
+            let is_workload = Kind::is_name(kind.strip_suffix("List").unwrap_or(kind));
+            is_workload || fields.values().any(has_workload)
+        }
+        _ => false,
+    }
+}
+
+fn parse(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Value, Flaw> {
+    let text = content(text);
+    let read = |strict_booleans: bool| -> Result<Value, Flaw> {
+        let options = serde_yaml::options! {
+            budget: serde_yaml::budget! { max_depth: 200, max_nodes: 20_000_000, max_events: 80_000_000 },
+            duplicate_keys: duplicate_keys,
+            legacy_octal_numbers: true,
+            strict_booleans: strict_booleans,
+            with_snippet: false,
+        };
+        serde_yaml::from_str_with_options(&text, options).map_err(|error| Flaw::of(&error))
     };
-    serde_yaml::from_str_with_options(text, options).map_err(|error| error.to_string())
+    let mut value = read(false)?;
+    if BOOLEANS.iter().any(|word| has_oddly_spelt(&text, word)) {
+        settle(&mut value, read(true)?);
+    }
+    Ok(value)
+}
+
+/// What YAML 1.1 has for true and false, each in these capitals, in capitals throughout, or with the first.
+const BOOLEANS: [&str; 8] = ["true", "false", "yes", "no", "on", "off", "y", "n"];
+
+fn is_boolean(text: &str) -> bool {
+    BOOLEANS.iter().any(|word| {
+        let capital = |index: usize| text.as_bytes().get(index).is_some_and(u8::is_ascii_uppercase);
+        let rest_is = |test: fn(&u8) -> bool| text.bytes().skip(1).all(|byte| test(&byte));
+        text.eq_ignore_ascii_case(word)
+            && (rest_is(u8::is_ascii_lowercase) || (capital(0) && rest_is(u8::is_ascii_uppercase)))
+    })
+}
+
+fn has_oddly_spelt(text: &str, word: &str) -> bool {
+    let mut words = text.split(|c: char| !c.is_ascii_alphanumeric());
+    words.any(|found| found.eq_ignore_ascii_case(word) && !is_boolean(found))
+}
+
+/// `tRue` is text for kubectl, and true for the reader unless it is strict; then `yes` is text as well. Where the two differ, the strict
+/// one has the text as it is written.
+fn settle(value: &mut Value, strict: Value) {
+    match (value, strict) {
+        (Value::Array(items), Value::Array(strict)) => {
+            items.iter_mut().zip(strict).for_each(|(item, strict)| settle(item, strict));
+        }
+        (Value::Object(fields), Value::Object(strict)) => {
+            fields.values_mut().zip(strict).for_each(|(field, (_, strict))| settle(field, strict));
+        }
+        (value @ Value::Bool(_), Value::String(text)) if !is_boolean(&text) => *value = Value::String(text),
+        _ => {}
+    }
+}
+
+/// What there is to read: without byte order marks, directives and the `...`, line by line where it was.
+fn content(text: &str) -> Cow<'_, str> {
+    let is_plain = |line: &str| !line.starts_with('\u{feff}') && !line.starts_with('%') && !is_end(line);
+    if text.split_inclusive('\n').all(is_plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut is_body = false;
+    let lines = text.split_inclusive('\n').map(|line| {
+        let unmarked = without_mark(line);
+        let is_directive = !is_body && unmarked.starts_with('%');
+        is_body |= is_marker(line) || !(is_directive || unmarked.trim().is_empty() || unmarked.starts_with('#'));
+        if is_directive || is_end(line) { "\n" } else { unmarked }
+    });
+    Cow::Owned(lines.collect())
+}
+
+impl Flaw {
+    fn of(error: &serde_yaml::Error) -> Self {
+        let error = error.without_snippet();
+        let problem = match error {
+            serde_yaml::Error::DuplicateMappingKey { key: Some(key), .. } => format!("the key `{key}` is there twice"),
+            serde_yaml::Error::DuplicateMappingKey { .. } => "a key is there twice".to_owned(),
+            serde_yaml::Error::Eof { .. } => "it ends too soon".to_owned(),
+            serde_yaml::Error::Budget { .. } => "it is too large or too deep".to_owned(),
+            serde_yaml::Error::UnknownAnchor { .. } => "it refers to an anchor that is not there".to_owned(),
+            _ => "it is neither YAML nor JSON".to_owned(),
+        };
+        let place = error.location().map(|at| (usize::try_from(at.line()).unwrap_or(usize::MAX), at.column()));
+        Self { problem, place: place.filter(|(line, _)| *line > 0) }
+    }
 }
 
 fn json(value: &Value) -> Result<String, String> {
@@ -85,80 +274,10 @@ fn json(value: &Value) -> Result<String, String> {
 fn yaml(value: &Value) -> Result<String, String> {
     let options = serde_yaml::ser_options! { folded_wrap_chars: usize::MAX };
     match serde_yaml::to_string_with_options(value, options) {
-        Ok(text) if parse(&text).as_ref() == Ok(value) => Ok(text),
+        Ok(text) if parse(&text, DuplicateKeyPolicy::Error).is_ok_and(|read| read == *value) => Ok(text),
         _ => json(value),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn texts(text: &str) -> Vec<&str> {
-        split(text).into_iter().map(|document| document.text()).collect()
-    }
-
-    #[test]
-    fn documents_begin_at_their_marker() {
-        assert_eq!(texts("a: 1\n---\nb: 2\n--- # c\nc: 3"), ["a: 1\n", "---\nb: 2\n", "--- # c\nc: 3"]);
-        assert_eq!(texts("---\r\na: 1\r\n---\r\n"), ["---\r\na: 1\r\n", "---\r\n"]);
-        assert_eq!(texts("text: |\n  ---\n  --- a\n----\n"), ["text: |\n  ---\n  --- a\n----\n"]);
-        assert_eq!(texts(""), [""]);
-        assert_eq!(split("a: 1\n\n---\nb: 2\n")[1].line(), 3);
-    }
-
-    #[test]
-    fn comments_in_front_stay() {
-        let head = |text: &str| split(text)[0].head();
-        assert_eq!(head("--- # d\n\n# Source: x\nkind: A\n# c\n"), "--- # d\n\n# Source: x\n");
-        assert_eq!(head("--- {kind: A}\n"), "---\n");
-        assert_eq!(head("kind: A\n"), "");
-    }
-
-    #[test]
-    fn scalars_are_read_as_kubectl_reads_them() {
-        let value = parse("{a: no, b: 0644, c: 'no', d: 1e3, e: 12:30, f: ~, g: 2024-01-01, h: 0x1F}").expect("YAML");
-        let expected = serde_json::json!({
-            "a": false, "b": 420, "c": "no", "d": 1000.0, "e": "12:30", "f": null, "g": "2024-01-01", "h": 31,
-        });
-        assert_eq!(value, expected);
-    }
-
-    fn values() -> impl Strategy<Value = Value> {
-        let words = [
-            "yes", "No", "on", "~", "null", "0644", "1_0", "1e3", ".5", "12:30", "---", "- a", "a: b", "#", " a ",
-            "<<", "=",
-        ];
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            any::<u64>().prop_map(Value::from),
-            any::<i32>().prop_map(|number| Value::from(f64::from(number) / 8.0)),
-            ".*".prop_map(Value::from),
-            "[ -~\n\t]{0,120}".prop_map(Value::from),
-            proptest::sample::select(words.to_vec()).prop_map(Value::from),
-        ];
-        leaf.prop_recursive(4, 32, 6, |inner| {
-            prop_oneof![
-                proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-                proptest::collection::btree_map("[ -~]{0,12}", inner, 0..6)
-                    .prop_map(|map| Value::Object(map.into_iter().collect())),
-            ]
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_written_is_read_back(value in values()) {
-            let text = yaml(&value).expect("written");
-            prop_assert_eq!(parse(&text), Ok(value));
-        }
-
-        #[test]
-        fn the_pieces_are_the_text(text in "(---|-|a: 1|\n|\r\n| |#){0,20}") {
-            prop_assert_eq!(texts(&text).concat(), text);
-        }
-    }
-}
+mod tests;

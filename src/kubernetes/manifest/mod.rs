@@ -4,6 +4,7 @@ mod documents;
 use self::documents::{Document, split};
 use super::inject::{Defaults, Existing, Opt, Refusal, inject, opt};
 use super::names::LABEL_INJECT;
+use super::words::shortened;
 use super::workload::Kind;
 use serde_json::Value;
 use std::fmt;
@@ -34,11 +35,15 @@ pub struct Note {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
-    Injected { config: String },
+    Injected {
+        config: String,
+    },
     Renewed,
     OptedOut(String),
     Skipped(Refusal),
     NoWorkload,
+    /// It is no workload either, as far as it can be read.
+    Unread(String),
 }
 
 /// A text that is no manifest.
@@ -57,25 +62,42 @@ impl fmt::Display for Note {
             Outcome::Renewed => write!(f, "{object}: had a sidecar, made anew")?,
             Outcome::OptedOut(place) => write!(f, "{object}: left alone, as {place} says")?,
             Outcome::Skipped(refusal) => write!(f, "{object}: NOT injected: {refusal}")?,
+            Outcome::Unread(problem) => write!(f, "{object}: no workload, passed through, though {problem}")?,
             Outcome::NoWorkload => write!(f, "{object}: no workload, passed through")?,
         }
         warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}"))
     }
 }
 
-/// Injects every workload of a YAML or JSON text: several documents, and lists of objects. Doing it again changes nothing but what
+/// Injects every workload of a YAML or JSON text: several documents, and lists of objects. A document with a workload is written anew, so
+/// that comments inside it are lost; those in front of it stay. Doing it again changes nothing but what
 /// annotations and `defaults` have come to say.
 ///
 /// # Errors
-/// A document that cannot be read. Workloads that cannot be injected are no error here: see [`Injected::skipped`].
+/// A document that cannot be read and may hold a workload. Workloads that cannot be injected are no error here: see [`Injected::skipped`].
 pub fn inject_manifests(text: &str, defaults: &Defaults) -> Result<Injected, ManifestError> {
     let (mut output, mut notes) = (String::with_capacity(text.len() + 4096), Vec::new());
+    let mut was_changed = false;
     for document in split(text) {
-        let mut value = document.parse()?;
+        if was_changed && document.is_bare() {
+            output.push_str("---\n");
+        }
+        was_changed = false;
+        let mut value = match (document.parse(), document.text()) {
+            (Ok(value), _) => value,
+            (Err(error), text) => {
+                // What is no workload is none of our business; kubectl may take what we cannot read.
+                let kind = document.kind_at_a_glance().ok_or_else(|| error.clone())?;
+                let object = format!("{} at line {}", shortened(&kind), document.line());
+                notes.push(Note { object, outcome: Outcome::Unread(error.problem), warnings: Vec::new() });
+                output.push_str(text);
+                continue;
+            }
+        };
         let before = notes.len();
         walk(&mut value, "", &mut notes, defaults);
-        let changed = notes[before..].iter().any(Note::changes);
-        output.push_str(&if changed { document.replaced(&value)? } else { document.text().to_owned() });
+        was_changed = notes[before..].iter().any(Note::changes);
+        output.push_str(&if was_changed { document.replaced(&value)? } else { document.text().to_owned() });
     }
     Ok(Injected { text: output, notes })
 }
@@ -118,11 +140,15 @@ fn workload(object: &mut Value, kind: Kind, defaults: &Defaults) -> (Outcome, Ve
     if opt(pod) == Ok(Opt::Out) {
         return (Outcome::OptedOut(format!("{path}.labels[{LABEL_INJECT}]")), Vec::new());
     }
-    match inject(pod, defaults, Existing::Renew) {
-        Ok(done) if done.existed => (Outcome::Renewed, done.warnings),
-        Ok(done) => (Outcome::Injected { config: done.config }, done.warnings),
-        Err(refusal) => (Outcome::Skipped(refusal), Vec::new()),
+    let done = match inject(pod, defaults, Existing::Renew) {
+        Ok(done) => done,
+        Err(refusal) => return (Outcome::Skipped(refusal), Vec::new()),
+    };
+    if json_patch::patch(pod, &done.patch).is_err() {
+        return (Outcome::Skipped(Refusal::Shape("the patch does not fit it")), Vec::new());
     }
+    let outcome = if done.existed { Outcome::Renewed } else { Outcome::Injected { config: done.config } };
+    (outcome, done.warnings)
 }
 
 /// `Deployment agents/calendar`
@@ -275,6 +301,59 @@ spec:
         let expected =
             "Deployment agents/calendar: left alone, as spec.template.metadata.labels[idjag-proxy.io/inject] says";
         assert_eq!(notes(&done), [expected]);
+    }
+
+    #[test]
+    fn what_kubectl_takes_is_taken() {
+        let pod = |name: &str| {
+            format!(
+                r#"{{"apiVersion": "v1", "kind": "Pod", "metadata": {{"name": "{name}"}}, "spec": {{"containers": [{{"name": "c"}}]}}}}"#
+            )
+        };
+        let done = injected(&format!("{}\n{}{{\"kind\": \"Service\"}}\n", pod("a"), pod("b")));
+        let values: Vec<Value> = serde_json::Deserializer::from_str(&done.text)
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .expect("JSON in a row");
+        assert_eq!(values.len(), 3);
+        for value in &values[..2] {
+            assert_eq!(value["spec"]["initContainers"][0]["name"], "idjag-proxy");
+        }
+        let done = injected(&format!("%YAML 1.1\n---\n{DEPLOYMENT}...\n{DEPLOYMENT}---\n\u{feff}{DEPLOYMENT}"));
+        assert_eq!(done.notes.len(), 3);
+        assert!(done.text.starts_with("%YAML 1.1\n---\n# Source"), "{}", done.text);
+        assert!(injected(&done.text).notes.iter().all(|note| note.outcome == Outcome::Renewed), "{}", done.text);
+    }
+
+    #[test]
+    fn what_cannot_be_read_and_is_no_workload_stays() {
+        for other in [
+            "apiVersion: v1\nkind: ConfigMap\ndata: {a: 1, a: 2}\n",
+            "kind: ConfigMap\nmetadata: {name: x\n",
+            "kind: Template\nspec: {{ .Values.kind }}\n",
+        ] {
+            let done = injected(&format!("{other}---\n{DEPLOYMENT}"));
+            assert!(done.text.starts_with(other), "{}", done.text);
+            assert_eq!(done.skipped(), 0);
+            assert!(notes(&done)[0].contains("at line 1: no workload, passed through, though "), "{:?}", notes(&done));
+        }
+        assert_eq!(
+            notes(&injected("kind: ConfigMap\na: 1\na: 2\n")),
+            [
+                "ConfigMap at line 1: no workload, passed through, though the key `a` is there twice, at line 3, column 1"
+            ]
+        );
+        for workload in [
+            "apiVersion: v1\nkind: Pod\nkind: Pod\n",
+            "kind: List\nkind: List\nitems: [{kind: Job}]\n",
+            "kind: ConfigMap\na: [\n---\nkind: 'Deployment'\na: [\n",
+            "kind: DeploymentList\na: [\n",
+            "kind: &x Pod\na: [\n",
+            "a: 1\na: 2\n",
+        ] {
+            let error = inject_manifests(workload, &Defaults::default()).expect_err(workload);
+            assert!(error.to_string().contains(" is no manifest: "), "{error}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `idjag-proxy inject` as a process in a pipe.
 use serde_json::Value;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::{Command, Stdio};
 
 struct Ran {
@@ -18,8 +18,10 @@ fn inject(arguments: &[&str], input: &str) -> Ran {
         .stderr(Stdio::piped())
         .spawn()
         .expect("started");
-    // One that refuses its arguments ends without reading.
-    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    // One that does not like its flags ends before it has read anything.
+    let written = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    let is_broken = written.as_ref().is_err_and(|error| error.kind() == ErrorKind::BrokenPipe);
+    assert!(written.is_ok() || is_broken, "{written:?}");
     let output = child.wait_with_output().expect("ended");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }

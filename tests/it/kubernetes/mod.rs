@@ -4,3 +4,4 @@ mod api_server;
 mod deploy;
 mod inject;
 mod webhook;
+mod webhook_load;

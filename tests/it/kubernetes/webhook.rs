@@ -16,23 +16,23 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-const NAME: &str = "idjag-proxy-injector.idjag-proxy.svc";
+pub(super) const NAME: &str = "idjag-proxy-injector.idjag-proxy.svc";
 const DAY: i64 = 24 * 3600;
 
 /// One replica. Dropped, it dies without a word.
-struct Replica {
-    webhook: SocketAddr,
+pub(super) struct Replica {
+    pub(super) webhook: SocketAddr,
     metrics: SocketAddr,
     stopper: Stopper,
     running: JoinSet<Result<(), String>>,
@@ -67,13 +67,13 @@ impl Replica {
         Self { webhook, metrics, stopper, running }
     }
 
-    async fn ready(api: &ApiServer, identity: &str) -> Self {
+    pub(super) async fn ready(api: &ApiServer, identity: &str) -> Self {
         let replica = Self::start(api, identity, &Clock::system());
         replica.until_ready().await;
         replica
     }
 
-    async fn probe(&self, path: &str) -> agent::Reply {
+    pub(super) async fn probe(&self, path: &str) -> agent::Reply {
         agent::get(self.metrics, &format!("http://{}{path}", self.metrics), &[]).await
     }
 
@@ -81,7 +81,7 @@ impl Replica {
         until(async || self.probe("/readyz").await.status == 200, "ready").await;
     }
 
-    async fn metric(&self, series: &str) -> String {
+    pub(super) async fn metric(&self, series: &str) -> String {
         let text = self.probe("/metrics").await.text();
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {series} in {text}")).to_owned()
@@ -89,18 +89,33 @@ impl Replica {
 }
 
 /// What the API server does: TLS by the bundle of the configuration, for the name of the Service.
-async fn connect(roots: RootCertStore, address: SocketAddr) -> Result<TlsStream<TcpStream>, String> {
+pub(super) async fn connect(roots: RootCertStore, address: SocketAddr) -> Result<TlsStream<TcpStream>, String> {
+    connect_from([127, 0, 0, 1], roots, address).await
+}
+
+/// The same, from another address of this machine, as another pod has one.
+pub(super) async fn connect_from(
+    from: [u8; 4],
+    roots: RootCertStore,
+    address: SocketAddr,
+) -> Result<TlsStream<TcpStream>, String> {
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let socket = TcpSocket::new_v4().map_err(|error| error.to_string())?;
+    socket.bind((from, 0).into()).map_err(|error| error.to_string())?;
+    let stream = socket.connect(address).await.map_err(|error| error.to_string())?;
     let name = ServerName::try_from(NAME).expect("a name");
     TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| error.to_string())
 }
 
-async fn send(api: &ApiServer, address: SocketAddr, request: Request<Full<Bytes>>) -> Result<agent::Reply, String> {
+pub(super) async fn send(
+    api: &ApiServer,
+    address: SocketAddr,
+    request: Request<Full<Bytes>>,
+) -> Result<agent::Reply, String> {
     let stream = connect(api.trusted(), address).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
@@ -110,19 +125,19 @@ async fn send(api: &ApiServer, address: SocketAddr, request: Request<Full<Bytes>
     Ok(agent::Reply::of(response).await)
 }
 
-fn post(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+pub(super) fn post(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     let request = Request::post("/mutate").header("host", NAME).header("content-type", "application/json");
     request.body(Full::new(body.into())).expect("a request")
 }
 
-fn pod() -> Value {
+pub(super) fn pod() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "calendar", "uid": "u1"},
         "spec": {"terminationGracePeriodSeconds": 30, "containers": [{"name": "agent", "image": "agent:1"}]},
     })
 }
 
-fn review(namespace: &str, object: &Value) -> Value {
+pub(super) fn review(namespace: &str, object: &Value) -> Value {
     json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
         "request": {
@@ -133,7 +148,7 @@ fn review(namespace: &str, object: &Value) -> Value {
 }
 
 /// The answer's `response`.
-async fn ask(api: &ApiServer, replica: &Replica, review: &Value) -> Value {
+pub(super) async fn ask(api: &ApiServer, replica: &Replica, review: &Value) -> Value {
     let reply = within(send(api, replica.webhook, post(review.to_string())), "an answer").await.expect("an answer");
     assert_eq!((reply.status, reply.header("content-type")), (StatusCode::OK, "application/json"), "{}", reply.text());
     let answer = reply.json();
@@ -450,21 +465,6 @@ async fn whatever_comes_is_answered() {
 }
 
 #[tokio::test]
-async fn bodies_wait_for_room_instead_of_filling_memory() {
-    let api = ApiServer::start().await;
-    let replica = Replica::ready(&api, "a").await;
-    let mut held = Vec::new();
-    for _ in 0..4 {
-        let mut stream = connect(api.trusted(), replica.webhook).await.expect("TLS");
-        let head = format!("POST /mutate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 8 * 1024 * 1024 - 1024);
-        stream.write_all(head.as_bytes()).await.expect("written");
-        held.push(stream);
-    }
-    // The held ones end by their own deadline, and then there is room again.
-    assert_eq!(ask(&api, &replica, &review("agents", &pod())).await["allowed"], true);
-}
-
-#[tokio::test]
 async fn every_series_is_there_from_the_start() {
     let api = ApiServer::start().await;
     let replica = Replica::start(&api, "a", &Clock::system());
@@ -489,16 +489,9 @@ async fn every_series_is_there_from_the_start() {
 async fn the_process_finds_its_cluster_and_leaves_in_good_order() {
     let api = ApiServer::start().await;
     let directory = tempfile::tempdir().expect("a directory");
-    let kubeconfig = directory.path().join("kubeconfig");
-    let text = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": api.url()}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
-    });
-    std::fs::write(&kubeconfig, text.to_string()).expect("written");
+    let kubeconfig = kubeconfig(&api, directory.path());
     let log = directory.path().join("log");
-    let mut child = process(&kubeconfig, &log);
+    let mut child = process(&kubeconfig, &log, "trace");
     let held =
         async || api.object(&lease())["spec"]["holderIdentity"].as_str().is_some_and(|holder| !holder.is_empty());
     until(held, "the lease").await;
@@ -515,10 +508,23 @@ async fn the_process_finds_its_cluster_and_leaves_in_good_order() {
     assert!(!said().contains(secret_line) && !said().contains(&key[40..80]), "the key is in the log");
 }
 
-fn process(kubeconfig: &Path, log: &Path) -> tokio::process::Child {
+/// The file by which a process finds this API server.
+pub(super) fn kubeconfig(api: &ApiServer, directory: &Path) -> PathBuf {
+    let path = directory.join("kubeconfig");
+    let text = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": api.url()}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
+    });
+    std::fs::write(&path, text.to_string()).expect("written");
+    path
+}
+
+pub(super) fn process(kubeconfig: &Path, log: &Path, level: &str) -> tokio::process::Child {
     let file = std::fs::File::create(log).expect("created");
     tokio::process::Command::new(env!("CARGO_BIN_EXE_idjag-proxy"))
-        .args(["injector", "--listen=127.0.0.1:0", "--metrics=127.0.0.1:0", "--log-level=trace"])
+        .args(["injector", "--listen=127.0.0.1:0", "--metrics=127.0.0.1:0", &format!("--log-level={level}")])
         .env("KUBECONFIG", kubeconfig)
         .stdin(Stdio::null())
         .stdout(file.try_clone().expect("a second handle"))

@@ -1,0 +1,165 @@
+use super::*;
+use serde_json::json;
+
+fn of(spec: &Value) -> Vec<String> {
+    found(spec, false).iter().map(ToString::to_string).collect()
+}
+
+fn found(spec: &Value, has_sidecar: bool) -> Vec<Hazard> {
+    hazards(spec, &Guarded { directories: vec!["/opt/spire"], secret: "idjag-proxy", has_sidecar })
+}
+
+fn with_agent(agent: &Value) -> Value {
+    let mut agent = agent.clone();
+    agent["name"] = json!("agent");
+    json!({"containers": [agent]})
+}
+
+#[test]
+fn an_ordinary_pod_has_none() {
+    let ordinary = json!({
+        "hostNetwork": false, "os": {"name": "linux"}, "securityContext": {"runAsUser": 1000},
+        "volumes": [{"name": "data", "emptyDir": {}}, {"name": "logs", "hostPath": {"path": "/var/log"}}],
+        "initContainers": [{"name": "wait"}],
+        "containers": [{
+            "name": "agent", "ports": [{"containerPort": 8080}, {"containerPort": 17090, "protocol": "UDP"}],
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "logs", "mountPath": "/logs"}],
+        }],
+    });
+    assert_eq!(of(&ordinary), Vec::<String>::new());
+    assert_eq!(
+        of(&json!({"containers": "none", "volumes": {}, "initContainers": [1, null, "x"]})),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn what_the_pod_shares() {
+    assert_eq!(of(&json!({"hostNetwork": true})), ["hostNetwork is true"]);
+    assert_eq!(of(&json!({"hostPID": true})), ["hostPID is true"]);
+    assert_eq!(of(&json!({"shareProcessNamespace": true})), ["shareProcessNamespace is true"]);
+    assert_eq!(of(&json!({"os": {"name": "windows"}})), ["it runs on Windows"]);
+    assert_eq!(of(&json!({"nodeSelector": {"kubernetes.io/os": "windows"}})), ["it runs on Windows"]);
+    let affinity = |terms: &Value| {
+        let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
+        of(&json!({"affinity": {"nodeAffinity": required}}))
+    };
+    let term = |operator: &str, values: &[&str]| json!({"matchExpressions": [{"key": "kubernetes.io/os", "operator": operator, "values": values}]});
+    assert_eq!(affinity(&json!([term("In", &["windows"])])), ["it runs on Windows"]);
+    for linux in [
+        json!([term("In", &["windows"]), term("In", &["linux"])]),
+        json!([term("NotIn", &["windows"])]),
+        json!([term("In", &["windows", "linux"])]),
+        json!([]),
+    ] {
+        assert_eq!(affinity(&linux), Vec::<String>::new(), "{linux}");
+    }
+}
+
+#[test]
+fn an_agent_with_the_socket() {
+    for volume in [
+        json!({"name": "v", "csi": {"driver": "csi.spiffe.io", "readOnly": true}}),
+        json!({"name": "v", "hostPath": {"path": "/run/spire/agent-sockets"}}),
+        json!({"name": "v", "hostPath": {"path": "/var/run/spire/"}}),
+        json!({"name": "v", "hostPath": {"path": "/"}}),
+        json!({"name": "v", "hostPath": {"path": "/opt/spire"}}),
+        json!({"name": "v", "hostPath": {"path": "/tmp/spire-agent/public"}}),
+    ] {
+        let mut spec = with_agent(&json!({"volumeMounts": [{"name": "v", "mountPath": "/x"}]}));
+        spec["volumes"] = json!([volume]);
+        assert_eq!(of(&spec), ["container agent mounts the Workload API socket"], "{volume}");
+        spec["initContainers"] = spec["containers"].take();
+        assert_eq!(of(&spec), ["container agent mounts the Workload API socket"], "as an init container");
+    }
+    let mut elsewhere = with_agent(&json!({"volumeMounts": [{"name": "v", "mountPath": "/x", "subPath": "log"}]}));
+    elsewhere["volumes"] =
+        json!([{"name": "v", "hostPath": {"path": "/run"}}, {"name": "w", "csi": {"driver": "csi.spiffe.io"}}]);
+    assert_eq!(of(&elsewhere), Vec::<String>::new(), "neither the other part of it nor a volume that nobody mounts");
+}
+
+#[test]
+fn an_agent_that_gets_at_the_sidecar_through_its_node() {
+    for path in ["/var/lib/kubelet", "/var", "/run/containerd", "/proc"] {
+        let mut spec = with_agent(&json!({"volumeMounts": [{"name": "v", "mountPath": "/x"}]}));
+        spec["volumes"] = json!([{"name": "v", "hostPath": {"path": path}}]);
+        assert_eq!(of(&spec), [format!("container agent mounts {path} of its node")]);
+    }
+}
+
+#[test]
+fn an_agent_that_reads_the_sidecars_secret() {
+    let volumes = [
+        json!({"name": "v", "secret": {"secretName": "idjag-proxy"}}),
+        json!({"name": "v", "projected": {"sources": [{"configMap": {"name": "a"}}, {"secret": {"name": "idjag-proxy"}}]}}),
+    ];
+    let mut specs: Vec<Value> = volumes
+        .into_iter()
+        .map(|volume| {
+            let mut spec = with_agent(&json!({"volumeMounts": [{"name": "v", "mountPath": "/x"}]}));
+            spec["volumes"] = json!([volume]);
+            spec
+        })
+        .collect();
+    specs.push(with_agent(&json!({"envFrom": [{"secretRef": {"name": "idjag-proxy"}}]})));
+    specs.push(with_agent(
+        &json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "idjag-proxy", "key": "k"}}}]}),
+    ));
+    for spec in specs {
+        assert_eq!(of(&spec), ["container agent reads the Secret idjag-proxy"], "{spec}");
+        let other = spec.to_string().replace("\"idjag-proxy\"", "\"another\"");
+        assert_eq!(of(&serde_json::from_str(&other).expect("JSON")), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn many_mounts_of_many_volumes_take_no_longer_than_they_are_long() {
+    let named = |index: usize| format!("v{index}");
+    let volumes: Vec<Value> =
+        (0..20_000).map(|index| json!({"name": named(index), "hostPath": {"path": "/proc"}})).collect();
+    let mounts: Vec<Value> =
+        (0..20_000).map(|index| json!({"name": named(20_000 - index), "mountPath": "/x"})).collect();
+    let mut spec = with_agent(&json!({"volumeMounts": mounts}));
+    spec["volumes"] = volumes.into();
+    let started = std::time::Instant::now();
+    assert_eq!(of(&spec), ["container agent mounts /proc of its node"], "once");
+    assert!(started.elapsed() < std::time::Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_pod_of_a_stranger_gets_a_bounded_answer() {
+    let container = |index: usize| json!({"name": format!("{index}{}", "x".repeat(10_000)), "securityContext": {"runAsUser": 17080}});
+    let hazards = of(&json!({"containers": (0..100).map(container).collect::<Vec<_>>()}));
+    assert_eq!(hazards.len(), MOST);
+    assert!(hazards.iter().all(|hazard| hazard.len() < 200), "{hazards:?}");
+}
+
+#[test]
+fn an_agent_with_the_sidecars_user() {
+    assert_eq!(of(&with_agent(&json!({"securityContext": {"runAsUser": 17080}}))).len(), 1);
+    let mut pod = with_agent(&json!({}));
+    pod["securityContext"] = json!({"runAsUser": 17080});
+    assert_eq!(of(&pod), ["container agent runs as user 17080, which is the sidecar's"]);
+    pod["containers"][0]["securityContext"] = json!({"runAsUser": 1000});
+    assert_eq!(of(&pod), Vec::<String>::new(), "the container's own wins");
+}
+
+#[test]
+fn names_and_ports_that_clash() {
+    assert_eq!(of(&json!({"initContainers": [{"name": "idjag-proxy"}]})), ["a container is named idjag-proxy"]);
+    assert_eq!(of(&json!({"volumes": [{"name": "idjag-proxy-admin"}]})), ["a volume is named idjag-proxy-admin"]);
+    let ports = json!({"ports": [{"name": "idjag-metrics", "containerPort": 17080}, {"containerPort": 17090}]});
+    let expected = [
+        "container agent has a port named idjag-metrics",
+        "container agent has port 17080",
+        "container agent has port 17090",
+    ];
+    assert_eq!(of(&with_agent(&ports)), expected);
+}
+
+#[test]
+fn a_mount_of_what_will_be_the_sidecars() {
+    let spec = with_agent(&json!({"volumeMounts": [{"name": "idjag-proxy-secrets", "mountPath": "/s"}]}));
+    assert_eq!(of(&spec), ["container agent mounts the volume idjag-proxy-secrets"]);
+    assert_eq!(found(&spec, true).len(), 1, "once it is injected too");
+}

@@ -1,0 +1,225 @@
+//! The webhook under whoever reaches its port: no review, however made, takes more than the memory it has, and no caller keeps the API
+//! server out.
+use super::api_server::ApiServer;
+use super::webhook::{Replica, ask, connect, connect_from, kubeconfig, pod, post, process, review, send};
+use crate::rig::{until, within};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::client::TlsStream;
+
+/// An address that is not the API server's.
+const STRANGER: [u8; 4] = [127, 0, 0, 2];
+/// Sooner than what a stranger holds is taken from them.
+const SOON: Duration = Duration::from_secs(2);
+
+/// A review of a pod that has these parts somewhere in its spec.
+fn of_parts(parts: &str) -> String {
+    let mut object = pod();
+    object["spec"]["parts"] = json!("PARTS");
+    review("agents", &object).to_string().replace("\"PARTS\"", parts)
+}
+
+fn many(part: &str, bytes: usize) -> String {
+    format!("[{}]", vec![part; bytes / (part.len() + 1)].join(","))
+}
+
+/// In MiB: the most that the process has held.
+fn high_water(id: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+    line.trim().trim_end_matches(" kB").trim().parse::<usize>().expect("a number") / 1024
+}
+
+async fn address_in(log: &std::path::Path) -> SocketAddr {
+    let said = || std::fs::read_to_string(log).expect("a log");
+    until(async || said().contains("ready: the API server trusts"), "ready").await;
+    let lines = said();
+    let listening = lines.lines().find(|line| line.contains("\"webhook\":")).expect("a line").to_owned();
+    let line: Value = serde_json::from_str(&listening).expect("JSON");
+    let address = line.get("webhook").or_else(|| line.pointer("/fields/webhook")).expect("an address");
+    address.as_str().expect("text").parse().expect("an address")
+}
+
+/// The chart allows 128 MiB.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reviews_that_grow_as_they_are_read_do_not_fill_memory() {
+    let api = ApiServer::start().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("log");
+    let child = process(&kubeconfig(&api, directory.path()), &log, "info");
+    let address = address_in(&log).await;
+    let id = child.id().expect("running");
+    let at_rest = high_water(id);
+    let mut tiny = pod();
+    tiny["spec"]["containers"] = json!("CONTAINERS");
+    let containers = many(r#"{"name":"a","image":"b"}"#, 1_600_000);
+    let bodies = [
+        review("agents", &tiny).to_string().replace("\"CONTAINERS\"", &containers),
+        of_parts(&many("0", 2_900_000)),
+        of_parts(&many(r#"{"a":0}"#, 110_000)),
+        of_parts(&many("[0]", 100_000)),
+        of_parts(&format!("\"{}\"", "x".repeat(2_900_000))),
+        of_parts(&"[".repeat(2_900_000)),
+    ];
+    for _ in 0..2 {
+        for body in &bodies {
+            let mut sending = JoinSet::new();
+            for _ in 0..8 {
+                let (roots, body) = (api.trusted(), body.clone());
+                sending.spawn(async move {
+                    let mut stream = connect(roots, address).await.expect("TLS");
+                    let head = format!("POST /mutate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+                    let (mut reading, mut writing) = tokio::io::split(&mut stream);
+                    let write = async {
+                        // One that is turned away is not read to its end.
+                        let _ = writing.write_all(head.as_bytes()).await;
+                        let _ = writing.write_all(body.as_bytes()).await;
+                    };
+                    let mut status = [0; 12];
+                    let (_, read) = tokio::join!(write, reading.read_exact(&mut status));
+                    read.map(|_| String::from_utf8_lossy(&status).into_owned())
+                });
+            }
+            while let Some(sent) = within(sending.join_next(), "an answer").await {
+                let status = sent.expect("no panic");
+                assert!(status.as_ref().is_ok_and(|status| status.starts_with("HTTP/1.1 ")), "{status:?}");
+            }
+        }
+    }
+    let loaded = high_water(id);
+    // As many connections as one address may have, each with a head that does not end.
+    let mut held = Vec::new();
+    for _ in 0..250 {
+        let mut stream = connect_from(STRANGER, api.trusted(), address).await.expect("TLS");
+        let head = format!("POST /mutate HTTP/1.1\r\nx: {}", "x".repeat(15_000));
+        stream.write_all(head.as_bytes()).await.expect("written");
+        held.push(stream);
+    }
+    let crowded = high_water(id);
+    println!("MiB at rest {at_rest}, under reviews {loaded}, with 250 connections {crowded}");
+    let reply = within(send(&api, address, post(review("agents", &pod()).to_string())), "an answer").await;
+    assert_eq!(reply.expect("an answer").status, 200, "it is alive");
+    assert!(crowded < 112, "MiB at rest {at_rest}, under reviews {loaded}, with 250 connections {crowded}");
+}
+
+async fn ends(stream: &mut TlsStream<TcpStream>) -> bool {
+    let mut rest = Vec::new();
+    tokio::time::timeout(Duration::from_secs(9), stream.read_to_end(&mut rest)).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_stranger_with_many_connections_and_bodies_keeps_nobody_out() {
+    let api = ApiServer::start().await;
+    let replica = Replica::ready(&api, "a").await;
+    let mut held = Vec::new();
+    // Announced, and never sent.
+    for _ in 0..40 {
+        let mut stream = connect_from(STRANGER, api.trusted(), replica.webhook).await.expect("TLS");
+        let head = format!("POST /mutate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{{", 3 * 1024 * 1024);
+        stream.write_all(head.as_bytes()).await.expect("written");
+        held.push(stream);
+    }
+    let started = Instant::now();
+    assert_eq!(ask(&api, &replica, &review("agents", &pod())).await["allowed"], true);
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    // Sent but for the last byte: as much as one address may hold, and no more.
+    let most = vec![b' '; 3 * 1024 * 1024 - 1];
+    let mut turned_away = 0;
+    for stream in &mut held[..5] {
+        if stream.write_all(&most).await.is_err() || stream.flush().await.is_err() {
+            turned_away += 1;
+        }
+    }
+    let started = Instant::now();
+    assert_eq!(ask(&api, &replica, &review("agents", &pod())).await["allowed"], true);
+    assert!(started.elapsed() < SOON, "{:?} ({turned_away})", started.elapsed());
+    // Connections alone.
+    let mut idle = 0;
+    for _ in 0..1200 {
+        let Ok(stream) = connect_from(STRANGER, api.trusted(), replica.webhook).await else { break };
+        held.push(stream);
+        idle += 1;
+    }
+    assert!((100..256).contains(&idle), "{idle}: an address has its share");
+    let started = Instant::now();
+    assert_eq!(ask(&api, &replica, &review("agents", &pod())).await["allowed"], true);
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_body_says_how_long_it_is() {
+    let api = ApiServer::start().await;
+    let replica = Replica::ready(&api, "a").await;
+    let mut stream = connect(api.trusted(), replica.webhook).await.expect("TLS");
+    let request = "POST /mutate HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.expect("written");
+    let mut status = [0; 12];
+    within(stream.read_exact(&mut status), "an answer").await.expect("an answer");
+    assert_eq!(&status, b"HTTP/1.1 411");
+}
+
+#[tokio::test]
+async fn only_who_sends_reviews_keeps_a_connection() {
+    let api = ApiServer::start().await;
+    let replica = Replica::ready(&api, "a").await;
+    let body = review("agents", &pod()).to_string();
+    let good = format!("POST /mutate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let open = async |bytes: &str| {
+        let mut stream = connect(api.trusted(), replica.webhook).await.expect("TLS");
+        stream.write_all(bytes.as_bytes()).await.expect("written");
+        stream
+    };
+    let (mut silent, mut slow, mut lost) =
+        (open("").await, open("POST /mu").await, open("GET / HTTP/1.1\r\nhost: x\r\n\r\n").await);
+    let mut kept = open(&good).await;
+    let (silent, slow, lost) = tokio::join!(ends(&mut silent), ends(&mut slow), ends(&mut lost));
+    assert!(silent && slow && lost, "silent {silent}, slow {slow}, lost {lost}");
+    // Longer than a first head may take.
+    let mut answers = vec![0; 64 * 1024];
+    let first = within(kept.read(&mut answers), "an answer").await.expect("an answer");
+    assert!(answers[..first].starts_with(b"HTTP/1.1 200"));
+    kept.write_all(good.as_bytes()).await.expect("it is open");
+    let second = within(kept.read(&mut answers), "an answer").await.expect("an answer");
+    assert!(answers[..second].starts_with(b"HTTP/1.1 200"), "{second}");
+}
+
+#[tokio::test]
+async fn a_large_review_keeps_no_probe_waiting() {
+    let api = ApiServer::start().await;
+    let replica = Replica::ready(&api, "a").await;
+    let mut large = pod();
+    let named = |index: usize| json!({"name": format!("v{index}")});
+    large["spec"]["volumes"] = (0..5000).map(named).collect();
+    large["spec"]["containers"][0]["volumeMounts"] = (0..5000).rev().map(named).collect();
+    let response = ask(&api, &replica, &review("agents", &large)).await;
+    let message = response["status"]["message"].as_str().expect("a message");
+    assert!(message.contains("it has more than 1024 volumes"), "{message}");
+    assert_eq!(replica.probe("/livez").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_stranger_writes_few_events() {
+    let api = ApiServer::start().await;
+    let replica = Replica::ready(&api, "a").await;
+    let mut bad = pod();
+    bad["spec"]["hostNetwork"] = json!(true);
+    let before = api.events().len();
+    for index in 0..30 {
+        bad["metadata"]["name"] = json!(format!("pod-{index}"));
+        assert_eq!(ask(&api, &replica, &review("agents", &bad)).await["allowed"], false);
+    }
+    until(async || api.events().len() >= before + 10, "the first events").await;
+    // Another namespace's comes behind all of the first one's.
+    bad["metadata"]["name"] = json!("last");
+    ask(&api, &replica, &review("others", &bad)).await;
+    let of =
+        |namespace: &str| api.events().iter().filter(|event| event["involvedObject"]["namespace"] == namespace).count();
+    until(async || of("others") == 1, "its event").await;
+    // One more each 30 seconds, on a machine that is as slow as that.
+    assert!((10..13).contains(&of("agents")), "{}", of("agents"));
+}
