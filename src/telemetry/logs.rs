@@ -1,6 +1,7 @@
 //! Log lines go through a bounded writer that never blocks: a reader that stalls costs lines, which are counted, never requests.
 use super::queue::Queue;
 use prometheus::{IntCounter, Registry};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry as Subscriber, fmt, reload};
@@ -71,17 +72,20 @@ impl Logs {
 }
 
 /// The parts' own lines by `level`; libraries only when something is wrong, because some log what is none of our business. The client
-/// of Kubernetes not even then: it returns what it logs, and what it logs may be an object.
+/// of Kubernetes not even then: it returns what it logs, and what it logs may be an object. What watches files warns of each that is
+/// replaced, as every ConfigMap is.
 fn filter(level: &str) -> Result<EnvFilter, LevelError> {
-    let error = |_| LevelError(level.to_owned());
-    let bare = level.parse::<tracing::level_filters::LevelFilter>();
-    let directives = match bare {
-        Ok(level) => format!("warn,kube_client=off,idjag_proxy={level}"),
+    let error = || LevelError(level.to_owned());
+    let directives = match level.parse() {
+        Ok(LevelFilter::OFF) => "off".to_owned(),
+        Ok(level) => format!("warn,kube_client=off,notify=error,idjag_proxy={level}"),
+        // A misspelt level would be the name of a part that nobody has, and all else would be silent.
+        Err(_) if !level.split(',').all(|part| part.contains('=') || part.parse::<LevelFilter>().is_ok()) => {
+            return Err(error());
+        }
         Err(_) => level.to_owned(),
     };
-    let directives =
-        if matches!(bare, Ok(tracing::level_filters::LevelFilter::OFF)) { "off".to_owned() } else { directives };
-    EnvFilter::builder().parse(directives).map_err(error)
+    EnvFilter::builder().parse(directives).map_err(|_| error())
 }
 
 #[cfg(test)]
@@ -93,7 +97,9 @@ mod tests {
         for good in ["info", "warn", "off", "INFO", "info,idjag_proxy::token=debug"] {
             assert!(filter(good).is_ok(), "{good}");
         }
-        assert!(filter("info,idjag_proxy=loud").is_err());
-        assert_eq!(filter("debug").expect("level").to_string(), "kube_client=off,idjag_proxy=debug,warn");
+        for bad in ["info,idjag_proxy=loud", "degub", "info,degub", "", "info,"] {
+            assert!(filter(bad).is_err(), "{bad}");
+        }
+        assert_eq!(filter("debug").expect("level").to_string(), "kube_client=off,idjag_proxy=debug,notify=error,warn");
     }
 }

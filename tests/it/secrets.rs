@@ -109,13 +109,17 @@ async fn no_secret_is_in_any_log_metric_status_or_error() {
     let mut shown = calls(&world, &proxy).await;
     let admin = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_idjag-proxy"));
-        command.args(arguments).arg("--admin").arg(world.directory.path().join("admin.sock")).output()
+        // Spelt as in the file, here; a path is as good.
+        let socket = format!("unix://{}", world.directory.path().join("admin.sock").display());
+        command.args(arguments).args(["--admin", &socket]).output()
     };
     // More than the level `trace` says: what the libraries say, which it leaves out.
     within(admin(&["log-level", "trace,h2=trace,hyper=trace,rustls=trace,tonic=trace"]), "the level")
         .await
         .expect("run");
     shown.push_str(&calls(&world, &proxy).await);
+    let misspelt = within(admin(&["log-level", "degub"]), "a refusal").await.expect("run");
+    assert!(String::from_utf8_lossy(&misspelt.stderr).contains("`degub` is not a log level"), "{misspelt:?}");
     let secrets = secrets(&world);
     assert!(secrets.contains(CLIENT_SECRET) && secrets.len() > 30, "the search has something to look for");
     shown.push_str(&proxy.scrape().await);
