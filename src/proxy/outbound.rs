@@ -137,10 +137,11 @@ fn route<'t>(table: &'t Table, destination: &Destination, parts: &Parts) -> Resu
 /// The refusal of what no route matches: the host, and the route that was probably meant.
 pub(super) fn no_route(table: &Table, destination: &Destination) -> Refusal {
     let nearest = table.policy.nearest(&destination.host).map_or_else(String::new, |route| {
-        let port = route.matcher.port.map_or_else(String::new, |port| format!(" port {port}"));
+        let port = route.matcher.port.map_or_else(|| "its default port".to_owned(), |port| format!("port {port}"));
         let methods: Vec<&str> = route.matcher.methods.iter().map(Method::as_str).collect();
         let methods = if methods.is_empty() { "any method".to_owned() } else { methods.join(", ") };
-        format!(" The nearest is `{}`: {}{port} {} ({methods}).", route.name, route.matcher.host, route.matcher.path)
+        let (host, path) = (&route.matcher.host, &route.matcher.path);
+        format!(" The nearest is `{}`: {host}, {port}, {path}, {methods}.", route.name)
     });
     Refusal::new(Reason::NoRoute, format!("No route matches {} port {}.{nearest}", destination.host, destination.port))
 }

@@ -113,7 +113,7 @@ async fn what_no_route_matches_is_refused_and_the_nearest_route_named() {
     }
     let reply = agent::post(proxy.outbound, "http://api.test/v1/x", &[], b"x").await;
     reply.is_refusal(403, "no_route");
-    assert!(reply.text().contains("reader"), "{}", reply.text());
+    assert!(reply.text().contains("`reader`: api.test, its default port, /v1/**, GET."), "{}", reply.text());
     assert_eq!(world.api.arrivals(), 0);
     assert_eq!(world.corp.arrivals(), 0, "nothing is asked for a request that is refused");
 }
