@@ -16,6 +16,7 @@ mod status;
 use crate::config::{LogLevel, Overrides};
 use crate::identity::{Endpoint, parse_endpoint};
 use clap::{Args, Parser, Subcommand};
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,7 +61,7 @@ enum Command {
     /// Ask a running proxy what it holds.
     Status {
         /// The admin socket (`listen.admin`).
-        #[arg(long, default_value = DEFAULT_ADMIN)]
+        #[arg(long, default_value = DEFAULT_ADMIN, value_parser = socket)]
         admin: PathBuf,
         /// Print it as JSON.
         #[arg(long)]
@@ -71,7 +72,7 @@ enum Command {
         /// off, error, warn, info, debug, trace, or a list like `info,idjag_proxy::token=debug`.
         level: String,
         /// The admin socket (`listen.admin`).
-        #[arg(long, default_value = DEFAULT_ADMIN)]
+        #[arg(long, default_value = DEFAULT_ADMIN, value_parser = socket)]
         admin: PathBuf,
     },
     /// Put the sidecar into Kubernetes manifests: YAML or JSON on standard input, the same with sidecars on standard output.
@@ -105,7 +106,7 @@ struct Flags {
     #[arg(long, value_name = "ADDRESS")]
     listen_metrics: Vec<SocketAddr>,
     /// The admin socket, instead of `listen.admin`.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = socket)]
     admin: Option<PathBuf>,
     /// The log level, instead of `log.level`.
     #[arg(long, value_name = "LEVEL", value_parser = log_level)]
@@ -145,6 +146,11 @@ impl Flags {
 
 fn endpoint(text: &str) -> Result<Endpoint, String> {
     parse_endpoint(text).map_err(|error| error.to_string())
+}
+
+/// A path, or as `listen.admin` spells it.
+fn socket(text: &str) -> Result<PathBuf, Infallible> {
+    Ok(PathBuf::from(text.strip_prefix("unix://").unwrap_or(text)))
 }
 
 fn log_level(text: &str) -> Result<LogLevel, String> {
