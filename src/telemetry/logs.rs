@@ -76,13 +76,15 @@ impl Logs {
 /// replaced, as every ConfigMap is.
 fn filter(level: &str) -> Result<EnvFilter, LevelError> {
     let error = || LevelError(level.to_owned());
+    // Nothing at all would be a level, too.
+    let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+    // A misspelt level would be the name of a part that nobody has, and all else would be silent.
+    if !level.split(',').all(|part| part.contains('=') || is_level(part)) {
+        return Err(error());
+    }
     let directives = match level.parse() {
         Ok(LevelFilter::OFF) => "off".to_owned(),
         Ok(level) => format!("warn,kube_client=off,notify=error,idjag_proxy={level}"),
-        // A misspelt level would be the name of a part that nobody has, and all else would be silent.
-        Err(_) if !level.split(',').all(|part| part.contains('=') || part.parse::<LevelFilter>().is_ok()) => {
-            return Err(error());
-        }
         Err(_) => level.to_owned(),
     };
     EnvFilter::builder().parse(directives).map_err(|_| error())
