@@ -324,7 +324,7 @@ def doubted(world: Cluster):
         ),
         (
             proxied | {"container": "envFrom: [{ configMapRef: { name: any } }]"},
-            "container agent: http_proxy and no_proxy are set over what envFrom may bring",
+            "container agent has envFrom: if http_proxy or no_proxy come by it, those set here win over them",
         ),
     ]:
         done = world.ask(agents.PLAIN, "create", "--dry-run=server", "-o", "json", **plain("agents", fields))
