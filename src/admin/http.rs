@@ -12,7 +12,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -40,21 +40,6 @@ impl Accept for tokio::net::UnixListener {
     }
 }
 
-/// The next connection, once there is a place for it.
-async fn next<A: Accept>(
-    listener: &A,
-    places: &Arc<Semaphore>,
-) -> (A::Stream, Result<OwnedSemaphorePermit, AcquireError>) {
-    loop {
-        let place = Arc::clone(places).acquire_owned().await;
-        if let Ok(stream) = listener.accept().await {
-            return (stream, place);
-        }
-        // Out of file descriptors, most likely: without a pause this loop would take a core until some are free.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
 /// A scraper, a kubelet and an operator need few.
 const CONNECTIONS: usize = 64;
 
@@ -69,9 +54,18 @@ where
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let (stream, permit) = tokio::select! {
+        let next = async {
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
             () = stop.stopped() => return Ok(()),
-            next = next(&listener, &permits) => next,
+            next = next => next,
+        };
+        let Ok(stream) = accepted else {
+            // Out of file descriptors, most likely: without a pause this loop would take a core until some are free.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
         };
         let handler = handler.clone();
         connections.spawn(async move {
