@@ -304,6 +304,7 @@ impl Shortage {
             self.said = Some(Instant::now());
             tracing::error!(error = %why, "a connection could not be accepted");
         }
+        // Nothing tells when a descriptor becomes free: it is looked again, less and less often, and twice a second at the least.
         tokio::time::sleep(Duration::from_millis(10) * self.failures.min(50)).await;
     }
 }

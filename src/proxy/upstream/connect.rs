@@ -175,6 +175,7 @@ pub(super) async fn tcp(names: &Rc<Names>, origin: &Origin, allowed: Allowed<'_>
                 Err(error) if is_out_of_descriptors(&error) => return Err(SendError::NoDescriptor),
                 Err(error) => last = SendError::Connect(error),
             },
+            // No answer yet: the next address is tried beside this one.
             () = tokio::time::sleep(HEAD_START), if more => {}
         }
     }
