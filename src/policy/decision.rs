@@ -112,16 +112,14 @@ impl Policy {
         found.map_or_else(|| self.no_route(), Decision::Route)
     }
 
-    /// Which route a CONNECT takes: the most specific for its host and port, one that tunnels before one that does not.
+    /// Which route a CONNECT takes: one for the most specific host that has any for this port; of these, one that tunnels before
+    /// one that does not. A tunnel for all hosts of a domain is no way around the rules of one of them.
     pub fn connect(&self, target: Target<'_>) -> Decision {
+        let host = |index: usize| &self.routes[index].matcher.host;
+        let Some(first) = self.for_host(target).next() else { return self.no_route() };
         let tunnels = |index: &usize| matches!(self.routes[*index].credential, Credential::Tunnel);
-        let found = self.for_host(target).find(tunnels).or_else(|| self.for_host(target).next());
-        found.map_or_else(|| self.no_route(), Decision::Route)
-    }
-
-    /// Whether some route that carries a credential is for this host, whatever the port.
-    pub fn injects_for(&self, host: &str) -> bool {
-        self.routes.iter().any(|route| route.matcher.host.matches(host) && route.credential.injects())
+        let found = self.for_host(target).take_while(|index| host(*index) == host(first)).find(tunnels);
+        Decision::Route(found.unwrap_or(first))
     }
 
     /// The route that a refused request probably meant, for the error message: one for its host, else the nearest host.
@@ -226,6 +224,39 @@ mod tests {
                 assert_eq!(decide(&policy, host, path, &method).as_deref(), Some(name));
             }
             assert_eq!(decide(&policy, "example.com", "/", &Method::GET), None);
+        }
+    }
+
+    #[test]
+    fn a_tunnel_for_a_domain_is_no_way_around_the_route_of_a_host() {
+        let tunnel = |name, host| Route { credential: Credential::Tunnel, ..route(name, host, "/**", &[]) };
+        let connect = |routes: &[Route], host| {
+            let policy = Policy::new(routes.to_vec(), Unmatched::Refuse).map_err(|_| ()).expect("no conflict");
+            match policy.connect(Target { scheme: Scheme::Https, host, port: 443 }) {
+                Decision::Route(index) => Some(policy.routes()[index].name.to_string()),
+                _ => None,
+            }
+        };
+        let mut routes = vec![
+            tunnel("domain", "*.example.com"),
+            tunnel("eu", "*.eu.example.com"),
+            route("eu-api", "*.api.eu.example.com", "/v1/**", &[]),
+            route("api", "api.example.com", "/v1/**", &[Method::GET]),
+            route("both-by-name", "both.example.com", "/**", &[]),
+            tunnel("both", "both.example.com"),
+        ];
+        for _ in 0..routes.len() {
+            routes.rotate_left(1);
+            for (host, name) in [
+                ("api.example.com", Some("api")),
+                ("other.example.com", Some("domain")),
+                ("x.eu.example.com", Some("eu")),
+                ("x.api.eu.example.com", Some("eu-api")),
+                ("both.example.com", Some("both")),
+                ("example.org", None),
+            ] {
+                assert_eq!(connect(&routes, host).as_deref(), name, "{host}");
+            }
         }
     }
 

@@ -50,11 +50,7 @@ pub(super) async fn serve(
     outcome.by(&entry.route.name, &entry.metrics);
     let opaque = opaque(entry);
     if !opaque && destination.scheme == Scheme::Https {
-        let detail = format!(
-            "Call it as http://{}/: this proxy speaks TLS with it and puts the credential on.",
-            destination.host
-        );
-        return Err(Refusal::new(Reason::CallAsHttp, detail));
+        return Err(call_as_http(entry, &destination));
     }
     let stream = match opaque {
         true => Some(reach(worker, entry, &destination).await?),
@@ -84,6 +80,17 @@ fn route<'t>(table: &'t Table, destination: &Destination) -> Result<&'t Arc<Entr
         Decision::Pass => table.pass.as_ref().ok_or_else(|| no_route(table, destination)),
         Decision::Refuse => Err(no_route(table, destination)),
     }
+}
+
+fn call_as_http(entry: &Entry, destination: &Destination) -> Refusal {
+    // A route without a port is for the default one of the scheme that the agent uses.
+    let port = entry.route.matcher.port.map_or_else(String::new, |port| format!(":{port}"));
+    let credential = if entry.route.credential.injects() { " and puts the credential on" } else { "" };
+    let host = &destination.host;
+    Refusal::new(
+        Reason::CallAsHttp,
+        format!("Call it as http://{host}{port}/: this proxy speaks TLS with it{credential}."),
+    )
 }
 
 /// Whether TLS may pass through unseen.
@@ -121,7 +128,7 @@ impl Tunnel {
                 self.worker.shared.metrics.refused(Reason::CallAsHttp);
                 tracing::warn!(
                     route = %self.entry.route.name, host = %self.authority,
-                    "TLS was refused inside a tunnel: this route carries a credential, so call it as http://"
+                    "TLS was refused inside a tunnel: the proxy itself speaks TLS for this route, so call it as http://"
                 );
                 // The client is about to be closed on; if it does not take the alert either, nothing is lost.
                 let _ = agent.write_all(&ACCESS_DENIED).await;

@@ -37,6 +37,35 @@ async fn what_may_not_be_tunnelled_is_refused_before_the_200() {
 }
 
 #[tokio::test]
+async fn the_advice_leads_to_the_route_and_a_tunnel_for_the_domain_is_no_way_around_it() {
+    let world = World::open().await;
+    let url = world.api.url();
+    let routes = format!(
+        "routes:
+  - {{ match: {{ host: \"*.test\", port: 443 }}, tunnel: true }}
+  - {{ match: {{ host: api.test }}, token: itself, upstream: {{ url: {url} }} }}
+  - {{ match: {{ host: port.test, port: 443 }}, token: itself, upstream: {{ url: {url} }} }}
+  - {{ match: {{ host: open.test }}, token: none, upstream: {{ url: {url} }} }}
+"
+    );
+    let proxy = world.proxy_with(&routes).await;
+    for (authority, advice, credential) in [
+        ("api.test:443", "http://api.test/", true),
+        ("port.test:443", "http://port.test:443/", true),
+        ("open.test:443", "http://open.test/", false),
+    ] {
+        let mut raw = Raw::connect(proxy.outbound).await;
+        raw.write(connect(authority)).await;
+        let head = raw.head().await;
+        assert!(head.starts_with("HTTP/1.1 403 "), "{authority}: {head}");
+        let body = raw.until(b"}").await;
+        assert!(body.contains(&format!("Call it as {advice}:")), "{authority}: {body}");
+        assert_eq!(body.contains("credential"), credential, "{authority}: {body}");
+        assert_eq!(proxy.get(advice).await.status, 200, "{advice}");
+    }
+}
+
+#[tokio::test]
 async fn plain_http_inside_a_tunnel_is_served_with_the_token_and_the_host_is_the_tunnels() {
     let world = World::start().await;
     let proxy = world.proxy().await;
