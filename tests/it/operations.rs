@@ -87,10 +87,13 @@ async fn an_expired_svid_ends_every_route_that_injects_and_the_next_one_brings_t
 
 /// An upstream with an SVID of its own that wants to see the agent's.
 async fn mutual(world: &World) -> ResourceServer {
+    ResourceServer::start(Some(&mutual_tls(world)), &world.clock).await.expect("server")
+}
+
+fn mutual_tls(world: &World) -> ServerTls {
     let svid = world.domain.x509.issue(&SvidRequest::new(&world.domain.workload("reports"))).expect("issued");
     let clients = ClientCertificates::Required(world.domain.x509.bundle());
-    let tls = ServerTls::new(svid.certified_key().expect("a key")).clients(clients);
-    ResourceServer::start(Some(&tls), &world.clock).await.expect("server")
+    ServerTls::new(svid.certified_key().expect("a key")).clients(clients)
 }
 
 fn pinned(name: &str, upstream: &ResourceServer, id: &str) -> String {
@@ -115,6 +118,32 @@ async fn only_the_pinned_peer_gets_anything() {
     assert_eq!(upstream.last_request().expect("seen").client, Some(world.agent_id()));
     proxy.get("http://wrong.test/x").await.is_refusal(502, "upstream_tls");
     assert_eq!(upstream.arrivals(), 1, "nor by the other route's connection");
+}
+
+/// With TLS 1.3 that is said only after the handshake, in place of the answer.
+#[tokio::test]
+async fn an_upstream_that_refuses_our_certificate_is_a_tls_error_and_says_so() {
+    let world = World::open().await;
+    for (name, tls) in [("one", mutual_tls(&world).http1_only()), ("two", mutual_tls(&world))] {
+        let upstream = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
+        let route = format!(
+            "routes:\n  - {{ name: without-{name}, match: {{ host: {name}.test }}, token: itself, \
+             upstream: {{ url: {}, tls: {{ server: {{ spiffe_ids: [\"{}\"] }} }} }} }}\n",
+            upstream.url(),
+            world.domain.workload("reports"),
+        );
+        let proxy = world.proxy_with(&route).await;
+        // Where the upstream's reset overtakes its alert, nobody can know why.
+        let told = async || {
+            let reply = proxy.get(&format!("http://{name}.test/x")).await;
+            assert_eq!(reply.status, 502, "{}", reply.text());
+            reply.text().contains("upstream_tls")
+        };
+        until(told, "the alert").await;
+        let said = |line: &str| line.contains(&format!("without-{name}")) && line.contains("CertificateRequired");
+        assert!(super::log::capture().count(said) > 0, "{name}");
+        assert_eq!(upstream.arrivals(), 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -83,6 +83,11 @@ impl SendError {
     pub(super) fn tls(error: &std::io::Error) -> Self {
         Self::Tls(crate::tls::refusal(error).unwrap_or_else(|| error.to_string()))
     }
+
+    /// A connection that was open: TLS 1.3 refuses a client certificate only after the handshake, when the answer is read.
+    pub(super) fn broken(error: hyper::Error) -> Self {
+        crate::tls::refusal(&error).or_else(|| tls_over_http2(&error)).map_or(Self::Broken(error), Self::Tls)
+    }
 }
 
 impl From<SendError> for Refusal {
@@ -141,20 +146,33 @@ pub(crate) async fn send(
             Err(Failed { unsent: Some(unsent), .. }) => request = *unsent,
             Err(Failed { error: SendError::Broken(broken), .. }) => match again(&broken) {
                 Some(again) => request = again.request(),
-                None => return Err(SendError::Broken(broken)),
+                None => return Err(SendError::broken(broken)),
             },
             Err(Failed { error, .. }) => return Err(error),
         }
     }
     let connection = Box::pin(fresh(pool, call)).await?;
-    on(connection, request, call).await.map_err(|failed| failed.error)
+    on(connection, request, call).await.map_err(|failed| match failed.error {
+        SendError::Broken(broken) => SendError::broken(broken),
+        error => error,
+    })
+}
+
+/// h2 keeps the kind and the words of an I/O error, and not the error: `InvalidData` is only ever TLS's.
+fn tls_over_http2(error: &hyper::Error) -> Option<String> {
+    let mut reads = causes(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    reads.find(|error| error.kind() == std::io::ErrorKind::InvalidData).map(ToString::to_string)
+}
+
+fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |cause| (*cause).source())
 }
 
 /// Whether the peer says that it did nothing of it: `REFUSED_STREAM`, or a stream beyond the last one of a GOAWAY.
 fn is_unprocessed(error: &hyper::Error) -> bool {
-    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
     // A GOAWAY of our own, over what the peer has sent, says nothing of what it did before.
-    let mut http2 = causes.filter_map(|cause| cause.downcast_ref::<h2::Error>()).filter(|cause| cause.is_remote());
+    let mut http2 =
+        causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>()).filter(|cause| cause.is_remote());
     http2.any(|cause| cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
