@@ -92,7 +92,7 @@ async fn serve(
     }
     let request = Outgoing::new(parts, body, entry, &destination).await?;
     let (response, lease) = forward(worker, entry, &key, request, credential).await?;
-    Ok(answer(worker, entry, response, (lease, upgrade, in_flight)))
+    answer(worker, entry, response, (lease, upgrade, in_flight))
 }
 
 /// What is refused whatever the route.
@@ -371,7 +371,7 @@ fn answer(
     entry: &Entry,
     mut response: Response<Incoming>,
     attached: Attached,
-) -> Response<AgentBody> {
+) -> Result<Response<AgentBody>, Refusal> {
     let (lease, upgrade, in_flight) = attached;
     let idle = entry.route.timeouts.idle;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -380,7 +380,7 @@ fn answer(
     let version = response.version();
     headers::strip_response(response.headers_mut());
     headers::append_via(response.headers_mut(), worker.shared.via(version));
-    response.map(|body| AgentBody::Upstream(Box::new(Streamed::new(body, idle, lease, in_flight))))
+    Ok(response.map(|body| AgentBody::Upstream(Box::new(Streamed::new(body, idle, lease, in_flight)))))
 }
 
 #[cfg(test)]

@@ -33,10 +33,9 @@ pub(super) fn relay(
     mut response: Response<Incoming>,
     asked: Option<(HeaderValue, OnUpgrade)>,
     (idle, in_flight, lease): (Duration, InFlight, Lease),
-) -> Response<AgentBody> {
-    let Some((_, agent)) = asked else {
-        return Refusal::new(Reason::UpstreamBroken, "The upstream switched protocols unasked.").response(false);
-    };
+) -> Result<Response<AgentBody>, Refusal> {
+    let unasked = || Refusal::new(Reason::UpstreamBroken, "The upstream switched protocols unasked.");
+    let (_, agent) = asked.ok_or_else(unasked)?;
     let upstream = hyper::upgrade::on(&mut response);
     let mut answer = Response::new(AgentBody::empty());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -52,5 +51,5 @@ pub(super) fn relay(
             Err(error) => tracing::debug!(%error, "an upgrade did not complete"),
         }
     });
-    answer
+    Ok(answer)
 }

@@ -1,11 +1,12 @@
 //! What the agent gets where there is no token for it: whose fault it is, and nothing of the server's own words.
-use super::agent::{self, Reply};
-use super::rig::{Proxy, World};
+use super::agent::{self, Raw, Reply};
+use super::rig::{Proxy, World, within};
 use http::{HeaderValue, StatusCode, header};
 use idjag_proxy::dev::ca::{JwtAlgorithm, JwtAuthority};
 use idjag_proxy::dev::faults::Fault;
 use serde_json::json;
 use std::time::Duration;
+use tokio::net::TcpListener;
 
 #[tokio::test]
 async fn a_users_token_that_is_missing_or_bad_is_a_401_of_ours() {
@@ -149,4 +150,35 @@ async fn retry_after_of_the_authorization_server_is_honoured_and_bounded() {
     let reply = fresh_call(&world, &proxy, &[]).await;
     let seconds: u64 = reply.header("retry-after").parse().expect("seconds");
     assert!(seconds <= 3600, "{seconds}");
+}
+
+#[tokio::test]
+async fn a_malformed_request_ends_its_connection_for_grpc_too() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let twice = "POST http://user.test/x HTTP/1.1\r\nhost: user.test\r\ncontent-type: application/grpc\r\n\
+                 x-user-token: a\r\nx-user-token: b\r\ncontent-length: 0\r\n\r\n";
+    let answer = agent::raw(proxy.outbound, twice).await.to_ascii_lowercase();
+    assert!(answer.contains("grpc-status: 3\r\n") && answer.contains("connection: close\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_switches_protocols_unasked_is_counted_as_refused() {
+    let world = World::open().await;
+    let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}", upstream.local_addr().expect("an address"));
+    let routes =
+        format!("routes:\n  - {{ name: odd, match: {{ host: odd.test }}, token: none, upstream: {{ url: {url} }} }}\n");
+    let proxy = world.proxy_with(&routes).await;
+    let switch = async {
+        let (stream, _) = within(upstream.accept(), "a connection").await.expect("accepted");
+        let mut raw = Raw::over(stream);
+        raw.head().await;
+        raw.write("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: odd\r\n\r\n").await;
+        raw
+    };
+    let (reply, _open) = tokio::join!(proxy.get("http://odd.test/x"), switch);
+    reply.is_refusal(502, "upstream_broken");
+    assert_eq!(proxy.metric("refused_total{reason=\"upstream_broken\"}").await, 1.0);
+    assert_eq!(proxy.metric("requests_total{class=\"refused\",route=\"odd\"}").await, 1.0);
 }
