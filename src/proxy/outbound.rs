@@ -323,15 +323,16 @@ async fn forward(
     if !refuses_token(&response) {
         return Ok((response, lease));
     }
-    let other = Box::pin(worker.shared.tokens.replace(slot, user, &token)).await;
-    let (Ok(other), Some(repeat)) = (other, &repeat) else {
+    let Some(repeat) = &repeat else {
+        worker.shared.tokens.discard(slot, user, &token);
         entry.metrics.not_replayed.inc();
         return Ok((response, lease));
     };
-    if Arc::ptr_eq(&other, &token) {
+    let other = Box::pin(worker.shared.tokens.replace(slot, user, &token)).await;
+    let Some(other) = other.ok().filter(|other| !Arc::ptr_eq(other, &token)) else {
         entry.metrics.not_replayed.inc();
         return Ok((response, lease));
-    }
+    };
     entry.metrics.replayed.inc();
     drop((response, lease));
     let mut request = repeat.request();

@@ -142,6 +142,14 @@ impl Tokens {
         self.ask(|waiter| Event::Rejected { slot: Arc::clone(slot), user, serial, waiter }).await
     }
 
+    /// The same where nobody waits for the other one, because the request cannot be sent again.
+    pub fn discard(&self, slot: &Arc<Slot>, user: Option<UserToken>, token: &AccessToken) {
+        let (reply, _): (Reply, _) = oneshot::channel();
+        let (slot, serial) = (Arc::clone(slot), token.serial());
+        // Where the owner has no room for it, or is gone, the upstream refuses the next request as well.
+        let _ = self.events.try_send(Event::Rejected { slot, user, serial, waiter: Waiter { reply } });
+    }
+
     /// Now, by the clock that tokens are judged by.
     pub fn now(&self) -> Timestamp {
         self.clock.now()

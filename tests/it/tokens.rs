@@ -237,6 +237,22 @@ async fn a_body_is_replayed_only_where_the_route_asks_for_it() {
 }
 
 #[tokio::test]
+async fn a_refusal_of_what_cannot_be_sent_again_waits_for_no_other_token() {
+    let world = World::start().await;
+    let proxy = world.proxy_with(&format!("token_timeout: 10m\n{}", world.routes())).await;
+    assert_eq!(proxy.get("http://api.test/x").await.status, 200);
+    let gate = Gate::default();
+    world.corp.faults().token.next(Fault::Hold(gate.clone()));
+    world.api.faults().next(Fault::invalid_token());
+    let refused = agent::post(proxy.outbound, "http://api.test/x", &[], b"once").await;
+    assert_eq!(refused.status, 401, "while the authorization server is silent");
+    within(gate.reached_by(1), "the other token is asked for").await;
+    gate.open();
+    assert_eq!(proxy.get("http://api.test/x").await.status, 200);
+    assert_eq!(world.corp.count(Leg::ClientCredentials), 2);
+}
+
+#[tokio::test]
 async fn redirects_go_to_the_agent_and_no_token_follows() {
     let world = World::start().await;
     let proxy = world.proxy().await;
