@@ -246,7 +246,8 @@ impl<M: Mint> Owner<M> {
     }
 
     fn key(&self, slot: &Slot, user: Option<&UserToken>) -> Key {
-        Key::new(&slot.grant().digest(), self.spiffe_id.as_deref(), user)
+        let grant = slot.grant();
+        Key::new(&grant.digest(), self.spiffe_id.as_deref().filter(|_| grant.needs_identity()), user)
     }
 
     fn entry(&mut self, key: Key, slot: &Arc<Slot>) -> &mut Entry {
