@@ -166,14 +166,15 @@ fn build(
     let parts = TableSource { tokens: &tokens, identity: identity.as_ref(), clock, metrics: &proxy_metrics };
     let descriptors = descriptor_limit().map(Descriptors::of);
     let own = [&addresses.outbound[..], &addresses.metrics, &addresses.jwks].concat();
+    let limits = limits(config, descriptors);
     let shared = Arc::new(Shared::new(SharedParts {
         table: parts.table(config)?,
         tokens: tokens.clone(),
         identity: identity.clone(),
-        traffic: Traffic::new(requests(config)),
+        traffic: Traffic::new(limits.requests),
         metrics: proxy_metrics.clone(),
         guard: Guard::new(own, descriptors.map(|descriptors| descriptors.end)),
-        limits: limits(config, descriptors),
+        limits,
         pulse: Pulse::new(workers),
     }));
     let health = Health::new(Arc::clone(&shared), identity.clone(), shared.pulse());
@@ -248,23 +249,21 @@ fn token_settings(config: &Config) -> Settings {
     }
 }
 
-fn requests(config: &Config) -> i64 {
-    i64::try_from(config.process.limits.requests).unwrap_or(i64::MAX)
-}
-
 fn limits(config: &Config, descriptors: Option<Descriptors>) -> Limits {
     let given = &config.process.limits;
     let defaults = Limits::default();
-    let possible = descriptors.map_or(usize::MAX, |descriptors| descriptors.connections);
+    let by_memory = quota::busy_connections().unwrap_or(usize::MAX);
+    let possible = descriptors.map_or(usize::MAX, |descriptors| descriptors.connections).min(by_memory);
     if possible < given.connections {
         tracing::info!(
             limit = given.connections,
             possible,
-            "limits.connections is more than the limit of file descriptors (RLIMIT_NOFILE) has room for"
+            "limits.connections is more than the limit of file descriptors (RLIMIT_NOFILE) or of memory (cgroup) has room for"
         );
     }
     Limits {
         connections: given.connections.min(possible),
+        requests: i64::try_from(given.requests.min(by_memory)).unwrap_or(i64::MAX),
         head: given.request_headers,
         delegated: NonZeroUsize::new(given.delegated_tokens).unwrap_or(defaults.delegated).min(defaults.delegated),
         ..defaults

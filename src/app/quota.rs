@@ -1,4 +1,5 @@
-//! What the machine grants: how many threads the data plane gets where the configuration does not say, and how many descriptors.
+//! What the machine grants: how many threads the data plane gets where the configuration does not say, how many descriptors, and how
+//! much memory.
 use std::path::Path;
 
 /// How the file descriptors are divided.
@@ -19,6 +20,26 @@ impl Descriptors {
         let connections = limit.saturating_sub(2 * kept) / 2;
         Self { end: limit - kept, connections: usize::try_from(connections).unwrap_or(usize::MAX).max(1) }
     }
+}
+
+/// How many connections of the agent's the memory limit has room for, each with a request under way and a connection to an upstream;
+/// `None` without a limit. Beyond it they wait for a place, where the kernel would kill the process.
+pub(super) fn busy_connections() -> Option<usize> {
+    let limit = memory_limit(&read("/sys/fs/cgroup/memory.max"));
+    limit.or_else(|| memory_limit(&read("/sys/fs/cgroup/memory/memory.limit_in_bytes"))).map(room)
+}
+
+fn room(memory: u64) -> usize {
+    // tests/perf/results.md: 12 MiB without any, 65 KiB for each. A quarter is for tokens, the log and what a moment brings.
+    const NONE: u64 = 16 << 20;
+    const EACH: u64 = 72 << 10;
+    let connections = (memory - memory / 4).saturating_sub(NONE) / EACH;
+    usize::try_from(connections).unwrap_or(usize::MAX).max(16)
+}
+
+/// `max`, or with the first version a number that no machine has, for no limit.
+fn memory_limit(text: &str) -> Option<u64> {
+    text.trim().parse().ok().filter(|limit| *limit < 1 << 60)
 }
 
 /// The CPU quota rounded up; without one at most 2, because a sidecar is a guest on its node.
@@ -58,6 +79,15 @@ mod tests {
         for (limit, end, connections) in [(1024, 960, 448), (64, 48, 16), (1, 1, 1), (0, 0, 1)] {
             assert_eq!(Descriptors::of(limit), Descriptors { end, connections }, "{limit}");
         }
+    }
+
+    #[test]
+    fn a_memory_limit_is_a_limit_of_connections() {
+        assert_eq!(memory_limit("134217728\n").map(room), Some(1137));
+        assert_eq!(memory_limit("max\n"), None);
+        assert_eq!(memory_limit("9223372036854771712\n"), None);
+        assert_eq!(memory_limit(""), None);
+        assert_eq!(memory_limit("1").map(room), Some(16));
     }
 
     #[test]
