@@ -5,8 +5,11 @@ use super::listen::bytes;
 use super::tokens::Tokens;
 use crate::config::file::{File, LegacySecretFile, RouteFile, TokenOfRoute, UnmatchedFile};
 use crate::config::problem::KeyPath;
-use crate::policy::{Credential, HostPattern, Limits, Match, Policy, Route, Timeouts, Unmatched, Upstream};
+use crate::policy::{
+    Credential, HostPattern, Limits, Match, Policy, Route, Timeouts, TokenSource, Unmatched, Upstream,
+};
 use http::HeaderValue;
+use http::header::AUTHORIZATION;
 use std::collections::{HashMap, HashSet};
 use zeroize::Zeroizing;
 
@@ -41,6 +44,7 @@ impl Builder<'_> {
         let paths: Vec<KeyPath> = file.routes.iter().map(|route| root.index(route.index)).collect();
         self.check_names(&paths, &routes);
         self.check_aliases(&paths, &routes);
+        self.check_kept(&paths, &routes);
         self.warn_of_unmatched(file);
         let unmatched = match file.unmatched {
             UnmatchedFile::Refuse => Unmatched::Refuse,
@@ -155,8 +159,8 @@ impl Builder<'_> {
                 .help("it is kept in memory, for each of `limits.requests` requests");
         }
         for (name, _) in &route.r#match.headers.0 {
-            let stripped = matches!(credential, Credential::None { keep_credentials: true });
-            if !stripped && [http::header::AUTHORIZATION, http::header::COOKIE].contains(name) {
+            let kept = matches!(credential, Credential::None { keep_credentials: true });
+            if !kept && name == AUTHORIZATION {
                 self.warn(
                     &path.key("match").key("headers"),
                     format!("`{name}` is removed from what leaves; it only chooses the route"),
@@ -219,6 +223,23 @@ impl Builder<'_> {
                 None => {
                     hosts.insert(alias, (host, self.line(&path)));
                 }
+            }
+        }
+    }
+
+    /// The header of users' tokens is removed on every route, so that none reaches an upstream.
+    fn check_kept(&mut self, paths: &[KeyPath], routes: &[Route]) {
+        let users = |route: &&Route| matches!(&route.credential, Credential::Token(rule) if matches!(&rule.source, TokenSource::Header(name) if name == AUTHORIZATION));
+        let Some(users) = routes.iter().find(users) else { return };
+        for (path, route) in paths.iter().zip(routes) {
+            if matches!(route.credential, Credential::None { keep_credentials: true }) {
+                let message = format!(
+                    "`authorization` does not pass here: on route `{}` it brings a user's token, which reaches no upstream",
+                    users.name
+                );
+                self.error(&path.key("keep_credentials"), message).help(
+                    "let users' tokens come in a header of their own: subject: { header: { name: x-user-token, … } }",
+                );
             }
         }
     }

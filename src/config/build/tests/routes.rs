@@ -131,3 +131,28 @@ fn what_is_kept_for_a_replay_is_bounded() {
         "routes[0].replay.max_body: a body that is kept for a replay has at most 1MiB",
     );
 }
+
+#[test]
+fn what_the_agent_keeps_and_what_is_taken_from_it_is_said_truly() {
+    let directory = Directory::new();
+    let by_header = |name: &str| {
+        format!("match: {{ host: a, headers: {{ {name}: x }} }}, token: none }}, {{ match: {{ host: b }}, token: none")
+    };
+    let warnings = |name: &str| directory.warnings(&format!("routes: [{{ {} }}]", by_header(name)));
+    assert!(warnings("authorization")[0].contains("`authorization` is removed from what leaves"));
+    assert!(warnings("cookie").is_empty(), "{:?}", warnings("cookie"));
+
+    let users = |header: &str| {
+        let token = with_token(&format!(
+            "flow: {{ self_issued: {{ server: corp, grant: token_exchange }} }}, resource: 'https://api.example', \
+             subject: {{ header: {{ name: {header}, server: corp, type: id_token }} }}"
+        ));
+        token.replace("}]\n", "}, { match: { host: kept.example }, token: none, keep_credentials: true }]\n")
+    };
+    directory.loaded(&users("x-user-token"));
+    one_error(
+        &directory,
+        &users("authorization"),
+        "routes[1].keep_credentials: `authorization` does not pass here: on route `a.example` it brings a user's token",
+    );
+}
