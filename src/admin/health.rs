@@ -14,7 +14,7 @@ pub struct Health(Arc<State>);
 
 struct State {
     shared: Arc<Shared>,
-    /// Set where something needs an identity.
+    /// Set where something says where it comes from.
     identity: Option<Identity>,
     pulse: Pulse,
     draining: AtomicBool,
@@ -36,7 +36,7 @@ impl Probe {
 }
 
 impl Health {
-    /// `identity` is given where something needs one.
+    /// `identity` is waited for where a route needs it.
     pub fn new(shared: Arc<Shared>, identity: Option<Identity>, pulse: Pulse) -> Self {
         let flags = (AtomicBool::new(false), AtomicBool::new(false));
         Self(Arc::new(State { shared, identity, pulse, draining: flags.0, started: flags.1 }))
@@ -65,7 +65,7 @@ impl Health {
         }
         // One that was held and has ended since, before anybody asked, was held.
         let never = |identity: &Identity| identity.latest_held().is_none();
-        let never = self.0.identity.as_ref().is_some_and(never);
+        let never = self.identity().is_some_and(never);
         let waiting_for: Vec<String> = self.identity_missing().into_iter().filter(|_| never).collect();
         self.0.started.store(waiting_for.is_empty(), Ordering::Relaxed);
         Probe { waiting_for }
@@ -85,7 +85,11 @@ impl Health {
     }
 
     fn identity_missing(&self) -> Option<String> {
-        let missing = self.0.identity.as_ref()?.current().err()?;
+        let missing = self.identity()?.current().err()?;
         Some(format!("an identity: {missing}"))
+    }
+
+    fn identity(&self) -> Option<&Identity> {
+        self.0.identity.as_ref().filter(|_| self.0.shared.table().needs_identity())
     }
 }

@@ -18,7 +18,7 @@ pub struct Status {
     pub log_level: String,
     /// The configuration.
     pub config: ReloadStatus,
-    /// The workload's identity, where one is configured.
+    /// The workload's identity, where a route needs it.
     pub identity: Option<IdentityStatus>,
     /// Every route.
     pub routes: Vec<RouteStatus>,

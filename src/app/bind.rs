@@ -18,6 +18,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Where a bound proxy listens.
 #[derive(Clone, Debug, Default)]
@@ -78,6 +79,8 @@ pub struct Bound {
 pub(super) struct Parts {
     pub(super) clock: Clock,
     pub(super) identity: Option<Identity>,
+    pub(super) identity_metrics: identity::Metrics,
+    pub(super) identity_wanted: watch::Sender<bool>,
     pub(super) shared: Arc<Shared>,
     pub(super) tokens: Tokens,
     pub(super) proxy_metrics: proxy::Metrics,
@@ -106,6 +109,12 @@ impl Parts {
             metrics: &self.proxy_metrics,
         };
         source.table(config)
+    }
+
+    /// Says whether the routes need the identity; from the first time on that they do, its source is asked for it.
+    pub(super) fn need_identity(&self, needed: bool) {
+        self.identity_metrics.require(needed);
+        self.identity_wanted.send_if_modified(|wanted| needed && !std::mem::replace(wanted, true));
     }
 }
 
@@ -155,7 +164,8 @@ fn build(
     addresses: &Addresses,
     (workers, logs): (usize, Option<&Logs>),
 ) -> Result<Built, Box<dyn std::error::Error>> {
-    let (identity_task, identity) = identity(config, clock, registry)?;
+    let identity_metrics = identity::Metrics::new(registry)?;
+    let (identity_task, identity) = identity(config, clock, &identity_metrics).unzip();
     let servers = || config.servers.iter().map(|server| server.name.as_str());
     let exchange_metrics = exchange::Metrics::new(registry, servers())?;
     let exchanger = Exchanger::new(identity.clone(), clock.clone(), exchange_metrics.clone());
@@ -182,6 +192,8 @@ fn build(
     let parts = Parts {
         clock: clock.clone(),
         identity,
+        identity_metrics,
+        identity_wanted: watch::Sender::new(false),
         shared,
         tokens,
         proxy_metrics,
@@ -192,28 +204,21 @@ fn build(
         published: Arc::new(ArcSwap::from_pointee(jwks(&config.published_keys).to_string())),
         reloads: reloads(registry, clock)?,
     };
+    parts.need_identity(config.needs_identity);
     Ok((parts, owner, identity_task))
 }
 
-fn identity(
-    config: &Config,
-    clock: &Clock,
-    registry: &Registry,
-) -> prometheus::Result<(Option<IdentityTask>, Option<Identity>)> {
-    let metrics = identity::Metrics::new(registry)?;
-    let Some(source) = &config.identity else { return Ok((None, None)) };
-    metrics.require();
-    let (task, identity) = match source {
+fn identity(config: &Config, clock: &Clock, metrics: &identity::Metrics) -> Option<(IdentityTask, Identity)> {
+    Some(match config.identity.as_ref()? {
         IdentitySource::WorkloadApi(settings) => {
-            let (task, identity) = WorkloadApi::new(settings.clone(), clock.clone(), metrics);
+            let (task, identity) = WorkloadApi::new(settings.clone(), clock.clone(), metrics.clone());
             (IdentityTask::WorkloadApi(task), identity)
         }
         IdentitySource::Files(settings) => {
-            let (task, identity) = Files::new(settings.clone(), clock.clone(), metrics);
+            let (task, identity) = Files::new(settings.clone(), clock.clone(), metrics.clone());
             (IdentityTask::Files(task), identity)
         }
-    };
-    Ok((Some(task), Some(identity)))
+    })
 }
 
 /// What a table is built with, at start and at a reload.
@@ -230,7 +235,7 @@ impl TableSource<'_> {
             ClientTls { trust: ServerTrust::WebPki(web_roots().into()), present: Present::Nothing, alpn: Vec::new() };
         let parts = TableParts {
             tokens: self.tokens,
-            identity: self.identity,
+            identity: self.identity.filter(|_| config.needs_identity),
             clock: self.clock,
             metrics: self.metrics,
             pass_tls: &pass_tls,

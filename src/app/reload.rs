@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Looks a variable of the environment up, as far as the configuration may see it.
 pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -35,6 +36,11 @@ impl Source {
     }
 }
 
+/// How often it is looked whether a key that left has been published for long enough.
+const TICK: Duration = Duration::from_secs(1);
+/// How long the routes of before stay in force while the first identity is asked for.
+const FIRST_IDENTITY: Duration = Duration::from_secs(10);
+
 /// The task that reloads.
 pub(super) struct Reload {
     pub(super) source: Source,
@@ -56,6 +62,7 @@ impl Reload {
                     Some(()) => self.reload().await,
                     None => return Ok(()),
                 },
+                () = tokio::time::sleep(TICK), if !self.leaving.is_empty() => self.publish(),
             }
         }
     }
@@ -90,7 +97,12 @@ impl Reload {
         // The machine's authorities are read for it.
         let built = tokio::task::spawn_blocking(move || (building.table(&loaded.config), loaded)).await;
         let (table, loaded) = built.map_err(|error| error.to_string())?;
-        parts.shared.replace(table.map_err(|error| error.to_string())?);
+        let table = table.map_err(|error| error.to_string())?;
+        parts.need_identity(table.needs_identity());
+        if table.needs_identity() {
+            first_identity(parts).await;
+        }
+        parts.shared.replace(table);
         for warning in &loaded.warnings {
             tracing::warn!(path = %warning.path, "{}", warning.message);
         }
@@ -98,7 +110,7 @@ impl Reload {
         let hash = loaded.config.hash.clone();
         let previous = std::mem::replace(&mut self.current, loaded);
         self.forget(&previous.config);
-        self.publish(&previous.config);
+        self.retire(&previous.config);
         let now = self.parts.clock.now().unix_seconds();
         self.parts.reloads.results.with_label_values(&["accepted"]).inc();
         self.parts.reloads.last.set(i64::try_from(now).unwrap_or(i64::MAX));
@@ -128,16 +140,19 @@ impl Reload {
         }
     }
 
-    /// A key that was current a moment ago is published until its last assertion has expired, retired in the file or not.
-    fn publish(&mut self, previous: &Config) {
-        let now = self.parts.clock.now();
-        let until = now.plus(previous.assertion_lifetime);
-        self.leaving.retain(|(_, until)| now < *until);
+    /// Publishes the keys of now. What was current a moment ago is published with them until its last assertion has expired, retired in
+    /// the file or not.
+    fn retire(&mut self, previous: &Config) {
+        let until = self.parts.clock.now().plus(previous.assertion_lifetime);
         self.leaving.extend(previous.published_keys.iter().map(|key| (key.clone(), until)));
-        let current = &self.current.config.published_keys;
-        let named = |key: &SigningKey| current.iter().any(|other| other.public_jwk() == key.public_jwk());
-        let mut keys = current.clone();
-        for (key, _) in self.leaving.iter().filter(|(key, _)| !named(key)) {
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        let now = self.parts.clock.now();
+        self.leaving.retain(|(_, until)| now < *until);
+        let mut keys = self.current.config.published_keys.clone();
+        for (key, _) in &self.leaving {
             if keys.iter().all(|other| other.public_jwk() != key.public_jwk()) {
                 keys.push(key.clone());
             }
@@ -165,6 +180,16 @@ pub(super) async fn eager(parts: &Parts) {
     for (slot, eager) in table.own_slots() {
         parts.tokens.make_eager(slot, eager).await;
     }
+}
+
+/// Gives the first identity a moment, so that what worked before goes on meanwhile. Without one, too, the new routes come into force
+/// then, and say what they wait for.
+async fn first_identity(parts: &Parts) {
+    let Some(identity) = &parts.identity else { return };
+    let mut changes = identity.changes();
+    let held = async { while identity.latest_held().is_none() && changes.changed().await.is_ok() {} };
+    // Out of patience is as good as held: see above.
+    let _ = tokio::time::timeout(FIRST_IDENTITY, held).await;
 }
 
 /// What does not change while the process runs.

@@ -12,7 +12,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// What background work gets to end in good order.
 const GRACE: Duration = Duration::from_secs(2);
@@ -36,10 +36,8 @@ impl Bound {
         announce(&addresses, loaded.config.policy.routes().len());
         let mut workers = Workers::start(&parts, outbound, &data_stop)?;
         let mut tasks = Tasks::default();
-        match identity_task {
-            Some(IdentityTask::WorkloadApi(task)) => tasks.spawn("identity", task.run(control_stop.clone())),
-            Some(IdentityTask::Files(task)) => tasks.spawn("identity", task.run(control_stop.clone())),
-            None => {}
+        if let Some(task) = identity_task {
+            tasks.spawn("identity", task.run(parts.identity_wanted.subscribe(), control_stop.clone()));
         }
         tasks.spawn("tokens", owner.run(control_stop.clone()));
         for listener in metrics {
@@ -74,6 +72,20 @@ impl Bound {
         control_stopper.stop();
         tokio::join!(tasks.shutdown(GRACE), workers.join(GRACE));
         ended
+    }
+}
+
+impl IdentityTask {
+    /// Asks for the identity once a route needs it, and never before: where none does, nobody may have registered one.
+    async fn run(self, mut wanted: watch::Receiver<bool>, mut stop: Stop) -> Result<(), String> {
+        tokio::select! {
+            () = stop.stopped() => return Ok(()),
+            _ = wanted.wait_for(|wanted| *wanted) => {}
+        }
+        match self {
+            Self::WorkloadApi(task) => task.run(stop).await,
+            Self::Files(task) => task.run(stop).await,
+        }
     }
 }
 
@@ -145,6 +157,7 @@ fn status(
     move || {
         let ready = parts.health.ready();
         let table = parts.shared.table();
+        let identity = parts.identity.as_ref().filter(|_| table.needs_identity());
         let now = parts.clock.now();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -152,7 +165,7 @@ fn status(
             waiting_for: ready.waiting_for,
             log_level: logs.as_ref().map(Logs::level).unwrap_or_default(),
             config: (**reloaded.load()).clone(),
-            identity: parts.identity.as_ref().map(|identity| identity_status(&identity.status())),
+            identity: identity.map(|identity| identity_status(&identity.status())),
             routes: table.routes().map(|(route, slot)| RouteStatus::new(route, slot, now)).collect(),
             requests: parts.shared.traffic().requests(),
             connections: parts.shared.traffic().connections(),

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 /// A whole configuration.
 pub struct Config {
-    /// Where the identity comes from; absent where nothing needs one.
+    /// Where the identity comes from; absent where nothing says so.
     pub identity: Option<IdentitySource>,
+    /// Whether a route needs it: where none does, nobody is asked for it.
+    pub needs_identity: bool,
     /// Where the process listens.
     pub listen: Listen,
     /// The routes, with everything that they need.

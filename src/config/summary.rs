@@ -10,7 +10,7 @@ use crate::tls::{Present, ServerTrust};
 /// One paragraph for the process, one for each route, one for everything else.
 pub fn summary(config: &Config) -> String {
     let mut text = format!("The agent connects to {}.", addresses(config));
-    text.push_str(&match &config.identity {
+    text.push_str(&match config.identity.as_ref().filter(|_| config.needs_identity) {
         Some(IdentitySource::WorkloadApi(settings)) => {
             format!(" Its identity comes from the Workload API at {}.\n", settings.socket)
         }

@@ -43,8 +43,8 @@ impl Metrics {
         Ok(Self { expiry, accepted, refused, connected, required })
     }
 
-    /// Says that the configuration needs an identity.
-    pub fn require(&self) {
-        self.required.set(1);
+    /// Says whether the configuration in force needs an identity.
+    pub fn require(&self, required: bool) {
+        self.required.set(i64::from(required));
     }
 }

@@ -8,6 +8,7 @@ use crate::secret::Secret;
 use crate::tls::{ClientTls, SetupError};
 use crate::token::{Slot, Tokens};
 use http::HeaderName;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A whole configuration of routes, immutable.
@@ -16,6 +17,7 @@ pub struct Table {
     entries: Vec<Arc<Entry>>,
     /// Where requests of no route go, if they pass.
     pub(super) pass: Option<Arc<Entry>>,
+    needs_identity: bool,
 }
 
 /// One route, ready to be used.
@@ -38,7 +40,7 @@ pub(super) struct Entry {
 pub struct Parts<'p> {
     /// Slots come from here.
     pub tokens: &'p Tokens,
-    /// For TLS with the SVID and pins.
+    /// For TLS with the SVID and pins; absent where no route needs it.
     pub identity: Option<&'p Identity>,
     /// For the certificates' validity.
     pub clock: &'p Clock,
@@ -69,27 +71,33 @@ impl Table {
         let pass = (policy.unmatched() == Unmatched::Pass)
             .then(|| Entry::passing(parts, &user_headers).map(Arc::new))
             .transpose()?;
-        Ok(Self { policy, entries, pass })
+        Ok(Self { policy, entries, pass, needs_identity: parts.identity.is_some() })
+    }
+
+    /// Whether some route needs the workload's identity.
+    pub fn needs_identity(&self) -> bool {
+        self.needs_identity
     }
 
     pub(super) fn entry(&self, index: usize) -> &Arc<Entry> {
         &self.entries[index]
     }
 
-    /// Slots of the workload's own grants, with whether they are eager.
+    /// Slots of the workload's own grants, with whether one of their routes is eager: equal grants share one.
     pub fn own_slots(&self) -> impl Iterator<Item = (&Arc<Slot>, bool)> {
-        self.entries.iter().filter_map(|entry| {
-            let slot = entry.slot.as_ref().filter(|slot| !slot.grant().is_delegated())?;
-            Some((slot, matches!(&entry.route.credential, Credential::Token(rule) if rule.eager)))
-        })
+        let mut slots: HashMap<u64, (&Arc<Slot>, bool)> = HashMap::new();
+        for entry in &self.entries {
+            let Some(slot) = entry.slot.as_ref().filter(|slot| !slot.grant().is_delegated()) else { continue };
+            slots.entry(slot.id()).or_insert((slot, false)).1 |= entry.is_eager();
+        }
+        slots.into_values()
     }
 
     /// Routes whose eager grant was never obtained, with the server that issues it.
     pub fn eager_missing(&self) -> impl Iterator<Item = (&str, String)> {
         self.entries.iter().filter_map(|entry| {
             let slot = entry.slot.as_ref().filter(|slot| !slot.was_obtained())?;
-            let eager = matches!(&entry.route.credential, Credential::Token(rule) if rule.eager);
-            eager.then(|| (&*entry.route.name, slot.grant().server().name.clone()))
+            entry.is_eager().then(|| (&*entry.route.name, slot.grant().server().name.clone()))
         })
     }
 
@@ -134,6 +142,10 @@ impl Entry {
             user_file,
             peer,
         })
+    }
+
+    fn is_eager(&self) -> bool {
+        matches!(&self.route.credential, Credential::Token(rule) if rule.eager)
     }
 
     fn passing(parts: &Parts<'_>, user_headers: &[HeaderName]) -> Result<Self, SetupError> {

@@ -129,7 +129,8 @@ impl Slot {
         self.grant.store(Arc::clone(grant));
     }
 
-    pub(super) fn id(&self) -> u64 {
+    /// Tells it from all others.
+    pub fn id(&self) -> u64 {
         self.id
     }
 

@@ -95,7 +95,7 @@ pub(crate) fn ports(world: &World, line: &str) -> Ports {
         list.split(',').next().expect("one").parse().expect("an address")
     };
     let admin = Some(world.directory.path().join("admin.sock"));
-    Ports { outbound: address("outbound"), metrics: address("metrics"), admin }
+    Ports { outbound: address("outbound"), metrics: address("metrics"), jwks: None, admin }
 }
 
 /// Lets this process, which is agent and upstream at once, hold as many sockets as the system allows; says how many.

@@ -41,6 +41,8 @@ mod readme;
 #[cfg(feature = "dev")]
 mod refusals;
 #[cfg(feature = "dev")]
+mod reloads;
+#[cfg(feature = "dev")]
 mod rig;
 #[cfg(feature = "dev")]
 mod secrets;

@@ -171,6 +171,7 @@ pub(crate) struct Proxy {
 pub(crate) struct Ports {
     pub(crate) outbound: SocketAddr,
     pub(crate) metrics: SocketAddr,
+    pub(crate) jwks: Option<SocketAddr>,
     pub(crate) admin: Option<PathBuf>,
 }
 
@@ -193,7 +194,8 @@ impl Proxy {
         let (stopper, stop) = Stop::pair();
         let mut tasks = Tasks::default();
         tasks.spawn("proxy", bound.run(stop));
-        let ports = Ports { outbound: addresses.outbound[0], metrics: addresses.metrics[0], admin: addresses.admin };
+        let (outbound, metrics) = (addresses.outbound[0], addresses.metrics[0]);
+        let ports = Ports { outbound, metrics, jwks: addresses.jwks.first().copied(), admin: addresses.admin };
         Self { ports, stopper, tasks }
     }
 

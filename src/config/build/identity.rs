@@ -31,6 +31,12 @@ impl Builder<'_> {
                 .help("remove `files` or `workload_api`");
         }
         let overridden = self.surroundings.overrides.workload_api_socket.clone();
+        if overridden.is_some() && files.is_some() {
+            self.warn(
+                &identity.key("files"),
+                "the command line names a Workload API (`--workload-api-socket`), so these files are not read",
+            );
+        }
         if let (Some(files), None) = (files, &overridden) {
             return Some(IdentitySource::Files(self.files_settings(files)));
         }
@@ -73,31 +79,23 @@ impl Builder<'_> {
         }
     }
 
-    /// The source, if a route needs one; an error if something does and there is none.
-    pub(super) fn needed_identity(
-        &mut self,
-        source: Option<IdentitySource>,
-        needing: Option<&str>,
-    ) -> Option<IdentitySource> {
+    /// Whether a route needs the identity; an error if one does and nothing says where it comes from.
+    pub(super) fn needed_identity(&mut self, source: Option<&IdentitySource>, needing: Option<&str>) -> bool {
         let path = KeyPath::default().key("identity");
-        match (&source, needing) {
-            (Some(_), Some(_)) | (None, None) => source,
-            (None, Some(_)) if !self.report.is_clean(&path) => None,
-            (None, Some(route)) => {
+        match (source, needing) {
+            (None, Some(route)) if self.report.is_clean(&path) => {
                 let message =
                     format!("route `{route}` needs this workload's identity, and nothing says where it comes from");
                 self.error(&path, message).help(format!(
                     "set {SOCKET_VARIABLE}, or write identity: {{ workload_api: {{ socket: unix:///… }} }}, or identity: {{ files: … }}"
                 ));
-                None
             }
-            (Some(_), None) => {
-                if self.is_written(&path.key("workload_api")) || self.is_written(&path.key("files")) {
-                    self.warn(&path, "nothing needs an identity, so none is asked for");
-                }
-                None
+            (Some(_), None) if self.is_written(&path.key("workload_api")) || self.is_written(&path.key("files")) => {
+                self.warn(&path, "nothing needs an identity, so none is asked for");
             }
+            _ => {}
         }
+        needing.is_some()
     }
 
     /// What signs our assertions.

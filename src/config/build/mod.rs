@@ -73,11 +73,12 @@ pub(crate) fn build<'a>(
     let mut tokens = tokens::Tokens::new(&servers, &assertion.settings, source.as_ref());
     let routes = builder.routes(file, &mut tokens);
     tokens.warn_of_unused(file, &mut builder);
-    let identity = builder.needed_identity(source, routes.needing_identity.as_deref());
+    let needs_identity = builder.needed_identity(source.as_ref(), routes.needing_identity.as_deref());
     builder.warn_of_unpublished(&assertion, &listen);
     let process = builder.process(file);
     Some(Config {
-        identity,
+        identity: source,
+        needs_identity,
         listen,
         policy: routes.policy?,
         servers: servers.into_built(),

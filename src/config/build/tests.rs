@@ -67,11 +67,11 @@ fn an_identity_is_needed_only_where_something_uses_it() {
         "{error}"
     );
     let plain = "routes: [{ match: { host: a }, token: none }]";
-    assert!(directory.load_with(plain, &nothing).map_err(|_| ()).expect("none is needed").config.identity.is_none());
+    assert!(!directory.load_with(plain, &nothing).map_err(|_| ()).expect("none is needed").config.needs_identity);
     let unused = format!("identity: {{ workload_api: {{ socket: /s }} }}\n{plain}");
     assert!(directory.warnings(&unused)[0].contains("nothing needs an identity"));
     let mtls = "routes: [{ match: { host: a }, token: none, upstream: { url: 'https://b', tls: { client_certificate: svid } } }]";
-    assert!(directory.loaded(mtls).config.identity.is_some());
+    assert!(directory.loaded(mtls).config.needs_identity);
     // Order: flag, file, environment.
     let written = format!("identity: {{ workload_api: {{ socket: unix:///file.sock }} }}\n{needs}");
     let source = |overrides: &Overrides| {

@@ -1,0 +1,126 @@
+//! What a reload changes, and what it refuses.
+use super::agent;
+use super::rig::{Proxy, World, until};
+use idjag_proxy::dev::faults::Fault;
+use std::collections::BTreeSet;
+
+async fn until_reloaded(proxy: &Proxy, result: &str, count: f64) {
+    proxy.until_metric(&format!("config_reloads_total{{result=\"{result}\"}}"), |seen| seen == count).await;
+}
+
+#[tokio::test]
+async fn the_first_route_that_needs_an_identity_has_it_asked_for_and_the_last_one_ends_the_need() {
+    let world = World::open().await;
+    let url = world.api.url();
+    let legacy = format!(
+        "routes:\n  - {{ name: legacy, match: {{ host: legacy.test }}, upstream: {{ url: {url} }}, \
+         legacy_secret: {{ file: legacy-key, header: x-api-key }} }}\n"
+    );
+    let both = format!(
+        "{legacy}  - {{ name: api, match: {{ host: api.test }}, token: itself, upstream: {{ url: {url} }} }}\n"
+    );
+    let write = |routes: &str| world.write("proxy.yaml", &format!("{}{routes}", world.preamble()));
+    world.workload_api.withdraw();
+    let proxy = world.proxy_with(&legacy).await;
+    assert_eq!(proxy.metric("identity_required").await, 0.0);
+    assert!(proxy.status().await["identity"].is_null());
+    assert_eq!(proxy.get("http://legacy.test/x").await.status, 200, "nobody has registered this workload");
+
+    world.workload_api.restore();
+    write(&both);
+    until_reloaded(&proxy, "accepted", 1.0).await;
+    for host in ["api.test", "legacy.test"] {
+        assert_eq!(proxy.get(&format!("http://{host}/x")).await.status, 200, "at once: {host}");
+    }
+    assert_eq!(proxy.probe("/readyz").await.status, 200);
+    assert_eq!(proxy.metric("identity_required").await, 1.0);
+    assert_eq!(proxy.status().await["identity"]["spiffe_id"], world.agent_id());
+
+    world.workload_api.withdraw();
+    until(async || proxy.get("http://legacy.test/x").await.status == 503, "the identity is gone").await;
+    assert_eq!(proxy.probe("/readyz").await.status, 503);
+    write(&legacy);
+    until_reloaded(&proxy, "accepted", 2.0).await;
+    assert_eq!(proxy.get("http://legacy.test/x").await.status, 200);
+    assert_eq!(proxy.probe("/readyz").await.status, 200);
+    assert_eq!(proxy.metric("identity_required").await, 0.0);
+}
+
+#[tokio::test]
+async fn what_needs_a_restart_is_refused_by_name_and_the_routes_of_before_stay() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let text = world.preamble() + &world.routes();
+    let socket = format!("socket: \"{}\"", world.workload_api.endpoint());
+    for (count, (old, new, setting)) in (1_u32..).zip([
+        ("metrics: [\"127.0.0.1:0\"]", "metrics: [\"127.0.0.1:1\"]", "`listen`"),
+        (&*socket, "socket: \"unix:///elsewhere.sock\"", "`identity`"),
+        ("workers: 2", "workers: 1", "workers"),
+        ("deadline: 20s", "deadline: 21s", "drain"),
+    ]) {
+        let changed = text.replace(old, new).replace("host: open.test", "host: other.test");
+        assert_ne!(changed, text.replace("host: open.test", "host: other.test"), "{setting}");
+        world.write("proxy.yaml", &changed);
+        until_reloaded(&proxy, "refused", f64::from(count)).await;
+        let refused = proxy.status().await["config"]["refused"].to_string();
+        assert!(refused.contains(setting) && refused.contains("restart"), "{refused}");
+        assert_eq!(proxy.get("http://open.test/x").await.status, 200);
+        proxy.get("http://other.test/x").await.is_refusal(403, "no_route");
+    }
+}
+
+#[tokio::test]
+async fn a_grant_that_one_of_its_routes_wants_eagerly_is_fetched_until_it_is_there() {
+    for eager_first in [true, false] {
+        let world = World::open().await;
+        world.corp.faults().token.always(Fault::HangUp);
+        let route = |name: &str, rest: &str| {
+            format!(
+                "  - {{ name: {name}, match: {{ host: {name}.test }}, upstream: {{ url: {} }}, \
+                 token: {{ flow: {{ client_credentials: {{ server: corp }} }}, scopes: [read]{rest} }} }}\n",
+                world.api.url()
+            )
+        };
+        let mut routes = [route("eager", ", eager: true"), route("lazy", "")];
+        if !eager_first {
+            routes.reverse();
+        }
+        let proxy = world.starting(&format!("routes:\n{}", routes.concat())).await;
+        until(async || world.corp.arrivals() > 0, "the first attempt").await;
+        assert!(proxy.probe("/readyz").await.text().contains("a first token for route `eager`"));
+        world.corp.faults().token.clear();
+        proxy.until_ready().await;
+        assert_eq!(world.api.arrivals(), 0, "no request was needed for it");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_leaves_the_file_is_published_until_what_it_signed_has_expired_and_no_longer() {
+    let world = World::open().await;
+    for name in ["first.pem", "second.pem"] {
+        world.write(name, &rcgen::KeyPair::generate().expect("a key").serialize_pem());
+    }
+    let text = |key: &str| {
+        let assertion =
+            format!(" }}, assertion: {{ issuer: \"https://agents.test\", key_file: {key}.pem, kid: {key} }} }}\n");
+        let preamble = world.preamble().replacen(" } }\n", &assertion, 1);
+        preamble.replace("listen: { ", "listen: { jwks: [\"127.0.0.1:0\"], ") + &world.routes()
+    };
+    let proxy = Proxy::start(&world.write("proxy.yaml", &text("first")), &world.clock);
+    let address = proxy.jwks.expect("a listener");
+    let published = async || -> BTreeSet<String> {
+        let reply = agent::get(address, &format!("http://{address}/jwks"), &[]).await;
+        let keys = reply.json()["keys"].as_array().cloned().expect("keys");
+        keys.iter().map(|key| key["kid"].as_str().expect("a kid").to_owned()).collect()
+    };
+    let both = BTreeSet::from(["first".to_owned(), "second".to_owned()]);
+    assert_eq!(published().await, BTreeSet::from(["first".to_owned()]));
+    world.write("proxy.yaml", &text("second"));
+    until_reloaded(&proxy, "accepted", 1.0).await;
+    assert_eq!(published().await, both);
+    world.clock.shift(299 - 60);
+    assert_eq!(published().await, both, "an assertion of the first may be a minute from its end");
+    world.clock.shift(61);
+    until(async || published().await == BTreeSet::from(["second".to_owned()]), "the first is published no longer")
+        .await;
+}
