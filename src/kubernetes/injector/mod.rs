@@ -10,6 +10,7 @@
 //! one Secret, one Lease and one `MutatingWebhookConfiguration`, none of which it creates.
 mod api;
 mod certificate;
+mod entry;
 mod events;
 mod health;
 mod keeper;
@@ -173,7 +174,8 @@ pub fn bind(settings: Settings, api: Api, clock: &Clock, logs: Option<&Logs>) ->
     };
     let policy = Policy { defaults: settings.defaults, namespace: settings.namespace };
     let room = Room::new(server::ALL, server::EACH);
-    let server = Webhook { policy, api, metrics, events, room, checks: Arc::new(Semaphore::new(server::CHECKS)) };
+    let (checks, lookups) = (Arc::new(Semaphore::new(server::CHECKS)), Semaphore::new(server::LOOKUPS));
+    let server = Webhook { policy, api, metrics, events, room, checks, lookups };
     Ok(Bound {
         webhook_address,
         metrics_address,

@@ -1,10 +1,10 @@
 //! The webhook's server: HTTPS, `POST /mutate`, everything bounded. Any bytes get an answer.
 use super::api::{Api, ApiError};
+use super::entry::Search;
 use super::events::{Cause, Event, Events};
 use super::metrics::Metrics;
 use super::review::{Answer, Lookup, Malformed, Outcome, Policy, Review, Verdict};
 use super::room::{Amount, Held, Room, Seat};
-use crate::kubernetes::names::CONFIG_KEY;
 use crate::tasks::Stop;
 use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
@@ -33,15 +33,19 @@ pub(super) struct Webhook {
     pub(super) room: Arc<Room>,
     /// Permits to parse a review and judge it, which is where it takes most memory.
     pub(super) checks: Arc<Semaphore>,
+    /// Permits to look for a `ConfigMap`, which whoever makes pods may have made as large as they please.
+    pub(super) lookups: Semaphore,
 }
 
-/// With the most that two checks take (16 MiB each), what an idle connection takes, and the process itself, it stays below the 128 MiB that
+/// With the most that two checks take (16 MiB each), what look-ups and idle connections take, and the process itself, it stays below the 128 MiB that
 /// the chart allows: `tests/it/kubernetes/webhook_load.rs` measures it.
 pub(super) const ALL: Amount = Amount { connections: 1024, bytes: 24 * 1024 * 1024 };
 /// For one address. The API server has 200 changes in flight by default, each of one review of some 10 KiB.
 pub(super) const EACH: Amount = Amount { connections: 256, bytes: 8 * 1024 * 1024 };
 /// At once. One takes some 50 ms at worst.
 pub(super) const CHECKS: usize = 2;
+/// At once. One takes a few milliseconds, and what its connection buffers: 400 KiB at most.
+pub(super) const LOOKUPS: usize = 4;
 /// Of one review. etcd keeps objects of 1.5 MiB at most, and a review has one as it is to be and one as it was.
 const LONGEST: usize = 3 * 1024 * 1024;
 /// What is set aside for a body when its first bytes are there; twice as much each time that it fills up, because what is only announced
@@ -58,7 +62,7 @@ const _: () = assert!(IDLE.as_secs() > 90);
 const BODY: Duration = Duration::from_secs(3);
 /// For a permit to check. Better no answer soon than one that nobody waits for any more.
 const QUEUE: Duration = Duration::from_secs(2);
-/// For the `ConfigMap`; without an answer the pod is let in.
+/// For a permit to look for the `ConfigMap` and for the answer; without one the pod is let in.
 const LOOKUP: Duration = Duration::from_secs(2);
 /// From not being ready to not accepting: as long as a Service may still send calls here.
 const LINGER: Duration = Duration::from_secs(8);
@@ -251,13 +255,21 @@ impl Webhook {
             return Lookup::Unknown("the review names no namespace".to_owned());
         }
         let path = format!("/api/v1/namespaces/{namespace}/configmaps/{config}");
-        match self.api.get_within(&path, LOOKUP).await {
-            Ok(object) => {
-                let has = |key: &str| object.get(key).and_then(|data| data.get(CONFIG_KEY)).is_some();
-                if has("data") || has("binaryData") { Lookup::Found } else { Lookup::NoFile }
-            }
-            Err(ApiError::Missing) => Lookup::Missing,
-            Err(error) => Lookup::Unknown(error.to_string()),
+        let mut search = Search::default();
+        let asking = async {
+            // It is never closed.
+            let _permit = self.lookups.acquire().await;
+            self.api.stream(&path, |piece| search.read(piece)).await
+        };
+        match timeout(LOOKUP, asking).await {
+            Ok(Ok(())) => match search.outcome() {
+                Some(true) => Lookup::Found,
+                Some(false) => Lookup::NoFile,
+                None => Lookup::Unknown(format!("GET {path}: the answer is no object")),
+            },
+            Ok(Err(ApiError::Missing)) => Lookup::Missing,
+            Ok(Err(error)) => Lookup::Unknown(error.to_string()),
+            Err(_) => Lookup::Unknown(format!("GET {path}: no answer within {} s", LOOKUP.as_secs())),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The webhook under whoever reaches its port: no review, however made, takes more than the memory it has, and no caller keeps the API
 //! server out.
-use super::api_server::ApiServer;
+use super::api_server::{ApiServer, config_map};
 use super::webhook::{Replica, ask, connect, connect_from, kubeconfig, pod, post, process, review, send};
 use crate::rig::{until, within};
 use serde_json::{Value, json};
@@ -105,6 +105,58 @@ async fn reviews_that_grow_as_they_are_read_do_not_fill_memory() {
     let reply = within(send(&api, address, post(review("agents", &pod()).to_string())), "an answer").await;
     assert_eq!(reply.expect("an answer").status, 200, "it is alive");
     assert!(crowded < 112, "MiB at rest {at_rest}, under reviews {loaded}, with 250 connections {crowded}");
+}
+
+/// Its characters are such that JSON takes six bytes for each.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_config_maps_that_many_pods_name_do_not_fill_memory() {
+    let api = ApiServer::start().await;
+    let filling = "\u{1}".repeat(1_000_000);
+    api.set(&config_map("agents", "whole"), json!({"data": {"a": filling, "proxy.yaml": "routes: []"}}));
+    api.set(&config_map("agents", "other"), json!({"data": {"a": filling, "proxy.yml": "routes: []"}}));
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("log");
+    let child = process(&kubeconfig(&api, directory.path()), &log, "info");
+    let address = address_in(&log).await;
+    let id = child.id().expect("running");
+    let naming = |config: &str| {
+        let mut pod = pod();
+        pod["metadata"]["annotations"] = json!({"idjag-proxy.io/config": config});
+        let mut review = review("agents", &pod);
+        review["request"]["dryRun"] = json!(true);
+        review.to_string()
+    };
+    let response = async |config: &str| {
+        let reply = within(send(&api, address, post(naming(config))), "an answer").await.expect("an answer");
+        reply.json()["response"].clone()
+    };
+    let found = response("whole").await;
+    assert_eq!((&found["allowed"], found.get("warnings")), (&json!(true), None), "it is read to its end");
+    let message = response("other").await["status"]["message"].as_str().expect("a message").to_owned();
+    assert!(message.contains("ConfigMap agents/other has no key proxy.yaml"), "{message}");
+    let at_rest = high_water(id);
+    let mut streams = Vec::new();
+    for _ in 0..200 {
+        streams.push(connect(api.trusted(), address).await.expect("TLS"));
+    }
+    let connected = high_water(id);
+    let mut sending = JoinSet::new();
+    for mut stream in streams {
+        let body = naming("whole");
+        sending.spawn(async move {
+            let head = format!("POST /mutate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all(format!("{head}{body}").as_bytes()).await.expect("written");
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).await.map(|_| String::from_utf8_lossy(&status).into_owned())
+        });
+    }
+    while let Some(sent) = within(sending.join_next(), "an answer").await {
+        assert_eq!(sent.expect("no panic").expect("an answer"), "HTTP/1.1 200");
+    }
+    let loaded = high_water(id);
+    println!("MiB at rest {at_rest}, with 200 connections {connected}, with 200 look-ups {loaded}");
+    assert!(loaded < connected + 16, "MiB at rest {at_rest}, with 200 connections {connected}, then {loaded}");
 }
 
 async fn ends(stream: &mut TlsStream<TcpStream>) -> bool {
