@@ -1,4 +1,5 @@
-//! Kubernetes events, off the path of reviews: written by one task, the same one not again for a while, dropped where they pile up.
+//! Kubernetes events, off the path of reviews: written by one task, the same one not again for a while. Those of reviews are dropped
+//! where they pile up; our own wait apart from them, and go first.
 use super::api::Api;
 use super::lease::instant;
 use crate::clock::Clock;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 /// Whose doing an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// Ours; always written.
+    /// Ours, and each said once: none is dropped for what reviews bring.
     Own,
     /// Whoever sent a review, and nobody has asked who that is: written as often as a person could read.
     Review,
@@ -34,17 +35,24 @@ pub(super) struct Event {
 
 /// Where events are handed in.
 #[derive(Clone)]
-pub(super) struct Events(mpsc::Sender<Event>);
+pub(super) struct Events {
+    own: mpsc::Sender<Event>,
+    reviews: mpsc::Sender<Event>,
+}
 
 /// The task that writes them.
 pub(super) struct Writer {
-    receiver: mpsc::Receiver<Event>,
+    own: mpsc::Receiver<Event>,
+    reviews: mpsc::Receiver<Event>,
     api: Api,
     clock: Clock,
     identity: String,
 }
 
+/// Of reviews.
 const WAITING: usize = 256;
+/// Of our own, of which hours without an API server bring a few: what is the same is not said again.
+const OWN_WAITING: usize = 64;
 /// A controller tries a refused pod again and again.
 const QUIET: Duration = Duration::from_secs(600);
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
@@ -106,14 +114,25 @@ impl Limits {
 
 impl Events {
     pub(super) fn new(api: Api, clock: Clock, identity: String) -> (Self, Writer) {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        (Self(sender), Writer { receiver, api, clock, identity })
+        let (own, own_receiver) = mpsc::channel(OWN_WAITING);
+        let (reviews, reviews_receiver) = mpsc::channel(WAITING);
+        (Self { own, reviews }, Writer { own: own_receiver, reviews: reviews_receiver, api, clock, identity })
     }
 
     /// Hands one in, or drops it.
     pub(super) fn send(&self, event: Event) {
-        if let Err(error) = self.0.try_send(event) {
-            tracing::debug!(%error, "an event was dropped");
+        let reason = event.reason;
+        match event.cause {
+            Cause::Own => {
+                if let Err(error) = self.own.try_send(event) {
+                    tracing::warn!(reason, %error, "an event was dropped");
+                }
+            }
+            Cause::Review => {
+                if let Err(error) = self.reviews.try_send(event) {
+                    tracing::debug!(reason, %error, "an event was dropped");
+                }
+            }
         }
     }
 }
@@ -126,7 +145,7 @@ impl Writer {
         loop {
             let event = tokio::select! {
                 () = stop.stopped() => return Ok(()),
-                event = self.receiver.recv() => event,
+                event = self.next() => event,
             };
             let Some(event) = event else { return Ok(()) };
             let key = hasher.hash_one((event.involved.to_string(), event.reason, &event.message));
@@ -139,6 +158,15 @@ impl Writer {
             }
             written.put(key, Instant::now());
             self.write(event).await;
+        }
+    }
+
+    async fn next(&mut self) -> Option<Event> {
+        tokio::select! {
+            biased;
+            Some(event) = self.own.recv() => Some(event),
+            Some(event) = self.reviews.recv() => Some(event),
+            else => None,
         }
     }
 
@@ -171,6 +199,31 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn reviews_leave_room_for_our_own_and_do_not_keep_them_waiting() {
+        let api = Api::at("http://127.0.0.1:9".parse().expect("a URL")).expect("a client");
+        let (events, mut writer) = Events::new(api, Clock::system(), "a".to_owned());
+        let event = |cause, reason| Event {
+            cause,
+            namespace: "agents".to_owned(),
+            involved: Value::Null,
+            severity: "Warning",
+            reason,
+            message: String::new(),
+        };
+        for _ in 0..=WAITING {
+            events.send(event(Cause::Review, "SidecarRefused"));
+        }
+        events.send(event(Cause::Own, "CertificateRotationFailed"));
+        drop(events);
+        assert_eq!(writer.next().await.map(|event| event.reason), Some("CertificateRotationFailed"));
+        let mut rest = 0;
+        while writer.next().await.is_some() {
+            rest += 1;
+        }
+        assert_eq!(rest, WAITING, "those of reviews are dropped where they pile up");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn no_namespace_and_no_crowd_of_them_gets_many_events() {
