@@ -237,6 +237,8 @@ mod tests {
         }))
         .expect("good");
         assert_eq!(settings.config, "calendar.v2");
+        assert_eq!(settings.image, "registry.example:5000/idjag-proxy@sha256:0a");
+        assert_eq!(settings.resources, Resources::parse("cpu=50m").expect("good"));
         assert_eq!(settings.log_level, Some(LogLevel::Debug));
         assert_eq!(settings.socket.file(), "api.sock");
         assert_eq!(settings.http_proxy.expect("on").no_proxy, "metadata.internal,10.0.0.0/8");

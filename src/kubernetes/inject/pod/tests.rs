@@ -37,6 +37,24 @@ fn the_sidecar_comes_first_and_nothing_is_lost() {
 }
 
 #[test]
+fn what_the_annotations_say_is_in_the_container() {
+    let bare = injected(pod(), Existing::Keep).0["spec"]["initContainers"][0].clone();
+    let mut pod = pod();
+    pod["metadata"]["annotations"] = json!({
+        "idjag-proxy.io/image": "mirror.example/idjag-proxy:2",
+        "idjag-proxy.io/log-level": "debug",
+        "idjag-proxy.io/resources": "cpu=50m,cpu-limit=1,memory-limit=256Mi",
+    });
+    let (pod, _) = injected(pod, Existing::Keep);
+    let mut expected = bare;
+    expected["image"] = json!("mirror.example/idjag-proxy:2");
+    expected["args"].as_array_mut().expect("arguments").push(json!("--log-level=debug"));
+    expected["resources"] =
+        json!({"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}});
+    assert_eq!(pod["spec"]["initContainers"][0], expected, "and nothing else of it changes");
+}
+
+#[test]
 fn a_second_time_changes_nothing() {
     let (once, _) = injected(pod(), Existing::Keep);
     for existing in [Existing::Keep, Existing::Renew] {
