@@ -128,7 +128,8 @@ def odd_names(suite: Suite, name: str):
     """Names that Kubernetes allows and YAML takes for something else, wherever a name can be given."""
     image, kinds = {"registry": "", "repository": "x", "tag": name}, ("podMonitor", "serviceMonitor", "prometheusRule")
     values = {
-        "fullnameOverride": name,
+        # A Service's name begins with a letter, so that this one cannot be a number.
+        "fullnameOverride": name if name.isalpha() else "x",
         "images": {"pullSecrets": [name], "injector": image, "sidecar": image},
         "injector": {"priorityClassName": name, "nodeSelector": {"pool": name}, "podLabels": {"team": name}},
         "serviceAccount": {"annotations": {"role": name}},

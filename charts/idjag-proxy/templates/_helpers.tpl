@@ -1,12 +1,15 @@
+{{/* The longest name that is made of it, "…-injector-metrics", is a Service's: 63 characters, a letter first, and no dot, which a release's
+name may have. */}}
 {{- define "idjag-proxy.fullname" -}}
+{{- $release := .Release.Name | replace "." "-" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $full := contains $name $release | ternary $release (printf "%s-%s" $release $name) -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride -}}
-{{- else if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 53 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 53 | trimSuffix "-" -}}
+{{- $full = .Values.fullnameOverride -}}
+{{- else if regexMatch "^[0-9]" $full -}}
+{{- $full = printf "%s-%s" .Chart.Name $release -}}
 {{- end -}}
+{{- $full | trunc 46 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "idjag-proxy.injector" -}}
@@ -26,7 +29,7 @@ app.kubernetes.io/name: {{ .Chart.Name | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" | quote }}
 {{- end -}}
 
 {{/* An image's full name. Takes (list $ image). */}}
