@@ -71,3 +71,32 @@ readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
 {{- end -}}
+
+{{/* A quantity as a number. */}}
+{{- define "idjag-proxy.quantity" -}}
+{{- $text := toString . -}}
+{{- $suffix := regexFind "([mkMGTPE]|[KMGTPE]i)$" $text -}}
+{{- $powers := dict "k" 1 "K" 1 "M" 2 "G" 3 "T" 4 "P" 5 "E" 6 -}}
+{{- $number := trimSuffix $suffix $text | float64 -}}
+{{- if eq $suffix "m" -}}
+{{- $number = divf $number 1000 -}}
+{{- else if $suffix -}}
+{{- range until (get $powers (trunc 1 $suffix) | int) -}}
+{{- $number = mulf $number (ternary 1024 1000 (hasSuffix "i" $suffix)) -}}
+{{- end -}}
+{{- end -}}
+{{- $number -}}
+{{- end -}}
+
+{{/* The API server takes no container that asks for more than it may have. */}}
+{{- define "idjag-proxy.resources" -}}
+{{- $limits := .limits | default dict -}}
+{{- range $name, $request := .requests -}}
+{{- $limit := get $limits $name -}}
+{{- $is_limited := and (hasKey $limits $name) (not (kindIs "invalid" $limit)) -}}
+{{- if and $is_limited (gt (include "idjag-proxy.quantity" $request | float64) (include "idjag-proxy.quantity" $limit | float64)) -}}
+{{- fail (printf "injector.resources: %v of %s are requested and %v allowed; raise limits.%s, or make it null" $request $name $limit $name) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml . -}}
+{{- end -}}
