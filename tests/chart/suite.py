@@ -75,6 +75,7 @@ def run(suite: Suite, whole: bool):
         suite.case("alerts: promtool, and each says summary, description, action", alerts, suite)
         for name, function in rules_cases.CASES.items():
             suite.case(f"alert: {name}", function, suite.tools.promtool, RULES)
+    suite.case("values.yaml: every value has a comment of its own", values_commented, suite)
     suite.case("lint", lint, suite)
     for values in sorted((CHART / "ci").glob("*-values.yaml")):
         suite.case(f"golden: {values.stem}", golden, suite, values)
@@ -101,6 +102,23 @@ def run(suite: Suite, whole: bool):
 def lint(suite: Suite):
     for values in sorted((CHART / "ci").glob("*-values.yaml")):
         succeed(text_of([suite.helm, "lint", "--strict", "--kube-version", KUBERNETES, "--values", values, CHART]))
+
+
+def values_commented(_: Suite):
+    """A comment that begins with `--` stands above the value, or above the mapping that is one value."""
+    bare, covered, above = [], 99, ""
+    for line in (CHART / "values.yaml").read_text().splitlines():
+        text = line.strip()
+        if text.startswith("#"):
+            above = above or text
+            continue
+        depth = len(line) - len(line.lstrip())
+        if text and depth <= covered:
+            covered = depth if above.startswith("# -- ") else 99
+            if covered == 99 and not text.endswith(":"):
+                bare.append(text)
+        above = ""
+    expect(not bare, f"these have none: {bare}")
 
 
 def golden(suite: Suite, values: Path):
