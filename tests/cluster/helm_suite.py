@@ -56,6 +56,8 @@ def main():
         for sequence in SEQUENCES:
             words = "install with Helm {}, upgrade with {}, rollback with {}".format(*sequence)
             cases(f"what the injector wrote survives: {words}", survives, server, sequence)
+        for which in "34":
+            cases(f"the agents' ConfigMaps come and go with the release, by Helm {which}", agents_configuration, server, which)
         cases("the API server asks about pods and workloads as the labels say, and about nothing else", asks, server)
         finished = True
     finally:
@@ -68,7 +70,7 @@ def main():
 
 
 def leave(why: str):
-    say(f"FAILED: {why}\n0 passed, 0 failed, {len(SEQUENCES) + 1} skipped")
+    say(f"FAILED: {why}\n0 passed, 0 failed, {len(SEQUENCES) + 3} skipped")
     sys.exit(3)
 
 
@@ -144,6 +146,23 @@ def survives(server: ApiServer, sequence: str):
         expect(state(server) == written, "the rollback changed what the injector wrote")
     finally:
         server.helm(third, "uninstall", "idjag-proxy")
+
+
+def agents_configuration(server: ApiServer, which: str):
+    """What the README says of an uninstallation."""
+    values, chart = server.run.directory / "agents.yaml", server.package("0.0.1")
+    config = {"routes": [{"match": {"host": "api.example.com"}, "token": "none"}]}
+    values.write_text(json.dumps({"agents": {"namespaces": ["default"], "config": config}}))
+    there = lambda: server.node.ask_kubectl("get", "configmap", "idjag-proxy", "-n", "default").returncode == 0
+    server.helm(which, "install", "idjag-proxy", chart, "--create-namespace", "--values", values)
+    try:
+        expect(there(), "the chart made no ConfigMap")
+        server.helm(which, "upgrade", "idjag-proxy", chart, "--reset-values")
+        expect(not there(), "it is there still, and its namespace is not in the list")
+        server.helm(which, "upgrade", "idjag-proxy", chart, "--values", values)
+    finally:
+        server.helm(which, "uninstall", "idjag-proxy")
+    expect(not there(), "it is left")
 
 
 def state(server: ApiServer) -> dict:
