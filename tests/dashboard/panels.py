@@ -37,6 +37,11 @@ class Dashboard:
         found = self.definition["templating"]["list"]
         return {one["name"]: one["query"]["query"] for one in found if one["type"] == "query"}
 
+    def annotations(self) -> dict[str, tuple[str, str]]:
+        """The queries whose results stand as lines on every graph, with the text of a line."""
+        found = self.definition["annotations"]["list"]
+        return {one["name"]: (one["expr"], one["textFormat"]) for one in found if "expr" in one}
+
 
 def substituted(expression: str, namespace: str = ".*", pod: str = ".*") -> str:
     values = {"$__rate_interval": RATE_INTERVAL, "$namespace": namespace, "$pod": pod}

@@ -80,6 +80,7 @@ def whole(run: Run, cases: Checks, chosen, tools):
         for alert in sorted(alert_names()):
             of_alert = [case for case in expected if case[0] == alert]
             cases(f"alert: {alert}", one_alert, tools.promtool, recording, run.directory, of_alert, missing)
+        cases("the annotation shows the one change of a configuration", annotations, dashboard, prometheus, story, world)
         drawing = picture.draw(dashboard, prometheus, story)
         (run.directory / "dashboard.svg").write_text(drawing)
         if chosen.picture:
@@ -152,6 +153,25 @@ def all_alerts(dashboard: Dashboard, prometheus: Prometheus, missing: str | None
     for namespace in ("calendar-agents", "research-agents|batch-agents", ".*"):
         (counted,) = prometheus.query(substituted(panel.queries[0][0], namespace))
         expect(counted["value"][1] == "1", f"{namespace}: {counted['value'][1]} are counted")
+
+
+def annotations(dashboard: Dashboard, prometheus: Prometheus, story, world: World):
+    """One is broken, which changes nothing, and then corrected."""
+    expect(set(dashboard.annotations()) == {"Configuration"}, f"there are {dashboard.annotations()}")
+    expression, text = dashboard.annotations()["Configuration"]
+    end = story.origin + story.marks["end"]
+    changed = world.calendar[1]
+    for namespace in (".*", changed.namespace):
+        found = prometheus.query_range(substituted(expression, namespace), story.origin, end)
+        pods = [one["metric"].get("pod") for one in found]
+        expect(pods == [changed.pod], f"{namespace}: it shows changes of {pods}")
+        labels = re.findall(r"{{(\w+)}}", text)
+        expect(all(label in found[0]["metric"] for label in labels), f"{text}: there are {found[0]['metric']}")
+        first = float(found[0]["values"][0][0]) - story.origin
+        corrected = story.marks["corrected"]
+        expect(first >= int(corrected), f"it shows one at {first:.0f} s, and the change was at {corrected:.0f} s")
+    none = prometheus.query_range(substituted(expression, "research-agents"), story.origin, end)
+    expect(not none, f"another namespace has {none}")
 
 
 def rules_evaluate(prometheus: Prometheus, missing: str | None):
