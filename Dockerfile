@@ -1,8 +1,10 @@
 # Two images of one program, each a static binary in `scratch`: no shell, no package manager, no user but a number.
 #
-#   docker build --target sidecar -t idjag-proxy .                  compiles here
-#   docker build --target injector -t idjag-proxy-injector .
+#   docker build --target sidecar -t idjag-proxy:0.1.0 --build-arg VERSION=0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" .
+#   docker build --target injector -t idjag-proxy-injector:0.1.0 --build-arg VERSION=0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" .
 #   buildah bud --build-arg BINARIES=given --target sidecar DIR     packs DIR/<architecture>/idjag-proxy, as `tests/image/build` does
+#
+# The first two compile here; without the arguments their labels say 0.0.0 and unknown.
 #
 # The certificate authorities of the web are in the binary; a bundle that is mounted at /etc/ssl/certs/ca-certificates.crt wins over them.
 
