@@ -125,6 +125,15 @@ LATE = """
           command: [sh, -c, "curl -fsS http://127.0.0.1:17080/reports.example.com/late && exec sleep infinity"]
     """
 
+# A service that takes nothing better than a key, which only the sidecar has.
+KEYED = """
+routes:
+  - name: search
+    match: { host: search.example.com }
+    legacy_secret: { file: ../secrets/search-api-key, header: x-api-key }
+    upstream: { url: "$url", tls: { server: { ca_file: sso-ca.pem } } }
+"""
+
 # Nothing but a pod; `$settings` are fields of its spec, `$metadata` of its metadata, `$container` of its one container.
 PLAIN = """
     apiVersion: v1
