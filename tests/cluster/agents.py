@@ -134,6 +134,12 @@ routes:
     upstream: { url: "$url", tls: { server: { ca_file: sso-ca.pem } } }
 """
 
+# What Pod Security's level Restricted asks of a container.
+RESTRICTED = (
+    "securityContext: { runAsNonRoot: true, runAsUser: 1000, allowPrivilegeEscalation: false, capabilities: { drop: [ALL] }, "
+    "seccompProfile: { type: RuntimeDefault } }"
+)
+
 # Nothing but a pod; `$settings` are fields of its spec, `$metadata` of its metadata, `$container` of its one container.
 PLAIN = """
     apiVersion: v1

@@ -461,7 +461,7 @@ def labels(world: Cluster):
         ("agents", inject("disabled")),
         ("kube-system", {}),
         ("kube-system", inject("enabled")),
-        (OWN_NAMESPACE, inject("enabled")),
+        (OWN_NAMESPACE, inject("enabled") | {"container": agents.RESTRICTED}),
     ]:
         expect(not has_sidecar(created(namespace, fields)), f"a sidecar in {namespace} with {fields}")
     world.kubectl("apply", "--dry-run=server", "-f", "-", manifest=workload("Deployment", plain("elsewhere", {})))

@@ -6,23 +6,18 @@ import agents
 from cases import case
 from cases_injector import SELECTOR, Creation, has_sidecar, plain, two_ready
 from cases_install import configure, usual
-from cluster_world import INJECTOR, OWN_NAMESPACE, RELEASE, Agent, Cluster
+from cluster_world import INJECTOR, OWN_NAMESPACE, RELEASE, REPOSITORY, Agent, Cluster
 from parts import expect, wait_until
 
-RESTRICTED = (
-    "securityContext: { runAsNonRoot: true, runAsUser: 1000, allowPrivilegeEscalation: false, capabilities: { drop: [ALL] }, "
-    "seccompProfile: { type: RuntimeDefault } }"
-)
-
-
 @case(
-    "f: the CSI variant is admitted where Restricted is enforced (a dry run: the CSI driver cannot be had); hostPath is not"
+    "f: the CSI variant is admitted where Restricted is enforced (dry runs: the CSI driver cannot be had), of the injector, of deploy/ and of "
+    "helm test, and the injector is; hostPath is not"
 )
 def restricted(world: Cluster):
     labels = "idjag-proxy.io/inject: enabled, pod-security.kubernetes.io/enforce: restricted"
     world.apply(agents.NAMESPACE, name="restricted", labels=labels)
     configure(world, "restricted", usual(world))
-    by = lambda socket: {"metadata": f'annotations: {{ idjag-proxy.io/socket: "{socket}" }}', "container": RESTRICTED}
+    by = lambda socket: {"metadata": f'annotations: {{ idjag-proxy.io/socket: "{socket}" }}', "container": agents.RESTRICTED}
     words = ["create", "--dry-run=server", "-o", "json"]
     done = world.ask(agents.PLAIN, *words, **plain("restricted", by("csi")))
     expect(done.returncode == 0, f"the CSI variant: {done.stderr}")
@@ -32,6 +27,56 @@ def restricted(world: Cluster):
     expect("Warning" not in done.stderr, f"it is warned of: {done.stderr}")
     refused = world.ask(agents.PLAIN, *words, **plain("restricted", by(world.workload_api)))
     expect(refused.returncode != 0 and "PodSecurity" in refused.stderr, f"hostPath: {refused.stderr or refused.stdout}")
+    # A workload is not held to the level, its pods are: so these are made of its template.
+    world.apply(agents.ACCOUNT, name="calendar", namespace="restricted")
+    by_hand = world.kubectl("kustomize", str(REPOSITORY / "deploy/base"))
+    admitted(world, "restricted", by_hand, {"calendar": 1, "calendar-once": 1, "calendar-hourly": 1})
+    values = ["--set", "injector.socket=csi", "--set", "test.namespace=restricted"]
+    chart = world.helm("template", RELEASE, world.chart, "-n", OWN_NAMESPACE, *values)
+    for kind in ("ServiceAccount", "ConfigMap"):
+        own = [one for one in objects(world, chart) if one["kind"] == kind and one["metadata"]["name"] == TEST]
+        world.kubectl("apply", "-f", "-", manifest=json.dumps(own[0]))
+    admitted(world, OWN_NAMESPACE, chart, {INJECTOR: 0})
+    admitted(world, "restricted", chart, {TEST: 1})
+
+
+TEST = f"{RELEASE}-test"
+
+
+def admitted(world: Cluster, namespace: str, manifests: str, sidecars: dict[str, int]):
+    """The pods of these objects, by the object's name; each has so many sidecars, which find the Workload API by the CSI driver."""
+    found = {one["metadata"]["name"]: one for one in objects(world, manifests) if template(one)}
+    for name, count in sidecars.items():
+        pod = {"apiVersion": "v1", "kind": "Pod"} | template(found[name])
+        # Without a word of its own it would get this injector's default, a hostPath.
+        annotations = pod["metadata"].get("annotations", {}) | {"idjag-proxy.io/socket": "csi"}
+        pod["metadata"] |= {"name": name, "namespace": namespace, "annotations": annotations}
+        words = ["create", "--dry-run=server", "-o", "json", "-f", "-"]
+        done = world.node.ask_kubectl(*words, manifest=json.dumps(pod))
+        expect(done.returncode == 0, f"{name} in {namespace}: {done.stderr}")
+        spec = json.loads(done.stdout)["spec"]
+        expect(has_sidecar({"spec": spec}) == bool(count), f"{name}: {spec.get('initContainers')}")
+        drivers = [volume["csi"]["driver"] for volume in spec["volumes"] if "csi" in volume]
+        expect(drivers == ["csi.spiffe.io"] * count, f"{name} has the volumes {spec['volumes']}")
+
+
+def objects(world: Cluster, manifests: str) -> list[dict]:
+    """As kubectl prints them, one behind the other."""
+    rest = world.kubectl("create", "--dry-run=client", "-o", "json", "-f", "-", manifest=manifests).strip()
+    found = []
+    while rest:
+        one, end = json.JSONDecoder().raw_decode(rest)
+        found.append(one)
+        rest = rest[end:].lstrip()
+    return found
+
+
+def template(one: dict) -> dict | None:
+    """Of its pods; a Pod is its own."""
+    if one["kind"] == "Pod":
+        return {"metadata": one["metadata"], "spec": one["spec"]}
+    spec = one.get("spec", {})
+    return spec.get("jobTemplate", {}).get("spec", spec).get("template")
 
 
 @case(
