@@ -128,6 +128,13 @@ where
     }
 }
 
+impl Http1<Full<Bytes>> {
+    /// `GET` on this connection, and so by one worker.
+    pub(crate) async fn get(&mut self, url: &str, fields: &[(&str, &str)]) -> Reply {
+        self.send(request(&Method::GET, url, fields).body(full("")).expect("request")).await
+    }
+}
+
 /// An HTTP/2 connection to the proxy, with prior knowledge.
 pub(crate) struct Http2<B> {
     pub(crate) sender: http2::SendRequest<B>,

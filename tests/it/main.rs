@@ -51,6 +51,8 @@ mod streams;
 #[cfg(feature = "dev")]
 mod tokens;
 #[cfg(feature = "dev")]
+mod turnover;
+#[cfg(feature = "dev")]
 mod unprocessed;
 #[cfg(feature = "dev")]
 mod uploads;

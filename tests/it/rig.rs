@@ -1,12 +1,15 @@
 //! A world on loopback for one test: a Workload API, an authorization server, an upstream, and the real proxy before them.
-use super::agent::{self, Reply};
+use super::agent::{self, Http1, Reply};
+use bytes::Bytes;
+use http_body_util::Full;
 use idjag_proxy::app::{Source, bind};
 use idjag_proxy::clock::Clock;
 use idjag_proxy::config::Overrides;
 use idjag_proxy::dev::authorization_server::{
     Authentication, AuthorizationServer, Client, Delegation, KeySource, Setup,
 };
-use idjag_proxy::dev::ca::{SvidRequest, TrustDomain};
+use idjag_proxy::dev::ca::{SvidRequest, TrustDomain, WebCa};
+use idjag_proxy::dev::http::ServerTls;
 use idjag_proxy::dev::resource_server::{ResourceServer, TokenRule};
 use idjag_proxy::dev::workload_api::WorkloadApi;
 use idjag_proxy::tasks::{Ended, Stop, Stopper, Tasks};
@@ -40,13 +43,18 @@ impl World {
     /// The API takes tokens of `corp` for [`RESOURCE`]; alice and bob may be acted for.
     pub(crate) async fn start() -> Self {
         let world = Self::open().await;
-        world.api.require_tokens(TokenRule {
-            issuer: world.corp.issuer().to_owned(),
-            keys: KeySource::Authority(world.corp.keys().clone()),
+        world.api.require_tokens(world.token_rule());
+        world
+    }
+
+    /// Tokens of `corp` for [`RESOURCE`].
+    fn token_rule(&self) -> TokenRule {
+        TokenRule {
+            issuer: self.corp.issuer().to_owned(),
+            keys: KeySource::Authority(self.corp.keys().clone()),
             audience: RESOURCE.to_owned(),
             scopes: Vec::new(),
-        });
-        world
+        }
     }
 
     /// The same with an API that takes anyone.
@@ -75,6 +83,25 @@ impl World {
         world.write("legacy-key", LEGACY_KEY);
         world.write("client-secret", "canary-client-secret-77");
         world
+    }
+
+    /// An API over HTTP/2 that takes the same tokens, and routes to it: `api.test`, `user.test` and `open.test`. Each worker has one
+    /// connection to it for each route.
+    pub(crate) async fn modern_api(&self) -> (ResourceServer, String) {
+        let ca = WebCa::new(&self.clock).expect("authority");
+        self.write("ca.pem", &ca.certificate_pem());
+        let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
+        let api = ResourceServer::start(Some(&tls), &self.clock).await.expect("server");
+        api.require_tokens(self.token_rule());
+        let route = |name: &str, token: &str| {
+            format!(
+                "  - {{ name: {name}, match: {{ host: {name}.test }}, token: {token}, \
+                 upstream: {{ url: {}, tls: {{ server: {{ ca_file: ca.pem }} }} }} }}\n",
+                api.url()
+            )
+        };
+        let routes = [route("api", "itself"), route("user", "for-user"), route("open", "none")];
+        (api, format!("routes:\n{}", routes.concat()))
     }
 
     pub(crate) fn agent_id(&self) -> String {
@@ -224,6 +251,25 @@ impl Ports {
     /// A probe or `/metrics`.
     pub(crate) async fn probe(&self, path: &str) -> Reply {
         agent::get(self.metrics, &format!("http://{}{path}", self.metrics), &[]).await
+    }
+
+    /// A connection of the agent's to each of the two workers, told apart by their connections to the [`World::modern_api`].
+    pub(crate) async fn each_worker(&self, api: &ResourceServer) -> [Http1<Full<Bytes>>; 2] {
+        let mut found = Vec::new();
+        let looking = async {
+            while found.len() < 2 {
+                let mut agent = Http1::connect(self.outbound).await;
+                // Refused there for want of a token, and seen all the same.
+                agent.get("http://open.test/x", &[]).await;
+                let connection = api.last_request().expect("seen").connection;
+                if found.iter().all(|(known, _)| *known != connection) {
+                    found.push((connection, agent));
+                }
+            }
+        };
+        within(looking, "a connection to each worker").await;
+        let mut agents = found.into_iter().map(|(_, agent)| agent);
+        std::array::from_fn(|_| agents.next().expect("two"))
     }
 
     pub(crate) async fn scrape(&self) -> String {

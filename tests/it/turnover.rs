@@ -1,0 +1,133 @@
+//! Tokens end with the identity in whose name they were minted, wherever they lie: in the slot that all workers read, and in each
+//! worker's own memory.
+use super::agent::Http1;
+use super::rig::{Proxy, World, until, within};
+use bytes::Bytes;
+use http_body_util::Full;
+use idjag_proxy::dev::authorization_server::{Authentication, Client, Delegation, Leg};
+use idjag_proxy::dev::ca::SvidRequest;
+use idjag_proxy::dev::faults::{Fault, Gate};
+use idjag_proxy::dev::resource_server::ResourceServer;
+use serde_json::json;
+use std::collections::HashSet;
+use std::time::Duration;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A proxy whose authorization server knows two identities, and an agent's connection to each worker.
+struct Turnover {
+    world: World,
+    api: ResourceServer,
+    proxy: Proxy,
+    agents: [Http1<Full<Bytes>>; 2],
+    next: String,
+    alice: String,
+}
+
+impl Turnover {
+    async fn start() -> Self {
+        let world = World::start().await;
+        let next = world.domain.workload("agent-next");
+        world.corp.register(Client::agent(&next, Authentication::SpiffeJwt).scopes(&["read", "write"]));
+        world.corp.policy(|policy| {
+            policy.access_token_ttl = HOUR;
+            policy.delegations.push(Delegation { actor: next.clone(), subject: "user:alice".to_owned() });
+        });
+        let alice = world.user_token(&json!({ "sub": "user:alice", "aud": [world.agent_id(), next] }), HOUR);
+        let (api, routes) = world.modern_api().await;
+        let proxy = world.proxy_with(&routes).await;
+        let agents = proxy.each_worker(&api).await;
+        Self { world, api, proxy, agents, next, alice }
+    }
+
+    /// By every worker, as itself and for alice.
+    async fn all_act_as(&mut self, id: &str) {
+        let fields = [("x-user-token", self.alice.as_str())];
+        for agent in &mut self.agents {
+            for _ in 0..2 {
+                let reply = agent.get("http://api.test/x", &[]).await;
+                assert_eq!(reply.json()["claims"]["sub"], id);
+                let reply = agent.get("http://user.test/x", &fields).await;
+                let claims = &reply.json()["claims"];
+                assert_eq!((&claims["sub"], &claims["act"]["sub"]), (&json!("user:alice"), &json!(id)));
+            }
+        }
+    }
+
+    /// How many tokens were minted for the agent itself, and for alice.
+    fn minted(&self) -> (usize, usize) {
+        (self.world.corp.count(Leg::ClientCredentials), self.world.corp.count(Leg::SelfIssued))
+    }
+
+    async fn becomes(&self, id: &str) {
+        self.world.workload_api.set_identities(&[SvidRequest::new(id)]).expect("issued");
+        until(async || self.proxy.status().await["identity"]["spiffe_id"] == id, id).await;
+    }
+
+    /// Every credential that the API has seen.
+    fn credentials(&self) -> HashSet<String> {
+        let seen = self.api.requests();
+        seen.iter().filter_map(|seen| Some(seen.headers.get("authorization")?.to_str().ok()?.to_owned())).collect()
+    }
+}
+
+#[tokio::test]
+async fn another_spiffe_id_gets_tokens_of_its_own_and_none_of_the_old_ones() {
+    let mut turnover = Turnover::start().await;
+    let (first, next) = (turnover.world.agent_id(), turnover.next.clone());
+    turnover.all_act_as(&first).await;
+    assert_eq!(turnover.minted(), (1, 1));
+    turnover.becomes(&next).await;
+    turnover.all_act_as(&next).await;
+    assert_eq!(turnover.minted(), (2, 2));
+    // What the first one held has not been waiting somewhere.
+    turnover.becomes(&first).await;
+    turnover.all_act_as(&first).await;
+    assert_eq!(turnover.minted(), (3, 3));
+    assert_eq!(turnover.credentials().len(), 6);
+}
+
+#[tokio::test]
+async fn a_token_that_is_minted_while_the_identity_changes_is_not_used() {
+    let turnover = Turnover::start().await;
+    let ids = [turnover.world.agent_id(), turnover.next.clone()];
+    let calls = [("http://api.test/x", "/claims/sub"), ("http://user.test/x", "/claims/act/sub")];
+    for (round, (url, actor)) in calls.into_iter().enumerate() {
+        let after = &ids[1 - round];
+        let gate = Gate::default();
+        turnover.world.corp.faults().token.next(Fault::Hold(gate.clone()));
+        let change = async {
+            within(gate.reached_by(1), "the exchange").await;
+            turnover.becomes(after).await;
+            gate.open();
+        };
+        let (reply, ()) = tokio::join!(turnover.proxy.get_for(&turnover.alice, url), change);
+        assert_eq!(reply.json().pointer(actor), Some(&json!(after)), "{url}");
+    }
+    assert_eq!(turnover.minted(), (2, 2), "the late ones were thrown away");
+}
+
+#[tokio::test]
+async fn a_withdrawn_identity_takes_its_tokens_along() {
+    let mut turnover = Turnover::start().await;
+    let id = turnover.world.agent_id();
+    turnover.all_act_as(&id).await;
+    let old = turnover.credentials();
+    let proxy = &turnover.proxy;
+    let held = "token_cache_entries{tier=\"access\"}";
+    proxy.until_metric(held, |count| count == 2.0).await;
+    turnover.world.workload_api.withdraw();
+    until(async || proxy.probe("/readyz").await.status == 503, "the withdrawal is known").await;
+    let fields = [("x-user-token", turnover.alice.as_str())];
+    for agent in &mut turnover.agents {
+        for url in ["http://api.test/x", "http://user.test/x"] {
+            agent.get(url, &fields).await.is_refusal(503, "identity_missing");
+        }
+    }
+    proxy.until_metric(held, |count| count == 0.0).await;
+    turnover.world.workload_api.restore();
+    turnover.proxy.until_ready().await;
+    turnover.all_act_as(&id).await;
+    assert_eq!(turnover.minted(), (2, 2));
+    assert_eq!(turnover.credentials().len(), 2 * old.len(), "none of the old ones is sent again");
+}
