@@ -332,3 +332,79 @@ async fn a_spoofed_credential_never_replaces_the_token() {
     assert_eq!(values.len(), 1);
     assert!(!values[0].to_str().expect("text").contains("stolen"));
 }
+
+#[tokio::test]
+async fn a_users_token_that_was_refused_is_used_by_no_worker_again() {
+    let world = World::start().await;
+    let (api, routes) = world.modern_api().await;
+    let proxy = world.proxy_with(&routes).await;
+    let [mut one, mut other] = proxy.each_worker(&api).await;
+    let tokens = ["alice", "bob"].map(|user| world.id_token(user));
+    let [alice, bob] = tokens.each_ref().map(|token| [("x-user-token", token.as_str())]);
+    let sent = || {
+        let seen = api.last_request().expect("seen");
+        seen.headers[header::AUTHORIZATION].to_str().expect("text").to_owned()
+    };
+    let mut bobs = String::new();
+    for agent in [&mut one, &mut other] {
+        assert_eq!(agent.get("http://user.test/x", &alice).await.status, 200);
+        assert_eq!(agent.get("http://user.test/x", &bob).await.status, 200);
+        bobs = sent();
+    }
+    one.get("http://user.test/x", &alice).await;
+    let first = sent();
+    assert_eq!(world.corp.count(Leg::SelfIssued), 2);
+
+    api.faults().next(Fault::invalid_token());
+    let arrivals = api.arrivals();
+    assert_eq!(one.get("http://user.test/x", &alice).await.status, 200);
+    assert_eq!(api.arrivals() - arrivals, 2, "sent once more");
+    let second = sent();
+    assert_ne!(second, first);
+    for agent in [&mut other, &mut one] {
+        assert_eq!(agent.get("http://user.test/x", &alice).await.status, 200);
+        assert_eq!(sent(), second);
+        assert_eq!(agent.get("http://user.test/x", &bob).await.status, 200);
+        assert_eq!(sent(), bobs, "nobody has refused his");
+    }
+    assert_eq!(world.corp.count(Leg::SelfIssued), 3);
+
+    // Another one cannot be had: the refused one is no substitute for it.
+    world.clock.shift(11);
+    world.corp.faults().token.always(Fault::HangUp);
+    api.faults().next(Fault::invalid_token());
+    assert_eq!(one.get("http://user.test/x", &alice).await.status, 401, "the upstream's own answer");
+    let arrivals = api.arrivals();
+    for agent in [&mut other, &mut one] {
+        agent.get("http://user.test/x", &alice).await.is_refusal(503, "token_unavailable");
+    }
+    assert_eq!(api.arrivals(), arrivals);
+}
+
+#[tokio::test]
+async fn an_upstream_that_always_refuses_users_makes_no_storm_either() {
+    let world = World::start().await;
+    let (api, routes) = world.modern_api().await;
+    let proxy = world.proxy_with(&routes).await;
+    let mut agents = proxy.each_worker(&api).await;
+    let alice = world.id_token("alice");
+    let fields = [("x-user-token", alice.as_str())];
+    api.faults().always(Fault::invalid_token());
+    let before = api.arrivals();
+    for _ in 0..30 {
+        for agent in &mut agents {
+            let reply = agent.get("http://user.test/x", &fields).await;
+            assert_eq!(reply.status, 401, "the upstream's own answer");
+            assert!(reply.header("www-authenticate").contains("realm=\"dev\""), "{reply:?}");
+        }
+    }
+    let replies = join_all((0..60).map(|_| proxy.get_for(&alice, "http://user.test/x"))).await;
+    assert!(replies.iter().all(|reply| reply.status == 401));
+    // One is minted for the first request, and another one in ten seconds at the most.
+    let minted = world.corp.arrivals();
+    assert!(minted <= 9, "{minted} exchanges for 120 requests");
+    let arrived = api.arrivals() - before;
+    assert!(arrived <= 120 + 60 * minted, "{arrived} requests");
+    api.faults().clear();
+    until(async || proxy.get_for(&alice, "http://user.test/x").await.status == 200, "recovery by itself").await;
+}
