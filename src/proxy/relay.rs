@@ -1,4 +1,4 @@
-//! Bytes both ways, until both sides have ended or nothing moved for the idle timeout.
+//! Bytes both ways, until both sides have ended, one is broken, or nothing moved for the idle timeout.
 use std::cell::Cell;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -16,7 +16,7 @@ where
     let both = async {
         let up = pump(agent_read, upstream_write, &moved);
         let down = pump(upstream_read, agent_write, &moved);
-        tokio::join!(up, down)
+        tokio::try_join!(up, down)
     };
     let quiet = async {
         while moved.get().elapsed() < idle {
@@ -24,8 +24,8 @@ where
         }
     };
     tokio::select! {
-        (up, down) = both => {
-            if let Err(error) = up.and(down) {
+        ended = both => {
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a relayed connection broke");
             }
         }
@@ -33,6 +33,8 @@ where
     }
 }
 
+/// An error is one of reading: there is nothing more to come, and whoever is on the other side must learn it. What cannot be written any
+/// more is no reason to throw away what the same side may have sent before.
 async fn pump<R, W>(mut from: ReadHalf<R>, mut to: WriteHalf<W>, moved: &Cell<Instant>) -> std::io::Result<()>
 where
     R: AsyncRead,
@@ -42,12 +44,23 @@ where
     loop {
         let read = from.read(&mut buffer).await?;
         moved.set(Instant::now());
-        if read == 0 {
-            return to.shutdown().await;
-        }
-        to.write_all(&buffer[..read]).await?;
-        // A stream over TLS may hold bytes back until it is flushed.
-        to.flush().await?;
+        let passed = pass(&mut to, &buffer[..read]).await;
         moved.set(Instant::now());
+        if let Err(error) = &passed {
+            tracing::debug!(%error, "a relayed connection takes no more");
+        }
+        if read == 0 || passed.is_err() {
+            return Ok(());
+        }
     }
+}
+
+/// Passes on what was read; nothing is the end.
+async fn pass<W: AsyncWrite>(to: &mut WriteHalf<W>, bytes: &[u8]) -> std::io::Result<()> {
+    if bytes.is_empty() {
+        return to.shutdown().await;
+    }
+    to.write_all(bytes).await?;
+    // A stream over TLS may hold bytes back until it is flushed.
+    to.flush().await
 }
