@@ -43,6 +43,8 @@ mod refusals;
 #[cfg(feature = "dev")]
 mod reloads;
 #[cfg(feature = "dev")]
+mod revoked;
+#[cfg(feature = "dev")]
 mod rig;
 #[cfg(feature = "dev")]
 mod secrets;

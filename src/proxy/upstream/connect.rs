@@ -3,6 +3,7 @@ use super::names::Names;
 use super::peer::{Key, PeerTls, Protocol};
 use super::pool::{Connection, Made, Pool, Stream, Whole};
 use super::send::SendError;
+use super::severable::Severable;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::policy::Origin;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
@@ -132,7 +133,7 @@ pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<Key>, guard: &Guard) -> R
     let stream = tcp(pool.names(), &key.origin, Allowed { guard, named: key.named }).await?;
     let Some(tls) = &key.tls else {
         let http2 = key.protocol == Protocol::Http2;
-        return speak(pool, key, made, TokioIo::new(stream), (http2, None)).await;
+        return speak(pool, key, made, TokioIo::new(stream), http2).await;
     };
     let config = if key.protocol == Protocol::Http1 { &tls.http1 } else { &tls.any };
     let name = server_name(&key.origin.host);
@@ -141,13 +142,14 @@ pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<Key>, guard: &Guard) -> R
     let (_, session) = stream.get_ref();
     let http2 = session.alpn_protocol() == Some(b"h2");
     let chain = session.peer_certificates().map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect());
-    let watched = changes.map(|changes| Watched {
-        tls: Arc::clone(tls),
-        chain: chain.unwrap_or_default(),
-        since: tls.clock.now(),
-        changes,
+    let cut = changes.map(|changes| {
+        let chain = chain.unwrap_or_default();
+        let watched = Watched { tls: Arc::clone(tls), chain, since: tls.clock.now(), changes };
+        let (cut, is_cut) = oneshot::channel();
+        tokio::task::spawn_local(watched.run(cut));
+        is_cut
     });
-    speak(pool, key, made, TokioIo::new(stream), (http2, watched)).await
+    speak(pool, key, made, TokioIo::new(Severable::new(stream, cut)), http2).await
 }
 
 /// A TCP connection to an origin. Where its name has several addresses, each gets a head start over the next (RFC 8305 §5), so that one
@@ -224,7 +226,7 @@ async fn speak<I>(
     key: &Arc<Key>,
     made: Made,
     io: TokioIo<I>,
-    (http2, watched): (bool, Option<Watched>),
+    http2: bool,
 ) -> Result<Connection, SendError>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -245,7 +247,7 @@ where
         let takes = move || asked.upgrade().map_or(0, |connection| connection.borrow().current_max_send_streams());
         let stream = Stream::new(&pool.share(key, &sender, made, Box::new(takes)));
         let connection = std::future::poll_fn(move |cx| connection.borrow_mut().as_mut().poll(cx));
-        tokio::task::spawn_local(run(connection, watched, live));
+        tokio::task::spawn_local(run(connection, live));
         return Ok(Connection::Http2(sender, stream));
     }
     let (sender, connection) = http1::Builder::new()
@@ -253,30 +255,29 @@ where
         .handshake::<_, RequestBody>(io)
         .await
         .map_err(SendError::Handshake)?;
-    tokio::task::spawn_local(run(connection.with_upgrades(), watched, live));
+    tokio::task::spawn_local(run(connection.with_upgrades(), live));
     Ok(Connection::Http1(Whole { sender, made, key: Arc::clone(key), pool: Rc::clone(pool) }))
 }
 
-/// Drives a connection until it ends, or until the authority that vouched for the peer is no longer trusted.
-async fn run(connection: impl Future<Output = hyper::Result<()>>, watched: Option<Watched>, _live: Live) {
-    let ended = match watched {
-        Some(watched) => {
-            tokio::select! {
-                ended = connection => ended,
-                reason = watched.distrusted() => {
-                    tracing::warn!(%reason, "a connection to an upstream was closed: its trust has ended");
-                    return;
-                }
-            }
-        }
-        None => connection.await,
-    };
-    if let Err(error) = ended {
+/// Drives a connection until it ends.
+async fn run(connection: impl Future<Output = hyper::Result<()>>, _live: Live) {
+    if let Err(error) = connection.await {
         tracing::debug!(%error, "a connection to an upstream ended");
     }
 }
 
 impl Watched {
+    /// Cuts the connection once the authority that vouched for the peer is no longer trusted; ends with it otherwise.
+    async fn run(self, mut cut: oneshot::Sender<()>) {
+        let reason = tokio::select! {
+            () = cut.closed() => return,
+            reason = self.distrusted() => reason,
+        };
+        tracing::warn!(%reason, "a connection to an upstream is closed: its trust has ended");
+        // An error means that it has just ended by itself.
+        let _ = cut.send(());
+    }
+
     async fn distrusted(mut self) -> String {
         let Some(identity) = self.tls.identity.clone() else { return std::future::pending().await };
         while self.changes.changed().await.is_ok() {

@@ -4,6 +4,7 @@ mod names;
 mod peer;
 mod pool;
 mod send;
+mod severable;
 
 pub(super) use connect::Allowed;
 pub use connect::Guard;
