@@ -9,8 +9,25 @@ use rustls::{ClientConfig, RootCertStore};
 use std::sync::Arc;
 use tokio_rustls::TlsConnector;
 
-fn connect(authority: &str) -> String {
+pub(crate) fn connect(authority: &str) -> String {
     format!("CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\n\r\n")
+}
+
+/// The agent's own TLS, through a tunnel.
+fn tls(roots: RootCertStore) -> TlsConnector {
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    TlsConnector::from(Arc::new(config))
+}
+
+/// The same, for servers that this authority vouches for.
+pub(crate) fn trusting(ca: &WebCa) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.certificate()).expect("a root");
+    tls(roots)
 }
 
 #[tokio::test]
@@ -110,14 +127,8 @@ async fn tls_inside_a_tunnel_of_a_route_that_injects_gets_an_alert() {
     let mut raw = Raw::connect(proxy.outbound).await;
     raw.write(connect("api.test:80")).await;
     raw.head().await;
-    let roots = RootCertStore::empty();
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
     let name = ServerName::try_from("api.test").expect("a name");
-    let handshake = TlsConnector::from(Arc::new(config)).connect(name, raw.stream);
+    let handshake = tls(RootCertStore::empty()).connect(name, raw.stream);
     let error = within(handshake, "the alert").await.expect_err("refused");
     assert!(error.to_string().contains("AccessDenied"), "{error}");
     proxy.until_metric("refused_total{reason=\"call_as_http\"}", |count| count == 1.0).await;
@@ -136,15 +147,8 @@ async fn a_tunnel_route_relays_tls_end_to_end() {
     let mut raw = Raw::connect(proxy.outbound).await;
     raw.write(connect(&upstream.address().to_string())).await;
     assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
-    let mut roots = RootCertStore::empty();
-    roots.add(ca.certificate()).expect("a root");
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
     let name = ServerName::try_from("127.0.0.1").expect("a name");
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, raw.stream).await.expect("the upstream's own TLS");
+    let stream = trusting(&ca).connect(name, raw.stream).await.expect("the upstream's own TLS");
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.expect("handshake");
     let mut tasks = tokio::task::JoinSet::new();

@@ -34,6 +34,8 @@ mod operations;
 #[cfg(feature = "dev")]
 mod overload;
 #[cfg(feature = "dev")]
+mod passing;
+#[cfg(feature = "dev")]
 mod pools;
 #[cfg(feature = "dev")]
 mod process;

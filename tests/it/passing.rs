@@ -1,0 +1,114 @@
+//! `unmatched: pass`: the agent goes where it likes, and takes no credential along, neither ours nor one that it made up.
+use super::agent::{self, Http1, Raw, full};
+use super::connect::{connect, trusting};
+use super::rig::{Proxy, World, within};
+use idjag_proxy::dev::ca::WebCa;
+use idjag_proxy::dev::http::ServerTls;
+use idjag_proxy::dev::resource_server::ResourceServer;
+use rustls::pki_types::ServerName;
+
+/// Fields by which an agent may claim something, and that no route of its own keeps.
+const SPOOFED: [&str; 9] = [
+    "authorization",
+    "proxy-authorization",
+    "x-authorization",
+    "txn-token",
+    "dpop",
+    "x-forwarded-for",
+    "x-forwarded-client-cert",
+    "forwarded",
+    // Where a route here takes users' tokens from.
+    "x-user-token",
+];
+
+async fn passing(world: &World) -> Proxy {
+    world.proxy_with(&format!("unmatched: pass\n{}", world.routes())).await
+}
+
+/// Fails unless the upstream saw the agent's own fields and none that speaks for somebody.
+fn bare(upstream: &ResourceServer) {
+    let seen = upstream.last_request().expect("seen").headers;
+    assert_eq!(seen["accept"], "text/plain");
+    for name in SPOOFED.iter().chain(&["x-api-key"]) {
+        assert!(!seen.contains_key(*name), "{name}: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_passes_carries_no_credential() {
+    let world = World::open().await;
+    let proxy = passing(&world).await;
+    let mut fields: Vec<_> = SPOOFED.iter().map(|name| (*name, "made-up")).collect();
+    fields.push(("accept", "text/plain"));
+    let url = format!("{}/x", world.api.url());
+    assert_eq!(agent::get(proxy.outbound, &url, &fields).await.status, 200);
+    bare(&world.api);
+    // Plain HTTP inside a tunnel is no way around it.
+    let address = world.api.address().to_string();
+    let mut raw = Raw::connect(proxy.outbound).await;
+    raw.write(connect(&address)).await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
+    fields.push(("host", &address));
+    assert_eq!(Http1::over(raw.stream).await.get("/x", &fields).await.status, 200);
+    bare(&world.api);
+    assert_eq!(world.corp.arrivals(), 0, "no token was asked for");
+    // A host that a route names is that route's.
+    assert_eq!(agent::get(proxy.outbound, "http://legacy.test/x", &fields[..8]).await.status, 200);
+    assert!(world.api.last_request().expect("seen").headers.contains_key("x-api-key"));
+}
+
+#[tokio::test]
+async fn addresses_of_metadata_services_are_reached_by_no_spelling() {
+    let world = World::open().await;
+    let proxy = passing(&world).await;
+    // inet_aton(3) takes the last three for the first.
+    let spellings = [
+        "169.254.169.254",
+        "169.254.169.254.",
+        "169.254.1.1",
+        "[fe80::1]",
+        "[::ffff:169.254.169.254]",
+        "[::ffff:a9fe:a9fe]",
+        "2852039166",
+        "0xa9fea9fe",
+        "169.254.43518",
+    ];
+    for host in spellings {
+        for port in ["", ":8080"] {
+            let reply = proxy.get(&format!("http://{host}{port}/latest/meta-data/")).await;
+            reply.is_refusal(502, "address_prohibited");
+            assert!(reply.header("proxy-status").contains("error=destination_ip_prohibited"), "{reply:?}");
+        }
+        for port in [80, 443] {
+            let mut raw = Raw::connect(proxy.outbound).await;
+            raw.write(connect(&format!("{host}:{port}"))).await;
+            let head = raw.head().await;
+            assert!(head.starts_with("HTTP/1.1 502 ") && head.contains("destination_ip_prohibited"), "{host}: {head}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn tls_passes_by_connect_as_it_is() {
+    let world = World::open().await;
+    let ca = WebCa::new(&world.clock).expect("authority");
+    let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate")).http1_only();
+    let upstream = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
+    let proxy = passing(&world).await;
+    let mut raw = Raw::connect(proxy.outbound).await;
+    raw.write(connect(&upstream.address().to_string())).await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
+    let name = ServerName::try_from("127.0.0.1").expect("a name");
+    let handshake = trusting(&ca).connect(name, raw.stream);
+    let stream = within(handshake, "a handshake with the upstream itself").await.expect("its certificate");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.expect("handshake");
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(connection);
+    let request = http::Request::get("/x").header("host", "any").header("authorization", "Bearer the-agents-own");
+    let answer = sender.send_request(request.body(full("")).expect("request"));
+    assert_eq!(within(answer, "an answer").await.expect("one").status(), 200);
+    let seen = upstream.last_request().expect("seen").headers;
+    assert_eq!(seen["authorization"], "Bearer the-agents-own", "untouched: this proxy cannot see it");
+    assert!(!seen.contains_key("via"));
+}
