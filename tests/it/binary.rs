@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::{Child, ChildStdout, Command};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_idjag-proxy");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_idjag-proxy");
 
 /// `idjag-proxy run`, writing to a file.
 pub(crate) struct Process {
@@ -95,7 +95,7 @@ pub(crate) fn ports(world: &World, line: &str) -> Ports {
         list.split(',').next().expect("one").parse().expect("an address")
     };
     let admin = Some(world.directory.path().join("admin.sock"));
-    Ports { outbound: address("outbound"), metrics: address("metrics"), jwks: None, admin }
+    Ports { outbound: address("outbound"), metrics: address("metrics"), admin, jwks: None }
 }
 
 /// Lets this process, which is agent and upstream at once, hold as many sockets as the system allows; says how many.

@@ -39,6 +39,8 @@ mod passing;
 mod pools;
 #[cfg(feature = "dev")]
 mod process;
+#[cfg(feature = "dev")]
+mod published;
 mod readme;
 #[cfg(feature = "dev")]
 mod refusals;

@@ -198,8 +198,9 @@ pub(crate) struct Proxy {
 pub(crate) struct Ports {
     pub(crate) outbound: SocketAddr,
     pub(crate) metrics: SocketAddr,
-    pub(crate) jwks: Option<SocketAddr>,
     pub(crate) admin: Option<PathBuf>,
+    /// Where keys are published, for a proxy in this process.
+    pub(crate) jwks: Option<SocketAddr>,
 }
 
 impl Deref for Proxy {
@@ -221,8 +222,12 @@ impl Proxy {
         let (stopper, stop) = Stop::pair();
         let mut tasks = Tasks::default();
         tasks.spawn("proxy", bound.run(stop));
-        let (outbound, metrics) = (addresses.outbound[0], addresses.metrics[0]);
-        let ports = Ports { outbound, metrics, jwks: addresses.jwks.first().copied(), admin: addresses.admin };
+        let ports = Ports {
+            outbound: addresses.outbound[0],
+            metrics: addresses.metrics[0],
+            admin: addresses.admin,
+            jwks: addresses.jwks.first().copied(),
+        };
         Self { ports, stopper, tasks }
     }
 
