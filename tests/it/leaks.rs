@@ -64,7 +64,7 @@ async fn an_agent_that_resets_in_the_middle_ends_the_upstreams_side_too() {
 }
 
 /// A connection to this upstream that has got a whole head.
-async fn accepted(upstream: &TcpListener) -> TcpStream {
+pub(crate) async fn accepted(upstream: &TcpListener) -> TcpStream {
     let (mut stream, _) = within(upstream.accept(), "a connection").await.expect("accepted");
     let mut head = Vec::new();
     while !head.windows(4).any(|window| window == b"\r\n\r\n") {

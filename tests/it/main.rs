@@ -13,6 +13,8 @@ mod connect;
 mod demo;
 mod dependencies;
 #[cfg(feature = "dev")]
+mod downloads;
+#[cfg(feature = "dev")]
 mod exchange;
 #[cfg(feature = "dev")]
 mod floods;

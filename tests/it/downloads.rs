@@ -1,0 +1,96 @@
+//! Answers that stop coming: the route's idle timeout ends them, and what the agent has is known to be less than all.
+use super::agent::{Http1, Http2, full, request};
+use super::leaks::accepted;
+use super::rig::{Proxy, World, until, within};
+use http::Method;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use idjag_proxy::dev::faults::{Fault, Gate};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+/// Fails unless the rest is an error.
+async fn breaks(body: Incoming, what: &str) {
+    let rest = within(body.collect(), "the end of the silence").await;
+    assert!(rest.is_err(), "{what}: a part of a body is not a whole one");
+}
+
+async fn nothing_is_left(proxy: &Proxy) {
+    until(async || proxy.status().await["requests"] == 0, "nothing is in flight").await;
+    assert_eq!(proxy.metric("unread_answers_total").await, 0.0, "the agent has taken what there was");
+}
+
+#[tokio::test]
+async fn an_upstream_that_falls_silent_is_given_up_over_either_protocol_on_either_side() {
+    let world = World::start().await;
+    let (modern, routes) = world.modern_api().await;
+    let idle = "timeouts: { idle: 200ms },";
+    let short = |name: &str, upstream: &str| {
+        format!("  - {{ match: {{ host: {name}.test }}, token: itself, {idle} upstream: {{ {upstream} }} }}\n")
+    };
+    let routes = [
+        routes,
+        short("h1", &format!("url: {}", world.api.url())),
+        short("h2", &format!("url: {}, tls: {{ server: {{ ca_file: ca.pem }} }}", modern.url())),
+    ];
+    let proxy = world.proxy_with(&routes.concat()).await;
+    let gate = Gate::default();
+    for (host, upstream) in [("h1", &world.api), ("h2", &modern)] {
+        let ask =
+            || request(&Method::GET, &format!("http://{host}.test/bytes/9"), &[]).body(full("")).expect("request");
+        upstream.faults().next_many(2, &Fault::HoldBody(gate.clone()));
+        let mut agent = Http1::connect(proxy.outbound).await;
+        breaks(agent.head(ask()).await.into_body(), host).await;
+        let mut agent = Http2::connect(proxy.outbound).await;
+        let response = within(agent.sender.send_request(ask()), "a head").await.expect("a head");
+        breaks(response.into_body(), host).await;
+        // That answer alone: the agent's connection goes on, and so does the upstream's where it is shared.
+        let connections = upstream.connections();
+        assert_eq!(agent.send(ask()).await.body.len(), 9, "{host}");
+        assert_eq!(upstream.connections() - connections, u64::from(host == "h1"));
+    }
+    nothing_is_left(&proxy).await;
+    until(async || world.api.open_connections() <= 1, "what was half read is closed").await;
+}
+
+#[tokio::test]
+async fn half_a_body_is_broken_off_however_its_length_is_told() {
+    let world = World::open().await;
+    let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = upstream.local_addr().expect("an address");
+    let route = format!(
+        "routes:\n  - {{ match: {{ host: half.test }}, token: none, timeouts: {{ idle: 200ms }}, upstream: {{ url: http://{address} }} }}\n"
+    );
+    let proxy = world.proxy_with(&route).await;
+    let framings = [
+        "content-length: 1000\r\n\r\nhalf",
+        "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        // To the end of the connection (RFC 9112 §6.3), which does not come.
+        "connection: close\r\n\r\nhalf",
+    ];
+    for framing in framings {
+        for http2 in [false, true] {
+            let answer = async {
+                let mut stream = accepted(&upstream).await;
+                stream.write_all(format!("HTTP/1.1 200 OK\r\n{framing}").as_bytes()).await.expect("written");
+                stream
+            };
+            let (mut first, mut second) = (Http1::connect(proxy.outbound).await, Http2::connect(proxy.outbound).await);
+            let get = request(&Method::GET, "http://half.test/x", &[]).body(full("")).expect("request");
+            let ask = async {
+                match http2 {
+                    false => first.head(get).await,
+                    true => within(second.sender.send_request(get), "a head").await.expect("a head"),
+                }
+            };
+            let (mut stream, response) = tokio::join!(answer, ask);
+            let mut body = response.into_body();
+            let half = within(body.frame(), "the first half").await.expect("a frame").expect("data");
+            assert_eq!(half.into_data().expect("data"), "half", "{framing:?}");
+            breaks(body, framing).await;
+            // The upstream learns of it, too.
+            assert_eq!(within(stream.read(&mut [0; 1]), "the end").await.unwrap_or(0), 0, "{framing:?}");
+        }
+    }
+    nothing_is_left(&proxy).await;
+}
