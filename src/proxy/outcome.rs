@@ -81,7 +81,8 @@ impl<'m> Outcome<'m> {
             refused = refusal.map_or("", |refusal| refusal.reason.as_str()),
             detail = refusal.map_or("", Refusal::detail),
             traceparent = shown.traceparent.as_deref().unwrap_or_default(),
-            duration_ms = elapsed.as_millis(),
+            // Not of 128 bits, which JSON shows as text.
+            duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             "{}", if class == Class::Aborted { "aborted" } else { "request" }
         );
     }

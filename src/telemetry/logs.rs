@@ -1,6 +1,7 @@
 //! Log lines go through a bounded writer that never blocks: a reader that stalls costs lines, which are counted, never requests.
 use super::queue::Queue;
 use prometheus::{IntCounter, Registry};
+use std::io::IsTerminal;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -40,7 +41,11 @@ impl Logs {
         let base = tracing_subscriber::registry().with(filter);
         match format {
             Format::Json => base.with(lines.json().flatten_event(true).with_current_span(false)).init(),
-            Format::Pretty => base.with(lines.compact()).init(),
+            Format::Pretty => {
+                let lines = lines.compact();
+                // Only a terminal shows colours; elsewhere they are bytes between the words that one searches for.
+                base.with(if std::io::stdout().is_terminal() { lines } else { lines.with_ansi(false) }).init();
+            }
         }
         Ok(Self { filter: handle, queue })
     }

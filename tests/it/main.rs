@@ -30,6 +30,8 @@ mod layers;
 #[cfg(feature = "dev")]
 mod leaks;
 #[cfg(feature = "dev")]
+mod lines;
+#[cfg(feature = "dev")]
 mod log;
 #[cfg(feature = "dev")]
 mod operations;

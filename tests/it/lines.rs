@@ -1,0 +1,142 @@
+//! One line for each request, and what is in it: operators search and count by these names.
+use super::agent::{self, Http1, Http2, Raw, full, request};
+use super::binary::Process;
+use super::rig::{Ports, World, until, within};
+use http::Method;
+use idjag_proxy::dev::faults::{Fault, Gate};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const FIELDS: [&str; 13] = [
+    "timestamp",
+    "level",
+    "target",
+    "message",
+    "method",
+    "host",
+    "path",
+    "route",
+    "status",
+    "refused",
+    "detail",
+    "traceparent",
+    "duration_ms",
+];
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+async fn start(world: &World, log: &str) -> (Process, Ports) {
+    let config = world.write("process.yaml", &format!("{}{log}{}", world.preamble(), world.routes()));
+    let process = Process::start(world, &config, "info");
+    let ports = process.ready(world).await;
+    (process, ports)
+}
+
+/// The lines of requests so far.
+fn lines(process: &Process) -> Vec<Value> {
+    let log = process.log();
+    let whole = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    whole.filter(|line| line["target"] == "idjag_proxy::request").collect()
+}
+
+/// Message, method, host, path, route, status and refusal.
+fn told(line: &Value) -> String {
+    let names = ["message", "method", "host", "path", "route", "status", "refused"];
+    names.map(|name| line[name].as_str().map_or_else(|| line[name].to_string(), str::to_owned)).join(" ")
+}
+
+/// One request after the other, each in its own way.
+async fn calls(world: &World, proxy: &Ports) {
+    let outbound = proxy.outbound;
+    let traced = [("traceparent", TRACEPARENT)];
+    assert_eq!(agent::get(outbound, "http://api.test/traced?key=canary-query", &traced).await.status, 200);
+    assert_eq!(agent::post(outbound, "http://legacy.test/key", &[], b"body").await.status, 200);
+    proxy.get("http://nowhere.test/x").await.is_refusal(403, "no_route");
+    proxy.get("http://user.test/x").await.is_refusal(401, "user_token");
+    let grpc = [("content-type", "application/grpc")];
+    assert_eq!(agent::post(outbound, "http://nowhere.test/grpc", &grpc, b"").await.status, 200);
+    assert_eq!(proxy.get("http://api.test/status/404").await.status, 404);
+    assert!(agent::raw(outbound, "GET /x HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
+    // Sent twice, asked for once.
+    world.api.faults().next(Fault::invalid_token());
+    assert_eq!(proxy.get("http://api.test/replayed").await.status, 200);
+    let mut http2 = Http2::connect(outbound).await;
+    let get = request(&Method::GET, "http://open.test/http2", &[]).body(full("")).expect("request");
+    assert_eq!(http2.send(get).await.status, 200);
+    // A tunnel, and what is in it.
+    let mut raw = Raw::connect(outbound).await;
+    raw.write("CONNECT open.test:80 HTTP/1.1\r\nhost: open.test:80\r\n\r\n").await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
+    assert_eq!(Http1::over(raw.stream).await.get("/inside", &[("host", "open.test")]).await.status, 200);
+}
+
+const TOLD: [&str; 12] = [
+    "request GET api.test /traced api 200 ",
+    "request POST legacy.test /key legacy 200 ",
+    "request GET nowhere.test /x none 403 no_route",
+    "request GET user.test /x user 401 user_token",
+    "request POST nowhere.test /grpc none 403 no_route",
+    "request GET api.test /status/404 api 404 ",
+    "request GET   none 400 malformed_request",
+    "request GET api.test /replayed api 200 ",
+    "request GET open.test /http2 open 200 ",
+    "request CONNECT open.test / open 200 ",
+    "request GET open.test /inside open 200 ",
+    "aborted GET api.test /left api 0 ",
+];
+
+#[tokio::test]
+async fn every_request_is_one_line_and_nothing_else_is() {
+    let world = World::open().await;
+    let (mut process, proxy) = start(&world, "").await;
+    calls(&world, &proxy).await;
+    // One that leaves before it has an answer.
+    let gate = Gate::default();
+    world.api.faults().next(Fault::Hold(gate.clone()));
+    let mut leaving = Raw::connect(proxy.outbound).await;
+    leaving.write("GET http://api.test/left HTTP/1.1\r\nhost: api.test\r\n\r\n").await;
+    within(gate.reached_by(1), "the request at the upstream").await;
+    drop(leaving);
+    until(async || lines(&process).iter().any(|line| line["message"] == "aborted"), "its line").await;
+    gate.open();
+    // Probes, scrapes and questions over the admin socket are no requests of the agent's.
+    assert_eq!(proxy.probe("/readyz").await.status, 200);
+    proxy.scrape().await;
+    proxy.status().await;
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.code().await, Some(0));
+
+    let lines = lines(&process);
+    assert_eq!(lines.iter().map(told).collect::<Vec<_>>(), TOLD);
+    for line in &lines {
+        let members = line.as_object().expect("an object");
+        let unknown: Vec<_> = members.keys().filter(|name| !FIELDS.contains(&name.as_str())).collect();
+        let missing: Vec<_> = FIELDS.iter().filter(|name| !members.contains_key(**name)).collect();
+        assert!(unknown.is_empty() && missing.is_empty(), "{line}: {unknown:?} {missing:?}");
+        assert_eq!(line["level"], "INFO");
+        assert!(line["duration_ms"].is_u64(), "{line}");
+        assert_eq!(line["detail"] == "", line["refused"] == "", "{line}");
+        let traced = line["path"] == "/traced";
+        assert_eq!(line["traceparent"], if traced { TRACEPARENT } else { "" });
+    }
+    assert!(!process.log().contains("canary-query"), "agents put secrets into queries");
+}
+
+#[tokio::test]
+async fn for_people_the_same_lines_are_no_json() {
+    let world = World::open().await;
+    let (mut process, proxy) = start(&world, "log: { format: pretty }\n").await;
+    calls(&world, &proxy).await;
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.code().await, Some(0));
+    let log = process.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("idjag_proxy::request")).collect();
+    assert_eq!(lines.len(), TOLD.len() - 1, "{log}");
+    assert!(!log.lines().any(|line| line.starts_with('{')), "{log}");
+    let (first, refused) = (lines[0], lines[2]);
+    for part in [" INFO ", "request", "method=GET", "host=api.test", "path=/traced", "route=\"api\"", "status=200"] {
+        assert!(first.contains(part), "{part} in {first}");
+    }
+    assert!(first.contains(&format!("traceparent=\"{TRACEPARENT}\"")), "{first}");
+    assert!(refused.contains("refused=\"no_route\"") && refused.contains("status=403"), "{refused}");
+    assert!(!log.contains("canary-query"), "{log}");
+}
