@@ -203,6 +203,8 @@ async fn rotation(page: &mut Page, world: &World) -> anyhow::Result<()> {
 pub(super) fn invite(page: &mut Page, world: &World) -> anyhow::Result<()> {
     let (proxy, metrics) = (world.bot.proxy.outbound()?, world.bot.proxy.metrics()?);
     let token = |user| world.user_token_file(user).display().to_string();
+    // `cargo run` puts nothing on the PATH.
+    let binary = std::env::current_exe().context("this program's own path")?;
     page.heading("It is all still running. Try:");
     let lines = [
         ("as a proxy", format!("curl -x http://{proxy} {ROOMS}")),
@@ -221,7 +223,7 @@ pub(super) fn invite(page: &mut Page, world: &World) -> anyhow::Result<()> {
         ("readiness", format!("curl http://{metrics}/readyz")),
         (
             "what it holds",
-            format!("idjag-proxy status --admin {}/calendar-bot.admin", world.directory.path().display()),
+            format!("{} status --admin {}/calendar-bot.admin", binary.display(), world.directory.path().display()),
         ),
         ("its configuration", format!("cat {}", world.bot.proxy.config().display())),
         ("metadata", format!("curl {}/.well-known/oauth-authorization-server", world.corp.issuer())),

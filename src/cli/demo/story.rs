@@ -68,6 +68,7 @@ pub(super) fn answer(
         &format!("200, token_type {kind}, expires_in {}", request.answer["expires_in"]),
     );
     page.field("typ", &text(&token.header["typ"]));
+    page.field("signed by", &signer(&token));
     page.claims(&token.claims, now, detail);
     Ok(token)
 }
@@ -143,12 +144,23 @@ pub(super) fn form(page: &mut Page, form: &Form, shown: &str) {
             Ok(_) if name == shown => "the ID-JAG above".to_owned(),
             Ok(token) => {
                 let whose = text(&token.claims["sub"]);
-                format!("a JWT about {whose}, for {}", jwt::audiences(&token.claims).join(" "))
+                let audiences = jwt::audiences(&token.claims).join(" ");
+                format!("a JWT about {whose}, for {audiences}, signed by {}", signer(&token))
             }
             Err(_) => value.strip_prefix("urn:ietf:params:oauth:").map_or(value.clone(), |urn| format!("…:{urn}")),
         };
         page.field(name, &value);
     }
+}
+
+/// Who, and by which algorithm. A JWT-SVID need not name its issuer, because its subject does (JWT-SVID §3).
+fn signer(token: &Token) -> String {
+    let authority = || {
+        let domain = token.claims["sub"].as_str().and_then(jwt::trust_domain).unwrap_or("no");
+        format!("the authority of the trust domain {domain}")
+    };
+    let issuer = token.claims["iss"].as_str().map_or_else(authority, str::to_owned);
+    format!("{issuer}, {}", text(&token.header["alg"]))
 }
 
 fn presented(form: &Form) -> Option<(&'static str, Token)> {
