@@ -21,6 +21,8 @@ mod floods;
 #[cfg(feature = "dev")]
 mod frames;
 #[cfg(feature = "dev")]
+mod grpc;
+#[cfg(feature = "dev")]
 mod handshakes;
 #[cfg(feature = "dev")]
 mod identity;

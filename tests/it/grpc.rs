@@ -1,0 +1,83 @@
+//! What a gRPC client gets where something is refused: a code of its own, and never an HTTP status that its library would turn into
+//! another one.
+use super::agent::{self, Http2, full, request};
+use super::refusals::is_grpc_refusal;
+use super::rig::{Proxy, World, until};
+use http::Method;
+use idjag_proxy::dev::ca::WebCa;
+use idjag_proxy::dev::faults::Fault;
+
+const GRPC: (&str, &str) = ("content-type", "application/grpc+proto");
+
+/// A refusal for this reason, over HTTP/2 as gRPC has it.
+async fn refused(proxy: &Proxy, (method, url): (Method, &str), fields: &[(&str, &str)], (reason, code): (&str, &str)) {
+    let ask = fields
+        .iter()
+        .fold(http::Request::builder().method(method).uri(url), |ask, (name, value)| ask.header(*name, *value));
+    let reply = Http2::connect(proxy.outbound)
+        .await
+        .send(ask.header(GRPC.0, GRPC.1).body(full(vec![b'x'; 2000])).expect("request"))
+        .await;
+    is_grpc_refusal(&reply, code);
+    let details = format!("details=\"{reason}\"");
+    assert!(reply.header("proxy-status").contains(&details), "{url}: {details} in {}", reply.header("proxy-status"));
+}
+
+fn post(url: &str) -> (Method, &str) {
+    (Method::POST, url)
+}
+
+#[tokio::test]
+async fn every_reason_has_the_code_of_its_row() {
+    let world = World::open().await;
+    let (modern, _) = world.modern_api().await;
+    let other = WebCa::new(&world.clock).expect("authority");
+    world.write("other.pem", &other.certificate_pem());
+    let routes = format!(
+        "unmatched: pass\n{}  - {{ match: {{ host: small.test }}, token: itself, limits: {{ request_body: 1KiB }}, upstream: {{ url: {} }} }}
+  - {{ match: {{ host: strange.test }}, token: none, upstream: {{ url: {}, tls: {{ server: {{ ca_file: other.pem }} }} }} }}\n",
+        world.routes(),
+        world.api.url(),
+        modern.url()
+    );
+    let proxy = world.proxy_with(&routes).await;
+    let long = format!("http://open.test/{}", "x".repeat(10_000));
+    let own = format!("http://127.0.0.1:{}/metrics", proxy.metrics.port());
+    let large = "x".repeat(70_000);
+
+    let trace = (Method::TRACE, "http://api.test/x");
+    refused(&proxy, trace, &[], ("trace_forbidden", "12")).await;
+    let twice = [("x-user-token", "one"), ("x-user-token", "two")];
+    refused(&proxy, post("http://user.test/x"), &twice, ("malformed_request", "3")).await;
+    refused(&proxy, post("http://open.test/x"), &[("expect", "a miracle")], ("expectation", "3")).await;
+    refused(&proxy, post("http://small.test/x"), &[], ("body_too_large", "8")).await;
+    refused(&proxy, post(&long), &[], ("uri_too_long", "8")).await;
+    refused(&proxy, post("http://open.test/x"), &[("x-large", &large)], ("head_too_large", "8")).await;
+    refused(&proxy, post(&own), &[], ("loop", "14")).await;
+    refused(&proxy, post("http://169.254.169.254/x"), &[], ("address_prohibited", "14")).await;
+    refused(&proxy, post("http://strange.test/x"), &[], ("upstream_tls", "14")).await;
+    assert_eq!(world.api.arrivals(), 0);
+    world.api.faults().next(Fault::HangUp);
+    refused(&proxy, post("http://open.test/x"), &[], ("upstream_broken", "14")).await;
+
+    world.workload_api.withdraw();
+    until(async || proxy.probe("/readyz").await.status == 503, "the withdrawal is known").await;
+    for host in ["api", "user", "legacy"] {
+        refused(&proxy, post(&format!("http://{host}.test/x")), &[], ("identity_missing", "14")).await;
+    }
+}
+
+#[tokio::test]
+async fn over_http1_the_codes_are_the_same() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    let trace = request(&Method::TRACE, "http://api.test/x", &[GRPC]).body(full("")).expect("request");
+    is_grpc_refusal(&agent::send(proxy.outbound, trace).await, "12");
+    // Only the form without a host can be a page's.
+    let fields = [GRPC, ("host", "api.test"), ("sec-fetch-site", "cross-site")];
+    is_grpc_refusal(&agent::post(proxy.outbound, "/x", &fields, b"").await, "7");
+    let fields = [GRPC, ("max-forwards", "many")];
+    let options = request(&Method::OPTIONS, "http://open.test/x", &fields).body(full("")).expect("request");
+    is_grpc_refusal(&agent::send(proxy.outbound, options).await, "3");
+    assert_eq!((world.api.arrivals(), world.corp.arrivals()), (0, 0));
+}
