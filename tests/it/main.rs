@@ -25,6 +25,8 @@ mod grpc;
 #[cfg(feature = "dev")]
 mod handshakes;
 #[cfg(feature = "dev")]
+mod hops;
+#[cfg(feature = "dev")]
 mod identity;
 #[cfg(all(feature = "dev", feature = "kubernetes"))]
 mod kubernetes;
