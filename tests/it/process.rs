@@ -1,11 +1,14 @@
 //! The process itself: exit codes, signals, and a log that nobody reads.
 use super::agent::{self, Http1, full, request};
-use super::binary::{Process, ports};
+use super::binary::{BINARY, Process, ports};
 use super::rig::{World, until, within};
 use http::Method;
 use nix::sys::signal::Signal;
 use std::path::PathBuf;
+use std::process::Output;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::Command;
 
 fn config(world: &World) -> PathBuf {
     world.write("process.yaml", &format!("{}{}", world.preamble(), world.routes()))
@@ -20,6 +23,48 @@ async fn a_bad_configuration_ends_with_78_and_every_problem() {
     let log = process.log();
     for word in ["hots", "lisen"] {
         assert!(log.contains(word), "{word} in {log}");
+    }
+}
+
+async fn command(arguments: &[&str]) -> Output {
+    within(Command::new(BINARY).args(arguments).output(), "its end").await.expect("run")
+}
+
+#[tokio::test]
+async fn a_command_line_that_is_none_ends_with_2_and_how_to_use_it() {
+    for arguments in [
+        &[][..],
+        &["rnu"],
+        &["run"],
+        &["run", "a.yaml", "b.yaml"],
+        &["run", "a.yaml", "--lisen", "127.0.0.1:1"],
+        &["run", "a.yaml", "--listen-outbound", "nowhere"],
+        &["run", "a.yaml", "--log-level", "degub"],
+        &["check"],
+        &["status", "--admin"],
+        &["demo", "--twice"],
+    ] {
+        let output = command(arguments).await;
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("Usage:") || text.contains("--help"), "{arguments:?}: {text}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+    assert_eq!(command(&["--version"]).await.status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_ends_with_1_and_names_the_setting() {
+    let world = World::open().await;
+    let taken = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = taken.local_addr().expect("an address").to_string();
+    for setting in ["outbound", "metrics"] {
+        let config = config(&world);
+        let config = config.to_str().expect("text");
+        let output = command(&["run", config, &format!("--listen-{setting}"), &address]).await;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let says = |text: &[u8]| String::from_utf8_lossy(text).contains(&format!("listen.{setting}: {address}"));
+        assert!(says(&output.stderr) && says(&output.stdout), "people and the log are told: {output:?}");
     }
 }
 
