@@ -87,7 +87,7 @@ impl Metrics {
         let replays = counter("token_replays_total", "Upstream 401s by what followed.", &["route", "outcome"])?;
         let expiry = gauge(
             "token_expiry_timestamp_seconds",
-            "When the token that is held for a route's own grant ends; 0 while none is held.",
+            "When the latest token of a route's own grant ends, or has ended; 0 where there is none.",
             &["route", "server"],
         )?;
         let upstream = gauge("upstream_connections", "Connections to upstreams.", &["state"])?;

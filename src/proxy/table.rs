@@ -110,8 +110,7 @@ impl Table {
     pub fn observe_expiry(&self) {
         for entry in &self.entries {
             let (Some(gauge), Some(slot)) = (&entry.metrics.expiry, &entry.slot) else { continue };
-            let seconds = slot.held().map_or(0, |token| token.expires_at().unix_seconds());
-            gauge.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+            gauge.set(i64::try_from(slot.ends()).unwrap_or(i64::MAX));
         }
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Entry {
     pub(super) slot: Weak<Slot>,
     pub(super) delegated: bool,
     pub(super) held: Option<Arc<AccessToken>>,
+    /// There was a token that was neither refused nor purged: another one is wanted ahead of its end, or after it.
+    pub(super) renewing: bool,
     pub(super) waiters: Vec<Waiter>,
     /// A fetch is under way; what it brings counts only if `generation` is still this.
     pub(super) fetching: Option<u64>,
@@ -42,6 +44,7 @@ impl Entry {
             slot: Arc::downgrade(slot),
             delegated: slot.grant().is_delegated(),
             held: None,
+            renewing: false,
             waiters: Vec::new(),
             fetching: None,
             refreshing: false,
@@ -69,6 +72,7 @@ impl Entry {
         self.negative = None;
         self.refresh_at = refresh_at(token.minted_at(), token.expires_at(), jitter);
         self.held = Some(Arc::clone(token));
+        self.renewing = true;
         self.user = None;
         if !self.delegated
             && let Some(slot) = self.slot.upgrade()
@@ -93,11 +97,22 @@ impl Entry {
     pub(super) fn drop_held(&mut self) {
         self.generation += 1;
         self.held = None;
+        self.renewing = false;
         self.refresh_at = Timestamp::FAR_FUTURE;
         if !self.delegated
             && let Some(slot) = self.slot.upgrade()
         {
             slot.hold(None);
+        }
+    }
+
+    /// Lets a token go that is over: a secret that nobody can use any more. That there was one stays known, and when it ended.
+    pub(super) fn drop_expired(&mut self, now: Timestamp) {
+        if self.usable(now).is_none()
+            && self.held.take().is_some()
+            && let Some(slot) = self.slot.upgrade().filter(|_| !self.delegated)
+        {
+            slot.let_go();
         }
     }
 

@@ -185,9 +185,12 @@ impl<M: Mint> Owner<M> {
         let due: Vec<Key> = self.entries.iter().filter(|(_, entry)| is_due(entry, now)).map(|(key, _)| *key).collect();
         for key in due {
             if let Some(entry) = self.entries.peek_mut(&key) {
-                entry.refreshing = entry.held.is_some();
+                entry.refreshing = entry.renewing;
                 self.fetch(key, None);
             }
+        }
+        for (_, entry) in &mut self.entries {
+            entry.drop_expired(now);
         }
         let spent: Vec<Key> =
             self.entries.iter().filter(|(_, entry)| entry.is_spent(now)).map(|(key, _)| *key).collect();
@@ -270,14 +273,13 @@ impl<M: Mint> Owner<M> {
     }
 }
 
-/// Renewed ahead are the workload's own grants that are held and in use, and the eager ones, held or not; renewing a delegated one
+/// Renewed are the workload's own grants that were obtained and are in use, and the eager ones in any case; renewing a delegated one
 /// would mean keeping the user's token.
 fn is_due(entry: &Entry, now: Timestamp) -> bool {
     if entry.delegated || entry.fetching.is_some() || now < entry.refresh_at {
         return false;
     }
-    let held = entry.held.is_some();
-    entry.slot.upgrade().is_some_and(|slot| slot.is_eager() || (held && slot.take_used()))
+    entry.slot.upgrade().is_some_and(|slot| slot.is_eager() || (entry.renewing && slot.take_used()))
 }
 
 async fn changed(identity: Option<&mut tokio::sync::watch::Receiver<u64>>) -> bool {

@@ -81,6 +81,8 @@ pub struct Slot {
     used: AtomicBool,
     eager: AtomicBool,
     obtained: AtomicBool,
+    /// Seconds since the epoch; 0 for none.
+    ends: AtomicU64,
     id: u64,
 }
 
@@ -93,6 +95,7 @@ impl Slot {
             used: AtomicBool::new(false),
             eager: AtomicBool::new(false),
             obtained: AtomicBool::new(false),
+            ends: AtomicU64::new(0),
             id,
         }
     }
@@ -118,6 +121,11 @@ impl Slot {
         self.held.load_full()
     }
 
+    /// When the latest token ends or has ended, in seconds since the epoch; 0 where there was none, or where it was refused or purged.
+    pub fn ends(&self) -> u64 {
+        self.ends.load(Ordering::Relaxed)
+    }
+
     /// Whether a token was obtained at least once.
     pub fn was_obtained(&self) -> bool {
         self.obtained.load(Ordering::Relaxed)
@@ -138,7 +146,13 @@ impl Slot {
         if token.is_some() {
             self.obtained.store(true, Ordering::Relaxed);
         }
+        self.ends.store(token.as_ref().map_or(0, |token| token.expires_at.unix_seconds()), Ordering::Relaxed);
         self.held.store(token);
+    }
+
+    /// The token is over.
+    pub(super) fn let_go(&self) {
+        self.held.store(None);
     }
 
     pub(super) fn set_eager(&self, eager: bool) {

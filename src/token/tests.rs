@@ -207,6 +207,29 @@ async fn a_refresh_that_fails_keeps_the_token_to_its_end_and_not_longer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_that_is_over_is_let_go_and_its_grant_renewed_all_the_same() {
+    on_one_thread(async {
+        let mut bench = Bench::new(Settings::default());
+        let slot = bench.tokens.slot(&grant("a", false));
+        let token = bench.obtain(&slot, "one", 1000).await;
+        bench.clock.shift(850);
+        bench.question().await.send(Err(ExchangeError::unusable_token())).expect("awaited");
+        bench.settle().await;
+        assert!(bench.tokens.ready(&slot, bench.tokens.now()).is_some());
+        bench.clock.shift(200);
+        let answer = bench.question().await;
+        assert!(slot.held().is_none());
+        assert_eq!(slot.ends(), token.expires_at().unix_seconds());
+        answer.send(bench.token("two", 1000)).expect("awaited");
+        bench.settle().await;
+        let next = bench.tokens.ready(&slot, bench.tokens.now()).expect("renewed");
+        assert_eq!(next.authorization(), "Bearer two");
+        assert_eq!(slot.ends(), next.expires_at().unix_seconds());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_nobody_used_is_not_renewed() {
     on_one_thread(async {
         let mut bench = Bench::new(Settings::default());

@@ -408,3 +408,25 @@ async fn an_upstream_that_always_refuses_users_makes_no_storm_either() {
     api.faults().clear();
     until(async || proxy.get_for(&alice, "http://user.test/x").await.status == 200, "recovery by itself").await;
 }
+
+#[tokio::test]
+async fn a_token_that_is_over_is_let_go_and_not_counted() {
+    let world = World::start().await;
+    let proxy = world.proxy().await;
+    assert_eq!(proxy.get("http://api.test/x").await.status, 200);
+    assert_eq!(proxy.get_for(&world.id_token("alice"), "http://user.test/x").await.status, 200);
+    let (entries, bytes) = ("token_cache_entries{tier=\"access\"}", "token_cache_bytes{tier=\"access\"}");
+    proxy.until_metric(entries, |count| count == 2.0).await;
+    assert!(proxy.metric(bytes).await > 500.0);
+    let expiry = "token_expiry_timestamp_seconds{route=\"api\",server=\"corp\"}";
+    let ends = proxy.metric(expiry).await;
+    // There is no other one to be had.
+    world.corp.stop().await;
+    world.clock.shift(400);
+    proxy.until_metric(entries, |count| count == 0.0).await;
+    assert_eq!(proxy.metric(bytes).await, 0.0);
+    assert!(ends > 0.0 && proxy.metric(expiry).await == ends, "when it ended stays known, for the alert");
+    let status = proxy.status().await;
+    let routes = status["routes"].as_array().expect("a list");
+    assert!(routes.iter().all(|route| route["token"].is_null()), "{status}");
+}
