@@ -59,6 +59,8 @@ pub(super) enum Failure {
     Expired,
     /// No usable metadata.
     Metadata(String),
+    /// None either, and one of the places where it may be answered 5xx: it may be there in a moment.
+    Undiscovered(String),
     /// No usable key set.
     Keys(String),
     /// A credential would have gone out in the clear.
@@ -87,7 +89,10 @@ pub(super) const KINDS: [&str; 13] = [
 impl Failure {
     /// Whether it may be over by itself.
     pub(super) fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Tls(_) | Self::Timeout(_) | Self::Busy { .. })
+        matches!(
+            self,
+            Self::Unreachable(_) | Self::Tls(_) | Self::Timeout(_) | Self::Busy { .. } | Self::Undiscovered(_)
+        )
     }
 }
 
@@ -110,7 +115,7 @@ impl ExchangeError {
             Failure::Unreachable(_) => "unreachable",
             Failure::Tls(_) => "tls",
             Failure::Timeout(_) => "timeout",
-            Failure::Busy { .. } => "busy",
+            Failure::Busy { .. } | Failure::Undiscovered(_) => "busy",
             Failure::Refused { .. } => "refused",
             Failure::Response(_) => "response",
             Failure::Expired => "expired",
@@ -126,9 +131,11 @@ impl ExchangeError {
             Failure::Identity(_) => Fault::Identity,
             Failure::NoUserToken | Failure::UserToken(_) => Fault::User,
             Failure::Actors(_) => Fault::Agent,
-            Failure::Unreachable(_) | Failure::Tls(_) | Failure::Timeout(_) | Failure::Busy { .. } => {
-                Fault::Unavailable
-            }
+            Failure::Unreachable(_)
+            | Failure::Tls(_)
+            | Failure::Timeout(_)
+            | Failure::Busy { .. }
+            | Failure::Undiscovered(_) => Fault::Unavailable,
             Failure::Refused { code, delegated, .. } => fault_of(code, *delegated),
             Failure::Response(_)
             | Failure::Expired
@@ -167,7 +174,7 @@ impl ExchangeError {
                 return (*wait).clamp(Duration::from_secs(1), MAX_RETRY_AFTER);
             }
             Failure::Identity(_) => 1,
-            Failure::Unreachable(_) | Failure::Timeout(_) | Failure::Busy { .. } => 2,
+            Failure::Unreachable(_) | Failure::Timeout(_) | Failure::Busy { .. } | Failure::Undiscovered(_) => 2,
             Failure::Tls(_) | Failure::Response(_) | Failure::Expired | Failure::Metadata(_) | Failure::Keys(_) => 5,
             Failure::UserToken(Refused::UnknownKey | Refused::NotYet) => 5,
             Failure::NoUserToken | Failure::UserToken(_) | Failure::Actors(_) => 15,
@@ -263,7 +270,12 @@ impl fmt::Display for ExchangeError {
             Failure::Expired => {
                 out.write_str("the token that it sent is already over; compare the clocks of both machines")
             }
-            Failure::Metadata(why) => write!(out, "no usable metadata: {why}"),
+            Failure::Metadata(why) | Failure::Undiscovered(why) => {
+                write!(
+                    out,
+                    "no usable metadata: {why}; where it publishes none, the configuration names its `endpoints`"
+                )
+            }
             Failure::Keys(why) => write!(out, "no usable key set: {why}"),
             Failure::PlainHttp(url) => write!(
                 out,

@@ -127,21 +127,26 @@ impl Peer {
         }
     }
 
-    /// Tries the well-known places in order; the first document that is the issuer's wins (AM-2, AM-3).
+    /// Tries the well-known places in order; the first document that is the issuer's wins (AM-2, AM-3). Some gateways answer 5xx for
+    /// what they do not know, so that one such answer is no word about the other places. To be asked to come back later is one, and
+    /// no answer at all is the matter of the host that they all are on.
     async fn discover(&self, around: Around<'_>) -> Result<(Metadata, Answer), Failure> {
         let issuer = metadata::issuer_url(&self.server.issuer)?;
-        let mut why = Failure::Metadata("the issuer has no metadata".to_owned());
+        let (mut tried, mut troubled) = (Vec::new(), false);
         for url in metadata::locations(&self.permitted(issuer)?) {
             let answer = self.get(&url, around).await?;
-            if let Some(failure) = response::busy(&answer, around.clock.now()) {
-                return Err(failure);
+            match response::busy(&answer, around.clock.now()) {
+                Some(Failure::Busy { retry_after: None, .. }) if answer.status.is_server_error() => troubled = true,
+                Some(failure) => return Err(failure),
+                None => {}
             }
             match metadata::read(&answer, &self.server) {
                 Ok(metadata) => return Ok((metadata, answer)),
-                Err(failure) => why = Failure::Metadata(format!("{url}: {failure}")),
+                Err(why) => tried.push(format!("{url}: {why}")),
             }
         }
-        Err(why)
+        let tried = tried.join(", ");
+        Err(if troubled { Failure::Undiscovered(tried) } else { Failure::Metadata(tried) })
     }
 
     async fn fetch_keys(&self, around: Around<'_>) -> Result<Kept<Arc<KeySet>>, Failure> {

@@ -5,10 +5,11 @@ use crate::exchange::testing::{Bench, Reply, Scripted, Seen, client_credentials,
 use crate::exchange::{AuthorizationServer, Endpoints, Fault, Flow, Grant, Subject, UserTokenKind, UserTokenRule};
 use futures_util::future::join_all;
 use http::HeaderValue;
-use http::header::{CACHE_CONTROL, HOST};
+use http::header::{CACHE_CONTROL, HOST, RETRY_AFTER};
 use serde_json::{Value, json as value};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 const RFC_8414: &str = "/.well-known/oauth-authorization-server";
 
@@ -141,10 +142,67 @@ async fn a_failure_is_shared_and_not_repeated_at_once() {
     for result in join_all((0..20).map(|_| bench.mint(&grant))).await {
         assert_eq!(result.expect_err("no token").kind(), "busy");
     }
-    assert_eq!(server.seen().len(), 1, "503 is not a reason to try the other places");
+    assert_eq!(server.seen().len(), 2, "each place once");
     bench.clock.shift(6);
     bench.mint(&grant).await.expect_err("no token");
-    assert_eq!(server.seen().len(), 2);
+    assert_eq!(server.seen().len(), 4);
+}
+
+#[tokio::test]
+async fn a_gateway_that_answers_5xx_for_what_it_does_not_know_hides_no_metadata() {
+    for (place, issuer_path, tried) in
+        [("/.well-known/openid-configuration", "", 2), ("/realms/r/.well-known/openid-configuration", "/realms/r", 3)]
+    {
+        for status in [500, 502, 503, 504] {
+            let server = Scripted::start(move |seen| match seen.head.uri.path() {
+                "/token" => token(),
+                found if found == place => json(200, metadata(seen, issuer_path).to_string()),
+                _ => json(status, "no such place"),
+            })
+            .await;
+            Bench::new(None).mint(&client_credentials(discovered(&server, issuer_path))).await.expect(place);
+            assert_eq!(server.seen().len(), tried + 1, "{status}: {:?}", paths(&server));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_every_place_said_is_told_and_what_to_do() {
+    let oidc = "/.well-known/openid-configuration";
+    for (one, other, kind, fault) in [
+        (502, 404, "busy", Fault::Unavailable),
+        (404, 503, "busy", Fault::Unavailable),
+        (404, 403, "metadata", Fault::Operator),
+    ] {
+        let server =
+            Scripted::start(move |seen| json(if seen.head.uri.path() == RFC_8414 { one } else { other }, "")).await;
+        let error = Bench::new(None).mint(&client_credentials(discovered(&server, ""))).await.expect_err("no token");
+        assert_eq!((error.kind(), error.fault()), (kind, fault), "{error}");
+        let text = error.to_string();
+        for words in [
+            format!("{RFC_8414}: answered {one}"),
+            format!("{oidc}: answered {other}"),
+            "the configuration names its `endpoints`".to_owned(),
+        ] {
+            assert!(text.contains(&words), "{words} in {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_time_is_asked_at_no_other_place() {
+    for (status, wait) in [(503, Some("7")), (429, Some("7")), (429, None)] {
+        let server = Scripted::start(move |_| {
+            let mut reply = json(status, "");
+            reply.headers_mut().extend(wait.map(|wait| (RETRY_AFTER, HeaderValue::from_static(wait))));
+            reply
+        })
+        .await;
+        let error = Bench::new(None).mint(&client_credentials(discovered(&server, ""))).await.expect_err("no token");
+        assert_eq!(error.kind(), "busy");
+        assert_eq!(error.retry_after(), wait.map(|_| Duration::from_secs(7)));
+        assert_eq!(paths(&server), [RFC_8414], "{status}");
+    }
 }
 
 #[tokio::test]
