@@ -9,12 +9,11 @@ use std::time::Duration;
 
 pub(super) fn run(admin: PathBuf, json: bool) -> ExitCode {
     match ask(Client::new(admin).status()) {
-        Ok(status) if json => {
-            print(&format!("{}\n", serde_json::to_string_pretty(&status).unwrap_or_default()));
-            ExitCode::SUCCESS
-        }
         Ok(status) => {
-            print(&page(&status, Clock::system().now()));
+            print(&match json {
+                true => format!("{}\n", serde_json::to_string_pretty(&status).unwrap_or_default()),
+                false => page(&status, Clock::system().now()),
+            });
             if status.ready { ExitCode::SUCCESS } else { ExitCode::from(EX_FAILED) }
         }
         Err(error) => failed(&error),

@@ -69,6 +69,26 @@ async fn a_port_that_is_taken_ends_with_1_and_names_the_setting() {
 }
 
 #[tokio::test]
+async fn status_ends_with_1_while_the_proxy_is_not_ready_in_either_form() {
+    let world = World::open().await;
+    let socket = format!("unix://{}", world.directory.path().join("admin.sock").display());
+    let status = async || {
+        let page = command(&["status", "--admin", &socket]).await;
+        let json = command(&["status", "--json", "--admin", &socket]).await;
+        let ready = serde_json::from_slice::<serde_json::Value>(&json.stdout).map(|status| status["ready"].clone());
+        (page.status.code(), json.status.code(), ready.ok())
+    };
+    assert_eq!(status().await, (Some(1), Some(1), None), "there is no proxy");
+    world.workload_api.withdraw();
+    let proxy = world.starting(&world.routes()).await;
+    assert_eq!(proxy.probe("/readyz").await.status, 503);
+    assert_eq!(status().await, (Some(1), Some(1), Some(false.into())));
+    world.workload_api.restore();
+    proxy.until_ready().await;
+    assert_eq!(status().await, (Some(0), Some(0), Some(true.into())));
+}
+
+#[tokio::test]
 async fn a_second_signal_leaves_at_once() {
     let world = World::open().await;
     let mut process = Process::start(&world, &config(&world), "info");
