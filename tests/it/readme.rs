@@ -1,34 +1,114 @@
 //! What the README and the examples show is what the program takes.
 use idjag_proxy::config::{Overrides, load};
-use std::path::Path;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+const DOCUMENTS: [&str; 5] =
+    ["README.md", "CONTRIBUTING.md", "deploy/README.md", "charts/idjag-proxy/README.md", "tests/cluster/README.md"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Each document's name and text.
+fn documents() -> impl Iterator<Item = (&'static str, String)> {
+    DOCUMENTS.into_iter().map(|name| (name, std::fs::read_to_string(root().join(name)).expect("a document")))
+}
+
+/// What is wrong with a configuration, if anything is.
+fn problems(text: &str) -> Option<String> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("readme.yaml");
+    std::fs::write(&file, text).expect("written");
+    load(&file, &socket, &Overrides::default()).err().map(|problems| problems.to_string())
+}
+
+fn socket(name: &str) -> Option<String> {
+    (name == "SPIFFE_ENDPOINT_SOCKET").then(|| "unix:///run/spire/agent.sock".to_owned())
+}
 
 #[test]
 fn every_configuration_in_the_readme_loads() {
     let readme = include_str!("../../README.md");
     let blocks: Vec<&str> = readme.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert!(!blocks.is_empty());
-    let directory = tempfile::tempdir().expect("a directory");
     for block in blocks {
-        let file = directory.path().join("readme.yaml");
-        std::fs::write(&file, block).expect("written");
-        if let Err(problems) = load(&file, &socket, &Overrides::default()) {
-            panic!("{problems}\nin:\n{block}");
+        assert_eq!(problems(block), None, "in:\n{block}");
+    }
+}
+
+/// Texts between single backticks, outside blocks.
+fn spans(text: &str) -> impl Iterator<Item = &str> {
+    text.split("```").step_by(2).flat_map(|prose| prose.split('`').skip(1).step_by(2))
+}
+
+/// A mapping that stands in a sentence is a part of a route, or of the whole file.
+#[test]
+fn every_mapping_in_a_sentence_is_one_that_a_configuration_takes() {
+    let mut found = 0;
+    for (name, text) in documents() {
+        for span in spans(&text).filter(|span| span.contains(": {")) {
+            found += 1;
+            let servers = "authorization_servers: { as: { issuer: https://as.example, client_auth: spiffe_jwt } }\n";
+            let route = "match: { host: api.example }, token: { flow: { client_credentials: { server: as } } }";
+            let of_a_route = problems(&format!("{servers}routes: [{{ {route}, {span} }}]\n"));
+            let of_the_file = problems(&format!("{servers}routes: [{{ {route} }}]\n{span}\n"));
+            assert!(of_a_route.is_none() || of_the_file.is_none(), "{name}: {span}\n{of_a_route:?}\n{of_the_file:?}");
         }
+    }
+    assert!(found > 0);
+}
+
+/// Fails where `values` has a key that the chart's schema does not know.
+fn known(schema: &Value, part: &Value, values: &Value, at: &str) {
+    let part = match part["$ref"].as_str() {
+        Some(name) => schema.pointer(name.trim_start_matches('#')).expect("a definition"),
+        None => part,
+    };
+    for (key, value) in values.as_object().into_iter().flatten() {
+        let property = &part["properties"][key];
+        assert!(property.is_object(), "the chart has no value {at}{key}");
+        known(schema, property, value, &format!("{at}{key}."));
     }
 }
 
 #[test]
-fn the_files_that_the_readme_names_exist() {
+fn the_values_that_the_readme_writes_are_the_charts() {
+    let schema = std::fs::read_to_string(root().join("charts/idjag-proxy/values.schema.json")).expect("a schema");
+    let schema: Value = serde_json::from_str(&schema).expect("JSON");
     let readme = include_str!("../../README.md");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for target in readme.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-        assert!(
-            target.starts_with("http") || root.join(target).exists(),
-            "README links to {target}, which is not there"
-        );
+    let written: Vec<&str> = readme
+        .split("$ cat > values.yaml\n")
+        .skip(1)
+        .map(|rest| &rest[..rest.find("\n$ ").expect("the next command")])
+        .collect();
+    assert!(!written.is_empty());
+    for text in written {
+        // What is commented out is for those who need it.
+        let values: Value = serde_yaml::from_str(&text.replace("\n# ", "\n")).expect("YAML");
+        assert!(values.as_object().is_some_and(|values| values.len() == text.lines().count()), "{text}");
+        known(&schema, &schema, &values, "");
     }
 }
 
-fn socket(name: &str) -> Option<String> {
-    (name == "SPIFFE_ENDPOINT_SOCKET").then(|| "unix:///run/spire/agent.sock".to_owned())
+#[test]
+fn the_files_that_the_documents_name_exist() {
+    let is_path = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    for (name, text) in documents() {
+        let directory = root().join(name).parent().map(PathBuf::from).expect("a directory");
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let exists = target.starts_with("http") || directory.join(target).exists();
+            assert!(exists, "{name} links to {target}, which is not there");
+        }
+        // To kubectl, `deploy/NAME` is a Deployment.
+        for line in text.lines().filter(|line| !line.contains("kubectl")) {
+            for word in line.split(|letter: char| !letter.is_ascii() || !is_path(letter as u8)) {
+                let word = word.trim_end_matches(['.', '/']);
+                let is_ours = word.split_once('/').is_some_and(|(first, _)| {
+                    ["charts", "config", "deploy", "src", "tests", "benches", ".ci"].contains(&first)
+                });
+                assert!(!is_ours || root().join(word).exists(), "{name} names {word}, which is not there");
+            }
+        }
+    }
 }
