@@ -47,14 +47,20 @@ def main():
         sys.exit(f"FAILED: {error}\nlogs: {directory}")
     finally:
         bench.close()
-    text = write(measured, method(chosen), build_facts(binary), left_out, None if chosen.no_files else HERE)
+    facts = build_facts(binary, built_here=binary != given(chosen.proxy))
+    text = write(measured, method(chosen), facts, left_out, None if chosen.no_files else HERE)
     print(text)
     shutil.rmtree(directory)
 
 
-def proxy_binary(given: str | None) -> Path:
-    if given := given or os.environ.get("IDJAG_PROXY"):
-        return Path(given).resolve()
+def given(option: str | None) -> Path | None:
+    path = option or os.environ.get("IDJAG_PROXY")
+    return Path(path).resolve() if path else None
+
+
+def proxy_binary(option: str | None) -> Path:
+    if path := given(option):
+        return path
     target = Path(os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target")
     started = time.monotonic()
     subprocess.run(["cargo", "build", "--quiet", "--profile", "dist"], cwd=REPOSITORY, check=True)
@@ -102,11 +108,24 @@ def method(chosen) -> str:
     )
 
 
-def build_facts(binary: Path) -> str:
-    run = lambda *argv: subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
-    commit, compiler = run("git", "rev-parse", "--short=12", "HEAD"), " ".join(run("rustc", "--version").split()[:2])
-    profile = binary.parent.name
-    return f"profile `{profile}`, commit {commit}, {compiler}, binary {binary.stat().st_size / 2**20:.1f} MiB"
+def build_facts(binary: Path, built_here: bool) -> str:
+    compiler, profile = " ".join(run("rustc", "--version").split()[:2]), binary.parent.name
+    return f"profile `{profile}`, {commit_of(binary, built_here)}, {compiler}, binary {binary.stat().st_size / 2**20:.1f} MiB"
+
+
+def commit_of(binary: Path, built_here: bool) -> str:
+    """The binary does not know its commit; the work tree does, where it has no changes and the binary can be of it."""
+    head, made = run("git", "rev-parse", "--short=12", "HEAD"), run("git", "show", "-s", "--format=%ct", "HEAD")
+    if not head or run("git", "status", "--porcelain"):
+        return "commit unknown (the work tree has changes)"
+    # What Cargo has just looked at is of this commit, however old the file is.
+    if not built_here and binary.stat().st_mtime < int(made):
+        return "commit unknown (the binary is older than the work tree's)"
+    return f"commit {head}"
+
+
+def run(*argv: str) -> str:
+    return subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
 
 
 def cpu_model() -> str:
