@@ -30,12 +30,12 @@ async fn an_upstream_that_falls_silent_is_given_up_over_either_protocol_on_eithe
     };
     let routes = [
         routes,
-        short("h1", &format!("url: {}", world.api.url())),
-        short("h2", &format!("url: {}, tls: {{ server: {{ ca_file: ca.pem }} }}", modern.url())),
+        short("silent1", &format!("url: {}", world.api.url())),
+        short("silent2", &format!("url: {}, tls: {{ server: {{ ca_file: ca.pem }} }}", modern.url())),
     ];
     let proxy = world.proxy_with(&routes.concat()).await;
     let gate = Gate::default();
-    for (host, upstream) in [("h1", &world.api), ("h2", &modern)] {
+    for (host, upstream) in [("silent1", &world.api), ("silent2", &modern)] {
         let ask =
             || request(&Method::GET, &format!("http://{host}.test/bytes/9"), &[]).body(full("")).expect("request");
         upstream.faults().next_many(2, &Fault::HoldBody(gate.clone()));
@@ -47,7 +47,7 @@ async fn an_upstream_that_falls_silent_is_given_up_over_either_protocol_on_eithe
         // That answer alone: the agent's connection goes on, and so does the upstream's where it is shared.
         let connections = upstream.connections();
         assert_eq!(agent.send(ask()).await.body.len(), 9, "{host}");
-        assert_eq!(upstream.connections() - connections, u64::from(host == "h1"));
+        assert_eq!(upstream.connections() - connections, u64::from(host == "silent1"));
     }
     nothing_is_left(&proxy).await;
     until(async || world.api.open_connections() <= 1, "what was half read is closed").await;

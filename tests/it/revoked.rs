@@ -16,7 +16,7 @@ fn tls(world: &World) -> ServerTls {
 /// Two upstreams that are pinned, one for each protocol, behind the hosts of these names.
 async fn pinned(world: &World) -> ([(&'static str, ResourceServer); 2], Proxy) {
     let upstream = async |tls: ServerTls| ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
-    let upstreams = [("h1", upstream(tls(world).http1_only()).await), ("h2", upstream(tls(world)).await)];
+    let upstreams = [("pinned1", upstream(tls(world).http1_only()).await), ("pinned2", upstream(tls(world)).await)];
     let route = |(name, upstream): &(&str, ResourceServer)| {
         let (url, id) = (upstream.url(), world.domain.workload("reports"));
         format!(
@@ -40,7 +40,7 @@ async fn connections_that_are_in_use_end_with_the_authority_that_vouched_for_the
 
     // An event stream over either protocol, and a socket.
     let mut streams = Vec::new();
-    for host in ["h1", "h2"] {
+    for host in ["pinned1", "pinned2"] {
         let mut agent = Http1::connect(proxy.outbound).await;
         let listen = request(&Method::GET, &format!("http://{host}.test/sse"), &[]).body(full("")).expect("request");
         let body = agent.head(listen).await.into_body();
@@ -49,7 +49,7 @@ async fn connections_that_are_in_use_end_with_the_authority_that_vouched_for_the
     let mut socket = Raw::connect(proxy.outbound).await;
     socket
         .write(
-            "GET http://h2.test/ws HTTP/1.1\r\nhost: h2.test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+            "GET http://pinned2.test/ws HTTP/1.1\r\nhost: pinned2.test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
              sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
         )
         .await;
