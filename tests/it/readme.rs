@@ -78,15 +78,17 @@ fn the_values_that_the_readme_writes_are_the_charts() {
     let schema: Value = serde_json::from_str(&schema).expect("JSON");
     let readme = include_str!("../../README.md");
     let written: Vec<&str> = readme
-        .split("$ cat > values.yaml\n")
+        .split("cat > values.yaml <<'EOF'\n")
         .skip(1)
-        .map(|rest| &rest[..rest.find("\n$ ").expect("the next command")])
+        .map(|rest| &rest[..rest.find("EOF\n").expect("its end")])
         .collect();
     assert!(!written.is_empty());
     for text in written {
         // What is commented out is for those who need it.
-        let values: Value = serde_yaml::from_str(&text.replace("\n# ", "\n")).expect("YAML");
-        assert!(values.as_object().is_some_and(|values| values.len() == text.lines().count()), "{text}");
+        let mappings = text.lines().map(|line| line.trim_start_matches("# ")).filter(|line| line.contains(": {"));
+        let mappings: Vec<&str> = mappings.collect();
+        let values: Value = serde_yaml::from_str(&mappings.join("\n")).expect("YAML");
+        assert!(values.as_object().is_some_and(|values| values.len() == mappings.len()), "{text}");
         known(&schema, &schema, &values, "");
     }
 }
@@ -97,7 +99,8 @@ fn the_files_that_the_documents_name_exist() {
     for (name, text) in documents() {
         let directory = root().join(name).parent().map(PathBuf::from).expect("a directory");
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let exists = target.starts_with("http") || directory.join(target).exists();
+            let file = target.split('#').next().filter(|file| !file.is_empty());
+            let exists = target.starts_with("http") || file.is_none_or(|file| directory.join(file).exists());
             assert!(exists, "{name} links to {target}, which is not there");
         }
         // To kubectl, `deploy/NAME` is a Deployment.
