@@ -259,16 +259,18 @@ fn limits(config: &Config, descriptors: Option<Descriptors>) -> Limits {
     let defaults = Limits::default();
     let by_memory = quota::busy_connections().unwrap_or(usize::MAX);
     let possible = descriptors.map_or(usize::MAX, |descriptors| descriptors.connections).min(by_memory);
-    if possible < given.connections {
+    // A tunnel counts as a request, and has another one inside.
+    let requests = given.requests.min(by_memory.saturating_mul(2));
+    if possible < given.connections || requests < given.requests {
         tracing::info!(
-            limit = given.connections,
-            possible,
-            "limits.connections is more than the limit of file descriptors (RLIMIT_NOFILE) or of memory (cgroup) has room for"
+            connections = given.connections.min(possible),
+            requests,
+            "limits: there is room for fewer, by the limit of file descriptors (RLIMIT_NOFILE) or of memory (cgroup)"
         );
     }
     Limits {
         connections: given.connections.min(possible),
-        requests: i64::try_from(given.requests.min(by_memory)).unwrap_or(i64::MAX),
+        requests: i64::try_from(requests).unwrap_or(i64::MAX),
         head: given.request_headers,
         delegated: NonZeroUsize::new(given.delegated_tokens).unwrap_or(defaults.delegated).min(defaults.delegated),
         ..defaults

@@ -23,7 +23,7 @@ impl Descriptors {
 }
 
 /// How many connections of the agent's the memory limit has room for, each with a request under way and a connection to an upstream;
-/// `None` without a limit. Beyond it they wait for a place, where the kernel would kill the process.
+/// `None` without a limit. Beyond it connections wait for a place, where the kernel would kill the process.
 pub(super) fn busy_connections() -> Option<usize> {
     let limit = memory_limit(&read("/sys/fs/cgroup/memory.max"));
     limit.or_else(|| memory_limit(&read("/sys/fs/cgroup/memory/memory.limit_in_bytes"))).map(room)
