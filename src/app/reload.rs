@@ -38,7 +38,7 @@ impl Source {
 
 /// How often it is looked whether a key that left has been published for long enough.
 const TICK: Duration = Duration::from_secs(1);
-/// How long the routes of before stay in force while the first identity is asked for.
+/// How long routes that need no identity stay in force while it is asked for, for others that do.
 const FIRST_IDENTITY: Duration = Duration::from_secs(10);
 
 /// The task that reloads.
@@ -59,7 +59,10 @@ impl Reload {
             tokio::select! {
                 () = stop.stopped() => return Ok(()),
                 change = self.changes.next() => match change {
-                    Some(()) => self.reload().await,
+                    Some(()) => tokio::select! {
+                        () = stop.stopped() => return Ok(()),
+                        () = self.reload() => {}
+                    },
                     None => return Ok(()),
                 },
                 () = tokio::time::sleep(TICK), if !self.leaving.is_empty() => self.publish(),
@@ -99,7 +102,7 @@ impl Reload {
         let (table, loaded) = built.map_err(|error| error.to_string())?;
         let table = table.map_err(|error| error.to_string())?;
         parts.need_identity(table.needs_identity());
-        if table.needs_identity() {
+        if table.needs_identity() && !self.current.config.needs_identity {
             first_identity(parts).await;
         }
         parts.shared.replace(table);
