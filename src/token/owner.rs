@@ -149,6 +149,8 @@ impl<M: Mint> Owner<M> {
     }
 
     fn done(&mut self, done: &Done) {
+        // As in `apply`: a token that was minted in the old one's name is void.
+        self.identity_changed();
         let now = self.around.clock.now();
         let Some(entry) = self.entries.peek_mut(&done.key) else { return };
         entry.fetching = None;
