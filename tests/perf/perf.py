@@ -114,14 +114,13 @@ def build_facts(binary: Path, built_here: bool) -> str:
 
 
 def commit_of(binary: Path, built_here: bool) -> str:
-    """The binary does not know its commit; the work tree does, where it has no changes and the binary can be of it."""
-    head, made = run("git", "rev-parse", "--short=12", "HEAD"), run("git", "show", "-s", "--format=%ct", "HEAD")
-    if not head or run("git", "status", "--porcelain"):
-        return "commit unknown (the work tree has changes)"
-    # What Cargo has just looked at is of this commit, however old the file is.
-    if not built_here and binary.stat().st_mtime < int(made):
-        return "commit unknown (the binary is older than the work tree's)"
-    return f"commit {head}"
+    """The binary does not know its commit; the work tree does, of what was built from it just now, where it has no changes."""
+    if not built_here:
+        return "commit unknown (the binary was given)"
+    head = run("git", "rev-parse", "--short=12", "HEAD")
+    if not head:
+        return "commit unknown (this is no Git repository)"
+    return "commit unknown (the work tree has changes)" if run("git", "status", "--porcelain") else f"commit {head}"
 
 
 def run(*argv: str) -> str:
