@@ -1,10 +1,10 @@
 //! One HTTP client per authorization server: no redirects, no proxies, bounded answers, deadlines (OC-1).
-use super::connector::{ConnectError, Connector, causes, reason, tls_error};
+use super::connector::{ConnectError, Connector, causes, tls_error};
 use super::error::Failure;
 use super::server::{AuthorizationServer, ClientAuth};
 use crate::clock::Clock;
 use crate::identity::Identity;
-use crate::tls::{ClientTls, Present, client_config};
+use crate::tls::{ClientTls, Present, client_config, reason};
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};

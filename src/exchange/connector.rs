@@ -1,5 +1,6 @@
 //! Connections to authorization servers: TCP without Nagle, TLS as the server's setting says, and plain http only where that is allowed.
 use super::server::PlainHttp;
+use crate::tls::reason;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
@@ -126,17 +127,6 @@ impl Service<Name> for LoopbackResolver {
 /// A connection that broke during the handshake is not a refusal.
 fn handshake(error: &io::Error) -> ConnectError {
     if tls_error(error).is_some() { ConnectError::Tls(reason(error)) } else { ConnectError::Tcp(reason(error)) }
-}
-
-/// The innermost cause that says something, in TLS's own words where there are some.
-pub(super) fn reason(error: &(dyn std::error::Error + 'static)) -> String {
-    if let Some(refused) = crate::tls::refusal(error) {
-        return refused;
-    }
-    let mut words: Vec<_> =
-        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
-    words.dedup();
-    words.join(": ")
 }
 
 /// The error and what caused it.

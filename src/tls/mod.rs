@@ -10,7 +10,7 @@ mod roots;
 mod spiffe;
 
 pub use client::{SetupError, client_config};
-pub use refusal::refusal;
+pub use refusal::{reason, refusal};
 pub use roots::{Roots, RootsError, roots_from_pem, web_roots};
 pub use spiffe::{PeerIds, PeerIdsError, PeerRefused, recheck};
 

@@ -8,6 +8,17 @@ pub fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     explain(find(error)?)
 }
 
+/// An error with its causes, in TLS's own words where there are some.
+pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(refused) = refusal(error) {
+        return refused;
+    }
+    let mut words: Vec<_> =
+        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+    words.dedup();
+    words.join(": ")
+}
+
 /// Walks the causes. An `io::Error` hides the error that it carries from `source`.
 fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
     if let Some(found) = error.downcast_ref::<Error>() {

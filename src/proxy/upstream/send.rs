@@ -66,10 +66,10 @@ pub(crate) enum SendError {
     #[error("TLS failed: {0}")]
     Tls(String),
     /// The HTTP connection could not begin.
-    #[error("the HTTP connection could not begin: {0}")]
+    #[error("the HTTP connection could not begin: {}", crate::tls::reason(.0))]
     Handshake(#[source] hyper::Error),
     /// It broke before a response.
-    #[error("the upstream broke off before it answered: {0}")]
+    #[error("the upstream broke off before it answered: {}", crate::tls::reason(.0))]
     Broken(#[source] hyper::Error),
     /// No response in time.
     #[error("no response within the response timeout")]

@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 /// Everything fails once it is cut. Whoever holds the other end of the channel cuts it, and sees there that it is gone.
 pub(super) struct Severable<S> {
@@ -32,9 +32,10 @@ impl<S> Severable<S> {
 
     /// Of whoever writes, and is not woken: the one who reads waits for the cut, or waits for an agent who takes nothing.
     fn check(&mut self) -> io::Result<()> {
-        if self.cut.as_mut().is_some_and(|cut| cut.try_recv().is_ok()) {
+        let answer = self.cut.as_mut().map(oneshot::Receiver::try_recv);
+        if let Some(Ok(()) | Err(TryRecvError::Closed)) = answer {
             self.cut = None;
-            self.severed = true;
+            self.severed = answer == Some(Ok(()));
         }
         if self.severed { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
