@@ -36,7 +36,8 @@ impl Source {
     }
 }
 
-/// How often it is looked whether a key that left has been published for long enough.
+/// How often the wall clock is looked at, whether a key that left has been published for long enough: a timer until then would not see
+/// that the clock was set, or that a laptop slept.
 const TICK: Duration = Duration::from_secs(1);
 /// How long routes that need no identity stay in force while it is asked for, for others that do.
 const FIRST_IDENTITY: Duration = Duration::from_secs(10);
@@ -65,6 +66,7 @@ impl Reload {
                     },
                     None => return Ok(()),
                 },
+                // Not waited for here: a change or the stop comes first. It is the look at the clock that TICK is about.
                 () = tokio::time::sleep(TICK), if !self.leaving.is_empty() => self.publish(),
             }
         }
