@@ -66,7 +66,7 @@ impl Reload {
                     },
                     None => return Ok(()),
                 },
-                // Not waited for here: a change or the stop comes first. It is the look at the clock that TICK is about.
+                // Holds nothing up: it is one of several things that are waited for.
                 () = tokio::time::sleep(TICK), if !self.leaving.is_empty() => self.publish(),
             }
         }
