@@ -1,5 +1,5 @@
 //! What makes a sidecar no boundary, or breaks the pod: such a pod is refused.
-use super::socket::{Reach, reach};
+use super::socket::{Reach, holds_commands, reach};
 use crate::kubernetes::names::{CONTAINER, CSI_DRIVER, METRICS_PORT, METRICS_PORT_NAME, OUTBOUND_PORT, UID, VOLUMES};
 use crate::kubernetes::words::shortened;
 use serde_json::Value;
@@ -265,16 +265,33 @@ fn term_is_windows(term: &Value) -> bool {
     })
 }
 
-/// What is risky without being a reason to refuse: said as a warning.
+/// What leads from a container to its node's memory or files, whatever is mounted.
+const CAPABILITIES: [&str; 7] = ["ALL", "BPF", "DAC_READ_SEARCH", "PERFMON", "SYS_ADMIN", "SYS_MODULE", "SYS_RAWIO"];
+
+/// What is risky without being a reason to refuse: said as a warning, the worst for each container.
 pub(super) fn risks(spec: &Value, has_sidecar: bool) -> Vec<String> {
-    let is_privileged =
-        |container: &&Value| container.pointer("/securityContext/privileged").and_then(Value::as_bool) == Some(true);
-    let privileged = agents(spec, has_sidecar).filter(is_privileged);
-    privileged
-        .map(|container| {
-            format!("container {} is privileged: nothing on its node is hidden from it", shortened(name(container)))
-        })
-        .collect()
+    let text = |value: &'_ Value, pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let host_paths: HashMap<&str, String> = list(spec, "volumes")
+        .filter_map(|volume| Some((name(volume), text(volume, "/hostPath/path")?)))
+        .filter(|(_, path)| holds_commands(path))
+        .collect();
+    let risk = |container: &Value| {
+        if container.pointer("/securityContext/privileged").and_then(Value::as_bool) == Some(true) {
+            return Some("is privileged: nothing on its node is hidden from it".to_owned());
+        }
+        let capabilities = container.pointer("/securityContext/capabilities");
+        let mut added = capabilities.into_iter().flat_map(|capabilities| list(capabilities, "add"));
+        let known = |given: &str| CAPABILITIES.into_iter().find(|known| given.trim_start_matches("CAP_") == *known);
+        if let Some(capability) = added.find_map(|given| given.as_str().and_then(known)) {
+            return Some(format!("has the capability {capability}: nothing on its node is hidden from it"));
+        }
+        let is_writable = |mount: &&Value| mount.get("readOnly").and_then(Value::as_bool) != Some(true);
+        let mut mounts = list(container, "volumeMounts").filter(is_writable);
+        let path = mounts.find_map(|mount| host_paths.get(name(mount)))?;
+        Some(format!("writes {} of its node, from where its root takes programs", shortened(path)))
+    };
+    let risks = agents(spec, has_sidecar).filter_map(|container| Some((container, risk(container)?)));
+    risks.map(|(container, risk)| format!("container {} {risk}", shortened(name(container)))).collect()
 }
 
 pub(super) fn list<'v>(value: &'v Value, key: &str) -> impl Iterator<Item = &'v Value> {

@@ -4,6 +4,7 @@ use super::environment::{self, Variables};
 use super::hazard::{Guarded, Hazard, hazards, list, name, risks};
 use super::settings::{Defaults, SettingError, Settings};
 use super::sidecar::{VARIABLES, container, kept, status, volumes};
+use super::socket::Socket;
 use crate::kubernetes::names::{ANNOTATION_STATUS, CONFIG, CONTAINER, LABEL_INJECT, LABEL_INJECTED, VOLUMES};
 use crate::kubernetes::words::shortened;
 use json_patch::Patch;
@@ -101,7 +102,12 @@ pub(crate) fn inject(pod: &Value, defaults: &Defaults, existing: Existing) -> Re
     let socket = settings.as_ref().map_or(&defaults.socket, |settings| &settings.socket);
     let own = settings.as_ref().map_or(CONFIG, |settings| &settings.config);
     let guarded = Guarded {
-        directories: socket.directory().into_iter().chain(kept.as_ref().and_then(|kept| kept.directory)).collect(),
+        // The default's too where the pod names another socket: what is in it is the same Workload API.
+        directories: [socket, &defaults.socket]
+            .into_iter()
+            .filter_map(Socket::directory)
+            .chain(kept.as_ref().and_then(|kept| kept.directory))
+            .collect(),
         secret: kept.as_ref().map_or(own, |kept| kept.config),
         has_sidecar: existed,
     };

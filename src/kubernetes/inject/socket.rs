@@ -97,9 +97,11 @@ impl Socket {
 /// gets at one of these has it too.
 const SOCKETS: [&str; 2] = ["/run/spire", "/tmp/spire-agent"];
 /// What else of a node shows the socket or what the sidecar holds: the volumes of pods, a container runtime, processes' memory.
-const NODE: [&str; 14] = [
+const NODE: [&str; 16] = [
     "/var/lib/kubelet/pods",
     "/var/lib/kubelet/plugins",
+    "/var/lib/k0s",
+    "/var/snap/microk8s",
     "/run/containerd",
     "/run/crio",
     "/run/cri-dockerd.sock",
@@ -112,6 +114,25 @@ const NODE: [&str; 14] = [
     "/var/lib/docker",
     "/var/lib/rancher",
     "/proc",
+];
+
+/// From where a node's root takes programs, and what it runs of them.
+const COMMANDS: [&str; 15] = [
+    "/bin",
+    "/boot",
+    "/etc/cni",
+    "/etc/cron.d",
+    "/etc/kubernetes",
+    "/etc/systemd",
+    "/lib",
+    "/lib64",
+    "/opt/cni",
+    "/root",
+    "/sbin",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/local",
+    "/usr/sbin",
 ];
 
 /// What a path of the node leads to.
@@ -135,6 +156,12 @@ pub(super) fn reach(host_path: &str, own: &[&str]) -> Reach {
     } else {
         Reach::Nothing
     }
+}
+
+/// Whether whoever writes below this path of the node decides what its root runs.
+pub(super) fn holds_commands(host_path: &str) -> bool {
+    let path = normal(host_path);
+    COMMANDS.iter().any(|directory| overlap(&normal(directory), &path))
 }
 
 /// A path without empty parts and detours, and without the alias that `/var/run` is.
@@ -213,6 +240,8 @@ mod tests {
             "/var/lib/kubelet/pods/1/volumes",
             "/run/containerd/containerd.sock",
             "/var/run/docker.sock",
+            "/var/lib/k0s/kubelet/pods",
+            "/var/snap/microk8s/common",
             "/proc/1",
         ] {
             assert_eq!(reach(path, &[]), Reach::Node, "{path}");

@@ -163,3 +163,42 @@ fn a_mount_of_what_will_be_the_sidecars() {
     assert_eq!(of(&spec), ["container agent mounts the volume idjag-proxy-secrets"]);
     assert_eq!(found(&spec, true).len(), 1, "once it is injected too");
 }
+
+#[test]
+fn what_leads_to_the_node_is_warned_of() {
+    let risk = |agent: Value, path: &str| {
+        let mut spec = with_agent(&agent);
+        spec["volumes"] = json!([{"name": "node", "hostPath": {"path": path}}]);
+        spec["containers"][0]["volumeMounts"].as_array_mut().into_iter().flatten().for_each(|mount| {
+            mount["name"] = json!("node");
+        });
+        risks(&spec, false)
+    };
+    let with = |capability: &str| json!({"securityContext": {"capabilities": {"add": ["CHOWN", capability]}}});
+    for (agent, path, expected) in [
+        (
+            json!({"securityContext": {"privileged": true}}),
+            "/data",
+            "is privileged: nothing on its node is hidden from it",
+        ),
+        (with("SYS_ADMIN"), "/data", "has the capability SYS_ADMIN: nothing on its node is hidden from it"),
+        (with("CAP_ALL"), "/data", "has the capability ALL: nothing on its node is hidden from it"),
+        (json!({"volumeMounts": [{}]}), "/etc", "writes /etc of its node, from where its root takes programs"),
+        (
+            json!({"volumeMounts": [{"readOnly": false}]}),
+            "/usr/local/bin",
+            "writes /usr/local/bin of its node, from where its root takes programs",
+        ),
+    ] {
+        assert_eq!(risk(agent, path), [format!("container agent {expected}")]);
+    }
+    for (agent, path) in [
+        (with("NET_BIND_SERVICE"), "/data"),
+        (json!({"volumeMounts": [{}]}), "/etc/localtime"),
+        (json!({"volumeMounts": [{}]}), "/data"),
+        (json!({"volumeMounts": [{"readOnly": true}]}), "/etc"),
+        (json!({}), "/etc"),
+    ] {
+        assert_eq!(risk(agent, path), Vec::<String>::new(), "{path}");
+    }
+}

@@ -195,6 +195,20 @@ fn the_kept_sidecars_own_socket_and_secret_count() {
 }
 
 #[test]
+fn the_clusters_own_socket_counts_where_the_pod_names_another() {
+    let defaults =
+        Defaults { socket: "hostPath:/opt/spire/api.sock".parse().expect("a socket"), ..Defaults::default() };
+    for socket in ["hostPath:/srv/api.sock", "csi"] {
+        let mut pod = pod();
+        pod["metadata"]["annotations"] = json!({"idjag-proxy.io/socket": socket});
+        pod["spec"]["volumes"] = json!([{"name": "v", "hostPath": {"path": "/opt/spire"}}]);
+        pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/x"}]);
+        let refused = inject(&pod, &defaults, Existing::Keep).expect_err(socket);
+        assert_eq!(refused.problems(), ["container agent mounts the Workload API socket"], "{socket}");
+    }
+}
+
+#[test]
 fn an_annotation_that_changes_changes_the_variables() {
     for existing in [Existing::Keep, Existing::Renew] {
         let mut pod = pod();
