@@ -137,6 +137,20 @@ def sidecar_image(pod: dict) -> str:
     return pod["spec"]["initContainers"][0]["image"]
 
 
+@case("f: an injector on its node's network, on ports of its own, is ready and called")
+def host_network(world: Cluster):
+    world.kubectl("label", "namespace", OWN_NAMESPACE, "pod-security.kubernetes.io/enforce=privileged", "--overwrite")
+    # One, because there is one node.
+    values = {"hostNetwork": "true", "replicas": "1", "ports.webhook": "18443", "ports.metrics": "18090"}
+    words = [word for key, value in values.items() for word in ("--set", f"injector.{key}={value}")]
+    world.helm("upgrade", RELEASE, world.chart, "-n", OWN_NAMESPACE, "--reuse-values", *words, "--wait", "--timeout", "120s")
+    wait_until("the injectors of the pods' network to be gone", lambda: len(pods_of_injector(world)) == 1, 60)
+    (injector,) = world.get("pods", "-n", OWN_NAMESPACE, "-l", SELECTOR)["items"]
+    expect(injector["status"]["podIP"] == injector["status"]["hostIP"], f"it is at {injector['status']['podIP']}")
+    done = world.ask(agents.PLAIN, "create", "--dry-run=server", "-o", "json", **plain("agents", {}))
+    expect(done.returncode == 0 and has_sidecar(json.loads(done.stdout)), f"a new pod: {done.stderr}")
+
+
 @case("f: uninstall: the chart's objects are gone, new pods are as they were without it, running agents go on")
 def uninstall(world: Cluster):
     agent = Agent(world, world.pod("agents", "app=python"))
