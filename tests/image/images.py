@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -105,7 +104,10 @@ def write_bills(environment: dict, images: Images, source: Path = REPOSITORY):
             cwd=source,
             env=reproducible,
         )
-        shutil.move(source / f"{name}.json", images.bill(one))
+        # It names our own package by where the source is, which is nobody's business and differs.
+        bill = (source / f"{name}.json").read_text().replace(f"path+file://{source.resolve()}", "path+file:///src")
+        images.bill(one).write_text(bill)
+        (source / f"{name}.json").unlink()
 
 
 def pack(images: Images, source: Path = REPOSITORY):
