@@ -28,11 +28,12 @@ RELEASE = OWN_NAMESPACE = "idjag-proxy"
 WEBHOOKS = INJECTOR = "idjag-proxy-injector"
 SIDECAR = "idjag-proxy"
 # The agents that Keycloak knows, by namespace and service account.
-CALENDAR, LATE, BY_HAND, PIPED = AGENTS = (
+CALENDAR, LATE, BY_HAND, PIPED, REGISTERED = AGENTS = (
     "spiffe://example.org/ns/agents/sa/calendar",
     "spiffe://example.org/ns/agents/sa/late",
     "spiffe://example.org/ns/by-hand/sa/calendar",
     "spiffe://example.org/ns/piped/sa/calendar",
+    "spiffe://example.org/ns/registered/sa/calendar",
 )
 UPSTREAM = "spiffe://example.org/ns/upstream/sa/reports"
 # What the agents call; a route leads it to the upstream pod.
