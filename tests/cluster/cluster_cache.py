@@ -12,6 +12,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[1:1] = [str(TESTS / suite) for suite in ("real", "image", "chart")]
 
 import agents_image  # noqa: E402
+import controller_manager  # noqa: E402
 import images  # noqa: E402
 import install as real  # noqa: E402
 import node_programs  # noqa: E402
@@ -44,6 +45,7 @@ def missing() -> list[str]:
         "the Python packages": cache.venv,
         "Keycloak": cache.keycloak,
         "SPIRE": cache.spire,
+        "SPIRE's controller manager": controller_manager.place(cache.root),
         "helm": tools.Tools(cache.root).helm3.parent,
         "cargo-auditable": cache.root / f"cargo-auditable-{images.AUDITABLE}",
     }
@@ -59,6 +61,7 @@ def install(say) -> Cache:
     cache = real.install(say, only=REAL_PARTS)
     steps = {
         "node": lambda: node_programs.install(say),
+        "controller manager": lambda: controller_manager.install(say),
         "helm": lambda: tools.install(say, ["helm3"]),
         "compiler": lambda: images.install(say),
         "agents": lambda: _agents(say, cache),

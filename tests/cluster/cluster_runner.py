@@ -12,6 +12,7 @@ import cases_bounds
 import cases_configuration
 import cases_injector
 import cases_install
+import cases_registration
 import cases_upgrade
 from cases import run_cases, say
 from cluster_world import Cluster
@@ -19,7 +20,15 @@ from install import Cache, InstallError, cache_directory
 from parts import Failed, Run
 
 # The order of the modules is the order of the cases: the first installs what the others use, the last replaces it.
-MODULES = [cases_install, cases_agents, cases_configuration, cases_injector, cases_bounds, cases_upgrade]
+MODULES = [
+    cases_install,
+    cases_agents,
+    cases_registration,
+    cases_configuration,
+    cases_injector,
+    cases_bounds,
+    cases_upgrade,
+]
 
 
 def main():

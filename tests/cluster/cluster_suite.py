@@ -34,7 +34,7 @@ def main():
     if reason:
         not_run(reason)
     if chosen.if_cached and wanting:
-        not_run(f"not cached: {', '.join(wanting)}; `tests/cluster/run --install` fills the cache in about 25 minutes")
+        not_run(f"not cached: {', '.join(wanting)}; `tests/cluster/run --install` fills the cache in about 30 minutes")
     cache = cluster_cache.install(say)
     if chosen.install:
         sys.exit(1 if cache.missing else 0)

@@ -28,11 +28,12 @@ RELEASE = OWN_NAMESPACE = "idjag-proxy"
 WEBHOOKS = INJECTOR = "idjag-proxy-injector"
 SIDECAR = "idjag-proxy"
 # The agents that Keycloak knows, by namespace and service account.
-CALENDAR, LATE, BY_HAND, PIPED = AGENTS = (
+CALENDAR, LATE, BY_HAND, PIPED, REGISTERED = AGENTS = (
     "spiffe://example.org/ns/agents/sa/calendar",
     "spiffe://example.org/ns/agents/sa/late",
     "spiffe://example.org/ns/by-hand/sa/calendar",
     "spiffe://example.org/ns/piped/sa/calendar",
+    "spiffe://example.org/ns/registered/sa/calendar",
 )
 UPSTREAM = "spiffe://example.org/ns/upstream/sa/reports"
 # What the agents call; a route leads it to the upstream pod.
@@ -126,7 +127,7 @@ class Cluster:
         self.register("upstream", "reports", "envoy")
         bootstrap = Bootstrap(
             identity=UPSTREAM,
-            admits={"safe_regex": {"regex": "|".join(re.escape(agent) for agent in AGENTS)}},
+            admits={"safe_regex": {"regex": regex(AGENTS)}},
             listen=("0.0.0.0", 8443),
             admin=("0.0.0.0", 9901),
             agent_socket="/spiffe/api.sock",
@@ -282,6 +283,16 @@ class Agent:
 def metric(pod: dict, name: str, **labels: str) -> float:
     """The sum of a pod's series of `idjag_proxy_<name>` that carry these labels."""
     return series(fetch(f"http://{pod['status']['podIP']}:17090/metrics")[1], name, **labels)
+
+
+def regex(agents: tuple[str, ...]) -> str:
+    """Of these and no other. Envoy takes none of more than 100 steps, so that what names have in common stands there once."""
+    head, namespaces = f"spiffe://{TRUST_DOMAIN}/ns/", collections.defaultdict(list)
+    for agent in agents:
+        namespace, _, account = agent.removeprefix(head).partition("/sa/")
+        namespaces[account].append(re.escape(namespace))
+    rest = [f"(?:{'|'.join(those)})/sa/{re.escape(account)}" for account, those in namespaces.items()]
+    return f"{re.escape(head)}(?:{'|'.join(rest)})"
 
 
 def is_ready(pod: dict) -> bool:

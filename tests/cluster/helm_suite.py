@@ -8,6 +8,7 @@ There is no kubelet, so that no pod runs.
 import argparse
 import base64
 import json
+import os
 import signal
 import socket
 import ssl
@@ -36,7 +37,8 @@ SEQUENCES = ["333", "444", "344", "433"]
 
 def main():
     options = argparse.ArgumentParser(prog="tests/cluster/helm", description=__doc__)
-    options.add_argument("--proxy", type=Path, default=REPOSITORY / "target/release/idjag-proxy")
+    target = Path(os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target")
+    options.add_argument("--proxy", type=Path, default=target / "release/idjag-proxy")
     chosen = options.parse_args()
     for port in (API_PORT, ETCD_PORT):
         if socket.socket().connect_ex(("127.0.0.1", port)) == 0:

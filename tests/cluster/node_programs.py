@@ -26,6 +26,7 @@ component-helpers controller-manager cri-api cri-client csi-translation-lib dyna
 kube-aggregator kube-controller-manager kube-proxy kube-scheduler kubectl kubelet metrics mount-utils pod-security-admission
 sample-apiserver sample-cli-plugin sample-controller
 """.split()
+GO = {"GOFLAGS": "-mod=mod -buildvcs=false", "CGO_ENABLED": "0"}
 PAUSE = """package main
 
 import (
@@ -103,28 +104,28 @@ def _build_kubernetes(root: Path, target: Path):
     flags = " ".join(["-s", "-w", *(f"-X {version}.{name}={value}" for name, value in numbers.items())])
     minor = KUBERNETES.removeprefix("1.")
     replace = "\n".join(f"replace k8s.io/{one} => k8s.io/{one} v0.{minor}" for one in STAGING)
-    module = _module(root, "kubernetes", f"go 1.24.0\n\nrequire k8s.io/kubernetes v{KUBERNETES}\n\n{replace}\n")
+    module = go_module(root, "kubernetes", f"go 1.24.0\n\nrequire k8s.io/kubernetes v{KUBERNETES}\n\n{replace}\n")
     for program in PROGRAMS:
-        _go_build(module, target, f"k8s.io/kubernetes/cmd/{program}", flags)
-    module = _module(root, "coredns", f"go 1.25\n\nrequire github.com/coredns/coredns v{COREDNS}\n")
-    _go_build(module, target, "github.com/coredns/coredns", "-s -w")
-    module = _module(root, "pause", "go 1.21\n")
+        go_build(module, target, f"k8s.io/kubernetes/cmd/{program}", flags)
+    module = go_module(root, "coredns", f"go 1.25\n\nrequire github.com/coredns/coredns v{COREDNS}\n")
+    go_build(module, target, "github.com/coredns/coredns", "-s -w")
+    module = go_module(root, "pause", "go 1.21\n")
     (module / "main.go").write_text(PAUSE)
-    _go_build(module, target, ".", "-s -w")
+    go_build(module, target, ".", "-s -w")
 
 
-def _module(root: Path, name: str, go_mod: str) -> Path:
+def go_module(root: Path, name: str, go_mod: str) -> Path:
     module = root / "build" / name
     module.mkdir(parents=True, exist_ok=True)
     (module / "go.mod").write_text(f"module {name}\n\n{go_mod}")
     return module
 
 
-def _go_build(module: Path, target: Path, package: str, flags: str):
-    name = module.name if package == "." else package.rsplit("/", 1)[1]
+def go_build(module: Path, target: Path, package: str, flags: str, name: str = ""):
+    name = name or (module.name if package == "." else package.rsplit("/", 1)[1])
     if (target / name).exists():
         return
-    environment = os.environ | {"GOFLAGS": "-mod=mod -buildvcs=false", "CGO_ENABLED": "0"}
+    environment = os.environ | GO
     output = target / f"{name}.part"
     command(
         ["nice", "-n", "10", "go", "build", "-trimpath", "-ldflags", flags, "-o", str(output), package],
