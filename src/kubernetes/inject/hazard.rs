@@ -270,9 +270,8 @@ const CAPABILITIES: [&str; 7] = ["ALL", "BPF", "DAC_READ_SEARCH", "PERFMON", "SY
 
 /// What is risky without being a reason to refuse: said as a warning, the worst for each container.
 pub(super) fn risks(spec: &Value, has_sidecar: bool) -> Vec<String> {
-    let text = |value: &'_ Value, pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    let host_paths: HashMap<&str, String> = list(spec, "volumes")
-        .filter_map(|volume| Some((name(volume), text(volume, "/hostPath/path")?)))
+    let host_paths: HashMap<&str, &str> = list(spec, "volumes")
+        .filter_map(|volume| Some((name(volume), volume.pointer("/hostPath/path")?.as_str()?)))
         .filter(|(_, path)| holds_commands(path))
         .collect();
     let risk = |container: &Value| {
