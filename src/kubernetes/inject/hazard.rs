@@ -200,10 +200,7 @@ fn of_container(
             Some(Source::WorkloadApi) => found.add(Hazard::Socket(who())),
             Some(Source::Secret) => found.add(secret(who(), guarded)),
             Some(Source::HostPath(path)) => {
-                let path = match mount.get("subPath").and_then(Value::as_str) {
-                    Some(below) => Cow::Owned(format!("{path}/{below}")),
-                    None => Cow::Borrowed(*path),
-                };
+                let path = mounted(path, mount);
                 match reach(&path, &guarded.directories) {
                     Reach::Nothing => {}
                     Reach::Socket => found.add(Hazard::Socket(who())),
@@ -231,6 +228,14 @@ fn of_container(
         if let Some(port) = ours.filter(|_| is_tcp) {
             found.add(Hazard::Port { container: who(), port });
         }
+    }
+}
+
+/// What of this path of the node the container has.
+fn mounted<'p>(path: &'p str, mount: &Value) -> Cow<'p, str> {
+    match mount.get("subPath").and_then(Value::as_str) {
+        Some(below) => Cow::Owned(format!("{path}/{below}")),
+        None => Cow::Borrowed(path),
     }
 }
 
@@ -272,7 +277,6 @@ const CAPABILITIES: [&str; 7] = ["ALL", "BPF", "DAC_READ_SEARCH", "PERFMON", "SY
 pub(super) fn risks(spec: &Value, has_sidecar: bool) -> Vec<String> {
     let host_paths: HashMap<&str, &str> = list(spec, "volumes")
         .filter_map(|volume| Some((name(volume), volume.pointer("/hostPath/path")?.as_str()?)))
-        .filter(|(_, path)| holds_commands(path))
         .collect();
     let risk = |container: &Value| {
         if container.pointer("/securityContext/privileged").and_then(Value::as_bool) == Some(true) {
@@ -285,9 +289,10 @@ pub(super) fn risks(spec: &Value, has_sidecar: bool) -> Vec<String> {
             return Some(format!("has the capability {capability}: nothing on its node is hidden from it"));
         }
         let is_writable = |mount: &&Value| mount.get("readOnly").and_then(Value::as_bool) != Some(true);
-        let mut mounts = list(container, "volumeMounts").filter(is_writable);
-        let path = mounts.find_map(|mount| host_paths.get(name(mount)))?;
-        Some(format!("writes {} of its node, from where its root takes programs", shortened(path)))
+        let mounts = list(container, "volumeMounts").filter(is_writable);
+        let mut paths = mounts.filter_map(|mount| Some(mounted(host_paths.get(name(mount))?, mount)));
+        let path = paths.find(|path| holds_commands(path))?;
+        Some(format!("writes {} of its node, from where its root takes programs", shortened(&path)))
     };
     let risks = agents(spec, has_sidecar).filter_map(|container| Some((container, risk(container)?)));
     risks.map(|(container, risk)| format!("container {} {risk}", shortened(name(container)))).collect()

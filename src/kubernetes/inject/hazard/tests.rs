@@ -185,6 +185,11 @@ fn what_leads_to_the_node_is_warned_of() {
         (with("CAP_ALL"), "/data", "has the capability ALL: nothing on its node is hidden from it"),
         (json!({"volumeMounts": [{}]}), "/etc", "writes /etc of its node, from where its root takes programs"),
         (
+            json!({"volumeMounts": [{"subPath": "bin"}]}),
+            "/usr",
+            "writes /usr/bin of its node, from where its root takes programs",
+        ),
+        (
             json!({"volumeMounts": [{"readOnly": false}]}),
             "/usr/local/bin",
             "writes /usr/local/bin of its node, from where its root takes programs",
@@ -195,6 +200,7 @@ fn what_leads_to_the_node_is_warned_of() {
     for (agent, path) in [
         (with("NET_BIND_SERVICE"), "/data"),
         (json!({"volumeMounts": [{}]}), "/etc/localtime"),
+        (json!({"volumeMounts": [{"subPath": "localtime"}]}), "/etc"),
         (json!({"volumeMounts": [{}]}), "/data"),
         (json!({"volumeMounts": [{"readOnly": true}]}), "/etc"),
         (json!({}), "/etc"),
