@@ -4,7 +4,9 @@ import json
 import subprocess
 from pathlib import Path
 
-FILE = Path(__file__).resolve().parents[2] / "charts/idjag-proxy/values.schema.json"
+from harness import REPOSITORY
+
+FILE = REPOSITORY / "charts/idjag-proxy/values.schema.json"
 PREFIX = "proxy:"
 
 

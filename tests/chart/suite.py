@@ -9,17 +9,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from chart import alert_cases, schema
+from harness import REPOSITORY
+from harness.cases import NotRun, say
+from harness.checks import Checks
+from harness.parts import Failed, expect
+from harness.tools import KUBERNETES, InstallError, Tools, install, text_of
+
 HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parents[1]
-sys.path.append(str(HERE.parent / "real"))
-
-import rules_cases  # noqa: E402
-import schema  # noqa: E402
-from cases import NotRun, say  # noqa: E402
-from checks import Checks  # noqa: E402
-from parts import Failed, expect  # noqa: E402
-from tools import KUBERNETES, InstallError, Tools, install, text_of  # noqa: E402
-
 CHART = REPOSITORY / "charts/idjag-proxy"
 DASHBOARD = CHART / "dashboards/idjag-proxy.json"
 RULES = sorted((CHART / "rules").glob("*.yaml"))
@@ -73,7 +70,7 @@ def run(suite: Suite, whole: bool):
     if whole:
         suite.case("the schema of agents.config is the proxy's", proxy_schema, suite)
         suite.case("alerts: promtool, and each says summary, description, action", alerts, suite)
-        for name, function in rules_cases.CASES.items():
+        for name, function in alert_cases.CASES.items():
             suite.case(f"alert: {name}", function, suite.tools.promtool, RULES)
     suite.case("values.yaml: every value has a comment of its own", values_commented, suite)
     suite.case("lint", lint, suite)
@@ -86,7 +83,9 @@ def run(suite: Suite, whole: bool):
     suite.case("the monitors come with their kinds", monitors, suite)
     suite.case("no certificate is rendered, nor anything that the injector writes", nothing_of_the_injectors, suite)
     suite.case("an older Kubernetes is refused", old_kubernetes, suite)
-    suite.case("deploy/post-renderer: another chart gets the sidecar, its hooks as the README says", post_renderer, suite)
+    suite.case(
+        "deploy/post-renderer: another chart gets the sidecar, its hooks as the README says", post_renderer, suite
+    )
     suite.case("the packaged chart renders the same, and holds no checks", packaged, suite)
     for example in sorted((REPOSITORY / "config/examples").glob("*.yaml")):
         if example.name == NOT_OF_A_SIDECAR:

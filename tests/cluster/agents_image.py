@@ -5,8 +5,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from images import storage
-from install import Cache, command, debian
+from harness.images import storage
+from harness.install import Cache, command, debian
 
 HERE = Path(__file__).resolve().parent
 NAME = "idjag-agents:1"

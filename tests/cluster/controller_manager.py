@@ -5,8 +5,8 @@ import shutil
 import time
 from pathlib import Path
 
-from install import cache_directory, command
-from node_programs import GO, go_build, go_module
+from cluster.node_programs import GO, go_build, go_module
+from harness.install import cache_directory, command
 
 # The one of SPIRE's chart 0.30.
 VERSION = "0.7.0"

@@ -18,16 +18,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parents[1]
-sys.path[1:1] = [str(HERE.parent / "real"), str(HERE.parent / "chart")]
-
-from cases import say  # noqa: E402
-from checks import Checks  # noqa: E402
-from node import Node, install as install_node  # noqa: E402
-from node_settings import API, API_PORT, ETCD_PORT  # noqa: E402
-from parts import Part, Run, expect, fetch, free_ports, wait_until  # noqa: E402
-from tools import InstallError, Tools, install, text_of  # noqa: E402
+from cluster.node import Node
+from cluster.node import install as install_node
+from cluster.node_settings import API, API_PORT, ETCD_PORT
+from harness import REPOSITORY
+from harness.cases import say
+from harness.checks import Checks
+from harness.parts import Part, Run, expect, fetch, free_ports, wait_until
+from harness.tools import InstallError, Tools, install, text_of
 
 CHART = REPOSITORY / "charts/idjag-proxy"
 NAME, NAMESPACE = "idjag-proxy-injector", "idjag-proxy"
@@ -59,7 +57,12 @@ def main():
             words = "install with Helm {}, upgrade with {}, rollback with {}".format(*sequence)
             cases(f"what the injector wrote survives: {words}", survives, server, sequence)
         for which in "34":
-            cases(f"the agents' ConfigMaps come and go with the release, by Helm {which}", agents_configuration, server, which)
+            cases(
+                f"the agents' ConfigMaps come and go with the release, by Helm {which}",
+                agents_configuration,
+                server,
+                which,
+            )
         cases("the API server asks about pods and workloads as the labels say, and about nothing else", asks, server)
         finished = True
     finally:
@@ -223,7 +226,12 @@ class _Answer(BaseHTTPRequestHandler):
 def asks(server: ApiServer):
     """The chart's own selectors and rules, with a listener of ours instead of the injector."""
     kubectl, listener = server.node.kubectl, Listener(server.node)
-    for namespace, label in {"labelled": "enabled", "plain": "", NAMESPACE: "enabled", "kube-system": "enabled"}.items():
+    for namespace, label in {
+        "labelled": "enabled",
+        "plain": "",
+        NAMESPACE: "enabled",
+        "kube-system": "enabled",
+    }.items():
         server.node.ask_kubectl("create", "namespace", namespace)
         kubectl("label", "--overwrite", "namespace", namespace, f"idjag-proxy.io/inject={label}")
         # A controller would make it, which is not here.

@@ -15,12 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "real"))
-
-from install import InstallError, cache_directory, command  # noqa: E402
-from node_programs import Programs, install, write_image  # noqa: E402
-from node_settings import BRIDGE, ETCD_PORT, HOST, NAME, PODS, PROXY_HEALTH_PORT, Settings  # noqa: E402
-from parts import Failed, Run, expect, fetch, wait_until  # noqa: E402
+from cluster.node_programs import Programs, install, write_image
+from cluster.node_settings import BRIDGE, ETCD_PORT, HOST, NAME, PODS, PROXY_HEALTH_PORT, Settings
+from harness.install import InstallError, cache_directory, command
+from harness.parts import Failed, Run, expect, fetch, wait_until
 
 # The kubelet and the CNI library make these, wherever their own directories are.
 ELSEWHERE = [Path("/var/lib/kubelet"), Path("/var/lib/cni")]

@@ -5,14 +5,11 @@ import io
 import json
 import os
 import shutil
-import sys
 import tarfile
 import time
 from pathlib import Path
 
-sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "real"))
-
-from install import InstallError, cache_directory, command, debian  # noqa: E402
+from harness.install import InstallError, cache_directory, command, debian
 
 KUBERNETES = "1.34.2"
 COREDNS = "1.12.4"

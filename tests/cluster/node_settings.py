@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from node_programs import Programs, command
+from cluster.node_programs import Programs, command
 
 NAME = "node-1"
 BRIDGE = "idjag0"

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from parts import expect
-from recording import SLOWER, Recording
-from rules import play
-from story import Story
+from dashboard.recording import SLOWER, Recording
+from dashboard.story import Story
+from harness.parts import expect
+from harness.promtool import play
 
 STAGING = "idjag-staging"
 

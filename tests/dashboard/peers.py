@@ -4,8 +4,8 @@ import json
 import time
 import urllib.parse
 
-from parts import Run
-from web import Handler, Server
+from harness.parts import Run
+from harness.web import Handler, Server
 
 
 class TokenEndpoint(Server):

@@ -5,9 +5,9 @@ import re
 import time
 from html import escape
 
-from panels import Dashboard, Panel, substituted
-from prometheus import Prometheus
-from story import Story
+from dashboard.panels import Dashboard, Panel, substituted
+from dashboard.prometheus import Prometheus
+from dashboard.story import Story
 
 WIDTH, MARGIN, GAP = 1240, 16, 8
 CELL_W = (WIDTH - 2 * MARGIN) / 24

@@ -7,8 +7,8 @@ Everything else is what the binary exported.
 
 import re
 
-from prometheus import Prometheus
-from story import Story
+from dashboard.prometheus import Prometheus
+from dashboard.story import Story
 
 SLOWER = 30
 

@@ -5,9 +5,9 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from parts import Failed, fetch, wait_until
-from prometheus import Prometheus
-from world import SVID_LIFETIME, Sidecar, World
+from dashboard.prometheus import Prometheus
+from dashboard.world import SVID_LIFETIME, Sidecar, World
+from harness.parts import Failed, fetch, wait_until
 
 RENEWALS = 'idjag_proxy_token_refreshes_total{outcome="success",server="sso"}'
 LOST = "idjag_proxy_log_lines_dropped_total"

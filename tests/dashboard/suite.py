@@ -7,23 +7,20 @@ import sys
 import tempfile
 from pathlib import Path
 
+from dashboard import alerts, picture
+from dashboard import story as stories
+from dashboard.panels import Dashboard, Panel, layout_problems, substituted
+from dashboard.prometheus import Prometheus
+from dashboard.recording import Recording
+from dashboard.world import World
+from harness import REPOSITORY
+from harness.cases import NotRun, say
+from harness.checks import Checks
+from harness.install import InstallError
+from harness.parts import Run, expect
+from harness.tools import install
+
 HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parents[1]
-sys.path += [str(HERE.parent / "real"), str(HERE.parent / "chart")]
-
-import alerts  # noqa: E402
-import picture  # noqa: E402
-import story as stories  # noqa: E402
-from cases import NotRun, say  # noqa: E402
-from checks import Checks  # noqa: E402
-from install import InstallError  # noqa: E402
-from panels import Dashboard, Panel, layout_problems, substituted  # noqa: E402
-from parts import Run, expect  # noqa: E402
-from prometheus import Prometheus  # noqa: E402
-from recording import Recording  # noqa: E402
-from tools import install  # noqa: E402
-from world import World  # noqa: E402
-
 CHART = REPOSITORY / "charts/idjag-proxy"
 RULES = sorted((CHART / "rules").glob("*.yaml"))
 INJECTOR = "Injector"
@@ -80,7 +77,9 @@ def whole(run: Run, cases: Checks, chosen, tools):
         for alert in sorted(alert_names()):
             of_alert = [case for case in expected if case[0] == alert]
             cases(f"alert: {alert}", one_alert, tools.promtool, recording, run.directory, of_alert, missing)
-        cases("the annotation shows the one change of a configuration", annotations, dashboard, prometheus, story, world)
+        cases(
+            "the annotation shows the one change of a configuration", annotations, dashboard, prometheus, story, world
+        )
         drawing = picture.draw(dashboard, prometheus, story)
         (run.directory / "dashboard.svg").write_text(drawing)
         if chosen.picture:

@@ -11,9 +11,9 @@ import subprocess
 import threading
 from pathlib import Path
 
-from parts import WITHOUT_PROXIES, Part, Run, fetch, free_ports, wait_until
-from peers import ApiServer, TokenEndpoint, Upstream
-from svid import Issuer
+from dashboard.peers import ApiServer, TokenEndpoint, Upstream
+from dashboard.svid import Issuer
+from harness.parts import WITHOUT_PROXIES, Part, Run, fetch, free_ports, wait_until
 
 # Short, so that a run of a minute and a half sees renewals.
 TOKEN_LIFETIME = 40

@@ -16,8 +16,9 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from images import FEATURES, IMAGES, REPOSITORY, Images, architecture
-from parts import Failed, expect
+from harness import REPOSITORY
+from harness.images import FEATURES, IMAGES, Images, architecture
+from harness.parts import Failed, expect
 
 LARGEST = 16_000_000  # bytes of the sidecar's image
 USER = "17080:17080"

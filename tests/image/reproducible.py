@@ -8,7 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from images import IMAGES, REPOSITORY, InstallError, Images, command, compile, install, pack, version, write_bills
+from harness import REPOSITORY
+from harness.images import IMAGES, Images, compile, install, pack, version, write_bills
+from harness.install import InstallError, command
 
 
 def main():

@@ -6,7 +6,7 @@ import subprocess
 import threading
 from dataclasses import dataclass
 
-from targets import HOST, Bench, Target, program
+from perf.targets import HOST, Bench, Target, program
 
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from chart import svg
-from measure import Sample, Spread, spread
+from perf.chart import svg
+from perf.measure import Sample, Spread, spread
 
 OURS = "idjag-proxy"
 

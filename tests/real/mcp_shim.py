@@ -15,10 +15,10 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-import p256
-from parts import Run, expect
-from proxy import Proxy
-from servers import Handler, Server
+from harness.parts import Run, expect
+from harness.proxy import Proxy
+from harness.servers import Handler, Server
+from real import p256
 
 CONFIG = """
 authorization_servers:

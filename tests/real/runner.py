@@ -5,18 +5,14 @@ import signal
 import sys
 from pathlib import Path
 
-import cases_authlib
-import cases_keycloak
-import cases_mcp
-import cases_mtls
-import cases_outage
-from cases import run_cases, say
-from install import Cache, cache_directory
-from parts import Run
-from world import World
+from harness.cases import run_cases, say
+from harness.install import Cache, cache_directory
+from harness.parts import Run
+from real.cases import authlib, keycloak, mcp, mtls, outage
+from real.world import World
 
 # The order of the modules is the order of the cases: the outages come last, they end parts that the others need.
-MODULES = [cases_keycloak, cases_mtls, cases_mcp, cases_authlib, cases_outage]
+MODULES = [keycloak, mtls, mcp, authlib, outage]
 
 
 def main():

@@ -5,7 +5,8 @@ import json
 import os
 import sys
 
-from install import install
+from harness import module
+from harness.install import install_parts
 
 
 def main():
@@ -15,7 +16,7 @@ def main():
     options.add_argument("--proxy", help="the binary; default: target/release/idjag-proxy, built if absent")
     options.add_argument("--keep", action="store_true", help="keep the run directory when all is well, too")
     chosen = options.parse_args()
-    cache = install(lambda line: print(line, flush=True))
+    cache = install_parts(lambda line: print(line, flush=True))
     if chosen.install:
         sys.exit(1 if cache.missing else 0)
     if "python" in cache.missing:
@@ -28,10 +29,8 @@ def main():
         "missing": cache.missing,
         "java": str(cache.java or ""),
     }
-    runner = os.path.join(os.path.dirname(os.path.abspath(__file__)), "runner.py")
-    os.execv(cache.python, [str(cache.python), "-B", runner, json.dumps(plan)])
+    os.execv(cache.python, module(cache.python, "real.runner", json.dumps(plan)))
 
 
 if __name__ == "__main__":
-    sys.dont_write_bytecode = True
     main()

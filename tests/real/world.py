@@ -8,16 +8,15 @@ import textwrap
 import time
 from pathlib import Path
 
-from cases import NotRun
-from envoy import REPORTS, Envoy
-from install import Cache
-from keycloak import AGENT, Keycloak
-from parts import Failed, Run, free_ports
-from proxy import JWKS_PATH, Proxy
-from servers import Upstream
-from spire import Spire
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from harness import REPOSITORY
+from harness.cases import NotRun
+from harness.envoy import REPORTS, Envoy
+from harness.install import Cache
+from harness.keycloak import AGENT, Keycloak
+from harness.parts import Failed, Run, free_ports
+from harness.proxy import JWKS_PATH, Proxy
+from harness.servers import Upstream
+from harness.spire import Spire
 
 
 class World:

@@ -1,0 +1,1 @@
+"""Checks of the chart that need no cluster."""

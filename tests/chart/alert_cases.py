@@ -1,0 +1,90 @@
+"""Alerts on series that are made up, for what tests/dashboard's story of two minutes does not tell."""
+
+import tempfile
+from pathlib import Path
+
+from harness.promtool import play
+
+MINUTE, STEP = 60, 30
+POD = {"namespace": "agents", "pod": "calendar-1"}
+INJECTOR = {"namespace": "idjag-proxy", "job": "injector"}
+
+
+def refused_pods_with_backoff(promtool: Path, rules: list[Path]):
+    """A controller's tries, 5 ms apart and then twice as long each time, up to 1000 s: as long as it tries, the alert stays."""
+    begins, ends = 10 * MINUTE, 6 * 60 * MINUTE
+    tries = _backoff(begins, ends)
+    fires = [{"namespace": "idjag-proxy", "resource": "pods"}]
+    # The replicas get the tries in turn.
+    series = [
+        _refusals("injector-1", tries[::2], ends + 120 * MINUTE),
+        _refusals("injector-2", tries[1::2], ends + 120 * MINUTE),
+    ]
+    cases = [("IdjagInjectorRefusesPods", begins - MINUTE, [])]
+    cases += [("IdjagInjectorRefusesPods", second, fires) for second in range(begins + 2 * MINUTE, ends, MINUTE)]
+    cases += [("IdjagInjectorRefusesPods", ends + 60 * MINUTE, [])]
+    _play(promtool, rules, series, cases)
+
+
+def one_refused_pod(promtool: Path, rules: list[Path]):
+    """Somebody's `kubectl apply` of a pod, whom the refusal has told all that there is to say."""
+    series = [_refusals("injector-1", [10 * MINUTE], 60 * MINUTE), _refusals("injector-2", [], 60 * MINUTE)]
+    _play(promtool, rules, series, [("IdjagInjectorRefusesPods", at * MINUTE, []) for at in range(5, 60)])
+
+
+def token_of_another_server(promtool: Path, rules: list[Path]):
+    """Two servers, two tokens that end at the same time: one server refuses to renew, the other was not asked."""
+    expiry, renewals = "idjag_proxy_token_expiry_timestamp_seconds", "idjag_proxy_token_refreshes_total"
+    routes = [POD | {"route": "events", "server": "sso"}, POD | {"route": "contacts", "server": "crm"}]
+    series = [_series(expiry, labels, f"{60 * MINUTE}x120") for labels in routes]
+    for server, failures in {"sso": "0x120", "crm": "0+1x120"}.items():
+        series.append(_series(renewals, POD | {"server": server, "outcome": "success"}, "0x120"))
+        series.append(_series(renewals, POD | {"server": server, "outcome": "failure"}, failures))
+    cases = [("IdjagProxyTokenExpiresSoon", 45 * MINUTE, []), ("IdjagProxyTokenExpiresSoon", 55 * MINUTE, routes[1:])]
+    _play(promtool, rules, series, cases)
+
+
+def identity_where_one_is_needed(promtool: Path, rules: list[Path]):
+    """Not ready and without an SVID: one waits for an eager token and needs no SVID, one needs it, one is too old to say."""
+    series = []
+    for pod, required in {"none-needed": "0x60", "one-needed": "1x60", "old": None}.items():
+        labels = {"namespace": "agents", "pod": pod}
+        for name in ("svid_expiry_timestamp_seconds", "ready"):
+            series.append(_series(f"idjag_proxy_{name}", labels, "0x60"))
+        series += [_series("idjag_proxy_identity_required", labels, required)] if required else []
+    fires = [{"namespace": "agents", "pod": pod} for pod in ("one-needed", "old")]
+    cases = [("IdjagProxyNoIdentity", 4 * MINUTE, []), ("IdjagProxyNoIdentity", 6 * MINUTE, fires)]
+    _play(promtool, rules, series, cases)
+
+
+def _backoff(begins: float, ends: float) -> list[float]:
+    tries, at, wait = [], begins, 0.005
+    while at < ends:
+        tries.append(at)
+        at, wait = at + wait, min(2 * wait, 1000)
+    return tries
+
+
+def _refusals(pod: str, at: list[float], length: int) -> dict:
+    """What one replica counts, scraped each half minute."""
+    values = " ".join(str(sum(1 for one in at if one <= second)) for second in range(0, length, STEP))
+    labels = INJECTOR | {"pod": pod, "resource": "pods", "outcome": "refused"}
+    return _series("idjag_proxy_injector_reviews_total", labels, values)
+
+
+def _series(name: str, labels: dict, values: str) -> dict:
+    pairs = ", ".join(f'{label}="{value}"' for label, value in labels.items())
+    return {"series": f"{name}{{{pairs}}}", "values": values}
+
+
+def _play(promtool: Path, rules: list[Path], series: list[dict], cases: list):
+    with tempfile.TemporaryDirectory(prefix="idjag-rules-") as directory:
+        play(promtool, rules, Path(directory), STEP, series, cases)
+
+
+CASES = {
+    "refused pods: it stays while their controller tries again": refused_pods_with_backoff,
+    "refused pods: not for one that nobody tries again": one_refused_pod,
+    "a token that ends soon: by the server that does not renew it": token_of_another_server,
+    "no identity: only where one is needed": identity_where_one_is_needed,
+}

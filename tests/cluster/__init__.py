@@ -1,0 +1,1 @@
+"""The chart, the injector and the proxy on a real Kubernetes node."""

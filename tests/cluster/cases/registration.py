@@ -1,0 +1,169 @@
+"""b: pods registered by SPIRE's controller manager, as where SPIRE comes from its charts."""
+
+import base64
+import json
+
+from cluster import agents, controller_manager
+from cluster.cases.injector import plain
+from cluster.cases.install import make_namespace
+from cluster.world import REGISTERED, REPOSITORY, SIDECAR, Cluster, is_ready
+from harness.cases import case
+from harness.parts import Failed, Part, expect, fetch, free_ports, wait_until
+from harness.spire import TRUST_DOMAIN
+
+NAMESPACE = "registered"
+OURS = REPOSITORY / "deploy/spire/cluster-spiffe-id.yaml"
+VALUES = REPOSITORY / "deploy/spire/values.yaml"
+# Of SPIRE's chart, where its release `spire` is in the namespace `spire-server`.
+CLASS = "spire-server-spire"
+# What the ids of the controller manager's entries begin with. It lets others alone.
+PREFIX = "example-cluster"
+# What an entry selects in a pod.
+WHOLE, SIDECAR_ALONE = [], [f"k8s:container-name:{SIDECAR}"]
+
+
+@case(
+    "b: SPIRE's controller manager: by what its chart makes the whole pod has the identity, by deploy/spire the sidecar alone, whose call "
+    "arrives; a pod without sidecar keeps its own"
+)
+def registered(world: Cluster):
+    others = foreign(world)
+    # Another identity for the agents that are there already would be of no use to the other cases.
+    ignored = [one["metadata"]["name"] for one in world.get("namespaces")["items"]]
+    make_namespace(world, NAMESPACE)
+    crds = controller_manager.place(world.cache.root) / "crds"
+    world.kubectl("apply", "-f", str(crds))
+    world.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(crds))
+    manager = None
+    try:
+        manager = start(world, ignored)
+        world.apply(DEFAULT, name=CLASS, fallback="false")
+        first = create(world, "first")
+        expect_registered(world, first, [WHOLE], manager)
+        world.kubectl("apply", "-f", str(OURS))
+        # The reason for `fallback` in values.yaml.
+        expect_registered(world, first, [WHOLE, SIDECAR_ALONE], manager)
+        world.apply(DEFAULT, name=CLASS, fallback="true")
+        expect_registered(world, first, [SIDECAR_ALONE], manager)
+
+        # One that has never had another registration.
+        second = create(world, "second")
+        expect_registered(world, second, [SIDECAR_ALONE], manager)
+        wait_until("the pod to be ready", lambda: is_ready(pod(world, "second")), 60)
+        words = ["exec", "-n", NAMESPACE, "second", "-c", "agent", "--"]
+        world.kubectl(*words, "curl", "-fsS", "http://127.0.0.1:17080/reports.example.com/registered")
+        expect(world.arrivals.calls[REGISTERED, "registered"] == 1, "its call did not arrive")
+        without = create(world, "without", "labels: { idjag-proxy.io/inject: disabled }")
+        expect_registered(world, without, [WHOLE], manager)
+
+        world.kubectl("delete", "clusterspiffeids", "--all")
+        wait_until("the end of its entries", lambda: not [one for one in entries(world) if own(one)], 60, manager)
+        expect(foreign(world) == others, f"it changed what others had registered: {foreign(world) ^ others}")
+    finally:
+        if manager:
+            manager.stop()
+        world.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+        world.kubectl("delete", "-f", str(crds))
+
+
+# As SPIRE's chart 0.30 renders it. `fallback` is true there, and false before 0.24 or by its value.
+DEFAULT = """
+    apiVersion: spire.spiffe.io/v1alpha1
+    kind: ClusterSPIFFEID
+    metadata: { name: $name-default, labels: { spire.spiffe.io/class-name: $name } }
+    spec:
+      className: $name
+      hint: default
+      spiffeIDTemplate: "spiffe://{{ .TrustDomain }}/ns/{{ .PodMeta.Namespace }}/sa/{{ .PodSpec.ServiceAccountName }}"
+      namespaceSelector:
+        matchExpressions: [{ key: kubernetes.io/metadata.name, operator: NotIn, values: [spire-server] }]
+      fallback: $fallback
+    """
+
+
+def start(world: Cluster, ignored: list[str]) -> Part:
+    """As SPIRE's chart configures it, but for the parent, because the agent here is attested by a join token, and for one replica."""
+    metrics, health = free_ports(2)
+    configuration = {
+        "apiVersion": "spire.spiffe.io/v1alpha1",
+        "kind": "ControllerManagerConfig",
+        "metadata": {"name": "spire-controller-manager"},
+        "metrics": {"bindAddress": f"127.0.0.1:{metrics}"},
+        "health": {"healthProbeBindAddress": f"127.0.0.1:{health}"},
+        "clusterName": PREFIX,
+        "clusterDomain": "cluster.local",
+        "trustDomain": TRUST_DOMAIN,
+        "entryIDPrefix": PREFIX,
+        "ignoreNamespaces": [f"^{name}$" for name in ignored],
+        "spireServerSocketPath": str(world.run.directory / "s/api.sock"),
+        "className": CLASS,
+        "watchClassless": False,
+        "filterByClassName": False,
+        "parentIDTemplate": "spiffe://{{ .TrustDomain }}/node",
+    }
+    file = world.run.directory / "controller-manager.json"
+    file.write_text(json.dumps(configuration))
+    argv = [controller_manager.place(world.cache.root) / "spire-controller-manager", "-config", file]
+    # Its webhook wants to be a pod.
+    environment = {"KUBECONFIG": str(world.node.kubeconfig), "ENABLE_WEBHOOKS": "false"}
+    part = world.run.start("spire-controller-manager", argv, environment)
+    wait_until("the controller manager", lambda: fetch(f"http://127.0.0.1:{health}/readyz")[0] == 200, 60, part)
+    return part
+
+
+def create(world: Cluster, name: str, metadata: str = "") -> str:
+    """A pod's uid."""
+    fields = {"name": name, "metadata": metadata, "settings": "serviceAccountName: calendar"}
+    world.apply(agents.PLAIN, **plain(NAMESPACE, fields))
+    return pod(world, name)["metadata"]["uid"]
+
+
+def pod(world: Cluster, name: str) -> dict:
+    return world.get("pod", name, "-n", NAMESPACE)
+
+
+def expect_registered(world: Cluster, uid: str, expected: list[list[str]], manager: Part):
+    """The entries of a pod: what each selects in it."""
+    whole = f"k8s:pod-uid:{uid}"
+    found = lambda: [one for one in entries(world) if whole in selectors(one)]
+    inside = lambda: sorted(sorted(selectors(one) - {whole}) for one in found())
+    try:
+        wait_until(f"the pod's entries to select in it {expected}", lambda: inside() == expected, 60, manager)
+    except Failed as error:
+        raise Failed(f"{error}\nthey select {inside()}") from error
+    names = {f"spiffe://{one['spiffe_id']['trust_domain']}{one['spiffe_id']['path']}" for one in found()}
+    expect(names == {REGISTERED}, f"it is registered as {names}")
+
+
+def entries(world: Cluster) -> list[dict]:
+    return json.loads(world.spire.server("entry", "show", "-output", "json"))["entries"]
+
+
+def selectors(entry: dict) -> set[str]:
+    return {f"{one['type']}:{one['value']}" for one in entry["selectors"]}
+
+
+def own(entry: dict) -> bool:
+    return entry["id"].startswith(f"{PREFIX}.")
+
+
+def foreign(world: Cluster) -> set[str]:
+    return {one["id"] for one in entries(world) if not own(one)}
+
+
+@case("b: the values of deploy/spire for SPIRE's chart say what its ClusterSPIFFEID says")
+def same_values(world: Cluster):
+    ours = read(world, OURS)["spec"]
+    expect(ours.pop("className") == CLASS, "deploy/spire has another class than this suite")
+    identities = read(world, VALUES)["spire-server"]["controllerManager"]["identities"]["clusterSPIFFEIDs"]
+    expect(identities == {"default": {"fallback": True}, SIDECAR: ours}, f"{identities} is not {ours}")
+
+
+def read(world: Cluster, file) -> dict:
+    """YAML, which Python's own library does not know, by Helm: a chart that renders its values as one string."""
+    chart = world.run.directory / "values"
+    (chart / "templates").mkdir(parents=True, exist_ok=True)
+    (chart / "Chart.yaml").write_text("{ apiVersion: v2, name: values, version: 0.0.1 }")
+    (chart / "templates/values.yaml").write_text("values: {{ toJson .Values | b64enc }}\n")
+    rendered = world.helm("template", "values", chart, "--values", file)
+    return json.loads(base64.b64decode(rendered.split("values: ")[1]))

@@ -1,0 +1,64 @@
+"""Says whether the suite can run, fills the cache, then runs the cases with the Python that was installed."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from cluster import cache as parts
+from harness import module
+
+NOTHING = "0 passed, 0 failed, 1 not run"
+# Whoever asked for a run and got none must not take it for a good one.
+NOT_RUN = 3
+
+
+def main():
+    options = argparse.ArgumentParser(prog="tests/cluster/run", description="idjag-proxy on a real Kubernetes node")
+    options.add_argument("cases", nargs="*", help="names of cases: a to f; default: all")
+    options.add_argument("--install", action="store_true", help="fill the cache and run nothing")
+    options.add_argument("--cached", action="store_true", help="say whether it would run at once, by the exit code too")
+    options.add_argument("--if-cached", action="store_true", help="run nothing unless the cache is full")
+    options.add_argument(
+        "--profile", default="release", help="of the images: release (default), or dist, which takes longer"
+    )
+    options.add_argument("--images", type=Path, help="a directory with the images, instead of compiling them")
+    options.add_argument("--keep", action="store_true", help="keep the logs when all is well, too")
+    chosen = options.parse_args()
+
+    wanting = parts.missing()
+    reason = parts.impossible()
+    if chosen.cached:
+        say(reason or (f"not cached: {', '.join(wanting)}" if wanting else "cached"))
+        sys.exit(1 if reason or wanting else 0)
+    if reason:
+        not_run(reason)
+    if chosen.if_cached and wanting:
+        not_run(f"not cached: {', '.join(wanting)}; `tests/cluster/run --install` fills the cache in about 30 minutes")
+    cache = parts.install(say)
+    if chosen.install:
+        sys.exit(1 if cache.missing else 0)
+    if cache.missing:
+        not_run("; ".join(f"{part}: {why}" for part, why in cache.missing.items()))
+    plan = {
+        "cases": chosen.cases,
+        "profile": chosen.profile,
+        "images": str(chosen.images.resolve()) if chosen.images else "",
+        "keep": chosen.keep,
+        "java": str(cache.java),
+    }
+    os.execv(cache.python, module(cache.python, "cluster.runner", json.dumps(plan)))
+
+
+def not_run(reason: str):
+    say(f"NOT RUN  every case: {reason}\n{NOTHING}")
+    sys.exit(NOT_RUN)
+
+
+def say(line: str):
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The dashboard and the alerts on what the real binary exports."""

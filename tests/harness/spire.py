@@ -1,0 +1,169 @@
+"""A SPIRE server, its agent and its OIDC discovery provider on loopback, configured as one trust domain `example.org`."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from cryptography import x509
+
+from harness.parts import Failed, Part, Run, fetch, free_ports, wait_until
+
+TRUST_DOMAIN = "example.org"
+
+SERVER_CONF = """
+server {{
+  bind_address = "127.0.0.1"
+  bind_port = "{server_port}"
+  socket_path = "{directory}/s/api.sock"
+  trust_domain = "example.org"
+  data_dir = "{directory}/s"
+  log_level = "DEBUG"
+  ca_key_type = "ec-p256"
+  jwt_key_type = "ec-p256"
+  jwt_issuer = "http://127.0.0.1:{oidc_port}"
+  ca_ttl = "2h"
+  default_x509_svid_ttl = "1m"
+  default_jwt_svid_ttl = "1m"
+  agent_ttl = "1h"
+  ratelimit {{ attestation = false signing = false }}
+  experimental {{ cache_reload_interval = "1s" }}
+}}
+plugins {{
+  DataStore "sql" {{ plugin_data {{ database_type = "sqlite3" connection_string = "{directory}/s/ds.sqlite3" }} }}
+  KeyManager "memory" {{ plugin_data {{}} }}
+  NodeAttestor "join_token" {{ plugin_data {{}} }}
+}}
+"""
+
+# The agent's keys are on disk, so that the same agent comes back after it was stopped: a join token works once.
+AGENT_CONF = """
+agent {{
+  data_dir = "{directory}/a"
+  log_level = "DEBUG"
+  server_address = "127.0.0.1"
+  server_port = "{server_port}"
+  socket_path = "{directory}/a/pub/api.sock"
+  trust_bundle_path = "{directory}/bundle.pem"
+  trust_domain = "example.org"
+  experimental {{ sync_interval = "1s" }}
+}}
+plugins {{
+  NodeAttestor "join_token" {{ plugin_data {{}} }}
+  KeyManager "disk" {{ plugin_data {{ directory = "{directory}/a" }} }}
+  WorkloadAttestor "unix" {{ plugin_data {{ discover_workload_path = true }} }}
+{attestors}
+}}
+"""
+
+OIDC_CONF = """
+log_level = "debug"
+domains = ["127.0.0.1", "localhost"]
+insecure_addr = "127.0.0.1:{oidc_port}"
+allow_insecure_scheme = true
+set_key_use = true
+jwt_issuer = "http://127.0.0.1:{oidc_port}"
+server_api {{ address = "unix://{directory}/s/api.sock" poll_interval = "1s" }}
+"""
+
+
+class Spire:
+    """`start` returns once the agent serves its Workload API. `attestors`: of workloads, beside the one for processes of this machine."""
+
+    def __init__(self, run: Run, programs: Path, attestors: str = ""):
+        self.run, self.programs, self.attestors = run, programs, attestors
+        self.server_port, self.oidc_port = free_ports(2)
+        self.agent_socket = run.directory / "a" / "pub" / "api.sock"
+        self.jwks_url = f"http://127.0.0.1:{self.oidc_port}/keys"
+        self.agent: Part | None = None
+
+    def start(self):
+        values = {"directory": self.run.directory, "server_port": self.server_port, "oidc_port": self.oidc_port}
+        values["attestors"] = self.attestors
+        for name, text in {"server": SERVER_CONF, "agent": AGENT_CONF, "oidc": OIDC_CONF}.items():
+            (self.run.directory / f"{name}.conf").write_text(text.format(**values))
+        for directory in ("s", "a/pub"):
+            (self.run.directory / directory).mkdir(parents=True)
+        server = self.run.start("spire-server", [self.programs / "spire-server", "run", "-config", "server.conf"])
+        wait_until("the SPIRE server", lambda: self._try_server("healthcheck"), 60, server)
+        (self.run.directory / "bundle.pem").write_text(self.server("bundle", "show"))
+        token = self.server(
+            "token", "generate", "-spiffeID", f"spiffe://{TRUST_DOMAIN}/node", "-ttl", "600", "-output", "json"
+        )
+        self.start_agent("-joinToken", json.loads(token)["value"])
+        oidc = self.run.start("spire-oidc", [self.programs / "oidc-discovery-provider", "-config", "oidc.conf"])
+        wait_until("SPIRE's JWKS", lambda: '"kid"' in fetch(self.jwks_url)[1], 30, oidc)
+
+    def start_agent(self, *options: str):
+        self.agent = self.run.start(
+            "spire-agent", [self.programs / "spire-agent", "run", "-config", "agent.conf", *options]
+        )
+        healthy = lambda: self._ok("spire-agent", "healthcheck", "-socketPath", str(self.agent_socket))
+        wait_until("the SPIRE agent", healthy, 60, self.agent)
+
+    def register(self, spiffe_id: str, program: Path, x509_ttl: int = 60, jwt_ttl: int = 60):
+        """Whoever runs `program` as this user gets `spiffe_id`. TTLs in seconds."""
+        selectors = [f"unix:uid:{os.getuid()}", f"unix:path:{os.path.realpath(program)}"]
+        self.register_by(spiffe_id, selectors, x509_ttl, jwt_ttl)
+
+    def register_by(self, spiffe_id: str, selectors: list[str], x509_ttl: int = 60, jwt_ttl: int = 60):
+        """Whatever all `selectors` are true of gets `spiffe_id`."""
+        selected = [word for one in selectors for word in ("-selector", one)]
+        lifetimes = ["-x509SVIDTTL", str(x509_ttl), "-jwtSVIDTTL", str(jwt_ttl)]
+        parent = f"spiffe://{TRUST_DOMAIN}/node"
+        self.server("entry", "create", "-parentID", parent, "-spiffeID", spiffe_id, *selected, *lifetimes)
+
+    def jwt_svid(self, audience: str) -> str:
+        """A JWT-SVID for the agent's own program, by the Workload API: needs a registration of that program."""
+        asked = [
+            self.programs / "spire-agent",
+            "api",
+            "fetch",
+            "jwt",
+            "-socketPath",
+            self.agent_socket,
+            "-audience",
+            audience,
+        ]
+        done = subprocess.run([*map(str, asked), "-output", "json"], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Failed(f"spire-agent api fetch jwt: {done.stdout}{done.stderr}")
+        return json.loads(done.stdout)[0]["svids"][0]["svid"]
+
+    def x509_authorities(self) -> dict:
+        """`active`, `prepared`, `old`: each an authority with its `authority_id`, or absent."""
+        return json.loads(self.server("localauthority", "x509", "show", "-output", "json"))
+
+    def bundle_of_workloads(self) -> set[str]:
+        """The ids of the X.509 authorities that the agent gives to workloads now."""
+        directory = self.run.directory / "fetched"
+        directory.mkdir(exist_ok=True)
+        argv = [
+            self.programs / "spire-agent",
+            "api",
+            "fetch",
+            "x509",
+            "-socketPath",
+            self.agent_socket,
+            "-write",
+            directory,
+        ]
+        done = subprocess.run([str(word) for word in argv], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Failed(f"spire-agent api fetch x509: {done.stdout}{done.stderr}")
+        roots = x509.load_pem_x509_certificates((directory / "bundle.0.pem").read_bytes())
+        return {root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex() for root in roots}
+
+    def server(self, *words: str) -> str:
+        """One command of `spire-server`; what it prints."""
+        argv = [self.programs / "spire-server", *words, "-socketPath", self.run.directory / "s" / "api.sock"]
+        done = subprocess.run([str(word) for word in argv], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Failed(f"spire-server {' '.join(words)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def _try_server(self, *words: str) -> bool:
+        return self._ok("spire-server", *words, "-socketPath", str(self.run.directory / "s" / "api.sock"))
+
+    def _ok(self, program: str, *words: str) -> bool:
+        return subprocess.run([str(self.programs / program), *words], capture_output=True).returncode == 0

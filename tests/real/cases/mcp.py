@@ -1,0 +1,30 @@
+"""The MCP conformance suite as judge of the whole path: ID token, ID-JAG, access token, MCP call."""
+
+import subprocess
+import sys
+
+from harness import module
+from harness.cases import case
+from harness.parts import WITHOUT_PROXIES, expect
+from real.world import World
+
+SCENARIO = "auth/cross-app-access-complete-flow"
+CHECKS = 6
+
+
+@case(f"mcp: conformance scenario {SCENARIO}")
+def cross_app_access(world: World):
+    world.need("conformance")
+    judge = world.cache.conformance / "node_modules/@modelcontextprotocol/conformance/dist/index.js"
+    log = world.run.logs / "conformance.log"
+    command = " ".join(module(sys.executable, "real.mcp_shim", str(world.binary), str(world.run.directory)))
+    argv = [world.cache.node, judge, "client", "--scenario", SCENARIO, "--command", command, "--timeout", "60000"]
+    with log.open("w") as output:
+        done = subprocess.run(
+            [str(word) for word in argv], stdout=output, stderr=subprocess.STDOUT, env=WITHOUT_PROXIES, timeout=120
+        )
+    text = log.read_text(errors="replace")
+    expect(
+        done.returncode == 0 and f"Passed: {CHECKS}/{CHECKS}" in text,
+        f"the judge ended with {done.returncode}:\n{text[-3000:]}",
+    )
