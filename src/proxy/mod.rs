@@ -1,30 +1,21 @@
 //! The data plane: plain HTTP from the agent in, an authenticated request over (m)TLS out.
 mod body;
-mod chunks;
-mod connect;
+mod downstream;
 mod error;
-mod executor;
-mod head;
 mod headers;
 mod idle;
 mod metrics;
 mod outbound;
 mod outcome;
-mod patience;
-mod prefixed;
 mod relay;
-mod strict;
-mod table;
-mod target;
 mod traffic;
-mod upgrade;
 mod upstream;
 mod worker;
 
 pub use error::{Reason, Refusal};
 pub use headers::{Own, strip_request};
 pub use metrics::Metrics;
-pub use table::{Parts as TableParts, Table};
+pub use outbound::{Table, TableParts};
 pub use traffic::Traffic;
 pub use upstream::Guard;
 pub use worker::{Limits, Pulse, Shared, SharedParts, run_worker};

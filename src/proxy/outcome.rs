@@ -1,7 +1,7 @@
 //! How one request ended: created before the first stage, consumed by the last; dropping it records `aborted`.
 use super::error::Refusal;
 use super::metrics::{Class, Metrics, RouteMetrics};
-use super::target::Destination;
+use super::outbound::Destination;
 use http::{HeaderMap, Method, StatusCode};
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,13 +1,7 @@
 //! A worker: one thread with its own runtime, listeners and connections, so that a request lives and dies on one core.
-use super::executor::{self, Answers};
-use super::head::Fault;
+use super::downstream::{Answers, Fault, Offered, Prefixed, Speaks, Strict, Verdicts, block_on, patient, sniff};
 use super::metrics::Metrics;
-use super::outbound;
-use super::patience::{Offered, patient};
-use super::prefixed::{Prefixed, Speaks, sniff};
-use super::strict::{Strict, Verdicts};
-use super::table::Table;
-use super::target::Arrival;
+use super::outbound::{self, Arrival, Table};
 use super::traffic::{Connected, Traffic};
 use super::upstream::{Guard, Names, Pool};
 use crate::identity::Identity;
@@ -231,7 +225,7 @@ pub fn run_worker(
     index: usize,
     mut stop: Stop,
 ) -> Result<(), String> {
-    let ended = executor::block_on(async move {
+    let ended = block_on(async move {
         let worker = Rc::new(Worker {
             pool: Pool::new(shared.metrics.clone(), Names::system()),
             delegated: RefCell::new(Delegated::new(shared.limits.delegated)),

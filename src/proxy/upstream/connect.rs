@@ -1,14 +1,14 @@
 //! New connections: the name resolved once, the address checked, then connected to, then TLS.
-use super::names::Names;
-use super::peer::{Key, PeerTls, Protocol};
+use super::abortable::Severable;
+use super::config::{Key, PeerTls, Protocol};
 use super::pool::{Connection, Made, Pool, Stream, Whole};
+use super::resolver::Names;
 use super::send::SendError;
-use super::severable::Severable;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::policy::Origin;
 use crate::proxy::body::RequestBody;
-use crate::proxy::executor::Local;
+use crate::proxy::downstream::Local;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use hyper::client::conn::{http1, http2};

@@ -1,6 +1,6 @@
 //! Idle connections of one worker. Last in, first out, so that a quiet time lets the others age away.
-use super::names::Names;
-use super::peer::Key;
+use super::config::Key;
+use super::resolver::Names;
 use crate::proxy::body::RequestBody;
 use crate::proxy::metrics::Metrics;
 use hyper::client::conn::{http1, http2};

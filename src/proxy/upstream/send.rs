@@ -1,6 +1,6 @@
 //! One request on one connection; and when another connection may be tried.
+use super::config::{Key, Protocol};
 use super::connect::{Allowed, Guard, connect, tcp};
-use super::peer::{Key, Protocol};
 use super::pool::{Connection, Lease, Pool};
 use crate::policy::{Origin, Scheme, Timeouts};
 use crate::proxy::body::{Progress, RequestBody, UploadFault};

@@ -1,6 +1,6 @@
 //! The head of a request, judged before hyper parses it. RFC 9112 lets a recipient be lenient where two recipients may differ; a
 //! proxy that adds credentials must not be.
-use super::error::{Reason, Refusal};
+use crate::proxy::error::{Reason, Refusal};
 use httparse::{EMPTY_HEADER, Error, Header, Request, Status};
 use memchr::memchr_iter;
 
@@ -26,7 +26,7 @@ pub(super) struct Head {
 
 /// Why a head is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     Malformed(&'static str),
     TooLarge(&'static str),
 }
@@ -76,7 +76,7 @@ impl Scan {
 }
 
 /// Judges the size of a head over HTTP/2 (RFC 9113 §6.5.2): names and values, and 32 bytes for each field.
-pub(super) fn judge_list<B>(head: &http::Request<B>, limit: usize) -> Result<(), Fault> {
+pub(crate) fn judge_list<B>(head: &http::Request<B>, limit: usize) -> Result<(), Fault> {
     let uri = head.uri();
     let pseudo = [
         (":method", head.method().as_str()),

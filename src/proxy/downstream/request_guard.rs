@@ -1,9 +1,9 @@
 //! A connection of the agent's whose every request head is judged before hyper reads it, and whose framing is followed so that the
 //! next head is found. A head that is refused is replaced by one that only says so: the answer then leaves by the way of all
 //! refusals, in its turn, with a problem body, a metric and a log line, none of which hyper's own 400 has.
-use super::chunks::Chunks;
+use super::chunked::Chunks;
 use super::head::{Fault, Framing, Head, Scan};
-use super::patience;
+use super::write_timeout;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ const REFUSED: &[u8] = b"REFUSED / HTTP/1.1\r\nhost: refused.invalid\r\nconnecti
 
 /// What the stream and the service of one connection tell each other; requests are counted from 1.
 #[derive(Debug, Default)]
-pub(super) struct Verdicts {
+pub(crate) struct Verdicts {
     refused: OnceLock<(u64, Fault)>,
     /// From this request on bytes are no longer followed: it may switch protocols.
     switches: AtomicU64,
@@ -24,18 +24,18 @@ pub(super) struct Verdicts {
 
 impl Verdicts {
     /// Why the given request is refused, if it is.
-    pub(super) fn fault(&self, request: u64) -> Option<Fault> {
+    pub(crate) fn fault(&self, request: u64) -> Option<Fault> {
         self.refused.get().filter(|(refused, _)| *refused == request).map(|(_, fault)| *fault)
     }
 
     /// Whether what follows the given request is not looked at: if it did not switch protocols, the connection must end.
-    pub(super) fn switches(&self, request: u64) -> bool {
+    pub(crate) fn switches(&self, request: u64) -> bool {
         self.switches.load(Ordering::Relaxed) == request
     }
 }
 
 /// The stream.
-pub(super) struct Strict<S> {
+pub(crate) struct Strict<S> {
     stream: S,
     /// Bytes of a head.
     limit: usize,
@@ -62,7 +62,7 @@ enum At {
 
 impl<S> Strict<S> {
     /// Judges what `stream` brings; a head has at most `limit` bytes.
-    pub(super) fn new(stream: S, limit: usize, verdicts: Arc<Verdicts>) -> Self {
+    pub(crate) fn new(stream: S, limit: usize, verdicts: Arc<Verdicts>) -> Self {
         Self {
             stream,
             limit,
@@ -239,9 +239,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
 /// Whether the agent takes its answer.
 fn told(written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
     if written.is_pending() {
-        patience::offered();
+        write_timeout::offered();
     } else {
-        patience::taken();
+        write_timeout::taken();
     }
     written
 }

@@ -1,13 +1,13 @@
 //! A worker's own runtime, and hyper's HTTP/2 tasks on it.
-use super::patience::patient;
-use super::upstream::AT_ONCE;
+use super::write_timeout::patient;
+use crate::proxy::upstream::AT_ONCE;
 use prometheus::IntCounter;
 use std::future::Future;
 use std::pin::pin;
 use tokio::runtime::LocalOptions;
 
 /// Runs `future`, and what it spawns, on the calling thread. Ends with it, whatever else is under way.
-pub(super) fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
+pub(crate) fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     // Names are all that is waited for in threads: what hangs there must not become hundreds of them.
     let runtime = builder.enable_all().max_blocking_threads(AT_ONCE).build_local(LocalOptions::default())?;
@@ -19,7 +19,7 @@ pub(super) fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
 
 /// Spawns onto the current thread's runtime.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Local;
+pub(crate) struct Local;
 
 impl<F> hyper::rt::Executor<F> for Local
 where
@@ -34,9 +34,9 @@ where
 
 /// Spawns what answers an agent's requests over HTTP/2, each for as long as the agent takes something of its answer.
 #[derive(Clone)]
-pub(super) struct Answers {
+pub(crate) struct Answers {
     /// Those that were given up.
-    pub(super) given_up: IntCounter,
+    pub(crate) given_up: IntCounter,
 }
 
 impl<F> hyper::rt::Executor<F> for Answers

@@ -1,9 +1,9 @@
 //! The routes, with everything that a request needs of each looked up in advance. A reload builds a new one and swaps it.
-use super::metrics::{Metrics, RouteMetrics};
-use super::upstream::Peer;
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::policy::{Credential, Policy, Route, TokenSource, Unmatched};
+use crate::proxy::metrics::{Metrics, RouteMetrics};
+use crate::proxy::upstream::Peer;
 use crate::secret::Secret;
 use crate::tls::{ClientTls, SetupError};
 use crate::token::{Slot, Tokens};

@@ -1,17 +1,17 @@
 //! CONNECT (RFC 9110 §9.3.6): opaque TLS where a route says `tunnel`; plain HTTP inside the tunnel is served like any other
 //! request, because Node's fetch and WebSocket libraries tunnel even `http://`.
-use super::body::AgentBody;
-use super::error::{Reason, Refusal};
-use super::outbound::no_route;
-use super::outcome::Outcome;
-use super::prefixed::{Speaks, sniff};
-use super::relay;
+use super::destination::{self, Destination};
+use super::handle::no_route;
 use super::table::{Entry, Table};
-use super::target::{self, Destination};
-use super::traffic::InFlight;
-use super::upstream::{Allowed, dial};
-use super::worker::{Downstream, Worker};
 use crate::policy::{Credential, Decision, Origin, Scheme};
+use crate::proxy::body::AgentBody;
+use crate::proxy::downstream::{Speaks, sniff};
+use crate::proxy::error::{Reason, Refusal};
+use crate::proxy::outcome::Outcome;
+use crate::proxy::relay;
+use crate::proxy::traffic::InFlight;
+use crate::proxy::upstream::{Allowed, dial};
+use crate::proxy::worker::{Downstream, Worker, serve_http};
 use http::uri::Authority;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -44,7 +44,7 @@ pub(super) async fn serve(
     }
     let (mut parts, _) = request.into_parts();
     let table = worker.shared.table();
-    let destination = target::read_connect(&parts)?;
+    let destination = destination::read_connect(&parts)?;
     outcome.to(&destination);
     let entry = route(&table, &destination)?;
     outcome.by(&entry.route.name, &entry.metrics);
@@ -137,7 +137,7 @@ impl Tunnel {
             (Speaks::Nothing, _) => {}
             (speaks, _) => {
                 let downstream = self.outer.inside(self.authority);
-                super::worker::serve_http(&self.worker, downstream, (speaks, agent)).await;
+                serve_http(&self.worker, downstream, (speaks, agent)).await;
             }
         }
     }

@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// What a connection speaks, told by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Speaks {
+pub(crate) enum Speaks {
     Http1,
     Http2,
     Tls,
@@ -15,7 +15,7 @@ pub(super) enum Speaks {
 }
 
 /// A stream and what was read of it already.
-pub(super) struct Prefixed<S> {
+pub(crate) struct Prefixed<S> {
     prefix: Bytes,
     stream: S,
 }
@@ -26,7 +26,7 @@ const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Reads as little as tells the protocol.
-pub(super) async fn sniff<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(Speaks, Prefixed<S>)> {
+pub(crate) async fn sniff<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(Speaks, Prefixed<S>)> {
     let mut seen = Vec::with_capacity(HTTP2.len());
     let speaks = loop {
         let mut room = [0; HTTP2.len()];

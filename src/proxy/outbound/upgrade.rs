@@ -1,10 +1,10 @@
 //! Upgrades (RFC 9110 §7.8), WebSocket above all: the credential goes onto the handshake, then bytes are relayed.
-use super::body::AgentBody;
-use super::error::{Reason, Refusal};
-use super::headers;
-use super::relay;
-use super::traffic::InFlight;
-use super::upstream::Lease;
+use crate::proxy::body::AgentBody;
+use crate::proxy::error::{Reason, Refusal};
+use crate::proxy::headers;
+use crate::proxy::relay;
+use crate::proxy::traffic::InFlight;
+use crate::proxy::upstream::Lease;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode, Version};

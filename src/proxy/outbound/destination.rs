@@ -1,6 +1,6 @@
 //! Whom a request is for: one authority, read once; policy, TLS and the forwarded `Host` all derive from it (RT-1).
-use super::error::{Reason, Refusal};
 use crate::policy::{Policy, Scheme, Target};
+use crate::proxy::error::{Reason, Refusal};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Version, header};
@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 /// A request's destination, owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Destination {
+pub(crate) struct Destination {
     /// The scheme that the agent used.
     pub scheme: Scheme,
     /// Lower case; IPv6 in brackets.
@@ -28,7 +28,7 @@ impl Destination {
 
 /// How a request reached us.
 #[derive(Clone, Copy)]
-pub(super) struct Arrival<'c> {
+pub(crate) struct Arrival<'c> {
     /// The listener's own address.
     pub local: SocketAddr,
     /// The authority of the CONNECT that it came through.

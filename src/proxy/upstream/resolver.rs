@@ -77,7 +77,7 @@ fn lost(error: impl std::error::Error + Send + Sync + 'static) -> Arc<io::Error>
 mod tests {
     use super::*;
     use crate::policy::{Origin, Scheme};
-    use crate::proxy::executor::block_on;
+    use crate::proxy::downstream::block_on;
     use crate::proxy::metrics::Metrics;
     use crate::proxy::upstream::{Allowed, Guard, Pool, SendError, dial};
     use futures_util::future::join_all;

@@ -2,7 +2,7 @@
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::policy::{Origin, Scheme};
-use crate::proxy::target::Destination;
+use crate::proxy::outbound::Destination;
 use crate::tls::{ClientTls, ServerTrust, SetupError, client_config};
 use http::HeaderValue;
 use rustls::ClientConfig;

@@ -1,5 +1,5 @@
 //! How long an answer waits for an agent that takes nothing of it: for its route's idle timeout.
-use super::idle::Idle;
+use crate::proxy::idle::Idle;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use prometheus::IntCounter;
@@ -24,7 +24,7 @@ struct Offer {
 }
 
 /// From here on the agent may take nothing for so long.
-pub(super) fn allow(idle: Duration) {
+pub(crate) fn allow(idle: Duration) {
     // No task of the agent's: nobody to be patient with.
     let _ = OFFER.try_with(|offer| offer.idle.borrow_mut().allow(idle));
 }
@@ -43,7 +43,7 @@ pub(super) fn taken() {
 }
 
 /// Serves the agent, and gives it up where it takes nothing, which is counted.
-pub(super) async fn patient<F: Future + Unpin>(mut serving: F, given_up: &IntCounter) -> Option<F::Output> {
+pub(crate) async fn patient<F: Future + Unpin>(mut serving: F, given_up: &IntCounter) -> Option<F::Output> {
     let watched = poll_fn(|cx| {
         if let Poll::Ready(output) = Pin::new(&mut serving).poll(cx) {
             return Poll::Ready(Some(output));
@@ -61,7 +61,7 @@ pub(super) async fn patient<F: Future + Unpin>(mut serving: F, given_up: &IntCou
 
 /// A body over HTTP/2. What is asked for next has room within the agent's window; what was given before has been taken, but for what
 /// hyper and h2 hold: a chunk.
-pub(super) struct Offered<B>(pub(super) B);
+pub(crate) struct Offered<B>(pub(crate) B);
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Offered<B> {
     type Data = Bytes;
@@ -101,7 +101,7 @@ mod tests {
     /// Writes eight bytes to an agent who has room for one, by the way of a connection over HTTP/1.1.
     async fn written(agent: impl Future<Output = ()>, stream: tokio::io::DuplexStream) -> (bool, u64) {
         let given_up = counter();
-        let mut strict = super::super::strict::Strict::new(stream, 1024, std::sync::Arc::default());
+        let mut strict = super::super::request_guard::Strict::new(stream, 1024, std::sync::Arc::default());
         let serving = async {
             allow(IDLE);
             strict.write_all(b"12345678").await

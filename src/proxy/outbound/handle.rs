@@ -1,18 +1,17 @@
 //! One request, from the agent to the upstream and back: the stages in order, errors leave by `?`.
-use super::body::{AgentBody, Progress, RequestBody, Streamed, UploadRules};
 use super::connect;
-use super::error::{ALLOWED, Reason, Refusal};
-use super::head::judge_list;
-use super::headers::{self, Own};
-use super::outcome::Outcome;
-use super::patience;
+use super::destination::{self, Destination};
 use super::table::{Entry, Table};
-use super::target::{self, Destination};
-use super::traffic::InFlight;
 use super::upgrade;
-use super::upstream::{Call, Key, Lease, Protocol, Repeat, SendError, send};
-use super::worker::{Downstream, Worker};
 use crate::policy::{Credential, Decision, TokenSource};
+use crate::proxy::body::{AgentBody, Progress, RequestBody, Streamed, UploadRules};
+use crate::proxy::downstream::{allow, judge_list};
+use crate::proxy::error::{ALLOWED, Reason, Refusal};
+use crate::proxy::headers::{self, Own};
+use crate::proxy::outcome::Outcome;
+use crate::proxy::traffic::InFlight;
+use crate::proxy::upstream::{Call, Key, Lease, Protocol, Repeat, SendError, send};
+use crate::proxy::worker::{Downstream, Worker};
 use crate::token::{AccessToken, Delegated, UserToken};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -24,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Answers one request.
-pub(super) async fn handle(
+pub(crate) async fn handle(
     worker: Rc<Worker>,
     downstream: Rc<Downstream>,
     request: Request<Incoming>,
@@ -73,11 +72,11 @@ async fn serve(
         return Box::pin(connect::serve(worker, downstream, request, (outcome, in_flight))).await;
     }
     let (mut parts, body) = request.into_parts();
-    let destination = target::read(&parts, downstream.arrival(), &table.policy)?;
+    let destination = destination::read(&parts, downstream.arrival(), &table.policy)?;
     outcome.to(&destination);
     let entry = route(&table, &destination, &parts)?;
     outcome.by(&entry.route.name, &entry.metrics);
-    patience::allow(entry.route.timeouts.idle);
+    allow(entry.route.timeouts.idle);
     if parts.method == Method::OPTIONS && !counted(&mut parts.headers)? {
         return Ok(options());
     }
