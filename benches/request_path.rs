@@ -8,7 +8,8 @@ use idjag_proxy::exchange::{
     PlainHttp, Quirks, Subject,
 };
 use idjag_proxy::policy::{
-    Credential, HostPattern, Limits, Match, PathPattern, Policy, Route, Scheme, Target, Timeouts, Unmatched, Upstream,
+    CredentialRule, HostPattern, Limits, Match, PathPattern, Policy, Route, Scheme, Target, Timeouts, Unmatched,
+    Upstream,
 };
 use idjag_proxy::proxy::{Own, strip_request};
 use idjag_proxy::secret::Secret;
@@ -118,7 +119,7 @@ fn route(host: &str, path: &str) -> Route {
             headers: Vec::new(),
         },
         alias: None,
-        credential: Credential::None { keep_credentials: false },
+        credential: CredentialRule::None { keep_credentials: false },
         upstream: Upstream { origin: None, tls: None },
         timeouts: Timeouts::default(),
         limits: Limits::default(),

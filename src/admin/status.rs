@@ -1,6 +1,6 @@
 //! What a running proxy holds, for people and for `idjag-proxy status`. No secret is in it.
 use crate::clock::Timestamp;
-use crate::policy::{Credential, Route, TokenSource};
+use crate::policy::{CredentialRule, Route, TokenSource};
 use crate::token::Slot;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -90,7 +90,7 @@ impl RouteStatus {
         let methods: Vec<&str> = matcher.methods.iter().map(http::Method::as_str).collect();
         let methods = if methods.is_empty() { String::new() } else { format!("{} ", methods.join(",")) };
         let (credential, notes) = match &route.credential {
-            Credential::Token(rule) => {
+            CredentialRule::Token(rule) => {
                 let whose = match &rule.source {
                     TokenSource::Own => "the agent itself".to_owned(),
                     TokenSource::Header(name) => format!("the user in `{name}`"),
@@ -98,14 +98,14 @@ impl RouteStatus {
                 };
                 (format!("token of `{}` for {whose}", rule.grant.server().name), Vec::new())
             }
-            Credential::LegacySecret { header, .. } => {
+            CredentialRule::LegacySecret { header, .. } => {
                 (format!("static key in `{header}`"), vec!["a static key is an anti-pattern".to_owned()])
             }
-            Credential::Tunnel => ("opaque TLS".to_owned(), Vec::new()),
-            Credential::None { keep_credentials: true } => {
+            CredentialRule::Tunnel => ("opaque TLS".to_owned(), Vec::new()),
+            CredentialRule::None { keep_credentials: true } => {
                 ("none".to_owned(), vec!["the agent's own credentials pass".to_owned()])
             }
-            Credential::None { keep_credentials: false } => ("none".to_owned(), Vec::new()),
+            CredentialRule::None { keep_credentials: false } => ("none".to_owned(), Vec::new()),
         };
         let token = slot.and_then(|slot| slot.held()).map(|token| TokenStatus {
             expires_at: token.expires_at().unix_seconds(),

@@ -3,7 +3,7 @@ use super::runtime::{Config, IdentitySource};
 use crate::assertion::UserTokenKind;
 use crate::exchange::{AuthorizationServer, Flow, Grant, SelfIssuedGrant, Subject};
 use crate::policy::{
-    Credential, HostPattern, Origin, PathPattern, Route, Scheme, TokenRule, TokenSource, Unmatched, Upstream,
+    CredentialRule, HostPattern, Origin, PathPattern, Route, Scheme, TokenRule, TokenSource, Unmatched, Upstream,
 };
 use crate::tls::{Present, ServerTrust};
 
@@ -35,7 +35,7 @@ fn addresses(config: &Config) -> String {
 }
 
 fn sentence(route: &Route) -> String {
-    if matches!(route.credential, Credential::Tunnel) {
+    if matches!(route.credential, CredentialRule::Tunnel) {
         let port = route.matcher.port.map(|port| format!(":{port}")).unwrap_or_default();
         return format!(
             "Connections to {}{port} pass as they are: opaque TLS by CONNECT, without a credential.",
@@ -45,14 +45,14 @@ fn sentence(route: &Route) -> String {
     let what = what(route);
     let place = place(&route.upstream, route);
     match &route.credential {
-        Credential::Token(rule) => format!("{what} {place}, {}", authority(rule)),
-        Credential::LegacySecret { header, .. } => {
+        CredentialRule::Token(rule) => format!("{what} {place}, {}", authority(rule)),
+        CredentialRule::LegacySecret { header, .. } => {
             format!("{what} {place}, with a static key in `{header}`: an anti-pattern.")
         }
-        Credential::Tunnel | Credential::None { keep_credentials: false } => {
+        CredentialRule::Tunnel | CredentialRule::None { keep_credentials: false } => {
             format!("{what} {place}, without a credential.")
         }
-        Credential::None { keep_credentials: true } => format!("{what} {place}, with the agent's own credentials."),
+        CredentialRule::None { keep_credentials: true } => format!("{what} {place}, with the agent's own credentials."),
     }
 }
 

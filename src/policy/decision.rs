@@ -1,7 +1,7 @@
 //! The decision: which route a request takes, or that it takes none.
 use super::matcher::{HostPattern, Rank};
 use super::path::normalized;
-use super::route::{Credential, Route, Scheme};
+use super::route::{CredentialRule, Route, Scheme};
 use http::{HeaderMap, Method};
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -104,7 +104,7 @@ impl Policy {
         let path = normalized(path);
         let found = self.for_host(target).find(|route| {
             let matcher = &self.routes[*route].matcher;
-            !matches!(self.routes[*route].credential, Credential::Tunnel)
+            !matches!(self.routes[*route].credential, CredentialRule::Tunnel)
                 && matcher.path.matches(&path)
                 && matcher.method_matches(method)
                 && matcher.headers_match(headers)
@@ -117,7 +117,7 @@ impl Policy {
     pub fn connect(&self, target: Target<'_>) -> Decision {
         let host = |index: usize| &self.routes[index].matcher.host;
         let Some(first) = self.for_host(target).next() else { return self.no_route() };
-        let tunnels = |index: &usize| matches!(self.routes[*index].credential, Credential::Tunnel);
+        let tunnels = |index: &usize| matches!(self.routes[*index].credential, CredentialRule::Tunnel);
         let found = self.for_host(target).take_while(|index| host(*index) == host(first)).find(tunnels);
         Decision::Route(found.unwrap_or(first))
     }
@@ -157,7 +157,7 @@ fn conflicts(routes: &[Route]) -> Vec<Conflict> {
     let mut groups: HashMap<(bool, Rank, &HostPattern), Vec<usize>> = HashMap::new();
     let mut found = Vec::new();
     for (second, route) in routes.iter().enumerate() {
-        let tunnels = matches!(route.credential, Credential::Tunnel);
+        let tunnels = matches!(route.credential, CredentialRule::Tunnel);
         let group = groups.entry((tunnels, route.matcher.rank(), &route.matcher.host)).or_default();
         let overlapping = group.iter().filter(|first| routes[**first].matcher.overlaps(&route.matcher));
         found.extend(overlapping.take(MOST - found.len()).map(|first| Conflict { first: *first, second }));
@@ -182,7 +182,7 @@ mod tests {
                 headers: Vec::new(),
             },
             alias: None,
-            credential: Credential::None { keep_credentials: false },
+            credential: CredentialRule::None { keep_credentials: false },
             upstream: Upstream { origin: None, tls: None },
             timeouts: Timeouts::default(),
             limits: Limits::default(),
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_tunnel_for_a_domain_is_no_way_around_the_route_of_a_host() {
-        let tunnel = |name, host| Route { credential: Credential::Tunnel, ..route(name, host, "/**", &[]) };
+        let tunnel = |name, host| Route { credential: CredentialRule::Tunnel, ..route(name, host, "/**", &[]) };
         let connect = |routes: &[Route], host| {
             let policy = Policy::new(routes.to_vec(), Unmatched::Refuse).map_err(|_| ()).expect("no conflict");
             match policy.connect(Target { scheme: Scheme::Https, host, port: 443 }) {

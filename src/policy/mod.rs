@@ -7,4 +7,4 @@ mod route;
 pub use decision::{Conflict, Decision, Policy, Target, Unmatched};
 pub use matcher::{HostPattern, Match, PatternError};
 pub use path::{PathHazard, PathPattern, hazard, normalized};
-pub use route::{Credential, Limits, Origin, Route, Scheme, Timeouts, TokenRule, TokenSource, Upstream};
+pub use route::{CredentialRule, Limits, Origin, Route, Scheme, Timeouts, TokenRule, TokenSource, Upstream};

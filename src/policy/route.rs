@@ -18,7 +18,7 @@ pub struct Route {
     /// A name for its host in base URLs.
     pub alias: Option<Box<str>>,
     /// What its requests carry.
-    pub credential: Credential,
+    pub credential: CredentialRule,
     /// Where they go.
     pub upstream: Upstream,
     /// How long they may take.
@@ -31,7 +31,7 @@ pub struct Route {
 
 /// What a route's requests carry: exactly one of these.
 #[derive(Clone)]
-pub enum Credential {
+pub enum CredentialRule {
     /// An access token.
     Token(TokenRule),
     /// A static key, for services that take nothing better.
@@ -78,13 +78,13 @@ impl Route {
     /// The server that issues the token of the workload's own that it carries, if it carries one.
     pub fn own_issuer(&self) -> Option<&str> {
         match &self.credential {
-            Credential::Token(rule) if !rule.grant.is_delegated() => Some(&rule.grant.server().name),
+            CredentialRule::Token(rule) if !rule.grant.is_delegated() => Some(&rule.grant.server().name),
             _ => None,
         }
     }
 }
 
-impl Credential {
+impl CredentialRule {
     /// Whether requests leave with a credential that we put on them.
     pub fn injects(&self) -> bool {
         matches!(self, Self::Token(_) | Self::LegacySecret { .. })

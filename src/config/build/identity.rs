@@ -7,7 +7,7 @@ use crate::config::problem::KeyPath;
 use crate::config::runtime::{IdentitySource, Listen};
 use crate::exchange::AssertionSettings;
 use crate::identity::{Endpoint, FilesSettings, WorkloadApiSettings, parse_endpoint};
-use crate::policy::{Credential, Route};
+use crate::policy::{CredentialRule, Route};
 use std::time::Duration;
 
 const SOCKET_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
@@ -178,6 +178,6 @@ impl Builder<'_> {
 
 /// Whether requests of this route cannot leave without the workload's identity.
 pub(super) fn needs_identity(route: &Route) -> bool {
-    let by_token = matches!(&route.credential, Credential::Token(rule) if rule.grant.needs_identity());
+    let by_token = matches!(&route.credential, CredentialRule::Token(rule) if rule.grant.needs_identity());
     by_token || route.upstream.tls.as_ref().is_some_and(crate::tls::ClientTls::needs_identity)
 }

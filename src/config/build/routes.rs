@@ -6,7 +6,7 @@ use super::tokens::Tokens;
 use crate::config::file::{File, LegacySecretFile, RouteFile, TokenOfRoute, UnmatchedFile};
 use crate::config::problem::KeyPath;
 use crate::policy::{
-    Credential, HostPattern, Limits, Match, Policy, Route, Timeouts, TokenSource, Unmatched, Upstream,
+    CredentialRule, HostPattern, Limits, Match, Policy, Route, Timeouts, TokenSource, Unmatched, Upstream,
 };
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
@@ -33,7 +33,7 @@ impl Builder<'_> {
         for route in &file.routes {
             let path = root.index(route.index);
             let credential = self.credential(&path, &route.item, tokens);
-            let assumed = credential.clone().unwrap_or(Credential::None { keep_credentials: false });
+            let assumed = credential.clone().unwrap_or(CredentialRule::None { keep_credentials: false });
             let upstream = self.upstream(&path, &route.item, &assumed);
             self.check_route(&path, &route.item, &assumed);
             complete &= credential.is_some() && upstream.is_some();
@@ -69,7 +69,7 @@ impl Builder<'_> {
     }
 
     /// Exactly one of `token`, `legacy_secret` and `tunnel`. `None`: it could not be built, which is in the report.
-    fn credential(&mut self, path: &KeyPath, route: &RouteFile, tokens: &mut Tokens<'_>) -> Option<Credential> {
+    fn credential(&mut self, path: &KeyPath, route: &RouteFile, tokens: &mut Tokens<'_>) -> Option<CredentialRule> {
         let given = [
             ("token", route.token.is_some()),
             ("legacy_secret", route.legacy_secret.is_some()),
@@ -97,11 +97,11 @@ impl Builder<'_> {
                 if route.keep_credentials {
                     self.warn(&path.key("keep_credentials"), "whatever credential the agent holds goes to this host");
                 }
-                Some(Credential::None { keep_credentials: route.keep_credentials })
+                Some(CredentialRule::None { keep_credentials: route.keep_credentials })
             }
-            (Some(token), _) => tokens.of_route(path, token, route.scopes.as_deref(), self).map(Credential::Token),
+            (Some(token), _) => tokens.of_route(path, token, route.scopes.as_deref(), self).map(CredentialRule::Token),
             (None, Some(secret)) => self.legacy_secret(&path.key("legacy_secret"), secret),
-            (None, None) => Some(Credential::Tunnel),
+            (None, None) => Some(CredentialRule::Tunnel),
         }
     }
 
@@ -132,7 +132,7 @@ impl Builder<'_> {
         }
     }
 
-    fn legacy_secret(&mut self, path: &KeyPath, file: &LegacySecretFile) -> Option<Credential> {
+    fn legacy_secret(&mut self, path: &KeyPath, file: &LegacySecretFile) -> Option<CredentialRule> {
         self.warn(
             path,
             "a static key is an anti-pattern: it is never renewed, and whoever reads it can use it from anywhere",
@@ -150,16 +150,16 @@ impl Builder<'_> {
             return None;
         };
         value.set_sensitive(true);
-        Some(Credential::LegacySecret { header: file.header.clone(), value })
+        Some(CredentialRule::LegacySecret { header: file.header.clone(), value })
     }
 
-    fn check_route(&mut self, path: &KeyPath, route: &RouteFile, credential: &Credential) {
+    fn check_route(&mut self, path: &KeyPath, route: &RouteFile, credential: &CredentialRule) {
         if route.replay.as_ref().is_some_and(|replay| replay.max_body.0 > MAX_REPLAY) {
             self.error(&path.key("replay").key("max_body"), "a body that is kept for a replay has at most 1MiB")
                 .help("it is kept in memory, for each of `limits.requests` requests");
         }
         for (name, _) in &route.r#match.headers.0 {
-            let kept = matches!(credential, Credential::None { keep_credentials: true });
+            let kept = matches!(credential, CredentialRule::None { keep_credentials: true });
             if !kept && name == AUTHORIZATION {
                 self.warn(
                     &path.key("match").key("headers"),
@@ -229,10 +229,10 @@ impl Builder<'_> {
 
     /// The header of users' tokens is removed on every route, so that none reaches an upstream.
     fn check_kept(&mut self, paths: &[KeyPath], routes: &[Route]) {
-        let users = |route: &&Route| matches!(&route.credential, Credential::Token(rule) if matches!(&rule.source, TokenSource::Header(name) if name == AUTHORIZATION));
+        let users = |route: &&Route| matches!(&route.credential, CredentialRule::Token(rule) if matches!(&rule.source, TokenSource::Header(name) if name == AUTHORIZATION));
         let Some(users) = routes.iter().find(users) else { return };
         for (path, route) in paths.iter().zip(routes) {
-            if matches!(route.credential, Credential::None { keep_credentials: true }) {
+            if matches!(route.credential, CredentialRule::None { keep_credentials: true }) {
                 let message = format!(
                     "`authorization` does not pass here: on route `{}` it brings a user's token, which reaches no upstream",
                     users.name
@@ -255,7 +255,7 @@ impl Builder<'_> {
     }
 }
 
-fn runtime_route(file: &RouteFile, credential: Credential, upstream: Upstream) -> Route {
+fn runtime_route(file: &RouteFile, credential: CredentialRule, upstream: Upstream) -> Route {
     let host = &file.r#match.host;
     let headers = file.r#match.headers.0.iter().map(|(name, value)| (name.clone(), value.clone()));
     Route {

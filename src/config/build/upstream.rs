@@ -3,7 +3,7 @@ use super::Builder;
 use crate::config::file::{ClientCertificateFile, RouteFile, TrustFile};
 use crate::config::leaf::OriginUrl;
 use crate::config::problem::KeyPath;
-use crate::policy::{Credential, Origin, Scheme, Upstream};
+use crate::policy::{CredentialRule, Origin, Scheme, Upstream};
 use crate::tls::{ClientTls, Present};
 use http::HeaderName;
 
@@ -27,7 +27,12 @@ const STRUCTURAL_HEADERS: [&str; 13] = [
 
 impl Builder<'_> {
     /// The upstream of a route. `None`: it could not be built, which is in the report.
-    pub(super) fn upstream(&mut self, path: &KeyPath, route: &RouteFile, credential: &Credential) -> Option<Upstream> {
+    pub(super) fn upstream(
+        &mut self,
+        path: &KeyPath,
+        route: &RouteFile,
+        credential: &CredentialRule,
+    ) -> Option<Upstream> {
         let path = path.key("upstream");
         let origin = route.upstream.url.as_ref().map(origin);
         if let Some(url) = &route.upstream.url {

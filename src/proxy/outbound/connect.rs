@@ -3,7 +3,7 @@
 use super::destination::{self, Destination};
 use super::handle::no_route;
 use super::table::{Entry, Table};
-use crate::policy::{Credential, Decision, Origin, Scheme};
+use crate::policy::{CredentialRule, Decision, Origin, Scheme};
 use crate::proxy::body::AgentBody;
 use crate::proxy::downstream::{Speaks, sniff};
 use crate::proxy::error::{Reason, Refusal};
@@ -95,7 +95,7 @@ fn call_as_http(entry: &Entry, destination: &Destination) -> Refusal {
 
 /// Whether TLS may pass through unseen.
 fn opaque(entry: &Entry) -> bool {
-    entry.passes || matches!(entry.route.credential, Credential::Tunnel)
+    entry.passes || matches!(entry.route.credential, CredentialRule::Tunnel)
 }
 
 async fn reach(worker: &Worker, entry: &Entry, destination: &Destination) -> Result<TcpStream, Refusal> {

@@ -3,7 +3,7 @@ use super::connect;
 use super::destination::{self, Destination};
 use super::table::{Entry, Table};
 use super::upgrade;
-use crate::policy::{Credential, Decision, TokenSource};
+use crate::policy::{CredentialRule, Decision, TokenSource};
 use crate::proxy::body::{AgentBody, Progress, RequestBody, Streamed, UploadRules};
 use crate::proxy::downstream::{allow, judge_list};
 use crate::proxy::error::{ALLOWED, Reason, Refusal};
@@ -171,7 +171,9 @@ async fn credential(worker: &Worker, entry: &Entry, headers: &HeaderMap) -> Resu
     {
         return Err(Refusal::new(Reason::IdentityMissing, missing.to_string()).with_retry_after(Duration::from_secs(2)));
     }
-    let (Some(slot), Credential::Token(rule)) = (&entry.slot, &entry.route.credential) else { return Ok(Held::Other) };
+    let (Some(slot), CredentialRule::Token(rule)) = (&entry.slot, &entry.route.credential) else {
+        return Ok(Held::Other);
+    };
     let tokens = &worker.shared.tokens;
     let user = match &rule.source {
         TokenSource::Own => {
@@ -227,7 +229,7 @@ fn key(entry: &Entry, destination: &Destination, upgrade: bool, parts: &Parts) -
 
 fn own(entry: &Entry) -> Own {
     match entry.route.credential {
-        Credential::None { keep_credentials: true } => Own::Kept,
+        CredentialRule::None { keep_credentials: true } => Own::Kept,
         _ => Own::Removed,
     }
 }
@@ -243,11 +245,11 @@ fn place(parts: &mut Parts, held: &Held, entry: &Entry, (te, worker): (bool, &Wo
             parts.headers.insert(header::AUTHORIZATION, token.authorization().clone());
             entry.metrics.bearer.inc();
         }
-        (Held::Other, Credential::LegacySecret { header, value }) => {
+        (Held::Other, CredentialRule::LegacySecret { header, value }) => {
             parts.headers.insert(header.clone(), value.clone());
             entry.metrics.legacy_secret.inc();
         }
-        (Held::Other, Credential::Token(_)) => {
+        (Held::Other, CredentialRule::Token(_)) => {
             // Cannot be: a token route holds a token or has been refused. Nothing goes out unauthenticated.
             return Err(Refusal::new(Reason::TokenUnavailable, "There is no token for this route."));
         }

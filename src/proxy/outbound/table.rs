@@ -1,7 +1,7 @@
 //! The routes, with everything that a request needs of each looked up in advance. A reload builds a new one and swaps it.
 use crate::clock::Clock;
 use crate::identity::Identity;
-use crate::policy::{Credential, Policy, Route, TokenSource, Unmatched};
+use crate::policy::{CredentialRule, Policy, Route, TokenSource, Unmatched};
 use crate::proxy::metrics::{Metrics, RouteMetrics};
 use crate::proxy::upstream::Peer;
 use crate::secret::Secret;
@@ -57,7 +57,7 @@ impl Table {
     /// A route whose TLS cannot be set up; the configuration's checks rule it out.
     pub fn new(policy: Policy, parts: &Parts<'_>) -> Result<Self, SetupError> {
         let header = |route: &Arc<Route>| match &route.credential {
-            Credential::Token(rule) => match &rule.source {
+            CredentialRule::Token(rule) => match &rule.source {
                 TokenSource::Header(name) => Some(name.clone()),
                 _ => None,
             },
@@ -118,13 +118,13 @@ impl Table {
 impl Entry {
     fn new(route: &Arc<Route>, parts: &Parts<'_>, user_headers: &[HeaderName]) -> Result<Self, SetupError> {
         let (slot, user_file, needs_token_identity) = match &route.credential {
-            Credential::Token(rule) => {
+            CredentialRule::Token(rule) => {
                 (Some(parts.tokens.slot(&rule.grant)), rule.file_token.clone(), rule.grant.needs_identity())
             }
             _ => (None, None, false),
         };
         let credential = match &route.credential {
-            Credential::LegacySecret { header, .. } => Some(header.clone()),
+            CredentialRule::LegacySecret { header, .. } => Some(header.clone()),
             _ => None,
         };
         let peer = Peer::new(route.upstream.origin.clone(), route.upstream.tls.as_ref(), parts.identity, parts.clock)?;
@@ -144,7 +144,7 @@ impl Entry {
     }
 
     fn is_eager(&self) -> bool {
-        matches!(&self.route.credential, Credential::Token(rule) if rule.eager)
+        matches!(&self.route.credential, CredentialRule::Token(rule) if rule.eager)
     }
 
     fn passing(parts: &Parts<'_>, user_headers: &[HeaderName]) -> Result<Self, SetupError> {
@@ -158,7 +158,7 @@ impl Entry {
                 headers: Vec::new(),
             },
             alias: None,
-            credential: Credential::None { keep_credentials: false },
+            credential: CredentialRule::None { keep_credentials: false },
             upstream: crate::policy::Upstream { origin: None, tls: Some(parts.pass_tls.clone()) },
             timeouts: crate::policy::Timeouts::default(),
             limits: crate::policy::Limits::default(),

@@ -1,6 +1,6 @@
 use super::{one_error, with_token};
 use crate::config::testing::Directory;
-use crate::policy::Credential;
+use crate::policy::CredentialRule;
 
 #[test]
 fn a_route_has_one_credential() {
@@ -25,7 +25,7 @@ fn a_legacy_secret_comes_from_its_file() {
     let directory = Directory::new();
     let route = "routes: [{ match: { host: a.example }, legacy_secret: { file: keys/search-api-key, header: authorization, prefix: 'Bearer ' } }]";
     let loaded = directory.loaded(route);
-    let Credential::LegacySecret { value, .. } = &loaded.config.policy.routes()[0].credential else {
+    let CredentialRule::LegacySecret { value, .. } = &loaded.config.policy.routes()[0].credential else {
         panic!("a secret")
     };
     assert_eq!(value.as_bytes(), b"Bearer canary-5c0e");

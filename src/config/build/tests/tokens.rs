@@ -1,6 +1,6 @@
 use super::{SERVERS, one_error, with_token};
 use crate::config::testing::Directory;
-use crate::policy::Credential;
+use crate::policy::CredentialRule;
 use std::sync::Arc;
 
 #[test]
@@ -90,7 +90,7 @@ fn a_route_narrows_its_token() {
         .routes()
         .iter()
         .filter_map(|route| match &route.credential {
-            Credential::Token(rule) => Some(&rule.grant),
+            CredentialRule::Token(rule) => Some(&rule.grant),
             _ => None,
         })
         .collect();
@@ -134,7 +134,7 @@ fn a_users_token_comes_from_its_file_and_the_file_is_watched() {
     let held = |text: &str| {
         let loaded = directory.loaded(text);
         assert!(loaded.fingerprint.files().any(|file| file.ends_with("run/t")), "{:?}", loaded.fingerprint);
-        let Credential::Token(rule) = &loaded.config.policy.routes()[0].credential else { panic!("a token") };
+        let CredentialRule::Token(rule) = &loaded.config.policy.routes()[0].credential else { panic!("a token") };
         let warnings = loaded.warnings.iter().map(|warning| warning.message.clone());
         let warnings: Vec<_> = warnings.filter(|warning| !warning.contains("nothing uses")).collect();
         (rule.file_token.as_ref().map(|token| token.expose().to_owned()), warnings)
