@@ -14,6 +14,7 @@ use idjag_proxy::policy::{
 use idjag_proxy::proxy::{Own, strip_request};
 use idjag_proxy::secret::Secret;
 use idjag_proxy::tasks::Stop;
+use idjag_proxy::telemetry::Registrar;
 use idjag_proxy::tls::ServerTrust;
 use idjag_proxy::token::{Metrics, Mint, Settings, Tokens};
 use std::sync::Arc;
@@ -59,7 +60,7 @@ fn cache_hit(bencher: Bencher<'_, '_>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let clock = Clock::system();
-    let metrics = Metrics::new(&prometheus::Registry::new(), ["as"]).expect("metrics");
+    let metrics = Metrics::new(&Registrar::default(), ["as"]).expect("metrics");
     let (tokens, owner) = Tokens::new(AtOnce(clock.clone()), None, clock, metrics, Settings::default());
     let (_stopper, stop) = Stop::pair();
     let mut running = tokio::task::JoinSet::new();

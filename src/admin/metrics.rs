@@ -2,43 +2,23 @@
 use super::health::{Health, Probe};
 use super::http::{self, Answer, text};
 use crate::tasks::Stop;
+use crate::telemetry::Registrar;
 use ::http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
-use prometheus::{Encoder, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::IntGauge;
 use std::sync::Arc;
 
 /// Everything that a scrape reads.
 #[derive(Clone)]
 pub struct Scrape {
-    /// The families.
-    pub registry: Registry,
+    /// All metrics.
+    pub registrar: Registrar,
     /// Brings gauges up to date that nothing else moves.
     pub refresh: Arc<dyn Fn() + Send + Sync>,
     /// The probes, and the `ready` gauge.
     pub health: Health,
     /// `ready`
     pub ready: IntGauge,
-}
-
-/// `build_info`.
-pub struct BuildInfo;
-
-impl BuildInfo {
-    /// Registers it.
-    pub fn register(registry: &Registry) -> prometheus::Result<()> {
-        let features = match (cfg!(feature = "dev"), cfg!(feature = "kubernetes")) {
-            (true, true) => "dev,kubernetes",
-            (true, false) => "dev",
-            (false, true) => "kubernetes",
-            (false, false) => "",
-        };
-        let opts = Opts::new("idjag_proxy_build_info", "What is running.")
-            .const_label("version", env!("CARGO_PKG_VERSION"))
-            .const_label("features", features);
-        let info = IntGauge::with_opts(opts)?;
-        info.set(1);
-        registry.register(Box::new(info))
-    }
 }
 
 /// Serves until it is told to stop.
@@ -69,9 +49,8 @@ impl Scrape {
     fn metrics(&self) -> Answer {
         (self.refresh)();
         self.ready.set(i64::from(self.health.ready().is_ok()));
-        let mut body = Vec::new();
-        match TextEncoder::new().encode(&self.registry.gather(), &mut body) {
-            Ok(()) => http::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
+        match self.registrar.encode() {
+            Ok(body) => http::answer(StatusCode::OK, Registrar::CONTENT_TYPE, body),
             Err(error) => {
                 text(StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics could not be written: {error}\n"))
             }

@@ -9,6 +9,6 @@ mod status;
 
 pub use health::{Health, Probe};
 pub use jwks::serve_jwks;
-pub use metrics::{BuildInfo, Scrape, serve_metrics};
+pub use metrics::{Scrape, serve_metrics};
 pub use socket::{AdminSocket, Client, ClientError};
 pub use status::{IdentityStatus, ReloadStatus, RouteStatus, Status, TokenStatus};

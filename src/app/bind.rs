@@ -1,7 +1,7 @@
 //! Builds the parts and binds every port, before anything runs: what cannot work fails here, with the setting named.
 use super::quota::{self, Descriptors};
 use super::reload::Source;
-use crate::admin::{BuildInfo, Health, Scrape};
+use crate::admin::{Health, Scrape};
 use crate::assertion::jwks;
 use crate::clock::Clock;
 use crate::config::{Config, IdentitySource, ListenAddress, Loaded};
@@ -9,11 +9,11 @@ use crate::exchange::{self, Exchanger};
 use crate::identity::{self, Files, Identity, WorkloadApi};
 use crate::listen;
 use crate::proxy::{self, Guard, Limits, Pulse, Shared, SharedParts, Table, TableParts, Traffic};
-use crate::telemetry::{Logs, Process, descriptor_limit};
+use crate::telemetry::{Logs, ProcessMetrics, Registrar, descriptor_limit, gauge_value};
 use crate::tls::{ClientTls, Present, ServerTrust, web_roots};
 use crate::token::{self, Owner, Settings, Tokens};
 use arc_swap::ArcSwap;
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounterVec, IntGauge};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -139,8 +139,9 @@ pub fn bind(loaded: Loaded, source: Source, clock: &Clock, logs: Option<Logs>) -
         admin: config.listen.admin.clone(),
     };
     let setup = |error: &dyn std::fmt::Display| BindError::Setup(error.to_string());
-    let registry = Registry::new();
-    let built = build(config, clock, &registry, &addresses, (workers, logs.as_ref())).map_err(|error| setup(&error))?;
+    let registrar = Registrar::default();
+    let built =
+        build(config, clock, &registrar, &addresses, (workers, logs.as_ref())).map_err(|error| setup(&error))?;
     Ok(Bound {
         addresses,
         outbound,
@@ -160,19 +161,19 @@ type Built = (Parts, Owner<Exchanger>, Option<IdentityTask>);
 fn build(
     config: &Config,
     clock: &Clock,
-    registry: &Registry,
+    registrar: &Registrar,
     addresses: &Addresses,
     (workers, logs): (usize, Option<&Logs>),
 ) -> Result<Built, Box<dyn std::error::Error>> {
-    let identity_metrics = identity::Metrics::new(registry)?;
+    let identity_metrics = identity::Metrics::new(registrar)?;
     let (identity_task, identity) = identity(config, clock, &identity_metrics).unzip();
     let servers = || config.servers.iter().map(|server| server.name.as_str());
-    let exchange_metrics = exchange::Metrics::new(registry, servers())?;
+    let exchange_metrics = exchange::Metrics::new(registrar, servers())?;
     let exchanger = Exchanger::new(identity.clone(), clock.clone(), exchange_metrics.clone());
-    let token_metrics = token::Metrics::new(registry, servers())?;
+    let token_metrics = token::Metrics::new(registrar, servers())?;
     let (tokens, owner) =
         Tokens::new(exchanger, identity.clone(), clock.clone(), token_metrics.clone(), token_settings(config));
-    let proxy_metrics = proxy::Metrics::new(registry)?;
+    let proxy_metrics = proxy::Metrics::new(registrar.registry())?;
     let parts = TableSource { tokens: &tokens, identity: identity.as_ref(), clock, metrics: &proxy_metrics };
     let descriptors = descriptor_limit().map(Descriptors::of);
     let own = [&addresses.outbound[..], &addresses.metrics, &addresses.jwks].concat();
@@ -188,7 +189,7 @@ fn build(
         pulse: Pulse::new(workers),
     }));
     let health = Health::new(Arc::clone(&shared), identity.clone(), shared.pulse());
-    let scrape = scrape(registry, &shared, &health, (clock, &proxy_metrics, logs))?;
+    let scrape = scrape(registrar, &shared, &health, (clock, &proxy_metrics, logs))?;
     let parts = Parts {
         clock: clock.clone(),
         identity,
@@ -202,7 +203,7 @@ fn build(
         health,
         scrape,
         published: Arc::new(ArcSwap::from_pointee(jwks(&config.published_keys).to_string())),
-        reloads: reloads(registry, clock)?,
+        reloads: reloads(registrar, clock)?,
     };
     parts.need_identity(config.needs_identity);
     Ok((parts, owner, identity_task))
@@ -278,43 +279,33 @@ fn limits(config: &Config, descriptors: Option<Descriptors>) -> Limits {
 }
 
 fn scrape(
-    registry: &Registry,
+    registrar: &Registrar,
     shared: &Arc<Shared>,
     health: &Health,
     (clock, metrics, logs): (&Clock, &proxy::Metrics, Option<&Logs>),
 ) -> prometheus::Result<Scrape> {
-    BuildInfo::register(registry)?;
-    let process = Process::new(registry, clock.now().unix_seconds())?;
-    let dropped = logs.map(|logs| logs.observe(registry)).transpose()?;
-    let ready = IntGauge::new("idjag_proxy_ready", "Whether the next request could succeed.")?;
-    registry.register(Box::new(ready.clone()))?;
+    let process = ProcessMetrics::new(registrar, clock.now().unix_seconds(), logs)?;
+    let ready = registrar.gauge("ready", "Whether the next request could succeed.")?;
     let (shared, metrics) = (Arc::clone(shared), metrics.clone());
     let refresh = move || {
         process.observe();
         shared.table().observe_expiry();
         metrics.observe(shared.traffic());
-        if let Some(observe) = &dropped {
-            observe();
-        }
     };
-    Ok(Scrape { registry: registry.clone(), refresh: Arc::new(refresh), health: health.clone(), ready })
+    Ok(Scrape { registrar: registrar.clone(), refresh: Arc::new(refresh), health: health.clone(), ready })
 }
 
-fn reloads(registry: &Registry, clock: &Clock) -> prometheus::Result<Reloads> {
-    let results = IntCounterVec::new(
-        Opts::new("idjag_proxy_config_reloads_total", "Reloads of the configuration, by result."),
-        &["result"],
-    )?;
-    let last = IntGauge::new(
-        "idjag_proxy_config_last_reload_timestamp_seconds",
+fn reloads(registrar: &Registrar, clock: &Clock) -> prometheus::Result<Reloads> {
+    let results =
+        registrar.counters("config_reloads_total", "Reloads of the configuration, by result.", &["result"])?;
+    let last = registrar.gauge(
+        "config_last_reload_timestamp_seconds",
         "When the configuration in force was loaded, in seconds since the epoch.",
     )?;
-    registry.register(Box::new(results.clone()))?;
-    registry.register(Box::new(last.clone()))?;
     for result in ["accepted", "refused"] {
         results.with_label_values(&[result]);
     }
-    last.set(i64::try_from(clock.now().unix_seconds()).unwrap_or(i64::MAX));
+    last.set(gauge_value(clock.now().unix_seconds()));
     Ok(Reloads { results, last })
 }
 

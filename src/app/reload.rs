@@ -6,6 +6,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Changes, Config, Loaded, Overrides, Problems};
 use crate::policy::Route;
 use crate::tasks::Stop;
+use crate::telemetry::gauge_value;
 use arc_swap::ArcSwap;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -118,18 +119,20 @@ impl Reload {
         self.retire(&previous.config);
         let now = self.parts.clock.now().unix_seconds();
         self.parts.reloads.results.with_label_values(&["accepted"]).inc();
-        self.parts.reloads.last.set(i64::try_from(now).unwrap_or(i64::MAX));
+        self.parts.reloads.last.set(gauge_value(now));
         tracing::info!(%hash, "the configuration was reloaded");
         self.status.store(Arc::new(ReloadStatus { hash, loaded_at: now, refused: None }));
         Ok(())
     }
 
-    /// What is gone has no series any more. A request or an exchange that still ends may bring one of its server's back.
+    /// Removes the series of routes and servers that `previous` had and the configuration in force has not. An exchange that
+    /// still ends may bring one of its server's series back.
     fn forget(&self, previous: &Config) {
-        let (parts, config) = (&self.parts, &self.current.config);
+        let (parts, registrar, config) = (&self.parts, &self.parts.scrape.registrar, &self.current.config);
         let routes: HashSet<&str> = config.policy.routes().iter().map(|route| &*route.name).collect();
         for route in previous.policy.routes().iter().filter(|route| !routes.contains(&*route.name)) {
             parts.proxy_metrics.forget(&route.name);
+            registrar.remove_series(&[("route", &*route.name)]);
         }
         let issuers = |config: &Config| -> HashSet<(Arc<str>, String)> {
             let issuer = |route: &Arc<Route>| Some((route.name.clone(), route.own_issuer()?.to_owned()));
@@ -137,11 +140,11 @@ impl Reload {
         };
         for (route, issuer) in issuers(previous).difference(&issuers(config)) {
             parts.proxy_metrics.forget_expiry(route, issuer);
+            registrar.remove_series(&[("route", &**route), ("server", &**issuer)]);
         }
         let servers: HashSet<&str> = config.servers.iter().map(|server| server.name.as_str()).collect();
         for server in previous.servers.iter().filter(|server| !servers.contains(server.name.as_str())) {
-            parts.exchange_metrics.forget(&server.name);
-            parts.token_metrics.forget(&server.name);
+            registrar.remove_series(&[("server", &*server.name)]);
         }
     }
 

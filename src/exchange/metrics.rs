@@ -1,6 +1,7 @@
 //! What the exchanges are counted by.
 use super::error::{ExchangeError, KINDS};
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use crate::telemetry::Registrar;
+use prometheus::{HistogramVec, IntCounterVec};
 use std::time::Duration;
 
 /// Which token a request was for.
@@ -36,42 +37,27 @@ impl Metrics {
     /// Registers both, with every series of these servers.
     ///
     /// # Errors
-    /// A name is taken already.
-    pub fn new<'s>(registry: &Registry, servers: impl IntoIterator<Item = &'s str>) -> prometheus::Result<Self> {
-        let exchanges = IntCounterVec::new(
-            Opts::new("idjag_proxy_exchanges_total", "Token requests by authorization server, leg and outcome."),
-            &["server", "leg", "outcome"],
-        )?;
-        let buckets = vec![0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
-        let duration = HistogramVec::new(
-            HistogramOpts::new("idjag_proxy_exchange_duration_seconds", "Time of token requests, discovery included.")
-                .buckets(buckets),
+    /// A name is already registered.
+    pub fn new<'s>(registrar: &Registrar, servers: impl IntoIterator<Item = &'s str>) -> prometheus::Result<Self> {
+        let help = "Token requests by authorization server, leg and outcome.";
+        let exchanges = registrar.counters("exchanges_total", help, &["server", "leg", "outcome"])?;
+        let duration = registrar.histograms(
+            "exchange_duration_seconds",
+            "Time of token requests, discovery included.",
             &["server", "leg"],
+            &[0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0],
         )?;
-        registry.register(Box::new(exchanges.clone()))?;
-        registry.register(Box::new(duration.clone()))?;
         let metrics = Self { exchanges, duration };
         servers.into_iter().for_each(|server| metrics.declare(server));
         Ok(metrics)
     }
 
-    /// Makes every series of a server present; a reload may bring new ones.
+    /// Makes every series of a server present, which a reload may have added. [`Registrar::remove_series`] removes them.
     pub fn declare(&self, server: &str) {
         for leg in Leg::ALL {
             self.duration.with_label_values(&[server, leg.label()]);
             for outcome in KINDS.iter().chain([&SUCCESS]) {
                 self.exchanges.with_label_values(&[server, leg.label(), outcome]);
-            }
-        }
-    }
-
-    /// Takes the series of a server away, which a reload has removed.
-    pub fn forget(&self, server: &str) {
-        for leg in Leg::ALL {
-            // An error means that there is none.
-            let _ = self.duration.remove_label_values(&[server, leg.label()]);
-            for outcome in KINDS.iter().chain([&SUCCESS]) {
-                let _ = self.exchanges.remove_label_values(&[server, leg.label(), outcome]);
             }
         }
     }

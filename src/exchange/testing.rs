@@ -6,6 +6,7 @@ use super::{
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::secret::Secret;
+use crate::telemetry::Registrar;
 use crate::tls::{Roots, ServerTrust};
 use bytes::Bytes;
 use http::request::Parts;
@@ -152,7 +153,7 @@ pub(super) fn client_credentials(server: AuthorizationServer) -> Grant {
 pub(super) struct Bench {
     pub(super) exchanger: Exchanger,
     pub(super) clock: Clock,
-    pub(super) registry: prometheus::Registry,
+    pub(super) registrar: Registrar,
 }
 
 impl Bench {
@@ -161,9 +162,9 @@ impl Bench {
     }
 
     pub(super) fn at(identity: Option<Identity>, clock: Clock) -> Self {
-        let registry = prometheus::Registry::new();
-        let metrics = Metrics::new(&registry, ["as"]).expect("fresh registry");
-        Self { exchanger: Exchanger::new(identity, clock.clone(), metrics), clock, registry }
+        let registrar = Registrar::default();
+        let metrics = Metrics::new(&registrar, ["as"]).expect("metrics");
+        Self { exchanger: Exchanger::new(identity, clock.clone(), metrics), clock, registrar }
     }
 
     pub(super) async fn mint(&self, grant: &Grant) -> Result<Minted, ExchangeError> {

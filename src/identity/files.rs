@@ -205,6 +205,7 @@ mod tests {
     use super::*;
     use crate::identity::testing::{Authority, Issued, LeafShape, pem};
     use crate::identity::{JwtSvidError, MissingKind};
+    use crate::telemetry::Registrar;
     use std::path::PathBuf;
 
     const ID: &str = "spiffe://example.org/agent";
@@ -228,7 +229,7 @@ mod tests {
                 bundle: directory.path().join("svid/ca.crt"),
             };
             let clock = Clock::shiftable();
-            let metrics = Metrics::new(&prometheus::Registry::new()).expect("fresh");
+            let metrics = Metrics::new(&Registrar::default()).expect("metrics");
             let (files, identity) = Files::new(settings, clock.clone(), metrics);
             let (stopper, stop) = Stop::pair();
             let task = tokio::spawn(files.run(stop));

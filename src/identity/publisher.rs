@@ -6,6 +6,7 @@ use super::metrics::Metrics;
 use super::people_time;
 use super::snapshot::Snapshot;
 use crate::clock::{Clock, Timestamp};
+use crate::telemetry::gauge_value;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -59,7 +60,7 @@ impl Publisher {
         }
         let expires = people_time(svid.not_after);
         tracing::info!(spiffe_id = %svid.id, %expires, trust_domains = bundles.len(), "identity: new X.509-SVID in use");
-        self.metrics.expiry.set(seconds(svid.not_after));
+        self.metrics.expiry.set(gauge_value(svid.not_after.unix_seconds()));
         let revision = self.next_revision();
         let snapshot = Arc::new(Snapshot::new(revision, (svid, bundles)));
         self.change(|state| {
@@ -89,7 +90,7 @@ impl Publisher {
             return;
         }
         tracing::warn!("identity: withdrawn, nothing of it is used any more: {why}");
-        self.metrics.expiry.set(0.0);
+        self.metrics.expiry.set(0);
         self.shared.jwt.forget();
         let revision = self.next_revision();
         self.change(|state| state.withdrawn = Some(why.to_owned()));
@@ -153,9 +154,4 @@ impl Publisher {
     fn announce(&self, revision: u64) {
         self.shared.changes.send_replace(revision);
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a gauge is a float; seconds fit until the year 285 million")]
-fn seconds(at: Timestamp) -> f64 {
-    at.unix_seconds() as f64
 }

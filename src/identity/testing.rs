@@ -5,6 +5,7 @@ use super::material::{self, Material};
 use super::metrics::Metrics;
 use super::publisher::Publisher;
 use crate::clock::{Clock, Timestamp};
+use crate::telemetry::Registrar;
 use base64::Engine;
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -114,16 +115,16 @@ pub(crate) fn pem(label: &str, der: &[u8]) -> String {
 pub(crate) struct Fed {
     pub(crate) identity: Identity,
     pub(crate) clock: Clock,
-    pub(crate) registry: prometheus::Registry,
+    pub(crate) registrar: Registrar,
     publisher: Publisher,
 }
 
 impl Fed {
     pub(crate) fn new() -> Self {
-        let (clock, registry) = (Clock::shiftable(), prometheus::Registry::new());
-        let metrics = Metrics::new(&registry).expect("fresh registry");
+        let (clock, registrar) = (Clock::shiftable(), Registrar::default());
+        let metrics = Metrics::new(&registrar).expect("metrics");
         let (publisher, identity) = Publisher::new("a test".into(), JwtIssuer::None, clock.clone(), metrics);
-        Self { identity, clock, registry, publisher }
+        Self { identity, clock, registrar, publisher }
     }
 
     pub(crate) fn with(authority: &Authority, id: &str) -> Self {

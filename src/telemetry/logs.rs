@@ -1,6 +1,5 @@
 //! Log lines go through a bounded writer that never blocks: a reader that stalls costs lines, which are counted, never requests.
 use super::queue::Queue;
-use prometheus::{IntCounter, Registry};
 use std::io::IsTerminal;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -66,13 +65,9 @@ impl Logs {
         self.filter.with_current(ToString::to_string).unwrap_or_default()
     }
 
-    /// Registers `log_lines_dropped_total`; the returned function brings it up to date before a scrape.
-    pub fn observe(&self, registry: &Registry) -> prometheus::Result<impl Fn() + Send + Sync + use<>> {
-        let dropped =
-            IntCounter::new("idjag_proxy_log_lines_dropped_total", "Log lines lost because the reader stalled.")?;
-        registry.register(Box::new(dropped.clone()))?;
-        let queue = self.queue.clone();
-        Ok(move || dropped.inc_by(queue.dropped().saturating_sub(dropped.get())))
+    /// The number of lines that were lost so far because the reader stalled.
+    pub fn dropped(&self) -> u64 {
+        self.queue.dropped()
     }
 }
 

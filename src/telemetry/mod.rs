@@ -1,7 +1,9 @@
-//! Logs and process metrics. A leaf: it receives values and knows no domain word.
+//! Logs and metrics. A leaf: it receives values and knows no domain word.
 mod logs;
 mod process;
 mod queue;
+mod registrar;
 
 pub use logs::{Format, LevelError, Logs};
-pub use process::{Process, descriptor_limit};
+pub use process::{ProcessMetrics, descriptor_limit};
+pub use registrar::{Registrar, gauge_value};

@@ -1,9 +1,14 @@
-//! `process_*`, the usual names, without a crate that brings a second copy of half of libc.
-use prometheus::{Counter, Gauge, Opts, Registry};
+//! The metrics of the process itself: what was built, what it takes from the machine, and which log lines it lost. The
+//! `process_*` metrics have the names that Prometheus clients share; reading `/proc` here avoids a crate that brings a second
+//! copy of half of libc.
+use super::logs::Logs;
+use super::registrar::{Registrar, prefixed};
+use prometheus::{Counter, Gauge, IntCounter, IntGauge, Opts};
 
-/// Values that are brought up to date before a scrape.
+/// Metrics whose values are read when a scrape asks for them.
 #[derive(Clone)]
-pub struct Process {
+pub struct ProcessMetrics {
+    dropped: Option<(Logs, IntCounter)>,
     cpu_seconds: Counter,
     resident: Gauge,
     virtual_size: Gauge,
@@ -12,20 +17,24 @@ pub struct Process {
     threads: Gauge,
 }
 
-impl Process {
-    /// Registers them; `started` is in seconds since the epoch.
-    pub fn new(registry: &Registry, started: u64) -> prometheus::Result<Self> {
-        let gauge = |name: &str, help: &str| -> prometheus::Result<Gauge> {
-            let gauge = Gauge::with_opts(Opts::new(name, help))?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
+impl ProcessMetrics {
+    /// Registers `build_info`, `process_*` and, with `logs`, `log_lines_dropped_total`. `started` is when the process started,
+    /// in seconds since the epoch.
+    pub fn new(registrar: &Registrar, started: u64, logs: Option<&Logs>) -> prometheus::Result<Self> {
+        register_build_info(registrar)?;
+        let dropped = match logs {
+            None => None,
+            Some(logs) => {
+                let help = "Log lines lost because the reader stalled.";
+                Some((logs.clone(), registrar.counter("log_lines_dropped_total", help)?))
+            }
         };
+        let gauge = |name: &str, help: &str| registrar.register(Gauge::new(name, help)?);
         #[expect(clippy::cast_precision_loss, reason = "seconds since the epoch are far below 2^52")]
         gauge("process_start_time_seconds", "When the process started.")?.set(started as f64);
-        let cpu_seconds = Counter::new("process_cpu_seconds_total", "User and system time.")?;
-        registry.register(Box::new(cpu_seconds.clone()))?;
         Ok(Self {
-            cpu_seconds,
+            dropped,
+            cpu_seconds: registrar.register(Counter::new("process_cpu_seconds_total", "User and system time.")?)?,
             resident: gauge("process_resident_memory_bytes", "Resident memory.")?,
             virtual_size: gauge("process_virtual_memory_bytes", "Virtual memory.")?,
             open_fds: gauge("process_open_fds", "Open file descriptors.")?,
@@ -34,8 +43,11 @@ impl Process {
         })
     }
 
-    /// Reads `/proc`; elsewhere than on Linux the values stay zero.
+    /// Brings the values up to date. The `process_*` metrics are read from `/proc` and stay zero where there is none.
     pub fn observe(&self) {
+        if let Some((logs, dropped)) = &self.dropped {
+            dropped.inc_by(logs.dropped().saturating_sub(dropped.get()));
+        }
         let Some(stat) = std::fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(parse) else { return };
         self.cpu_seconds.inc_by((stat.cpu_ticks / 100.0 - self.cpu_seconds.get()).max(0.0));
         self.resident.set(stat.resident_pages * 4096.0);
@@ -49,6 +61,20 @@ impl Process {
             self.max_fds.set(limit as f64);
         }
     }
+}
+
+fn register_build_info(registrar: &Registrar) -> prometheus::Result<()> {
+    let features = match (cfg!(feature = "dev"), cfg!(feature = "kubernetes")) {
+        (true, true) => "dev,kubernetes",
+        (true, false) => "dev",
+        (false, true) => "kubernetes",
+        (false, false) => "",
+    };
+    let opts = Opts::new(prefixed("build_info"), "What is running.")
+        .const_label("version", env!("CARGO_PKG_VERSION"))
+        .const_label("features", features);
+    registrar.register(IntGauge::with_opts(opts)?)?.set(1);
+    Ok(())
 }
 
 struct Stat {
@@ -91,13 +117,13 @@ mod tests {
 
     #[test]
     fn time_on_the_cpu_is_a_counter_that_only_grows() {
-        let registry = Registry::new();
-        let process = Process::new(&registry, 0).expect("registered");
+        let registrar = Registrar::default();
+        let process = ProcessMetrics::new(&registrar, 0, None).expect("registered");
         process.observe();
         let before = process.cpu_seconds.get();
         process.observe();
         assert!(process.cpu_seconds.get() >= before);
-        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).expect("text");
+        let text = registrar.encode().expect("text");
         assert!(text.contains("# TYPE process_cpu_seconds_total counter\n"), "{text}");
     }
 

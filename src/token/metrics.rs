@@ -1,5 +1,6 @@
 //! What the cache counts.
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use crate::telemetry::Registrar;
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
 
 /// Counters of the token cache; every series is present from the start.
 #[derive(Clone)]
@@ -17,23 +18,13 @@ const OUTCOMES: [&str; 2] = ["success", "failure"];
 
 impl Metrics {
     /// Registers `token_cache_total`, `token_cache_entries`, `token_cache_bytes` and `token_refreshes_total` for `servers`.
-    pub fn new<'s>(registry: &Registry, servers: impl IntoIterator<Item = &'s str>) -> prometheus::Result<Self> {
-        let cache = IntCounterVec::new(
-            Opts::new("idjag_proxy_token_cache_total", "Look-ups of tokens by tier and result."),
-            &["tier", "result"],
-        )?;
-        let entries = IntGaugeVec::new(Opts::new("idjag_proxy_token_cache_entries", "Tokens held."), &["tier"])?;
-        let bytes = IntGaugeVec::new(Opts::new("idjag_proxy_token_cache_bytes", "Bytes of tokens held."), &["tier"])?;
-        let refreshes = IntCounterVec::new(
-            Opts::new("idjag_proxy_token_refreshes_total", "Renewals ahead of expiry by server and outcome."),
-            &["server", "outcome"],
-        )?;
-        for collector in [&cache, &refreshes] {
-            registry.register(Box::new(collector.clone()))?;
-        }
-        for collector in [&entries, &bytes] {
-            registry.register(Box::new(collector.clone()))?;
-        }
+    pub fn new<'s>(registrar: &Registrar, servers: impl IntoIterator<Item = &'s str>) -> prometheus::Result<Self> {
+        let cache =
+            registrar.counters("token_cache_total", "Look-ups of tokens by tier and result.", &["tier", "result"])?;
+        let entries = registrar.gauges("token_cache_entries", "Tokens held.", &["tier"])?;
+        let bytes = registrar.gauges("token_cache_bytes", "Bytes of tokens held.", &["tier"])?;
+        let help = "Renewals ahead of expiry by server and outcome.";
+        let refreshes = registrar.counters("token_refreshes_total", help, &["server", "outcome"])?;
         // No ID-JAG is kept yet: its series say so.
         for result in ["hit", "miss", "shared", "negative"] {
             cache.with_label_values(&["id_jag", result]);
@@ -55,18 +46,10 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Makes every series of a server present; a reload may bring new ones.
+    /// Makes every series of a server present, which a reload may have added. [`Registrar::remove_series`] removes them.
     pub fn declare(&self, server: &str) {
         for outcome in OUTCOMES {
             self.refreshes.with_label_values(&[server, outcome]);
-        }
-    }
-
-    /// Takes the series of a server away, which a reload has removed.
-    pub fn forget(&self, server: &str) {
-        for outcome in OUTCOMES {
-            // An error means that there is none.
-            let _ = self.refreshes.remove_label_values(&[server, outcome]);
         }
     }
 }

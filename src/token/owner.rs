@@ -9,6 +9,7 @@ use crate::exchange::{ExchangeError, Exchanger, Grant, Minted};
 use crate::identity::Identity;
 use crate::secret::Secret;
 use crate::tasks::Stop;
+use crate::telemetry::gauge_value;
 use lru::LruCache;
 use std::future::Future;
 use std::sync::Arc;
@@ -200,11 +201,11 @@ impl<M: Mint> Owner<M> {
             self.entries.pop(&key);
         }
         let held = || self.entries.iter().filter_map(|(_, entry)| entry.held.as_ref());
-        self.around.metrics.entries.set(i64::try_from(held().count()).unwrap_or(i64::MAX));
+        self.around.metrics.entries.set(gauge_value(held().count()));
         self.around
             .metrics
             .bytes
-            .set(i64::try_from(held().map(|token| token.size()).sum::<usize>()).unwrap_or(i64::MAX));
+            .set(gauge_value(held().map(|token| token.size()).sum::<usize>()));
     }
 
     /// Another SPIFFE ID, or none any more, ends every token that was minted in the old one's name.
@@ -294,6 +295,7 @@ async fn changed(identity: Option<&mut tokio::sync::watch::Receiver<u64>>) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Registrar;
     use crate::token::Tokens;
     use crate::token::tests::grant;
     use tokio::sync::oneshot;
@@ -318,7 +320,7 @@ mod tests {
     async fn a_users_token_is_kept_while_a_fetch_may_begin_again_and_no_longer() {
         for refuses in [false, true] {
             let clock = Clock::shiftable();
-            let metrics = Metrics::new(&prometheus::Registry::new(), ["as"]).expect("metrics");
+            let metrics = Metrics::new(&Registrar::default(), ["as"]).expect("metrics");
             let mint = Ready { clock: clock.clone(), refuses };
             let (tokens, owner) = Tokens::new(mint, None, clock, metrics, Settings::default());
             is_kept_only_while_fetching(&tokens.slot(&grant("a", true)), owner).await;

@@ -7,6 +7,7 @@ use crate::exchange::{
 };
 use crate::secret::Secret;
 use crate::tasks::{Stop, Stopper};
+use crate::telemetry::Registrar;
 use crate::tls::ServerTrust;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ impl Bench {
     fn new(settings: Settings) -> Self {
         let (sender, questions) = mpsc::unbounded_channel();
         let clock = Clock::shiftable();
-        let metrics = Metrics::new(&prometheus::Registry::new(), ["as"]).expect("metrics");
+        let metrics = Metrics::new(&Registrar::default(), ["as"]).expect("metrics");
         let (tokens, owner) = Tokens::new(Played(sender), None, clock.clone(), metrics, settings);
         let (stopper, stop) = Stop::pair();
         let _owner = tokio::task::spawn_local(owner.run(stop));

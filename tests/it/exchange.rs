@@ -18,6 +18,7 @@ use idjag_proxy::exchange::{
 use idjag_proxy::identity::{self, Identity, Patience, WorkloadApi, WorkloadApiSettings, parse_endpoint};
 use idjag_proxy::secret::Secret;
 use idjag_proxy::tasks::{Stop, Stopper, Tasks};
+use idjag_proxy::telemetry::Registrar;
 use idjag_proxy::tls::{ServerTrust, roots_from_pem};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -35,7 +36,7 @@ struct Rig {
     agent: Arc<Agent>,
     identity: Identity,
     exchanger: Exchanger,
-    registry: prometheus::Registry,
+    registrar: Registrar,
     idp: Server,
     ras: Server,
     _directory: tempfile::TempDir,
@@ -49,7 +50,7 @@ impl Rig {
     }
 
     async fn with_key(key_type: KeyType) -> Self {
-        let (clock, registry) = (Clock::shiftable(), prometheus::Registry::new());
+        let (clock, registrar) = (Clock::shiftable(), Registrar::default());
         let domain = TrustDomain::new("example.org", &clock).expect("authorities");
         let directory = tempfile::tempdir().expect("directory");
         let socket = directory.path().join("agent.sock");
@@ -60,7 +61,7 @@ impl Rig {
             hint: None,
             patience: Patience::default(),
         };
-        let metrics = identity::Metrics::new(&registry).expect("fresh registry");
+        let metrics = identity::Metrics::new(&registrar).expect("metrics");
         let (source, identity) = WorkloadApi::new(settings, clock.clone(), metrics);
         let (stopper, stop) = Stop::pair();
         let mut tasks = Tasks::default();
@@ -70,10 +71,10 @@ impl Rig {
         let ca = WebCa::new(&clock).expect("an authority");
         let (idp, ras) = (server(&ca, &domain, &clock).await, server(&ca, &domain, &clock).await);
         trust(&idp, &ras);
-        let metrics = Metrics::new(&registry, ["idp", "ras"]).expect("fresh registry");
+        let metrics = Metrics::new(&registrar, ["idp", "ras"]).expect("metrics");
         let exchanger = Exchanger::new(Some(identity.clone()), clock.clone(), metrics);
         let (_directory, _tasks, _stopper) = (directory, tasks, stopper);
-        Self { clock, domain, ca, agent, identity, exchanger, registry, idp, ras, _directory, _tasks, _stopper }
+        Self { clock, domain, ca, agent, identity, exchanger, registrar, idp, ras, _directory, _tasks, _stopper }
     }
 
     fn described(&self, name: &str, server: &Server, client_auth: ClientAuth) -> AuthorizationServer {

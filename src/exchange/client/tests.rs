@@ -248,7 +248,7 @@ async fn connections_are_kept_and_counted_by_nobody_else() {
     for _ in 0..3 {
         bench.mint(&grant).await.expect("a token");
     }
-    let text = prometheus::TextEncoder::new().encode_to_string(&bench.registry.gather()).expect("text");
+    let text = bench.registrar.encode().expect("text");
     assert!(text.contains(r#"idjag_proxy_exchanges_total{leg="access",outcome="success",server="as"} 3"#), "{text}");
     assert!(text.contains(r#"idjag_proxy_exchanges_total{leg="id_jag",outcome="timeout",server="as"} 0"#), "{text}");
     assert!(text.contains(r#"idjag_proxy_exchange_duration_seconds_count{leg="access",server="as"} 3"#), "{text}");

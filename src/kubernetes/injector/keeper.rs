@@ -9,6 +9,7 @@ use super::metrics::Metrics;
 use super::publish::{Memory, Observed, Seen, Step, Timing, step, takes_up};
 use crate::clock::Clock;
 use crate::tasks::Stop;
+use crate::telemetry::gauge_value;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
@@ -286,7 +287,7 @@ impl Keeper {
         let serving = self.state.serving.as_ref().map(|generation| &generation.ca);
         if let Some(current) = look.current.as_ref().filter(|_| takes_up(serving, &look.observed)) {
             self.served.set(current);
-            let ends = i64::try_from(current.ends.unix_seconds()).unwrap_or(i64::MAX);
+            let ends = gauge_value(current.ends.unix_seconds());
             self.metrics.expiry.set(ends);
             tracing::info!(expires_at = ends, "a certificate is served");
             self.state.serving = Some(current.clone());

@@ -1,6 +1,7 @@
 //! What an operator sees of the injector. Every series is there from the start.
 use super::review::Outcome;
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry};
+use crate::telemetry::Registrar;
+use prometheus::{Histogram, IntCounterVec, IntGauge};
 use std::time::Duration;
 
 #[derive(Clone)]
@@ -36,42 +37,31 @@ impl Outcome {
 }
 
 impl Metrics {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let gauge = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
-            let gauge = IntGauge::new(format!("idjag_proxy_injector_{name}"), help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let counter = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
-            let counter = IntCounterVec::new(Opts::new(format!("idjag_proxy_injector_{name}"), help), labels)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok(counter)
-        };
-        let reviews =
-            counter("reviews_total", "Admission reviews, by resource and outcome.", &["resource", "outcome"])?;
+    pub(super) fn new(registrar: &Registrar) -> prometheus::Result<Self> {
+        let help = "Admission reviews, by resource and outcome.";
+        let reviews = registrar.counters("injector_reviews_total", help, &["resource", "outcome"])?;
         for (resource, outcome) in REVIEWS {
             reviews.with_label_values(&[resource, outcome]);
         }
-        let opts = HistogramOpts::new("idjag_proxy_injector_review_duration_seconds", "From a review to its answer.");
-        let duration = Histogram::with_opts(
-            opts.buckets(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]),
-        )?;
-        registry.register(Box::new(duration.clone()))?;
-        let rotations =
-            counter("certificate_rotations_total", "Certificates that came into use, or failed to.", &["outcome"])?;
+        let help = "Certificates that came into use, or failed to.";
+        let rotations = registrar.counters("injector_certificate_rotations_total", help, &["outcome"])?;
         for outcome in ["rotated", "failed"] {
             rotations.with_label_values(&[outcome]);
         }
         Ok(Self {
             reviews,
-            duration,
-            expiry: gauge(
-                "certificate_expiry_timestamp_seconds",
+            duration: registrar.histogram(
+                "injector_review_duration_seconds",
+                "Time from a review to its answer.",
+                &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0],
+            )?,
+            expiry: registrar.gauge(
+                "injector_certificate_expiry_timestamp_seconds",
                 "When the certificate that is served ends, in seconds since the epoch; 0 without one.",
             )?,
             rotations,
-            leader: gauge("leader", "Whether this replica renews the certificate.")?,
-            ready: gauge("ready", "Whether the API server would trust this replica.")?,
+            leader: registrar.gauge("injector_leader", "Whether this replica renews the certificate.")?,
+            ready: registrar.gauge("injector_ready", "Whether the API server would trust this replica.")?,
         })
     }
 

@@ -25,12 +25,11 @@ mod weight;
 pub use api::Api;
 
 use super::inject::{Defaults, is_object_name};
-use crate::admin::BuildInfo;
 use crate::admin::http;
 use crate::clock::Clock;
 use crate::listen;
 use crate::tasks::{Stop, Tasks};
-use crate::telemetry::{Logs, Process};
+use crate::telemetry::{Logs, ProcessMetrics, Registrar};
 use ::http::{Method, Request, StatusCode};
 use certificate::Served;
 use events::{Events, Writer};
@@ -38,7 +37,6 @@ use health::Health;
 use hyper::body::Incoming;
 use keeper::{Held, Keeper, Names, Pace};
 use metrics::Metrics;
-use prometheus::{Encoder, Registry, TextEncoder};
 use publish::Timing;
 use review::Policy;
 use room::Room;
@@ -92,10 +90,10 @@ pub struct Bound {
 
 #[derive(Clone)]
 struct Scrape {
-    registry: Registry,
+    registrar: Registrar,
     metrics: Metrics,
     health: Health,
-    refresh: Arc<dyn Fn() + Send + Sync>,
+    process: ProcessMetrics,
 }
 
 /// What background work gets to end in good order.
@@ -146,9 +144,9 @@ pub fn bind(settings: Settings, api: Api, clock: &Clock, logs: Option<&Logs>) ->
     };
     let (webhook, webhook_address) = bound("--listen", settings.listen)?;
     let (metrics_listener, metrics_address) = bound("--metrics", settings.metrics)?;
-    let registry = Registry::new();
+    let registrar = Registrar::default();
     let health = Health::new();
-    let (metrics, scrape) = scrape(&registry, &health, clock, logs).map_err(|error| error.to_string())?;
+    let (metrics, scrape) = scrape(&registrar, &health, clock, logs).map_err(|error| error.to_string())?;
     let (events, writer) = Events::new(api.clone(), clock.clone(), settings.identity.clone());
     let served = Arc::new(Served::default());
     let tls = certificate::server_config(Arc::clone(&served)).map_err(|error| error.to_string())?;
@@ -250,27 +248,14 @@ fn async_listener(listener: TcpListener) -> Result<tokio::net::TcpListener, Stri
 }
 
 fn scrape(
-    registry: &Registry,
+    registrar: &Registrar,
     health: &Health,
     clock: &Clock,
     logs: Option<&Logs>,
 ) -> prometheus::Result<(Metrics, Scrape)> {
-    BuildInfo::register(registry)?;
-    let process = Process::new(registry, clock.now().unix_seconds())?;
-    let dropped = logs.map(|logs| logs.observe(registry)).transpose()?;
-    let metrics = Metrics::new(registry)?;
-    let refresh = move || {
-        process.observe();
-        if let Some(observe) = &dropped {
-            observe();
-        }
-    };
-    let scrape = Scrape {
-        registry: registry.clone(),
-        metrics: metrics.clone(),
-        health: health.clone(),
-        refresh: Arc::new(refresh),
-    };
+    let process = ProcessMetrics::new(registrar, clock.now().unix_seconds(), logs)?;
+    let metrics = Metrics::new(registrar)?;
+    let scrape = Scrape { registrar: registrar.clone(), metrics: metrics.clone(), health: health.clone(), process };
     Ok((metrics, scrape))
 }
 
@@ -288,11 +273,10 @@ impl Scrape {
     }
 
     fn metrics(&self) -> http::Answer {
-        (self.refresh)();
+        self.process.observe();
         self.metrics.ready.set(i64::from(self.health.ready().is_none()));
-        let mut body = Vec::new();
-        match TextEncoder::new().encode(&self.registry.gather(), &mut body) {
-            Ok(()) => http::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
+        match self.registrar.encode() {
+            Ok(body) => http::answer(StatusCode::OK, Registrar::CONTENT_TYPE, body),
             Err(error) => {
                 http::text(StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics could not be written: {error}\n"))
             }

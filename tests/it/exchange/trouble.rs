@@ -127,6 +127,6 @@ async fn nothing_is_sent_after_the_identity_has_gone() {
     let error = rig.mint(&asked).await.expect_err("no identity");
     assert_eq!((error.fault(), error.kind()), (Whose::Identity, "identity"));
     assert_eq!((rig.idp.arrivals(), rig.ras.arrivals()), arrivals);
-    let text = prometheus::TextEncoder::new().encode_to_string(&rig.registry.gather()).expect("text");
+    let text = rig.registrar.encode().expect("text");
     assert!(text.contains(r#"idjag_proxy_exchanges_total{leg="id_jag",outcome="identity",server="idp"} 1"#), "{text}");
 }

@@ -9,6 +9,7 @@ use idjag_proxy::identity::{
     Identity, Metrics, MissingKind, Patience, Status, WorkloadApi, WorkloadApiSettings, parse_endpoint,
 };
 use idjag_proxy::tasks::{Stop, Stopper, Tasks};
+use idjag_proxy::telemetry::Registrar;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ struct Rig {
     directory: tempfile::TempDir,
     domain: TrustDomain,
     clock: Clock,
-    registry: prometheus::Registry,
+    registrar: Registrar,
     identity: Identity,
     _tasks: Tasks,
     _stopper: Stopper,
@@ -35,7 +36,7 @@ impl Rig {
     fn with(hint: Option<&str>, change: impl FnOnce(&mut Patience)) -> Self {
         let directory = tempfile::tempdir().expect("directory");
         let clock = Clock::shiftable();
-        let registry = prometheus::Registry::new();
+        let registrar = Registrar::default();
         let mut patience = Patience {
             connect: Duration::from_secs(5),
             first_message: Duration::from_millis(300),
@@ -50,13 +51,13 @@ impl Rig {
             hint: hint.map(str::to_owned),
             patience,
         };
-        let metrics = Metrics::new(&registry).expect("fresh registry");
+        let metrics = Metrics::new(&registrar).expect("metrics");
         let (source, identity) = WorkloadApi::new(settings, clock.clone(), metrics);
         let (stopper, stop) = Stop::pair();
         let mut tasks = Tasks::default();
         tasks.spawn("workload api client", source.run(stop));
         let domain = TrustDomain::new("example.org", &clock).expect("authorities");
-        Self { directory, domain, clock, registry, identity, _tasks: tasks, _stopper: stopper }
+        Self { directory, domain, clock, registrar, identity, _tasks: tasks, _stopper: stopper }
     }
 
     async fn agent(&self) -> Arc<Agent> {
@@ -91,7 +92,7 @@ impl Rig {
     }
 
     fn metric(&self, series: &str) -> f64 {
-        let text = prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).expect("text");
+        let text = self.registrar.encode().expect("text");
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("idjag_proxy_{series} ")));
         line.expect("a series").parse().expect("a number")
     }
