@@ -1,6 +1,6 @@
 //! JWT-SVIDs: one per audience, kept to half of its life, fetched once however many ask.
 use super::SpiffeId;
-use super::handle::{Identity, Missing};
+use super::state::{Missing, SharedState};
 use crate::clock::Timestamp;
 use crate::secret::Secret;
 use arc_swap::ArcSwapOption;
@@ -131,7 +131,7 @@ impl JwtIssuer {
         }
     }
 
-    pub(super) async fn svid(&self, identity: &Identity, audience: &str) -> Result<JwtSvid, JwtSvidError> {
+    pub(super) async fn svid(&self, identity: &SharedState, audience: &str) -> Result<JwtSvid, JwtSvidError> {
         let Self::Api(cache) = self else { return Err(JwtSvidError::NoSource) };
         let id = identity.current()?.svid.id.clone();
         let slot = cache.slot(audience);
@@ -159,7 +159,7 @@ impl JwtCache {
     async fn obtain(
         &self,
         slot: &Slot,
-        identity: &Identity,
+        identity: &SharedState,
         id: &SpiffeId,
         audience: &str,
     ) -> Result<JwtSvid, JwtSvidError> {
@@ -178,7 +178,7 @@ impl JwtCache {
     }
 
     /// A newer one while the old one is good: one caller tries, nobody waits for it, failures are left alone for a while.
-    async fn renew(&self, slot: &Slot, identity: &Identity, id: &SpiffeId, audience: &str) -> Option<JwtSvid> {
+    async fn renew(&self, slot: &Slot, identity: &SharedState, id: &SpiffeId, audience: &str) -> Option<JwtSvid> {
         let mut flight = slot.flight.try_lock().ok()?;
         if flight.renew_not_before.is_some_and(|instant| Instant::now() < instant) {
             return None;
@@ -197,7 +197,7 @@ impl JwtCache {
         &self,
         slot: &Slot,
         flight: &mut Flight,
-        identity: &Identity,
+        identity: &SharedState,
         (id, audience): (&SpiffeId, &str),
     ) -> Result<JwtSvid, JwtSvidError> {
         let mut result = self.fetch(identity, id, audience).await;
@@ -215,9 +215,9 @@ impl JwtCache {
         result
     }
 
-    async fn fetch(&self, identity: &Identity, id: &SpiffeId, audience: &str) -> Result<JwtSvid, JwtSvidError> {
+    async fn fetch(&self, identity: &SharedState, id: &SpiffeId, audience: &str) -> Result<JwtSvid, JwtSvidError> {
         let Some(client) = self.client.load_full() else {
-            let waiting = identity.0.state.load().waiting_for.clone();
+            let waiting = identity.load().waiting_for.clone();
             return Err(JwtSvidError::Unavailable(waiting.unwrap_or_else(|| "it is not connected".to_owned())));
         };
         match timeout(self.deadline, client.fetch_jwt_svid([audience], Some(id))).await {

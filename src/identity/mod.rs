@@ -15,6 +15,7 @@ mod metrics;
 mod pem;
 mod publisher;
 mod snapshot;
+mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 mod trouble;
@@ -23,13 +24,14 @@ mod workload_api;
 
 pub use endpoint::{Endpoint, EndpointError, parse_endpoint};
 pub use files::{Files, FilesSettings};
-pub use handle::{Identity, Missing, MissingKind, Status};
+pub use handle::{Identity, Status};
 pub use jwt::{JwtSvid, JwtSvidError};
 pub use leaf::{Leaf, LeafProblem};
 pub(crate) use material::provider as crypto_provider;
 pub use metrics::Metrics;
 pub use snapshot::{Authorities, Snapshot, Svid};
 pub use spiffe::{SpiffeId, TrustDomain};
+pub use state::{Missing, MissingKind};
 pub use workload_api::{Patience, WorkloadApi, WorkloadApiSettings};
 
 use crate::clock::Timestamp;

@@ -1,16 +1,15 @@
 //! The owner's side: the one place that changes what readers see, counts it and says it.
-use super::handle::{Identity, Shared, State};
+use super::handle::{Identity, Shared};
 use super::jwt::JwtIssuer;
 use super::material::{Checked, Refused};
 use super::metrics::Metrics;
 use super::people_time;
 use super::snapshot::Snapshot;
+use super::state::{SharedState, State};
 use crate::clock::{Clock, Timestamp};
 use crate::telemetry::gauge_value;
-use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::sync::Arc;
-use tokio::sync::watch;
 
 /// Held by exactly one owner task.
 pub(super) struct Publisher {
@@ -27,14 +26,13 @@ const LOGGED: u32 = 3;
 
 impl Publisher {
     pub(super) fn new(source: String, jwt: JwtIssuer, clock: Clock, metrics: Metrics) -> (Self, Identity) {
-        let state = ArcSwap::from_pointee(State::default());
-        let shared = Arc::new(Shared { source, clock, state, changes: watch::Sender::new(0), jwt });
+        let shared = Arc::new(Shared { state: SharedState::new(source, clock), jwt });
         let identity = Identity(shared.clone());
         (Self { shared, metrics, trouble: HashMap::new(), told_expired: None }, identity)
     }
 
     pub(super) fn now(&self) -> Timestamp {
-        self.shared.clock.now()
+        self.shared.state.now()
     }
 
     /// What may be used, whether or not it has expired.
@@ -141,17 +139,15 @@ impl Publisher {
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
-        let mut state = State::clone(&self.shared.state.load());
-        change(&mut state);
-        self.shared.state.store(Arc::new(state));
+        self.shared.state.change(change);
     }
 
     fn next_revision(&self) -> u64 {
-        *self.shared.changes.borrow() + 1
+        *self.shared.state.changes.borrow() + 1
     }
 
     /// After the state, so that whoever is woken sees it.
     fn announce(&self, revision: u64) {
-        self.shared.changes.send_replace(revision);
+        self.shared.state.changes.send_replace(revision);
     }
 }
