@@ -50,6 +50,15 @@ impl Timestamp {
     }
 }
 
+/// Written for people: UTC to the second, as RFC 3339 has it.
+impl std::fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The last second of the year 9999 is the last that the format can show.
+        let seconds = self.unix_seconds().min(253_402_300_799);
+        humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).fmt(f)
+    }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -97,6 +106,12 @@ mod tests {
         assert_eq!(far, Timestamp::FAR_FUTURE);
         assert_eq!(Timestamp::EPOCH.minus(Duration::from_secs(5)), Timestamp::EPOCH);
         assert_eq!(Timestamp::EPOCH.since(far), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_timestamp_is_shown_in_utc_up_to_the_year_9999() {
+        assert_eq!(Timestamp::from_unix_millis(1_700_000_000_999).to_string(), "2023-11-14T22:13:20Z");
+        assert_eq!(Timestamp::FAR_FUTURE.to_string(), "9999-12-31T23:59:59Z");
     }
 
     #[test]

@@ -262,7 +262,7 @@ fn accept(svid: &spiffe::JwtSvid, id: &SpiffeId, audience: &str, now: Timestamp)
     }
     let expires_at = Timestamp::from_unix_seconds(u64::try_from(svid.claims().exp()).unwrap_or(0));
     if now >= expires_at {
-        return Err(format!("it expired at {}", super::people_time(expires_at)));
+        return Err(format!("it expired at {expires_at}"));
     }
     if svid.token().len() > MAX_TOKEN {
         return Err(format!("it has {} bytes, more than {MAX_TOKEN}", svid.token().len()));

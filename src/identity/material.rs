@@ -43,7 +43,7 @@ pub(super) enum Refused {
     #[error("the message names {named} but the certificate is for {certificate}")]
     OtherId { named: String, certificate: String },
     #[error("the certificate of {id} expired at {at}")]
-    Expired { id: String, at: String },
+    Expired { id: String, at: Timestamp },
     #[error("the private key does not belong to the certificate of {0}")]
     KeyMismatch(String),
     #[error("the trust bundle of {domain} cannot be used: {why}")]
@@ -61,7 +61,7 @@ pub(super) fn check(material: Material, now: Timestamp) -> Result<Checked, Refus
         return Err(Refused::OtherId { named, certificate: id });
     }
     if now >= leaf.not_after {
-        return Err(Refused::Expired { id, at: super::people_time(leaf.not_after) });
+        return Err(Refused::Expired { id, at: leaf.not_after });
     }
     let chain: Vec<_> = parsed.cert_chain().iter().map(|der| CertificateDer::from(der.as_bytes().to_vec())).collect();
     let certified = certified_key(chain, &material.key, &id)?;

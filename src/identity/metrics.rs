@@ -29,10 +29,8 @@ impl Metrics {
             )?,
             accepted: updates.with_label_values(&["accepted"]),
             refused: updates.with_label_values(&["refused"]),
-            connected: registrar.gauge(
-                "workload_api_connected",
-                "Whether the Workload API's X.509 stream is open and has delivered",
-            )?,
+            connected: registrar
+                .gauge("workload_api_connected", "Whether the Workload API's X.509 stream is open and has delivered")?,
             required: registrar.gauge(
                 "identity_required",
                 "Whether the configuration needs an identity: without one the proxy is then not ready",

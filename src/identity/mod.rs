@@ -33,12 +33,3 @@ pub use snapshot::{Authorities, Snapshot, Svid};
 pub use spiffe::{SpiffeId, TrustDomain};
 pub use state::{Missing, MissingKind};
 pub use workload_api::{Patience, WorkloadApi, WorkloadApiSettings};
-
-use crate::clock::Timestamp;
-
-/// An instant as people read it, in UTC.
-fn people_time(at: Timestamp) -> String {
-    // The last second of the year 9999 is the last that the format can show.
-    let seconds = at.unix_seconds().min(253_402_300_799);
-    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).to_string()
-}

@@ -3,7 +3,6 @@ use super::handle::{Identity, Shared};
 use super::jwt::JwtIssuer;
 use super::material::{Checked, Refused};
 use super::metrics::Metrics;
-use super::people_time;
 use super::snapshot::Snapshot;
 use super::state::{SharedState, State};
 use crate::clock::{Clock, Timestamp};
@@ -56,8 +55,7 @@ impl Publisher {
         if before.is_none_or(|before| before.svid.id != svid.id) {
             self.shared.jwt.forget();
         }
-        let expires = people_time(svid.not_after);
-        tracing::info!(spiffe_id = %svid.id, %expires, trust_domains = bundles.len(), "identity: new X.509-SVID in use");
+        tracing::info!(spiffe_id = %svid.id, expires = %svid.not_after, trust_domains = bundles.len(), "identity: new X.509-SVID in use");
         self.metrics.expiry.set(gauge_value(svid.not_after.unix_seconds()));
         let revision = self.next_revision();
         let snapshot = Arc::new(Snapshot::new(revision, (svid, bundles)));
@@ -120,8 +118,11 @@ impl Publisher {
             return false;
         }
         self.told_expired = Some(snapshot.revision);
-        let at = people_time(snapshot.svid.not_after);
-        tracing::error!(spiffe_id = %snapshot.svid.id, "identity: the X.509-SVID expired at {at}; it is not used any more");
+        tracing::error!(
+            spiffe_id = %snapshot.svid.id,
+            "identity: the X.509-SVID expired at {}; it is not used any more",
+            snapshot.svid.not_after
+        );
         let revision = self.next_revision();
         self.announce(revision);
         true

@@ -1,6 +1,6 @@
 //! What is known of the identity: replaced as a whole by the source's owner, judged by the clock whenever it is read.
+use super::SpiffeId;
 use super::snapshot::Snapshot;
-use super::{SpiffeId, people_time};
 use crate::clock::{Clock, Timestamp};
 use arc_swap::{ArcSwap, Guard};
 use std::sync::Arc;
@@ -121,7 +121,7 @@ fn missing(source: &str, state: &State) -> Missing {
             Missing { kind: MissingKind::Withdrawn, reason }
         }
         (None, Some(snapshot)) => {
-            let at = people_time(snapshot.svid.not_after);
+            let at = snapshot.svid.not_after;
             let reason = format!(
                 "the X.509-SVID of {} expired at {at} and {source} gave no new one: {waiting}",
                 snapshot.svid.id
