@@ -1,6 +1,7 @@
 //! Client configurations for rustls.
-use super::spiffe::SpiffeVerifier;
-use super::{ClientTls, PeerRefused, Present, ServerTrust};
+use super::error::PeerRefused;
+use super::trust::{ClientTls, Present, ServerTrust};
+use super::verify::SpiffeVerifier;
 use crate::clock::Clock;
 use crate::identity::{Identity, crypto_provider};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};

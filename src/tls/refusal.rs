@@ -1,5 +1,5 @@
 //! TLS errors for people: which side refused, what was expected, what was shown, what to do.
-use super::PeerRefused;
+use super::error::{PeerRefused, certificate_problem};
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 use std::io;
 
@@ -65,25 +65,4 @@ fn alert_text(alert: AlertDescription) -> String {
         _ => "it gave no other reason",
     };
     format!("the server refused the connection with the TLS alert {alert:?}: {guess}")
-}
-
-/// What is wrong with a certificate, without jargon where there is a word for it.
-pub(super) fn certificate_problem(error: &Error) -> String {
-    let Error::InvalidCertificate(problem) = error else { return error.to_string() };
-    match problem {
-        CertificateError::BadEncoding => "it is not a certificate that can be read".to_owned(),
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "it is not valid yet: compare the clocks".to_owned()
-        }
-        CertificateError::UnknownIssuer => "no authority that is trusted here has signed it".to_owned(),
-        CertificateError::BadSignature => "its signature is wrong".to_owned(),
-        CertificateError::NotValidForNameContext { expected, presented } => {
-            format!("it is for {}, not for {}", presented.join(", "), expected.to_str())
-        }
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "it may not be used by a server (extended key usage)".to_owned()
-        }
-        other => other.to_string(),
-    }
 }

@@ -1,4 +1,5 @@
 //! Certificate authorities of the ordinary web, or of a file.
+use super::error::certificate_problem;
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -76,10 +77,9 @@ pub fn roots_from_pem(pem: &[u8]) -> Result<RootCertStore, RootsError> {
     let mut roots = RootCertStore::empty();
     for (index, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
         let certificate = certificate.map_err(|error| RootsError::NotPem(error.to_string()))?;
-        roots.add(certificate).map_err(|error| RootsError::Unusable {
-            number: index + 1,
-            why: super::refusal::certificate_problem(&error),
-        })?;
+        roots
+            .add(certificate)
+            .map_err(|error| RootsError::Unusable { number: index + 1, why: certificate_problem(&error) })?;
     }
     if roots.is_empty() { Err(RootsError::Empty) } else { Ok(roots) }
 }
