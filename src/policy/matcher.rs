@@ -1,11 +1,7 @@
 //! What a route matches: host, port, path, methods, headers.
+use super::error::PatternError;
 use super::path::PathPattern;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-
-/// Why a pattern was refused, for people.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct PatternError(pub String);
 
 /// A host name, or every host below one (`*.suffix`). Lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -1,5 +1,5 @@
 //! Path patterns, and the paths that a route with a credential refuses because the upstream may read them otherwise than we do.
-use super::matcher::PatternError;
+use super::error::PatternError;
 use std::borrow::Cow;
 
 /// An exact path, a path with one-segment `*`, or everything at and below a path (`/x/**`).
