@@ -6,7 +6,7 @@ use super::presented::{Presented, Signer};
 use super::record::Form;
 use super::refusal::{Outcome, Refusal};
 use super::registry::{Client, Registry};
-use super::token::ID_JAG_TYP;
+use super::request::ID_JAG_TYP;
 use crate::dev::jwt;
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 use super::State;
 use super::refusal::{Outcome, Refusal};
 use super::registry::{Authentication, Client, KeySource, Registry};
-use super::token::TokenRequest;
+use super::request::TokenRequest;
 use crate::clock::Timestamp;
 use crate::dev::jwt;
 use base64::Engine;

@@ -5,7 +5,7 @@ use super::presented::{Presented, Signer};
 use super::record::Form;
 use super::refusal::{Outcome, Refusal};
 use super::registry::{Authentication, Client, Registry};
-use super::token::{ID_JAG, ID_JAG_TYP};
+use super::request::{ID_JAG, ID_JAG_TYP};
 use crate::clock::Timestamp;
 use crate::dev::jwt;
 use serde_json::{Value, json};

@@ -3,7 +3,7 @@ use super::State;
 use super::record::Form;
 use super::refusal::{Outcome, Refusal};
 use super::registry::{Client, Policy, Registry, matches};
-use super::token::{ID_JAG, ID_JAG_TYP};
+use super::request::{ID_JAG, ID_JAG_TYP};
 use serde_json::{Value, json};
 
 /// The access that a request names.

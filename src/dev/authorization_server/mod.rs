@@ -10,25 +10,24 @@ mod presented;
 mod record;
 mod refusal;
 mod registry;
+mod request;
+mod state;
 #[cfg(test)]
 mod tests;
 mod token;
 
 pub use record::{Form, Leg, Recorded};
 pub use registry::{Authentication, Client, Delegation, IdJagAudience, KeySource, Policy, TrustedIssuer};
+pub use state::Endpoints;
 
 use super::ca::{JwtAlgorithm, JwtAuthority, TrustDomain};
-use super::faults::Faults;
 use super::http::{Answer, Body, Connection, HangUp, Server, ServerTls, full, lock};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use record::Record;
 use refusal::json_response;
-use registry::Registry;
 use serde_json::Value;
-use std::collections::HashMap;
-use std::fmt;
+use state::State;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -59,37 +58,6 @@ impl Default for Setup {
 pub struct AuthorizationServer {
     server: Server,
     state: Arc<State>,
-}
-
-struct State {
-    issuer: String,
-    path: String,
-    clock: Clock,
-    keys: JwtAuthority,
-    registry: Mutex<Registry>,
-    metadata_patch: Mutex<Value>,
-    /// Ids of assertions that were taken, until they expire (IJ-R7, CA-8).
-    seen: Mutex<HashMap<String, Timestamp>>,
-    record: Mutex<Record>,
-    arrivals: watch::Sender<u64>,
-    faults: Endpoints,
-}
-
-/// The misbehaviour of each endpoint.
-#[derive(Debug, Default)]
-pub struct Endpoints {
-    /// `/token`.
-    pub token: Faults,
-    /// Both metadata documents.
-    pub metadata: Faults,
-    /// The JWK Set.
-    pub jwks: Faults,
-}
-
-impl fmt::Debug for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State").field("issuer", &self.issuer).finish_non_exhaustive()
-    }
 }
 
 impl AuthorizationServer {
@@ -182,6 +150,32 @@ impl AuthorizationServer {
         self.server.connections()
     }
 
+    /// The token requests that have been answered, oldest first; the last few thousand.
+    pub fn requests(&self) -> Vec<Recorded> {
+        lock(&self.state.record).all().cloned().collect()
+    }
+
+    /// The last token request that was answered.
+    pub fn last_request(&self) -> Option<Recorded> {
+        lock(&self.state.record).all().next_back().cloned()
+    }
+
+    /// How many requests of this leg have been answered, refusals included.
+    pub fn count(&self, leg: Leg) -> usize {
+        lock(&self.state.record).all().filter(|recorded| recorded.leg == leg).count()
+    }
+
+    /// How many token requests have come in, answered or not.
+    pub fn arrivals(&self) -> u64 {
+        *self.state.arrivals.borrow()
+    }
+
+    /// Waits until `count` token requests have come in.
+    pub async fn reached_by(&self, count: u64) {
+        // The sender lives as long as this server.
+        let _ = self.state.arrivals.subscribe().wait_for(|arrivals| *arrivals >= count).await;
+    }
+
     /// New handshakes use this from now on; the issuer's scheme stays.
     pub fn set_tls(&self, tls: &ServerTls) -> anyhow::Result<()> {
         self.server.set_tls(tls)
@@ -230,23 +224,6 @@ impl State {
             Some("/token") => Ok(status(StatusCode::METHOD_NOT_ALLOWED)),
             _ => Ok(status(StatusCode::NOT_FOUND)),
         }
-    }
-
-    /// Takes note of an assertion's id; false if it was there before.
-    fn first_use(&self, id: &str, expiry: Timestamp) -> bool {
-        let now = self.clock.now();
-        let mut seen = lock(&self.seen);
-        seen.retain(|_, expiry| *expiry > now);
-        seen.insert(id.to_owned(), expiry).is_none()
-    }
-
-    /// A copy to work with, so that no lock is held while keys are fetched.
-    fn registry(&self) -> Registry {
-        lock(&self.registry).clone()
-    }
-
-    fn token_endpoint(&self) -> String {
-        format!("{}/token", self.issuer)
     }
 }
 

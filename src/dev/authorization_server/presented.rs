@@ -1,6 +1,6 @@
 //! Recognising a token that is presented as subject, actor or assertion: who signed it, and is it good?
 use super::State;
-use super::registry::{Client, Registry};
+use super::registry::{Client, KeySource, Registry};
 use crate::dev::jwt::{self, Token};
 use anyhow::{Context, ensure};
 
@@ -78,7 +78,7 @@ impl State {
     }
 }
 
-fn own_issuer<'a>(registry: &'a Registry, issuer: &str) -> Option<(&'a Client, &'a super::KeySource)> {
+fn own_issuer<'a>(registry: &'a Registry, issuer: &str) -> Option<(&'a Client, &'a KeySource)> {
     registry.clients.iter().find_map(|client| {
         let (name, keys) = client.assertion_issuer.as_ref()?;
         (name == issuer).then_some((client, keys))

@@ -1,6 +1,4 @@
 //! What came in, for tests to assert on and for the demo to show.
-use super::AuthorizationServer;
-use crate::dev::http::lock;
 use crate::dev::jwt;
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -91,32 +89,9 @@ impl Record {
         }
         self.0.push_back(recorded);
     }
-}
 
-impl AuthorizationServer {
-    /// The token requests that have been answered, oldest first; the last few thousand.
-    pub fn requests(&self) -> Vec<Recorded> {
-        lock(&self.state.record).0.iter().cloned().collect()
-    }
-
-    /// The last token request that was answered.
-    pub fn last_request(&self) -> Option<Recorded> {
-        lock(&self.state.record).0.back().cloned()
-    }
-
-    /// How many requests of this leg have been answered, refusals included.
-    pub fn count(&self, leg: Leg) -> usize {
-        lock(&self.state.record).0.iter().filter(|recorded| recorded.leg == leg).count()
-    }
-
-    /// How many token requests have come in, answered or not.
-    pub fn arrivals(&self) -> u64 {
-        *self.state.arrivals.borrow()
-    }
-
-    /// Waits until `count` token requests have come in.
-    pub async fn reached_by(&self, count: u64) {
-        // The sender lives as long as this server.
-        let _ = self.state.arrivals.subscribe().wait_for(|arrivals| *arrivals >= count).await;
+    /// The newest last.
+    pub(super) fn all(&self) -> impl DoubleEndedIterator<Item = &Recorded> {
+        self.0.iter()
     }
 }

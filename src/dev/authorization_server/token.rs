@@ -1,29 +1,16 @@
 //! The token endpoint: reads the form, authenticates the client, dispatches by grant type, records.
-use super::issue::Asked;
+use super::issue::{Asked, Principal};
 use super::record::{Form, Leg, Recorded};
 use super::refusal::{Outcome, Refusal, json_response};
-use super::registry::{Client, Registry};
+use super::registry::{Authentication, Client, Registry};
+use super::request::{ID_JAG, ID_JAG_TYP, JWT_BEARER, TOKEN_EXCHANGE, TokenRequest};
 use super::{State, client_auth};
 use crate::dev::http::{Body, Connection, HangUp, collect, lock};
 use crate::dev::jwt;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use rustls::pki_types::CertificateDer;
 use serde_json::Value;
-
-pub(super) const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
-pub(super) const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
-pub(super) const ID_JAG: &str = "urn:ietf:params:oauth:token-type:id-jag";
-/// The `typ` of an ID-JAG.
-pub(super) const ID_JAG_TYP: &str = "oauth-id-jag+jwt";
-
-/// A token request, read but not judged.
-pub(super) struct TokenRequest {
-    pub(super) form: Form,
-    pub(super) authorization: Option<String>,
-    pub(super) certificates: Vec<CertificateDer<'static>>,
-}
 
 impl State {
     pub(super) async fn token_request(
@@ -92,11 +79,11 @@ impl State {
     fn client_credentials(&self, registry: &Registry, client: Option<Client>, asked: &Asked) -> Outcome<Value> {
         let client =
             client.ok_or_else(|| Refusal::invalid_client("client_credentials without client authentication"))?;
-        if matches!(client.authentication, super::Authentication::None) {
+        if matches!(client.authentication, Authentication::None) {
             return Err(Refusal::new("unauthorized_client", "a public client has no credentials"));
         }
         let subject = client.id.clone();
-        self.access_token(registry, &client, asked, super::issue::Principal { subject, act: None })
+        self.access_token(registry, &client, asked, Principal { subject, act: None })
     }
 
     /// What a request is for, by its look alone.

@@ -122,6 +122,34 @@ impl ResourceServer {
         self.server.open_connections()
     }
 
+    /// The requests whose answer has begun, oldest first; the last few thousand.
+    pub fn requests(&self) -> Vec<Seen> {
+        lock(&self.state.record).all().cloned().collect()
+    }
+
+    /// The last request whose answer has begun.
+    pub fn last_request(&self) -> Option<Seen> {
+        lock(&self.state.record).all().next_back().cloned()
+    }
+
+    /// How many requests have come in.
+    pub fn arrivals(&self) -> u64 {
+        *self.state.arrivals.borrow()
+    }
+
+    /// Waits until `count` requests have come in.
+    pub async fn reached_by(&self, count: u64) {
+        // The sender lives as long as this server.
+        let _ = self.state.arrivals.subscribe().wait_for(|arrivals| *arrivals >= count).await;
+    }
+
+    /// Waits until `count` clients listen to `/sse`.
+    pub async fn listened_to_by(&self, count: usize) {
+        while self.state.events.receiver_count() < count {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// New handshakes use this from now on.
     pub fn set_tls(&self, tls: &ServerTls) -> anyhow::Result<()> {
         self.server.set_tls(tls)

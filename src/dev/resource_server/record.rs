@@ -1,6 +1,5 @@
 //! What reached the upstream, for tests to assert on.
-use super::ResourceServer;
-use crate::dev::http::{Connection, lock};
+use crate::dev::http::Connection;
 use crate::dev::jwt;
 use http::{HeaderMap, Request, Uri, Version};
 use hyper::body::Incoming;
@@ -106,34 +105,9 @@ impl Record {
         }
         self.0.push_back(seen);
     }
-}
 
-impl ResourceServer {
-    /// The requests whose answer has begun, oldest first; the last few thousand.
-    pub fn requests(&self) -> Vec<Seen> {
-        lock(&self.state.record).0.iter().cloned().collect()
-    }
-
-    /// The last request whose answer has begun.
-    pub fn last_request(&self) -> Option<Seen> {
-        lock(&self.state.record).0.back().cloned()
-    }
-
-    /// How many requests have come in.
-    pub fn arrivals(&self) -> u64 {
-        *self.state.arrivals.borrow()
-    }
-
-    /// Waits until `count` requests have come in.
-    pub async fn reached_by(&self, count: u64) {
-        // The sender lives as long as this server.
-        let _ = self.state.arrivals.subscribe().wait_for(|arrivals| *arrivals >= count).await;
-    }
-
-    /// Waits until `count` clients listen to `/sse`.
-    pub async fn listened_to_by(&self, count: usize) {
-        while self.state.events.receiver_count() < count {
-            tokio::task::yield_now().await;
-        }
+    /// The newest last.
+    pub(super) fn all(&self) -> impl DoubleEndedIterator<Item = &Seen> {
+        self.0.iter()
     }
 }

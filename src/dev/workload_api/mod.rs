@@ -1,14 +1,18 @@
 //! A SPIFFE Workload API over a Unix socket, as a SPIRE agent offers it, and a handle to make it misbehave.
 #[expect(missing_docs, reason = "generated code")]
 pub mod proto;
+mod published;
 mod service;
 
+pub use published::Calls;
+
 use crate::clock::{Clock, Timestamp};
-use crate::dev::ca::{JwtAuthority, Svid, SvidRequest, TrustDomain};
+use crate::dev::ca::{Svid, SvidRequest, TrustDomain};
 use crate::tasks::{Stop, Stopper, Tasks};
 use anyhow::Context;
 use proto::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use proto::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
+use published::{Issued, Mode, Published};
 use service::Service;
 use std::collections::HashMap;
 use std::fmt;
@@ -20,19 +24,6 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 pub use tonic::Code;
 use tonic::transport::Server;
-
-/// How many calls of each kind have come in, refused ones included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Calls {
-    /// `FetchX509SVID` streams opened.
-    pub x509_svid: u64,
-    /// `FetchX509Bundles` streams opened.
-    pub x509_bundles: u64,
-    /// `FetchJWTSVID` calls.
-    pub jwt_svid: u64,
-    /// `FetchJWTBundles` streams opened.
-    pub jwt_bundles: u64,
-}
 
 /// One trust domain's Workload API for one workload. Every change is pushed to the open streams as a complete state.
 pub struct WorkloadApi {
@@ -55,34 +46,6 @@ struct Script {
     jwt_refusal: Option<Code>,
     mode: Mode,
     epoch: u64,
-}
-
-/// What calls are answered from.
-#[derive(Debug)]
-struct Published {
-    mode: Mode,
-    /// A stream ends when this differs from what it was when the stream began.
-    epoch: u64,
-    x509_svids: X509svidResponse,
-    x509_bundles: X509BundlesResponse,
-    jwt_bundles: JwtBundlesResponse,
-    identities: Vec<Issued>,
-    jwt: JwtAuthority,
-    jwt_svid_ttl: Duration,
-    jwt_refusal: Option<Code>,
-}
-
-#[derive(Debug)]
-struct Issued {
-    spiffe_id: String,
-    hint: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Serve,
-    Hang,
-    Refuse(Code),
 }
 
 struct Running {

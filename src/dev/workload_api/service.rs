@@ -4,7 +4,7 @@ use super::proto::{
     JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
 };
-use super::{Calls, Mode, Published};
+use super::published::{Calls, Issued, Mode, Published};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
@@ -122,7 +122,7 @@ impl SpiffeWorkloadApi for Service {
             return Err(Status::invalid_argument("audience must be specified"));
         }
         let published = self.answering().await?;
-        let asked = |id: &&super::Issued| request.spiffe_id.is_empty() || request.spiffe_id == id.spiffe_id;
+        let asked = |id: &&Issued| request.spiffe_id.is_empty() || request.spiffe_id == id.spiffe_id;
         let mut svids = Vec::new();
         for identity in published.identities.iter().filter(asked) {
             let svid = published

@@ -1,0 +1,63 @@
+//! What the server knows: its clients, its keys, and what came in.
+use super::record::Record;
+use super::registry::Registry;
+use crate::clock::{Clock, Timestamp};
+use crate::dev::ca::JwtAuthority;
+use crate::dev::faults::Faults;
+use crate::dev::http::lock;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Mutex;
+use tokio::sync::watch;
+
+/// What the server knows.
+pub(super) struct State {
+    pub(super) issuer: String,
+    pub(super) path: String,
+    pub(super) clock: Clock,
+    pub(super) keys: JwtAuthority,
+    pub(super) registry: Mutex<Registry>,
+    pub(super) metadata_patch: Mutex<Value>,
+    /// Ids of assertions that were taken, until they expire (IJ-R7, CA-8).
+    pub(super) seen: Mutex<HashMap<String, Timestamp>>,
+    pub(super) record: Mutex<Record>,
+    pub(super) arrivals: watch::Sender<u64>,
+    pub(super) faults: Endpoints,
+}
+
+/// The misbehaviour of each endpoint.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    /// `/token`.
+    pub token: Faults,
+    /// Both metadata documents.
+    pub metadata: Faults,
+    /// The JWK Set.
+    pub jwks: Faults,
+}
+
+impl State {
+    /// Takes note of an assertion's id; false if it was there before.
+    pub(super) fn first_use(&self, id: &str, expiry: Timestamp) -> bool {
+        let now = self.clock.now();
+        let mut seen = lock(&self.seen);
+        seen.retain(|_, expiry| *expiry > now);
+        seen.insert(id.to_owned(), expiry).is_none()
+    }
+
+    /// A copy to work with, so that no lock is held while keys are fetched.
+    pub(super) fn registry(&self) -> Registry {
+        lock(&self.registry).clone()
+    }
+
+    pub(super) fn token_endpoint(&self) -> String {
+        format!("{}/token", self.issuer)
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("issuer", &self.issuer).finish_non_exhaustive()
+    }
+}
