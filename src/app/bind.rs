@@ -1,10 +1,9 @@
 //! Builds the parts and binds every port, before anything runs: what cannot work fails here, with the setting named.
 use super::quota::{self, Descriptors};
-use super::reload::Source;
 use crate::admin::{Health, Scrape};
 use crate::assertion::jwks;
 use crate::clock::Clock;
-use crate::config::{Config, IdentitySource, ListenAddress, Loaded};
+use crate::config::{Config, IdentitySource, ListenAddress, Loaded, Source};
 use crate::exchange::{self, Exchanger};
 use crate::identity::{self, Files, Identity, WorkloadApi};
 use crate::listen;

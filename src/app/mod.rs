@@ -6,4 +6,3 @@ mod reload;
 mod run;
 
 pub use bind::{Addresses, BindError, Bound, bind};
-pub use reload::{Environment, Source};

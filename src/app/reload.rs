@@ -3,39 +3,14 @@ use super::bind::Parts;
 use crate::admin::ReloadStatus;
 use crate::assertion::{SigningKey, jwks};
 use crate::clock::{Clock, Timestamp};
-use crate::config::{self, Changes, Config, Loaded, Overrides, Problems};
+use crate::config::{Changes, Config, Loaded, Source};
 use crate::policy::Route;
 use crate::tasks::Stop;
 use crate::telemetry::gauge_value;
 use arc_swap::ArcSwap;
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Looks a variable of the environment up, as far as the configuration may see it.
-pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
-
-/// Where the configuration is read from.
-#[derive(Clone)]
-pub struct Source {
-    /// The file.
-    pub path: PathBuf,
-    /// The environment.
-    pub environment: Environment,
-    /// What the command line says instead of the file.
-    pub overrides: Overrides,
-}
-
-impl Source {
-    /// Reads it.
-    ///
-    /// # Errors
-    /// Everything that is wrong with it, at once.
-    pub fn load(&self) -> Result<Loaded, Problems> {
-        config::load(&self.path, &*self.environment, &self.overrides)
-    }
-}
 
 /// How often the wall clock is looked at, whether a key that left has been published for long enough: a timer until then would not see
 /// that the clock was set, or that a laptop slept.

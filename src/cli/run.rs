@@ -1,9 +1,9 @@
 //! `idjag-proxy run`
 use super::signals::until_told;
 use super::{EX_CONFIG, EX_FAILED, complain, environment};
-use crate::app::{Source, bind};
+use crate::app::bind;
 use crate::clock::Clock;
-use crate::config::{LogFormat, Overrides, Process};
+use crate::config::{LogFormat, Overrides, Process, Source};
 use crate::tasks::Stop;
 use crate::telemetry::{Format, Logs};
 use std::path::Path;

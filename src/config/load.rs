@@ -5,7 +5,8 @@ use super::read::{Read, read};
 use super::runtime::{Config, Overrides};
 use super::watch::{Fingerprint, read_bounded, sha256};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A configuration, and what there is to say about it.
 pub struct Loaded {
@@ -39,6 +40,30 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+/// Looks up a variable of the environment, as far as the configuration may see it.
+pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Where a configuration is read from, at start and at every reload.
+#[derive(Clone)]
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// The environment.
+    pub environment: Environment,
+    /// What the command line says instead of the file.
+    pub overrides: Overrides,
+}
+
+impl Source {
+    /// Loads the configuration. Blocks on the file system.
+    ///
+    /// # Errors
+    /// Every problem of the file at once.
+    pub fn load(&self) -> Result<Loaded, Problems> {
+        load(&self.path, &*self.environment, &self.overrides)
+    }
+}
 
 /// Loads the file at `path`. `environment` reads one variable; `overrides` is what the command line says instead.
 ///

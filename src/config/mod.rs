@@ -21,7 +21,7 @@ mod tests;
 mod tree;
 mod watch;
 
-pub use load::{Loaded, Problems, load};
+pub use load::{Environment, Loaded, Problems, Source, load};
 pub use problem::Problem;
 pub use runtime::{
     Config, IdentitySource, Listen, ListenAddress, LogFormat, LogLevel, Overrides, Process, ProcessLimits,

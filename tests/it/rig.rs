@@ -2,9 +2,9 @@
 use super::agent::{self, Http1, Reply};
 use bytes::Bytes;
 use http_body_util::Full;
-use idjag_proxy::app::{Source, bind};
+use idjag_proxy::app::bind;
 use idjag_proxy::clock::Clock;
-use idjag_proxy::config::Overrides;
+use idjag_proxy::config::{Overrides, Source};
 use idjag_proxy::dev::authorization_server::{
     Authentication, AuthorizationServer, Client, Delegation, KeySource, Setup,
 };

@@ -1,7 +1,7 @@
 //! One real proxy, as `idjag-proxy run` would start it.
-use crate::app::{Addresses, Source, bind};
+use crate::app::{Addresses, bind};
 use crate::clock::Clock;
-use crate::config::Overrides;
+use crate::config::{Overrides, Source};
 use crate::tasks::{Stop, Stopper, Tasks};
 use anyhow::{Context, bail};
 use std::net::SocketAddr;
