@@ -2,12 +2,32 @@
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-/// Binds an address; `[::]` becomes `0.0.0.0` where IPv6 is switched off. With `shared`, others may bind the same port, and the kernel
-/// spreads connections among them. Returned is where it listens.
-pub fn bind(address: SocketAddr, shared: bool) -> std::io::Result<(TcpListener, SocketAddr)> {
-    let listener = everywhere(address, |address| socket(address, shared))?;
-    let address = listener.local_addr()?;
-    Ok((listener, address))
+/// Who may bind the same port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// Only this socket.
+    Exclusive,
+    /// Other sockets, too (`SO_REUSEPORT`): the kernel spreads connections among them.
+    Shared,
+}
+
+/// A bound socket.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket, in non-blocking mode.
+    pub socket: TcpListener,
+    /// Where it listens, with the port that the system chose if none was asked for.
+    pub address: SocketAddr,
+}
+
+/// Binds an address; `[::]` becomes `0.0.0.0` where IPv6 is switched off.
+///
+/// # Errors
+/// What the system says; see [`does_not_exist`].
+pub fn bind(address: SocketAddr, port: Port) -> std::io::Result<Listener> {
+    let socket = everywhere(address, |address| socket(address, port))?;
+    let address = socket.local_addr()?;
+    Ok(Listener { socket, address })
 }
 
 fn everywhere<T>(address: SocketAddr, bind: impl Fn(SocketAddr) -> std::io::Result<T>) -> std::io::Result<T> {
@@ -37,13 +57,13 @@ fn has_no_family(_: &std::io::Error) -> bool {
     false
 }
 
-fn socket(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
+fn socket(address: SocketAddr, port: Port) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     #[cfg(unix)]
-    socket.set_reuse_port(shared)?;
+    socket.set_reuse_port(port == Port::Shared)?;
     #[cfg(not(unix))]
-    let _ = shared;
+    let _ = port;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(1024)?;
@@ -68,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_port_that_is_taken_is_no_missing_address() {
-        let (_taken, address) = bind("127.0.0.1:0".parse().expect("an address"), false).expect("bound");
-        assert!(!does_not_exist(&bind(address, false).expect_err("taken")));
+        let taken = bind("127.0.0.1:0".parse().expect("an address"), Port::Exclusive).expect("bound");
+        assert!(!does_not_exist(&bind(taken.address, Port::Exclusive).expect_err("taken")));
     }
 }

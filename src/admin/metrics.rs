@@ -11,14 +11,10 @@ use std::sync::Arc;
 /// Everything that a scrape reads.
 #[derive(Clone)]
 pub struct Scrape {
-    /// All metrics.
-    pub registrar: Registrar,
-    /// Brings gauges up to date that nothing else moves.
-    pub refresh: Arc<dyn Fn() + Send + Sync>,
-    /// The probes, and the `ready` gauge.
-    pub health: Health,
-    /// `ready`
-    pub ready: IntGauge,
+    registrar: Registrar,
+    health: Health,
+    refresh: Arc<dyn Fn() + Send + Sync>,
+    ready: IntGauge,
 }
 
 /// Serves until it is told to stop.
@@ -33,6 +29,20 @@ pub async fn serve_metrics(listener: std::net::TcpListener, scrape: Scrape, stop
 }
 
 impl Scrape {
+    /// Serves the metrics of `registrar` and the probes of `health`. `refresh` brings those metrics up to date before each scrape
+    /// that nothing else does.
+    ///
+    /// # Errors
+    /// The name `ready` is already registered.
+    pub fn new(
+        registrar: &Registrar,
+        health: Health,
+        refresh: impl Fn() + Send + Sync + 'static,
+    ) -> prometheus::Result<Self> {
+        let ready = registrar.gauge("ready", "Whether the next request could succeed.")?;
+        Ok(Self { registrar: registrar.clone(), health, refresh: Arc::new(refresh), ready })
+    }
+
     fn answer(&self, request: &Request<Incoming>) -> Answer {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");

@@ -1,8 +1,11 @@
 //! The composition root: everything is bound first and run later, and every long-lived task is named here.
 mod bind;
+mod components;
 mod drain;
+mod listeners;
 mod quota;
 mod reload;
 mod run;
 
-pub use bind::{Addresses, BindError, Bound, bind};
+pub use bind::{BindError, Bound, bind};
+pub use listeners::{Addresses, ListenError};

@@ -1,5 +1,9 @@
 //! What the machine grants: how many threads the data plane gets where the configuration does not say, how many descriptors, and how
 //! much memory.
+use crate::config::ProcessLimits;
+use crate::proxy::Limits;
+use crate::telemetry::gauge_value;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 /// How the file descriptors are divided.
@@ -22,9 +26,32 @@ impl Descriptors {
     }
 }
 
+/// The limits of the data plane: those of the configuration, as far as the machine has room for them.
+pub(super) fn limits(given: &ProcessLimits, descriptors: Option<Descriptors>) -> Limits {
+    let defaults = Limits::default();
+    let by_memory = busy_connections().unwrap_or(usize::MAX);
+    let possible = descriptors.map_or(usize::MAX, |descriptors| descriptors.connections).min(by_memory);
+    // A tunnel counts as a request, and has another one inside.
+    let requests = given.requests.min(by_memory.saturating_mul(2));
+    if possible < given.connections || requests < given.requests {
+        tracing::info!(
+            connections = given.connections.min(possible),
+            requests,
+            "limits: there is room for fewer, by the limit of file descriptors (RLIMIT_NOFILE) or of memory (cgroup)"
+        );
+    }
+    Limits {
+        connections: given.connections.min(possible),
+        requests: gauge_value(requests),
+        head: given.request_headers,
+        delegated: NonZeroUsize::new(given.delegated_tokens).unwrap_or(defaults.delegated).min(defaults.delegated),
+        ..defaults
+    }
+}
+
 /// How many connections of the agent's the memory limit has room for, each with a request under way and a connection to an upstream;
 /// `None` without a limit. Beyond it connections wait for a place, where the kernel would kill the process.
-pub(super) fn busy_connections() -> Option<usize> {
+fn busy_connections() -> Option<usize> {
     let limit = memory_limit(&read("/sys/fs/cgroup/memory.max"));
     limit.or_else(|| memory_limit(&read("/sys/fs/cgroup/memory/memory.limit_in_bytes"))).map(room)
 }

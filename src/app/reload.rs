@@ -1,13 +1,14 @@
 //! Live reload: a new file builds a whole new set of routes and swaps it; a broken one is refused, and the old stays in force.
-use super::bind::Parts;
+use super::components::Components;
 use crate::admin::ReloadStatus;
 use crate::assertion::{SigningKey, jwks};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Timestamp;
 use crate::config::{Changes, Config, Loaded, Source};
 use crate::policy::Route;
 use crate::tasks::Stop;
-use crate::telemetry::gauge_value;
+use crate::telemetry::{Registrar, gauge_value};
 use arc_swap::ArcSwap;
+use prometheus::{IntCounterVec, IntGauge};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,16 +21,52 @@ const FIRST_IDENTITY: Duration = Duration::from_secs(10);
 
 /// The task that reloads.
 pub(super) struct Reload {
-    pub(super) source: Source,
-    pub(super) changes: Changes,
-    pub(super) parts: Parts,
+    source: Source,
+    changes: Changes,
+    components: Components,
     pub(super) current: Loaded,
     pub(super) status: Arc<ArcSwap<ReloadStatus>>,
+    metrics: ReloadMetrics,
     /// Keys that the configuration no longer names, and until when an assertion signed with one may be in use.
-    pub(super) leaving: Vec<(SigningKey, Timestamp)>,
+    leaving: Vec<(SigningKey, Timestamp)>,
+}
+
+struct ReloadMetrics {
+    results: IntCounterVec,
+    last: IntGauge,
+}
+
+impl ReloadMetrics {
+    fn new(registrar: &Registrar) -> prometheus::Result<Self> {
+        let results =
+            registrar.counters("config_reloads_total", "Reloads of the configuration, by result.", &["result"])?;
+        for result in ["accepted", "refused"] {
+            results.with_label_values(&[result]);
+        }
+        let last = registrar.gauge(
+            "config_last_reload_timestamp_seconds",
+            "When the configuration in force was loaded, in seconds since the epoch.",
+        )?;
+        Ok(Self { results, last })
+    }
 }
 
 impl Reload {
+    /// `current` is what was loaded at start, and `components` what was built of it.
+    pub(super) fn new(
+        source: Source,
+        changes: Changes,
+        components: Components,
+        current: Loaded,
+    ) -> prometheus::Result<Self> {
+        let metrics = ReloadMetrics::new(&components.registrar)?;
+        let loaded_at = components.clock.now().unix_seconds();
+        metrics.last.set(gauge_value(loaded_at));
+        let status = ReloadStatus { hash: current.config.hash.clone(), loaded_at, refused: None };
+        let status = Arc::new(ArcSwap::from_pointee(status));
+        Ok(Self { source, changes, components, current, status, metrics, leaving: Vec::new() })
+    }
+
     /// Runs until it is told to stop.
     pub(super) async fn run(mut self, mut stop: Stop) -> Result<(), String> {
         loop {
@@ -69,32 +106,29 @@ impl Reload {
     }
 
     async fn apply(&mut self, loaded: Loaded) -> Result<(), String> {
-        let parts = &self.parts;
-        for server in &loaded.config.servers {
-            parts.exchange_metrics.declare(&server.name);
-            parts.token_metrics.declare(&server.name);
-        }
-        let building = parts.clone();
+        let components = &self.components;
+        components.declare_servers(&loaded.config);
+        let building = components.clone();
         // The machine's authorities are read for it.
         let built = tokio::task::spawn_blocking(move || (building.table(&loaded.config), loaded)).await;
         let (table, loaded) = built.map_err(|error| error.to_string())?;
         let table = table.map_err(|error| error.to_string())?;
-        parts.need_identity(table.needs_identity());
+        components.need_identity(table.needs_identity());
         if table.needs_identity() && !self.current.config.needs_identity {
-            first_identity(parts).await;
+            first_identity(components).await;
         }
-        parts.shared.replace(table);
+        components.shared.replace(table);
         for warning in &loaded.warnings {
             tracing::warn!(path = %warning.path, "{}", warning.message);
         }
-        eager(parts).await;
+        components.obtain_eager_grants().await;
         let hash = loaded.config.hash.clone();
         let previous = std::mem::replace(&mut self.current, loaded);
         self.forget(&previous.config);
         self.retire(&previous.config);
-        let now = self.parts.clock.now().unix_seconds();
-        self.parts.reloads.results.with_label_values(&["accepted"]).inc();
-        self.parts.reloads.last.set(gauge_value(now));
+        let now = self.components.clock.now().unix_seconds();
+        self.metrics.results.with_label_values(&["accepted"]).inc();
+        self.metrics.last.set(gauge_value(now));
         tracing::info!(%hash, "the configuration was reloaded");
         self.status.store(Arc::new(ReloadStatus { hash, loaded_at: now, refused: None }));
         Ok(())
@@ -103,10 +137,10 @@ impl Reload {
     /// Removes the series of routes and servers that `previous` had and the configuration in force has not. An exchange that
     /// still ends may bring one of its server's series back.
     fn forget(&self, previous: &Config) {
-        let (parts, registrar, config) = (&self.parts, &self.parts.scrape.registrar, &self.current.config);
+        let (registrar, config) = (&self.components.registrar, &self.current.config);
         let routes: HashSet<&str> = config.policy.routes().iter().map(|route| &*route.name).collect();
         for route in previous.policy.routes().iter().filter(|route| !routes.contains(&*route.name)) {
-            parts.proxy_metrics.forget(&route.name);
+            self.components.proxy_metrics.forget(&route.name);
             registrar.remove_series(&[("route", &*route.name)]);
         }
         let issuers = |config: &Config| -> HashSet<(Arc<str>, String)> {
@@ -114,7 +148,7 @@ impl Reload {
             config.policy.routes().iter().filter_map(issuer).collect()
         };
         for (route, issuer) in issuers(previous).difference(&issuers(config)) {
-            parts.proxy_metrics.forget_expiry(route, issuer);
+            self.components.proxy_metrics.forget_expiry(route, issuer);
             registrar.remove_series(&[("route", &**route), ("server", &**issuer)]);
         }
         let servers: HashSet<&str> = config.servers.iter().map(|server| server.name.as_str()).collect();
@@ -126,13 +160,13 @@ impl Reload {
     /// Publishes the keys of now. What was current a moment ago is published with them until its last assertion has expired, retired in
     /// the file or not.
     fn retire(&mut self, previous: &Config) {
-        let until = self.parts.clock.now().plus(previous.assertion_lifetime);
+        let until = self.components.clock.now().plus(previous.assertion_lifetime);
         self.leaving.extend(previous.published_keys.iter().map(|key| (key.clone(), until)));
         self.publish();
     }
 
     fn publish(&mut self) {
-        let now = self.parts.clock.now();
+        let now = self.components.clock.now();
         self.leaving.retain(|(_, until)| now < *until);
         let mut keys = self.current.config.published_keys.clone();
         for (key, _) in &self.leaving {
@@ -140,35 +174,21 @@ impl Reload {
                 keys.push(key.clone());
             }
         }
-        self.parts.published.store(Arc::new(jwks(&keys).to_string()));
+        self.components.published.store(Arc::new(jwks(&keys).to_string()));
     }
 
     fn refuse(&self, why: &str) {
         tracing::error!(file = %self.source.path.display(), problems = why, "the new configuration is refused; the old one stays in force");
-        self.parts.reloads.results.with_label_values(&["refused"]).inc();
+        self.metrics.results.with_label_values(&["refused"]).inc();
         let before = self.status.load();
         self.status.store(Arc::new(ReloadStatus { refused: Some(why.to_owned()), ..(**before).clone() }));
     }
 }
 
-/// The status of what was loaded at start.
-pub(super) fn first_status(config: &Config, clock: &Clock) -> Arc<ArcSwap<ReloadStatus>> {
-    let status = ReloadStatus { hash: config.hash.clone(), loaded_at: clock.now().unix_seconds(), refused: None };
-    Arc::new(ArcSwap::from_pointee(status))
-}
-
-/// Has the eager grants of the routes in force obtained.
-pub(super) async fn eager(parts: &Parts) {
-    let table = parts.shared.table();
-    for (slot, eager) in table.own_slots() {
-        parts.tokens.make_eager(slot, eager).await;
-    }
-}
-
 /// Gives the first identity a moment, so that what worked before goes on meanwhile. Without one, too, the new routes come into force
 /// then, and say what they wait for.
-async fn first_identity(parts: &Parts) {
-    let Some(identity) = &parts.identity else { return };
+async fn first_identity(components: &Components) {
+    let Some(identity) = &components.identity else { return };
     let mut changes = identity.changes();
     let held = async { while identity.latest_held().is_none() && changes.changed().await.is_ok() {} };
     // Out of patience is as good as held: see above.

@@ -1,10 +1,10 @@
 //! Running: names every task, and stops them in order.
-use super::bind::{Addresses, Bound, IdentityTask, Parts};
+use super::bind::Bound;
+use super::components::Components;
 use super::drain::{Drained, drain};
-use super::reload::{Reload, eager, first_status};
+use super::listeners::{Addresses, SharedPort};
 use crate::admin::{AdminSocket, IdentityStatus, ReloadStatus, RouteStatus, Status, serve_jwks, serve_metrics};
-use crate::config::Watch;
-use crate::proxy::run_worker;
+use crate::proxy::{Shared, Traffic, run_worker};
 use crate::tasks::{Stop, Tasks};
 use crate::telemetry::Logs;
 use arc_swap::ArcSwap;
@@ -12,7 +12,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 /// What background work gets to end in good order.
 const GRACE: Duration = Duration::from_secs(2);
@@ -31,32 +31,30 @@ impl Bound {
     pub async fn run(self, mut stop: Stop) -> Result<(), String> {
         let (data_stopper, data_stop) = Stop::pair();
         let (control_stopper, control_stop) = Stop::pair();
-        let Bound { addresses, outbound, metrics, jwks, parts, owner, identity_task, loaded, source, logs } = self;
-        let process = loaded.config.process.clone();
-        announce(&addresses, loaded.config.policy.routes().len());
-        let mut workers = Workers::start(&parts, outbound, &data_stop)?;
+        let Bound { addresses, listeners, components, owners, watch, reload, logs } = self;
+        let config = &reload.current.config;
+        let process = config.process.clone();
+        announce(&addresses, config.policy.routes().len());
+        let sockets = SharedPort::by_worker(listeners.outbound);
+        let mut workers = Workers::start(&components.shared, sockets, &data_stop)?;
         let mut tasks = Tasks::default();
-        if let Some(task) = identity_task {
-            tasks.spawn("identity", task.run(parts.identity_wanted.subscribe(), control_stop.clone()));
+        if let Some(task) = owners.identity {
+            tasks.spawn("identity", task.run(components.identity_needed.subscribe(), control_stop.clone()));
         }
-        tasks.spawn("tokens", owner.run(control_stop.clone()));
-        for listener in metrics {
-            tasks.spawn("metrics", serve_metrics(listener, parts.scrape.clone(), control_stop.clone()));
+        tasks.spawn("tokens", owners.tokens.run(control_stop.clone()));
+        for listener in listeners.metrics {
+            tasks.spawn("metrics", serve_metrics(listener.socket, components.scrape.clone(), control_stop.clone()));
         }
-        for listener in jwks {
-            tasks.spawn("jwks", serve_jwks(listener, Arc::clone(&parts.published), control_stop.clone()));
+        for listener in listeners.jwks {
+            let keys = Arc::clone(&components.published);
+            tasks.spawn("jwks", serve_jwks(listener.socket, keys, control_stop.clone()));
         }
-        let (watch, changes) = Watch::new(loaded.fingerprint.clone());
-        let reloaded = first_status(&loaded.config, &parts.clock);
-        if let Some(path) = &addresses.admin {
-            let status = status(&parts, &reloaded, logs.clone());
-            let socket = AdminSocket { path: path.clone(), status: Arc::new(status), logs };
-            tasks.spawn("admin", socket.run(control_stop.clone()));
+        if let Some(path) = listeners.admin {
+            let status = Arc::new(status(&components, &reload.status, logs.clone()));
+            tasks.spawn("admin", AdminSocket { path, status, logs }.run(control_stop.clone()));
         }
         tasks.spawn("config-watch", watch.run(control_stop.clone()));
-        eager(&parts).await;
-        let reload =
-            Reload { source, changes, parts: parts.clone(), current: loaded, status: reloaded, leaving: Vec::new() };
+        components.obtain_eager_grants().await;
         tasks.spawn("config-reload", reload.run(control_stop.clone()));
         let ended = tokio::select! {
             () = stop.stopped() => Ok(()),
@@ -64,9 +62,9 @@ impl Bound {
             Some(ended) = workers.ended.recv() => Err(ended),
         };
         if ended.is_ok() {
-            parts.health.drain();
-            let drained = drain(parts.shared.traffic(), process.drain_idle, process.drain_deadline).await;
-            log_drain(drained, &parts);
+            components.health.drain();
+            let traffic = components.shared.traffic();
+            log_drain(drain(traffic, process.drain_idle, process.drain_deadline).await, traffic);
         }
         data_stopper.stop();
         control_stopper.stop();
@@ -75,26 +73,12 @@ impl Bound {
     }
 }
 
-impl IdentityTask {
-    /// Asks for the identity once a route needs it, and never before: where none does, nobody may have registered one.
-    async fn run(self, mut wanted: watch::Receiver<bool>, mut stop: Stop) -> Result<(), String> {
-        tokio::select! {
-            () = stop.stopped() => return Ok(()),
-            _ = wanted.wait_for(|wanted| *wanted) => {}
-        }
-        match self {
-            Self::WorkloadApi(task) => task.run(stop).await,
-            Self::Files(task) => task.run(stop).await,
-        }
-    }
-}
-
 impl Workers {
-    fn start(parts: &Parts, outbound: Vec<Vec<TcpListener>>, stop: &Stop) -> Result<Self, String> {
+    fn start(shared: &Arc<Shared>, sockets: Vec<Vec<TcpListener>>, stop: &Stop) -> Result<Self, String> {
         let (sender, ended) = mpsc::unbounded_channel();
-        let mut threads = Vec::with_capacity(outbound.len());
-        for (index, listeners) in outbound.into_iter().enumerate() {
-            let (shared, stop, sender) = (Arc::clone(&parts.shared), stop.clone(), sender.clone());
+        let mut threads = Vec::with_capacity(sockets.len());
+        for (index, listeners) in sockets.into_iter().enumerate() {
+            let (shared, stop, sender) = (Arc::clone(shared), stop.clone(), sender.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let run = || run_worker(shared, listeners, index, stop.clone());
                 let ended = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
@@ -137,28 +121,28 @@ fn announce(addresses: &Addresses, routes: usize) {
     );
 }
 
-fn log_drain(drained: Drained, parts: &Parts) {
+fn log_drain(drained: Drained, traffic: &Traffic) {
     match drained {
         Drained::Quiet => tracing::info!("drained: the agent is quiet"),
         Drained::Deadline => tracing::warn!(
-            requests = parts.shared.traffic().requests(),
-            connections = parts.shared.traffic().connections(),
+            requests = traffic.requests(),
+            connections = traffic.connections(),
             "the drain deadline has come; what is left is cut"
         ),
     }
 }
 
 fn status(
-    parts: &Parts,
+    components: &Components,
     reloaded: &Arc<ArcSwap<ReloadStatus>>,
     logs: Option<Logs>,
 ) -> impl Fn() -> Status + Send + Sync + use<> {
-    let (parts, reloaded) = (parts.clone(), Arc::clone(reloaded));
+    let (components, reloaded) = (components.clone(), Arc::clone(reloaded));
     move || {
-        let ready = parts.health.ready();
-        let table = parts.shared.table();
-        let identity = parts.identity.as_ref().filter(|_| table.needs_identity());
-        let now = parts.clock.now();
+        let ready = components.health.ready();
+        let table = components.shared.table();
+        let identity = components.identity.as_ref().filter(|_| table.needs_identity());
+        let now = components.clock.now();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: ready.is_ok(),
@@ -167,8 +151,8 @@ fn status(
             config: (**reloaded.load()).clone(),
             identity: identity.map(|identity| identity_status(&identity.status())),
             routes: table.routes().map(|(route, slot)| RouteStatus::new(route, slot, now)).collect(),
-            requests: parts.shared.traffic().requests(),
-            connections: parts.shared.traffic().connections(),
+            requests: components.shared.traffic().requests(),
+            connections: components.shared.traffic().connections(),
         }
     }
 }

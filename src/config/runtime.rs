@@ -1,7 +1,7 @@
 //! What a configuration file comes to: the settings of each part, ready to use.
 use crate::assertion::SigningKey;
 use crate::exchange::AuthorizationServer;
-use crate::identity::{Endpoint, FilesSettings, WorkloadApiSettings};
+use crate::identity::{Endpoint, IdentitySource};
 use crate::policy::Policy;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,15 +28,6 @@ pub struct Config {
     pub process: Process,
     /// SHA-256 of the configuration file, in hexadecimal.
     pub hash: String,
-}
-
-/// Where the workload's identity comes from.
-#[derive(Clone, Debug)]
-pub enum IdentitySource {
-    /// The SPIFFE Workload API.
-    WorkloadApi(WorkloadApiSettings),
-    /// Files.
-    Files(FilesSettings),
 }
 
 /// Where the process listens. Does not change while it runs.

@@ -15,6 +15,7 @@ mod metrics;
 mod pem;
 mod publisher;
 mod snapshot;
+mod source;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -30,6 +31,7 @@ pub use leaf::{Leaf, LeafProblem};
 pub(crate) use material::provider as crypto_provider;
 pub use metrics::Metrics;
 pub use snapshot::{Authorities, Snapshot, Svid};
+pub use source::{IdentitySource, IdentityTask};
 pub use spiffe::{SpiffeId, TrustDomain};
 pub use state::{Missing, MissingKind};
 pub use workload_api::{Patience, WorkloadApi, WorkloadApiSettings};

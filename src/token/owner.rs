@@ -202,10 +202,7 @@ impl<M: Mint> Owner<M> {
         }
         let held = || self.entries.iter().filter_map(|(_, entry)| entry.held.as_ref());
         self.around.metrics.entries.set(gauge_value(held().count()));
-        self.around
-            .metrics
-            .bytes
-            .set(gauge_value(held().map(|token| token.size()).sum::<usize>()));
+        self.around.metrics.bytes.set(gauge_value(held().map(|token| token.size()).sum::<usize>()));
     }
 
     /// Another SPIFFE ID, or none any more, ends every token that was minted in the old one's name.

@@ -4,9 +4,9 @@ use crate::assertion::{MAX_LIFETIME, SigningKey};
 use crate::config::file::{AssertionFile, FilesFile, IdentityFile};
 use crate::config::leaf::{SecretPath, Text};
 use crate::config::problem::KeyPath;
-use crate::config::runtime::{IdentitySource, Listen};
+use crate::config::runtime::Listen;
 use crate::exchange::AssertionSettings;
-use crate::identity::{Endpoint, FilesSettings, WorkloadApiSettings, parse_endpoint};
+use crate::identity::{Endpoint, FilesSettings, IdentitySource, WorkloadApiSettings, parse_endpoint};
 use crate::policy::{CredentialRule, Route};
 use std::time::Duration;
 

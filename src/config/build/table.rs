@@ -4,8 +4,8 @@ use super::Builder;
 use crate::assertion::UserTokenKind;
 use crate::config::file::{SubjectFile, TokenFile};
 use crate::config::problem::KeyPath;
-use crate::config::runtime::IdentitySource;
 use crate::exchange::{AuthorizationServer, ClientAuth, Endpoints, Flow, Parameter, Subject, UserTokenRule};
+use crate::identity::IdentitySource;
 use std::sync::Arc;
 
 impl Builder<'_> {

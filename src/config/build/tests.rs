@@ -2,7 +2,8 @@ mod routes;
 mod tokens;
 
 use crate::config::testing::Directory;
-use crate::config::{IdentitySource, Overrides, load};
+use crate::config::{Overrides, load};
+use crate::identity::IdentitySource;
 
 const SERVERS: &str = "authorization_servers:
   corp: { issuer: 'https://corp.example', client_auth: spiffe_jwt }

@@ -8,10 +8,10 @@ use crate::config::file::{
 };
 use crate::config::leaf::{Name, Scope, Text};
 use crate::config::problem::KeyPath;
-use crate::config::runtime::IdentitySource;
 use crate::exchange::{
     ActorToken, AssertionSettings, Flow, Grant, GrantDigest, SelfIssuedGrant, Subject, UserTokenRule,
 };
+use crate::identity::IdentitySource;
 use crate::policy::{TokenRule, TokenSource};
 use crate::secret::Secret;
 use std::collections::{HashMap, HashSet};

@@ -27,7 +27,7 @@ pub use api::Api;
 use super::inject::{Defaults, is_object_name};
 use crate::admin::http;
 use crate::clock::Clock;
-use crate::listen;
+use crate::listen::{self, Port};
 use crate::tasks::{Stop, Tasks};
 use crate::telemetry::{Logs, ProcessMetrics, Registrar};
 use ::http::{Method, Request, StatusCode};
@@ -140,10 +140,10 @@ impl Settings {
 pub fn bind(settings: Settings, api: Api, clock: &Clock, logs: Option<&Logs>) -> Result<Bound, String> {
     settings.check()?;
     let bound = |flag: &str, address: SocketAddr| {
-        listen::bind(address, false).map_err(|error| format!("{flag}: {address} cannot be bound: {error}"))
+        listen::bind(address, Port::Exclusive).map_err(|error| format!("{flag}: {address} cannot be bound: {error}"))
     };
-    let (webhook, webhook_address) = bound("--listen", settings.listen)?;
-    let (metrics_listener, metrics_address) = bound("--metrics", settings.metrics)?;
+    let webhook = bound("--listen", settings.listen)?;
+    let metrics_listener = bound("--metrics", settings.metrics)?;
     let registrar = Registrar::default();
     let health = Health::new();
     let (metrics, scrape) = scrape(&registrar, &health, clock, logs).map_err(|error| error.to_string())?;
@@ -175,10 +175,10 @@ pub fn bind(settings: Settings, api: Api, clock: &Clock, logs: Option<&Logs>) ->
     let (checks, lookups) = (Arc::new(Semaphore::new(server::CHECKS)), Semaphore::new(server::LOOKUPS));
     let server = Webhook { policy, api, metrics, events, room, checks, lookups };
     Ok(Bound {
-        webhook_address,
-        metrics_address,
-        webhook,
-        metrics: metrics_listener,
+        webhook_address: webhook.address,
+        metrics_address: metrics_listener.address,
+        webhook: webhook.socket,
+        metrics: metrics_listener.socket,
         server: Arc::new(server),
         tls: TlsAcceptor::from(Arc::new(tls)),
         keeper,

@@ -1,0 +1,163 @@
+//! The ports of the proxy. A new one is a field of [`Listeners`] and of [`Addresses`], a line in each of the two functions below, and
+//! a task in `run`.
+use crate::config::{Listen, ListenAddress};
+use crate::listen::{self, Listener, Port};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+
+/// Why a port cannot be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The port is taken or not ours.
+    #[error("{setting}: {address} cannot be bound: {error}")]
+    Bind {
+        /// `listen.outbound`, `listen.metrics` or `listen.jwks`.
+        setting: &'static str,
+        /// The address that was tried.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// No listener is left for the agent.
+    #[error("listen.outbound: none of the default addresses exists on this machine; name one")]
+    NoOutbound,
+}
+
+/// Where a bound proxy listens.
+#[derive(Clone, Debug, Default)]
+pub struct Addresses {
+    /// Where the agent connects.
+    pub outbound: Vec<SocketAddr>,
+    /// Where metrics and probes are served.
+    pub metrics: Vec<SocketAddr>,
+    /// Where the keys that sign assertions are published.
+    pub jwks: Vec<SocketAddr>,
+    /// The admin socket.
+    pub admin: Option<PathBuf>,
+}
+
+/// Every port of the proxy, bound. The fields are named like the settings below `listen`.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    pub(super) outbound: Vec<SharedPort>,
+    pub(super) metrics: Vec<Listener>,
+    pub(super) jwks: Vec<Listener>,
+    /// Its task makes this socket.
+    pub(super) admin: Option<PathBuf>,
+}
+
+/// One address with a socket for each worker; the kernel spreads connections among them.
+#[derive(Debug)]
+pub(super) struct SharedPort {
+    address: SocketAddr,
+    sockets: Vec<TcpListener>,
+}
+
+impl Listeners {
+    pub(super) fn bind(wanted: &Listen, workers: usize) -> Result<Self, ListenError> {
+        let outbound = bind_all("listen.outbound", &wanted.outbound, |address| SharedPort::bind(address, workers))?;
+        if outbound.is_empty() {
+            return Err(ListenError::NoOutbound);
+        }
+        let exclusive = |address| listen::bind(address, Port::Exclusive);
+        Ok(Self {
+            outbound,
+            metrics: bind_all("listen.metrics", &wanted.metrics, exclusive)?,
+            jwks: bind_all("listen.jwks", &wanted.jwks, exclusive)?,
+            admin: wanted.admin.clone(),
+        })
+    }
+
+    pub(super) fn addresses(&self) -> Addresses {
+        let exclusive = |listeners: &[Listener]| listeners.iter().map(|listener| listener.address).collect();
+        Addresses {
+            outbound: self.outbound.iter().map(|port| port.address).collect(),
+            metrics: exclusive(&self.metrics),
+            jwks: exclusive(&self.jwks),
+            admin: self.admin.clone(),
+        }
+    }
+}
+
+impl Addresses {
+    /// All TCP addresses, to which the proxy must not send a request of its own.
+    pub(super) fn tcp(&self) -> Vec<SocketAddr> {
+        [&self.outbound[..], &self.metrics, &self.jwks].concat()
+    }
+}
+
+impl SharedPort {
+    fn bind(address: SocketAddr, workers: usize) -> std::io::Result<Self> {
+        // Bound exclusively first: with the port shared at once, a second proxy would silently take half of the connections.
+        let exclusive = listen::bind(address, Port::Exclusive)?;
+        let address = exclusive.address;
+        if workers == 1 {
+            return Ok(Self { address, sockets: vec![exclusive.socket] });
+        }
+        drop(exclusive);
+        let socket = |_| listen::bind(address, Port::Shared).map(|listener| listener.socket);
+        Ok(Self { address, sockets: (0..workers).map(socket).collect::<Result<_, _>>()? })
+    }
+
+    /// Hands each worker its sockets of all `ports`.
+    pub(super) fn by_worker(ports: Vec<Self>) -> Vec<Vec<TcpListener>> {
+        let mut workers: Vec<Vec<TcpListener>> = Vec::new();
+        for port in ports {
+            workers.resize_with(port.sockets.len().max(workers.len()), Vec::new);
+            for (worker, socket) in workers.iter_mut().zip(port.sockets) {
+                worker.push(socket);
+            }
+        }
+        workers
+    }
+}
+
+/// Binds each address, but for a default one that the machine does not have.
+fn bind_all<T>(
+    setting: &'static str,
+    wanted: &[ListenAddress],
+    bind: impl Fn(SocketAddr) -> std::io::Result<T>,
+) -> Result<Vec<T>, ListenError> {
+    let mut bound = Vec::with_capacity(wanted.len());
+    for &ListenAddress { address, explicit } in wanted {
+        match bind(address) {
+            Ok(listener) => bound.push(listener),
+            Err(error) if !explicit && listen::does_not_exist(&error) => {
+                tracing::info!(%address, setting, "an address does not exist on this machine and is skipped");
+            }
+            Err(error) => return Err(ListenError::Bind { setting, address, error }),
+        }
+    }
+    Ok(bound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outbound(address: SocketAddr) -> Listen {
+        let outbound = vec![ListenAddress { address, explicit: true }];
+        Listen { outbound, metrics: Vec::new(), admin: None, jwks: Vec::new() }
+    }
+
+    #[test]
+    fn a_taken_port_is_an_error_that_names_the_setting() {
+        let taken = listen::bind("127.0.0.1:0".parse().expect("address"), Port::Shared).expect("bound");
+        let address = taken.address;
+        for workers in [1, 2] {
+            let error = Listeners::bind(&outbound(address), workers).expect_err("taken");
+            assert!(error.to_string().starts_with(&format!("listen.outbound: {address}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_worker_has_a_socket_on_the_same_port() {
+        let listeners = Listeners::bind(&outbound("127.0.0.1:0".parse().expect("address")), 3).expect("bound");
+        let addresses = listeners.addresses();
+        let workers = SharedPort::by_worker(listeners.outbound);
+        assert_eq!(workers.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
+        for socket in workers.iter().flatten() {
+            assert_eq!(socket.local_addr().expect("address"), addresses.outbound[0]);
+        }
+    }
+}

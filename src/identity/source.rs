@@ -1,0 +1,59 @@
+//! The sources that an identity can come from, as one set.
+use super::files::{Files, FilesSettings};
+use super::handle::Identity;
+use super::metrics::Metrics;
+use super::workload_api::{WorkloadApi, WorkloadApiSettings};
+use crate::clock::Clock;
+use crate::tasks::Stop;
+use tokio::sync::watch;
+
+/// Where the workload's identity comes from.
+#[derive(Clone, Debug)]
+pub enum IdentitySource {
+    /// The SPIFFE Workload API.
+    WorkloadApi(WorkloadApiSettings),
+    /// PEM files.
+    Files(FilesSettings),
+}
+
+/// The task that keeps an [`Identity`] current.
+pub enum IdentityTask {
+    /// It holds a stream of the Workload API.
+    WorkloadApi(WorkloadApi),
+    /// It follows PEM files.
+    Files(Files),
+}
+
+impl IdentitySource {
+    /// Makes the task and the handle that it keeps current.
+    pub fn build(&self, clock: Clock, metrics: Metrics) -> (IdentityTask, Identity) {
+        match self {
+            Self::WorkloadApi(settings) => {
+                let (task, identity) = WorkloadApi::new(settings.clone(), clock, metrics);
+                (IdentityTask::WorkloadApi(task), identity)
+            }
+            Self::Files(settings) => {
+                let (task, identity) = Files::new(settings.clone(), clock, metrics);
+                (IdentityTask::Files(task), identity)
+            }
+        }
+    }
+}
+
+impl IdentityTask {
+    /// Runs until `stop` fires. The source is not asked before `needed` is true for the first time: where no route needs the
+    /// identity, nobody may have registered one.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn run(self, mut needed: watch::Receiver<bool>, mut stop: Stop) -> Result<(), String> {
+        tokio::select! {
+            () = stop.stopped() => return Ok(()),
+            _ = needed.wait_for(|needed| *needed) => {}
+        }
+        match self {
+            Self::WorkloadApi(task) => task.run(stop).await,
+            Self::Files(task) => task.run(stop).await,
+        }
+    }
+}
