@@ -1,8 +1,8 @@
 //! The opt-in listener that publishes the keys which sign assertions.
-use super::http::{self, text};
+use crate::http_server::{self, text};
 use crate::tasks::Stop;
-use ::http::{Method, Request, StatusCode};
 use arc_swap::ArcSwap;
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ pub async fn serve_jwks(listener: std::net::TcpListener, keys: Arc<ArcSwap<Strin
     let handler = move |request: Request<Incoming>| {
         let answer = match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/jwks" | "/.well-known/jwks.json") => {
-                http::answer(StatusCode::OK, "application/jwk-set+json", keys.load().as_bytes().to_vec())
+                http_server::answer(StatusCode::OK, "application/jwk-set+json", keys.load().as_bytes().to_vec())
             }
             (&Method::GET | &Method::HEAD, _) => {
                 text(StatusCode::NOT_FOUND, "here are /jwks and /.well-known/jwks.json\n")
@@ -22,5 +22,5 @@ pub async fn serve_jwks(listener: std::net::TcpListener, keys: Arc<ArcSwap<Strin
         };
         async move { answer }
     };
-    http::serve(listener, handler, stop).await
+    http_server::serve(listener, handler, stop).await
 }

@@ -1,9 +1,9 @@
 //! `/metrics` and the probes, on a port that the kubelet and Prometheus reach. Nothing else is there.
 use super::health::{Health, Probe};
-use super::http::{self, Answer, text};
+use crate::http_server::{self, Answer, text};
 use crate::tasks::Stop;
 use crate::telemetry::Registrar;
-use ::http::{Method, Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use prometheus::IntGauge;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub async fn serve_metrics(listener: std::net::TcpListener, scrape: Scrape, stop
         let answer = scrape.answer(&request);
         async move { answer }
     };
-    http::serve(listener, handler, stop).await
+    http_server::serve(listener, handler, stop).await
 }
 
 impl Scrape {
@@ -60,7 +60,7 @@ impl Scrape {
         (self.refresh)();
         self.ready.set(i64::from(self.health.ready().is_ok()));
         match self.registrar.encode() {
-            Ok(body) => http::answer(StatusCode::OK, Registrar::CONTENT_TYPE, body),
+            Ok(body) => http_server::answer(StatusCode::OK, Registrar::CONTENT_TYPE, body),
             Err(error) => {
                 text(StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics could not be written: {error}\n"))
             }

@@ -1,7 +1,6 @@
 //! What operators see: probes and metrics on a TCP port, the status and the log level on a Unix socket that the agent, who
 //! shares the network, cannot reach.
 mod health;
-pub(crate) mod http;
 mod jwks;
 mod metrics;
 mod socket;

@@ -1,10 +1,10 @@
 //! The admin socket: a file that only its owner may open.
-use super::http::{self, Answer, text};
 use super::status::Status;
+use crate::http_server::{self, Answer, text};
 use crate::tasks::Stop;
 use crate::telemetry::Logs;
-use ::http::{Method, Request, StatusCode};
 use bytes::Bytes;
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -29,7 +29,7 @@ impl AdminSocket {
         let listener = listen(&self.path).map_err(|error| format!("listen.admin: {}: {error}", self.path.display()))?;
         let (status, logs) = (Arc::clone(&self.status), self.logs.clone());
         let handler = move |request| answer(request, Arc::clone(&status), logs.clone());
-        let ended = http::serve(listener, handler, stop).await;
+        let ended = http_server::serve(listener, handler, stop).await;
         if is_socket(&self.path).is_ok_and(|socket| socket) {
             // It may be gone already; a leftover would be replaced at the next start.
             let _ = std::fs::remove_file(&self.path);
@@ -85,7 +85,7 @@ async fn answer(
 ) -> Answer {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => match serde_json::to_vec_pretty(&status()) {
-            Ok(body) => http::answer(StatusCode::OK, "application/json", body),
+            Ok(body) => http_server::answer(StatusCode::OK, "application/json", body),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
         (&Method::PUT, "/log-level") => {
@@ -156,7 +156,7 @@ impl Client {
         let mut request = Request::new(Full::new(Bytes::from(body)));
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().unwrap_or_default();
-        request.headers_mut().insert(::http::header::HOST, ::http::HeaderValue::from_static("localhost"));
+        request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("localhost"));
         let answer = async {
             let response = sender.send_request(request).await?;
             let status = response.status();

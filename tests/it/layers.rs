@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Module, layer, and what it may import of its own layer.
 const LAYERS: &[(&str, u8, &[&str])] = &[
     ("clock", 0, &[]),
+    ("http_server", 0, &["tasks", "telemetry"]),
     ("listen", 0, &[]),
     ("secret", 0, &[]),
     ("tasks", 0, &[]),

@@ -25,15 +25,15 @@ mod weight;
 pub use api::Api;
 
 use super::inject::{Defaults, is_object_name};
-use crate::admin::http;
 use crate::clock::Clock;
+use crate::http_server;
 use crate::listen::{self, Port};
 use crate::tasks::{Stop, Tasks};
 use crate::telemetry::{Logs, ProcessMetrics, Registrar};
-use ::http::{Method, Request, StatusCode};
 use certificate::Served;
 use events::{Events, Writer};
 use health::Health;
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use keeper::{Held, Keeper, Names, Pace};
 use metrics::Metrics;
@@ -220,7 +220,7 @@ impl Bound {
         // Probes go on being answered until the rest has ended.
         let (stopper, last) = Stop::pair();
         let mut tasks = Tasks::default();
-        tasks.spawn("metrics", http::serve(metrics, move |request| scrape.clone().reply(request), last.clone()));
+        tasks.spawn("metrics", http_server::serve(metrics, move |request| scrape.clone().reply(request), last.clone()));
         tasks.spawn("events", writer.run(last));
         let mut serving = Tasks::default();
         serving.spawn("webhook", server::serve(webhook, tls, server, stop.clone()));
@@ -260,33 +260,34 @@ fn scrape(
 }
 
 impl Scrape {
-    async fn reply(self, request: Request<Incoming>) -> http::Answer {
+    async fn reply(self, request: Request<Incoming>) -> http_server::Answer {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return http::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+            return http_server::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
         match request.uri().path() {
             "/metrics" => self.metrics(),
             "/livez" => probe(self.health.live()),
             "/readyz" => probe(self.health.ready()),
-            _ => http::text(StatusCode::NOT_FOUND, "here are /metrics, /livez and /readyz\n"),
+            _ => http_server::text(StatusCode::NOT_FOUND, "here are /metrics, /livez and /readyz\n"),
         }
     }
 
-    fn metrics(&self) -> http::Answer {
+    fn metrics(&self) -> http_server::Answer {
         self.process.observe();
         self.metrics.ready.set(i64::from(self.health.ready().is_none()));
         match self.registrar.encode() {
-            Ok(body) => http::answer(StatusCode::OK, Registrar::CONTENT_TYPE, body),
-            Err(error) => {
-                http::text(StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics could not be written: {error}\n"))
-            }
+            Ok(body) => http_server::answer(StatusCode::OK, Registrar::CONTENT_TYPE, body),
+            Err(error) => http_server::text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("the metrics could not be written: {error}\n"),
+            ),
         }
     }
 }
 
-fn probe(waiting_for: Option<String>) -> http::Answer {
+fn probe(waiting_for: Option<String>) -> http_server::Answer {
     match waiting_for {
-        None => http::text(StatusCode::OK, "ok\n"),
-        Some(what) => http::text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {what}\n")),
+        None => http_server::text(StatusCode::OK, "ok\n"),
+        Some(what) => http_server::text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {what}\n")),
     }
 }

@@ -1,7 +1,7 @@
 //! A very small HTTP server for the control plane: whole answers, one request after another.
 use crate::tasks::Stop;
-use ::http::{HeaderValue, Request, Response, StatusCode, header};
 use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
