@@ -1,6 +1,8 @@
 //! Probes. Live: the runtimes turn. Started: a first identity was held. Ready: the next request could succeed.
+use crate::http_server::{MetricsEndpoint, Probe};
 use crate::identity::Identity;
 use crate::proxy::{Pulse, Shared};
+use crate::telemetry::Registrar;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,25 +23,34 @@ struct State {
     started: AtomicBool,
 }
 
-/// A probe's answer: what it waits for, empty when it holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probe {
-    /// One line for each thing that is waited for.
-    pub waiting_for: Vec<String>,
-}
-
-impl Probe {
-    /// Whether it holds.
-    pub fn is_ok(&self) -> bool {
-        self.waiting_for.is_empty()
-    }
-}
-
 impl Health {
     /// `identity` is waited for where a route needs it.
     pub fn new(shared: Arc<Shared>, identity: Option<Identity>, pulse: Pulse) -> Self {
         let flags = (AtomicBool::new(false), AtomicBool::new(false));
         Self(Arc::new(State { shared, identity, pulse, draining: flags.0, started: flags.1 }))
+    }
+
+    /// Makes the endpoint of the metrics of `registrar` and of the probes. `refresh` runs before each scrape.
+    ///
+    /// # Errors
+    /// The name `ready` is already registered.
+    pub fn endpoint(
+        &self,
+        registrar: &Registrar,
+        refresh: impl Fn() + Send + Sync + 'static,
+    ) -> prometheus::Result<MetricsEndpoint> {
+        let ready = registrar.gauge("ready", "Whether the next request could succeed.")?;
+        let health = self.clone();
+        let refresh = move || {
+            refresh();
+            ready.set(i64::from(health.ready().is_ok()));
+        };
+        let (live, started, ready) = (self.clone(), self.clone(), self.clone());
+        let endpoint = MetricsEndpoint::new(registrar, refresh)
+            .with_probe("/livez", move || live.live())
+            .with_probe("/readyz", move || ready.ready())
+            .with_probe("/startupz", move || started.started());
+        Ok(endpoint)
     }
 
     /// From now on not ready.
@@ -61,7 +72,7 @@ impl Health {
     /// `/startupz`: once true, always true.
     pub fn started(&self) -> Probe {
         if self.0.started.load(Ordering::Relaxed) {
-            return Probe { waiting_for: Vec::new() };
+            return Probe::default();
         }
         // One that was held and has ended since, before anybody asked, was held.
         let never = |identity: &Identity| identity.latest_held().is_none();

@@ -1,5 +1,5 @@
 //! The opt-in listener that publishes the keys which sign assertions.
-use crate::http_server::{self, text};
+use crate::http_server::{method_not_allowed, not_found, response, serve};
 use crate::tasks::Stop;
 use arc_swap::ArcSwap;
 use http::{Method, Request, StatusCode};
@@ -11,16 +11,14 @@ pub async fn serve_jwks(listener: std::net::TcpListener, keys: Arc<ArcSwap<Strin
     let listener =
         tokio::net::TcpListener::from_std(listener).map_err(|error| format!("the JWKS listener failed: {error}"))?;
     let handler = move |request: Request<Incoming>| {
-        let answer = match (request.method(), request.uri().path()) {
+        let answered = match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/jwks" | "/.well-known/jwks.json") => {
-                http_server::answer(StatusCode::OK, "application/jwk-set+json", keys.load().as_bytes().to_vec())
+                response(StatusCode::OK, "application/jwk-set+json", keys.load().as_bytes().to_vec())
             }
-            (&Method::GET | &Method::HEAD, _) => {
-                text(StatusCode::NOT_FOUND, "here are /jwks and /.well-known/jwks.json\n")
-            }
-            _ => text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"),
+            (&Method::GET | &Method::HEAD, _) => not_found("port", "/jwks and /.well-known/jwks.json"),
+            _ => method_not_allowed(),
         };
-        async move { answer }
+        async move { answered }
     };
-    http_server::serve(listener, handler, stop).await
+    serve(listener, handler, stop).await
 }

@@ -2,12 +2,10 @@
 //! shares the network, cannot reach.
 mod health;
 mod jwks;
-mod metrics;
 mod socket;
 mod status;
 
-pub use health::{Health, Probe};
+pub use health::Health;
 pub use jwks::serve_jwks;
-pub use metrics::{Scrape, serve_metrics};
 pub use socket::{AdminSocket, Client, ClientError};
 pub use status::{IdentityStatus, ReloadStatus, RouteStatus, Status, TokenStatus};

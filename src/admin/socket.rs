@@ -1,6 +1,6 @@
 //! The admin socket: a file that only its owner may open.
 use super::status::Status;
-use crate::http_server::{self, Answer, text};
+use crate::http_server::{self, FullResponse, not_found, response, text};
 use crate::tasks::Stop;
 use crate::telemetry::Logs;
 use bytes::Bytes;
@@ -82,10 +82,10 @@ async fn answer(
     request: Request<Incoming>,
     status: Arc<dyn Fn() -> Status + Send + Sync>,
     logs: Option<Logs>,
-) -> Answer {
+) -> FullResponse {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => match serde_json::to_vec_pretty(&status()) {
-            Ok(body) => http_server::answer(StatusCode::OK, "application/json", body),
+            Ok(body) => response(StatusCode::OK, "application/json", body),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
         (&Method::PUT, "/log-level") => {
@@ -102,7 +102,7 @@ async fn answer(
                 None => text(StatusCode::NOT_FOUND, "this process's log is not ours to change\n"),
             }
         }
-        _ => text(StatusCode::NOT_FOUND, "here are GET /status and PUT /log-level\n"),
+        _ => not_found("socket", "GET /status and PUT /log-level"),
     }
 }
 

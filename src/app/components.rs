@@ -1,10 +1,11 @@
 //! The parts that the tasks share, each built from its settings.
 use super::quota;
-use crate::admin::{Health, Scrape};
+use crate::admin::Health;
 use crate::assertion::jwks;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::exchange::{self, Exchanger};
+use crate::http_server::MetricsEndpoint;
 use crate::identity::{self, Identity, IdentityTask};
 use crate::proxy::{self, Guard, Pulse, Shared, SharedParts, Table, TableParts, Traffic};
 use crate::telemetry::{Logs, ProcessMetrics, Registrar, descriptor_limit};
@@ -31,7 +32,7 @@ pub(super) struct Components {
     pub(super) proxy_metrics: proxy::Metrics,
     pub(super) shared: Arc<Shared>,
     pub(super) health: Health,
-    pub(super) scrape: Scrape,
+    pub(super) endpoint: MetricsEndpoint,
     /// The published key set, as JSON.
     pub(super) published: Arc<ArcSwap<String>>,
 }
@@ -92,7 +93,7 @@ impl Components {
             }
         };
         let components = Self {
-            scrape: Scrape::new(&registrar, health.clone(), refresh)?,
+            endpoint: health.endpoint(&registrar, refresh)?,
             clock,
             registrar,
             identity,

@@ -3,7 +3,7 @@ use super::bind::Bound;
 use super::components::Components;
 use super::drain::{Drained, drain};
 use super::listeners::{Addresses, SharedPort};
-use crate::admin::{AdminSocket, IdentityStatus, ReloadStatus, RouteStatus, Status, serve_jwks, serve_metrics};
+use crate::admin::{AdminSocket, IdentityStatus, ReloadStatus, RouteStatus, Status, serve_jwks};
 use crate::proxy::{Shared, Traffic, run_worker};
 use crate::tasks::{Stop, Tasks};
 use crate::telemetry::Logs;
@@ -43,7 +43,7 @@ impl Bound {
         }
         tasks.spawn("tokens", owners.tokens.run(control_stop.clone()));
         for listener in listeners.metrics {
-            tasks.spawn("metrics", serve_metrics(listener.socket, components.scrape.clone(), control_stop.clone()));
+            tasks.spawn("metrics", components.endpoint.clone().serve(listener.socket, control_stop.clone()));
         }
         for listener in listeners.jwks {
             let keys = Arc::clone(&components.published);

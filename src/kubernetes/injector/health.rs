@@ -1,4 +1,5 @@
 //! Probes of the injector. Live: the loop that keeps the certificate turns. Ready: the API server would trust what is served.
+use crate::http_server::Probe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -71,21 +72,23 @@ impl Health {
         kept.trouble = Some(why.to_owned());
     }
 
-    /// What is waited for, if anything.
-    pub(super) fn live(&self) -> Option<String> {
+    /// `/livez`
+    pub(super) fn live(&self) -> Probe {
         let turned = self.kept().turned.elapsed();
-        (turned > STUCK).then(|| format!("the certificate's loop to turn again after {} s", turned.as_secs()))
+        let stuck =
+            (turned > STUCK).then(|| format!("the certificate's loop to turn again after {} s", turned.as_secs()));
+        Probe { waiting_for: stuck.into_iter().collect() }
     }
 
-    /// What is waited for, if anything.
-    pub(super) fn ready(&self) -> Option<String> {
+    /// `/readyz`
+    pub(super) fn ready(&self) -> Probe {
         if self.0.draining.load(Ordering::Relaxed) {
-            return Some("nothing: it is shutting down".to_owned());
+            return Probe { waiting_for: vec!["nothing: it is shutting down".to_owned()] };
         }
         let kept = self.kept();
         let unseen = kept.seen.elapsed();
         let stale = (unseen > STALE).then(|| format!("the API server, silent for {} s", unseen.as_secs()));
-        kept.waiting_for.clone().or(stale)
+        Probe { waiting_for: kept.waiting_for.clone().or(stale).into_iter().collect() }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -101,27 +104,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_api_server_that_restarts_makes_nobody_unready_one_that_is_gone_does() {
         let health = Health::new();
-        assert_eq!(health.ready().as_deref(), Some("a first look at the cluster"));
+        assert_eq!(health.ready().waiting_for, ["a first look at the cluster"]);
         health.missed("the API server: refused");
-        assert_eq!(health.ready().as_deref(), Some("the API server: refused"));
+        assert_eq!(health.ready().waiting_for, ["the API server: refused"]);
         health.saw(None);
-        assert_eq!(health.ready(), None);
+        assert!(health.ready().is_ok());
         tokio::time::advance(Duration::from_secs(590)).await;
         health.missed("the API server: refused");
-        assert_eq!(health.ready(), None);
+        assert!(health.ready().is_ok());
         tokio::time::advance(Duration::from_secs(20)).await;
-        assert_eq!(health.ready().as_deref(), Some("the API server, silent for 610 s"));
-        assert_eq!(health.live(), None);
+        assert_eq!(health.ready().waiting_for, ["the API server, silent for 610 s"]);
+        assert!(health.live().is_ok());
         health.saw(None);
-        assert_eq!(health.ready(), None);
+        assert!(health.ready().is_ok());
         health.drain();
-        assert_eq!(health.ready().as_deref(), Some("nothing: it is shutting down"));
+        assert_eq!(health.ready().waiting_for, ["nothing: it is shutting down"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_is_stuck_is_not_live() {
         let health = Health::new();
         tokio::time::advance(Duration::from_secs(301)).await;
-        assert!(health.live().is_some());
+        assert!(!health.live().is_ok());
     }
 }

@@ -26,15 +26,13 @@ pub use api::Api;
 
 use super::inject::{Defaults, is_object_name};
 use crate::clock::Clock;
-use crate::http_server;
+use crate::http_server::MetricsEndpoint;
 use crate::listen::{self, Port};
 use crate::tasks::{Stop, Tasks};
 use crate::telemetry::{Logs, ProcessMetrics, Registrar};
 use certificate::Served;
 use events::{Events, Writer};
 use health::Health;
-use http::{Method, Request, StatusCode};
-use hyper::body::Incoming;
 use keeper::{Held, Keeper, Names, Pace};
 use metrics::Metrics;
 use publish::Timing;
@@ -84,16 +82,8 @@ pub struct Bound {
     tls: TlsAcceptor,
     keeper: Keeper,
     writer: Writer,
-    scrape: Scrape,
+    endpoint: MetricsEndpoint,
     health: Health,
-}
-
-#[derive(Clone)]
-struct Scrape {
-    registrar: Registrar,
-    metrics: Metrics,
-    health: Health,
-    process: ProcessMetrics,
 }
 
 /// What background work gets to end in good order.
@@ -146,7 +136,7 @@ pub fn bind(settings: Settings, api: Api, clock: &Clock, logs: Option<&Logs>) ->
     let metrics_listener = bound("--metrics", settings.metrics)?;
     let registrar = Registrar::default();
     let health = Health::new();
-    let (metrics, scrape) = scrape(&registrar, &health, clock, logs).map_err(|error| error.to_string())?;
+    let (metrics, endpoint) = endpoint(&registrar, &health, clock, logs).map_err(|error| error.to_string())?;
     let (events, writer) = Events::new(api.clone(), clock.clone(), settings.identity.clone());
     let served = Arc::new(Served::default());
     let tls = certificate::server_config(Arc::clone(&served)).map_err(|error| error.to_string())?;
@@ -183,7 +173,7 @@ pub fn bind(settings: Settings, api: Api, clock: &Clock, logs: Option<&Logs>) ->
         tls: TlsAcceptor::from(Arc::new(tls)),
         keeper,
         writer,
-        scrape,
+        endpoint,
         health,
     })
 }
@@ -204,7 +194,7 @@ impl Bound {
     /// # Errors
     /// The part that failed, and why.
     pub async fn run(self, mut stop: Stop) -> Result<(), String> {
-        let Self { webhook_address, metrics_address, webhook, metrics, server, tls, keeper, writer, scrape, health } =
+        let Self { webhook_address, metrics_address, webhook, metrics, server, tls, keeper, writer, endpoint, health } =
             self;
         tracing::info!(
             webhook = %webhook_address,
@@ -215,12 +205,12 @@ impl Bound {
             version = env!("CARGO_PKG_VERSION"),
             "listening"
         );
-        let webhook = async_listener(webhook)?;
-        let metrics = async_listener(metrics)?;
+        let webhook = tokio::net::TcpListener::from_std(webhook)
+            .map_err(|error| format!("the webhook's listener failed: {error}"))?;
         // Probes go on being answered until the rest has ended.
         let (stopper, last) = Stop::pair();
         let mut tasks = Tasks::default();
-        tasks.spawn("metrics", http_server::serve(metrics, move |request| scrape.clone().reply(request), last.clone()));
+        tasks.spawn("metrics", endpoint.serve(metrics, last.clone()));
         tasks.spawn("events", writer.run(last));
         let mut serving = Tasks::default();
         serving.spawn("webhook", server::serve(webhook, tls, server, stop.clone()));
@@ -243,51 +233,22 @@ impl Bound {
     }
 }
 
-fn async_listener(listener: TcpListener) -> Result<tokio::net::TcpListener, String> {
-    tokio::net::TcpListener::from_std(listener).map_err(|error| format!("a listener failed: {error}"))
-}
-
-fn scrape(
+fn endpoint(
     registrar: &Registrar,
     health: &Health,
     clock: &Clock,
     logs: Option<&Logs>,
-) -> prometheus::Result<(Metrics, Scrape)> {
+) -> prometheus::Result<(Metrics, MetricsEndpoint)> {
     let process = ProcessMetrics::new(registrar, clock.now().unix_seconds(), logs)?;
     let metrics = Metrics::new(registrar)?;
-    let scrape = Scrape { registrar: registrar.clone(), metrics: metrics.clone(), health: health.clone(), process };
-    Ok((metrics, scrape))
-}
-
-impl Scrape {
-    async fn reply(self, request: Request<Incoming>) -> http_server::Answer {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return http_server::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
-        }
-        match request.uri().path() {
-            "/metrics" => self.metrics(),
-            "/livez" => probe(self.health.live()),
-            "/readyz" => probe(self.health.ready()),
-            _ => http_server::text(StatusCode::NOT_FOUND, "here are /metrics, /livez and /readyz\n"),
-        }
-    }
-
-    fn metrics(&self) -> http_server::Answer {
-        self.process.observe();
-        self.metrics.ready.set(i64::from(self.health.ready().is_none()));
-        match self.registrar.encode() {
-            Ok(body) => http_server::answer(StatusCode::OK, Registrar::CONTENT_TYPE, body),
-            Err(error) => http_server::text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                format!("the metrics could not be written: {error}\n"),
-            ),
-        }
-    }
-}
-
-fn probe(waiting_for: Option<String>) -> http_server::Answer {
-    match waiting_for {
-        None => http_server::text(StatusCode::OK, "ok\n"),
-        Some(what) => http_server::text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {what}\n")),
-    }
+    let (ready, probed) = (metrics.ready.clone(), health.clone());
+    let refresh = move || {
+        process.observe();
+        ready.set(i64::from(probed.ready().is_ok()));
+    };
+    let (live, ready) = (health.clone(), health.clone());
+    let endpoint = MetricsEndpoint::new(registrar, refresh)
+        .with_probe("/livez", move || live.live())
+        .with_probe("/readyz", move || ready.ready());
+    Ok((metrics, endpoint))
 }
