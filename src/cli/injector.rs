@@ -3,10 +3,9 @@ use super::inject::Sidecar;
 use super::signals::until_told;
 use super::{EX_FAILED, complain, environment};
 use crate::clock::Clock;
-use crate::config::LogLevel;
 use crate::kubernetes::injector::{Api, Settings, bind};
 use crate::tasks::Stop;
-use crate::telemetry::{Format, Logs};
+use crate::telemetry::{Format, Level, Logs};
 use clap::Args;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -45,7 +44,7 @@ pub(super) struct Arguments {
     metrics: SocketAddr,
     /// error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = super::log_level)]
-    log_level: LogLevel,
+    log_level: Level,
 }
 
 /// The API servers of a cluster learn of a bundle within a second or two.

@@ -13,8 +13,9 @@ mod schema;
 mod signals;
 mod status;
 
-use crate::config::{LogLevel, Overrides};
+use crate::config::Overrides;
 use crate::identity::{Endpoint, parse_endpoint};
+use crate::telemetry::Level;
 use clap::{Args, Parser, Subcommand};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -110,7 +111,7 @@ struct Flags {
     admin: Option<PathBuf>,
     /// The log level, instead of `log.level`.
     #[arg(long, value_name = "LEVEL", value_parser = log_level)]
-    log_level: Option<LogLevel>,
+    log_level: Option<Level>,
 }
 
 /// Does what the command line asks for.
@@ -153,8 +154,8 @@ fn socket(text: &str) -> Result<PathBuf, Infallible> {
     Ok(PathBuf::from(text.strip_prefix("unix://").unwrap_or(text)))
 }
 
-fn log_level(text: &str) -> Result<LogLevel, String> {
-    LogLevel::parse(text).ok_or_else(|| "use error, warn, info, debug or trace".to_owned())
+fn log_level(text: &str) -> Result<Level, String> {
+    Level::parse(text).ok_or_else(|| "use error, warn, info, debug or trace".to_owned())
 }
 
 /// The environment, as far as the configuration may see it.

@@ -23,7 +23,7 @@ mod watch;
 
 pub use load::{Environment, Loaded, Problems, Source, load};
 pub use problem::Problem;
-pub use runtime::{Config, Listen, ListenAddress, LogFormat, LogLevel, Overrides, Process, ProcessLimits};
+pub use runtime::{Config, Listen, ListenAddress, LogFormat, Overrides, Process, ProcessLimits};
 pub use schema::schema;
 pub use summary::summary;
 pub use watch::{Changes, Fingerprint, Watch};

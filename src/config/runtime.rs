@@ -3,6 +3,7 @@ use crate::assertion::SigningKey;
 use crate::exchange::AuthorizationServer;
 use crate::identity::{Endpoint, IdentitySource};
 use crate::policy::Policy;
+use crate::telemetry::Level;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,7 +59,7 @@ pub struct Process {
     /// Threads that carry requests; absent: by the CPU quota.
     pub workers: Option<usize>,
     /// The least important log line that is written.
-    pub log_level: LogLevel,
+    pub log_level: Level,
     /// How a log line looks.
     pub log_format: LogFormat,
     /// Limits of the whole process.
@@ -84,39 +85,6 @@ pub struct ProcessLimits {
     pub delegated_tokens: usize,
 }
 
-/// How important a log line is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    /// `error`
-    Error,
-    /// `warn`
-    Warn,
-    /// `info`
-    Info,
-    /// `debug`
-    Debug,
-    /// `trace`
-    Trace,
-}
-
-impl LogLevel {
-    /// The level of this name.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace].into_iter().find(|level| level.as_str() == text)
-    }
-
-    /// Its name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
-}
-
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -138,5 +106,5 @@ pub struct Overrides {
     /// `--admin`
     pub admin: Option<PathBuf>,
     /// `--log-level`
-    pub log_level: Option<LogLevel>,
+    pub log_level: Option<Level>,
 }

@@ -1,9 +1,11 @@
 //! Logs and metrics. A leaf: it receives values and knows no domain word.
+mod level;
 mod logs;
 mod process;
 mod queue;
 mod registrar;
 
+pub use level::Level;
 pub use logs::{Format, LevelError, Logs};
 pub use process::{ProcessMetrics, descriptor_limit};
 pub use registrar::{Registrar, gauge_value};

@@ -3,9 +3,10 @@ use super::Builder;
 use crate::config::file::{File, ListenFile, LogFormatFile, LogLevelFile, PlainHttpFile};
 use crate::config::leaf::Size;
 use crate::config::problem::KeyPath;
-use crate::config::runtime::{Listen, ListenAddress, LogFormat, LogLevel, Process, ProcessLimits};
+use crate::config::runtime::{Listen, ListenAddress, LogFormat, Process, ProcessLimits};
 use crate::exchange::PlainHttp;
 use crate::policy::HostPattern;
+use crate::telemetry::Level;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use url::Url;
 
@@ -53,11 +54,11 @@ impl Builder<'_> {
             );
         }
         let level = match file.log.level {
-            LogLevelFile::Error => LogLevel::Error,
-            LogLevelFile::Warn => LogLevel::Warn,
-            LogLevelFile::Info => LogLevel::Info,
-            LogLevelFile::Debug => LogLevel::Debug,
-            LogLevelFile::Trace => LogLevel::Trace,
+            LogLevelFile::Error => Level::Error,
+            LogLevelFile::Warn => Level::Warn,
+            LogLevelFile::Info => Level::Info,
+            LogLevelFile::Debug => Level::Debug,
+            LogLevelFile::Trace => Level::Trace,
         };
         Process {
             workers: file.workers.map(|count| count.0),

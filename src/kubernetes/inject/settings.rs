@@ -1,9 +1,9 @@
 //! What a pod's annotations say about its sidecar. Every wrong one is reported, all at once.
 use super::resources::Resources;
 use super::socket::Socket;
-use crate::config::LogLevel;
 use crate::kubernetes::names::{ANNOTATION_STATUS, CONFIG, IMAGE, LABEL_INJECT, LABEL_INJECTED, PREFIX};
 use crate::kubernetes::words::shortened;
+use crate::telemetry::Level;
 use serde_json::Value;
 use std::fmt;
 use std::str::FromStr;
@@ -70,7 +70,7 @@ pub(crate) struct Settings {
     pub(crate) config: String,
     pub(super) image: String,
     pub(super) image_pull_policy: Option<PullPolicy>,
-    pub(super) log_level: Option<LogLevel>,
+    pub(super) log_level: Option<Level>,
     pub(super) resources: Resources,
     pub(crate) socket: Socket,
     pub(super) http_proxy: Option<HttpProxy>,
@@ -147,7 +147,7 @@ impl Settings {
             }
             "image" if is_image(text) => self.image = text.to_owned(),
             "image" => return Err(one(format!("`{text}` is no image: write one such as {IMAGE}"))),
-            "log-level" => match LogLevel::parse(text) {
+            "log-level" => match Level::parse(text) {
                 Some(level) => self.log_level = Some(level),
                 None => return Err(one(format!("`{text}` is no level: write error, warn, info, debug or trace"))),
             },
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(settings.config, "calendar.v2");
         assert_eq!(settings.image, "registry.example:5000/idjag-proxy@sha256:0a");
         assert_eq!(settings.resources, Resources::parse("cpu=50m").expect("good"));
-        assert_eq!(settings.log_level, Some(LogLevel::Debug));
+        assert_eq!(settings.log_level, Some(Level::Debug));
         assert_eq!(settings.socket.file(), "api.sock");
         assert_eq!(settings.http_proxy.expect("on").no_proxy, "metadata.internal,10.0.0.0/8");
     }
