@@ -31,7 +31,7 @@
 //!
 //! | layer | modules | knows nothing of |
 //! |---|---|---|
-//! | 5 composition | `cli` → [`app`], `kubernetes` → [`config`] | - |
+//! | 5 composition | `cli` → [`app`] → [`config`] | - |
 //! | 4 traffic | [`admin`] → [`proxy`] → [`policy`] | the file's format, the environment, the command line |
 //! | 3 tokens | [`token`] → [`exchange`] | the agent's request |
 //! | 2 credentials | [`tls`] → [`identity`] | routes, OAuth |
@@ -41,7 +41,7 @@
 //! A module imports lower layers, and sideways along the arrows; `tests/it/layers.rs` holds it. `dev` (a feature) is the embedded
 //! Workload API, authorization server and resource server of the demo and the tests; it imports layer 0 alone, because it must
 //! not check our assertions with the code that made them. `kubernetes` (a feature) is `inject` and the `injector` webhook, which
-//! put this proxy into pods; neither is in the sidecar's image.
+//! put this proxy into pods; neither is in the sidecar's image. It, too, imports layer 0 alone.
 //!
 //! # Threads
 //!
