@@ -36,7 +36,7 @@
 //! | 3 tokens | [`token`] → [`exchange`] | the agent's request |
 //! | 2 credentials | [`tls`] → [`identity`] | routes, OAuth |
 //! | 1 protocol | [`assertion`] | sockets, tasks, files: pure functions |
-//! | 0 vocabulary | [`http_server`] → [`tasks`], [`telemetry`]; [`clock`], [`listen`], [`secret`] | any domain word |
+//! | 0 vocabulary | [`http_server`] → [`tasks`], [`telemetry`]; [`single_flight`] → [`clock`]; [`listen`], [`secret`] | any domain word |
 //!
 //! A module imports lower layers, and sideways along the arrows; `tests/it/layers.rs` holds it. `dev` (a feature) is the embedded
 //! Workload API, authorization server and resource server of the demo and the tests; it imports layer 0 alone, because it must
@@ -75,6 +75,7 @@ pub mod listen;
 pub mod policy;
 pub mod proxy;
 pub mod secret;
+pub mod single_flight;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;

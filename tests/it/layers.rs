@@ -10,6 +10,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("http_server", 0, &["tasks", "telemetry"]),
     ("listen", 0, &[]),
     ("secret", 0, &[]),
+    ("single_flight", 0, &["clock"]),
     ("tasks", 0, &[]),
     ("telemetry", 0, &[]),
     ("assertion", 1, &[]),
