@@ -11,9 +11,7 @@ from pathlib import Path
 
 from chart import alert_cases, schema
 from harness import REPOSITORY
-from harness.cases import NotRun, say
-from harness.checks import Checks
-from harness.parts import Failed, expect
+from harness.cases import Failed, NotRun, Runner, expect, say
 from harness.tools import KUBERNETES, InstallError, Tools, install, text_of
 
 HERE = Path(__file__).resolve().parent
@@ -30,10 +28,10 @@ MONITORING = ["PodMonitor", "ServiceMonitor", "PrometheusRule"]
 class Suite:
     """The chosen Helm, the other tools, and the cases."""
 
-    def __init__(self, tools: Tools, four: bool, proxy: Path, update: bool):
+    def __init__(self, runner: Runner, tools: Tools, four: bool, proxy: Path, update: bool):
         self.tools, self.four, self.proxy, self.update = tools, four, proxy, update
         self.helm = tools.helm4 if four else tools.helm3
-        self.case = Checks()
+        self.runner = runner
 
     def template(self, *arguments, chart: Path = CHART, name: str = "idjag-proxy") -> tuple[int, str, str]:
         base = [self.helm, "template", name, chart, "--namespace", name, "--kube-version", KUBERNETES]
@@ -53,49 +51,52 @@ def main():
     names = [f"helm{chosen.helm}", "kubeconform", "schemas"]
     if chosen.helm == "3":
         names += ["unittest", "prometheus"]
+    runner = Runner()
     try:
         tools = install(say, names)
     except InstallError as error:
-        sys.exit(f"FAILED: {error}\n0 passed, 1 failed, 0 skipped")
+        runner.failed("the tools cannot be installed", str(error))
+        sys.exit(runner.finish())
     if chosen.install:
         return
-    suite = Suite(tools, chosen.helm == "4", chosen.proxy.resolve(), chosen.update)
+    suite = Suite(runner, tools, chosen.helm == "4", chosen.proxy.resolve(), chosen.update)
     run(suite, whole=chosen.helm == "3")
-    say(suite.case.summary())
-    sys.exit(1 if suite.case.failed else 0)
+    sys.exit(suite.runner.finish())
 
 
 def run(suite: Suite, whole: bool):
     """All cases; those that do not ask Helm anything only where `whole`."""
     if whole:
-        suite.case("the schema of agents.config is the proxy's", proxy_schema, suite)
-        suite.case("alerts: promtool, and each says summary, description, action", alerts, suite)
+        suite.runner.run("the schema of agents.config is the proxy's", proxy_schema, suite)
+        suite.runner.run("alerts: promtool, and each says summary, description, action", alerts, suite)
         for name, function in alert_cases.CASES.items():
-            suite.case(f"alert: {name}", function, suite.tools.promtool, RULES)
-    suite.case("values.yaml: every value has a comment of its own", values_commented, suite)
-    suite.case("lint", lint, suite)
+            suite.runner.run(f"alert: {name}", function, suite.tools.promtool, RULES)
+    suite.runner.run("values.yaml: every value has a comment of its own", values_commented, suite)
+    suite.runner.run("lint", lint, suite)
     for values in sorted((CHART / "ci").glob("*-values.yaml")):
-        suite.case(f"golden: {values.stem}", golden, suite, values)
-        suite.case(f"kubeconform: {values.stem}", conform, suite, values)
+        suite.runner.run(f"golden: {values.stem}", golden, suite, values)
+        suite.runner.run(f"kubeconform: {values.stem}", conform, suite, values)
     for name in ("123", "1e3", "true"):
-        suite.case(f"kubeconform: everything is called {name}", odd_names, suite, name)
-    suite.case("kubeconform: a wrong key is seen", control, suite)
-    suite.case("the monitors come with their kinds", monitors, suite)
-    suite.case("no certificate is rendered, nor anything that the injector writes", nothing_of_the_injectors, suite)
-    suite.case("an older Kubernetes is refused", old_kubernetes, suite)
-    suite.case(
+        suite.runner.run(f"kubeconform: everything is called {name}", odd_names, suite, name)
+    suite.runner.run("kubeconform: a wrong key is seen", control, suite)
+    suite.runner.run("the monitors come with their kinds", monitors, suite)
+    suite.runner.run(
+        "no certificate is rendered, nor anything that the injector writes", nothing_of_the_injectors, suite
+    )
+    suite.runner.run("an older Kubernetes is refused", old_kubernetes, suite)
+    suite.runner.run(
         "deploy/post-renderer: another chart gets the sidecar, its hooks as the README says", post_renderer, suite
     )
-    suite.case("the packaged chart renders the same, and holds no checks", packaged, suite)
+    suite.runner.run("the packaged chart renders the same, and holds no checks", packaged, suite)
     for example in sorted((REPOSITORY / "config/examples").glob("*.yaml")):
         if example.name == NOT_OF_A_SIDECAR:
             continue
-        suite.case(f"agents.config takes {example.name}", takes_example, suite, example)
-        suite.case(f"`check` of the rendered {example.name} is that of the file", checks_example, suite, example)
+        suite.runner.run(f"agents.config takes {example.name}", accepts_example, suite, example)
+        suite.runner.run(f"`check` of the rendered {example.name} is that of the file", checks_example, suite, example)
     for values in sorted((HERE / "bad").glob("*.yaml")):
-        suite.case(f"refused: {values.stem}", refused, suite, values)
+        suite.runner.run(f"refused: {values.stem}", refused, suite, values)
     if whole:
-        suite.case("helm-unittest", unittest, suite)
+        suite.runner.run("helm-unittest", unittest, suite)
 
 
 def lint(suite: Suite):
@@ -267,7 +268,11 @@ def packaged(suite: Suite):
         expect(not checks, f"it holds {checks}")
 
 
-def takes_example(suite: Suite, example: Path) -> str:
+def accepts_example(suite: Suite, example: Path):
+    render_example(suite, example)
+
+
+def render_example(suite: Suite, example: Path) -> str:
     """An example as `agents.config`, indented: its comments and anchors stay what they are."""
     text = "".join(f"    {line}\n" for line in example.read_text().splitlines() if line.strip() != "---")
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
@@ -279,7 +284,7 @@ def takes_example(suite: Suite, example: Path) -> str:
 def checks_example(suite: Suite, example: Path):
     """What the ConfigMap holds is as good to the proxy as the example itself."""
     needs_proxy(suite)
-    rendered = takes_example(suite, example)
+    rendered = render_example(suite, example)
     document = next(one for one in rendered.split("\n---\n") if "\n  proxy.yaml: |\n" in one)
     body = document.split("\n  proxy.yaml: |\n")[1]
     lines = [line.removeprefix("    ") for line in body.splitlines()]

@@ -22,9 +22,8 @@ from cluster.node import Node
 from cluster.node import install as install_node
 from cluster.node_settings import API, API_PORT, ETCD_PORT
 from harness import REPOSITORY
-from harness.cases import say
-from harness.checks import Checks
-from harness.parts import Part, Run, expect, fetch, free_ports, wait_until
+from harness.cases import Runner, expect, say
+from harness.parts import Part, Run, exit_on_signals, fetch, free_ports, wait_until
 from harness.tools import InstallError, Tools, install, text_of
 
 CHART = REPOSITORY / "charts/idjag-proxy"
@@ -47,35 +46,37 @@ def main():
         tools, programs = install(say, ["helm3", "helm4"]), install_node(say)
     except InstallError as error:
         leave(str(error))
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
-    run, cases = Run(Path(tempfile.mkdtemp(prefix="idjag-helm-"))), Checks()
+    exit_on_signals()
+    run, runner = Run(Path(tempfile.mkdtemp(prefix="idjag-helm-"))), Runner()
     finished = False
     try:
         server = ApiServer(run, programs, tools, chosen.proxy.resolve())
         for sequence in SEQUENCES:
             words = "install with Helm {}, upgrade with {}, rollback with {}".format(*sequence)
-            cases(f"what the injector wrote survives: {words}", survives, server, sequence)
+            runner.run(f"what the injector wrote survives: {words}", survives, server, sequence)
         for which in "34":
-            cases(
+            runner.run(
                 f"the agents' ConfigMaps come and go with the release, by Helm {which}",
                 agents_configuration,
                 server,
                 which,
             )
-        cases("the API server asks about pods and workloads as the labels say, and about nothing else", asks, server)
+        runner.run(
+            "the API server asks about pods and workloads as the labels say, and about nothing else", asks, server
+        )
         finished = True
     finally:
-        keep = not finished or cases.failed
+        keep = not finished or runner.any_failed
         run.close(keep)
         if keep:
             say(f"logs: {run.logs}")
-    say(cases.summary())
-    sys.exit(1 if cases.failed else 0)
+    sys.exit(runner.finish())
 
 
 def leave(why: str):
-    say(f"FAILED: {why}\n0 passed, 0 failed, {len(SEQUENCES) + 3} skipped")
+    runner = Runner()
+    runner.not_run("every case", why, count=len(SEQUENCES) + 3)
+    runner.finish()
     sys.exit(3)
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from cluster.node_programs import Programs, install, write_image
 from cluster.node_settings import BRIDGE, ETCD_PORT, HOST, NAME, PODS, PROXY_HEALTH_PORT, Settings
+from harness.cases import Failed, expect
 from harness.install import InstallError, cache_directory, command
-from harness.parts import Failed, Run, expect, fetch, wait_until
+from harness.parts import Run, fetch, wait_until
 
 # The kubelet and the CNI library make these, wherever their own directories are.
 ELSEWHERE = [Path("/var/lib/kubelet"), Path("/var/lib/cni")]

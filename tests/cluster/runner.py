@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cluster.cases import agents, bounds, configuration, injector, install, registration, upgrade
 from cluster.world import Cluster
-from harness.cases import run_cases, say
+from harness.cases import Failed, Runner, say
 from harness.install import Cache, InstallError, cache_directory
-from harness.parts import Failed, Run
+from harness.parts import Run, exit_on_signals
 
 # The order of the modules is the order of the cases: the first installs what the others use, the last replaces it.
 MODULES = [
@@ -28,22 +28,21 @@ def main():
     plan = json.loads(sys.argv[1])
     cache = Cache(cache_directory())
     cache.java = Path(plan["java"])
-    run = Run()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # What `nohup` ignores stays ignored.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _: sys.exit(f"ended by {signal.Signals(number).name}"))
-    failed, world = None, Cluster(run, cache, plan, say)
+    run, runner = Run(), Runner("not run")
+    exit_on_signals()
+    code, world = None, Cluster(run, cache, plan)
     try:
         world.start()
-        failed = run_cases(world, MODULES, plan["cases"], not_run="not run")
+        runner.run_all(world, MODULES, plan["cases"])
+        code = runner.finish()
     except (Failed, InstallError) as error:
-        say(f"FAILED   the parts do not start: {error}\n0 passed, 1 failed, 0 not run")
+        runner.failed("the parts do not start", str(error))
+        code = runner.finish()
     finally:
         # A second Ctrl-C must not leave a node behind.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        keep = failed != 0 or plan["keep"]
+        keep = code != 0 or plan["keep"]
         with contextlib.ExitStack() as ending:
             ending.callback(run.close, keep)
             if world.node.run:
@@ -52,7 +51,7 @@ def main():
                 world.save_logs()
         if keep:
             say(f"logs: {run.directory}")
-    sys.exit(1 if failed != 0 else 0)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

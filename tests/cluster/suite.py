@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cluster import cache as parts
 from harness import module
+from harness.cases import Runner, say
 
-NOTHING = "0 passed, 0 failed, 1 not run"
 # Whoever asked for a run and got none must not take it for a good one.
 NOT_RUN = 3
 
@@ -52,12 +52,10 @@ def main():
 
 
 def not_run(reason: str):
-    say(f"NOT RUN  every case: {reason}\n{NOTHING}")
+    runner = Runner("not run")
+    runner.not_run("every case", reason)
+    runner.finish()
     sys.exit(NOT_RUN)
-
-
-def say(line: str):
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from pathlib import Path
 from cluster import agents_image
 from cluster.node import HOST, Node, Programs
 from harness import REPOSITORY, images, tools
+from harness.cases import Failed, expect, say
 from harness.envoy import Bootstrap
 from harness.install import Cache
 from harness.keycloak import Https, Keycloak
-from harness.parts import Failed, Run, expect, fetch, free_ports, wait_until
+from harness.parts import Run, fetch, free_ports, wait_until
 from harness.proxy import series
 from harness.servers import Upstream
 from harness.spire import TRUST_DOMAIN, Spire
@@ -66,8 +67,8 @@ class Arrivals(Upstream):
 
 
 class Cluster:
-    def __init__(self, run: Run, cache: Cache, plan: dict, say):
-        self.run, self.cache, self.plan, self.say = run, cache, plan, say
+    def __init__(self, run: Run, cache: Cache, plan: dict):
+        self.run, self.cache, self.plan = run, cache, plan
         self.node = Node(Programs(cache.root))
         self.helm_program = tools.Tools(cache.root).helm3
         self.version = images.version()
@@ -98,8 +99,8 @@ class Cluster:
             return images.Images(Path(given), self.version)
         made = images.Images(self.run.directory / "images", self.version)
         made.directory.mkdir()
-        environment = images.install(self.say)
-        images.compile(self.say, environment, self.plan["profile"], made)
+        environment = images.install(say)
+        images.compile(say, environment, self.plan["profile"], made)
         images.pack(made)
         return made
 
@@ -119,7 +120,7 @@ class Cluster:
             self.keycloak_failure = str(error)
         else:
             self.keycloak = keycloak
-            self.say(f"start: Keycloak: {time.monotonic() - started:.0f} s")
+            say(f"start: Keycloak: {time.monotonic() - started:.0f} s")
 
     def _start_upstream(self):
         self.register("upstream", "reports", "envoy")
@@ -137,7 +138,7 @@ class Cluster:
     def _timed(self, what: str, action):
         started = time.monotonic()
         action()
-        self.say(f"start: {what}: {time.monotonic() - started:.0f} s")
+        say(f"start: {what}: {time.monotonic() - started:.0f} s")
 
     def register(self, namespace: str, account: str, container: str = SIDECAR):
         """The container of that name, in pods of this service account, and no other container, gets the identity."""

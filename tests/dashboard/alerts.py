@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dashboard.recording import SLOWER, Recording
 from dashboard.story import Story
-from harness.parts import expect
+from harness.cases import expect
 from harness.promtool import play
 
 STAGING = "idjag-staging"

@@ -4,7 +4,8 @@ import json
 import urllib.parse
 from pathlib import Path
 
-from harness.parts import Failed, Run, fetch, free_ports, wait_until
+from harness.cases import Failed
+from harness.parts import Run, fetch, free_ports, wait_until
 
 CONFIGURATION = """
 global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }}

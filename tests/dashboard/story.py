@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from dashboard.prometheus import Prometheus
 from dashboard.world import SVID_LIFETIME, Sidecar, World
-from harness.parts import Failed, fetch, wait_until
+from harness.cases import Failed
+from harness.parts import fetch, wait_until
 
 RENEWALS = 'idjag_proxy_token_refreshes_total{outcome="success",server="sso"}'
 LOST = "idjag_proxy_log_lines_dropped_total"

@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -14,10 +13,9 @@ from dashboard.prometheus import Prometheus
 from dashboard.recording import Recording
 from dashboard.world import World
 from harness import REPOSITORY
-from harness.cases import NotRun, say
-from harness.checks import Checks
+from harness.cases import NotRun, Runner, expect, say
 from harness.install import InstallError
-from harness.parts import Run, expect
+from harness.parts import Run, exit_on_signals
 from harness.tools import install
 
 HERE = Path(__file__).resolve().parent
@@ -34,50 +32,51 @@ def main():
     options.add_argument("--picture", action="store_true", help="draw dashboard.svg beside this file anew")
     options.add_argument("--keep", action="store_true", help="keep logs, configurations and the recording")
     chosen = options.parse_args()
+    runner = Runner()
     try:
         tools = install(say, ["prometheus"])
     except InstallError as error:
-        sys.exit(f"FAILED: {error}\n0 passed, 1 failed, 0 skipped")
+        runner.failed("Prometheus cannot be installed", str(error))
+        sys.exit(runner.finish())
     if chosen.install:
         return
     if not chosen.proxy.exists():
-        sys.exit(f"there is no {chosen.proxy}; cargo build --release, or --proxy\n0 passed, 1 failed, 0 skipped")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
-    run, cases = Run(Path(tempfile.mkdtemp(prefix="idjag-dashboard-"))), Checks()
+        runner.failed("the binary", f"there is no {chosen.proxy}; cargo build --release, or --proxy")
+        sys.exit(runner.finish())
+    exit_on_signals()
+    run = Run(Path(tempfile.mkdtemp(prefix="idjag-dashboard-")))
     finished = False
     try:
-        whole(run, cases, chosen, tools)
+        whole(run, runner, chosen, tools)
         finished = True
     finally:
-        keep = chosen.keep or not finished or cases.failed
+        keep = chosen.keep or not finished or runner.any_failed
         run.close(keep)
         if keep:
             say(f"logs, configurations and the recording: {run.directory}")
-    say(cases.summary())
-    sys.exit(1 if cases.failed else 0)
+    sys.exit(runner.finish())
 
 
-def whole(run: Run, cases: Checks, chosen, tools):
+def whole(run: Run, runner: Runner, chosen, tools):
     dashboard = Dashboard(CHART / "dashboards/idjag-proxy.json")
-    cases("every panel has its place, and says what it means", layout, dashboard)
+    runner.run("every panel has its place, and says what it means", layout, dashboard)
     world = World(run, chosen.proxy.resolve(), (chosen.injector or chosen.proxy).resolve())
     try:
         missing = world.start_all()
         targets = [(one.namespace, one.pod, one.metrics) for one in [*world.sidecars, *world.injectors]]
         stories.start_load(world)
         prometheus = Prometheus(run, tools.prometheus / "usr/bin/prometheus", RULES, targets)
-        story = stories.tell(world, prometheus, lambda: all_well(cases, dashboard, prometheus, missing))
-        cases("the rules evaluate", rules_evaluate, prometheus, missing)
+        story = stories.tell(world, prometheus, lambda: all_well(runner, dashboard, prometheus, missing))
+        runner.run("the rules evaluate", rules_evaluate, prometheus, missing)
         recording = Recording(prometheus, story, "\n".join(rule.read_text() for rule in RULES))
-        cases(
+        runner.run(
             "nothing fires while all is well", nothing_fires, tools.promtool, recording, run.directory, story, missing
         )
         expected = alerts.expectations(story, world)
         for alert in sorted(alert_names()):
             of_alert = [case for case in expected if case[0] == alert]
-            cases(f"alert: {alert}", one_alert, tools.promtool, recording, run.directory, of_alert, missing)
-        cases(
+            runner.run(f"alert: {alert}", one_alert, tools.promtool, recording, run.directory, of_alert, missing)
+        runner.run(
             "the annotation shows the one change of a configuration", annotations, dashboard, prometheus, story, world
         )
         drawing = picture.draw(dashboard, prometheus, story)
@@ -88,14 +87,14 @@ def whole(run: Run, cases: Checks, chosen, tools):
         world.close()
 
 
-def all_well(cases: Checks, dashboard: Dashboard, prometheus: Prometheus, missing: str | None):
+def all_well(runner: Runner, dashboard: Dashboard, prometheus: Prometheus, missing: str | None):
     """Asked while nothing is wrong: so an empty answer is a query that shows nobody anything."""
-    cases("the variables find namespaces and pods", variables, dashboard, prometheus)
+    runner.run("the variables find namespaces and pods", variables, dashboard, prometheus)
     for panel in dashboard.panels:
-        cases(f"panel: {panel.row or 'is it fine?'}: {panel.title}", shows, panel, prometheus, missing)
-    cases("the first row says that it is fine", fine, dashboard, prometheus)
+        runner.run(f"panel: {panel.row or 'is it fine?'}: {panel.title}", shows, panel, prometheus, missing)
+    runner.run("the first row says that it is fine", fine, dashboard, prometheus)
     name = "the first row counts the injectors' alerts whatever namespace is chosen"
-    cases(name, all_alerts, dashboard, prometheus, missing)
+    runner.run(name, all_alerts, dashboard, prometheus, missing)
 
 
 def layout(dashboard: Dashboard):

@@ -1,19 +1,28 @@
-"""The list of cases, and running them: one line for each."""
+"""Test cases: how a suite declares, runs, reports and counts them."""
 
 import time
 import traceback
+from collections.abc import Callable
+from types import ModuleType
 
-from harness.parts import Failed
+CASES: list[tuple[str, Callable]] = []
 
-CASES = []
+
+class Failed(Exception):
+    """An expectation that did not hold. The message is all that the report shows."""
 
 
 class NotRun(Exception):
-    """Why a case could not be tried."""
+    """The reason why a case could not be tried."""
+
+
+def expect(holds, message: str):
+    if not holds:
+        raise Failed(message)
 
 
 def case(name: str):
-    """Puts a function of the world into the list, in the order of the files."""
+    """Registers a function as a case of its module. It is called with the suite's world."""
 
     def register(function):
         CASES.append((name, function))
@@ -22,41 +31,75 @@ def case(name: str):
     return register
 
 
-def run_cases(world, modules: list, names: list[str], not_run: str = "skipped") -> int:
-    """Those of `modules`, in their order. How many failed; the last line counts them for whoever calls."""
-    order = [module.__name__ for module in modules]
-    cases = sorted(CASES, key=lambda one: order.index(one[1].__module__))
-    chosen = [one for one in cases if not names or one[0].split(":")[0] in names]
-    counts = {"passed": 0, "failed": 0, not_run: 0}
-    for name, function in chosen:
-        counts[run_case(world, name, function) or not_run] += 1
-    say(", ".join(f"{count} {what}" for what, count in counts.items()))
-    return counts["failed"] if chosen else 1
+class Runner:
+    """Runs cases one after another, prints a line for each, and counts them.
 
+    `skipped` names the cases that could not be tried in the closing line, which `.ci/run` reads.
+    """
 
-def run_case(world, name: str, function) -> str | None:
-    """`passed` or `failed`; None where it could not be tried."""
-    started = time.monotonic()
-    took = lambda: f"({time.monotonic() - started:.1f} s)"
-    try:
+    def __init__(self, skipped: str = "skipped"):
+        self.skipped = skipped
+        self.counts = {"passed": 0, "failed": 0, skipped: 0}
+
+    def run(self, name: str, function: Callable, *arguments):
+        """Calls `function`, which may return a remark for the report.
+
+        `Failed` is reported by its message. Any other exception is a bug of the suite and is
+        reported with its traceback.
+        """
+        started = time.monotonic()
         try:
-            function(world)
-        finally:
-            world.end_of_case()
-    except NotRun as why:
-        say(f"NOT RUN  {name}: {why}")
-        return None
-    except Failed as error:
-        say(f"FAILED   {name} {took()}\n{indent(str(error))}")
-        return "failed"
-    except Exception:
-        say(f"FAILED   {name} {took()}\n{indent(traceback.format_exc())}")
-        return "failed"
-    say(f"ok       {name} {took()}")
-    return "passed"
+            remark = function(*arguments)
+        except NotRun as reason:
+            self.not_run(name, str(reason))
+        except Exception as error:
+            reason = str(error) if isinstance(error, Failed) else traceback.format_exc()
+            self.failed(f"{name} ({time.monotonic() - started:.1f} s)", reason)
+        else:
+            took = f"{time.monotonic() - started:.1f} s"
+            self.passed(f"{name} ({took}{f'; {remark}' if remark else ''})")
+
+    def run_all(self, world, modules: list[ModuleType], groups: list[str]):
+        """Runs the cases of `modules` in their order, of all groups or of those named.
+
+        A case's group is what its name has before the first colon. Each case ends with
+        `world.end_of_case()`, whose failure fails the case.
+        """
+        order = [module.__name__ for module in modules]
+        for name, function in sorted(CASES, key=lambda one: order.index(one[1].__module__)):
+            if not groups or name.split(":")[0] in groups:
+                self.run(name, _run_in, world, function)
+
+    def passed(self, line: str):
+        self.counts["passed"] += 1
+        say(f"ok       {line}")
+
+    def failed(self, line: str, reason: str):
+        self.counts["failed"] += 1
+        say(f"FAILED   {line}\n{_indent(reason)}")
+
+    def not_run(self, name: str, reason: str, count: int = 1):
+        self.counts[self.skipped] += count
+        say(f"NOT RUN  {name}: {reason}")
+
+    @property
+    def any_failed(self) -> bool:
+        return self.counts["failed"] > 0
+
+    def finish(self) -> int:
+        """Prints the closing line. The exit code is 1 where a case failed or none was chosen."""
+        say(", ".join(f"{count} {what}" for what, count in self.counts.items()))
+        return 0 if any(self.counts.values()) and not self.any_failed else 1
 
 
-def indent(text: str) -> str:
+def _run_in(world, function: Callable) -> str | None:
+    try:
+        return function(world)
+    finally:
+        world.end_of_case()
+
+
+def _indent(text: str) -> str:
     return "\n".join("         " + line for line in text.splitlines())
 
 

@@ -6,19 +6,18 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+from harness.cases import Failed
+
 # Everything here is on loopback: no proxy of the machine's environment may stand between.
 WITHOUT_PROXIES = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
 urllib.request.install_opener(urllib.request.build_opener(urllib.request.ProxyHandler({})))
-
-
-class Failed(Exception):
-    """A case's expectation that did not hold, in words."""
 
 
 class Part:
@@ -83,6 +82,18 @@ class Run:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
+def exit_on_signals():
+    """Makes SIGTERM and SIGHUP end this process by an exception, so that what it started is ended, too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # What `nohup` ignores stays ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _exit)
+
+
+def _exit(number: int, _):
+    sys.exit(f"ended by {signal.Signals(number).name}")
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago; all are held until the last is known, so that they differ."""
     with contextlib.ExitStack() as held:
@@ -114,8 +125,3 @@ def fetch(url: str, timeout: float = 5) -> tuple[int, str]:
         return error.code, error.read().decode(errors="replace")
     except OSError:
         return 0, ""
-
-
-def expect(holds, words: str):
-    if not holds:
-        raise Failed(words)

@@ -5,7 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from harness.parts import Failed
+from harness.cases import Failed
 
 # An alert, the second at which it is looked at, and the labels of each one that fires then; none: it must not fire.
 Case = tuple[str, float, list[dict]]

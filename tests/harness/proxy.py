@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.parts import WITHOUT_PROXIES, Run, expect, fetch, free_ports, wait_until
+from harness.cases import expect
+from harness.parts import WITHOUT_PROXIES, Run, fetch, free_ports, wait_until
 
 # Where the listener `jwks` publishes the keys of the proxy's own assertions.
 JWKS_PATH = "/jwks"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cryptography import x509
 
-from harness.parts import Failed, Part, Run, fetch, free_ports, wait_until
+from harness.cases import Failed
+from harness.parts import Part, Run, fetch, free_ports, wait_until
 
 TRUST_DOMAIN = "example.org"
 

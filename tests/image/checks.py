@@ -17,8 +17,8 @@ import zlib
 from pathlib import Path
 
 from harness import REPOSITORY
+from harness.cases import Failed, Runner, expect
 from harness.images import FEATURES, IMAGES, Images, architecture
-from harness.parts import Failed, expect
 
 LARGEST = 16_000_000  # bytes of the sidecar's image
 USER = "17080:17080"
@@ -30,40 +30,30 @@ NOT_RUN = {
 }
 
 
-def check(say, images: Images, profile: str) -> int:
-    """How many failed."""
-    passed = failed = 0
-    for name, target, remark, error in results(images, profile):
-        failed += error is not None
-        passed += error is None
-        said = f"\n         {error}" if error else f" ({remark})" if remark else ""
-        say(f"{'FAILED  ' if error else 'ok      '} image: {target}: {name}{said}")
-    if failed == 0:
-        try:
-            remark = sees_a_swap(images, profile)
-        except Failed as error:
-            failed += 1
-            say(f"FAILED   image: control: {error}")
-        else:
-            passed += 1
-            say(f"ok       image: control: each with the other's program is seen ({remark})")
-    not_run = {what: why for what, why in NOT_RUN.items() if what != architecture()}
-    for what, why in not_run.items():
-        say(f"NOT RUN  image: {what}: {why}")
-    say(f"{passed} passed, {failed} failed, {len(not_run)} not run")
-    return failed
-
-
-def results(images: Images, profile: str):
-    """A check's name, the target, and a remark or what is wrong."""
+def check(runner: Runner, images: Images, profile: str):
     with contextlib.ExitStack() as stack:
         unpacked = {target: stack.enter_context(unpack(images, target)) for target in IMAGES}
         for name, function in CHECKS.items():
             for target, image in unpacked.items():
+                runner.run(f"image: {target}: {name}", function, image, profile)
+    if not runner.any_failed:
+        runner.run("image: control: each with the other's program is seen", sees_a_swap, images, profile)
+    for what, why in NOT_RUN.items():
+        if what != architecture():
+            runner.not_run(f"image: {what}", why)
+
+
+def failures(images: Images, profile: str) -> set[tuple[str, str]]:
+    """Each check that fails, and the target for which it does."""
+    found = set()
+    for target in IMAGES:
+        with unpack(images, target) as image:
+            for name, function in CHECKS.items():
                 try:
-                    yield name, target, function(image, profile), None
-                except Failed as error:
-                    yield name, target, None, error
+                    function(image, profile)
+                except Failed:
+                    found.add((name, target))
+    return found
 
 
 @contextlib.contextmanager
@@ -218,7 +208,7 @@ def sees_a_swap(images: Images, profile: str) -> str:
             swapped.program(target).symlink_to(images.program(target))
             swapped.bill(target).symlink_to(images.bill(target))
             _with_layers_of(images.archive(target), images.archive(giver), swapped.archive(target))
-        seen = {(name, target) for name, target, _, error in results(swapped, profile) if error}
+        seen = failures(swapped, profile)
     blind = {(name, target) for name in SEES_A_SWAP for target in IMAGES} - seen
     expect(not blind, f"with each other's programs, these pass: {sorted(blind)}")
     return f"by {len(seen)} checks"

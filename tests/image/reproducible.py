@@ -9,31 +9,32 @@ import time
 from pathlib import Path
 
 from harness import REPOSITORY
+from harness.cases import Runner, expect, say
 from harness.images import IMAGES, Images, compile, install, pack, version, write_bills
 from harness.install import InstallError, command
 
 
 def main():
-    say = lambda line: print(line, flush=True)
+    runner = Runner("not run")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="idjag-twice-") as directory:
         try:
-            digests = [make(say, Path(directory) / place) for place in ("one", "another/and/deeper")]
+            digests = [make(Path(directory) / place) for place in ("one", "another/and/deeper")]
         except InstallError as error:
-            say(f"FAILED   reproducible: {error}\n0 passed, 1 failed, 0 not run")
-            sys.exit(1)
-    failed = 0
+            runner.failed("reproducible: the images cannot be made", str(error))
+            sys.exit(runner.finish())
     for name, first in digests[0].items():
-        same = first == digests[1][name]
-        failed += not same
-        say(
-            f"{'ok      ' if same else 'FAILED  '} reproducible: {name}: {first[:16]}{'' if same else f' and {digests[1][name][:16]}'}"
-        )
-    say(f"{len(digests[0]) - failed} passed, {failed} failed, 0 not run; {time.monotonic() - started:.0f} s")
-    sys.exit(1 if failed else 0)
+        runner.run(f"reproducible: {name}", same, first, digests[1][name])
+    say(f"made twice: {time.monotonic() - started:.0f} s")
+    sys.exit(runner.finish())
 
 
-def make(say, place: Path) -> dict[str, str]:
+def same(first: str, second: str) -> str:
+    expect(first == second, f"{first[:16]} and {second[:16]}")
+    return first[:16]
+
+
+def make(place: Path) -> dict[str, str]:
     """The digests of what a checkout at `place` makes."""
     source = place / "source"
     place.mkdir(parents=True)

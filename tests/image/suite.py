@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from harness.cases import Runner, say
 from harness.images import Images, compile, install, pack, version, write_bills
 from harness.install import InstallError, cache_directory
 from image.checks import check
@@ -17,20 +18,23 @@ def main():
     )
     options.add_argument("--check", action="store_true", help="only check what is there already")
     chosen = options.parse_args()
-    say = lambda line: print(line, flush=True)
-    images = Images(chosen.output.resolve(), version())
-    if chosen.check:
-        sys.exit(1 if check(say, images, chosen.profile) else 0)
-    images.directory.mkdir(parents=True, exist_ok=True)
+    runner, images = Runner("not run"), Images(chosen.output.resolve(), version())
     try:
-        environment = install(say, bill=True)
-        compile(say, environment, chosen.profile, images)
-        write_bills(environment, images)
-        pack(images)
+        if not chosen.check:
+            make(images, chosen.profile)
     except InstallError as error:
-        say(f"FAILED   image: {error}\n0 passed, 1 failed, 0 not run")
-        sys.exit(1)
-    sys.exit(1 if check(say, images, chosen.profile) else 0)
+        runner.failed("image: the images cannot be made", str(error))
+    else:
+        check(runner, images, chosen.profile)
+    sys.exit(runner.finish())
+
+
+def make(images: Images, profile: str):
+    images.directory.mkdir(parents=True, exist_ok=True)
+    environment = install(say, bill=True)
+    compile(say, environment, profile, images)
+    write_bills(environment, images)
+    pack(images)
 
 
 if __name__ == "__main__":

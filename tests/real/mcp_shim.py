@@ -15,7 +15,8 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from harness.parts import Run, expect
+from harness.cases import expect
+from harness.parts import Run
 from harness.proxy import Proxy
 from harness.servers import Handler, Server
 from real import p256

@@ -1,13 +1,12 @@
 """Runs the cases."""
 
 import json
-import signal
 import sys
 from pathlib import Path
 
-from harness.cases import run_cases, say
+from harness.cases import Runner, say
 from harness.install import Cache, cache_directory
-from harness.parts import Run
+from harness.parts import Run, exit_on_signals
 from real.cases import authlib, keycloak, mcp, mtls, outage
 from real.world import World
 
@@ -19,19 +18,18 @@ def main():
     plan = json.loads(sys.argv[1])
     cache = Cache(cache_directory())
     cache.missing, cache.java = plan["missing"], Path(plan["java"]) if plan["java"] else None
-    run = Run()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
-    failed = None
+    exit_on_signals()
+    run, runner = Run(), Runner()
+    code = None
     try:
-        world = World(run, cache, plan["proxy"], say)
-        failed = run_cases(world, MODULES, plan["cases"])
+        runner.run_all(World(run, cache, plan["proxy"]), MODULES, plan["cases"])
+        code = runner.finish()
     finally:
-        keep = failed != 0 or plan["keep"]
+        keep = code != 0 or plan["keep"]
         run.close(keep)
         if keep:
             say(f"logs and configurations: {run.directory}")
-    sys.exit(1 if failed else 0)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import sys
 
 from harness import module
+from harness.cases import Runner, say
 from harness.install import install_parts
 
 
@@ -16,12 +17,13 @@ def main():
     options.add_argument("--proxy", help="the binary; default: target/release/idjag-proxy, built if absent")
     options.add_argument("--keep", action="store_true", help="keep the run directory when all is well, too")
     chosen = options.parse_args()
-    cache = install_parts(lambda line: print(line, flush=True))
+    cache = install_parts(say)
     if chosen.install:
         sys.exit(1 if cache.missing else 0)
     if "python" in cache.missing:
-        print(f"NOT RUN: every case: {cache.missing['python']}\n0 passed, 0 failed, 1 skipped")
-        sys.exit(0)
+        runner = Runner()
+        runner.not_run("every case", cache.missing["python"])
+        sys.exit(runner.finish())
     plan = {
         "cases": chosen.cases,
         "proxy": chosen.proxy,

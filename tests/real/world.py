@@ -9,19 +9,19 @@ import time
 from pathlib import Path
 
 from harness import REPOSITORY
-from harness.cases import NotRun
+from harness.cases import Failed, NotRun, say
 from harness.envoy import REPORTS, Envoy
 from harness.install import Cache
 from harness.keycloak import AGENT, Keycloak
-from harness.parts import Failed, Run, free_ports
+from harness.parts import Run, free_ports
 from harness.proxy import JWKS_PATH, Proxy
 from harness.servers import Upstream
 from harness.spire import Spire
 
 
 class World:
-    def __init__(self, run: Run, cache: Cache, binary: str | None, say):
-        self.run, self.cache, self.say, self.asked = run, cache, say, binary
+    def __init__(self, run: Run, cache: Cache, binary: str | None):
+        self.run, self.cache, self.asked = run, cache, binary
         (self.jwks_port,) = free_ports(1)
         self.proxies: list[Proxy] = []
 
@@ -35,7 +35,7 @@ class World:
         done = subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=REPOSITORY)
         if done.returncode != 0:
             raise Failed("cargo build --release failed")
-        self.say(f"build: idjag-proxy: {time.monotonic() - started:.0f} s")
+        say(f"build: idjag-proxy: {time.monotonic() - started:.0f} s")
         return built
 
     @functools.cached_property
@@ -45,7 +45,7 @@ class World:
         spire = Spire(self.run, self.cache.spire)
         spire.start()
         spire.register(AGENT, self.cache.spire / "spire-agent")
-        self.say(f"start: SPIRE: {time.monotonic() - started:.0f} s")
+        say(f"start: SPIRE: {time.monotonic() - started:.0f} s")
         return spire
 
     @functools.cached_property
@@ -61,7 +61,7 @@ class World:
         jwks_url = f"http://127.0.0.1:{self.jwks_port}{JWKS_PATH}"
         keycloak = Keycloak(self.run, self.cache.keycloak, self.cache.java, self.spire.jwks_url, jwks_url)
         keycloak.start()
-        self.say(f"start: Keycloak: {time.monotonic() - started:.0f} s")
+        say(f"start: Keycloak: {time.monotonic() - started:.0f} s")
         return keycloak
 
     @functools.cached_property

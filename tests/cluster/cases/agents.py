@@ -8,8 +8,8 @@ import urllib.parse
 from cluster import agents
 from cluster.cases.install import configure, usual
 from cluster.world import BY_HAND, CALENDAR, LATE, PIPED, REPOSITORY, SIDECAR, Agent, Cluster, condition, text_of
-from harness.cases import case
-from harness.parts import expect, fetch, wait_until
+from harness.cases import case, expect
+from harness.parts import fetch, wait_until
 
 
 @case("b: a Job with the sidecar completes")
@@ -132,7 +132,7 @@ def upstream_restarts(world: Cluster):
 
 
 @case("b: a deleted agent finishes its last calls while the sidecar drains")
-def last_calls(world: Cluster):
+def last_calls(world: Cluster) -> str:
     pod = world.pod("agents", "app=python")
     name = pod["metadata"]["name"]
     farewells = world.arrivals.calls[CALENDAR, "farewell"]
@@ -149,5 +149,5 @@ def last_calls(world: Cluster):
     # The grace period is 30 s: a sidecar that is killed at its end has not drained.
     wait_until("the pod to be gone", gone, 20)
     expect(draining()[0] == 0, "its sidecar still answers")
-    world.say(f"         {made} calls after it was told to stop")
     Agent(world, world.pod("agents", "app=python")).more(20)
+    return f"{made} calls after it was told to stop"

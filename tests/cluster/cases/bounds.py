@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cluster.cases.injector import SELECTOR
 from cluster.world import INJECTOR, OWN_NAMESPACE, REPOSITORY, SIDECAR, Cluster
-from harness.cases import NotRun, case
-from harness.parts import expect, fetch
+from harness.cases import NotRun, case, expect
+from harness.parts import fetch
 from harness.proxy import JWT
 
 TOKEN = "var/run/secrets/kubernetes.io/serviceaccount"

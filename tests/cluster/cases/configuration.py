@@ -7,9 +7,9 @@ from cluster import agents
 from cluster.cases.install import configure, usual
 from cluster.node import HOST
 from cluster.world import CALENDAR, SIDECAR, Agent, Cluster, metric, text_of
-from harness.cases import case
+from harness.cases import case, expect
 from harness.keycloak import SCOPES
-from harness.parts import expect, wait_until
+from harness.parts import wait_until
 from harness.web import Handler, Server
 
 # The kubelet's own period here, and the time that Kubernetes adds: it looks at changed ConfigMaps at the next one.

@@ -10,8 +10,8 @@ import threading
 from cluster import agents
 from cluster.cases.install import make_namespace
 from cluster.world import INJECTOR, OWN_NAMESPACE, RELEASE, SIDECAR, Agent, Cluster, is_ready, metric, text_of
-from harness.cases import case
-from harness.parts import expect, wait_until
+from harness.cases import case, expect
+from harness.parts import wait_until
 
 SELECTOR = "app.kubernetes.io/component=injector"
 
@@ -75,18 +75,18 @@ def has_sidecar(pod: dict) -> bool:
 
 
 @case("d: one of two replicas is deleted while pods are created: none is refused, each has a sidecar")
-def deleted(world: Cluster):
+def deleted(world: Cluster) -> str:
     first, _ = two_ready(world)
     with Creation(world) as creation:
         world.kubectl("delete", "pod", first["metadata"]["name"], "-n", OWN_NAMESPACE)
         two_ready(world)
         creation.more(20)
     creation.expect_no_failure("a replica was deleted")
-    world.say(f"         {creation.made} pods")
+    return f"{creation.made} pods"
 
 
 @case("d: one of two replicas is killed while pods are created: a workload's pods all come, with a sidecar")
-def killed(world: Cluster):
+def killed(world: Cluster) -> str:
     """Nobody can spare a pod the moment in which its review goes to a process that is gone: its controller tries again."""
     first, _ = two_ready(world)
     world.apply(SCALED)
@@ -109,7 +109,7 @@ def killed(world: Cluster):
         expect("it has no sidecar" not in creation.failures, "a pod came without a sidecar")
     finally:
         world.kubectl("delete", "deployment/scaled", "-n", "agents", "--wait=false")
-    world.say(f"         {failed} of {creation.made} single pods were refused in that moment")
+    return f"{failed} of {creation.made} single pods were refused in that moment"
 
 
 # They need not run: the node is small. The scheduler keeps them waiting.
@@ -129,7 +129,7 @@ SCALED = """
 
 
 @case("d: the certificate is rotated while pods are created: none is refused, both replicas serve the new one")
-def rotated(world: Cluster):
+def rotated(world: Cluster) -> str:
     """By taking the old one away, which is what an operator does with one that is no longer trusted."""
     pods = two_ready(world)
     before, [old] = served(pods), bundles(world)
@@ -148,7 +148,7 @@ def rotated(world: Cluster):
     expect(
         {pod["metadata"]["uid"] for pod in two_ready(world)} == {pod["metadata"]["uid"] for pod in pods}, "restarted"
     )
-    world.say(f"         {creation.made} pods")
+    return f"{creation.made} pods"
 
 
 def served(pods: list[dict]) -> set[bytes]:
@@ -163,7 +163,7 @@ def bundles(world: Cluster) -> list[str]:
 
 
 @case("d: the API server restarts: agents and injectors go on, pods are injected again at once")
-def api_server(world: Cluster):
+def api_server(world: Cluster) -> str:
     agent = Agent(world, world.pod("agents", "app=python"))
     agent.expect_no_failure("nothing happened yet")
     before = {pod["metadata"]["uid"] for pod in two_ready(world)}
@@ -175,9 +175,9 @@ def api_server(world: Cluster):
     after = two_ready(world)
     expect({pod["metadata"]["uid"] for pod in after} == before, "an injector was replaced")
     restarts = sum(one["restartCount"] for pod in after for one in pod["status"]["containerStatuses"])
-    world.say(f"         the injectors' containers have restarted {restarts} times in all")
     agent.more(50)
     agent.expect_no_failure("the API server restarted")
+    return f"the injectors' containers have restarted {restarts} times in all"
 
 
 @case("d: pods that cannot be injected are refused, each with its reason and what to do")

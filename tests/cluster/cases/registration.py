@@ -7,8 +7,8 @@ from cluster import agents, controller_manager
 from cluster.cases.injector import plain
 from cluster.cases.install import make_namespace
 from cluster.world import REGISTERED, REPOSITORY, SIDECAR, Cluster, is_ready
-from harness.cases import case
-from harness.parts import Failed, Part, expect, fetch, free_ports, wait_until
+from harness.cases import Failed, case, expect
+from harness.parts import Part, fetch, free_ports, wait_until
 from harness.spire import TRUST_DOMAIN
 
 NAMESPACE = "registered"

@@ -6,8 +6,8 @@ from cluster import agents
 from cluster.cases.injector import SELECTOR, Creation, has_sidecar, plain, two_ready
 from cluster.cases.install import configure, usual
 from cluster.world import INJECTOR, OWN_NAMESPACE, RELEASE, REPOSITORY, Agent, Cluster
-from harness.cases import case
-from harness.parts import expect, wait_until
+from harness.cases import case, expect
+from harness.parts import wait_until
 
 
 @case(
@@ -87,7 +87,7 @@ def template(one: dict) -> dict | None:
     "f: upgrade to this chart under another version, its images by another tag and with another value, and rollback: both roll the "
     "injector; injected pods work and pods are created throughout"
 )
-def upgrade(world: Cluster):
+def upgrade(world: Cluster) -> str:
     """There is one version of the chart yet. The second is the same chart and the same programs, as a release of nothing new would be:
     what changes is each object's labels, the injector's pods and the image that sidecars get."""
     other = "99.0.0"
@@ -123,7 +123,7 @@ def upgrade(world: Cluster):
     creation.expect_no_failure("the chart was rolled back")
     agent.more(50)
     agent.expect_no_failure("the chart was rolled back")
-    world.say(f"         {creation.made} pods were created meanwhile")
+    return f"{creation.made} pods were created meanwhile"
 
 
 def pods_of_injector(world: Cluster) -> set[str]:

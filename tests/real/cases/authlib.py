@@ -11,9 +11,9 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from harness import module
-from harness.cases import case
+from harness.cases import case, expect
 from harness.keycloak import AGENT, ASSERTION_ISSUER
-from harness.parts import Part, expect, fetch, free_ports, wait_until
+from harness.parts import Part, fetch, free_ports, wait_until
 from harness.proxy import JWKS_PATH, Proxy, curl, expect_refusal
 from harness.servers import Issuer, Recorded, Relay
 from real.world import World

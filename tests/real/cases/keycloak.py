@@ -9,9 +9,9 @@ import urllib.request
 
 from joserfc.jwk import ECKey
 
-from harness.cases import case
+from harness.cases import case, expect
 from harness.keycloak import AGENT, ALICE, ASSERTION_ISSUER
-from harness.parts import expect, wait_until
+from harness.parts import wait_until
 from harness.proxy import curl, expect_problem, expect_refusal
 from harness.servers import Relay
 from real.world import World

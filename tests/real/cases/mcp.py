@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 from harness import module
-from harness.cases import case
-from harness.parts import WITHOUT_PROXIES, expect
+from harness.cases import case, expect
+from harness.parts import WITHOUT_PROXIES
 from real.world import World
 
 SCENARIO = "auth/cross-app-access-complete-flow"

@@ -5,10 +5,10 @@ import urllib.parse
 
 from cryptography import x509
 
-from harness.cases import case
+from harness.cases import case, expect
 from harness.envoy import REPORTS, authority_key_identifier
 from harness.keycloak import AGENT
-from harness.parts import expect, wait_until
+from harness.parts import wait_until
 from harness.proxy import Load, Proxy, expect_problem
 from real.world import World
 
@@ -71,7 +71,7 @@ def mtls_proxy(world: World, name: str) -> Proxy:
 
 
 @case("d: SVID rotation and a change of the X.509 authority under load: no failed request")
-def rotation(world: World):
+def rotation(world: World) -> str:
     spire, envoy, proxy = world.spire, world.envoy, mtls_proxy(world, "d")
     with Load(proxy, "http://reports.example.com/") as load:
         load.more(50)
@@ -107,9 +107,8 @@ def rotation(world: World):
         another_update(proxy)
         load.more(100)
         load.expect_no_failure("the old authority was revoked")
-    world.say(
-        f"         {load.sent} requests through {proxy.metric('svid_updates_total', result='accepted'):.0f} SVIDs and two authorities"
-    )
+    svids = proxy.metric("svid_updates_total", result="accepted")
+    return f"{load.sent} requests through {svids:.0f} SVIDs and two authorities"
 
 
 def changed(read):

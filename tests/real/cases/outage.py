@@ -3,8 +3,8 @@
 import signal
 import time
 
-from harness.cases import case
-from harness.parts import expect, wait_until
+from harness.cases import case, expect
+from harness.parts import wait_until
 from harness.proxy import Load, Proxy, expect_problem
 from real.world import World
 
