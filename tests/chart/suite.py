@@ -233,7 +233,10 @@ def post_renderer(suite: Suite):
         (chart / "templates/jobs.yaml").write_text("\n---\n".join(jobs))
         homes = {f"HELM_{name}_HOME": str(here / name) for name in ("CACHE", "CONFIG", "DATA")}
         environment = os.environ | homes | {"PATH": f"{here / 'bin'}:{os.environ['PATH']}"}
-        ask = lambda *words: succeed(text_of([suite.helm, *words], env=environment))
+
+        def ask(*words):
+            return succeed(text_of([suite.helm, *words], env=environment))
+
         if suite.four:
             ask("plugin", "install", renderer)
         chosen = "idjag-proxy" if suite.four else renderer / "inject.sh"
@@ -319,7 +322,7 @@ def alerts(suite: Suite):
     text = "\n".join(file.read_text() for file in RULES)
     blocks = re.split(r"^ *- alert: ", text, flags=re.MULTILINE)[1:]
     names = [block.split("\n")[0] for block in blocks]
-    for name, block in zip(names, blocks):
+    for name, block in zip(names, blocks, strict=True):
         missing = [word for word in ("expr", "severity", "summary", "description", "action") if f"{word}:" not in block]
         expect(not missing, f"{name} has no {missing}")
     values = json.loads((CHART / "values.schema.json").read_text())

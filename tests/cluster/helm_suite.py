@@ -127,7 +127,10 @@ class ApiServer:
         webhook, metrics = free_ports(2)
         argv = [self.proxy, "injector", "--listen", f"127.0.0.1:{webhook}", "--metrics", f"127.0.0.1:{metrics}"]
         part = self.run.start(name, argv, env={"KUBECONFIG": str(kubeconfig)})
-        ready = lambda: fetch(f"http://127.0.0.1:{metrics}/readyz")[0] == 200
+
+        def ready():
+            return fetch(f"http://127.0.0.1:{metrics}/readyz")[0] == 200
+
         wait_until("the injector to be ready", ready, 60, part)
         return part
 
@@ -159,7 +162,10 @@ def agents_configuration(server: ApiServer, which: str):
     values, chart = server.run.directory / "agents.yaml", server.package("0.0.1")
     config = {"routes": [{"match": {"host": "api.example.com"}, "token": "none"}]}
     values.write_text(json.dumps({"agents": {"namespaces": ["default"], "config": config}}))
-    there = lambda: server.node.ask_kubectl("get", "configmap", "idjag-proxy", "-n", "default").returncode == 0
+
+    def there():
+        return server.node.ask_kubectl("get", "configmap", "idjag-proxy", "-n", "default").returncode == 0
+
     server.helm(which, "install", "idjag-proxy", chart, "--create-namespace", "--values", values)
     try:
         expect(there(), "the chart made no ConfigMap")

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from cluster.node_programs import Programs, install, write_image
@@ -66,7 +67,9 @@ class Node:
         self._make_bridge()
 
     def wait_ready(self):
-        ready = lambda: " Ready " in self._try_kubectl("get", "node", NAME, "--no-headers")
+        def ready():
+            return " Ready " in self._try_kubectl("get", "node", NAME, "--no-headers")
+
         wait_until("the node to be Ready", ready, 120)
         wait_until("the default service account", lambda: self._try_kubectl("get", "serviceaccount", "default"), 60)
         ended = [name for name in COMPONENTS if not self._alive_one(name)]
@@ -259,10 +262,11 @@ def main():
     load = commands.add_parser("load", help="import images")
     load.add_argument("archives", nargs="+", type=Path)
     chosen = options.parse_args()
-    say = lambda line: print(line, file=sys.stderr, flush=True)
+
     try:
         if chosen.command in ("build", "up"):
-            install(say)
+            # Standard output is for what was asked for.
+            install(partial(print, file=sys.stderr, flush=True))
         node = Node(Programs(cache_directory()))
         match chosen.command:
             case "up":

@@ -97,7 +97,9 @@ def _unpack_debian(_: Path, target: Path):
 
 def _build_kubernetes(root: Path, target: Path):
     version = "k8s.io/component-base/version"
-    numbers = dict(zip(("gitMajor", "gitMinor"), KUBERNETES.split("."))) | {"gitVersion": f"v{KUBERNETES}"}
+    numbers = dict(zip(("gitMajor", "gitMinor"), KUBERNETES.split(".")[:2], strict=True)) | {
+        "gitVersion": f"v{KUBERNETES}"
+    }
     flags = " ".join(["-s", "-w", *(f"-X {version}.{name}={value}" for name, value in numbers.items())])
     minor = KUBERNETES.removeprefix("1.")
     replace = "\n".join(f"replace k8s.io/{one} => k8s.io/{one} v0.{minor}" for one in STAGING)

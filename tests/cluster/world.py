@@ -165,7 +165,7 @@ class Cluster:
 
     def tag_images(self, version: str):
         """The same images under another version."""
-        for target, name in images.IMAGES.items():
+        for name in images.IMAGES.values():
             self.node.tag(f"{name}:{self.version}", f"{name}:{version}")
 
     def helm(self, *words, timeout: float = 180) -> str:
@@ -203,7 +203,10 @@ class Cluster:
 
     def pod(self, namespace: str, selector: str) -> dict:
         """The one that there is, once it is ready."""
-        ready = lambda: [pod for pod in self.pods(namespace, selector) if is_ready(pod)]
+
+        def ready():
+            return [pod for pod in self.pods(namespace, selector) if is_ready(pod)]
+
         return wait_until(f"a ready pod {selector} in {namespace}", ready, 120)[0]
 
     def wait_ready(self, namespace: str, deployment: str, seconds: int = 120):

@@ -17,7 +17,10 @@ def expectations(story: Story, world) -> list[tuple[str, float, list[dict]]]:
     research, stranded, loud, broken = (
         _target(one) for one in (world.research, world.stranded, world.loud, world.calendar[1])
     )
-    refused = lambda namespace: {"namespace": namespace, "reason": "no_route"}
+
+    def refused(namespace):
+        return {"namespace": namespace, "reason": "no_route"}
+
     rejected = {"namespace": "calendar-agents", "reason": "authorization_misconfigured"}
     failing = {"namespace": "research-agents", "server": "sso", "leg": "access", "outcome": "busy"}
     papers = [research | {"route": f"papers-{number}", "server": "sso"} for number in range(4)]

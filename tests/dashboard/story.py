@@ -64,7 +64,10 @@ def tell(world: World, prometheus: Prometheus, healthy) -> Story:
     healthy()
     # Right after its four tokens were renewed, so that the next renewals are due in half of a lifetime.
     renewed = _scraped(world.research, RENEWALS)
-    again = lambda: (now := _scraped(world.research, RENEWALS)) > renewed and now % 4 == 0
+
+    def again():
+        return (now := _scraped(world.research, RENEWALS)) > renewed and now % 4 == 0
+
     wait_until("a renewal of all tokens", again, 60, world.research.part, every=0.05)
     world.sso.failing.add("research-bot")
     story.mark("outage")

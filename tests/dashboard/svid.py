@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 CONFIGURATION = """
@@ -51,7 +51,7 @@ class Issuer:
 
     def renew(self, seconds: int) -> float:
         """Another certificate with another key; returned is when it ends. Written as a whole, key first."""
-        ends = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(seconds=seconds)
+        ends = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
         begins = ends - timedelta(seconds=seconds + 60)
         self._key("new.key")
         self._openssl("req", "-new", "-key", "new.key", "-out", "new.csr")

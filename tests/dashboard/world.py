@@ -152,7 +152,10 @@ class World:
 
     def _start_demo(self) -> Part:
         part = self.run.start("demo", [self.proxy, "demo"])
-        up = lambda: re.search(r"cat (/\S+)/calendar-bot\.yaml", part.log.read_text())
+
+        def up():
+            return re.search(r"cat (/\S+)/calendar-bot\.yaml", part.log.read_text())
+
         self.directory = Path(wait_until("the demo", up, 60, part)[1])
         # A demo that is killed leaves it behind.
         self.run.closers.callback(shutil.rmtree, self.directory, ignore_errors=True)

@@ -153,7 +153,7 @@ def _find_java() -> Path | None:
 
 def debian(*packages: str, commands: tuple[str, ...] = ()):
     """Installs those Debian packages whose `commands`, by default of the same names, are missing."""
-    wanted = [name for name, word in zip(packages, commands or packages) if not shutil.which(word)]
+    wanted = [name for name, word in zip(packages, commands or packages, strict=True) if not shutil.which(word)]
     if not wanted:
         return
     if not shutil.which("apt-get") or os.getuid() != 0:

@@ -134,7 +134,10 @@ def _agents_realm(spire_jwks_url: str, jwks_url: str, agents: tuple[str, ...]) -
         "standardFlowEnabled": False,
     }
     by_svid = client | {"clientAuthenticatorType": "federated-jwt"}
-    subject = lambda agent: {"jwt.credential.issuer": "spire", "jwt.credential.sub": agent} | grants
+
+    def subject(agent):
+        return {"jwt.credential.issuer": "spire", "jwt.credential.sub": agent} | grants
+
     return {
         "realm": "agents",
         "enabled": True,

@@ -32,10 +32,8 @@ class Part:
     def stop(self, how: int = signal.SIGTERM, patience: float = 15):
         """Ends the process and all that it started, which is its process group: `kc.sh` for one keeps Java as a child."""
         self._signal(how)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(patience)
-        except subprocess.TimeoutExpired:
-            pass
         self._signal(signal.SIGKILL)
         self.process.wait()
 

@@ -51,8 +51,7 @@ class Proxy:
         self.part = run.start(f"proxy-{name}", [binary, "run", self.config])
 
     def wait_ready(self, seconds: float = 30) -> "Proxy":
-        ready = lambda: fetch(f"http://127.0.0.1:{self.metrics_port}/readyz")[0] == 200
-        wait_until(f"readiness of proxy {self.name}", ready, seconds, self.part)
+        wait_until(f"readiness of proxy {self.name}", lambda: self.readiness()[0] == 200, seconds, self.part)
         return self
 
     def readiness(self) -> tuple[int, str]:
@@ -61,6 +60,9 @@ class Proxy:
     def call(self, url: str, *options: str, method: str = "GET") -> Answer:
         """curl with this proxy as its HTTP proxy."""
         return curl("-x", self.base, "-X", method, *options, url)
+
+    def has_logged(self, text: str) -> bool:
+        return text in self.part.log.read_text(errors="replace")
 
     def metric(self, name: str, **labels: str) -> float:
         return series(fetch(f"http://127.0.0.1:{self.metrics_port}/metrics")[1], name, **labels)

@@ -99,7 +99,10 @@ class Spire:
         self.agent = self.run.start(
             "spire-agent", [self.programs / "spire-agent", "run", "-config", "agent.conf", *options]
         )
-        healthy = lambda: self._ok("spire-agent", "healthcheck", "-socketPath", str(self.agent_socket))
+
+        def healthy():
+            return self._ok("spire-agent", "healthcheck", "-socketPath", str(self.agent_socket))
+
         wait_until("the SPIRE agent", healthy, 60, self.agent)
 
     def register(self, spiffe_id: str, program: Path, x509_ttl: int = 60, jwt_ttl: int = 60):

@@ -86,7 +86,7 @@ def _flags() -> str:
     numbers = [
         f"-X {package}.k8sVersion{part}={value}"
         for package, version in HELM_KUBERNETES.items()
-        for part, value in zip(("Major", "Minor"), version)
+        for part, value in zip(("Major", "Minor"), version[:2], strict=True)
     ]
     return " ".join(["-s", "-w", *numbers])
 

@@ -24,7 +24,7 @@ def write(measured: list[Measured], method: str, build: str, left_out: list[str]
     """The report as Markdown; written to `directory` with its chart, if one is given."""
     by_name = {one.name: one for one in measured}
     lines = ["# What a request costs", "", f"{OURS} {by_name[OURS].version}: {build}.", f"{method}.", METHOD, ""]
-    lines += table(by_name) + ["", "## Goals", ""] + goals(by_name)
+    lines += [*table(by_name), "", "## Goals", "", *goals(by_name)]
     lines += [f"\nNot measured: {reason}." for reason in left_out]
     text = "\n".join(lines) + "\n"
     if directory:
@@ -46,7 +46,7 @@ connections sending at once.
 
 
 def ratio(of: Measured, to: Measured, figure: str) -> Spread:
-    return spread([getattr(a, figure) / getattr(b, figure) for a, b in zip(of.samples, to.samples)])
+    return spread([getattr(a, figure) / getattr(b, figure) for a, b in zip(of.samples, to.samples, strict=True)])
 
 
 def table(by_name: dict[str, Measured]) -> list[str]:
@@ -109,4 +109,4 @@ def panels(by_name: dict[str, Measured]) -> list:
     memory = [
         (one.name, one.busy_mib, one.busy_mib, one.busy_mib, f"{one.busy_mib:.0f} MiB") for one in by_name.values()
     ]
-    return shown + [("Resident memory with 1,000 connections", "less is better", memory)]
+    return [*shown, ("Resident memory with 1,000 connections", "less is better", memory)]

@@ -201,7 +201,9 @@ def start_envoy(bench: Bench, envoy: Path) -> Target:
 
 
 def _envoy_bootstrap(port: int, upstream: int) -> dict:
-    address = lambda number: {"socket_address": {"address": "127.0.0.1", "port_value": number}}
+    def address(number):
+        return {"socket_address": {"address": "127.0.0.1", "port_value": number}}
+
     generic = {
         "@type": f"{TYPES}.http.injected_credentials.generic.v3.Generic",
         "credential": {"name": "token"},

@@ -15,12 +15,18 @@ from harness.parts import fetch, wait_until
 @case("b: a Job with the sidecar completes")
 def job(world: Cluster):
     world.apply(agents.JOB)
-    status = lambda: world.get("job", "once", "-n", "agents")["status"]
+
+    def status():
+        return world.get("job", "once", "-n", "agents")["status"]
+
     wait_until("the Job to complete", lambda: status().get("succeeded") == 1 or status().get("failed"), 90)
     expect(status().get("succeeded") == 1, f"the Job failed: {status()}")
     expect(world.arrivals.calls[CALENDAR, "job"] == 1, f"{world.arrivals.calls[CALENDAR, 'job']} calls arrived")
     (pod,) = world.pods("agents", "job-name=once")
-    phase = lambda: world.get("pod", pod["metadata"]["name"], "-n", "agents")["status"]["phase"]
+
+    def phase():
+        return world.get("pod", pod["metadata"]["name"], "-n", "agents")["status"]["phase"]
+
     wait_until("its pod to end", lambda: phase() == "Succeeded", 60)
 
 
@@ -44,10 +50,16 @@ def by_hand(world: Cluster):
     world.register("by-hand", "calendar")
     world.kubectl("apply", "-f", "-", manifest=written.replace(theirs, str(sockets)))
     world.kubectl("create", "job", "hourly", "--from=cronjob/calendar-hourly", "-n", "by-hand")
-    jobs = lambda: world.get("jobs", "-n", "by-hand")["items"]
+
+    def jobs():
+        return world.get("jobs", "-n", "by-hand")["items"]
+
     wait_until("both jobs to complete", lambda: [job["status"].get("succeeded") for job in jobs()] == [1, 1], 120)
     world.wait_ready("by-hand", "calendar")
-    arrived = lambda: world.arrivals.calls[BY_HAND, "v1/events"]
+
+    def arrived():
+        return world.arrivals.calls[BY_HAND, "v1/events"]
+
     wait_until("the jobs' calls and one of the Deployment's", lambda: arrived() >= 3, 30)
     world.kubectl("delete", "namespace", "by-hand", "--wait=false")
 
@@ -75,7 +87,10 @@ def inject(world: Cluster):
     piped = subprocess.run(program, input=job, capture_output=True, text=True)
     expect(piped.returncode == 0, f"inject ended with {piped.returncode}: {piped.stderr}")
     world.kubectl("apply", "-f", "-", manifest=piped.stdout)
-    status = lambda: world.get("job", "once", "-n", "piped")["status"]
+
+    def status():
+        return world.get("job", "once", "-n", "piped")["status"]
+
     wait_until("the Job to complete", lambda: status().get("succeeded") == 1 or status().get("failed"), 90)
     expect(status().get("succeeded") == 1, f"the Job failed: {status()}")
     expect(world.arrivals.calls[PIPED, "job"] == 1, "its call did not arrive")
@@ -84,7 +99,10 @@ def inject(world: Cluster):
 @case("b: an init container after the sidecar can call out")
 def initial(world: Cluster):
     world.apply(agents.INITIAL)
-    phase = lambda: world.get("pod", "initial", "-n", "agents")["status"]["phase"]
+
+    def phase():
+        return world.get("pod", "initial", "-n", "agents")["status"]["phase"]
+
     wait_until("the pod to end", lambda: phase() in ("Succeeded", "Failed"), 90)
     expect(phase() == "Succeeded", f"the pod {phase()}: {world.log('agents', 'initial', 'prepare')}")
     expect(world.arrivals.calls[CALENDAR, "initial"] == 1, "its call did not arrive")
@@ -93,13 +111,23 @@ def initial(world: Cluster):
 @case("b: a pod whose identity is not registered waits, says why, and goes on when it is registered")
 def late(world: Cluster):
     world.apply(agents.LATE)
-    pod = lambda: world.get("pod", "late", "-n", "agents")
-    address = lambda: pod()["status"].get("podIP")
-    startup = lambda: fetch(f"http://{address()}:17090/startupz")
+
+    def pod():
+        return world.get("pod", "late", "-n", "agents")
+
+    def address():
+        return pod()["status"].get("podIP")
+
+    def startup():
+        return fetch(f"http://{address()}:17090/startupz")
+
     why = r"identity|SVID"
     wait_until("the sidecar to say what it waits for", lambda: address() and re.search(why, startup()[1]), 60)
     expect(startup()[0] == 503, f"started without an identity: {startup()}")
-    in_log = lambda: re.search("not registered|PermissionDenied|no identity", world.log("agents", "late", SIDECAR))
+
+    def in_log():
+        return re.search("not registered|PermissionDenied|no identity", world.log("agents", "late", SIDECAR))
+
     wait_until("the reason in the sidecar's log", in_log, 30)
     expect(
         condition(pod(), "Ready") != "True" and condition(pod(), "Initialized") != "True",
@@ -124,7 +152,10 @@ def upstream_restarts(world: Cluster):
     before = world.pod("upstream", "app=reports")["metadata"]["name"]
     world.kubectl("rollout", "restart", "deployment/reports", "-n", "upstream")
     world.wait_ready("upstream", "reports")
-    gone = lambda: not world.node.ask_kubectl("get", "pod", before, "-n", "upstream").returncode == 0
+
+    def gone():
+        return world.node.ask_kubectl("get", "pod", before, "-n", "upstream").returncode != 0
+
     wait_until("the old upstream pod to be gone", gone, 60)
     agent.more(100)
     agent.expect_no_failure("the upstream restarted")
@@ -138,14 +169,20 @@ def last_calls(world: Cluster) -> str:
     farewells = world.arrivals.calls[CALENDAR, "farewell"]
     last = world.arrivals.calls[CALENDAR, "last"]
     world.kubectl("delete", "pod", name, "-n", "agents", "--wait=false")
-    draining = lambda: fetch(f"http://{pod['status']['podIP']}:17090/readyz")
+
+    def draining():
+        return fetch(f"http://{pod['status']['podIP']}:17090/readyz")
+
     wait_until("the agent's farewell", lambda: world.arrivals.calls[CALENDAR, "farewell"] > farewells, 60)
     farewell = world.arrivals.last[CALENDAR, "farewell"]["path"]
     failed = urllib.parse.parse_qs(urllib.parse.urlsplit(farewell).query)["failed"]
     expect(failed == ["0"], f"{failed[0]} of its last calls failed")
     made = world.arrivals.calls[CALENDAR, "last"] - last
     expect(made > 50, f"only {made} calls after it was told to stop")
-    gone = lambda: world.node.ask_kubectl("get", "pod", name, "-n", "agents").returncode != 0
+
+    def gone():
+        return world.node.ask_kubectl("get", "pod", name, "-n", "agents").returncode != 0
+
     # The grace period is 30 s: a sidecar that is killed at its end has not drained.
     wait_until("the pod to be gone", gone, 20)
     expect(draining()[0] == 0, "its sidecar still answers")

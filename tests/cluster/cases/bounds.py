@@ -18,7 +18,10 @@ def rights(world: Cluster):
     account = f"system:serviceaccount:{OWN_NAMESPACE}:{INJECTOR}"
     world.kubectl("create", "serviceaccount", "nobody", "-n", OWN_NAMESPACE)
     nobody = f"system:serviceaccount:{OWN_NAMESPACE}:nobody"
-    listed = lambda who, namespace: rules(world.kubectl("auth", "can-i", "--list", f"--as={who}", "-n", namespace))
+
+    def listed(who, namespace):
+        return rules(world.kubectl("auth", "can-i", "--list", f"--as={who}", "-n", namespace))
+
     own = listed(account, OWN_NAMESPACE) - listed(nobody, OWN_NAMESPACE)
     elsewhere = listed(account, "agents") - listed(nobody, "agents")
     said = documented()
@@ -90,7 +93,10 @@ def no_admin(world: Cluster):
         world.status_of_sidecar(pod)["ready"], "the admin socket does not answer the operator, so that nothing is shown"
     )
     name = pod["metadata"]["name"]
-    inside = lambda *words: world.node.ask_kubectl("exec", "-n", "agents", name, "-c", "agent", "--", *words)
+
+    def inside(*words):
+        return world.node.ask_kubectl("exec", "-n", "agents", name, "-c", "agent", "--", *words)
+
     for path in ("/run/idjag-proxy", "/spiffe-workload-api", "/etc/idjag-proxy"):
         expect(inside("ls", path).returncode != 0, f"the agent sees {path}")
     asked = inside(

@@ -56,7 +56,10 @@ def broken(world: Cluster):
         agent.expect_no_failure("the configuration was broken")
     finally:
         configure(world, "agents", usual(world))
-    recovered = lambda: "not a host" not in str(world.status_of_sidecar(pod)["config"])
+
+    def recovered():
+        return "not a host" not in str(world.status_of_sidecar(pod)["config"])
+
     wait_until("the status to forget it", recovered, SYNC)
 
 
@@ -66,7 +69,10 @@ def broken(world: Cluster):
 def key(world: Cluster):
     """Its container is named after its image, as `kubectl create deployment` has it."""
     service = KeyService(world)
-    create = lambda *words: world.kubectl("create", *words)
+
+    def create(*words):
+        return world.kubectl("create", *words)
+
     create("namespace", "keys")
     create("serviceaccount", "calendar", "-n", "keys")
     create("deployment", "calendar", "--image=idjag-agents:1", "-n", "keys", "--", "sleep", "infinity")
@@ -88,7 +94,10 @@ def key(world: Cluster):
         expect(log and FIRST not in log, "the key is in the log")
         patch = json.dumps({"stringData": {"search-api-key": SECOND}})
         world.kubectl("patch", "secret", "idjag-proxy", "-n", "keys", "-p", patch)
-        again = lambda: world.kubectl(*agent, *call) and service.keys[-1] == [SECOND]
+
+        def again():
+            return world.kubectl(*agent, *call) and service.keys[-1] == [SECOND]
+
         wait_until("a call with the new key", again, 2 * SYNC)
     finally:
         world.kubectl("delete", "namespace", "keys", "--wait=false")

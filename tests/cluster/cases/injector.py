@@ -21,7 +21,9 @@ def replicas(world: Cluster) -> list[dict]:
 
 
 def two_ready(world: Cluster) -> list[dict]:
-    both = lambda: [pods for pods in [replicas(world)] if len(pods) == 2 and all(map(is_ready, pods))]
+    def both():
+        return [pods for pods in [replicas(world)] if len(pods) == 2 and all(map(is_ready, pods))]
+
     return wait_until("two ready injectors", both, 120)[0]
 
 
@@ -91,7 +93,10 @@ def killed(world: Cluster) -> str:
     first, _ = two_ready(world)
     world.apply(SCALED)
     victim = world.container(first, "injector")
-    made = lambda: world.pods("agents", "app=scaled")
+
+    def made():
+        return world.pods("agents", "app=scaled")
+
     try:
         with Creation(world) as creation:
             os.kill(victim, signal.SIGKILL)
@@ -226,7 +231,10 @@ def refusals(world: Cluster) -> list[tuple[str, dict, list[str]]]:
     """A namespace, what a pod says, and what its refusal says."""
     sockets = world.spire.agent_socket.parent
     mount = "volumeMounts: [{ name: spiffe, mountPath: /spiffe }]"
-    annotation = lambda name, value, *words: ("agents", annotated(**{name: value}), list(words))
+
+    def annotation(name, value, *words):
+        return ("agents", annotated(**{name: value}), list(words))
+
     return [
         ("agents", {"settings": "hostNetwork: true"}, ["hostNetwork is true"]),
         ("agents", {"settings": "hostPID: true"}, ["hostPID is true"]),
@@ -337,12 +345,17 @@ def doubted(world: Cluster):
 
 @case("d: an injector that may not read ConfigMaps injects all the same, and warns; one asked of other things warns")
 def misconfigured(world: Cluster):
-    answer = lambda: world.ask(agents.PLAIN, "create", "--dry-run=server", "-o", "json", **plain("agents", {}))
+    def answer():
+        return world.ask(agents.PLAIN, "create", "--dry-run=server", "-o", "json", **plain("agents", {}))
+
     warning = "Warning: idjag-proxy: nobody could ask whether ConfigMap agents/idjag-proxy is there"
     binding = world.get("clusterrolebinding", INJECTOR)
     world.kubectl("delete", "clusterrolebinding", INJECTOR)
     try:
-        warned = lambda: [done for done in [answer()] if warning in done.stderr]
+
+        def warned():
+            return [done for done in [answer()] if warning in done.stderr]
+
         done = wait_until("the warning of a ConfigMap", warned, 30)[0]
         expect(done.returncode == 0 and has_sidecar(json.loads(done.stdout)), f"it has no sidecar: {done.stderr}")
     finally:
@@ -355,8 +368,13 @@ def misconfigured(world: Cluster):
     world.apply(TOO_WIDE, service=INJECTOR, namespace=OWN_NAMESPACE, bundle=base64.b64encode(bundle.encode()).decode())
     try:
         words = ["create", "configmap", "any", "-n", "agents", "--dry-run=server"]
-        asked = lambda: world.node.ask_kubectl(*words)
-        warned = lambda: "configmaps are none of its business; its webhook rules are too wide" in asked().stderr
+
+        def asked():
+            return world.node.ask_kubectl(*words)
+
+        def warned():
+            return "configmaps are none of its business; its webhook rules are too wide" in asked().stderr
+
         wait_until("the warning of the rules", warned, 30)
         expect(asked().returncode == 0, f"a ConfigMap was refused: {asked().stderr}")
     finally:
@@ -433,11 +451,14 @@ def _in(lines: list[str]) -> list[str]:
 def event(world: Cluster):
     world.kubectl("apply", "-f", "-", manifest=workload("Deployment", plain("agents", {"settings": "hostPID: true"})))
     try:
-        ours = lambda: [
-            one["message"]
-            for one in world.get("events", "-n", "agents")["items"]
-            if "idjag-proxy" in one.get("reportingComponent", "") + one.get("source", {}).get("component", "")
-        ]
+
+        def ours():
+            return [
+                one["message"]
+                for one in world.get("events", "-n", "agents")["items"]
+                if "idjag-proxy" in one.get("reportingComponent", "") + one.get("source", {}).get("component", "")
+            ]
+
         wait_until("the injector's event", lambda: any("hostPID is true" in text for text in ours()), 30)
     finally:
         world.kubectl("delete", "deployment/plain", "-n", "agents", "--wait=false")
@@ -446,11 +467,16 @@ def event(world: Cluster):
 @case("d: the pod's label wins; a pod that nobody labelled, kube-system and the own namespace never call the injector")
 def labels(world: Cluster):
     two_ready(world)
-    inject = lambda value: {"metadata": f"labels: {{ idjag-proxy.io/inject: {value} }}"}
+
+    def inject(value):
+        return {"metadata": f"labels: {{ idjag-proxy.io/inject: {value} }}"}
+
     make_namespace(world, "by-pod")
     world.kubectl("label", "namespace", "by-pod", "idjag-proxy.io/inject-")
 
-    created = lambda namespace, fields: json.loads(create(world, namespace, fields))
+    def created(namespace, fields):
+        return json.loads(create(world, namespace, fields))
+
     expect(
         has_sidecar(created("by-pod", inject("enabled"))), "a labelled pod in an unlabelled namespace has no sidecar"
     )
@@ -480,7 +506,10 @@ def create(world: Cluster, namespace: str, fields: dict) -> str:
 def without_injector(world: Cluster):
     agent = Agent(world, world.pod("agents", "app=python"))
     agent.expect_no_failure("nothing happened yet")
-    policy = lambda value: ["--reuse-values", "--set", f"injector.failurePolicy={value}", "--wait", "--timeout", "120s"]
+
+    def policy(value):
+        return ["--reuse-values", "--set", f"injector.failurePolicy={value}", "--wait", "--timeout", "120s"]
+
     scaled_to_nothing(world)
     done = world.ask(agents.PLAIN, "create", "--dry-run=server", **plain("agents", {}))
     expect(done.returncode != 0, "with Fail a pod came without an injector")

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from functools import partial
 
 from cluster import agents
 from cluster.world import (
@@ -101,10 +102,14 @@ def attested(world: Cluster):
             version=world.version,
             **values,
         )
-        log = lambda: world.log(namespace, name, container)
         what = f"{namespace}/{account}/{container}: the Workload API's refusal"
-        wait_until(what, lambda: re.search("PermissionDenied|no identity|not registered", log()), 60)
+        wait_until(what, partial(is_refused, world, namespace, name, container), 60)
         world.kubectl("delete", "pod", name, "-n", namespace, "--grace-period=0", "--force")
+
+
+def is_refused(world: Cluster, namespace: str, pod: str, container: str) -> bool:
+    log = world.log(namespace, pod, container)
+    return re.search("PermissionDenied|no identity|not registered", log) is not None
 
 
 # By hand, and opted out: the sidecar's image as an ordinary container.

@@ -125,8 +125,13 @@ def pod(world: Cluster, name: str) -> dict:
 def expect_registered(world: Cluster, uid: str, expected: list[list[str]], manager: Part):
     """The entries of a pod: what each selects in it."""
     whole = f"k8s:pod-uid:{uid}"
-    found = lambda: [one for one in entries(world) if whole in selectors(one)]
-    inside = lambda: sorted(sorted(selectors(one) - {whole}) for one in found())
+
+    def found():
+        return [one for one in entries(world) if whole in selectors(one)]
+
+    def inside():
+        return sorted(sorted(selectors(one) - {whole}) for one in found())
+
     try:
         wait_until(f"the pod's entries to select in it {expected}", lambda: inside() == expected, 60, manager)
     except Failed as error:

@@ -18,10 +18,13 @@ def restricted(world: Cluster):
     labels = "idjag-proxy.io/inject: enabled, pod-security.kubernetes.io/enforce: restricted"
     world.apply(agents.NAMESPACE, name="restricted", labels=labels)
     configure(world, "restricted", usual(world))
-    by = lambda socket: {
-        "metadata": f'annotations: {{ idjag-proxy.io/socket: "{socket}" }}',
-        "container": agents.RESTRICTED,
-    }
+
+    def by(socket):
+        return {
+            "metadata": f'annotations: {{ idjag-proxy.io/socket: "{socket}" }}',
+            "container": agents.RESTRICTED,
+        }
+
     words = ["create", "--dry-run=server", "-o", "json"]
     done = world.ask(agents.PLAIN, *words, **plain("restricted", by("csi")))
     expect(done.returncode == 0, f"the CSI variant: {done.stderr}")

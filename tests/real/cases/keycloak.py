@@ -6,6 +6,7 @@ import textwrap
 import urllib.error
 import urllib.parse
 import urllib.request
+from functools import partial
 
 from joserfc.jwk import ECKey
 
@@ -179,8 +180,7 @@ def id_jag_refused(world: World):
         expect_refusal(answer, json.loads(recorded[1])["error"])
         words = json.loads(recorded[1])["error_description"]
         # The log is written by a thread of its own.
-        in_log = lambda words=words: words in proxy.part.log.read_text(errors="replace")
-        wait_until(f"Keycloak's own words in the log: {words}", in_log, 5)
+        wait_until(f"Keycloak's own words in the log: {words}", partial(proxy.has_logged, words), 5)
         expect(words not in answer.body, f"{host}: Keycloak's own words went to the agent: {answer}")
         failures = proxy.metric("exchanges_total", server=server) - proxy.metric(
             "exchanges_total", server=server, outcome="success"

@@ -119,7 +119,10 @@ def changed(read):
 
 def another_update(proxy: Proxy):
     """Waits until the proxy took one more update of its SVID and bundles."""
-    count = lambda: proxy.metric("svid_updates_total", result="accepted")
+
+    def count():
+        return proxy.metric("svid_updates_total", result="accepted")
+
     wait_until("one more update of the proxy's SVID", changed(count), 60)
 
 
