@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from harness.promtool import play
+from harness.promtool import test_rules
 
 MINUTE, STEP = 60, 30
 POD = {"namespace": "agents", "pod": "calendar-1"}
@@ -79,7 +79,7 @@ def _series(name: str, labels: dict, values: str) -> dict:
 
 def _play(promtool: Path, rules: list[Path], series: list[dict], cases: list):
     with tempfile.TemporaryDirectory(prefix="idjag-rules-") as directory:
-        play(promtool, rules, Path(directory), STEP, series, cases)
+        test_rules(promtool, rules, Path(directory), STEP, series, cases)
 
 
 CASES = {

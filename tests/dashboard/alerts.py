@@ -6,7 +6,7 @@ from pathlib import Path
 from dashboard.recording import SLOWER, Recording
 from dashboard.story import Story
 from harness.cases import expect
-from harness.promtool import play
+from harness.promtool import test_rules
 
 STAGING = "idjag-staging"
 
@@ -64,7 +64,7 @@ def run(
 ):
     """Seconds of the story, played as slowly as the recording."""
     slowed = [(alert, round(second) * SLOWER, expected) for alert, second, expected in cases]
-    play(promtool, rules, directory, SLOWER, recording.input_series(), slowed)
+    test_rules(promtool, rules, directory, SLOWER, recording.input_series(), slowed)
 
 
 def quiet(names: list[str], seconds: list[float]) -> list[tuple[str, float, list[dict]]]:

@@ -1,4 +1,4 @@
-"""What the suites share: the cache of installed parts, processes of a run, real servers, and the runner of cases."""
+"""What the suites share: the cache of installed parts, processes, servers, and the runner."""
 
 from pathlib import Path
 
@@ -6,5 +6,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def module(interpreter: Path | str, name: str, *arguments: str) -> list[str]:
-    """The command that runs a module of the packages under `tests/`; `PYTHONPATH` is inherited from `harness/python`."""
+    """Returns the command that runs a module of the packages under `tests/`.
+
+    It finds them by the `PYTHONPATH` that `harness/python` sets.
+    """
     return [str(interpreter), "-P", "-B", "-m", name, *arguments]

@@ -1,4 +1,4 @@
-"""Envoy as an mTLS server that we did not write: its certificate and its trust come from the SPIRE agent by SDS."""
+"""Envoy as an mTLS server: its certificate and its trust come from the SPIRE agent by SDS."""
 
 import json
 import socket
@@ -16,7 +16,10 @@ TYPES = "type.googleapis.com/envoy.extensions"
 
 @dataclass
 class Bootstrap:
-    """What one Envoy is told: to serve as `identity` those whose SPIFFE ID `admits` matches. Addresses are a host and a port."""
+    """The bootstrap of an Envoy that serves as `identity`.
+
+    It admits callers whose SPIFFE ID `admits` matches. Addresses are a host and a port.
+    """
 
     identity: str
     admits: dict
@@ -33,9 +36,10 @@ class Bootstrap:
 
 
 class Envoy:
-    """Serves as `spiffe://example.org/reports`, admits only `client`, and hands requests on to `upstream_port` in the clear.
+    """Serves as `spiffe://example.org/reports` and admits only `client`.
 
-    What it knows of the caller's certificate it adds as `x-forwarded-client-cert`, chain included.
+    Requests are forwarded to `upstream_port` in clear text, with the caller's certificate chain in
+    `x-forwarded-client-cert`.
     """
 
     def __init__(self, run: Run, program: Path, agent_socket: Path, upstream_port: int, client: str):
@@ -50,21 +54,24 @@ class Envoy:
         wait_until("Envoy's certificate by SDS", self.shown, 60, self.part)
 
     def shown(self) -> str | None:
-        """The serial number of the certificate that Envoy shows now."""
+        """Returns the serial number of the certificate that Envoy presents now."""
         serials = [leaf["serial_number"] for one in self._certificates() for leaf in one.get("cert_chain", [])]
         return serials[0] if serials else None
 
     def authority(self) -> str:
-        """Which authority signed that certificate, by its key identifier in hex: the id that SPIRE gives to an authority."""
+        """Returns the key identifier in hex of the authority that signed that certificate.
+
+        It is also SPIRE's id of the authority.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        # In TLS 1.3 the client's side of the handshake ends before Envoy asks in vain for our certificate.
+        # In TLS 1.3 the client's handshake completes before Envoy rejects the missing certificate.
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         with socket.create_connection(("127.0.0.1", self.port), 5) as plain, context.wrap_socket(plain) as tls:
             return authority_key_identifier(x509.load_der_x509_certificate(tls.getpeercert(binary_form=True)))
 
     def trusted(self) -> set[str]:
-        """The serial numbers of the authorities that Envoy trusts now."""
+        """Returns the serial numbers of the authorities that Envoy trusts now."""
         return {ca["serial_number"] for one in self._certificates() for ca in one.get("ca_cert", [])}
 
     def _certificates(self) -> list[dict]:
@@ -76,7 +83,7 @@ def authority_key_identifier(certificate: x509.Certificate) -> str:
     return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier.hex()
 
 
-def _listener(told: Bootstrap, name: str) -> dict:
+def _listener(bootstrap: Bootstrap, name: str) -> dict:
     manager = {
         "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
@@ -93,13 +100,13 @@ def _listener(told: Bootstrap, name: str) -> dict:
             ]
         },
     }
-    pin = [{"san_type": "URI", "matcher": told.admits}]
+    pin = [{"san_type": "URI", "matcher": bootstrap.admits}]
     tls = {
         "@type": f"{TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
         "require_client_certificate": True,
         "common_tls_context": {
             "alpn_protocols": ["h2", "http/1.1"],
-            "tls_certificate_sds_secret_configs": [_secret(told.identity)],
+            "tls_certificate_sds_secret_configs": [_secret(bootstrap.identity)],
             "combined_validation_context": {
                 "default_validation_context": {"match_typed_subject_alt_names": pin},
                 "validation_context_sds_secret_config": _secret("spiffe://example.org"),
@@ -110,7 +117,7 @@ def _listener(told: Bootstrap, name: str) -> dict:
         "transport_socket": {"name": "tls", "typed_config": tls},
         "filters": [{"name": "http", "typed_config": manager}],
     }
-    return {"name": name, "address": _address(told.listen), "filter_chains": [chain]}
+    return {"name": name, "address": _address(bootstrap.listen), "filter_chains": [chain]}
 
 
 def _secret(name: str) -> dict:

@@ -1,4 +1,4 @@
-"""Makes the images of the sidecar and of the injector with buildah, as docker-archives."""
+"""Builds the images of the sidecar and of the injector with buildah, as docker-archives."""
 
 import contextlib
 import os
@@ -16,14 +16,18 @@ from harness.install import cache_directory, command, debian
 AUDITABLE = "0.7.7"
 CYCLONEDX = "0.5.9"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-# The target of the Dockerfile, the image's name and the program's name among the compiled ones.
+# The Dockerfile's target, and the name of its image and of its program.
 IMAGES = {"sidecar": "idjag-proxy", "injector": "idjag-proxy-injector"}
 FEATURES = {"sidecar": "", "injector": "kubernetes"}
 
 
 @dataclass
 class Images:
-    """Where they are: `<name>` the program, `<name>.tar` the image, `<name>.cdx.json` its bill of materials."""
+    """A directory of images.
+
+    `<architecture>/<name>` is the program, `<name>.tar` the image, `<name>.cdx.json` the bill of
+    materials.
+    """
 
     directory: Path
     version: str
@@ -50,7 +54,10 @@ def version(source: Path = REPOSITORY) -> str:
 
 
 def install(say, bill: bool = False) -> dict[str, str]:
-    """The compiler for musl, cargo's commands and buildah; returns the environment in which cargo finds them."""
+    """Installs the compiler for musl, cargo's commands and buildah.
+
+    Returns the environment in which cargo finds them. `bill` adds what `write_bills` needs.
+    """
     debian("gcc", "musl-tools", "buildah", commands=("cc", "musl-gcc", "buildah"))
     target = f"{platform.machine()}-unknown-linux-musl"
     libraries = command(["rustc", "--print", "target-libdir", "--target", target]).strip()
@@ -78,65 +85,38 @@ def compile(say, environment: dict, profile: str, images: Images, source: Path =
 
 
 def write_bills(environment: dict, images: Images, source: Path = REPOSITORY):
-    """CycloneDX for each program: what it is made of, by the features that it is made with."""
+    """Writes a CycloneDX file for each program, according to the features that it is built with."""
     target = f"{platform.machine()}-unknown-linux-musl"
-    # cargo-cyclonedx writes beside Cargo.toml; the names of its files are taken away again at once.
+    # cargo-cyclonedx writes next to Cargo.toml; its files are moved away at once.
     reproducible = environment | {"SOURCE_DATE_EPOCH": str(timestamp(source))}
     for one, features in FEATURES.items():
         name = f"{IMAGES[one]}-bill"
-        words = [
-            "--format",
-            "json",
-            "--spec-version",
-            "1.5",
-            "--target",
-            target,
-            "--no-default-features",
-            "--override-filename",
-            name,
-        ]
-        command(
-            ["cargo", "cyclonedx", *words, *(["--features", features] if features else [])],
-            cwd=source,
-            env=reproducible,
-        )
-        # It names our own package by where the source is, which is nobody's business and differs.
+        words = f"--format json --spec-version 1.5 --target {target} --override-filename {name} --no-default-features"
+        chosen = ["--features", features] if features else []
+        command(["cargo", "cyclonedx", *words.split(), *chosen], cwd=source, env=reproducible)
+        # It names our own package by the path of the source, which differs between machines.
         bill = (source / f"{name}.json").read_text().replace(f"path+file://{source.resolve()}", "path+file:///src")
         images.bill(one).write_text(bill)
         (source / f"{name}.json").unlink()
 
 
 def pack(images: Images, source: Path = REPOSITORY):
-    """From the compiled programs, by the last stages of the Dockerfile."""
+    """Packs the compiled programs by the last stages of the Dockerfile."""
     with storage() as buildah:
         for target in IMAGES:
             arguments = ["BINARIES=given", f"VERSION={images.version}", f"REVISION={revision(source)}"]
-            build = [
-                "bud",
-                "--isolation=chroot",
-                "--target",
-                target,
-                "--timestamp",
-                str(timestamp(source)),
-                "-t",
-                images.name(target),
-            ]
+            stamp = str(timestamp(source))
+            build = ["bud", "--isolation=chroot", "--target", target, "--timestamp", stamp, "-t", images.name(target)]
             build += [word for one in arguments for word in ("--build-arg", one)]
             command([*buildah, *build, "-f", str(source / "Dockerfile"), str(images.directory)])
             images.archive(target).unlink(missing_ok=True)
-            command(
-                [
-                    *buildah,
-                    "push",
-                    images.name(target),
-                    f"docker-archive:{images.archive(target)}:{images.name(target)}",
-                ]
-            )
+            archive = f"docker-archive:{images.archive(target)}:{images.name(target)}"
+            command([*buildah, "push", images.name(target), archive])
 
 
 @contextlib.contextmanager
 def storage():
-    """buildah with a storage of its own, that needs nothing of the kernel and is gone afterwards."""
+    """Yields buildah's command with a temporary storage that needs nothing of the kernel."""
     with tempfile.TemporaryDirectory(prefix="idjag-buildah-") as directory:
         yield ["buildah", "--storage-driver=vfs", "--root", f"{directory}/root", "--runroot", f"{directory}/run"]
 
@@ -146,7 +126,7 @@ def revision(source: Path) -> str:
 
 
 def timestamp(source: Path) -> int:
-    """Of the commit, so that the same source makes the same image."""
+    """Returns the commit's time, so that the same source makes the same image."""
     return int(os.environ.get("SOURCE_DATE_EPOCH") or _git(source, "log", "-1", "--format=%ct") or 0)
 
 

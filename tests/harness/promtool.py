@@ -1,4 +1,4 @@
-"""`promtool test rules`: series that are made up, or were recorded, and which alert is to fire when, with which labels."""
+"""Alerting rules tested by `promtool test rules`, on series that are made up or were recorded."""
 
 import json
 import re
@@ -7,12 +7,17 @@ from pathlib import Path
 
 from harness.cases import Failed
 
-# An alert, the second at which it is looked at, and the labels of each one that fires then; none: it must not fire.
+# An alert, the second at which it is evaluated, and the labels of each that must fire then.
 Case = tuple[str, float, list[dict]]
 
 
-def play(promtool: Path, rules: list[Path], directory: Path, interval: int, series: list[dict], cases: list[Case]):
-    """All cases in one run of promtool, which says what it got instead. `interval` is the seconds between two values."""
+def test_rules(
+    promtool: Path, rules: list[Path], directory: Path, interval: int, series: list[dict], cases: list[Case]
+):
+    """Checks all cases in one run of promtool, whose output is reported on failure.
+
+    `interval` is the number of seconds between two values of a series.
+    """
     bare, severities = [], {}
     for rule in rules:
         text = without_annotations(rule)
@@ -34,12 +39,15 @@ def play(promtool: Path, rules: list[Path], directory: Path, interval: int, seri
     path.write_text(json.dumps({"rule_files": bare, "evaluation_interval": step, "tests": [group]}, indent=1))
     done = subprocess.run([promtool, "test", "rules", path], capture_output=True, text=True)
     if done.returncode != 0:
-        said = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
-        raise Failed("\n".join([str(path), *said[:60]]))
+        output = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+        raise Failed("\n".join([str(path), *output[:60]]))
 
 
 def without_annotations(rules: Path) -> str:
-    """promtool wants annotations word by word, with values that differ from run to run; alerts are compared by label."""
+    """Returns the rules without annotations, so that alerts are compared by their labels alone.
+
+    Annotations have values that differ from run to run, and promtool compares them literally.
+    """
     lines, skipping = [], False
     for line in rules.read_text().splitlines():
         if line.strip() == "annotations:":

@@ -1,4 +1,4 @@
-"""The proxy under test, and the agent that calls through it: plain curl."""
+"""The proxy under test, and the agent that calls through it, which is plain curl."""
 
 import http.client
 import json
@@ -12,15 +12,15 @@ from pathlib import Path
 from harness.cases import expect
 from harness.parts import WITHOUT_PROXIES, Run, fetch, free_ports, wait_until
 
-# Where the listener `jwks` publishes the keys of the proxy's own assertions.
+# The path at which the listener `jwks` publishes the keys of the proxy's assertions.
 JWKS_PATH = "/jwks"
-# Three parts of base64url: a JWT. None may stand in a log, a metric or an answer of the proxy.
+# A JWT: three parts of base64url. None may appear in the proxy's logs, metrics or answers.
 JWT = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}")
 
 
 @dataclass
 class Answer:
-    """What curl got."""
+    """A response as curl received it."""
 
     status: int
     headers: dict[str, str]
@@ -37,7 +37,10 @@ class Answer:
 
 
 class Proxy:
-    """One process of the binary with a configuration of its own. `settings` is YAML without `listen` and `log`."""
+    """A process of the binary with its own configuration.
+
+    `settings` is YAML without `listen` and `log`.
+    """
 
     def __init__(self, run: Run, binary: Path, name: str, settings: str, jwks_port: int | None = None):
         self.name = name
@@ -58,7 +61,7 @@ class Proxy:
         return fetch(f"http://127.0.0.1:{self.metrics_port}/readyz")
 
     def call(self, url: str, *options: str, method: str = "GET") -> Answer:
-        """curl with this proxy as its HTTP proxy."""
+        """Calls `url` by curl with this proxy as its HTTP proxy."""
         return curl("-x", self.base, "-X", method, *options, url)
 
     def has_logged(self, text: str) -> bool:
@@ -68,16 +71,16 @@ class Proxy:
         return series(fetch(f"http://127.0.0.1:{self.metrics_port}/metrics")[1], name, **labels)
 
     def stop(self):
-        """Stops it and looks for credentials where none may be."""
+        """Stops it and checks that log and metrics hold no credentials."""
         metrics = fetch(f"http://127.0.0.1:{self.metrics_port}/metrics")[1]
         self.part.stop()
         for where, text in {"log": self.part.log.read_text(errors="replace"), "metrics": metrics}.items():
-            expect(not JWT.search(text), f"a token stands in the {where} of proxy {self.name}")
+            expect(not JWT.search(text), f"a token appears in the {where} of proxy {self.name}")
             expect("panicked at" not in text, f"proxy {self.name} panicked")
 
 
 def series(metrics: str, name: str, **labels: str) -> float:
-    """The sum of the series of `idjag_proxy_<name>` that carry these labels."""
+    """Sums the series of `idjag_proxy_<name>` that have these labels."""
     total = 0.0
     for line in metrics.splitlines():
         found = re.fullmatch(r"idjag_proxy_(\w+)(?:\{(.*)\})? (\S+)", line)
@@ -101,7 +104,10 @@ def curl(*options: str) -> Answer:
 
 
 def expect_problem(answer: Answer, status: int, *words: str):
-    """A refusal as architecture.md has it: problem+json of this status that names the words, `Proxy-Status`, and no credential."""
+    """Expects a problem document (RFC 9457) with this status that contains the words.
+
+    It comes with `Proxy-Status` and holds no credential.
+    """
     expect(answer.status == status, f"expected {status}, got {answer}")
     kind = answer.headers.get("content-type", "")
     expect(kind.startswith("application/problem+json"), f"content-type is {kind!r}: {answer}")
@@ -112,19 +118,25 @@ def expect_problem(answer: Answer, status: int, *words: str):
     )
     expect("proxy-status" in answer.headers, f"no Proxy-Status: {answer}")
     for word in words:
-        expect(word in answer.body, f"the answer does not name {word!r}: {answer}")
-    expect(not JWT.search(answer.body + str(answer.headers)), f"a token stands in the answer: {answer}")
+        expect(word in answer.body, f"the answer lacks {word!r}: {answer}")
+    expect(not JWT.search(answer.body + str(answer.headers)), f"a token appears in the answer: {answer}")
 
 
 def expect_refusal(answer: Answer, code: str):
-    """A refusal because the authorization server answered with this OAuth error: 403 where the agent or its user could ask for less
-    or as another, 502 where only an operator could change it."""
+    """Expects the refusal that follows this OAuth error of the authorization server.
+
+    The status is 403 where the agent or its user could ask for less or as somebody else, and 502
+    where only an operator can change it.
+    """
     expect_problem(answer, 502 if code in ("invalid_client", "unauthorized_client") else 403, code)
 
 
 @dataclass
 class Load:
-    """A steady stream of requests from a few keep-alive connections; every answer other than 200 is kept."""
+    """A steady stream of requests on a few keep-alive connections.
+
+    Every answer other than 200 is recorded as a failure.
+    """
 
     proxy: Proxy
     url: str
@@ -152,7 +164,7 @@ class Load:
         expect(not failures, f"{len(failures)} of {self.sent} requests failed while {during}: {failures[:3]}")
 
     def more(self, count: int):
-        """Waits until so many further requests were answered."""
+        """Waits until `count` more requests have been answered."""
         goal = self.sent + count
         wait_until(f"{count} more requests", lambda: self.sent >= goal, 60)
 

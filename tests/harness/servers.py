@@ -1,4 +1,4 @@
-"""The small servers of the suite: an upstream that verifies tokens, a relay before a token endpoint, and recorded answers."""
+"""Small servers: an upstream that verifies tokens, a token relay, and recorded answers."""
 
 import json
 import threading
@@ -16,7 +16,10 @@ from harness.web import Handler, Server
 
 
 class Upstream(Server):
-    """An API that wants a token of `issuer`, verified with the keys that the issuer publishes; answers with what it saw."""
+    """An API that requires a token of `issuer` and answers with what it received.
+
+    Tokens are verified with the keys that the issuer publishes.
+    """
 
     def __init__(self, run: Run, issuer: str, jwks_url: str, host: str = "127.0.0.1"):
         self.issuer, self.jwks_url = issuer, jwks_url
@@ -26,10 +29,13 @@ class Upstream(Server):
         super().__init__(run, _UpstreamHandler, host)
 
     def admitted(self, seen: dict):
-        """Called for each request with a valid token, with what it is answered: `claims`, `path`, `saw`, `xfcc`."""
+        """Called for each request with a valid token.
+
+        `seen` is the answer: `claims`, `path`, the header names `saw`, and `xfcc`.
+        """
 
     def claims(self, authorization: str) -> dict:
-        """Of a token that is valid now; else JoseError or ValueError."""
+        """Returns the claims of a valid token; raises JoseError or ValueError for any other."""
         token = jwt.decode(authorization.removeprefix("Bearer "), self.key_set(), algorithms=["RS256", "ES256"])
         expected = JWTClaimsRegistry(iss={"essential": True, "value": self.issuer}, exp={"essential": True})
         expected.validate(token.claims)
@@ -69,7 +75,10 @@ class _UpstreamHandler(Handler):
 
 
 class Issuer(Server):
-    """A company's OpenID provider, as far as the proxy sees it: metadata, keys, and ID tokens for whoever we say."""
+    """A company's OpenID provider as the proxy sees it: metadata and keys.
+
+    It issues ID tokens for any subject.
+    """
 
     def __init__(self, run: Run):
         self.key = ECKey.generate_key("P-256", {"kid": "corp-1", "use": "sig", "alg": "ES256"})
@@ -91,7 +100,10 @@ class _IssuerHandler(Handler):
 
 
 class Relay(Server):
-    """Before a token endpoint: hands on each form `times` times and gives back the last answer. Remembers forms and answers."""
+    """Stands in front of a token endpoint and records forms and answers.
+
+    Each form is forwarded `times` times; the client gets the last answer.
+    """
 
     def __init__(self, run: Run, target: str, times: int = 1):
         self.target, self.times = target, times
@@ -113,7 +125,7 @@ class _RelayHandler(Handler):
 
 
 class Recorded(Server):
-    """A token endpoint that gives one recorded answer, whatever is asked."""
+    """A token endpoint that gives the same recorded answer to every request."""
 
     def __init__(self, run: Run, status: int, body, headers: dict | None = None):
         self.recorded = (status, body, headers)

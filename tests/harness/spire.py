@@ -1,4 +1,4 @@
-"""A SPIRE server, its agent and its OIDC discovery provider on loopback, configured as one trust domain `example.org`."""
+"""A SPIRE server, its agent and its OIDC discovery provider, in the trust domain `example.org`."""
 
 import json
 import os
@@ -37,7 +37,7 @@ plugins {{
 }}
 """
 
-# The agent's keys are on disk, so that the same agent comes back after it was stopped: a join token works once.
+# The agent's keys are on disk so that the agent can be restarted: a join token works only once.
 AGENT_CONF = """
 agent {{
   data_dir = "{directory}/a"
@@ -69,7 +69,10 @@ server_api {{ address = "unix://{directory}/s/api.sock" poll_interval = "1s" }}
 
 
 class Spire:
-    """`start` returns once the agent serves its Workload API. `attestors`: of workloads, beside the one for processes of this machine."""
+    """SPIRE's processes on loopback.
+
+    `attestors` are workload attestors in addition to the one for this machine's processes.
+    """
 
     def __init__(self, run: Run, programs: Path, attestors: str = ""):
         self.run, self.programs, self.attestors = run, programs, attestors
@@ -79,6 +82,7 @@ class Spire:
         self.agent: Part | None = None
 
     def start(self):
+        """Returns once the agent serves its Workload API."""
         values = {"directory": self.run.directory, "server_port": self.server_port, "oidc_port": self.oidc_port}
         values["attestors"] = self.attestors
         for name, text in {"server": SERVER_CONF, "agent": AGENT_CONF, "oidc": OIDC_CONF}.items():
@@ -106,64 +110,47 @@ class Spire:
         wait_until("the SPIRE agent", healthy, 60, self.agent)
 
     def register(self, spiffe_id: str, program: Path, x509_ttl: int = 60, jwt_ttl: int = 60):
-        """Whoever runs `program` as this user gets `spiffe_id`. TTLs in seconds."""
+        """Gives `spiffe_id` to processes of this user that run `program`. TTLs are in seconds."""
         selectors = [f"unix:uid:{os.getuid()}", f"unix:path:{os.path.realpath(program)}"]
         self.register_by(spiffe_id, selectors, x509_ttl, jwt_ttl)
 
     def register_by(self, spiffe_id: str, selectors: list[str], x509_ttl: int = 60, jwt_ttl: int = 60):
-        """Whatever all `selectors` are true of gets `spiffe_id`."""
+        """Gives `spiffe_id` to workloads that match all selectors."""
         selected = [word for one in selectors for word in ("-selector", one)]
         lifetimes = ["-x509SVIDTTL", str(x509_ttl), "-jwtSVIDTTL", str(jwt_ttl)]
         parent = f"spiffe://{TRUST_DOMAIN}/node"
         self.server("entry", "create", "-parentID", parent, "-spiffeID", spiffe_id, *selected, *lifetimes)
 
     def jwt_svid(self, audience: str) -> str:
-        """A JWT-SVID for the agent's own program, by the Workload API: needs a registration of that program."""
-        asked = [
-            self.programs / "spire-agent",
-            "api",
-            "fetch",
-            "jwt",
-            "-socketPath",
-            self.agent_socket,
-            "-audience",
-            audience,
-        ]
-        done = subprocess.run([*map(str, asked), "-output", "json"], capture_output=True, text=True)
-        if done.returncode != 0:
-            raise Failed(f"spire-agent api fetch jwt: {done.stdout}{done.stderr}")
-        return json.loads(done.stdout)[0]["svids"][0]["svid"]
+        """Fetches a JWT-SVID by the agent's own program, which must be registered."""
+        output = self._fetch("jwt", "-audience", audience, "-output", "json")
+        return json.loads(output)[0]["svids"][0]["svid"]
 
     def x509_authorities(self) -> dict:
-        """`active`, `prepared`, `old`: each an authority with its `authority_id`, or absent."""
+        """Returns the authorities `active`, `prepared` and `old`, as far as they exist."""
         return json.loads(self.server("localauthority", "x509", "show", "-output", "json"))
 
     def bundle_of_workloads(self) -> set[str]:
-        """The ids of the X.509 authorities that the agent gives to workloads now."""
+        """Returns the ids of the X.509 authorities that workloads get from the agent now."""
         directory = self.run.directory / "fetched"
         directory.mkdir(exist_ok=True)
-        argv = [
-            self.programs / "spire-agent",
-            "api",
-            "fetch",
-            "x509",
-            "-socketPath",
-            self.agent_socket,
-            "-write",
-            directory,
-        ]
-        done = subprocess.run([str(word) for word in argv], capture_output=True, text=True)
-        if done.returncode != 0:
-            raise Failed(f"spire-agent api fetch x509: {done.stdout}{done.stderr}")
+        self._fetch("x509", "-write", str(directory))
         roots = x509.load_pem_x509_certificates((directory / "bundle.0.pem").read_bytes())
         return {root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex() for root in roots}
 
     def server(self, *words: str) -> str:
-        """One command of `spire-server`; what it prints."""
+        """Runs a command of `spire-server` and returns its output."""
         argv = [self.programs / "spire-server", *words, "-socketPath", self.run.directory / "s" / "api.sock"]
         done = subprocess.run([str(word) for word in argv], capture_output=True, text=True)
         if done.returncode != 0:
             raise Failed(f"spire-server {' '.join(words)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def _fetch(self, kind: str, *words: str) -> str:
+        argv = [self.programs / "spire-agent", "api", "fetch", kind, "-socketPath", self.agent_socket, *words]
+        done = subprocess.run([str(word) for word in argv], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Failed(f"spire-agent api fetch {kind}: {done.stdout}{done.stderr}")
         return done.stdout
 
     def _try_server(self, *words: str) -> bool:

@@ -1,4 +1,7 @@
-"""The programs that check the chart, in the cache of the real parts: built once, from the Go modules of their own releases."""
+"""Installs Helm, kubeconform, helm-unittest, schemas and Prometheus into the cache.
+
+The Go programs are built once, from the modules of their releases.
+"""
 
 import json
 import os
@@ -15,10 +18,10 @@ HELM4 = "4.0.0"
 KUBECONFORM = "0.7.0"
 UNITTEST = "1.1.2"
 KUBERNETES_VALIDATE = "1.37.0"
-# The Kubernetes that manifests are rendered for and checked against.
+# The Kubernetes version that manifests are rendered for and checked against.
 KUBERNETES = "1.34.0"
 
-# What Helm's own release build sets: without it `helm template` takes the cluster for a 1.20.
+# Helm's release build sets these; without them `helm template` assumes Kubernetes 1.20.
 HELM_KUBERNETES = {
     "helm.sh/helm/v3/pkg/chartutil": KUBERNETES.split("."),
     "helm.sh/helm/v4/pkg/chart/common": KUBERNETES.split("."),
@@ -26,7 +29,7 @@ HELM_KUBERNETES = {
 
 
 class Tools:
-    """Where the programs are."""
+    """The paths of the programs."""
 
     def __init__(self, root: Path):
         self.helm3 = root / f"helm-{HELM3}" / "helm"
@@ -42,7 +45,7 @@ class Tools:
 
     @property
     def schema_location(self) -> str:
-        """For kubeconform: the schemas of Kubernetes' own kinds, complete in one folder."""
+        """Kubeconform's template for the schemas of the built-in kinds, all in one directory."""
         return (
             f"{self.schemas}/kubernetes_validate/kubernetes-json-schema/"
             "{{.NormalizedKubernetesVersion}}-local-strict/{{.ResourceKind}}{{.KindSuffix}}.json"
@@ -50,7 +53,10 @@ class Tools:
 
 
 def install(say, names: list[str]) -> Tools:
-    """Those of `helm3 helm4 kubeconform unittest schemas prometheus` that are named; the first that cannot be had is an error."""
+    """Installs the named tools of `helm3 helm4 kubeconform unittest schemas prometheus`.
+
+    Raises `InstallError` for the first that fails.
+    """
     root = cache_directory()
     tools = Tools(root)
     steps = {
@@ -92,7 +98,7 @@ def _flags() -> str:
 
 
 def _unittest(target: Path):
-    # Its module has a replace line, which `go install …@v` refuses: a module of our own repeats it.
+    # The module has a `replace` directive, which `go install …@v` refuses; ours repeats it.
     module = target / "module"
     module.mkdir()
     environment = os.environ | {"GOFLAGS": "-mod=mod -trimpath -buildvcs=false", "CGO_ENABLED": "0"}
@@ -110,7 +116,7 @@ def _schemas(target: Path):
     wheel = f"kubernetes-validate=={KUBERNETES_VALIDATE}"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
     command([*pip, "--target", str(target), wheel])
-    # They refer to one another below an address of their own, where kubeconform would look over the network.
+    # Their `$id` is a URL, which kubeconform would resolve their references against.
     for file in target.glob("kubernetes_validate/kubernetes-json-schema/*-local-strict/*.json"):
         schema = json.loads(file.read_text())
         schema.pop("$id", None)
@@ -118,9 +124,9 @@ def _schemas(target: Path):
 
 
 def _prometheus(target: Path):
-    # Unpacked, not installed: an installed one would start a service.
+    # The package is unpacked, not installed, because installing it would start a service.
     if not shutil.which("apt-get"):
-        raise InstallError("no apt-get: Prometheus is taken from Debian's package")
+        raise InstallError("apt-get is missing; Prometheus comes from Debian's package")
     try:
         command(["apt-get", "download", "prometheus"], cwd=target)
     except InstallError:
@@ -132,6 +138,6 @@ def _prometheus(target: Path):
 
 
 def text_of(argv: list, **options) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
+    """Returns exit code, standard output and standard error."""
     done = subprocess.run([str(word) for word in argv], capture_output=True, text=True, **options)
     return done.returncode, done.stdout, done.stderr

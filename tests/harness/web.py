@@ -1,4 +1,4 @@
-"""What every small server of the suites is made of."""
+"""The base of the suites' small HTTP servers."""
 
 import http.server
 import json
@@ -9,7 +9,7 @@ from harness.parts import Run
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """On a free port, of loopback where `host` is not given, in a thread of its own, until the run ends."""
+    """Serves on a free port, in a thread of its own, until the run ends."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -23,14 +23,14 @@ class Server(http.server.ThreadingHTTPServer):
         run.closers.callback(self.shutdown)
 
     def handle_error(self, request, client_address):
-        """A client that leaves before its answer is no event: a proxy that is stopped does."""
+        """Ignores clients that disconnect before their answer, as a stopped proxy does."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Without it an answer's body waits for the acknowledgement of its head.
+    # With Nagle's algorithm a response body waits until the head is acknowledged.
     disable_nagle_algorithm = True
 
     def log_message(self, *_):
