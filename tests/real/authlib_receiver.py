@@ -1,6 +1,7 @@
-"""Authlib's ID-JAG grant as a resource's authorization server, and the resource: `authlib_receiver.py PORT ISSUER JWKS_URL`.
+"""An authorization server with Authlib's ID-JAG grant, and its resource.
 
-Only the hooks that Authlib leaves to its users are ours; every check of an assertion is Authlib's.
+Arguments: PORT ISSUER JWKS_URL. Only the hooks that Authlib leaves to its users are ours; every
+check of an assertion is Authlib's.
 """
 
 import json
@@ -39,7 +40,7 @@ class Client(ClientMixin):
 
 
 def application(issuer: str, assertion_issuer: str, jwks_url: str) -> Flask:
-    """Knows the users `alice` and `agent` by the environment: a JSON list of subjects in `USERS`."""
+    """The users are a JSON list of subjects in the environment variable `USERS`."""
     app = Flask("receiver")
     clients = {name: Client(name, [GRANT]) for name in ("calendar", "another")} | {"no-grant": Client("no-grant", [])}
     users, used, tokens = json.loads(os.environ["USERS"]), set(), {}
@@ -97,6 +98,6 @@ def application(issuer: str, assertion_issuer: str, jwks_url: str) -> Flask:
 
 if __name__ == "__main__":
     port, assertion_issuer, jwks_url = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    # Assertions and client secrets over plain HTTP: this is loopback.
+    # Allows assertions and client secrets over plain HTTP, which is loopback here.
     os.environ["AUTHLIB_INSECURE_TRANSPORT"] = "1"
     application(f"http://127.0.0.1:{port}", assertion_issuer, jwks_url).run("127.0.0.1", port, threaded=True)

@@ -1,7 +1,8 @@
-"""The client that the MCP conformance suite runs: `mcp_shim.py BINARY DIRECTORY MCP_URL`.
+"""The client that the MCP conformance suite runs.
 
-It finds the authorization server from the MCP server's metadata, writes the proxy's configuration, and makes one MCP call. Both
-token requests and the call are the proxy's.
+Arguments: BINARY DIRECTORY MCP_URL. It finds the authorization server in the MCP server's metadata,
+writes the proxy's configuration, and makes one MCP call. The proxy makes both token requests and
+forwards the call.
 """
 
 import base64
@@ -67,10 +68,10 @@ def main():
 
 
 def authorization_server(url: str) -> str:
-    """By RFC 9728: the 401 names the resource's metadata, and that one names its authorization server."""
+    """Returns the issuer that the resource's metadata names (RFC 9728 §5.1)."""
     try:
         urllib.request.urlopen(urllib.request.Request(url, json.dumps(INITIALIZE).encode(), HEADERS), timeout=10)
-        raise SystemExit("the MCP server wants no token")
+        raise SystemExit("the MCP server does not require a token")
     except urllib.error.HTTPError as error:
         metadata = re.search(r'resource_metadata="([^"]+)"', error.headers["www-authenticate"])[1]
     with urllib.request.urlopen(metadata, timeout=10) as answer:
@@ -88,8 +89,12 @@ def call(proxy: Proxy, url: str, id_token: str):
 
 
 class Keys(Server):
-    """The identity provider's key set. The suite's own provider names one in its metadata and serves none, while the proxy takes
-    no user's token that it cannot verify: so we publish the key that signed the suite's ID token, recovered from its signature."""
+    """Serves the identity provider's key set.
+
+    The suite's provider names one in its metadata but does not serve it, and the proxy accepts no
+    user token that it cannot verify. So the key is recovered from the signature of the suite's ID
+    token.
+    """
 
     def __init__(self, run: Run, token: str):
         header, claims, signature = token.split(".")

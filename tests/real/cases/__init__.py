@@ -1,1 +1,1 @@
-"""The cases of the real-parts suite, one module per part."""
+"""The cases of the real-parts suite, one module per topic."""

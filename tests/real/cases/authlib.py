@@ -1,4 +1,4 @@
-"""Authlib, a strict receiver of the newest ID-JAG draft: what it accepts, and how the proxy reports what it refuses."""
+"""Authlib as a strict receiver of ID-JAGs: what it accepts, and how its refusals are reported."""
 
 import functools
 import json
@@ -20,7 +20,10 @@ from real.world import World
 
 
 class Receiver:
-    """Authlib in a process of its own. It knows alice and the agent; `key` is the one that the assertions must be signed with."""
+    """Authlib in a process of its own, with the users alice and the agent.
+
+    It accepts assertions signed with `key`.
+    """
 
     def __init__(self, world: World):
         (self.port,) = free_ports(1)
@@ -52,7 +55,12 @@ HEAD = """
     authorization_servers:
       corp: { issuer: $corp, client_id: calendar-agent, client_auth: none }
     """
-SERVER = "  {name}: {{ issuer: {issuer}, client_id: {client}, client_auth: {{ client_secret_basic: {{ secret_file: {secret} }} }}, endpoints: {{ token: {token} }} }}\n"
+SERVER = """  {name}:
+    issuer: {issuer}
+    client_id: {client}
+    client_auth: {{ client_secret_basic: {{ secret_file: {secret} }} }}
+    endpoints: {{ token: {token} }}
+"""
 ROUTE = """  - match: {{ host: {name}.example.com, path: /api }}
     token: {{ flow: {{ self_issued: {{ server: {name}, grant: jwt_bearer }} }}, {subject}scopes: [{scopes}] }}
     upstream: {{ url: {upstream} }}
@@ -61,14 +69,18 @@ ALICE = "subject: { header: { name: x-user-token, server: corp, type: id_token }
 
 
 def receiver_proxy(world: World, name: str, rows: list[dict], jwks: bool = True, key_file: Path | None = None) -> Proxy:
-    """A proxy with one server and one route for each row."""
-    held = receiver(world)
-    usual = {"issuer": held.url, "client": "calendar", "secret": "calendar.secret", "token": f"{held.url}/token"}
-    usual |= {"subject": "", "scopes": "read, write", "upstream": held.url}
+    """Starts a proxy with one server and one route for each row."""
+    authlib = receiver(world)
+    usual = {"issuer": authlib.url, "client": "calendar", "secret": "calendar.secret", "token": f"{authlib.url}/token"}
+    usual |= {"subject": "", "scopes": "read, write", "upstream": authlib.url}
     rows = [usual | row for row in rows]
     servers = "".join(SERVER.format(**row) for row in rows)
     routes = "routes:\n" + "".join(ROUTE.format(**row) for row in rows)
-    values = {"assertion_issuer": ASSERTION_ISSUER, "key_file": key_file or held.key_file, "corp": held.issuer.url}
+    values = {
+        "assertion_issuer": ASSERTION_ISSUER,
+        "key_file": key_file or authlib.key_file,
+        "corp": authlib.issuer.url,
+    }
     head = "\n".join(line[4:] for line in HEAD.splitlines()).rstrip() + "\n"
     return world.proxy(name, head + servers + routes, jwks=jwks, **values).wait_ready()
 
@@ -90,10 +102,10 @@ def accepted(world: World):
         answer = proxy.call(f"http://{host}.example.com/api", *options)
         expect(answer.status == 200, f"{host}: {answer}")
         seen = {"client_id": "calendar", "scope": scope, "sub": subject}
-        expect(answer.json() == seen, f"{host}: the receiver's token says {answer.json()}, not {seen}")
+        expect(answer.json() == seen, f"{host}: the receiver's token has {answer.json()}, not {seen}")
 
 
-@case("authlib: refusals that a configuration can cause")
+@case("authlib: refusals that a configuration can cause are reported")
 def refused_by_configuration(world: World):
     held = receiver(world)
     twice = Relay(world.run, f"{held.url}/token", times=2)
@@ -110,20 +122,21 @@ def refused_by_configuration(world: World):
     for row in rows:
         answer = proxy.call(f"http://{row['name']}.example.com/api", *(carol if "subject" in row else []))
         expect_refusal(answer, row["code"])
-        expect("jti replay" not in answer.body, f"the receiver's own words went to the agent: {answer}")
+        expect("jti replay" not in answer.body, f"the receiver's error description reached the agent: {answer}")
     expect([status for status, _ in twice.answers] == [200, 400], f"the relay's answers: {twice.answers}")
-    wait_until("the receiver's own words in the log", lambda: proxy.has_logged("jti replay"), 5)
+    wait_until("the receiver's error description in the log", lambda: proxy.has_logged("jti replay"), 5)
 
-    # The same issuer and key id with another key, while the receiver reads the keys that the first proxy publishes.
+    # A second proxy has the same issuer and key id with another key. The receiver reads the keys
+    # that the first proxy publishes.
     other = world.run.directory / "other-assertion.pem"
     other.write_bytes(ECKey.generate_key("P-256").as_pem(private=True))
     forger = receiver_proxy(world, "authlib-other-key", [{"name": "forged"}], jwks=False, key_file=other)
     expect_refusal(forger.call("http://forged.example.com/api"), "invalid_grant")
 
 
-@case("authlib: recorded refusals of assertions that the proxy does not make")
+@case("authlib: recorded refusals of assertions that the proxy never makes are reported")
 def refused_as_recorded(world: World):
-    """Authlib signs bad assertions, Authlib refuses them; its answers are then given to the proxy."""
+    """Authlib signs bad assertions and refuses them; its answers are then replayed to the proxy."""
     held = receiver(world)
     publishing = receiver_proxy(world, "authlib-keys", [{"name": "unused"}])
     recorded = {name: record(held, assertion) for name, assertion in bad_assertions(held).items()}
@@ -143,7 +156,7 @@ def refused_as_recorded(world: World):
             expect_refusal(proxy.call(f"http://{name}.example.com/api"), codes[name])
         expect(
             server.asked == 1,
-            f"{name}: a refusal is kept for a moment, yet the server was asked {server.asked} times for two requests",
+            f"{name}: a refusal is cached, yet two requests led to {server.asked} token requests",
         )
         expect(proxy.metric("token_cache_total", result="negative") > 0, "no negative entry in the metrics")
 
@@ -176,7 +189,7 @@ def bad_assertions(held: Receiver) -> dict[str, str]:
 
 
 def record(held: Receiver, assertion: str, **more: str) -> tuple[int, str]:
-    """Authlib's answer to a token request that the proxy would not make."""
+    """Returns Authlib's answer to a token request that the proxy would not make."""
     form = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": assertion} | more
     options = [word for name, value in form.items() for word in ("--data-urlencode", f"{name}={value}")]
     answer = curl("-u", "calendar:calendar-secret", *options, f"{held.url}/token")

@@ -1,4 +1,4 @@
-"""a and b: SPIRE gives the identity, Keycloak the token, and an upstream verifies it."""
+"""a and b: SPIRE issues the identity, Keycloak the token, and an upstream verifies it."""
 
 import base64
 import json
@@ -18,9 +18,9 @@ from harness.servers import Relay
 from real.world import World
 
 
-@case("control: SPIRE's JWT-SVID buys a token at Keycloak, without the proxy")
+@case("control: Keycloak issues a token for SPIRE's JWT-SVID, without the proxy")
 def control(world: World):
-    """Fails when the parts do not work together, so that the proxy is not blamed for it."""
+    """Fails where the parts do not work together, so that the proxy is not blamed for it."""
     status, answer = jwt_svid_at_keycloak(world, world.keycloak.issuer())
     expect(status == 200, f"Keycloak answers {status} {answer}")
     claims = world.upstream.claims(f"Bearer {answer['access_token']}")
@@ -36,9 +36,8 @@ def jwt_svid_at_keycloak(world: World, audience: str) -> tuple[int, dict]:
         "client_assertion": world.spire.jwt_svid(audience),
     }
     try:
-        with urllib.request.urlopen(
-            world.keycloak.endpoint("token"), urllib.parse.urlencode(form).encode(), 30
-        ) as answer:
+        data = urllib.parse.urlencode(form).encode()
+        with urllib.request.urlopen(world.keycloak.endpoint("token"), data, 30) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -53,7 +52,7 @@ def client_credentials(world: World):
     claims = answer.json()["claims"]
     expect(claims["azp"] == AGENT, f"azp is {claims.get('azp')}")
     expect(set(claims["scope"].split()) >= {"calendar:read"}, f"scope is {claims['scope']}")
-    expect("calendar:write" not in claims["scope"], f"more than the route's scope: {claims['scope']}")
+    expect("calendar:write" not in claims["scope"], f"the token has more than the route's scope: {claims['scope']}")
     expect(answer.json()["path"] == "/v1/events", f"the path changed: {answer}")
 
     by_base_url = curl(f"{proxy.base}/api.example.com/v1/events")
@@ -61,9 +60,11 @@ def client_credentials(world: World):
     by_host = curl("-H", "host: api.example.com", f"{proxy.base}/v1/events")
     expect(by_host.status == 200, f"by Host: {by_host}")
     asked = proxy.metric("exchanges_total", server="sso")
-    expect(asked == 1, f"three requests, one token: Keycloak was asked {asked:.0f} times")
-    expect(proxy.metric("token_cache_total", tier="access", result="hit") == 2, "two of three requests are cache hits")
-    expect(proxy.metric("injected_total", kind="bearer") == 3, "three tokens injected")
+    expect(asked == 1, f"three requests need one token, but Keycloak was asked {asked:.0f} times")
+    expect(
+        proxy.metric("token_cache_total", tier="access", result="hit") == 2, "two of three requests must be cache hits"
+    )
+    expect(proxy.metric("injected_total", kind="bearer") == 3, "three tokens must be injected")
 
     expect_problem(proxy.call("http://elsewhere.example.com/"), 403, "elsewhere.example.com")
     expect_refusal(proxy.call("http://admin.example.com/"), "invalid_scope")
@@ -111,7 +112,7 @@ def id_jag(world: World):
     expect_problem(proxy.call("http://calendar.example.com/", *other), 401)
     forged = ["-H", f"x-user-token: {token[1].split(': ')[1][:-8]}AAAAAAAA"]
     expect_problem(proxy.call("http://calendar.example.com/", *forged), 401)
-    expect(len(relay.forms) == 2, f"a refused user's token was taken to Keycloak: {len(relay.forms)} forms")
+    expect(len(relay.forms) == 2, f"a refused user token reached Keycloak: {len(relay.forms)} forms")
 
 
 ASSERTIONS = """
@@ -137,9 +138,10 @@ ID_JAG = """
 
 
 def assertion_proxy(world: World, name: str, settings: str, **values):
-    """A proxy that issues ID-JAGs with a key of its own and publishes that key where Keycloak looks for it."""
+    """Starts a proxy that issues ID-JAGs and publishes its key where Keycloak looks for it."""
     key_file = world.run.directory / "assertion.pem"
-    if not key_file.exists():  # one for the whole run: Keycloak keeps the key that it has seen under a key id
+    # There is one key for the whole run because Keycloak caches keys by key id.
+    if not key_file.exists():
         key_file.write_bytes(ECKey.generate_key("P-256").as_pem(private=True))
     values |= {
         "assertion_issuer": ASSERTION_ISSUER,
@@ -151,7 +153,7 @@ def assertion_proxy(world: World, name: str, settings: str, **values):
 
 
 def assertion_of(form: str) -> tuple[dict, dict]:
-    """Header and claims of the assertion in a token request."""
+    """Returns header and claims of the assertion in a token request."""
     parts = urllib.parse.parse_qs(form)["assertion"][0].split(".")
     header, claims = (json.loads(base64.urlsafe_b64decode(part + "==")) for part in parts[:2])
     return header, claims
@@ -172,19 +174,16 @@ def id_jag_refused(world: World):
     ]:
         refused = proxy.metric("refused_total")
         answer = proxy.call(f"http://{host}.example.com/")
-        recorded = (watched if host.startswith("wrong") else twice).answers[-1]
-        expect(
-            recorded[0] in (400, 401) and text in recorded[1],
-            f"{host}: Keycloak refused for another reason: {recorded}",
-        )
-        expect_refusal(answer, json.loads(recorded[1])["error"])
-        words = json.loads(recorded[1])["error_description"]
-        # The log is written by a thread of its own.
-        wait_until(f"Keycloak's own words in the log: {words}", partial(proxy.has_logged, words), 5)
-        expect(words not in answer.body, f"{host}: Keycloak's own words went to the agent: {answer}")
-        failures = proxy.metric("exchanges_total", server=server) - proxy.metric(
-            "exchanges_total", server=server, outcome="success"
-        )
+        status, body = (watched if host.startswith("wrong") else twice).answers[-1]
+        refused_as_meant = status in (400, 401) and text in body
+        expect(refused_as_meant, f"{host}: Keycloak refused for another reason: {status} {body}")
+        expect_refusal(answer, json.loads(body)["error"])
+        words = json.loads(body)["error_description"]
+        # A thread of its own writes the log.
+        wait_until(f"Keycloak's error description in the log: {words}", partial(proxy.has_logged, words), 5)
+        expect(words not in answer.body, f"{host}: Keycloak's error description reached the agent: {answer}")
+        exchanges = proxy.metric("exchanges_total", server=server)
+        failures = exchanges - proxy.metric("exchanges_total", server=server, outcome="success")
         expect(failures >= 1, f"{host}: no failed exchange in the metrics")
         expect(proxy.metric("refused_total") > refused, f"{host}: not counted as refused")
     expect([status for status, _ in twice.answers] == [200, 400], f"the relay's answers: {twice.answers}")
@@ -193,7 +192,11 @@ def id_jag_refused(world: World):
 
 REFUSED = """
     authorization_servers:
-      wrong_client: { issuer: $issuer, client_id: another-agent, client_auth: spiffe_jwt, endpoints: { token: $watched } }
+      wrong_client:
+        issuer: $issuer
+        client_id: another-agent
+        client_auth: spiffe_jwt
+        endpoints: { token: $watched }
       wrong_audience:
         issuer: $issuer/
         client_id: calendar-bot

@@ -1,4 +1,4 @@
-"""The MCP conformance suite as judge of the whole path: ID token, ID-JAG, access token, MCP call."""
+"""The MCP conformance suite judges the whole path: ID token, ID-JAG, access token, MCP call."""
 
 import subprocess
 import sys
@@ -20,11 +20,8 @@ def cross_app_access(world: World):
     command = " ".join(module(sys.executable, "real.mcp_shim", str(world.binary), str(world.run.directory)))
     argv = [world.cache.node, judge, "client", "--scenario", SCENARIO, "--command", command, "--timeout", "60000"]
     with log.open("w") as output:
-        done = subprocess.run(
-            [str(word) for word in argv], stdout=output, stderr=subprocess.STDOUT, env=WITHOUT_PROXIES, timeout=120
-        )
+        streams = {"stdout": output, "stderr": subprocess.STDOUT}
+        done = subprocess.run([str(word) for word in argv], **streams, env=WITHOUT_PROXIES, timeout=120)
     text = log.read_text(errors="replace")
-    expect(
-        done.returncode == 0 and f"Passed: {CHECKS}/{CHECKS}" in text,
-        f"the judge ended with {done.returncode}:\n{text[-3000:]}",
-    )
+    passed = done.returncode == 0 and f"Passed: {CHECKS}/{CHECKS}" in text
+    expect(passed, f"the judge ended with {done.returncode}:\n{text[-3000:]}")

@@ -1,4 +1,4 @@
-"""c and d: mTLS to Envoy by SPIFFE ID, and what rotation does to it."""
+"""c and d: mTLS to Envoy by SPIFFE ID, also while certificates and authorities rotate."""
 
 import re
 import urllib.parse
@@ -9,7 +9,8 @@ from harness.cases import case, expect
 from harness.envoy import REPORTS, authority_key_identifier
 from harness.keycloak import AGENT
 from harness.parts import wait_until
-from harness.proxy import Load, Proxy, expect_problem
+from harness.proxy import Answer, Load, Proxy, expect_problem
+from harness.spire import Spire
 from real.world import World
 
 
@@ -26,19 +27,20 @@ def pinned(world: World):
     reached = world.upstream.count
     wrong = proxy.call("http://wrong-pin.example.com/")
     expect_problem(wrong, 502)
+    reported = wrong.headers["proxy-status"] + wrong.body + proxy.part.log.read_text()
     expect(
-        REPORTS in wrong.headers["proxy-status"] + wrong.body + proxy.part.log.read_text(),
-        f"who was there instead is not told: {wrong}",
+        REPORTS in reported,
+        f"the actual SPIFFE ID is not reported: {wrong}",
     )
     expect_problem(proxy.call("http://web-pki.example.com/"), 502)
-    # Envoy wants a client certificate, and with TLS 1.3 says so in place of its first answer. Where its reset overtakes that, nobody can
-    # know why.
-    wait_until("the alert is told", lambda: alert_told(proxy.call("http://no-certificate.example.com/")))
+    # Envoy requires a client certificate, and with TLS 1.3 its alert comes in place of the first
+    # answer. Where a reset overtakes the alert the reason is lost, so the call is repeated.
+    wait_until("Envoy's alert to be reported", lambda: reports_alert(proxy.call("http://no-certificate.example.com/")))
     expect(world.upstream.count == reached, "a refused request reached the upstream")
     expect(envoy.part.alive(), "Envoy ended")
 
 
-def alert_told(answer) -> bool:
+def reports_alert(answer: Answer) -> bool:
     expect_problem(answer, 502)
     return "upstream_tls" in answer.body
 
@@ -55,7 +57,9 @@ MTLS = """
         upstream: { url: $envoy, tls: { server: { spiffe_ids: [$reports] }, client_certificate: svid } }
       - match: { host: wrong-pin.example.com }
         token: reports
-        upstream: { url: $envoy, tls: { server: { spiffe_ids: [spiffe://example.org/another] }, client_certificate: svid } }
+        upstream:
+          url: $envoy
+          tls: { server: { spiffe_ids: [spiffe://example.org/another] }, client_certificate: svid }
       - match: { host: web-pki.example.com }
         token: reports
         upstream: { url: $envoy, tls: { client_certificate: svid } }
@@ -78,31 +82,31 @@ def rotation(world: World) -> str:
         for _ in range(2):
             rotated = changed(envoy.shown)
             another_update(proxy)
-            wait_until("a new certificate of Envoy's", rotated, 60)
+            wait_until("a new certificate at Envoy", rotated, 60)
         load.expect_no_failure("the SVIDs rotated")
 
         old = spire.x509_authorities()["active"]["authority_id"]
         spire.server("localauthority", "x509", "prepare")
-        new = wait_until(
-            "a prepared authority", lambda: spire.x509_authorities().get("prepared", {}).get("authority_id")
-        )
-        wait_until("Envoy's trust in both authorities", lambda: len(envoy.trusted()) == 2, 60)
+        new = wait_until("a prepared authority", lambda: prepared_authority(spire))
+        wait_until("Envoy to trust both authorities", lambda: len(envoy.trusted()) == 2, 60)
         wait_until("both authorities in the Workload API", lambda: spire.bundle_of_workloads() == {old, new}, 60)
         another_update(proxy)
         load.expect_no_failure("the new authority was prepared")
 
         spire.server("localauthority", "x509", "activate", "-authorityID", new)
-        wait_until("a certificate of Envoy's by the new authority", lambda: envoy.authority() == new, 60)
-        wait_until("a certificate of the proxy's by the new authority", lambda: authority_of_caller(proxy) == new, 60)
+        wait_until("Envoy's certificate to be signed by the new authority", lambda: envoy.authority() == new, 60)
+        wait_until(
+            "the proxy's certificate to be signed by the new authority", lambda: authority_of_caller(proxy) == new, 60
+        )
         load.expect_no_failure("the new authority was activated")
 
         spire.server("localauthority", "x509", "taint", "-authorityID", old)
-        wait_until("a new certificate of Envoy's", changed(envoy.shown), 60)
+        wait_until("a new certificate at Envoy", changed(envoy.shown), 60)
         another_update(proxy)
         load.expect_no_failure("the old authority was tainted")
 
         spire.server("localauthority", "x509", "revoke", "-authorityID", old)
-        wait_until("Envoy's trust in the new authority alone", lambda: len(envoy.trusted()) == 1, 60)
+        wait_until("Envoy to trust the new authority alone", lambda: len(envoy.trusted()) == 1, 60)
         wait_until("the new authority alone in the Workload API", lambda: spire.bundle_of_workloads() == {new}, 60)
         another_update(proxy)
         load.more(100)
@@ -111,14 +115,18 @@ def rotation(world: World) -> str:
     return f"{load.sent} requests through {svids:.0f} SVIDs and two authorities"
 
 
+def prepared_authority(spire: Spire) -> str | None:
+    return spire.x509_authorities().get("prepared", {}).get("authority_id")
+
+
 def changed(read):
-    """A condition: `read` gives another value than it gave first."""
+    """Returns a condition that holds once `read` returns another value than now."""
     first = read()
     return lambda: read() != first
 
 
 def another_update(proxy: Proxy):
-    """Waits until the proxy took one more update of its SVID and bundles."""
+    """Waits until the proxy has accepted one more update of its SVID and bundles."""
 
     def count():
         return proxy.metric("svid_updates_total", result="accepted")
@@ -127,7 +135,7 @@ def another_update(proxy: Proxy):
 
 
 def authority_of_caller(proxy: Proxy) -> str:
-    """Which authority signed the client certificate that Envoy saw, by its key identifier in hex."""
+    """Returns the key identifier in hex of the authority that signed the proxy's certificate."""
     caller = proxy.call("http://reports.example.com/").json()["xfcc"]
     chain = urllib.parse.unquote(re.search(r'Chain="([^"]*)"', caller)[1])
     return authority_key_identifier(x509.load_pem_x509_certificates(chain.encode())[0])
