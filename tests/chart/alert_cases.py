@@ -1,4 +1,4 @@
-"""Alerts on series that are made up, for what tests/dashboard's story of two minutes does not tell."""
+"""Alerts on made-up series, for what the scenario of tests/dashboard is too short for."""
 
 import tempfile
 from pathlib import Path
@@ -11,14 +11,14 @@ INJECTOR = {"namespace": "idjag-proxy", "job": "injector"}
 
 
 def refused_pods_with_backoff(promtool: Path, rules: list[Path]):
-    """A controller's tries, 5 ms apart and then twice as long each time, up to 1000 s: as long as it tries, the alert stays."""
+    """The alert stays while a controller retries, at pauses that double from 5 ms to 1000 s."""
     begins, ends = 10 * MINUTE, 6 * 60 * MINUTE
-    tries = _backoff(begins, ends)
+    attempts = _backoff(begins, ends)
     fires = [{"namespace": "idjag-proxy", "resource": "pods"}]
-    # The replicas get the tries in turn.
+    # The attempts alternate between the replicas.
     series = [
-        _refusals("injector-1", tries[::2], ends + 120 * MINUTE),
-        _refusals("injector-2", tries[1::2], ends + 120 * MINUTE),
+        _refusals("injector-1", attempts[::2], ends + 120 * MINUTE),
+        _refusals("injector-2", attempts[1::2], ends + 120 * MINUTE),
     ]
     cases = [("IdjagInjectorRefusesPods", begins - MINUTE, [])]
     cases += [("IdjagInjectorRefusesPods", second, fires) for second in range(begins + 2 * MINUTE, ends, MINUTE)]
@@ -27,13 +27,13 @@ def refused_pods_with_backoff(promtool: Path, rules: list[Path]):
 
 
 def one_refused_pod(promtool: Path, rules: list[Path]):
-    """Somebody's `kubectl apply` of a pod, whom the refusal has told all that there is to say."""
+    """The refusal of a single `kubectl apply` needs no alert: kubectl showed the reason."""
     series = [_refusals("injector-1", [10 * MINUTE], 60 * MINUTE), _refusals("injector-2", [], 60 * MINUTE)]
     _play(promtool, rules, series, [("IdjagInjectorRefusesPods", at * MINUTE, []) for at in range(5, 60)])
 
 
 def token_of_another_server(promtool: Path, rules: list[Path]):
-    """Two servers, two tokens that end at the same time: one server refuses to renew, the other was not asked."""
+    """Two tokens expire at the same time: one server fails to renew, the other was not asked."""
     expiry, renewals = "idjag_proxy_token_expiry_timestamp_seconds", "idjag_proxy_token_refreshes_total"
     routes = [POD | {"route": "events", "server": "sso"}, POD | {"route": "contacts", "server": "crm"}]
     series = [_series(expiry, labels, f"{60 * MINUTE}x120") for labels in routes]
@@ -45,7 +45,11 @@ def token_of_another_server(promtool: Path, rules: list[Path]):
 
 
 def identity_where_one_is_needed(promtool: Path, rules: list[Path]):
-    """Not ready and without an SVID: one waits for an eager token and needs no SVID, one needs it, one is too old to say."""
+    """Three proxies are not ready and have no SVID.
+
+    One waits for an eager token and needs no SVID, one needs it, and one is too old to export the
+    need.
+    """
     series = []
     for pod, required in {"none-needed": "0x60", "one-needed": "1x60", "old": None}.items():
         labels = {"namespace": "agents", "pod": pod}
@@ -58,15 +62,15 @@ def identity_where_one_is_needed(promtool: Path, rules: list[Path]):
 
 
 def _backoff(begins: float, ends: float) -> list[float]:
-    tries, at, wait = [], begins, 0.005
+    attempts, at, wait = [], begins, 0.005
     while at < ends:
-        tries.append(at)
+        attempts.append(at)
         at, wait = at + wait, min(2 * wait, 1000)
-    return tries
+    return attempts
 
 
 def _refusals(pod: str, at: list[float], length: int) -> dict:
-    """What one replica counts, scraped each half minute."""
+    """Returns the counter of one replica, scraped each half minute."""
     values = " ".join(str(sum(1 for one in at if one <= second)) for second in range(0, length, STEP))
     labels = INJECTOR | {"pod": pod, "resource": "pods", "outcome": "refused"}
     return _series("idjag_proxy_injector_reviews_total", labels, values)
@@ -83,8 +87,8 @@ def _play(promtool: Path, rules: list[Path], series: list[dict], cases: list):
 
 
 CASES = {
-    "refused pods: it stays while their controller tries again": refused_pods_with_backoff,
-    "refused pods: not for one that nobody tries again": one_refused_pod,
-    "a token that ends soon: by the server that does not renew it": token_of_another_server,
-    "no identity: only where one is needed": identity_where_one_is_needed,
+    "refused pods: it stays while their controller retries": refused_pods_with_backoff,
+    "refused pods: it does not fire for one that is not retried": one_refused_pod,
+    "a token that expires soon: it depends on the token's own server": token_of_another_server,
+    "no identity: it fires only where an identity is needed": identity_where_one_is_needed,
 }

@@ -1,4 +1,4 @@
-"""Checks the chart without a cluster: one line for each case, the last one counts them."""
+"""Checks the chart without a cluster."""
 
 import argparse
 import difflib
@@ -18,19 +18,22 @@ HERE = Path(__file__).resolve().parent
 CHART = REPOSITORY / "charts/idjag-proxy"
 DASHBOARD = CHART / "dashboards/idjag-proxy.json"
 RULES = sorted((CHART / "rules").glob("*.yaml"))
-# The oldest that the chart installs on, the one of the cluster suite, the newest that there are schemas for.
+# The oldest version that the chart supports, that of the cluster suite, and the newest with
+# schemas.
 VERSIONS = ["1.29.0", KUBERNETES, "1.37.0"]
-# An identity from files, which a sidecar does not read: the chart refuses it (`bad/config-identity-files.yaml`).
-NOT_OF_A_SIDECAR = "files-identity.yaml"
+# The chart refuses an identity from files, which a sidecar cannot read
+# (`bad/config-identity-files.yaml`).
+NOT_FOR_SIDECARS = "files-identity.yaml"
 MONITORING = ["PodMonitor", "ServiceMonitor", "PrometheusRule"]
 
 
 class Suite:
-    """The chosen Helm, the other tools, and the cases."""
+    """The chosen Helm, the other tools, and the runner of the cases."""
 
-    def __init__(self, runner: Runner, tools: Tools, four: bool, proxy: Path, update: bool):
-        self.tools, self.four, self.proxy, self.update = tools, four, proxy, update
-        self.helm = tools.helm4 if four else tools.helm3
+    def __init__(self, runner: Runner, tools: Tools, options: argparse.Namespace):
+        self.tools, self.proxy, self.update = tools, options.proxy.resolve(), options.update
+        self.has_helm4 = options.helm == "4"
+        self.helm = tools.helm4 if self.has_helm4 else tools.helm3
         self.runner = runner
 
     def template(self, *arguments, chart: Path = CHART, name: str = "idjag-proxy") -> tuple[int, str, str]:
@@ -42,9 +45,9 @@ class Suite:
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__)
+    options = argparse.ArgumentParser(prog="tests/chart/run", description=__doc__)
     options.add_argument("--helm", choices=["3", "4"], default="3")
-    options.add_argument("--update", action="store_true", help="write golden/ and values.schema.json anew")
+    options.add_argument("--update", action="store_true", help="rewrite golden/ and values.schema.json")
     options.add_argument("--install", action="store_true", help="only fill the cache")
     options.add_argument("--proxy", type=Path, default=REPOSITORY / "target/release/idjag-proxy")
     chosen = options.parse_args()
@@ -59,44 +62,47 @@ def main():
         sys.exit(runner.finish())
     if chosen.install:
         return
-    suite = Suite(runner, tools, chosen.helm == "4", chosen.proxy.resolve(), chosen.update)
-    run(suite, whole=chosen.helm == "3")
+    suite = Suite(runner, tools, chosen)
+    if not suite.has_helm4:
+        run_without_helm(suite)
+    run_with_helm(suite)
     sys.exit(suite.runner.finish())
 
 
-def run(suite: Suite, whole: bool):
-    """All cases; those that do not ask Helm anything only where `whole`."""
-    if whole:
-        suite.runner.run("the schema of agents.config is the proxy's", proxy_schema, suite)
-        suite.runner.run("alerts: promtool, and each says summary, description, action", alerts, suite)
-        for name, function in alert_cases.CASES.items():
-            suite.runner.run(f"alert: {name}", function, suite.tools.promtool, RULES)
+def run_without_helm(suite: Suite):
+    """Runs the cases that would be the same with either Helm, so one of the two runs has them."""
+    suite.runner.run("the schema of agents.config is the proxy's", proxy_schema, suite)
+    suite.runner.run("alerts: promtool accepts them, and each has summary, description and action", alerts, suite)
+    for name, function in alert_cases.CASES.items():
+        suite.runner.run(f"alert: {name}", function, suite.tools.promtool, RULES)
+    suite.runner.run("helm-unittest", unittest, suite)
+
+
+def run_with_helm(suite: Suite):
     suite.runner.run("values.yaml: every value has a comment of its own", values_commented, suite)
     suite.runner.run("lint", lint, suite)
     for values in sorted((CHART / "ci").glob("*-values.yaml")):
         suite.runner.run(f"golden: {values.stem}", golden, suite, values)
         suite.runner.run(f"kubeconform: {values.stem}", conform, suite, values)
     for name in ("123", "1e3", "true"):
-        suite.runner.run(f"kubeconform: everything is called {name}", odd_names, suite, name)
-    suite.runner.run("kubeconform: a wrong key is seen", control, suite)
-    suite.runner.run("the monitors come with their kinds", monitors, suite)
+        suite.runner.run(f"kubeconform: every name is {name}", odd_names, suite, name)
+    suite.runner.run("kubeconform: control: an unknown key is refused", control, suite)
+    suite.runner.run("monitors are rendered where the cluster has their kinds", monitors, suite)
     suite.runner.run(
-        "no certificate is rendered, nor anything that the injector writes", nothing_of_the_injectors, suite
+        "no certificate is rendered, nor anything else that the injector writes", nothing_of_the_injector, suite
     )
     suite.runner.run("an older Kubernetes is refused", old_kubernetes, suite)
     suite.runner.run(
-        "deploy/post-renderer: another chart gets the sidecar, its hooks as the README says", post_renderer, suite
+        "deploy/post-renderer: another chart gets the sidecar, and its hooks as the README says", post_renderer, suite
     )
-    suite.runner.run("the packaged chart renders the same, and holds no checks", packaged, suite)
+    suite.runner.run("the packaged chart renders the same and contains no tests", packaged, suite)
     for example in sorted((REPOSITORY / "config/examples").glob("*.yaml")):
-        if example.name == NOT_OF_A_SIDECAR:
+        if example.name == NOT_FOR_SIDECARS:
             continue
-        suite.runner.run(f"agents.config takes {example.name}", accepts_example, suite, example)
-        suite.runner.run(f"`check` of the rendered {example.name} is that of the file", checks_example, suite, example)
+        suite.runner.run(f"agents.config accepts {example.name}", accepts_example, suite, example)
+        suite.runner.run(f"`check` treats the rendered {example.name} like the file", checks_example, suite, example)
     for values in sorted((HERE / "bad").glob("*.yaml")):
         suite.runner.run(f"refused: {values.stem}", refused, suite, values)
-    if whole:
-        suite.runner.run("helm-unittest", unittest, suite)
 
 
 def lint(suite: Suite):
@@ -105,7 +111,10 @@ def lint(suite: Suite):
 
 
 def values_commented(_: Suite):
-    """A comment that begins with `--` stands above the value, or above the mapping that is one value."""
+    """Expects a comment that begins with `--` above each value.
+
+    It may be above a mapping that is documented as one value.
+    """
     bare, covered, above = [], 99, ""
     for line in (CHART / "values.yaml").read_text().splitlines():
         text = line.strip()
@@ -118,7 +127,7 @@ def values_commented(_: Suite):
             if covered == 99 and not text.endswith(":"):
                 bare.append(text)
         above = ""
-    expect(not bare, f"these have none: {bare}")
+    expect(not bare, f"values without a comment: {bare}")
 
 
 def golden(suite: Suite, values: Path):
@@ -131,26 +140,29 @@ def golden(suite: Suite, values: Path):
         difference = difflib.unified_diff(
             was.splitlines(), text.splitlines(), expected.name, "rendered", lineterm="", n=1
         )
-        raise Failed("\n".join([*list(difference)[:60], "if it is meant to: tests/chart/run --update"]))
+        raise Failed("\n".join([*list(difference)[:60], "if this is intended: tests/chart/run --update"]))
 
 
 def in_order(text: str) -> str:
-    """The documents by template and name, because each Helm has an order of its own; and the dashboard by its name alone."""
+    """Returns the documents sorted, because each Helm has its own order.
+
+    The dashboard is replaced by its file's name.
+    """
     dashboard = "".join(f"    {line}\n" for line in DASHBOARD.read_text().splitlines())
-    text = text.replace(dashboard, f"    (what {DASHBOARD.name} holds)\n")
+    text = text.replace(dashboard, f"    (the content of {DASHBOARD.name})\n")
     documents = [one.strip() for one in f"\n{text}".split("\n---\n") if one.strip()]
     return "".join(f"---\n{one}\n" for one in sorted(documents))
 
 
 def conform(suite: Suite, values: Path):
-    takes(suite, suite.rendered("--values", values))
+    conforms(suite, suite.rendered("--values", values))
 
 
 def odd_names(suite: Suite, name: str):
-    """Names that Kubernetes allows and YAML takes for something else, wherever a name can be given."""
+    """Uses names everywhere that Kubernetes allows and YAML reads as another type."""
     image, kinds = {"registry": "", "repository": "x", "tag": name}, ("podMonitor", "serviceMonitor", "prometheusRule")
     values = {
-        # A Service's name begins with a letter, so that this one cannot be a number.
+        # A Service's name begins with a letter, so it cannot be a number.
         "fullnameOverride": name if name.isalpha() else "x",
         "images": {"pullSecrets": [name], "injector": image, "sidecar": image},
         "injector": {"priorityClassName": name, "nodeSelector": {"pool": name}, "podLabels": {"team": name}},
@@ -164,17 +176,17 @@ def odd_names(suite: Suite, name: str):
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         json.dump(values, file)
         file.flush()
-        takes(suite, suite.rendered("--values", file.name, name=name))
+        conforms(suite, suite.rendered("--values", file.name, name=name))
         del values["fullnameOverride"], values["test"]
         file.seek(0)
         file.truncate()
         json.dump(values | {"nameOverride": name}, file)
         file.flush()
-        takes(suite, suite.rendered("--values", file.name, name=name))
+        conforms(suite, suite.rendered("--values", file.name, name=name))
 
 
-def takes(suite: Suite, text: str):
-    """Each Kubernetes takes it."""
+def conforms(suite: Suite, text: str):
+    """Expects that every Kubernetes version accepts the manifests."""
     own = f"{HERE}/schemas/{{{{.Group}}}}/{{{{.ResourceKind}}}}_{{{{.ResourceAPIVersion}}}}.json"
     locations = ["-schema-location", suite.tools.schema_location, "-schema-location", own]
     for version in VERSIONS:
@@ -182,31 +194,31 @@ def takes(suite: Suite, text: str):
 
 
 def control(suite: Suite):
-    """What kubeconform is for: it sees a key that Kubernetes does not know."""
+    """Checks that kubeconform refuses a key that Kubernetes does not know."""
     wrong = "apiVersion: v1\nkind: Service\nmetadata: { name: x }\nspec: { port: 443 }\n"
     command = [suite.tools.kubeconform, "-strict", "-kubernetes-version", KUBERNETES]
     code, output, _ = text_of([*command, "-schema-location", suite.tools.schema_location], input=wrong)
-    expect(code != 0 and "port" in output, f"a wrong key passes: {output}")
+    expect(code != 0 and "port" in output, f"an unknown key is accepted: {output}")
 
 
 def monitors(suite: Suite):
-    """`auto`: an object of the Prometheus Operator is made where the cluster knows its kind, and only there."""
+    """`auto` renders an object of the Prometheus Operator only where the cluster has its kind."""
     for kind in MONITORING:
         text = suite.rendered("--api-versions", f"monitoring.coreos.com/v1/{kind}")
         made = [other for other in MONITORING if f"\nkind: {other}\n" in text]
-        expect(made == [kind], f"with {kind} known there are: {made}")
+        expect(made == [kind], f"a cluster with {kind} gets {made}")
     text = suite.rendered()
-    expect("monitoring.coreos.com" not in text, "without the operator there is something of it")
+    expect("monitoring.coreos.com" not in text, "a cluster without the operator gets objects of it")
 
 
-def nothing_of_the_injectors(suite: Suite):
-    """What is never rendered survives an upgrade, with either Helm."""
+def nothing_of_the_injector(suite: Suite):
+    """Fields of the injector are not rendered, so that an upgrade by either Helm keeps them."""
     for values in sorted((CHART / "ci").glob("*-values.yaml")):
         text = suite.rendered("--values", values)
         expect("caBundle:" not in text, f"{values.name}: caBundle is rendered")
         for kind in ("Secret", "Lease"):
             found = [one for one in text.split("\n---\n") if f"\nkind: {kind}\n" in f"\n{one}\n"]
-            expect(len(found) == 1, f"{values.name}: {len(found)} of kind {kind}")
+            expect(len(found) == 1, f"{values.name}: {len(found)} objects of kind {kind}")
             filled = re.search(r"^(data|stringData|spec):", found[0], re.MULTILINE)
             expect(filled is None, f"{values.name}: the {kind} is not empty")
 
@@ -220,7 +232,7 @@ def old_kubernetes(suite: Suite):
 def post_renderer(suite: Suite):
     needs_proxy(suite)
     if text_of([suite.proxy, "inject", "--help"])[0] != 0:
-        raise NotRun(f"{suite.proxy} has no `inject`: it was built without the feature `kubernetes`")
+        raise NotRun(f"{suite.proxy} lacks `inject`: it was built without the feature `kubernetes`")
     renderer = REPOSITORY / "deploy/post-renderer"
     with tempfile.TemporaryDirectory(prefix="idjag-post-renderer-") as directory:
         here = Path(directory)
@@ -234,18 +246,20 @@ def post_renderer(suite: Suite):
         homes = {f"HELM_{name}_HOME": str(here / name) for name in ("CACHE", "CONFIG", "DATA")}
         environment = os.environ | homes | {"PATH": f"{here / 'bin'}:{os.environ['PATH']}"}
 
-        def ask(*words):
+        def helm(*words):
             return succeed(text_of([suite.helm, *words], env=environment))
 
-        if suite.four:
-            ask("plugin", "install", renderer)
-        chosen = "idjag-proxy" if suite.four else renderer / "inject.sh"
-        text = ask("template", "calendar", chart, "--post-renderer", chosen)
+        if suite.has_helm4:
+            helm("plugin", "install", renderer)
+        chosen = "idjag-proxy" if suite.has_helm4 else renderer / "inject.sh"
+        text = helm("template", "calendar", chart, "--post-renderer", chosen)
     rendered = [one for one in text.split("---\n") if "kind: Job" in one]
     documents = {re.search(r"^  name: (\w+)$", one, re.MULTILINE)[1]: one for one in rendered}
     injected = {name for name, one in documents.items() if "restartPolicy: Always" in one}
-    expect(set(documents) == {"plain", "hook"}, f"there are {set(documents)}")
-    expect(injected == ({"plain", "hook"} if suite.four else {"plain"}), f"these have the sidecar: {injected}")
+    expect(set(documents) == {"plain", "hook"}, f"the documents are {set(documents)}")
+    expect(
+        injected == ({"plain", "hook"} if suite.has_helm4 else {"plain"}), f"the sidecar was injected into {injected}"
+    )
 
 
 JOB = """apiVersion: batch/v1
@@ -265,10 +279,10 @@ def packaged(suite: Suite):
     with tempfile.TemporaryDirectory(prefix="idjag-chart-") as directory:
         succeed(text_of([suite.helm, "package", CHART, "--destination", directory]))
         archive = next(Path(directory).glob("idjag-proxy-*.tgz"))
-        expect(suite.rendered(chart=archive) == suite.rendered(), "it renders something else")
+        expect(suite.rendered(chart=archive) == suite.rendered(), "it renders differently")
         listed = succeed(text_of(["tar", "tzf", archive])).split()
         checks = [name for name in listed if re.match(r"idjag-proxy/(ci|tests)/", name)]
-        expect(not checks, f"it holds {checks}")
+        expect(not checks, f"it contains {checks}")
 
 
 def accepts_example(suite: Suite, example: Path):
@@ -276,7 +290,7 @@ def accepts_example(suite: Suite, example: Path):
 
 
 def render_example(suite: Suite, example: Path) -> str:
-    """An example as `agents.config`, indented: its comments and anchors stay what they are."""
+    """Renders an example as `agents.config`, indented, so that comments and anchors are kept."""
     text = "".join(f"    {line}\n" for line in example.read_text().splitlines() if line.strip() != "---")
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(f"agents:\n  namespaces: [agents]\n  config:\n{text}")
@@ -285,26 +299,24 @@ def render_example(suite: Suite, example: Path) -> str:
 
 
 def checks_example(suite: Suite, example: Path):
-    """What the ConfigMap holds is as good to the proxy as the example itself."""
+    """The proxy must accept the rendered ConfigMap exactly where it accepts the example."""
     needs_proxy(suite)
     rendered = render_example(suite, example)
     document = next(one for one in rendered.split("\n---\n") if "\n  proxy.yaml: |\n" in one)
     body = document.split("\n  proxy.yaml: |\n")[1]
     lines = [line.removeprefix("    ") for line in body.splitlines()]
-    # Files that the example names are looked for beside it.
+    # The file is next to the example because that has relative paths.
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=example.parent, prefix=".chart-") as file:
         file.write("\n".join(lines) + "\n")
         file.flush()
         ours = text_of([suite.proxy, "check", file.name])
     theirs = text_of([suite.proxy, "check", example])
-    expect(
-        ours[0] == theirs[0],
-        f"`check` of the rendered one ends with {ours[0]}, of the example with {theirs[0]}:\n{ours[1]}{ours[2]}",
-    )
+    codes = f"`check` exits with {ours[0]} for the rendered file, and with {theirs[0]} for the example"
+    expect(ours[0] == theirs[0], f"{codes}:\n{ours[1]}{ours[2]}")
 
 
 def refused(suite: Suite, values: Path):
-    """The first line says which words the message must hold."""
+    """Expects the words of the file's first line in Helm's message."""
     words = values.read_text().splitlines()[0].removeprefix("# says: ").split()
     code, _, errors = suite.template("--values", values)
     expect(code != 0, "it renders")
@@ -324,10 +336,10 @@ def alerts(suite: Suite):
     names = [block.split("\n")[0] for block in blocks]
     for name, block in zip(names, blocks, strict=True):
         missing = [word for word in ("expr", "severity", "summary", "description", "action") if f"{word}:" not in block]
-        expect(not missing, f"{name} has no {missing}")
+        expect(not missing, f"{name} lacks {missing}")
     values = json.loads((CHART / "values.schema.json").read_text())
     known = values["properties"]["monitoring"]["properties"]["prometheusRule"]["properties"]["without"]["items"]["enum"]
-    expect(sorted(known) == sorted(names), f"values.schema.json knows the alerts {known}; there are {names}")
+    expect(sorted(known) == sorted(names), f"values.schema.json has the alerts {known}, the rules have {names}")
 
 
 def proxy_schema(suite: Suite):
@@ -340,7 +352,7 @@ def proxy_schema(suite: Suite):
 
 def needs_proxy(suite: Suite):
     if not suite.proxy.exists():
-        raise NotRun(f"there is no {suite.proxy}; cargo build --release, or --proxy")
+        raise NotRun(f"{suite.proxy} does not exist; use cargo build --release, or --proxy")
 
 
 def succeed(result: tuple[int, str, str]) -> str:

@@ -1,22 +1,21 @@
-"""`promtool test rules` on what the binary exported: nothing fires while all is well, and each alert fires when it should."""
+"""The expected alerts, checked by `promtool test rules` on what the binary exported."""
 
 import re
 from pathlib import Path
 
-from dashboard.recording import SLOWER, Recording
-from dashboard.story import Story
+from dashboard.recording import SLOWDOWN, Recording
+from dashboard.scenario import Scenario
 from harness.cases import expect
 from harness.promtool import test_rules
 
 STAGING = "idjag-staging"
 
 
-def expectations(story: Story, world) -> list[tuple[str, float, list[dict]]]:
-    """Which alert, at which second of the story, with which labels; no labels: it must not fire."""
-    marks = story.marks
-    research, stranded, loud, broken = (
-        _target(one) for one in (world.research, world.stranded, world.loud, world.calendar[1])
-    )
+def expectations(scenario: Scenario, world) -> list[tuple[str, float, list[dict]]]:
+    """Returns each alert with a second of the scenario and the labels of what fires then."""
+    marks = scenario.marks
+    research, stranded = _target(world.research), _target(world.stranded)
+    loud, broken = _target(world.loud), _target(world.calendar[1])
 
     def refused(namespace):
         return {"namespace": namespace, "reason": "no_route"}
@@ -44,9 +43,9 @@ def expectations(story: Story, world) -> list[tuple[str, float, list[dict]]]:
         ),
         ("IdjagProxyLogLinesDropped", marks["loud"] + 3, [loud]),
         ("IdjagProxyNoIdentity", marks["stranded"] + 16, [stranded]),
-        ("IdjagProxySvidExpiresSoon", marks["identity ended"] - 20, []),
-        ("IdjagProxySvidExpiresSoon", marks["identity ended"] - 6, [research]),
-        ("IdjagProxyNoIdentity", marks["identity ended"] + 14, [research, stranded]),
+        ("IdjagProxySvidExpiresSoon", marks["identity expired"] - 20, []),
+        ("IdjagProxySvidExpiresSoon", marks["identity expired"] - 6, [research]),
+        ("IdjagProxyNoIdentity", marks["identity expired"] + 14, [research, stranded]),
         ("IdjagProxyNoIdentity", marks["renewed"] + 15, []),
     ]
     if world.injectors:
@@ -62,24 +61,24 @@ def expectations(story: Story, world) -> list[tuple[str, float, list[dict]]]:
 def run(
     promtool: Path, rules: list[Path], recording: Recording, directory: Path, cases: list[tuple[str, float, list[dict]]]
 ):
-    """Seconds of the story, played as slowly as the recording."""
-    slowed = [(alert, round(second) * SLOWER, expected) for alert, second, expected in cases]
-    test_rules(promtool, rules, directory, SLOWER, recording.input_series(), slowed)
+    """Checks the cases, whose seconds are slowed down like the recording."""
+    slowed = [(alert, round(second) * SLOWDOWN, expected) for alert, second, expected in cases]
+    test_rules(promtool, rules, directory, SLOWDOWN, recording.input_series(), slowed)
 
 
-def quiet(names: list[str], seconds: list[float]) -> list[tuple[str, float, list[dict]]]:
+def silent(names: list[str], seconds: list[float]) -> list[tuple[str, float, list[dict]]]:
     return [(name, second, []) for name in names for second in seconds]
 
 
 def labels_exist(rules: list[Path], cases: list[tuple[str, float, list[dict]]]):
-    """An annotation that names a label which its alert does not have would print nothing in its place."""
+    """Expects that annotations name only labels of their alert, since others render as nothing."""
     labels = {alert: {name for one in expected for name in one} for alert, _, expected in cases if expected}
     for rule in rules:
         for block in re.split(r"- alert: ", rule.read_text())[1:]:
             alert = block.split("\n")[0]
             named = set(re.findall(r"\$labels\.(\w+)", block))
             if alert in labels:
-                expect(named <= labels[alert], f"{alert} names {named - labels[alert]}, which its alerts do not have")
+                expect(named <= labels[alert], f"{alert} names {named - labels[alert]}, which the alert does not have")
 
 
 def _target(sidecar) -> dict:

@@ -1,4 +1,4 @@
-"""The dashboard as Grafana would ask: each panel's queries, with the variables in their place."""
+"""The panels of the dashboard, with the queries that Grafana would send."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ RATE_INTERVAL = "15s"
 
 @dataclass
 class Panel:
-    """One panel of the dashboard; `row` is the heading that it stands under."""
+    """A panel of the dashboard. `row` is the heading above it."""
 
     row: str
     title: str
@@ -33,12 +33,14 @@ class Dashboard:
             self.panels.append(Panel(row, one["title"], one["type"], unit, queries, one))
 
     def variables(self) -> dict[str, str]:
-        """The queries that fill the drop-down lists."""
+        """Returns the queries that fill the drop-down lists, by variable."""
         found = self.definition["templating"]["list"]
         return {one["name"]: one["query"]["query"] for one in found if one["type"] == "query"}
 
     def annotations(self) -> dict[str, tuple[str, str]]:
-        """The queries whose results stand as lines on every graph, with the text of a line."""
+        """Returns the queries whose results are drawn as lines on every graph, and the lines'
+        text.
+        """
         found = self.definition["annotations"]["list"]
         return {one["name"]: (one["expr"], one["textFormat"]) for one in found if "expr" in one}
 
@@ -51,18 +53,18 @@ def substituted(expression: str, namespace: str = ".*", pod: str = ".*") -> str:
 
 
 def layout_problems(definition: dict) -> list[str]:
-    """Panels that overlap, stand out of the grid, have no words for what they mean, or share an id."""
+    """Finds panels that overlap, leave the grid, or share an id."""
     problems, taken, ids = [], {}, set()
     for one in definition["panels"]:
         at, title = one["gridPos"], one["title"]
         if one["id"] in ids:
-            problems.append(f"{title}: its id {one['id']} is another's")
+            problems.append(f"{title}: the id {one['id']} is taken")
         ids.add(one["id"])
         if at["x"] + at["w"] > 24:
-            problems.append(f"{title}: wider than the grid")
+            problems.append(f"{title}: leaves the grid")
         cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
         over = {taken[cell] for cell in cells if cell in taken}
         if over:
-            problems.append(f"{title}: over {over}")
+            problems.append(f"{title}: overlaps {over}")
         taken |= dict.fromkeys(cells, title)
     return problems

@@ -1,4 +1,4 @@
-"""What the proxies talk to besides the demo's servers: each can be told to be in trouble, which the demo's cannot."""
+"""The proxies' peers in addition to the demo's servers, which cannot be made to fail."""
 
 import json
 import time
@@ -9,8 +9,10 @@ from harness.web import Handler, Server
 
 
 class TokenEndpoint(Server):
-    """An authorization server of few words: tokens that live for `lifetime` seconds. It has nothing for clients in `failing`,
-    and does not know `retired-bot`."""
+    """A minimal authorization server whose tokens live for `lifetime` seconds.
+
+    It is unavailable to clients in `failing`, and does not know `retired-bot`.
+    """
 
     def __init__(self, run: Run, lifetime: int):
         self.lifetime, self.failing, self.count = lifetime, set(), 0
@@ -32,7 +34,10 @@ class _TokenHandler(Handler):
 
 
 class Upstream(Server):
-    """An API: /ok, /missing, /broken, /slow; and /picky refuses every tenth token as if it had been revoked."""
+    """An API with the paths /ok, /missing, /broken, /slow and /picky.
+
+    /picky refuses every tenth token as if it had been revoked.
+    """
 
     def __init__(self, run: Run):
         self.picked = 0
@@ -60,7 +65,9 @@ class _UpstreamHandler(Handler):
 
 
 class ApiServer(Server):
-    """As much of a Kubernetes API server as the injector asks for: a few objects that can be read and written."""
+    """The part of a Kubernetes API server that the injector uses: a few objects to read and
+    write.
+    """
 
     def __init__(self, run: Run, namespace: str, name: str):
         entries = ("namespace", "pod", "workloads", "labelled-workloads")
@@ -101,14 +108,5 @@ class _ApiHandler(Handler):
         self.reply(201, json.loads(self.body()))
 
     def status(self, code: int, reason: str):
-        self.reply(
-            code,
-            {
-                "kind": "Status",
-                "apiVersion": "v1",
-                "status": "Failure",
-                "code": code,
-                "reason": reason,
-                "message": reason,
-            },
-        )
+        status = {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
+        self.reply(code, status | {"code": code, "reason": reason, "message": reason})

@@ -1,4 +1,7 @@
-"""The dashboard as a picture, drawn from one run's data: panels where Grafana puts them, for a light and a dark page."""
+"""Draws the dashboard from the data of a run, with panels where Grafana would place them.
+
+The picture suits a light and a dark page.
+"""
 
 import math
 import re
@@ -7,12 +10,12 @@ from html import escape
 
 from dashboard.panels import Dashboard, Panel, substituted
 from dashboard.prometheus import Prometheus
-from dashboard.story import Story
+from dashboard.scenario import Scenario
 
 WIDTH, MARGIN, GAP = 1240, 16, 8
 CELL_W = (WIDTH - 2 * MARGIN) / 24
 STAT_H, GRAPH_H, ROW_H = 74, 132, 26
-# The rows that a reader of the README sees; the dashboard has the others below.
+# The rows that the README's picture shows; the dashboard has more below them.
 ROWS = ["", "Identity", "Tokens", "Exchanges", "Requests", "Errors"]
 NAMESPACES = "calendar-agents|research-agents"
 PALETTE = ["#7eb26d", "#eab839", "#6ed0e0", "#ef843c", "#e24d42", "#1f78c1", "#ba43a9", "#705da0", "#508642", "#cca300"]
@@ -37,8 +40,8 @@ STYLE = """
   }"""
 
 
-def draw(dashboard: Dashboard, prometheus: Prometheus, story: Story) -> str:
-    drawing = _Drawing(prometheus, story)
+def draw(dashboard: Dashboard, prometheus: Prometheus, scenario: Scenario) -> str:
+    drawing = _Drawing(prometheus, scenario)
     y = MARGIN + 44
     for row in ROWS:
         panels = [panel for panel in dashboard.panels if panel.row == row]
@@ -55,15 +58,15 @@ def draw(dashboard: Dashboard, prometheus: Prometheus, story: Story) -> str:
 
 
 def colour(panel: Panel, value: float) -> str:
-    """By the panel's thresholds."""
+    """Returns the colour of a value according to the panel's thresholds."""
     steps = panel.definition["fieldConfig"]["defaults"]["thresholds"]["steps"]
     return [step["color"] for step in steps if step["value"] is None or value >= step["value"]][-1]
 
 
 class _Drawing:
-    def __init__(self, prometheus: Prometheus, story: Story):
-        self.prometheus, self.story = prometheus, story
-        self.end = story.marks["end"]
+    def __init__(self, prometheus: Prometheus, scenario: Scenario):
+        self.prometheus, self.scenario = prometheus, scenario
+        self.end = scenario.marks["end"]
         self.parts: list[str] = []
 
     def stat(self, panel: Panel, x: float, y: float, width: float, height: float):
@@ -123,14 +126,14 @@ class _Drawing:
         for second in range(0, int(self.end) + 1, 30):
             at = self.across(second, plot)
             self.note(at, y + height + 12, f"{second} s", "middle")
-        at = self.across(self.story.marks["outage"], plot)
+        at = self.across(self.scenario.marks["outage"], plot)
         self.parts.append(f'<line class="event" x1="{at:.1f}" x2="{at:.1f}" y1="{y:.1f}" y2="{y + height:.1f}"/>')
 
     def note(self, x: float, y: float, text: str, anchor: str):
         self.parts.append(f'<text class="note" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>')
 
     def legend(self, panel: Panel, series: list, place: tuple):
-        """As many names as fit on one line, the largest first."""
+        """Draws as many names as fit on one line, those of the highest series first."""
         x, y, width = place
         order = sorted(enumerate(series), key=lambda one: -max((value for _, value in one[1][1]), default=0))
         used = 0.0
@@ -151,12 +154,12 @@ class _Drawing:
                 name = legend
                 for key, value in labels:
                     name = name.replace(f"{{{{{key}}}}}", value)
-                found.append((_without_holes(name), points))
+                found.append((_without_unset(name), points))
         return found
 
     def range(self, expression: str) -> dict[tuple, list[tuple[float, float]]]:
-        """From the first second with a whole rate interval behind it that a reader would wait for."""
-        origin = self.story.origin
+        """Returns points by labels, from the third second of the scenario on."""
+        origin = self.scenario.origin
         found = self.prometheus.query_range(substituted(expression, NAMESPACES), origin + 3, origin + self.end)
         result = {}
         for one in found:
@@ -171,7 +174,9 @@ class _Drawing:
         return plot[0] + plot[2] * second / self.end
 
     def path(self, points: list, plot: tuple, bounds: tuple) -> str:
-        """A gap of more than two seconds is left open."""
+        """Returns the SVG path of a line, which is broken where points are over two seconds
+        apart.
+        """
         low, high = bounds
         texts, last = [], None
         for second, value in points:
@@ -184,17 +189,18 @@ class _Drawing:
         return " ".join(texts)
 
     def finished(self, height: float, title: str) -> str:
-        marks = self.story.marks
-        told = (
-            f"At {marks['outage']:.0f} s (dotted line) the authorization server sso fails for research-bot, "
-            f"and is back at {marks['recovered']:.0f} s; at {marks['identity ended']:.0f} s its SVID "
-            f"ends unrenewed, until {marks['renewed']:.0f} s. "
-            f"research-bot-2 starts at {marks['stranded']:.0f} s and has no Workload API until {marks['renewed']:.0f} s."
+        marks = self.scenario.marks
+        outage, recovered, expired = (marks[name] for name in ("outage", "recovered", "identity expired"))
+        stranded, renewed = marks["stranded"], marks["renewed"]
+        events = (
+            f"From {outage:.0f} s (dotted line) to {recovered:.0f} s the server sso fails for research-bot. "
+            f"Its SVID expires at {expired:.0f} s and is renewed at {renewed:.0f} s. "
+            f"research-bot-2 starts at {stranded:.0f} s and has no Workload API until {renewed:.0f} s."
         )
-        day = time.strftime("%Y-%m-%d", time.gmtime(self.story.origin))
+        day = time.strftime("%Y-%m-%d", time.gmtime(self.scenario.origin))
         box, label = f"0 0 {WIDTH} {height:.0f}", "The Grafana dashboard"
         self.note(WIDTH - MARGIN, MARGIN + 14, f"drawn by tests/dashboard/run from its Prometheus, {day}", "end")
-        self.note(MARGIN, MARGIN + 32, told, "start")
+        self.note(MARGIN, MARGIN + 32, events, "start")
         head = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" role="img" aria-label="{label}">',
             f"<style>{STYLE}\n</style>",
@@ -211,7 +217,7 @@ def _bounds(lines: list[list[tuple[float, float]]], least: float | None) -> tupl
 
 
 def _stacked(series: list) -> list:
-    """Each line on top of the ones before it."""
+    """Returns the lines, each on top of those before it."""
     sums: dict[float, float] = {}
     found = []
     for name, points in series:
@@ -231,8 +237,8 @@ def _shade(panel: Panel, name: str, number: int) -> str:
     return NAMED[chosen["fixedColor"]] if chosen["mode"] == "fixed" else PALETTE[number % len(PALETTE)]
 
 
-def _without_holes(name: str) -> str:
-    """A label that the series does not have shows as nothing, as in Grafana."""
+def _without_unset(name: str) -> str:
+    """Removes labels that the series does not have, as Grafana does."""
     return re.sub(r"\s+", " ", re.sub(r"\{\{\w+\}\}", "", name)).strip()
 
 

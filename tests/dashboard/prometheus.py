@@ -1,4 +1,4 @@
-"""A Prometheus of this run, and questions to it."""
+"""A Prometheus of this run, and queries to it."""
 
 import json
 import urllib.parse
@@ -18,7 +18,7 @@ scrape_configs:
 
 
 class Prometheus:
-    """Scrapes every second. `targets` are (namespace, pod, port)."""
+    """A Prometheus that scrapes every second. `targets` are (namespace, pod, port)."""
 
     def __init__(self, run: Run, program: Path, rules: list[Path], targets: list[tuple[str, str, int]]):
         lines = [
@@ -44,14 +44,14 @@ class Prometheus:
         self.began = wait_until("a first scrape", self._first, 60, self.part)
 
     def scrapes(self) -> int:
-        """How many there have been, of all targets."""
+        """Returns the number of scrapes of the target that has the fewest."""
         counts = self.query("count_over_time(up[1h])")
         return min((int(float(one["value"][1])) for one in counts), default=0)
 
     def wait_for(self, scrapes: int):
-        """Until there have been so many, which is so many seconds after the first."""
-        patience = 2 * scrapes + 60
-        wait_until(f"{scrapes} scrapes", lambda: self.scrapes() >= scrapes, patience, self.part)
+        """Waits until each target has been scraped `scrapes` times, once a second."""
+        timeout = 2 * scrapes + 60
+        wait_until(f"{scrapes} scrapes", lambda: self.scrapes() >= scrapes, timeout, self.part)
 
     def query(self, expression: str, at: float | None = None) -> list[dict]:
         parameters = {"query": expression} | ({"time": f"{at:.3f}"} if at else {})

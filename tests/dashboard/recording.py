@@ -1,28 +1,28 @@
-"""What Prometheus recorded, as the input of `promtool test rules`: the same samples, played slower.
+"""Prometheus' recording of a run as the input of `promtool test rules`, slowed down thirty times.
 
-Scrapes are a second apart, and in the tests half a minute, as they are in a cluster: the run is slowed down thirty times.
-What is a point in time is slowed down with it, so that a token which lived for forty seconds lives for twenty minutes.
-Everything else is what the binary exported.
+Scrapes are a second apart in the run, and half a minute in the tests, as in a cluster. Values that
+are points in time are slowed down as well, so that a token of forty seconds becomes one of twenty
+minutes. Everything else is what the binary exported.
 """
 
 import re
 
 from dashboard.prometheus import Prometheus
-from dashboard.story import Story
+from dashboard.scenario import Scenario
 
-SLOWER = 30
+SLOWDOWN = 30
 
 
 class Recording:
-    """Every series of the metrics that the rules name, one value a second from the story's origin."""
+    """Every series that the rules name, with one value per second of the scenario."""
 
-    def __init__(self, prometheus: Prometheus, story: Story, rules: str):
+    def __init__(self, prometheus: Prometheus, scenario: Scenario, rules: str):
         names = sorted(set(re.findall(r"idjag_proxy_\w+", rules)))
-        self.length = int(story.marks["end"])
+        self.length = int(scenario.marks["end"])
         self.series: list[tuple[dict, list[str]]] = []
         for name in names:
-            for one in prometheus.query_range(f'{{__name__="{name}"}}', story.origin, story.origin + self.length):
-                self.series.append((one["metric"], self._values(name, one["values"], story.origin)))
+            for one in prometheus.query_range(f'{{__name__="{name}"}}', scenario.origin, scenario.origin + self.length):
+                self.series.append((one["metric"], self._values(name, one["values"], scenario.origin)))
 
     def _values(self, name: str, values: list, origin: float) -> list[str]:
         seen = {round(at - origin): float(value) for at, value in values}
@@ -36,7 +36,7 @@ class Recording:
         return texts
 
     def without(self, namespaces: list[str]) -> "Recording":
-        """What a Prometheus would hold that does not see these."""
+        """Returns the recording of a Prometheus that does not scrape these namespaces."""
         other = object.__new__(Recording)
         other.length = self.length
         other.series = [(labels, values) for labels, values in self.series if labels.get("namespace") not in namespaces]
@@ -53,9 +53,9 @@ class Recording:
 
 
 def _slowed(name: str, value: float, origin: float) -> float:
-    """A point in time is counted from the origin; 0 says that there is none."""
+    """Counts a point in time from the origin. The value 0 means that there is none."""
     if name.endswith("_timestamp_seconds") and value != 0:
-        return (value - origin) * SLOWER
+        return (value - origin) * SLOWDOWN
     return value
 
 

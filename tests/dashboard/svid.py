@@ -1,4 +1,4 @@
-"""X.509-SVIDs of seconds, by the openssl program."""
+"""X.509-SVIDs that live for seconds, issued by the openssl program."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ subjectAltName = URI:{spiffe_id}
 
 
 class Issuer:
-    """A trust domain's authority, and one workload's files: svid.pem, svid.key, bundle.pem."""
+    """A trust domain's authority, and the files of a workload: svid.pem, svid.key, bundle.pem."""
 
     def __init__(self, directory: Path, spiffe_id: str):
         self.directory = directory
@@ -45,21 +45,21 @@ class Issuer:
         self.configuration.write_text(CONFIGURATION.format(directory=directory, domain=domain, spiffe_id=spiffe_id))
         (directory / "index").touch()
         self._key("ca.key")
-        self._openssl(
-            "req", "-x509", "-new", "-key", "ca.key", "-out", "bundle.pem", "-days", "2", "-extensions", "authority_extensions",
-        )  # fmt: skip
+        self._openssl("req -x509 -new -key ca.key -out bundle.pem -days 2 -extensions authority_extensions")
 
     def renew(self, seconds: int) -> float:
-        """Another certificate with another key; returned is when it ends. Written as a whole, key first."""
+        """Writes a new certificate with a new key and returns its expiry as a timestamp.
+
+        Each file is replaced atomically, the key first.
+        """
         ends = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
         begins = ends - timedelta(seconds=seconds + 60)
         self._key("new.key")
-        self._openssl("req", "-new", "-key", "new.key", "-out", "new.csr")
+        self._openssl("req -new -key new.key -out new.csr")
         stamp = "%y%m%d%H%M%SZ"
-        self._openssl(
-            "ca", "-batch", "-notext", "-in", "new.csr", "-out", "new.pem", "-keyfile", "ca.key", "-cert", "bundle.pem",
-            "-startdate", begins.strftime(stamp), "-enddate", ends.strftime(stamp), "-extensions", "leaf_extensions",
-        )  # fmt: skip
+        dates = f"-startdate {begins.strftime(stamp)} -enddate {ends.strftime(stamp)}"
+        files = "-in new.csr -out new.pem -keyfile ca.key -cert bundle.pem"
+        self._openssl(f"ca -batch -notext {files} {dates} -extensions leaf_extensions")
         os.replace(self.directory / "new.key", self.directory / "svid.key")
         os.replace(self.directory / "new.pem", self.directory / "svid.pem")
         return ends.timestamp()
@@ -67,7 +67,8 @@ class Issuer:
     def _key(self, name: str):
         self._run("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", name)
 
-    def _openssl(self, command: str, *arguments: str):
+    def _openssl(self, words: str):
+        command, *arguments = words.split()
         self._run(command, "-config", str(self.configuration), *arguments)
 
     def _run(self, *arguments: str):

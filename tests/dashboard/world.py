@@ -1,4 +1,4 @@
-"""Everything that runs: the demo, sidecars of ours on its Workload API and servers, injectors, and agents that call."""
+"""Everything that runs: the demo, sidecars and injectors of ours, and agents that call."""
 
 import base64
 import http.client
@@ -15,13 +15,13 @@ from dashboard.peers import ApiServer, TokenEndpoint, Upstream
 from dashboard.svid import Issuer
 from harness.parts import WITHOUT_PROXIES, Part, Run, fetch, free_ports, wait_until
 
-# Short, so that a run of a minute and a half sees renewals.
+# Seconds. Short, so that a run of a minute and a half has renewals.
 TOKEN_LIFETIME = 40
 SVID_LIFETIME = 60
 
 
 class Sidecar:
-    """One `idjag-proxy run`."""
+    """An `idjag-proxy run` process."""
 
     def __init__(self, namespace: str, pod: str, config: Path):
         self.namespace, self.pod, self.config = namespace, pod, config
@@ -62,7 +62,10 @@ class World:
         return self.run.directory / "nobody.sock"
 
     def start_all(self) -> str | None:
-        """All but the stranded one; returned is why there are no injectors, if so."""
+        """Starts all sidecars but the stranded one, and the injectors.
+
+        Returns the reason why there are no injectors, if there are none.
+        """
         for sidecar in [*self.calendar, self.research]:
             self.start_and_wait(sidecar)
         self.start_unread(self.loud)
@@ -76,7 +79,7 @@ class World:
         wait_until(f"{sidecar.pod} to be ready", sidecar.ready, 30, sidecar.part)
 
     def start_unread(self, sidecar: Sidecar):
-        """With a log that nobody reads."""
+        """Starts a sidecar whose log is a pipe that nothing reads."""
         log = self.run.logs / f"{sidecar.pod}.err"
         process = subprocess.Popen(
             [str(word) for word in sidecar.argv(self.proxy, self.run.directory, "--log-level", "debug")],
@@ -91,9 +94,9 @@ class World:
         wait_until(f"{sidecar.pod} to be ready", sidecar.ready, 30, sidecar.part)
 
     def start_injectors(self) -> str | None:
-        """One as it should be, one in trouble; or why there are none."""
+        """Starts a healthy injector and a failing one, or returns the reason why it cannot."""
         if subprocess.run([self.injector, "injector", "--help"], capture_output=True).returncode != 0:
-            return f"{self.injector} has no `injector`: it was built without the feature `kubernetes`"
+            return f"{self.injector} lacks `injector`: it was built without the feature `kubernetes`"
         for number, (namespace, flags) in enumerate(
             [("idjag-proxy", []), ("idjag-staging", ["--certificate-lifetime", "1m"])]
         ):
@@ -108,13 +111,13 @@ class World:
         return path
 
     def rewrite(self, sidecar: Sidecar, change):
-        """As an editor or the kubelet would: another file under the same name."""
+        """Replaces the configuration by a new file, as an editor or the kubelet would."""
         new = sidecar.config.with_suffix(".new")
         new.write_text(change(sidecar.config.read_text()))
         new.replace(sidecar.config)
 
     def attest_stranded(self):
-        """Its Workload API answers at last."""
+        """Makes the Workload API of the stranded sidecar answer."""
         self._nobody.symlink_to(self.directory / "calendar-bot.sock")
 
     def call(
@@ -125,11 +128,11 @@ class World:
         headers: dict | None = None,
         until: threading.Event | None = None,
     ):
-        """An agent that calls again and again, until the end or `until`."""
+        """Starts an agent that calls repeatedly, until the end or `until`."""
         self._thread(_caller(sidecar.port, path, headers or {}), every, until or self.stop)
 
     def review(self, injector: "Injector", pod: dict, every: float):
-        """An API server that asks again and again."""
+        """Starts an API server that sends the same review repeatedly."""
         self._thread(lambda: injector.review(pod), every, self.stop)
 
     def user(self, name: str) -> dict:
@@ -157,12 +160,12 @@ class World:
             return re.search(r"cat (/\S+)/calendar-bot\.yaml", part.log.read_text())
 
         self.directory = Path(wait_until("the demo", up, 60, part)[1])
-        # A demo that is killed leaves it behind.
+        # A demo that is killed does not remove its directory.
         self.run.closers.callback(shutil.rmtree, self.directory, ignore_errors=True)
         return part
 
     def _calendar(self) -> str:
-        """The demo's own calendar-bot, with two authorization servers and five routes more."""
+        """The demo's calendar-bot with two more authorization servers and five more routes."""
         text = (self.directory / "calendar-bot.yaml").read_text()
         servers, url = f"  sso: {self._sso('calendar-bot')}\n  archive: {self._sso('retired-bot')}\n", self.upstream.url
         token = "{ flow: { client_credentials: { server: sso } } }"
@@ -189,7 +192,7 @@ class World:
         return f"routes:\n{_route('ticks', 'token: none', self.upstream.url)}workers: 1\n"
 
     def _papers(self, client: str) -> str:
-        """Four routes with a token each."""
+        """Authorization server and four routes with a token each."""
         token = "token: {{ flow: {{ self_issued: {{ server: sso, grant: jwt_bearer }} }}, scopes: [papers:{}] }}"
         routes = "".join(_route(f"papers-{number}", token.format(number), self.upstream.url) for number in range(4))
         return f"authorization_servers:\n  sso: {self._sso(client)}\nroutes:\n{routes}workers: 1\n"
@@ -200,7 +203,7 @@ class World:
 
 
 class Injector:
-    """One `idjag-proxy injector` on an API server of ours."""
+    """An `idjag-proxy injector` process with an API server of its own."""
 
     def __init__(self, run: Run, proxy: Path, namespace: str, pod: str, flags: list[str]):
         self.namespace, self.pod = namespace, pod
@@ -227,7 +230,11 @@ class Injector:
         return fetch(f"http://127.0.0.1:{self.metrics}/readyz")[0] == 200
 
     def review(self, pod: dict) -> dict:
-        """Its answer, by the certificate that it published, which must be good for the Service's name."""
+        """Returns the injector's answer.
+
+        The certificate must be valid for the Service's name by the bundle that the injector
+        published.
+        """
         request = {
             "uid": "1",
             "kind": {"group": "", "version": "v1", "kind": "Pod"},
@@ -244,14 +251,14 @@ class Injector:
             connection.request("POST", "/mutate", json.dumps(review), {"content-type": "application/json"})
             return json.loads(connection.getresponse().read())
         except OSError:
-            # Killed meanwhile, as the script wants it.
+            # The scenario kills the injectors.
             return {}
         finally:
             connection.close()
 
 
 class _Named(http.client.HTTPSConnection):
-    """A connection whose peer must show a certificate of this name."""
+    """A connection whose peer must present a certificate for this name."""
 
     def __init__(self, host: str, port: int, name: str, context: ssl.SSLContext):
         super().__init__(host, port, timeout=5, context=context)
@@ -263,12 +270,15 @@ class _Named(http.client.HTTPSConnection):
 
 
 def _route(name: str, credential: str, url: str) -> str:
-    """From NAME.internal to an API of ours."""
+    """Returns the route of NAME.internal."""
     return f"  - {{ name: {name}, match: {{ host: {name}.internal }}, {credential}, upstream: {{ url: {url} }} }}\n"
 
 
 def _caller(port: int, path: str, headers: dict):
-    """One call after the other on a connection that is kept; `?leave` hangs up before the answer."""
+    """Returns a function that calls once, on a connection that is kept between calls.
+
+    With `?leave` it disconnects before the answer.
+    """
     state = {"connection": None}
 
     def once():

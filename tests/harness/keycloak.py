@@ -113,7 +113,7 @@ class Keycloak:
         return _json(self.endpoint("token", "corp"), form)["id_token"]
 
     def _create_scopes(self):
-        """Adds the scopes by the API: a realm that is imported with `clientScopes` has no others."""
+        """Adds the scopes by the API: `clientScopes` of a realm replaces the built-in ones."""
         token = self.admin_token
         admin = f"{self.base}/admin/realms/agents"
         for scope in SCOPES:

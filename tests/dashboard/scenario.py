@@ -1,4 +1,4 @@
-"""A bit over a hundred seconds: all is well, then one thing after the other goes wrong, most of it is put right."""
+"""The scenario: a healthy start, then one failure after another, most of which are mended."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ from harness.cases import Failed
 from harness.parts import fetch, wait_until
 
 RENEWALS = 'idjag_proxy_token_refreshes_total{outcome="success",server="sso"}'
-LOST = "idjag_proxy_log_lines_dropped_total"
+DROPPED = "idjag_proxy_log_lines_dropped_total"
 
 GOOD_POD = {"metadata": {"name": "agent"}, "spec": {"containers": [{"name": "agent", "image": "agent:1"}]}}
 BAD_POD = {
@@ -21,8 +21,8 @@ BAD_POD = {
 
 
 @dataclass
-class Story:
-    """When things happened, in seconds since `origin`, which is when Prometheus had scraped everything once."""
+class Scenario:
+    """The times of events, in seconds since `origin`, by which everything was scraped once."""
 
     origin: float
     marks: dict[str, float] = field(default_factory=dict)
@@ -32,7 +32,11 @@ class Story:
 
 
 def start_load(world: World):
-    """Agents at work: their own tokens, users' tokens, static keys, errors of upstreams, and a few who leave early."""
+    """Starts the agents' calls.
+
+    They use tokens of their own, users' tokens and static keys, see errors of upstreams, and
+    sometimes disconnect early.
+    """
     alice, bob = world.user("alice"), world.user("bob")
     for sidecar in world.calendar:
         world.call(sidecar, "/calendar/v1/rooms", 0.02)
@@ -54,15 +58,15 @@ def start_load(world: World):
         world.review(world.injectors[1], BAD_POD, 2)
 
 
-def tell(world: World, prometheus: Prometheus, healthy) -> Story:
-    """Runs it all; `healthy` is called while all is well."""
-    story = Story(prometheus.began + 1)
+def play(world: World, prometheus: Prometheus, healthy) -> Scenario:
+    """Plays the scenario and calls `healthy` before the first failure."""
+    scenario = Scenario(prometheus.began + 1)
     prometheus.wait_for(25)
-    story.marks["identity ended"] = world.issuer.renew(SVID_LIFETIME) - story.origin
+    scenario.marks["identity expired"] = world.issuer.renew(SVID_LIFETIME) - scenario.origin
     prometheus.wait_for(34)
-    story.mark("healthy")
+    scenario.mark("healthy")
     healthy()
-    # Right after its four tokens were renewed, so that the next renewals are due in half of a lifetime.
+    # Its four tokens have just been renewed, so the next renewals are due in half a lifetime.
     renewed = _scraped(world.research, RENEWALS)
 
     def again():
@@ -70,50 +74,50 @@ def tell(world: World, prometheus: Prometheus, healthy) -> Story:
 
     wait_until("a renewal of all tokens", again, 60, world.research.part, every=0.05)
     world.sso.failing.add("research-bot")
-    story.mark("outage")
-    after(story, "outage", 4, prometheus)
+    scenario.mark("outage")
+    after(scenario, "outage", 4, prometheus)
     good = world.calendar[1].config.read_text()
     world.rewrite(world.calendar[1], lambda text: text.replace("workers: 1", "wokers: 1"))
-    story.mark("broken")
+    scenario.mark("broken")
     unrouted = threading.Event()
     world.call(world.calendar[0], "/paste.example/upload", 0.2, until=unrouted)
     world.call(world.calendar[0], "/archive.internal/ok", 0.2, until=unrouted)
-    story.mark("unrouted")
+    scenario.mark("unrouted")
     world.start(world.stranded)
-    story.mark("stranded")
+    scenario.mark("stranded")
     _flood(world)
-    story.mark("loud")
-    after(story, "loud", 20, prometheus)
+    scenario.mark("loud")
+    after(scenario, "loud", 20, prometheus)
     unrouted.set()
     world.rewrite(world.calendar[1], lambda _: good)
-    story.mark("corrected")
-    after(story, "outage", 44, prometheus)
+    scenario.mark("corrected")
+    after(scenario, "outage", 44, prometheus)
     for injector in world.injectors:
         injector.part.stop(signal.SIGKILL)
-    story.mark("injectors killed")
+    scenario.mark("injectors killed")
     world.sso.failing.clear()
-    story.mark("recovered")
-    prometheus.wait_for(int(story.marks["identity ended"]) + 18)
+    scenario.mark("recovered")
+    prometheus.wait_for(int(scenario.marks["identity expired"]) + 18)
     world.issuer.renew(3600)
     world.attest_stranded()
-    story.mark("renewed")
-    # So that the last rates hold nothing of the trouble.
-    after(story, "renewed", 24, prometheus)
-    story.mark("end")
-    return story
+    scenario.mark("renewed")
+    # By then the last rates contain none of the failures.
+    after(scenario, "renewed", 24, prometheus)
+    scenario.mark("end")
+    return scenario
 
 
-def after(story: Story, mark: str, seconds: int, prometheus: Prometheus):
-    prometheus.wait_for(round(story.marks[mark]) + seconds)
+def after(scenario: Scenario, mark: str, seconds: int, prometheus: Prometheus):
+    prometheus.wait_for(round(scenario.marks[mark]) + seconds)
 
 
 def _flood(world: World):
-    """Calls until the log, which nobody reads, has lost lines."""
+    """Calls until log lines are dropped, because nothing reads the log."""
     enough = threading.Event()
     for _ in range(2):
         world.call(world.loud, "/nowhere.example/x", 0, until=enough)
     try:
-        wait_until("lost log lines", lambda: _scraped(world.loud, LOST) > 100, 30, world.loud.part, every=0.05)
+        wait_until("dropped log lines", lambda: _scraped(world.loud, DROPPED) > 100, 30, world.loud.part, every=0.05)
     finally:
         enough.set()
 
@@ -121,5 +125,5 @@ def _flood(world: World):
 def _scraped(sidecar: Sidecar, series: str) -> float:
     status, body = fetch(f"http://127.0.0.1:{sidecar.metrics}/metrics")
     if status != 200:
-        raise Failed(f"{sidecar.pod} answers its scrape with {status}")
+        raise Failed(f"{sidecar.pod} answers a scrape with {status}")
     return next(float(line.split()[-1]) for line in body.splitlines() if line.startswith(series + " "))
