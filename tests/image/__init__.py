@@ -1,1 +1,1 @@
-"""The published images: how they are made, and what must be true of them."""
+"""The published images: how they are built, and what is checked of them."""

@@ -1,6 +1,7 @@
-"""What must be true of the two images; one line for each, in the words of the real-parts suite.
+"""Checks of the two images.
 
-What is looked at is what a container runtime would unpack, and never the program that the image was packed from.
+They examine what a container runtime would unpack, never the program that the image was packed
+from.
 """
 
 import contextlib
@@ -25,8 +26,8 @@ USER = "17080:17080"
 PROGRAM = "usr/local/bin/idjag-proxy"
 LABELS = ["title", "description", "licenses", "version", "revision"]
 NOT_RUN = {
-    "the Dockerfile's compile stage": "it is based on an image of a registry; `tests/image/compile`, which it runs, was run here",
-    "arm64": "this machine is not one: `tests/image/build` on an arm64 machine, or docker buildx, makes it",
+    "the Dockerfile's compile stage": "its base is in a registry; `tests/image/compile`, which it runs, was run here",
+    "arm64": "this machine has another architecture; use `tests/image/build` on an arm64 machine, or docker buildx",
 }
 
 
@@ -37,14 +38,14 @@ def check(runner: Runner, images: Images, profile: str):
             for target, image in unpacked.items():
                 runner.run(f"image: {target}: {name}", function, image, profile)
     if not runner.any_failed:
-        runner.run("image: control: each with the other's program is seen", sees_a_swap, images, profile)
+        runner.run("image: control: images with swapped programs are noticed", notices_swap, images, profile)
     for what, why in NOT_RUN.items():
         if what != architecture():
             runner.not_run(f"image: {what}", why)
 
 
 def failures(images: Images, profile: str) -> set[tuple[str, str]]:
-    """Each check that fails, and the target for which it does."""
+    """Returns the checks that fail, each with its target."""
     found = set()
     for target in IMAGES:
         with unpack(images, target) as image:
@@ -59,13 +60,13 @@ def failures(images: Images, profile: str) -> set[tuple[str, str]]:
 @contextlib.contextmanager
 def unpack(images: Images, target: str):
     with tempfile.TemporaryDirectory(prefix="idjag-image-") as root:
-        # Whoever runs it is nobody there.
+        # The image's user has no rights of its own there.
         os.chmod(root, 0o755)
         yield Image(images, target, Path(root))
 
 
 class Image:
-    """A docker-archive, and its layers one over the other in `root`."""
+    """A docker-archive whose layers are unpacked into `root`."""
 
     def __init__(self, images: Images, target: str, root: Path):
         self.images, self.target, self.root = images, target, root
@@ -97,28 +98,25 @@ def small(image: Image, profile: str) -> str:
 
 def one_file(image: Image, _):
     files = [entry for entry in image.entries if not entry.isdir()]
-    expect([entry.name for entry in files] == [PROGRAM], f"it holds {[entry.name for entry in files]}")
+    expect([entry.name for entry in files] == [PROGRAM], f"it contains {[entry.name for entry in files]}")
     (program,) = files
-    expect(
-        program.isfile() and program.mode & 0o7777 == 0o755 and program.uid == 0,
-        f"mode {program.mode:o}, user {program.uid}",
-    )
+    is_as_expected = program.isfile() and program.mode & 0o7777 == 0o755 and program.uid == 0
+    expect(is_as_expected, f"mode {program.mode:o}, user {program.uid}")
 
 
 def whole(image: Image, _):
-    expect(image.config["rootfs"]["diff_ids"] == image.layers, "its layers are not those that its configuration names")
-    beside = image.images.program(image.target)
-    is_same = beside.read_bytes() == image.program.read_bytes()
-    expect(is_same, f"the program in it is not the one beside it, {beside.name}")
+    expect(image.config["rootfs"]["diff_ids"] == image.layers, "its layers differ from those of its configuration")
+    packed = image.images.program(image.target)
+    is_same = packed.read_bytes() == image.program.read_bytes()
+    expect(is_same, f"its program differs from {packed.name} in the same directory")
 
 
 def configured(image: Image, _):
     config = image.config["config"]
     expect(config.get("User") == USER, f"user {config.get('User')}")
     expect(config.get("Entrypoint") == [f"/{PROGRAM}"], f"entry point {config.get('Entrypoint')}")
-    labels = {
-        name.removeprefix("org.opencontainers.image."): text for name, text in (config.get("Labels") or {}).items()
-    }
+    prefixed = config.get("Labels") or {}
+    labels = {name.removeprefix("org.opencontainers.image."): text for name, text in prefixed.items()}
     expect(all(labels.get(name) for name in LABELS), f"labels {labels}")
     expect(labels["version"] == image.images.version and labels["title"] == IMAGES[image.target], f"labels {labels}")
     expect(image.config["architecture"] == architecture(), f"architecture {image.config['architecture']}")
@@ -135,12 +133,11 @@ def alone(image: Image, _):
     if os.getuid() != 0:
         raise Failed("needs root: it changes the root directory and the user")
     done = image.ask("--version")
-    expect(
-        done.returncode == 0 and image.images.version in done.stdout, f"{done.returncode} {done.stdout}{done.stderr}"
-    )
+    works = done.returncode == 0 and image.images.version in done.stdout
+    expect(works, f"{done.returncode} {done.stdout}{done.stderr}")
     commands = set(re.findall(r"^  ([a-z-]+) ", image.ask("--help").stdout, re.MULTILINE))
     expect({"run", "check", "status"} <= commands, f"commands {commands}")
-    expect("demo" not in commands, "the demo is in it")
+    expect("demo" not in commands, "it contains the demo")
     expect(("injector" in commands) == bool(FEATURES[image.target]), f"commands {commands}")
 
 
@@ -148,16 +145,21 @@ def dependencies_inside(image: Image, _) -> str:
     inside = embedded(image.program)
     names = {package["name"] for package in inside}
     expect({"idjag-proxy", "rustls", "tokio", "aws-lc-sys"} <= names, f"only {sorted(names)}")
-    expect(("kube" in names) == bool(FEATURES[image.target]), f"kube is in it, or missing: {sorted(names)}")
+    expect(
+        ("kube" in names) == bool(FEATURES[image.target]),
+        f"it must contain kube in the injector alone: {sorted(names)}",
+    )
     return f"{len(inside)} packages"
 
 
 def bill(image: Image, _) -> str:
     written = json.loads(image.images.bill(image.target).read_text())
-    expect(written.get("bomFormat") == "CycloneDX", f"it is {written.get('bomFormat')}")
+    expect(written.get("bomFormat") == "CycloneDX", f"its format is {written.get('bomFormat')}")
     listed = {(one["name"], one["version"]) for one in written["components"]}
     linked = {
-        (one["name"], one["version"]) for one in embedded(image.program) if one.get("kind", "runtime") == "runtime"
+        (package["name"], package["version"])
+        for package in embedded(image.program)
+        if package.get("kind", "runtime") == "runtime"
     }
     missing = {one for one in linked - listed if one[0] != "idjag-proxy"}
     expect(not missing, f"linked, but not listed: {sorted(missing)}")
@@ -165,41 +167,33 @@ def bill(image: Image, _) -> str:
 
 
 def roots(image: Image, _):
-    expect(b"ISRG Root X1" in image.program.read_bytes(), "Mozilla's authorities are not in it")
+    expect(b"ISRG Root X1" in image.program.read_bytes(), "it lacks Mozilla's certificate authorities")
 
 
 def no_paths(image: Image, _):
     content = image.program.read_bytes()
-    # What is in the home directory, and not the directory itself: the injector knows root's, of nodes, by name.
+    # Only entries of the home directory count, because the injector names root's home of nodes.
     home = os.path.expanduser("~")
     cargo = os.environ.get("CARGO_HOME") or f"{home}/.cargo"
     for place in {str(REPOSITORY), cargo, *(f"{home}/{name}" for name in os.listdir(home))}:
         at = content.find(place.encode())
-        expect(at < 0, f"a path of this machine is in it: {content[at : at + 120]}")
+        expect(at < 0, f"it contains a path of this machine: {content[at : at + 120]}")
 
 
 def embedded(program: Path) -> list[dict]:
-    """The list that `cargo auditable` puts into the section `.dep-v0`."""
+    """Returns the list of packages that `cargo auditable` puts into the section `.dep-v0`."""
     with tempfile.NamedTemporaryFile() as section:
-        subprocess.run(
-            [
-                "objcopy",
-                "-O",
-                "binary",
-                "--only-section=.dep-v0",
-                "--set-section-flags",
-                ".dep-v0=alloc",
-                program,
-                section.name,
-            ]
-        )
+        options = ["-O", "binary", "--only-section=.dep-v0", "--set-section-flags", ".dep-v0=alloc"]
+        subprocess.run(["objcopy", *options, program, section.name])
         content = Path(section.name).read_bytes()
-    expect(content, "there is no section .dep-v0")
+    expect(content, "the section .dep-v0 is missing")
     return json.loads(zlib.decompress(content))["packages"]
 
 
-def sees_a_swap(images: Images, profile: str) -> str:
-    """Both images with each other's layers, in order in themselves: what sees it is what looks into them."""
+def notices_swap(images: Images, profile: str) -> str:
+    """Swaps the layers of both images, each consistently, and expects checks of the content to
+    fail.
+    """
     with tempfile.TemporaryDirectory(prefix="idjag-swapped-") as directory:
         swapped = Images(Path(directory), images.version)
         (one, other) = IMAGES
@@ -208,10 +202,10 @@ def sees_a_swap(images: Images, profile: str) -> str:
             swapped.program(target).symlink_to(images.program(target))
             swapped.bill(target).symlink_to(images.bill(target))
             _with_layers_of(images.archive(target), images.archive(giver), swapped.archive(target))
-        seen = failures(swapped, profile)
-    blind = {(name, target) for name in SEES_A_SWAP for target in IMAGES} - seen
-    expect(not blind, f"with each other's programs, these pass: {sorted(blind)}")
-    return f"by {len(seen)} checks"
+        noticed = failures(swapped, profile)
+    blind = {(name, target) for name in NOTICE_SWAP for target in IMAGES} - noticed
+    expect(not blind, f"these pass with swapped programs: {sorted(blind)}")
+    return f"by {len(noticed)} checks"
 
 
 def _with_layers_of(archive: Path, giver: Path, result: Path):
@@ -235,18 +229,18 @@ def _readelf(*words) -> str:
 CHECKS = {
     "its size": small,
     "one file, no shell": one_file,
-    "its layers, and the program that lies beside it": whole,
+    "its layers, and the program next to it": whole,
     "user, entry point, labels": configured,
     "static": static,
-    "runs in an empty root as its user; only its own commands": alone,
-    "the list of dependencies is in the program": dependencies_inside,
+    "runs in an empty root as its user, with only its own commands": alone,
+    "the program contains the list of its dependencies": dependencies_inside,
     "the CycloneDX file lists what is linked": bill,
-    "the web's certificate authorities are in the program": roots,
-    "no path of this machine is in the program": no_paths,
+    "the program contains the web's certificate authorities": roots,
+    "the program contains no path of this machine": no_paths,
 }
-# Those that must fail where each image holds the other's program, because each program is something else.
-SEES_A_SWAP = [
-    "its layers, and the program that lies beside it",
-    "runs in an empty root as its user; only its own commands",
-    "the list of dependencies is in the program",
+# The checks that must fail if each image has the other's program.
+NOTICE_SWAP = [
+    "its layers, and the program next to it",
+    "runs in an empty root as its user, with only its own commands",
+    "the program contains the list of its dependencies",
 ]

@@ -1,4 +1,7 @@
-"""Makes both images twice, from copies of the source in two places with two registries and two target directories, and compares."""
+"""Builds both images twice and compares them.
+
+Each build has its own copy of the source, registry and target directory.
+"""
 
 import hashlib
 import shutil
@@ -21,11 +24,11 @@ def main():
         try:
             digests = [make(Path(directory) / place) for place in ("one", "another/and/deeper")]
         except InstallError as error:
-            runner.failed("reproducible: the images cannot be made", str(error))
+            runner.failed("reproducible: the images cannot be built", str(error))
             sys.exit(runner.finish())
     for name, first in digests[0].items():
         runner.run(f"reproducible: {name}", same, first, digests[1][name])
-    say(f"made twice: {time.monotonic() - started:.0f} s")
+    say(f"built twice: {time.monotonic() - started:.0f} s")
     sys.exit(runner.finish())
 
 
@@ -35,7 +38,7 @@ def same(first: str, second: str) -> str:
 
 
 def make(place: Path) -> dict[str, str]:
-    """The digests of what a checkout at `place` makes."""
+    """Builds in a clone at `place` and returns the digests."""
     source = place / "source"
     place.mkdir(parents=True)
     command(["git", "clone", "--quiet", str(REPOSITORY), str(source)])
@@ -59,7 +62,7 @@ def make(place: Path) -> dict[str, str]:
 
 
 def registry(environment: dict, place: Path) -> Path:
-    """A cargo home of its own, with what was downloaded already."""
+    """Makes a cargo home with a copy of the existing registry."""
     home = place / "cargo-home"
     home.mkdir()
     known = Path(environment.get("CARGO_HOME") or Path.home() / ".cargo")

@@ -1,4 +1,4 @@
-"""Makes the images of the sidecar and of the injector with buildah, as docker-archives; and checks what is in them."""
+"""Builds the images of the sidecar and of the injector as docker-archives, and checks them."""
 
 import argparse
 import sys
@@ -12,18 +12,17 @@ from image.checks import check
 
 def main():
     options = argparse.ArgumentParser(prog="tests/image/build", description=__doc__)
-    options.add_argument("--profile", default="dist", help="dist (default), or release: quicker, and larger")
-    options.add_argument(
-        "--output", type=Path, default=cache_directory() / "images", help="default: images/ of the cache"
-    )
-    options.add_argument("--check", action="store_true", help="only check what is there already")
+    options.add_argument("--profile", default="dist", help="dist (default), or release, which is quicker and larger")
+    output = cache_directory() / "images"
+    options.add_argument("--output", type=Path, default=output, help="default: images/ in the cache")
+    options.add_argument("--check", action="store_true", help="only check existing images")
     chosen = options.parse_args()
     runner, images = Runner("not run"), Images(chosen.output.resolve(), version())
     try:
         if not chosen.check:
             make(images, chosen.profile)
     except InstallError as error:
-        runner.failed("image: the images cannot be made", str(error))
+        runner.failed("image: the images cannot be built", str(error))
     else:
         check(runner, images, chosen.profile)
     sys.exit(runner.finish())

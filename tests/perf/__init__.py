@@ -1,1 +1,1 @@
-"""The cost of a request, compared with other proxies."""
+"""The cost of a request in comparison with other proxies."""

@@ -1,4 +1,4 @@
-"""The chart of the README: three rows of bars, readable on a light and on a dark page."""
+"""The README's chart: three rows of bars, readable on a light and on a dark page."""
 
 from html import escape
 
@@ -8,12 +8,13 @@ STYLE = """
   .title { font-weight: 600 } .note { fill: #59636e; font-size: 12px }
   .bar { fill: #8c959f } .ours { fill: #0969da } .spread { stroke: #1f2328; stroke-width: 1.5 }
   @media (prefers-color-scheme: dark) {
-    text { fill: #f0f6fc } .note { fill: #9198a1 } .bar { fill: #656c76 } .ours { fill: #4493f8 } .spread { stroke: #f0f6fc }
+    text { fill: #f0f6fc } .note { fill: #9198a1 }
+    .bar { fill: #656c76 } .ours { fill: #4493f8 } .spread { stroke: #f0f6fc }
   }"""
 
 
 def svg(panels: list[tuple[str, str, list[tuple[str, float, float, float, str]]]], note: str) -> str:
-    """Each panel: title, remark, and bars as (name, value, low, high, label); low and high may equal the value."""
+    """Draws panels of a title, a remark, and bars as (name, value, low, high, label)."""
     parts, y = [], 24
     for title, remark, bars in panels:
         parts.append(f'<text class="title" x="0" y="{y}">{escape(title)}</text>')
@@ -26,7 +27,8 @@ def svg(panels: list[tuple[str, str, list[tuple[str, float, float, float, str]]]
             y += BAR + GAP
         y += PANEL_GAP - GAP - 14
     parts.append(f'<text class="note" x="0" y="{y}">{escape(note)}</text>')
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 12}" role="img" aria-label="{escape(panels[0][0])}">'
+    box, label = f"0 0 {WIDTH} {y + 12}", escape(panels[0][0])
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" role="img" aria-label="{label}">'
     return "\n".join([head, f"<style>{STYLE}\n</style>", *parts, "</svg>", ""])
 
 

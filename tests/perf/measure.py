@@ -1,4 +1,4 @@
-"""One run of wrk against one target, and what many rounds of them say."""
+"""Runs of wrk against a target, and statistics over many rounds."""
 
 import re
 import statistics
@@ -13,7 +13,9 @@ UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 @dataclass
 class Sample:
-    """One run: requests per second of wall clock and of the proxy's CPU; latencies in seconds."""
+    """A run's requests per second of wall clock and of the proxy's CPU, and latencies in
+    seconds.
+    """
 
     per_second: float
     per_cpu_second: float
@@ -43,7 +45,7 @@ def sample(bench: Bench, target: Target, connections: int, seconds: int) -> Samp
 
 
 def resident_with(bench: Bench, target: Target, connections: int, seconds: int) -> float:
-    """The most resident memory in MiB seen while so many connections send."""
+    """Returns the peak resident memory in MiB while this many connections send."""
     seen, ended = [0.0], threading.Event()
 
     def watch():
@@ -66,23 +68,13 @@ def spread(values: list[float]) -> Spread:
 
 
 def _wrk(bench: Bench, target: Target, connections: int, seconds: int) -> str:
-    load = [
-        "taskset",
-        "-c",
-        str(bench.load_core),
-        program("wrk"),
-        "-t1",
-        f"-c{connections}",
-        f"-d{seconds}s",
-        "--latency",
-        "--timeout",
-        "10s",
-    ]
+    load = ["taskset", "-c", str(bench.load_core), program("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s"]
+    load += ["--latency", "--timeout", "10s"]
     load += ["-H", f"Host: {HOST}", f"http://127.0.0.1:{target.port}/v1/events"]
     done = subprocess.run(load, capture_output=True, text=True)
     text = done.stdout + done.stderr
     if done.returncode != 0 or "Non-2xx" in text or re.search(r"Socket errors:.*[1-9]", text):
-        raise RuntimeError(f"{target.name}: wrk saw errors:\n{text}")
+        raise RuntimeError(f"{target.name}: wrk reports errors:\n{text}")
     return text
 
 

@@ -1,4 +1,4 @@
-"""The figures as a table, as a chart, and against the goals."""
+"""The report: a table, a chart, and the goals."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ OURS = "idjag-proxy"
 
 @dataclass
 class Measured:
-    """One proxy: its samples, one for each round, and its resident memory in MiB."""
+    """A proxy's samples, one per round, and its resident memory in MiB."""
 
     name: str
     version: str
@@ -21,7 +21,7 @@ class Measured:
 
 
 def write(measured: list[Measured], method: str, build: str, left_out: list[str], directory: Path | None) -> str:
-    """The report as Markdown; written to `directory` with its chart, if one is given."""
+    """Returns the report as Markdown, and writes it and its chart to `directory`, if given."""
     by_name = {one.name: one for one in measured}
     lines = ["# What a request costs", "", f"{OURS} {by_name[OURS].version}: {build}.", f"{method}.", METHOD, ""]
     lines += [*table(by_name), "", "## Goals", "", *goals(by_name)]
@@ -29,20 +29,20 @@ def write(measured: list[Measured], method: str, build: str, left_out: list[str]
     text = "\n".join(lines) + "\n"
     if directory:
         (directory / "results.md").write_text(text)
-        (directory / "results.svg").write_text(
-            svg(panels(by_name), f"Medians and quartiles over {len(measured[0].samples)} rounds; see results.md")
-        )
+        note = f"Medians and quartiles over {len(measured[0].samples)} rounds; see results.md"
+        (directory / "results.svg").write_text(svg(panels(by_name), note))
     return text
 
 
 METHOD = """
-The proxy has one worker and one core, the load and the upstream (nginx, a 375-byte JSON answer) the other. Keep-alive on both sides,
-no access log, and a bearer token of 216 characters added to each request: a static one by the peers, one obtained by
-`client_credentials` and cached by us. The upstream compares the token for each request. A ratio is of two figures of the same round;
-medians with quartiles. CPU is user and system time of all processes of the proxy; memory is resident, the most seen with 1,000
-connections sending at once.
+The proxy has one worker and one core; the load and the upstream (nginx, a JSON answer of 375 bytes)
+share the other. Connections are kept alive on both sides, there is no access log, and a bearer token
+of 216 characters is added to each request: the peers have a static one, ours is obtained by
+`client_credentials` and cached. The upstream compares the token for each request. A ratio compares
+two figures of the same round; the table has medians with quartiles. CPU is user and system time of
+all processes of the proxy. Memory is the peak resident memory while 1,000 connections send at once.
 
-`tests/perf/run` makes this page and its chart."""
+`tests/perf/run` writes this page and its chart."""
 
 
 def ratio(of: Measured, to: Measured, figure: str) -> Spread:
@@ -57,9 +57,8 @@ def table(by_name: dict[str, Measured]) -> list[str]:
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for one in by_name.values():
         cells = [f"{one.name} {one.version}"]
-        cells += [
-            str(ratio(one, by_name[base], figure)) for figure in ("per_cpu_second", "p50", "p99") for base in bases
-        ]
+        for figure in ("per_cpu_second", "p50", "p99"):
+            cells += [str(ratio(one, by_name[base], figure)) for base in bases]
         cells += [str(ratio(one, by_name["nginx"], "per_second"))] if "nginx" in by_name else []
         cells += [f"{one.idle_mib:.1f} MiB", f"{one.busy_mib:.1f} MiB"]
         lines.append("| " + " | ".join(cells) + " |")
@@ -68,26 +67,16 @@ def table(by_name: dict[str, Measured]) -> list[str]:
 
 def goals(by_name: dict[str, Measured]) -> list[str]:
     ours, rows = by_name[OURS], []
-    if "Envoy" in by_name:
-        rows.append(
-            (
-                "requests per CPU second at least 2.5 x Envoy",
-                ratio(ours, by_name["Envoy"], "per_cpu_second"),
-                lambda x: x.median >= 2.5,
-            )
-        )
-        rows.append(("p99 at most Envoy's", ratio(ours, by_name["Envoy"], "p99"), lambda x: x.median <= 1))
-    if "nginx" in by_name:
-        rows.append(
-            (
-                "requests per CPU second at least 0.9 x nginx",
-                ratio(ours, by_name["nginx"], "per_cpu_second"),
-                lambda x: x.median >= 0.9,
-            )
-        )
-    lines = [f"- {'met' if met(seen) else 'not met'}: {goal}: {seen}" for goal, seen, met in rows]
-    for goal, limit, seen in [("RSS idle", 15, ours.idle_mib), ("RSS with 1,000 connections", 30, ours.busy_mib)]:
-        lines.append(f"- {'met' if seen <= limit else 'not met'}: {goal} at most {limit} MiB: {seen:.1f} MiB")
+    if envoy := by_name.get("Envoy"):
+        requests, p99 = ratio(ours, envoy, "per_cpu_second"), ratio(ours, envoy, "p99")
+        rows.append(("requests per CPU second at least 2.5 x Envoy", requests, requests.median >= 2.5))
+        rows.append(("p99 at most Envoy's", p99, p99.median <= 1))
+    if nginx := by_name.get("nginx"):
+        requests = ratio(ours, nginx, "per_cpu_second")
+        rows.append(("requests per CPU second at least 0.9 x nginx", requests, requests.median >= 0.9))
+    lines = [f"- {'met' if met else 'not met'}: {goal}: {measured}" for goal, measured, met in rows]
+    for goal, limit, mib in [("RSS idle", 15, ours.idle_mib), ("RSS with 1,000 connections", 30, ours.busy_mib)]:
+        lines.append(f"- {'met' if mib <= limit else 'not met'}: {goal} at most {limit} MiB: {mib:.1f} MiB")
     return lines
 
 
@@ -99,14 +88,7 @@ def panels(by_name: dict[str, Measured]) -> list:
         (f"p99 latency, {base.name} = 1", "less is better", "p99"),
     ]:
         spreads = {one.name: ratio(one, base, figure) for one in by_name.values()}
-        shown.append(
-            (
-                title,
-                remark,
-                [(name, one.median, one.low, one.high, f"{one.median:.2f}") for name, one in spreads.items()],
-            )
-        )
-    memory = [
-        (one.name, one.busy_mib, one.busy_mib, one.busy_mib, f"{one.busy_mib:.0f} MiB") for one in by_name.values()
-    ]
+        bars = [(name, one.median, one.low, one.high, f"{one.median:.2f}") for name, one in spreads.items()]
+        shown.append((title, remark, bars))
+    memory = [(one.name, *[one.busy_mib] * 3, f"{one.busy_mib:.0f} MiB") for one in by_name.values()]
     return [*shown, ("Resident memory with 1,000 connections", "less is better", memory)]

@@ -1,4 +1,4 @@
-"""Alternates short rounds of load over idjag-proxy, nginx, HAProxy and Envoy, and writes what came out as ratios."""
+"""Alternates short rounds of load on idjag-proxy, nginx, HAProxy and Envoy and reports ratios."""
 
 import argparse
 import os
@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from harness import REPOSITORY
+from harness.cases import say
 from harness.install import Cache, install_parts
 from perf.measure import Sample, resident_with, sample
 from perf.report import Measured, write
@@ -20,23 +21,23 @@ HERE = Path(__file__).resolve().parent
 
 
 def main():
-    options = argparse.ArgumentParser(description="requests per CPU second, latency and memory against other proxies")
+    options = argparse.ArgumentParser(
+        prog="tests/perf/run", description="requests per CPU second, latency and memory against other proxies"
+    )
     options.add_argument("--rounds", type=int, default=15)
     options.add_argument("--seconds", type=int, default=3, help="length of one run of wrk")
     options.add_argument("--connections", type=int, default=32)
     options.add_argument("--proxy", help="the binary; default: the dist build, built if absent (or IDJAG_PROXY)")
-    options.add_argument(
-        "--no-files", action="store_true", help="print the table and leave results.md and results.svg alone"
-    )
+    options.add_argument("--no-files", action="store_true", help="print the table; do not write results.md and .svg")
     chosen = options.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        sys.exit("not run: the load and the proxy need a core each")
+        sys.exit("not run: load and proxy need a core each")
     binary = proxy_binary(chosen.proxy)
     directory = Path(tempfile.mkdtemp(prefix="idjag-perf-"))
     bench = Bench(directory, cores[0], cores[1])
     try:
-        # The driver and its token endpoint belong to the load.
+        # This process and its token endpoint share the load's core.
         os.sched_setaffinity(0, {cores[0]})
         start_upstream(bench)
         targets, left_out = start_targets(bench, binary)
@@ -67,8 +68,8 @@ def proxy_binary(option: str | None) -> Path:
 
 
 def start_targets(bench: Bench, binary: Path) -> tuple[list[Target], list[str]]:
-    """The running proxies, ours first, and which peers could not be had and why."""
-    cache: Cache = install_parts(lambda line: print(line, flush=True), only={"python"})
+    """Starts the proxies, ours first, and returns them with the reasons for missing peers."""
+    cache: Cache = install_parts(say, only={"python"})
     starts = {
         "nginx": start_nginx,
         "HAProxy": start_haproxy,
@@ -87,9 +88,9 @@ def measure(bench: Bench, targets: list[Target], chosen) -> list[Measured]:
     idle = {target.name: target.resident_mib() for target in targets}
     samples: dict[str, list[Sample]] = {target.name: [] for target in targets}
     for target in targets:
-        sample(bench, target, chosen.connections, 1)  # warm: connections, caches, our token
+        sample(bench, target, chosen.connections, 1)  # warms up connections, caches and the token
     for number in range(chosen.rounds):
-        # Another first one in each round, so that none always follows the same.
+        # Each round begins with another proxy, so that none always follows the same one.
         turn = number % len(targets)
         for target in targets[turn:] + targets[:turn]:
             samples[target.name].append(sample(bench, target, chosen.connections, chosen.seconds))
@@ -101,23 +102,27 @@ def measure(bench: Bench, targets: list[Target], chosen) -> list[Measured]:
 
 def method(chosen) -> str:
     return (
-        f"{chosen.rounds} rounds of {chosen.seconds} s for each proxy in turn, wrk with one thread and {chosen.connections} keep-alive "
-        f"connections, {platform.system()} {platform.release().split('-')[0]}, {cpu_model()}"
+        f"{chosen.rounds} rounds of {chosen.seconds} s for each proxy in turn, wrk with one thread and "
+        f"{chosen.connections} keep-alive connections, {platform.system()} {platform.release().split('-')[0]}, "
+        f"{cpu_model()}"
     )
 
 
 def build_facts(binary: Path, built_here: bool) -> str:
     compiler, profile = " ".join(run("rustc", "--version").split()[:2]), binary.parent.name
-    return f"profile `{profile}`, {commit_of(binary, built_here)}, {compiler}, binary {binary.stat().st_size / 2**20:.1f} MiB"
+    size = f"binary {binary.stat().st_size / 2**20:.1f} MiB"
+    return f"profile `{profile}`, {commit_of(built_here)}, {compiler}, {size}"
 
 
-def commit_of(binary: Path, built_here: bool) -> str:
-    """The binary does not know its commit; the work tree does, of what was built from it just now, where it has no changes."""
+def commit_of(built_here: bool) -> str:
+    """Describes the commit, which is known only of a binary built just now from a clean work
+    tree.
+    """
     if not built_here:
         return "commit unknown (the binary was given)"
     head = run("git", "rev-parse", "--short=12", "HEAD")
     if not head:
-        return "commit unknown (this is no Git repository)"
+        return "commit unknown (not a Git repository)"
     return "commit unknown (the work tree has changes)" if run("git", "status", "--porcelain") else f"commit {head}"
 
 

@@ -1,6 +1,7 @@
-"""The proxies under comparison and the upstream behind them: configuration and start of each.
+"""Configures and starts the proxies under comparison and their upstream.
 
-All do the same: one worker, keep-alive on both sides, no access log, and a bearer token of the same length added to each request.
+All do the same: one worker, keep-alive on both sides, no access log, and a bearer token of the same
+length added to each request.
 """
 
 import http.server
@@ -25,7 +26,7 @@ FILES = 16384  # open files: 1,000 connections and as many to the upstream
 
 @dataclass
 class Target:
-    """A running proxy. `version` is its own word for it."""
+    """A running proxy. It reported `version` itself."""
 
     name: str
     version: str
@@ -33,7 +34,7 @@ class Target:
     process: subprocess.Popen
 
     def pids(self) -> list[int]:
-        """The process and all that it started."""
+        """Returns the process and its descendants."""
         family, parents = [self.process.pid], {}
         for entry in filter(str.isdigit, os.listdir("/proc")):
             try:
@@ -45,7 +46,7 @@ class Target:
         return family
 
     def cpu_seconds(self) -> float:
-        """User and system time so far, of all its processes."""
+        """Returns the user and system time of all its processes so far."""
         ticks = 0
         for pid in self.pids():
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -53,13 +54,13 @@ class Target:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def resident_mib(self) -> float:
-        """Resident memory of all its processes; pages that they share count for each."""
+        """Returns the resident memory of all its processes, with shared pages counted for each."""
         pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.pids())
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class Bench:
-    """A directory, the two cores, and what was started."""
+    """A run's directory, its two cores, and its processes."""
 
     def __init__(self, directory: Path, load_core: int, proxy_core: int):
         self.directory, self.load_core, self.proxy_core = directory, load_core, proxy_core
@@ -92,9 +93,8 @@ class Bench:
                 return
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(
-                        f"{name} does not listen:\n{(self.directory / f'{name}.log').read_text()[-2000:]}"
-                    ) from None
+                    log = (self.directory / f"{name}.log").read_text()[-2000:]
+                    raise RuntimeError(f"{name} is not listening:\n{log}") from None
                 time.sleep(0.05)
 
     def write(self, name: str, text: str) -> Path:
@@ -124,21 +124,24 @@ worker_rlimit_nofile 16384;
 events {{ worker_connections 8192; }}
 http {{
   access_log off;
-  client_body_temp_path {name}-t1; proxy_temp_path {name}-t2; fastcgi_temp_path {name}-t3; uwsgi_temp_path {name}-t4; scgi_temp_path {name}-t5;
+  client_body_temp_path {name}-t1; proxy_temp_path {name}-t2; fastcgi_temp_path {name}-t3;
+  uwsgi_temp_path {name}-t4; scgi_temp_path {name}-t5;
   keepalive_timeout 3600s;
   keepalive_requests 1000000000;
   {http}
 }}
 """
-# The token is compared for each request: a proxy that forgets it is seen at once as 401 in wrk's own count.
+# The token is compared for each request: without it wrk counts the 401 as an error.
 UPSTREAM = """server {{ listen 127.0.0.1:{port} backlog=4096; location / {{
     default_type application/json;
     if ($http_authorization != "Bearer {token}") {{ return 401; }}
     return 200 '{body}'; }} }}"""
-NGINX_PROXY = """upstream up {{ server 127.0.0.1:{upstream}; keepalive 1024; keepalive_requests 1000000000; keepalive_timeout 3600s; }}
+NGINX_PROXY = """upstream up {{
+    server 127.0.0.1:{upstream}; keepalive 1024; keepalive_requests 1000000000; keepalive_timeout 3600s; }}
   server {{ listen 127.0.0.1:{port} backlog=4096; location / {{
     proxy_pass http://up; proxy_http_version 1.1; proxy_buffering off;
-    proxy_set_header Connection ""; proxy_set_header Host $host; proxy_set_header Authorization "Bearer {token}"; }} }}"""
+    proxy_set_header Connection ""; proxy_set_header Host $host;
+    proxy_set_header Authorization "Bearer {token}"; }} }}"""
 
 
 def start_upstream(bench: Bench):
@@ -305,7 +308,7 @@ def start_token_endpoint() -> str:
 
 
 def program(name: str) -> str:
-    """Debian keeps servers in /usr/sbin, which is not on everyone's PATH."""
+    """Finds a program, also in /usr/sbin, where Debian has servers and which may not be on PATH."""
     found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if found is None:
         raise FileNotFoundError(f"{name} is not installed (Debian: nginx-light, haproxy, wrk)")
