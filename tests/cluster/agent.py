@@ -1,7 +1,7 @@
-"""An agent that knows nothing of tokens or TLS: it calls a plain http:// address with `requests`, again and again.
+"""An agent that knows nothing of tokens or TLS: it keeps calling an http:// URL with `requests`.
 
-Arguments: the address, how many calls at one time, and how many seconds it goes on after it was told to stop. On port 8000 it says
-what it saw: `{"sent": N, "failures": [...]}`.
+Arguments: the URL, the number of concurrent calls, and the seconds for which it goes on after
+SIGTERM. Port 8000 reports the calls: `{"sent": N, "failed": N, "failures": [...]}`.
 """
 
 import http.server
@@ -17,7 +17,7 @@ ADDRESS, CALLS, LINGER = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 PAUSE = 0.05  # seconds between two calls of one thread
 
 lock = threading.Lock()
-told = threading.Event()
+stopping = threading.Event()
 ended = threading.Event()
 sent, failures = 0, []
 
@@ -35,10 +35,10 @@ def call(session: requests.Session, path: str):
             failures.append(f"{time.strftime('%H:%M:%S')} {failure}")
 
 
-def steadily():
+def call_steadily():
     session = requests.Session()
     while not ended.is_set():
-        call(session, "last" if told.is_set() else "python")
+        call(session, "last" if stopping.is_set() else "python")
         ended.wait(PAUSE)
 
 
@@ -56,20 +56,20 @@ class Report(http.server.BaseHTTPRequestHandler):
 
 
 def main():
-    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     report = http.server.ThreadingHTTPServer(("", 8000), Report)
     threading.Thread(target=report.serve_forever, daemon=True).start()
-    threads = [threading.Thread(target=steadily) for _ in range(CALLS)]
+    threads = [threading.Thread(target=call_steadily) for _ in range(CALLS)]
     for thread in threads:
         thread.start()
-    told.wait()
+    stopping.wait()
     with lock:
         before = len(failures)
     time.sleep(LINGER)
     ended.set()
     for thread in threads:
         thread.join()
-    # The very last call says how the others went.
+    # The very last call reports the failures since SIGTERM.
     call(requests.Session(), f"farewell?failed={len(failures) - before}")
 
 

@@ -1,6 +1,6 @@
-"""The agents and what their sidecars are told, as a team would write them. `$name` stands for a value."""
+"""Manifests of agents and the configuration of their sidecars, with `$name` for each value."""
 
-# What the sidecars of a namespace may do. `$issuer` is Keycloak's realm, `$scope` what a token is for.
+# The configuration of a namespace's sidecars. `$issuer` is Keycloak's realm.
 CONFIGURATION = """
 authorization_servers:
   sso: { issuer: $issuer, client_auth: spiffe_jwt, tls: { ca_file: sso-ca.pem } }
@@ -34,7 +34,7 @@ CONFIG_MAP = """
     data: { proxy.yaml: $configuration, sso-ca.pem: $ca }
     """
 
-# An agent in a shell: curl knows nothing but `http_proxy`, which the annotation sets.
+# An agent in a shell: curl uses the variable `http_proxy`, which the annotation sets.
 CURL = """
     apiVersion: apps/v1
     kind: Deployment
@@ -58,7 +58,7 @@ CURL = """
                   done
     """
 
-# An agent in Python, four calls at a time. When it is told to stop it goes on for `$linger` seconds.
+# An agent in Python with four concurrent calls. After SIGTERM it goes on for `$linger` seconds.
 PYTHON = """
     apiVersion: apps/v1
     kind: Deployment
@@ -76,7 +76,7 @@ PYTHON = """
               readinessProbe: { httpGet: { path: /, port: 8000 }, periodSeconds: 1 }
     """
 
-# One call, by the base URL, with no variable set.
+# An agent that calls once, by the base URL, and has no variable set.
 JOB = """
     apiVersion: batch/v1
     kind: Job
@@ -93,7 +93,7 @@ JOB = """
               command: [curl, -fsS, "http://127.0.0.1:17080/reports.example.com/job"]
     """
 
-# The first call is made by an init container, which Kubernetes starts once the sidecar has started.
+# An init container, which Kubernetes starts after the sidecar, makes the first call.
 INITIAL = """
     apiVersion: v1
     kind: Pod
@@ -111,7 +111,7 @@ INITIAL = """
           command: ["true"]
     """
 
-# Like the agents, but for a service account of its own.
+# An agent with its own service account.
 LATE = """
     apiVersion: v1
     kind: Pod
@@ -125,7 +125,7 @@ LATE = """
           command: [sh, -c, "curl -fsS http://127.0.0.1:17080/reports.example.com/late && exec sleep infinity"]
     """
 
-# A service that takes nothing better than a key, which only the sidecar has.
+# A service that only accepts a static key, which only the sidecar has.
 KEYED = """
 routes:
   - name: search
@@ -134,13 +134,14 @@ routes:
     upstream: { url: "$url", tls: { server: { ca_file: sso-ca.pem } } }
 """
 
-# What Pod Security's level Restricted asks of a container.
+# What the Pod Security level Restricted requires of a container.
 RESTRICTED = (
-    "securityContext: { runAsNonRoot: true, runAsUser: 1000, allowPrivilegeEscalation: false, capabilities: { drop: [ALL] }, "
-    "seccompProfile: { type: RuntimeDefault } }"
+    "securityContext: { runAsNonRoot: true, runAsUser: 1000, allowPrivilegeEscalation: false, "
+    "capabilities: { drop: [ALL] }, seccompProfile: { type: RuntimeDefault } }"
 )
 
-# Nothing but a pod; `$settings` are fields of its spec, `$metadata` of its metadata, `$container` of its one container.
+# A minimal pod; `$metadata`, `$settings` and `$container` are more fields of its metadata, of its
+# spec, and of its container.
 PLAIN = """
     apiVersion: v1
     kind: Pod

@@ -1,4 +1,7 @@
-"""The one image of the agents and of the upstream: Debian with curl, Python and `requests`, and Envoy as it comes from PyPI."""
+"""Builds the image of the agents and of the upstream.
+
+It has Debian's curl, Python and `requests`, and Envoy from PyPI.
+"""
 
 import hashlib
 import shutil
@@ -20,7 +23,7 @@ USER 1000:1000
 
 
 def archive(cache: Cache) -> Path:
-    """Another recipe, agent or Envoy is another file."""
+    """The image's path, which depends on the recipe, the agent and Envoy's version."""
     parts = [DOCKERFILE, PACKAGES, str(cache.venv), (HERE / "agent.py").read_text()]
     return cache.root / f"agents-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:8]}.tar"
 
@@ -29,7 +32,6 @@ def make(cache: Cache):
     debian("mmdebstrap", "buildah")
     rootfs = cache.root / "agents-rootfs.tar"
     if not rootfs.exists():
-        # From whatever this machine itself is installed from.
         options = ["--mode=root", "--variant=essential", f"--include={PACKAGES}"]
         part = rootfs.with_suffix(".part.tar")
         command(["mmdebstrap", *options, "", str(part), *sources()])
@@ -48,6 +50,6 @@ def make(cache: Cache):
 
 
 def sources() -> list[str]:
-    """Debian's own of this machine's package sources: mmdebstrap takes the suite from them."""
+    """Returns this machine's Debian sources, from which mmdebstrap also takes the release."""
     places = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("debian*")]
     return [str(place) for place in places if place.exists()]

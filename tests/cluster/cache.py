@@ -1,4 +1,4 @@
-"""What the cluster suite takes from the cache outside git, beside what the real-parts suite takes."""
+"""What the cluster suite needs in the cache, and whether this machine can run it."""
 
 import os
 import shutil
@@ -14,23 +14,26 @@ REAL_PARTS = {"python", "keycloak", "spire"}
 
 
 def impossible() -> str | None:
-    """Why this machine cannot be a node, whatever is installed."""
+    """Returns the reason why this machine cannot be a node, if there is one."""
     if sys.platform != "linux":
         return "it needs Linux"
     if os.getuid() != 0:
         return "it needs root: containers, network namespaces and iptables"
-    # Root of a container is root, and may have neither.
+    # In a container even root may lack these.
     if not os.access("/sys/fs/cgroup", os.W_OK):
-        return "it needs control groups that it may write"
+        return "it needs write access to control groups"
     bridge = ["ip", "link", "add", "probe", "type", "bridge"] if shutil.which("ip") else ["true"]
     done = subprocess.run(["unshare", "--net", "--mount", *bridge], capture_output=True, text=True)
     if done.returncode != 0:
-        return f"it needs namespaces and bridges of its own: {done.stderr.strip()}"
+        return f"it needs to create namespaces and bridges: {done.stderr.strip()}"
     return None
 
 
 def missing() -> list[str]:
-    """The parts that are not in the cache. What Debian and Rust bring in seconds is not among them."""
+    """Returns the parts that are not cached, except Debian packages and Rust targets.
+
+    Those are installed in seconds.
+    """
     cache = Cache(cache_directory())
     targets = {
         "the Python packages": cache.venv,
@@ -48,7 +51,7 @@ def missing() -> list[str]:
 
 
 def install(say) -> Cache:
-    """Fills the cache. A part that cannot be had is in `Cache.missing`, with the reason."""
+    """Fills the cache. `Cache.missing` has the reason for each part that cannot be installed."""
     cache = install_parts(say, only=REAL_PARTS)
     steps = {
         "node": lambda: node_programs.install(say),
@@ -62,7 +65,7 @@ def install(say) -> Cache:
             step()
         except (InstallError, OSError) as error:
             cache.missing[name] = str(error)
-            say(f"install: {name}: not to be had: {error}")
+            say(f"install: {name}: failed: {error}")
     return cache
 
 

@@ -1,4 +1,4 @@
-"""Builds SPIRE's controller manager, which SPIRE's charts bring: it registers pods as ClusterSPIFFEIDs say."""
+"""Builds SPIRE's controller manager, which registers pods according to ClusterSPIFFEIDs."""
 
 import os
 import shutil
@@ -8,13 +8,13 @@ from pathlib import Path
 from cluster.node_programs import GO, go_build, go_module
 from harness.install import cache_directory, command
 
-# The one of SPIRE's chart 0.30.
+# The version of SPIRE's chart 0.30.
 VERSION = "0.7.0"
 PACKAGE = "github.com/spiffe/spire-controller-manager"
 
 
 def place(root: Path) -> Path:
-    """In the cache: the program, and the CRDs in `crds`."""
+    """Returns the directory of the program, with the CRDs in `crds`."""
     return root / f"spire-controller-manager-{VERSION}"
 
 
@@ -31,7 +31,7 @@ def install(say):
     source = command(["go", "list", "-m", "-f", "{{.Dir}}", PACKAGE], cwd=module, env=os.environ | GO).strip()
     (target / "crds").mkdir(exist_ok=True)
     for crd in Path(source, "config/crd/bases").glob("*.yaml"):
-        # Without its mode: files of Go's module cache cannot be written.
+        # The mode is not copied because files of Go's module cache are read-only.
         shutil.copyfile(crd, target / "crds" / crd.name)
     (target / ".complete").touch()
     say(f"install: controller manager: {time.monotonic() - started:.0f} s")

@@ -1,8 +1,8 @@
-"""The chart at a real API server, without a node: install, upgrade and rollback with Helm 3, with Helm 4 and from one to the other,
-and what the webhook is asked about.
+"""The chart at a real API server, without a node.
 
-What the injector has written must survive: it runs as a process beside the API server, with the token of its own service account.
-There is no kubelet, so that no pod runs.
+It is installed, upgraded and rolled back with Helm 3, with Helm 4 and with one after the other, and
+what the injector has written must survive. The injector runs as a process next to the API server,
+with the token of its own service account. There is no kubelet, so no pod runs.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from harness.tools import InstallError, Tools, install, text_of
 
 CHART = REPOSITORY / "charts/idjag-proxy"
 NAME, NAMESPACE = "idjag-proxy-injector", "idjag-proxy"
-# Which Helm installs, upgrades and rolls back.
+# The major versions of Helm that install, upgrade and roll back.
 SEQUENCES = ["333", "444", "344", "433"]
 
 
@@ -39,9 +39,9 @@ def main():
     chosen = options.parse_args()
     for port in (API_PORT, ETCD_PORT):
         if socket.socket().connect_ex(("127.0.0.1", port)) == 0:
-            leave(f"port {port} is taken: is a node of tests/cluster up?")
-    if text_of([chosen.proxy, "injector", "--help"])[0] != 0 if chosen.proxy.exists() else True:
-        leave(f"{chosen.proxy} is no binary with `injector`: cargo build --release, or --proxy")
+            leave(f"port {port} is in use; is a node of tests/cluster up?")
+    if not chosen.proxy.exists() or text_of([chosen.proxy, "injector", "--help"])[0] != 0:
+        leave(f"{chosen.proxy} is not a binary with `injector`; use cargo build --release, or --proxy")
     try:
         tools, programs = install(say, ["helm3", "helm4"]), install_node(say)
     except InstallError as error:
@@ -62,7 +62,9 @@ def main():
                 which,
             )
         runner.run(
-            "the API server asks about pods and workloads as the labels say, and about nothing else", asks, server
+            "the API server calls the webhooks for pods and workloads according to their labels, and for nothing else",
+            asks,
+            server,
         )
         finished = True
     finally:
@@ -81,7 +83,7 @@ def leave(why: str):
 
 
 class ApiServer:
-    """etcd and an API server, either Helm, and the injector."""
+    """etcd and an API server, both Helms, and the injector."""
 
     def __init__(self, run: Run, programs, tools: Tools, proxy: Path):
         self.run, self.proxy = run, proxy
@@ -111,7 +113,7 @@ class ApiServer:
         return json.loads(self.node.kubectl("get", kind, NAME, *words, "-o", "json"))
 
     def start_injector(self, name: str) -> Part:
-        """With the token of the account that the chart made for it, and what that may do."""
+        """Starts the injector with the token and the rights of the chart's service account."""
         authority = base64.b64encode((self.node.pki / "ca.pem").read_bytes()).decode()
         token = self.node.kubectl("create", "token", NAME, "-n", NAMESPACE)
         document = {
@@ -140,45 +142,45 @@ def survives(server: ApiServer, sequence: str):
     old, new = server.package("0.0.1"), server.package("0.0.2")
     try:
         server.helm(first, "install", "idjag-proxy", old, "--create-namespace")
-        # Killed before anything changes: it would mend what it finds missing.
+        # It is killed before anything changes, because it would restore what is missing.
         server.start_injector(f"injector-{sequence}").stop(signal.SIGKILL)
         written = state(server)
         expect(all(written["bundles"]) and written["secret"] and written["holder"], f"it wrote {written}")
-        seen(server, "0.0.1", "Fail", 5)
-        # What is changed stands beside what the injector wrote, in the same lists.
+        expect_rendering(server, "0.0.1", "Fail", 5)
+        # These values are next to what the injector wrote, in the same lists.
         changes = ["--set", "injector.failurePolicy=Ignore", "--set", "injector.timeoutSeconds=7"]
         server.helm(second, "upgrade", "idjag-proxy", new, *changes)
-        seen(server, "0.0.2", "Ignore", 7)
+        expect_rendering(server, "0.0.2", "Ignore", 7)
         expect(state(server) == written, "the upgrade changed what the injector wrote")
         server.helm(third, "rollback", "idjag-proxy", "1")
-        seen(server, "0.0.1", "Fail", 5)
+        expect_rendering(server, "0.0.1", "Fail", 5)
         expect(state(server) == written, "the rollback changed what the injector wrote")
     finally:
         server.helm(third, "uninstall", "idjag-proxy")
 
 
 def agents_configuration(server: ApiServer, which: str):
-    """What the README says of an uninstallation."""
+    """The ConfigMap comes and goes as the README describes."""
     values, chart = server.run.directory / "agents.yaml", server.package("0.0.1")
     config = {"routes": [{"match": {"host": "api.example.com"}, "token": "none"}]}
     values.write_text(json.dumps({"agents": {"namespaces": ["default"], "config": config}}))
 
-    def there():
+    def exists():
         return server.node.ask_kubectl("get", "configmap", "idjag-proxy", "-n", "default").returncode == 0
 
     server.helm(which, "install", "idjag-proxy", chart, "--create-namespace", "--values", values)
     try:
-        expect(there(), "the chart made no ConfigMap")
+        expect(exists(), "the chart did not create the ConfigMap")
         server.helm(which, "upgrade", "idjag-proxy", chart, "--reset-values")
-        expect(not there(), "it is there still, and its namespace is not in the list")
+        expect(not exists(), "it still exists, although its namespace is not in the list")
         server.helm(which, "upgrade", "idjag-proxy", chart, "--values", values)
     finally:
         server.helm(which, "uninstall", "idjag-proxy")
-    expect(not there(), "it is left")
+    expect(not exists(), "it is left behind")
 
 
 def state(server: ApiServer) -> dict:
-    """What the injector alone writes."""
+    """Returns what only the injector writes."""
     webhooks = server.object("mutatingwebhookconfiguration", None)["webhooks"]
     return {
         "bundles": [one["clientConfig"].get("caBundle") for one in webhooks],
@@ -187,13 +189,13 @@ def state(server: ApiServer) -> dict:
     }
 
 
-def seen(server: ApiServer, version: str, policy: str, timeout: int):
-    """The rendering that is in force."""
+def expect_rendering(server: ApiServer, version: str, policy: str, timeout: int):
+    """Expects the values of the webhook configuration that is in force."""
     configuration = server.object("mutatingwebhookconfiguration", None)
     entries = configuration["webhooks"]
     chart = configuration["metadata"]["labels"]["helm.sh/chart"]
     expect(chart == f"idjag-proxy-{version}", f"the chart is {chart}, not {version}")
-    expect(len(entries) == 4, f"there are {[one['name'] for one in entries]}")
+    expect(len(entries) == 4, f"the entries are {[one['name'] for one in entries]}")
     for entry in entries:
         expected = policy if entry["name"] in ("namespace.idjag-proxy.io", "pod.idjag-proxy.io") else "Ignore"
         found = entry["failurePolicy"], entry["timeoutSeconds"]
@@ -201,7 +203,7 @@ def seen(server: ApiServer, version: str, policy: str, timeout: int):
 
 
 class Listener(ThreadingHTTPServer):
-    """A webhook that lets everything in, and remembers by which entry it was asked."""
+    """A webhook that allows everything and records the entry by which it was called."""
 
     def __init__(self, node: Node):
         super().__init__(("127.0.0.1", 0), _Answer)
@@ -231,7 +233,7 @@ class _Answer(BaseHTTPRequestHandler):
 
 
 def asks(server: ApiServer):
-    """The chart's own selectors and rules, with a listener of ours instead of the injector."""
+    """Uses the chart's selectors and rules with a listener of ours instead of the injector."""
     kubectl, listener = server.node.kubectl, Listener(server.node)
     for namespace, label in {
         "labelled": "enabled",
@@ -241,7 +243,7 @@ def asks(server: ApiServer):
     }.items():
         server.node.ask_kubectl("create", "namespace", namespace)
         kubectl("label", "--overwrite", "namespace", namespace, f"idjag-proxy.io/inject={label}")
-        # A controller would make it, which is not here.
+        # Usually a controller creates it, which does not run here.
         server.node.ask_kubectl("create", "serviceaccount", "default", "-n", namespace)
     server.helm("4", "install", "idjag-proxy", server.package("0.0.1"))
     try:
@@ -250,7 +252,7 @@ def asks(server: ApiServer):
         for entry in configuration["webhooks"]:
             name = entry["name"].removesuffix(".idjag-proxy.io")
             url = f"https://127.0.0.1:{listener.server_port}/{name}"
-            # So that nobody who is asked goes unseen.
+            # With `Fail` a call that does not arrive is an error.
             entry |= {"clientConfig": {"url": url, "caBundle": bundle}, "failurePolicy": "Fail"}
         kubectl("replace", "-f", "-", manifest=json.dumps(configuration))
         wait_until("the entries to be in force", lambda: asked(server, listener, "labelled", pod("")), 30)
@@ -287,7 +289,7 @@ def deployment(own: str, template: str) -> dict:
 
 
 CONFIGURATION = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "agent", "labels": labels("enabled")}}
-# A namespace, what is created in it, and by which entries the API server asks.
+# A namespace, what is created in it, and the entries by which the API server calls the webhook.
 EXPECTED = [
     ("labelled", "a pod", pod(""), ["namespace"]),
     ("labelled", "a pod labelled enabled", pod("enabled"), ["pod"]),

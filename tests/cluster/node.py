@@ -1,8 +1,9 @@
-"""A real Kubernetes of one node on this machine, without Docker and without an image registry.
+"""A real Kubernetes node on this machine, without Docker and without an image registry.
 
-etcd, containerd, runc and the CNI plugins are Debian's, unpacked into the cache and not installed, so that no service starts. Kubernetes'
-own programs and CoreDNS are built from their Go modules. Pods live in 10.244.0.0/24 and reach this machine at 10.244.0.1; there is
-no other way out. Only Python's own library is used, so that `tests/cluster/node` works before anything is installed.
+etcd, containerd, runc and the CNI plugins are Debian's, unpacked into the cache and not installed,
+so that no service starts. Kubernetes and CoreDNS are built from their Go modules. Pods are in
+10.244.0.0/24 and reach this machine at 10.244.0.1, and nothing else outside the cluster. Only
+Python's standard library is used, so that `tests/cluster/node` works before anything is installed.
 """
 
 import argparse
@@ -22,16 +23,14 @@ from harness.cases import Failed, expect
 from harness.install import InstallError, cache_directory, command
 from harness.parts import Run, fetch, wait_until
 
-# The kubelet and the CNI library make these, wherever their own directories are.
+# The kubelet and the CNI library create these in spite of their settings.
 ELSEWHERE = [Path("/var/lib/kubelet"), Path("/var/lib/cni")]
-# In the order in which they start; they end in the other.
-COMPONENTS = [
-    "containerd", "etcd", "apiserver", "controller-manager", "scheduler", "kubelet", "proxy", "coredns",
-]  # fmt: skip
+# The components start in this order and end in reverse.
+COMPONENTS = "containerd etcd apiserver controller-manager scheduler kubelet proxy coredns".split()
 
 
 class Node:
-    """`up` returns once the node is Ready. What it needs to be ended is in its directory, so that another process can, too."""
+    """A node whose directory has all that another process needs to end it."""
 
     def __init__(self, programs: Programs, directory: Path | None = None):
         self.programs = programs
@@ -39,11 +38,14 @@ class Node:
         self.settings = Settings(programs, self.directory)
         self.kubeconfig = self.settings.kubeconfig("admin")
         self.pki = self.settings.pki
-        # Set where this process started it.
+        # This is set in the process that started the node.
         self.run: Run | None = None
 
     def up(self):
-        """After a failure what has started is there still, for its logs; `run` says whether anything has."""
+        """Starts the node and returns once it is Ready.
+
+        After a failure what has started keeps running, for its logs; `run` is set if anything has.
+        """
         if alive := self._alive():
             raise Failed(f"a node is already up in {self.directory} ({', '.join(alive)}): tests/cluster/node down")
         self.down()
@@ -76,7 +78,7 @@ class Node:
         expect(not ended, f"ended: {ended}; see {self.directory}/logs")
 
     def start(self, name: str):
-        """One component, after what it needs."""
+        """Starts a component and waits until it works."""
         environment = {"PATH": self.programs.path}
         self.run = self.run or Run(self.directory)
         part = self.run.start(name, self.settings.command(name), environment)
@@ -109,7 +111,7 @@ class Node:
         self.start(name)
 
     def down(self):
-        """Ends what is there, as far as it is there; never fails for something that is missing."""
+        """Ends and removes whatever exists of the node."""
         if not self.directory.exists():
             return
         self.stop("kubelet")
@@ -134,7 +136,7 @@ class Node:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def kubectl(self, *words: str, manifest: str | None = None, timeout: float = 60) -> str:
-        """What it prints; `Failed` with what it says where it fails. `manifest` is its standard input."""
+        """Returns the output of kubectl, whose standard input is `manifest`; raises `Failed`."""
         done = self.ask_kubectl(*words, manifest=manifest, timeout=timeout)
         if done.returncode != 0:
             raise Failed(f"kubectl {' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
@@ -147,29 +149,29 @@ class Node:
                 argv, input=manifest, capture_output=True, text=True, timeout=timeout, env=self.environment()
             )
         except subprocess.TimeoutExpired as late:
-            raise Failed(f"kubectl {' '.join(words)}: no answer within {timeout:.0f} s") from late
+            raise Failed(f"kubectl {' '.join(words)}: timed out after {timeout:.0f} s") from late
 
     def load(self, *archives: Path):
-        """Images, each a docker-archive."""
+        """Imports images, each a docker-archive."""
         for archive in archives:
             done = self._ctr("-n", "k8s.io", "images", "import", str(archive))
             if done.returncode != 0:
                 raise Failed(f"{archive} cannot be imported: {done.stderr.strip()}")
 
     def tag(self, image: str, name: str):
-        """Gives an image that is loaded another name."""
+        """Adds another name to an imported image."""
         done = self._ctr("-n", "k8s.io", "images", "tag", f"docker.io/library/{image}", f"docker.io/library/{name}")
         if done.returncode != 0:
-            raise Failed(f"{image} cannot be called {name}: {done.stderr.strip()}")
+            raise Failed(f"{image} cannot be tagged as {name}: {done.stderr.strip()}")
 
     def process_of(self, container_id: str) -> int:
-        """The pid, on this machine, of a container's first process. `container_id` as a pod's status has it."""
+        """Returns the pid on this machine of a container, given by the id in its pod's status."""
         wanted = container_id.removeprefix("containerd://")
         for line in self._ctr("-n", "k8s.io", "task", "ls").stdout.splitlines()[1:]:
             task, pid, _ = line.split()
             if task == wanted:
                 return int(pid)
-        raise Failed(f"container {wanted} does not run")
+        raise Failed(f"container {wanted} is not running")
 
     def _try_kubectl(self, *words: str) -> str:
         done = self.ask_kubectl(*words)
@@ -202,7 +204,7 @@ class Node:
     # --- Network
 
     def _make_bridge(self):
-        """Before the first pod, so that its address can be advertised and listened on."""
+        """Creates the bridge before there is a pod, because components listen on its address."""
         for words in [["add", BRIDGE, "type", "bridge"], ["set", BRIDGE, "up"]]:
             command(["ip", "link", *words])
         command(["ip", "address", "add", f"{HOST}/24", "dev", BRIDGE])
@@ -213,7 +215,7 @@ class Node:
     def _remove_rules(self):
         cleanup = [self.programs.kubernetes / "kube-proxy", "--cleanup"]
         subprocess.run(cleanup, capture_output=True, env=self.environment(), timeout=60)
-        # This one it leaves.
+        # kube-proxy leaves this chain.
         for tables in ("iptables", "ip6tables"):
             for words in ("-D INPUT -j", "-D OUTPUT -j", "-F", "-X"):
                 subprocess.run([tables, *words.split(), "KUBE-FIREWALL"], capture_output=True)
@@ -225,7 +227,10 @@ class Node:
 
 
 def _started(pid: int) -> int | None:
-    """When a process began, in the kernel's ticks: with the pid it names one process for good. None once it has ended."""
+    """Returns the start time of a process in ticks, or None once it has ended.
+
+    Together with the pid it identifies a process even if pids are reused.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -240,7 +245,7 @@ def _wait_for_end(pid: int, started: int, seconds: float):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         wait_until(f"the end of process {pid}", lambda: _started(pid) != started, 10, every=0.05)
-    # Where it was our own child, its entry goes with this.
+    # This reaps the process if it is a child of ours.
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 
@@ -250,14 +255,12 @@ def _output(*argv: str) -> str:
 
 
 def main():
-    options = argparse.ArgumentParser(
-        prog="tests/cluster/node", description="a real Kubernetes of one node on this machine"
-    )
+    options = argparse.ArgumentParser(prog="tests/cluster/node", description="a real Kubernetes node on this machine")
     commands = options.add_subparsers(dest="command", required=True)
     commands.add_parser("build", help="fill the cache with what it needs")
-    commands.add_parser("up", help="start it; prints the path of its kubeconfig")
-    commands.add_parser("down", help="end it and remove all that it left")
-    kubectl = commands.add_parser("kubectl", help="kubectl against it")
+    commands.add_parser("up", help="start it and print the path of its kubeconfig")
+    commands.add_parser("down", help="end it and remove everything it created")
+    kubectl = commands.add_parser("kubectl", help="run kubectl against it")
     kubectl.add_argument("words", nargs=argparse.REMAINDER)
     load = commands.add_parser("load", help="import images")
     load.add_argument("archives", nargs="+", type=Path)
@@ -265,7 +268,7 @@ def main():
 
     try:
         if chosen.command in ("build", "up"):
-            # Standard output is for what was asked for.
+            # Standard output is for the kubeconfig's path alone.
             install(partial(print, file=sys.stderr, flush=True))
         node = Node(Programs(cache_directory()))
         match chosen.command:

@@ -1,4 +1,4 @@
-"""The programs of the node: Debian's, unpacked into the cache, and those that are built from their Go modules."""
+"""The node's programs: Debian's are unpacked into the cache, others are built from Go modules."""
 
 import hashlib
 import io
@@ -16,12 +16,14 @@ COREDNS = "1.12.4"
 
 PROGRAMS = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"]
 PACKAGES = ["etcd-server", "containerd", "runc", "containernetworking-plugins"]
-# `k8s.io/kubernetes` replaces each of these by a folder of its own repository; a module that requires it must say which release.
+# `k8s.io/kubernetes` replaces each of these modules by a directory of its repository. A module that
+# requires it must name their releases.
 STAGING = """
-api apiextensions-apiserver apimachinery apiserver cli-runtime client-go cloud-provider cluster-bootstrap code-generator component-base
-component-helpers controller-manager cri-api cri-client csi-translation-lib dynamic-resource-allocation endpointslice externaljwt kms
-kube-aggregator kube-controller-manager kube-proxy kube-scheduler kubectl kubelet metrics mount-utils pod-security-admission
-sample-apiserver sample-cli-plugin sample-controller
+api apiextensions-apiserver apimachinery apiserver cli-runtime client-go cloud-provider
+cluster-bootstrap code-generator component-base component-helpers controller-manager cri-api
+cri-client csi-translation-lib dynamic-resource-allocation endpointslice externaljwt kms
+kube-aggregator kube-controller-manager kube-proxy kube-scheduler kubectl kubelet metrics
+mount-utils pod-security-admission sample-apiserver sample-cli-plugin sample-controller
 """.split()
 GO = {"GOFLAGS": "-mod=mod -buildvcs=false", "CGO_ENABLED": "0"}
 PAUSE = """package main
@@ -41,7 +43,7 @@ func main() {
 
 
 class Programs:
-    """Where the programs are in the cache."""
+    """The paths of the programs in the cache."""
 
     def __init__(self, root: Path):
         self.kubernetes = root / f"kubernetes-{KUBERNETES}"
@@ -62,7 +64,10 @@ class Programs:
 
 
 def install(say) -> Programs:
-    """Unpacks and builds what is missing: 10 minutes on two cores the first time, with up to 2 GB of memory."""
+    """Unpacks and builds what is missing.
+
+    The first time takes 10 minutes on two cores, and up to 2 GB of memory.
+    """
     root = cache_directory()
     debian("iptables", "openssl", "iproute2", commands=("iptables", "openssl", "ip"))
     programs = Programs(root)
@@ -83,7 +88,7 @@ def install(say) -> Programs:
 
 def _unpack_debian(_: Path, target: Path):
     if not shutil.which("apt-get"):
-        raise InstallError("no apt-get: containerd, runc, etcd and the CNI plugins are taken from Debian's packages")
+        raise InstallError("apt-get is missing; containerd, runc, etcd and the CNI plugins come from Debian's packages")
     download = ["apt-get", "download", "-qq", *PACKAGES]
     try:
         command(download, cwd=target)
@@ -126,16 +131,13 @@ def go_build(module: Path, target: Path, package: str, flags: str, name: str = "
         return
     environment = os.environ | GO
     output = target / f"{name}.part"
-    command(
-        ["nice", "-n", "10", "go", "build", "-trimpath", "-ldflags", flags, "-o", str(output), package],
-        cwd=module,
-        env=environment,
-    )
+    build = ["nice", "-n", "10", "go", "build", "-trimpath", "-ldflags", flags, "-o", str(output), package]
+    command(build, cwd=module, env=environment)
     output.rename(target / name)
 
 
 def write_image(archive: Path, name: str, program: Path, inside: str):
-    """A docker-archive of one program."""
+    """Writes a docker-archive of a single program."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as files:
         entry = files.gettarinfo(str(program), inside.lstrip("/"))

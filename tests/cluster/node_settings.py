@@ -1,4 +1,4 @@
-"""What the node's components are told: addresses, certificates, configuration files and command lines."""
+"""The settings of the node's components: addresses, certificates, configuration and commands."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,11 @@ from cluster.node_programs import Programs, command
 
 NAME = "node-1"
 BRIDGE = "idjag0"
-# This machine, as pods see it.
+# The address of this machine for pods.
 HOST = "10.244.0.1"
 PODS = "10.244.0.0/24"
 SERVICES, FIRST_SERVICE = "10.0.0.0/24", "10.0.0.1"
-# Not the usual ports: another cluster's may be here.
+# These are not the usual ports, which another cluster on this machine may use.
 API_PORT, ETCD_PORT, ETCD_PEER_PORT = 16443, 12379, 12380
 PROXY_HEALTH_PORT, PROXY_METRICS_PORT = 12256, 12249
 API = f"https://127.0.0.1:{API_PORT}"
@@ -19,7 +19,7 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 
 
 class Settings:
-    """Of the node that lives in `directory`."""
+    """The settings of the node in `directory`."""
 
     def __init__(self, programs: Programs, directory: Path):
         self.programs, self.directory = programs, directory
@@ -27,9 +27,8 @@ class Settings:
 
     def make_certificates(self):
         self.pki.mkdir()
-        self._openssl(
-            "req", "-x509", *_NEW_KEY, "-keyout", "ca.key", "-out", "ca.pem", "-days", "7", "-subj", "/CN=test-ca"
-        )
+        authority = ["-keyout", "ca.key", "-out", "ca.pem", "-days", "7", "-subj", "/CN=test-ca"]
+        self._openssl("req", "-x509", *_NEW_KEY, *authority)
         self._openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "service-accounts.key")
         self._openssl("pkey", "-in", "service-accounts.key", "-pubout", "-out", "service-accounts.pub")
         names = [f"IP:{one}" for one in ("127.0.0.1", HOST, FIRST_SERVICE)]
@@ -47,7 +46,9 @@ class Settings:
             self._write_kubeconfig(name)
 
     def certificate(self, name: str, subject: str, extensions: str = ""):
-        """`pki/<name>.pem` and `pki/<name>.key`, by the node's own authority `pki/ca.pem`."""
+        """Makes `pki/<name>.pem` and `pki/<name>.key`, signed by the node's authority
+        `pki/ca.pem`.
+        """
         self._openssl("req", *_NEW_KEY, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", subject)
         (self.pki / f"{name}.ext").write_text(extensions)
         signing = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "7", "-extfile", f"{name}.ext"]
@@ -72,9 +73,8 @@ class Settings:
         return self.directory / f"{name}.kubeconfig"
 
     def write_configurations(self):
-        (self.directory / "containerd.toml").write_text(
-            _CONTAINERD.format(directory=self.directory, cni=self.programs.cni)
-        )
+        containerd = _CONTAINERD.format(directory=self.directory, cni=self.programs.cni)
+        (self.directory / "containerd.toml").write_text(containerd)
         (self.directory / "cni" / "10-pods.conflist").write_text(json.dumps(self._cni()))
         (self.directory / "kubelet.yaml").write_text(json.dumps(self._kubelet()))
         (self.directory / "proxy.yaml").write_text(json.dumps(self._proxy()))
@@ -103,18 +103,18 @@ class Settings:
             "failSwapOn": False,
             "address": HOST,
             "healthzPort": 0,
-            # kube-proxy's rules are enough, and go with it.
+            # kube-proxy's rules suffice, and are removed with it.
             "makeIPTablesUtilChains": False,
             "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": True}, "x509": certificates},
             "authorization": {"mode": "Webhook"},
             "clusterDNS": [HOST],
             "clusterDomain": "cluster.local",
             "resolvConf": "",
-            # On a full disk it would take away images that no pod uses at the moment, and nobody could bring them back.
+            # On a full disk the kubelet would delete unused images, which cannot be pulled again.
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "100Mi"},
             "podLogsDir": f"{self.directory}/pod-logs",
-            # The default of a minute is how late a changed ConfigMap may reach a pod.
+            # A changed ConfigMap may reach a pod as late as this. The default is a minute.
             "syncFrequency": "5s",
         }
 
@@ -124,7 +124,8 @@ class Settings:
             "kind": "KubeProxyConfiguration",
             "clientConnection": {"kubeconfig": str(self.kubeconfig("proxy"))},
             "mode": "iptables",
-            # Two pods on one bridge: the answer must come back through this machine, which knows the service's address.
+            # With both pods on one bridge the answer must return through this machine, which has
+            # the service's address.
             "iptables": {"masqueradeAll": True},
             "clusterCIDR": PODS,
             "hostnameOverride": NAME,
@@ -142,15 +143,9 @@ class Settings:
             case "etcd":
                 peers = f"http://127.0.0.1:{ETCD_PEER_PORT}"
                 addresses = ["--listen-client-urls", etcd, "--advertise-client-urls", etcd, "--listen-peer-urls", peers]
-                start = [
-                    "--initial-advertise-peer-urls",
-                    peers,
-                    "--initial-cluster",
-                    f"default={peers}",
-                    "--log-level",
-                    "warn",
-                ]
-                return ["etcd", "--data-dir", f"{self.directory}/etcd", *addresses, *start]
+                first = ["--initial-advertise-peer-urls", peers, "--initial-cluster", f"default={peers}"]
+                data = f"{self.directory}/etcd"
+                return ["etcd", "--data-dir", data, *addresses, *first, "--log-level", "warn"]
             case "apiserver":
                 return [
                     f"{bin}/kube-apiserver",
@@ -199,7 +194,7 @@ class Settings:
 
 _NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
 
-# `restrict_oom_score_adj`: without CAP_SYS_RESOURCE no container would start.
+# Without `restrict_oom_score_adj` containers would need CAP_SYS_RESOURCE to start.
 _CONTAINERD = """
 version = 2
 root = "{directory}/containerd"

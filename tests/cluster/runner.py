@@ -1,4 +1,4 @@
-"""Starts the node and its parts, runs the cases, and ends everything, however it goes."""
+"""Starts the node and its parts, runs the cases, and ends everything, whatever happens."""
 
 import contextlib
 import json
@@ -12,7 +12,8 @@ from harness.cases import Failed, Runner, say
 from harness.install import Cache, InstallError, cache_directory
 from harness.parts import Run, exit_on_signals
 
-# The order of the modules is the order of the cases: the first installs what the others use, the last replaces it.
+# Cases run in the order of the modules: the first installs what the others use, the last replaces
+# it.
 MODULES = [
     install,
     agents,
@@ -39,7 +40,7 @@ def main():
         runner.failed("the parts do not start", str(error))
         code = runner.finish()
     finally:
-        # A second Ctrl-C must not leave a node behind.
+        # A second Ctrl-C must not leave the node running.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         keep = code != 0 or plan["keep"]

@@ -1,4 +1,7 @@
-"""What the cases share: the node, SPIRE, Keycloak and the upstream pod, all started before the first case; and asking the cluster."""
+"""What the cases share: the node, SPIRE, Keycloak and the upstream pod, and queries to the cluster.
+
+All parts are started before the first case.
+"""
 
 import collections
 import json
@@ -26,7 +29,7 @@ from harness.spire import TRUST_DOMAIN, Spire
 RELEASE = OWN_NAMESPACE = "idjag-proxy"
 WEBHOOKS = INJECTOR = "idjag-proxy-injector"
 SIDECAR = "idjag-proxy"
-# The agents that Keycloak knows, by namespace and service account.
+# The agents that are clients of Keycloak, by namespace and service account.
 CALENDAR, LATE, BY_HAND, PIPED, REGISTERED = AGENTS = (
     "spiffe://example.org/ns/agents/sa/calendar",
     "spiffe://example.org/ns/agents/sa/late",
@@ -35,7 +38,7 @@ CALENDAR, LATE, BY_HAND, PIPED, REGISTERED = AGENTS = (
     "spiffe://example.org/ns/registered/sa/calendar",
 )
 UPSTREAM = "spiffe://example.org/ns/upstream/sa/reports"
-# What the agents call; a route leads it to the upstream pod.
+# The URL that the agents call; a route leads to the upstream pod.
 REPORTS = "http://reports.example.com"
 
 K8S_ATTESTOR = """
@@ -50,7 +53,11 @@ K8S_ATTESTOR = """
 
 
 class Arrivals(Upstream):
-    """Behind the upstream pod, on this machine: verifies each token and remembers who called what, how often, and first when."""
+    """The server behind the upstream pod, on this machine.
+
+    It verifies each token and records calls by caller and path: their number, the first time, and
+    the last request.
+    """
 
     def __init__(self, run: Run, issuer: str, jwks_url: str):
         self.calls: collections.Counter = collections.Counter()
@@ -79,7 +86,7 @@ class Cluster:
     # --- Starting
 
     def start(self):
-        """Images first: the compiler wants the machine for itself."""
+        """Starts everything, after the images are compiled, which needs the whole machine."""
         self.images = self._images()
         self._timed("the node", self.node.up)
         attestor = K8S_ATTESTOR.format(host=HOST, pki=self.node.pki)
@@ -90,7 +97,7 @@ class Cluster:
         archives = [self.images.archive(target) for target in images.IMAGES] + [agents_image.archive(self.cache)]
         self._timed("images into the node", lambda: self.node.load(*archives))
         keycloak.join()
-        expect(hasattr(self, "keycloak"), f"Keycloak does not start: {self.keycloak_failure}")
+        expect(hasattr(self, "keycloak"), f"Keycloak did not start: {self.keycloak_failure}")
         self.arrivals = Arrivals(self.run, self.keycloak.issuer(), self.keycloak.endpoint("certs"))
         self._timed("the upstream", self._start_upstream)
 
@@ -109,12 +116,12 @@ class Cluster:
         self.keycloak_failure = ""
         try:
             self.node.settings.certificate("keycloak", "/CN=keycloak", f"subjectAltName=IP:{HOST}")
-            pki, (port, nowhere) = self.node.pki, free_ports(2)
+            pki, (port, unused) = self.node.pki, free_ports(2)
             https = Https(HOST, port, pki / "keycloak.pem", pki / "keycloak.key")
-            # Nobody issues ID-JAGs here: that is shown by the real-parts suite.
-            nothing = f"http://127.0.0.1:{nowhere}"
+            # No ID-JAGs are issued here; the real-parts suite covers them.
+            no_jwks = f"http://127.0.0.1:{unused}"
             home, java = self.cache.keycloak, self.cache.java
-            keycloak = Keycloak(self.run, home, java, self.spire.jwks_url, nothing, AGENTS, https)
+            keycloak = Keycloak(self.run, home, java, self.spire.jwks_url, no_jwks, AGENTS, https)
             keycloak.start()
         except Exception as error:
             self.keycloak_failure = str(error)
@@ -141,30 +148,32 @@ class Cluster:
         say(f"start: {what}: {time.monotonic() - started:.0f} s")
 
     def register(self, namespace: str, account: str, container: str = SIDECAR):
-        """The container of that name, in pods of this service account, and no other container, gets the identity."""
+        """Registers the container of this name in pods of the service account, and no other
+        container.
+        """
         selectors = [f"k8s:ns:{namespace}", f"k8s:sa:{account}", f"k8s:container-name:{container}"]
         self.spire.register_by(f"spiffe://{TRUST_DOMAIN}/ns/{namespace}/sa/{account}", selectors)
 
     @property
     def workload_api(self) -> str:
-        """As a sidecar's volume: the agent's socket on the node."""
+        """The agent's socket on the node, as the value of the socket annotation."""
         return f"hostPath:{self.spire.agent_socket}"
 
     # --- The chart
 
     def package(self, version: str, app_version: str | None = None) -> Path:
-        """The chart as it is published, under this version."""
+        """Packages the chart under this version and returns the archive."""
         versions = ["--version", version, "--app-version", app_version or self.version]
         self.helm("package", REPOSITORY / "charts" / "idjag-proxy", "-d", self.run.directory, *versions)
         return self.run.directory / f"idjag-proxy-{version}.tgz"
 
     @property
     def chart(self) -> Path:
-        """As the first case installs it."""
+        """The chart that the first case installs."""
         return self.run.directory / f"idjag-proxy-{self.version}.tgz"
 
     def tag_images(self, version: str):
-        """The same images under another version."""
+        """Tags the images with another version."""
         for name in images.IMAGES.values():
             self.node.tag(f"{name}:{self.version}", f"{name}:{version}")
 
@@ -176,33 +185,33 @@ class Cluster:
         try:
             done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=timeout)
         except subprocess.TimeoutExpired as late:
-            raise Failed(f"helm {' '.join(argv[1:])}: not done within {timeout:.0f} s") from late
+            raise Failed(f"helm {' '.join(argv[1:])}: timed out after {timeout:.0f} s") from late
         expect(done.returncode == 0, f"helm {' '.join(argv[1:])}: {done.stderr.strip()}")
         return done.stdout
 
-    # --- Asking the cluster
+    # --- Queries to the cluster
 
     def kubectl(self, *words: str, **options) -> str:
         return self.node.kubectl(*words, **options)
 
     def apply(self, manifest: str, **values) -> str:
-        """YAML in which `$name` stands for a value."""
+        """Applies YAML with `$name` for each value."""
         return self.kubectl("apply", "-f", "-", manifest=text_of(manifest, values))
 
     def ask(self, manifest: str, *words: str, **values) -> subprocess.CompletedProcess:
-        """The same, created or applied by `words`, whatever comes of it."""
+        """Runs kubectl with such a manifest and returns the result, even if it failed."""
         return self.node.ask_kubectl(*words, "-f", "-", manifest=text_of(manifest, values))
 
     def get(self, *words: str) -> dict:
         return json.loads(self.kubectl("get", *words, "-o", "json"))
 
     def pods(self, namespace: str, selector: str) -> list[dict]:
-        """Those that are not being deleted."""
+        """Returns the pods that are not being deleted."""
         found = self.get("pods", "-n", namespace, "-l", selector)["items"]
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def pod(self, namespace: str, selector: str) -> dict:
-        """The one that there is, once it is ready."""
+        """Returns the first ready pod, and waits until there is one."""
 
         def ready():
             return [pod for pod in self.pods(namespace, selector) if is_ready(pod)]
@@ -214,27 +223,16 @@ class Cluster:
         self.kubectl(*words, timeout=seconds + 10)
 
     def status_of_sidecar(self, pod: dict) -> dict:
-        """What `idjag-proxy status` says in the pod, by the admin socket."""
+        """Returns what `idjag-proxy status` prints in the pod."""
         metadata = pod["metadata"]
-        words = [
-            "exec",
-            "-n",
-            metadata["namespace"],
-            metadata["name"],
-            "-c",
-            SIDECAR,
-            "--",
-            "idjag-proxy",
-            "status",
-            "--json",
-        ]
-        return json.loads(self.kubectl(*words))
+        container = ["-n", metadata["namespace"], metadata["name"], "-c", SIDECAR]
+        return json.loads(self.kubectl("exec", *container, "--", "idjag-proxy", "status", "--json"))
 
     def log(self, namespace: str, pod: str, container: str) -> str:
         return self.node.ask_kubectl("logs", "-n", namespace, pod, "-c", container).stdout
 
     def container(self, pod: dict, name: str) -> int:
-        """The pid, on this machine, of a running container of the pod."""
+        """Returns the pid on this machine of a running container of the pod."""
         status = pod["status"]
         containers = status.get("initContainerStatuses", []) + status.get("containerStatuses", [])
         (wanted,) = (one["containerID"] for one in containers if one["name"] == name)
@@ -243,10 +241,10 @@ class Cluster:
     # --- Ending
 
     def end_of_case(self):
-        pass
+        """Does nothing: what a case changes, it restores itself."""
 
     def save_logs(self):
-        """The node's and the pods', beside the others', before they go."""
+        """Copies the node's and the pods' logs to the run's, before the node is removed."""
         target = self.run.logs / "node"
         shutil.copytree(self.node.directory / "logs", target, dirs_exist_ok=True)
         try:
@@ -259,7 +257,7 @@ class Cluster:
 
 
 class Agent:
-    """The Python agent of a pod, by its report."""
+    """The Python agent of a pod, as it reports its calls."""
 
     def __init__(self, world: Cluster, pod: dict):
         self.world, self.pod, self.seen = world, pod, 0
@@ -270,12 +268,12 @@ class Agent:
         return json.loads(text)
 
     def more(self, count: int, seconds: float = 60):
-        """Waits until so many further calls were answered."""
+        """Waits until `count` more calls have been answered."""
         goal = self.report()["sent"] + count
         wait_until(f"{count} more calls of the agent", lambda: self.report()["sent"] >= goal, seconds)
 
     def expect_no_failure(self, during: str) -> int:
-        """How many calls it has made so far."""
+        """Expects that no call has failed since the last look; returns the number of all calls."""
         report = self.report()
         failed, self.seen = report["failed"] - self.seen, report["failed"]
         expect(failed == 0, f"{failed} calls failed while {during}: {report['failures'][-3:]}")
@@ -283,12 +281,15 @@ class Agent:
 
 
 def metric(pod: dict, name: str, **labels: str) -> float:
-    """The sum of a pod's series of `idjag_proxy_<name>` that carry these labels."""
+    """Sums a pod's series of `idjag_proxy_<name>` that have these labels."""
     return series(fetch(f"http://{pod['status']['podIP']}:17090/metrics")[1], name, **labels)
 
 
 def regex(agents: tuple[str, ...]) -> str:
-    """Of these and no other. Envoy takes none of more than 100 steps, so that what names have in common stands there once."""
+    """Returns a pattern of exactly these SPIFFE IDs.
+
+    Envoy refuses patterns of more than 100 steps, so common parts appear only once.
+    """
     head, namespaces = f"spiffe://{TRUST_DOMAIN}/ns/", collections.defaultdict(list)
     for agent in agents:
         namespace, _, account = agent.removeprefix(head).partition("/sa/")
@@ -309,7 +310,8 @@ def text_of(manifest: str, values: dict) -> str:
     return string.Template(textwrap.dedent(manifest)).substitute(values)
 
 
-# Envoy as in the real-parts suite. It leaves like a well-kept server: out of the Service first, then no new requests, then gone.
+# Envoy as in the real-parts suite. It shuts down gracefully: it first leaves the Service, then
+# refuses new requests, then ends.
 UPSTREAM_POD = """
     apiVersion: v1
     kind: Namespace
@@ -347,7 +349,12 @@ UPSTREAM_POD = """
               command: [envoy, -c, /etc/envoy/envoy.json, --concurrency, "1", --disable-hot-restart]
               readinessProbe: { httpGet: { path: /ready, port: 9901 }, periodSeconds: 1 }
               lifecycle:
-                preStop: { exec: { command: [sh, -c, "curl -sS -X POST 'http://127.0.0.1:9901/drain_listeners?graceful&skip_exit'; sleep 5"] } }
+                preStop:
+                  exec:
+                    command:
+                      - sh
+                      - -c
+                      - "curl -sS -X POST 'http://127.0.0.1:9901/drain_listeners?graceful&skip_exit'; sleep 5"
               volumeMounts:
                 - { name: config, mountPath: /etc/envoy }
                 - { name: spiffe, mountPath: /spiffe, readOnly: true }

@@ -1,1 +1,1 @@
-"""The cases of the cluster suite, one module per letter of the case names, but for `registration`, which is part of b."""
+"""The cases of the cluster suite, one module per topic."""

@@ -30,11 +30,9 @@ def job(world: Cluster):
     wait_until("its pod to end", lambda: phase() == "Succeeded", 60)
 
 
-@case(
-    "b: by hand: the Deployment, the Job and the CronJob of deploy/ work as they are written, in an unlabelled namespace"
-)
+@case("b: by hand: Deployment, Job and CronJob of deploy/ work as they are written, in an unlabelled namespace")
 def by_hand(world: Cluster):
-    """With our configuration and agents, and this node's socket, in the place of theirs."""
+    """Replaces their configuration, agents and socket by those of this suite."""
     overlay = world.run.directory / "by-hand"
     overlay.mkdir()
     (overlay / "proxy.yaml").write_text(usual(world).replace("reports.example.com", "api.example.com"))
@@ -42,7 +40,7 @@ def by_hand(world: Cluster):
     base = os.path.relpath((REPOSITORY / "deploy/overlays/host-path").resolve(), overlay.resolve())
     (overlay / "kustomization.yaml").write_text(text_of(OVERLAY, {"base": base, "version": world.version}))
     written = world.kubectl("kustomize", str(overlay))
-    # Theirs has the name that SPIRE's charts give it.
+    # In deploy/ the socket has the name that SPIRE's charts give it.
     sockets = world.spire.agent_socket.parent
     (sockets / "spire-agent.sock").symlink_to(world.spire.agent_socket.name)
     theirs = "/run/spire/agent-sockets"
@@ -76,7 +74,7 @@ OVERLAY = """
     """
 
 
-@case("b: `idjag-proxy inject | kubectl apply` writes a Job that works, in an unlabelled namespace")
+@case("b: `idjag-proxy inject | kubectl apply` creates a Job that works, in an unlabelled namespace")
 def inject(world: Cluster):
     world.apply(agents.NAMESPACE, name="piped", labels="")
     world.apply(agents.ACCOUNT, name="calendar", namespace="piped")
@@ -96,7 +94,7 @@ def inject(world: Cluster):
     expect(world.arrivals.calls[PIPED, "job"] == 1, "its call did not arrive")
 
 
-@case("b: an init container after the sidecar can call out")
+@case("b: an init container that starts after the sidecar can call")
 def initial(world: Cluster):
     world.apply(agents.INITIAL)
 
@@ -104,11 +102,11 @@ def initial(world: Cluster):
         return world.get("pod", "initial", "-n", "agents")["status"]["phase"]
 
     wait_until("the pod to end", lambda: phase() in ("Succeeded", "Failed"), 90)
-    expect(phase() == "Succeeded", f"the pod {phase()}: {world.log('agents', 'initial', 'prepare')}")
+    expect(phase() == "Succeeded", f"the pod ended as {phase()}: {world.log('agents', 'initial', 'prepare')}")
     expect(world.arrivals.calls[CALENDAR, "initial"] == 1, "its call did not arrive")
 
 
-@case("b: a pod whose identity is not registered waits, says why, and goes on when it is registered")
+@case("b: a pod whose identity is not registered waits, reports why, and starts once it is registered")
 def late(world: Cluster):
     world.apply(agents.LATE)
 
@@ -122,17 +120,15 @@ def late(world: Cluster):
         return fetch(f"http://{address()}:17090/startupz")
 
     why = r"identity|SVID"
-    wait_until("the sidecar to say what it waits for", lambda: address() and re.search(why, startup()[1]), 60)
-    expect(startup()[0] == 503, f"started without an identity: {startup()}")
+    wait_until("the sidecar to report what it waits for", lambda: address() and re.search(why, startup()[1]), 60)
+    expect(startup()[0] == 503, f"it started without an identity: {startup()}")
 
     def in_log():
         return re.search("not registered|PermissionDenied|no identity", world.log("agents", "late", SIDECAR))
 
     wait_until("the reason in the sidecar's log", in_log, 30)
-    expect(
-        condition(pod(), "Ready") != "True" and condition(pod(), "Initialized") != "True",
-        f"it is ready: {pod()['status']}",
-    )
+    states = {condition(pod(), name) for name in ("Ready", "Initialized")}
+    expect("True" not in states, f"it is ready: {pod()['status']}")
     (sidecar,) = pod()["status"]["initContainerStatuses"]
     expect(sidecar["restartCount"] == 0, "the sidecar was restarted instead of waiting")
 
@@ -147,7 +143,7 @@ def late(world: Cluster):
 @case("b: the upstream restarts under load: no failed call")
 def upstream_restarts(world: Cluster):
     agent = Agent(world, world.pod("agents", "app=python"))
-    agent.expect_no_failure("nothing happened yet")
+    agent.expect_no_failure("nothing had happened yet")
     agent.more(50)
     before = world.pod("upstream", "app=reports")["metadata"]["name"]
     world.kubectl("rollout", "restart", "deployment/reports", "-n", "upstream")
@@ -159,7 +155,7 @@ def upstream_restarts(world: Cluster):
     wait_until("the old upstream pod to be gone", gone, 60)
     agent.more(100)
     agent.expect_no_failure("the upstream restarted")
-    expect(world.pod("upstream", "app=reports")["metadata"]["name"] != before, "it is the old upstream pod")
+    expect(world.pod("upstream", "app=reports")["metadata"]["name"] != before, "the upstream pod was not replaced")
 
 
 @case("b: a deleted agent finishes its last calls while the sidecar drains")
@@ -178,13 +174,13 @@ def last_calls(world: Cluster) -> str:
     failed = urllib.parse.parse_qs(urllib.parse.urlsplit(farewell).query)["failed"]
     expect(failed == ["0"], f"{failed[0]} of its last calls failed")
     made = world.arrivals.calls[CALENDAR, "last"] - last
-    expect(made > 50, f"only {made} calls after it was told to stop")
+    expect(made > 50, f"only {made} calls after SIGTERM")
 
     def gone():
         return world.node.ask_kubectl("get", "pod", name, "-n", "agents").returncode != 0
 
-    # The grace period is 30 s: a sidecar that is killed at its end has not drained.
+    # The grace period is 30 s, at whose end a sidecar that does not drain is killed.
     wait_until("the pod to be gone", gone, 20)
     expect(draining()[0] == 0, "its sidecar still answers")
     Agent(world, world.pod("agents", "app=python")).more(20)
-    return f"{made} calls after it was told to stop"
+    return f"{made} calls after SIGTERM"

@@ -1,4 +1,4 @@
-"""e: what nobody may do, as far as a node shows it."""
+"""e: limits of injector, sidecar and agent, as far as a node shows them."""
 
 import re
 import socket
@@ -13,7 +13,7 @@ from harness.proxy import JWT
 TOKEN = "var/run/secrets/kubernetes.io/serviceaccount"
 
 
-@case("e: the injector may do what both READMEs list, nothing more, and that is enough")
+@case("e: the injector may do what both READMEs list and nothing more, and that suffices")
 def rights(world: Cluster):
     account = f"system:serviceaccount:{OWN_NAMESPACE}:{INJECTOR}"
     world.kubectl("create", "serviceaccount", "nobody", "-n", OWN_NAMESPACE)
@@ -24,19 +24,20 @@ def rights(world: Cluster):
 
     own = listed(account, OWN_NAMESPACE) - listed(nobody, OWN_NAMESPACE)
     elsewhere = listed(account, "agents") - listed(nobody, "agents")
-    said = documented()
-    in_its_own = said["everywhere"] | said["its namespace"]
+    documented = rights_of_chart_readme()
+    in_its_own = documented["everywhere"] | documented["its namespace"]
     expect(own == in_its_own, f"in its own namespace: {sorted(own ^ in_its_own)}")
-    expect(elsewhere == said["everywhere"], f"in another namespace: {sorted(elsewhere ^ said['everywhere'])}")
+    expect(elsewhere == documented["everywhere"], f"elsewhere: {sorted(elsewhere ^ documented['everywhere'])}")
     kinds = {(resource.partition(".")[0].removesuffix("s"), name, verbs) for resource, name, verbs in in_its_own}
-    expect(in_words() == kinds, f"the README in words: {sorted(in_words() ^ kinds)}")
+    main_readme = rights_of_main_readme()
+    expect(main_readme == kinds, f"the main README: {sorted(main_readme ^ kinds)}")
     for pod in world.pods(OWN_NAMESPACE, SELECTOR):
         log = world.log(OWN_NAMESPACE, pod["metadata"]["name"], "injector")
-        expect("forbidden" not in log.lower(), "an injector was forbidden something: " + first_with(log, "forbidden"))
+        expect("forbidden" not in log.lower(), f"an injector was refused: {first_with(log, 'forbidden')}")
 
 
 def rules(table: str) -> set[tuple[str, str, str]]:
-    """Resource, names and verbs of each line of `kubectl auth can-i --list` that is about resources."""
+    """Parses `kubectl auth can-i --list` into resource, names and verbs."""
     found = set()
     for line in table.splitlines()[1:]:
         parts = re.fullmatch(r"(\S*)\s+\[(.*?)\]\s+\[(.*?)\]\s+\[(.*?)\]\s*", line)
@@ -45,8 +46,8 @@ def rules(table: str) -> set[tuple[str, str, str]]:
     return found
 
 
-def documented() -> dict[str, set[tuple[str, str, str]]]:
-    """The table of the chart's README, by where."""
+def rights_of_chart_readme() -> dict[str, set[tuple[str, str, str]]]:
+    """Returns the table of the chart's README, by where the rights apply."""
     lines = (REPOSITORY / "charts/idjag-proxy/README.md").read_text().splitlines()
     found: dict[str, set] = {"everywhere": set(), "its namespace": set()}
     for line in lines:
@@ -54,12 +55,12 @@ def documented() -> dict[str, set[tuple[str, str, str]]]:
         if cells[0] in found:
             where, resource, name, verbs, _ = cells
             found[where].add((resource, name.replace("any", ""), " ".join(sorted(verbs.split(", ")))))
-    expect(all(found.values()), "the chart's README lists no rights")
+    expect(all(found.values()), "the chart's README lacks the rights")
     return found
 
 
-def in_words() -> set[tuple[str, str, str]]:
-    """The table of the repository's README, which names kinds, not resources."""
+def rights_of_main_readme() -> set[tuple[str, str, str]]:
+    """Returns the table of the repository's README, which names kinds, not resources."""
     row = re.compile(r"\| (?:any namespace|cluster|its namespace) \| ((?:`\w+`,? )+)(its own )?(\w+) \|")
     found = set()
     for verbs, own, kind in row.findall((REPOSITORY / "README.md").read_text()):
@@ -72,26 +73,24 @@ def first_with(text: str, word: str) -> str:
     return next((line for line in text.splitlines() if word in line.lower()), "")
 
 
-@case("e: the sidecar finds no token of the API server's; the agent's own is where it was")
+@case("e: the sidecar has no token for the API server; the agent keeps its own")
 def no_token(world: Cluster):
     pod = world.pod("agents", "app=curl")
-    agent = world.kubectl(
-        "exec", "-n", "agents", pod["metadata"]["name"], "-c", "agent", "--", "ls", f"/{TOKEN}"
-    ).split()
-    expect("token" in agent, f"the agent has {agent}, so that nothing is shown")
+    name = pod["metadata"]["name"]
+    agent = world.kubectl("exec", "-n", "agents", name, "-c", "agent", "--", "ls", f"/{TOKEN}").split()
+    expect("token" in agent, f"the agent has {agent}, so the case proves nothing")
     root = Path(f"/proc/{world.container(pod, SIDECAR)}/root")
     sidecar = [one.name for one in (root / TOKEN).iterdir()]
-    expect(not sidecar, f"the sidecar finds {sidecar}")
+    expect(not sidecar, f"the sidecar has {sidecar}")
     tokens = [one for place in ("etc", "run", "var") for one in (root / place).rglob("*") if one.name == "token"]
-    expect(not tokens, f"the sidecar finds {tokens}")
+    expect(not tokens, f"the sidecar has {tokens}")
 
 
 @case("e: the agent cannot reach the sidecar's admin socket, files or processes")
 def no_admin(world: Cluster):
     pod = world.pod("agents", "app=curl")
-    expect(
-        world.status_of_sidecar(pod)["ready"], "the admin socket does not answer the operator, so that nothing is shown"
-    )
+    ready = world.status_of_sidecar(pod)["ready"]
+    expect(ready, "the admin socket does not answer the operator, so the case proves nothing")
     name = pod["metadata"]["name"]
 
     def inside(*words):
@@ -99,11 +98,10 @@ def no_admin(world: Cluster):
 
     for path in ("/run/idjag-proxy", "/spiffe-workload-api", "/etc/idjag-proxy"):
         expect(inside("ls", path).returncode != 0, f"the agent sees {path}")
-    asked = inside(
-        "curl", "-sS", "--max-time", "5", "--unix-socket", "/run/idjag-proxy/admin.sock", "http://admin/status"
-    )
-    expect(asked.returncode != 0, f"the agent was answered by the admin socket: {asked.stdout}")
-    # They share the network, so that an abstract socket, which has no file, would be the agent's too.
+    socket_of_admin = ["--unix-socket", "/run/idjag-proxy/admin.sock"]
+    asked = inside("curl", "-sS", "--max-time", "5", *socket_of_admin, "http://admin/status")
+    expect(asked.returncode != 0, f"the admin socket answered the agent: {asked.stdout}")
+    # Both share the network, so the agent could reach an abstract socket, which has no file.
     sockets = [line.split()[7] for line in inside("cat", "/proc/net/unix").stdout.splitlines() if len(line.split()) > 7]
     expect(not [one for one in sockets if one.startswith("@")], f"abstract sockets: {sockets}")
     programs = inside("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
@@ -113,7 +111,7 @@ def no_admin(world: Cluster):
     expect(mode == 0o600, f"the admin socket has mode {mode:o}")
 
 
-@case("e: sidecar and injector listen where the documentation says, and nowhere else")
+@case("e: sidecar and injector listen on the documented ports only")
 def ports(world: Cluster):
     pod = world.pod("agents", "app=curl")
     open_ports = listening(world.container(pod, SIDECAR))
@@ -130,14 +128,14 @@ def ports(world: Cluster):
 
 
 def listening(pid: int) -> set[tuple[str, int]]:
-    """The TCP addresses that are listened on in the network namespace of a process."""
+    """Returns the TCP addresses with listeners in the network namespace of a process."""
     found = set()
     for name, family in {"tcp": socket.AF_INET, "tcp6": socket.AF_INET6}.items():
         for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
             _, local, _, state, *_ = line.split()
             if state == "0A":
                 address, port = local.split(":")
-                # Words of four bytes, in the machine's order.
+                # The address consists of words of four bytes in the machine's byte order.
                 words = [bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8)]
                 found.add((socket.inet_ntop(family, b"".join(words)), int(port, 16)))
     return found
@@ -145,10 +143,10 @@ def listening(pid: int) -> set[tuple[str, int]]:
 
 @case("e: the NetworkPolicy is enforced")
 def network_policy(_: Cluster):
-    raise NotRun("the node's network is a bridge, which enforces none")
+    raise NotRun("the node's network is a bridge, which enforces no NetworkPolicy")
 
 
-@case("e: no token, key or panic stands in a log or metric of a sidecar or an injector")
+@case("e: logs and metrics of sidecars and injectors have no token, key or panic")
 def logs(world: Cluster):
     seen = 0
     for namespace, selector, container in [
@@ -161,7 +159,7 @@ def logs(world: Cluster):
             texts["metrics"] = fetch(f"http://{pod['status'].get('podIP')}:17090/metrics")[1]
             for where, text in texts.items():
                 seen += bool(text)
-                expect(not JWT.search(text), f"a token stands in the {where} of {name}")
-                expect("PRIVATE KEY" not in text, f"a key stands in the {where} of {name}")
+                expect(not JWT.search(text), f"a token appears in the {where} of {name}")
+                expect("PRIVATE KEY" not in text, f"a key appears in the {where} of {name}")
                 expect("panicked at" not in text, f"{name} panicked: {first_with(text, 'panicked at')}")
     expect(seen >= 8, f"only {seen} logs and metrics were read")

@@ -1,4 +1,4 @@
-"""c: the ConfigMap and the Secret, and how they change under running pods."""
+"""c: the ConfigMap and the Secret, and how changes reach running pods."""
 
 import json
 import ssl
@@ -12,21 +12,24 @@ from harness.keycloak import SCOPES
 from harness.parts import wait_until
 from harness.web import Handler, Server
 
-# The kubelet's own period here, and the time that Kubernetes adds: it looks at changed ConfigMaps at the next one.
+# The kubelet's sync period here plus the delay that Kubernetes adds, because the kubelet sees a
+# changed ConfigMap in the next period.
 SYNC = 60  # seconds
-# Keys of a service that takes nothing better.
+# Keys of a service that only accepts static keys.
 FIRST, SECOND = "key-of-yesterday-3f9a", "key-of-today-b71c"
 
 
-@case("c: a changed ConfigMap is live within the kubelet's sync, without a restart")
+@case("c: a changed ConfigMap takes effect within the kubelet's sync period, without a restart")
 def changed(world: Cluster):
     pod = world.pod("agents", "app=python")
     agent, accepted = Agent(world, pod), metric(pod, "config_reloads_total", result="accepted")
-    expect(SCOPES[1] not in scopes(world), f"the scope is there already: {scopes(world)}")
+    expect(SCOPES[1] not in scopes(world), f"the scope is already granted: {scopes(world)}")
     configure(world, "agents", usual(world, SCOPES[1]))
     try:
         wait_until("tokens with the new scope", lambda: SCOPES[1] in scopes(world), SYNC)
-        expect(metric(pod, "config_reloads_total", result="accepted") > accepted, "not counted as accepted")
+        expect(
+            metric(pod, "config_reloads_total", result="accepted") > accepted, "the reload is not counted as accepted"
+        )
         agent.expect_no_failure("the configuration changed")
     finally:
         configure(world, "agents", usual(world))
@@ -35,23 +38,25 @@ def changed(world: Cluster):
 
 
 def scopes(world: Cluster) -> list[str]:
-    """Of the token that arrived last from the Python agent."""
+    """Returns the scopes of the token that last arrived from the Python agent."""
     return world.arrivals.last[CALENDAR, "python"]["claims"]["scope"].split()
 
 
-@case("c: a broken ConfigMap is refused with the old one kept, visible in metric, status and log")
+@case("c: a broken ConfigMap is refused, the old one stays in use, and metric, status and log show it")
 def broken(world: Cluster):
     pod = world.pod("agents", "app=python")
     agent, refused = Agent(world, pod), metric(pod, "config_reloads_total", result="refused")
     configure(world, "agents", usual(world).replace("reports.example.com", "not a host"))
     try:
-        wait_until(
-            "the refusal in the metric", lambda: metric(pod, "config_reloads_total", result="refused") > refused, SYNC
-        )
+
+        def is_counted():
+            return metric(pod, "config_reloads_total", result="refused") > refused
+
+        wait_until("the refusal in the metric", is_counted, SYNC)
         configuration = world.status_of_sidecar(pod)["config"]
-        expect("not a host" in str(configuration), f"the status does not say why: {configuration}")
+        expect("not a host" in str(configuration), f"the status lacks the reason: {configuration}")
         log = world.log("agents", pod["metadata"]["name"], "idjag-proxy")
-        expect("not a host" in log, "the log does not say why")
+        expect("not a host" in log, "the log lacks the reason")
         agent.more(50)
         agent.expect_no_failure("the configuration was broken")
     finally:
@@ -60,14 +65,12 @@ def broken(world: Cluster):
     def recovered():
         return "not a host" not in str(world.status_of_sidecar(pod)["config"])
 
-    wait_until("the status to forget it", recovered, SYNC)
+    wait_until("the status to be healthy again", recovered, SYNC)
 
 
-@case(
-    "c: the README's agent, with a key of the Secret on its call, which it does not see itself; a changed key follows"
-)
+@case("c: the README's agent calls with a key of the Secret, which the agent cannot see; a changed key takes effect")
 def key(world: Cluster):
-    """Its container is named after its image, as `kubectl create deployment` has it."""
+    """Its container is named after its image, because `kubectl create deployment` created it."""
     service = KeyService(world)
 
     def create(*words):
@@ -87,9 +90,9 @@ def key(world: Cluster):
         call = ["curl", "-fsS", "http://127.0.0.1:17080/search.example.com/find", "-H", "x-api-key: mine"]
         world.kubectl(*agent, *call)
         expect(service.keys == [[FIRST]], f"the calls carried {service.keys}")
-        expect(metric(pod, "requests_total") >= 1, "the call did not pass the sidecar")
+        expect(metric(pod, "requests_total") >= 1, "the call bypassed the sidecar")
         seen = world.kubectl(*agent, "sh", "-c", "env; grep -rs . /etc/idjag-proxy || true")
-        expect(FIRST not in seen, f"the agent sees it: {seen}")
+        expect(FIRST not in seen, f"the agent can see the key: {seen}")
         log = world.log("keys", pod["metadata"]["name"], SIDECAR)
         expect(log and FIRST not in log, "the key is in the log")
         patch = json.dumps({"stringData": {"search-api-key": SECOND}})
@@ -104,7 +107,7 @@ def key(world: Cluster):
 
 
 class KeyService(Server):
-    """An API behind a key, on this machine, over HTTPS; remembers which keys each call has."""
+    """An HTTPS API on this machine that records the keys of each call."""
 
     def __init__(self, world: Cluster):
         self.keys: list[list[str]] = []

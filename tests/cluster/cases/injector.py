@@ -1,4 +1,4 @@
-"""d: the injector under trouble, and everything that it says."""
+"""d: the injector under failures, and all its refusals and warnings."""
 
 import base64
 import json
@@ -32,7 +32,10 @@ def reviews(world: Cluster) -> float:
 
 
 class Creation:
-    """Pods are created all the time, without being run: a dry run is reviewed like any other. What fails is kept."""
+    """Creates pods continuously by dry runs, which are reviewed like any creation.
+
+    Failures are recorded.
+    """
 
     def __init__(self, world: Cluster, threads: int = 2):
         self.world, self.ended = world, threading.Event()
@@ -57,9 +60,8 @@ class Creation:
         wait_until(f"{count} more pods to be created", lambda: self.made >= goal, 60)
 
     def expect_no_failure(self, during: str):
-        expect(
-            not self.failures, f"{len(self.failures)} of {self.made} pods failed while {during}: {self.failures[:2]}"
-        )
+        failures = f"{len(self.failures)} of {self.made} pods failed while {during}"
+        expect(not self.failures, f"{failures}: {self.failures[:2]}")
 
     def _create(self):
         while not self.ended.is_set():
@@ -87,9 +89,9 @@ def deleted(world: Cluster) -> str:
     return f"{creation.made} pods"
 
 
-@case("d: one of two replicas is killed while pods are created: a workload's pods all come, with a sidecar")
+@case("d: one of two replicas is killed while pods are created: all pods of a workload appear, with a sidecar")
 def killed(world: Cluster) -> str:
-    """Nobody can spare a pod the moment in which its review goes to a process that is gone: its controller tries again."""
+    """A review that is sent to the killed process fails, and the pod's controller retries."""
     first, _ = two_ready(world)
     world.apply(SCALED)
     victim = world.container(first, "injector")
@@ -105,19 +107,17 @@ def killed(world: Cluster) -> str:
             two_ready(world)
             failed = len(creation.failures)
             creation.more(10)
-        expect(
-            len(creation.failures) == failed,
-            f"pods failed when two replicas were ready again: {creation.failures[-1:]}",
-        )
+        last = creation.failures[-1:]
+        expect(len(creation.failures) == failed, f"pods failed after two replicas were ready again: {last}")
         without = [pod["metadata"]["name"] for pod in made() if not has_sidecar(pod)]
-        expect(not without, f"without a sidecar: {without}")
-        expect("it has no sidecar" not in creation.failures, "a pod came without a sidecar")
+        expect(not without, f"pods without a sidecar: {without}")
+        expect("it has no sidecar" not in creation.failures, "a pod was created without a sidecar")
     finally:
         world.kubectl("delete", "deployment/scaled", "-n", "agents", "--wait=false")
-    return f"{failed} of {creation.made} single pods were refused in that moment"
+    return f"{failed} of {creation.made} single pods were refused at that moment"
 
 
-# They need not run: the node is small. The scheduler keeps them waiting.
+# No node matches the selector, so these pods stay pending: the node is too small to run them.
 SCALED = """
     apiVersion: apps/v1
     kind: Deployment
@@ -135,18 +135,21 @@ SCALED = """
 
 @case("d: the certificate is rotated while pods are created: none is refused, both replicas serve the new one")
 def rotated(world: Cluster) -> str:
-    """By taking the old one away, which is what an operator does with one that is no longer trusted."""
+    """Removes the old certificate, as an operator would if it is no longer trusted."""
     pods = two_ready(world)
     before, [old] = served(pods), bundles(world)
     rotations = sum(metric(pod, "injector_certificate_rotations_total", outcome="rotated") for pod in pods)
     with Creation(world) as creation:
-        world.kubectl(
-            "patch", "secret", INJECTOR, "-n", OWN_NAMESPACE, "--type=json", "-p", '[{"op": "remove", "path": "/data"}]'
+        patch = '[{"op": "remove", "path": "/data"}]'
+        world.kubectl("patch", "secret", INJECTOR, "-n", OWN_NAMESPACE, "--type=json", "-p", patch)
+        wait_until(
+            "both replicas to have the new certificate",
+            lambda: not served(pods) & before and len(served(pods)) == 1,
+            90,
         )
-        wait_until("a new certificate of both", lambda: not served(pods) & before and len(served(pods)) == 1, 90)
         creation.more(10)
         [new] = bundles(world)
-        expect(new != old and old.strip() in new, "the old authority left the bundle at once")
+        expect(new != old and old.strip() in new, "the old authority was removed from the bundle at once")
     creation.expect_no_failure("the certificate was rotated")
     now = sum(metric(pod, "injector_certificate_rotations_total", outcome="rotated") for pod in pods)
     expect(now == rotations + 1, f"{now - rotations:.0f} rotations are counted")
@@ -157,20 +160,20 @@ def rotated(world: Cluster) -> str:
 
 
 def served(pods: list[dict]) -> set[bytes]:
-    """The certificates that the injectors show now."""
+    """Returns the certificates that the injectors present now."""
     return {ssl.get_server_certificate((pod["status"]["podIP"], 8443), timeout=5) for pod in pods}
 
 
 def bundles(world: Cluster) -> list[str]:
-    """What the entries of the webhook configuration trust, each once."""
+    """Returns the distinct bundles that the entries of the webhook configuration trust."""
     hooks = world.get("mutatingwebhookconfiguration", INJECTOR)["webhooks"]
     return list({base64.b64decode(hook["clientConfig"].get("caBundle", "")).decode() for hook in hooks})
 
 
-@case("d: the API server restarts: agents and injectors go on, pods are injected again at once")
+@case("d: the API server restarts: agents and injectors go on, and pods are injected at once")
 def api_server(world: Cluster) -> str:
     agent = Agent(world, world.pod("agents", "app=python"))
-    agent.expect_no_failure("nothing happened yet")
+    agent.expect_no_failure("nothing had happened yet")
     before = {pod["metadata"]["uid"] for pod in two_ready(world)}
     world.node.restart("apiserver")
     world.node.wait_ready()
@@ -185,7 +188,7 @@ def api_server(world: Cluster) -> str:
     return f"the injectors' containers have restarted {restarts} times in all"
 
 
-@case("d: pods that cannot be injected are refused, each with its reason and what to do")
+@case("d: pods that cannot be injected are refused, each with the reason and what to do")
 def refused(world: Cluster):
     for name in ("empty", "no-file"):
         world.apply(agents.NAMESPACE, name=name, labels="idjag-proxy.io/inject: enabled")
@@ -193,25 +196,23 @@ def refused(world: Cluster):
     for namespace, fields, words in refusals(world):
         done = world.ask(agents.PLAIN, "create", "--dry-run=server", **plain(namespace, fields))
         expect(done.returncode != 0, f"{fields} was accepted: {done.stdout}")
-        said(fields, done.stderr, words)
-        expect("admission webhook" in done.stderr, f"{fields}: somebody else refused it: {done.stderr}")
+        expect_words(fields, done.stderr, words)
+        expect("admission webhook" in done.stderr, f"{fields}: the refusal is not the webhook's: {done.stderr}")
         if not words[0].startswith("ConfigMap "):
-            said(fields, done.stderr, ["To run it without one, label it idjag-proxy.io/inject: disabled"])
-    # An API server looks for that itself, but only after the webhooks.
+            expect_words(fields, done.stderr, ["To run it without one, label it idjag-proxy.io/inject: disabled"])
+    # The API server would refuse this as well, but only after the webhooks.
     bare = "{ apiVersion: v1, kind: Pod, metadata: { name: bare, namespace: agents }, spec: { containers: [] } }"
     done = world.ask(bare, "create", "--dry-run=server")
-    said({}, done.stderr, ["pod bare cannot have", "its spec has no containers"])
+    expect_words({}, done.stderr, ["pod bare cannot have", "its spec has no containers"])
 
 
-@case(
-    "d: workloads whose pods would be refused are accepted with a warning that kubectl prints: each kind, each reason"
-)
+@case("d: workloads whose pods would be refused are accepted with a warning by kubectl: each kind, each reason")
 def warned(world: Cluster):
     for namespace, fields, words in refusals(world):
         done = world.ask(workload("Deployment", plain(namespace, fields)), "apply", "--dry-run=server")
         expect(done.returncode == 0, f"Deployment with {fields}: {done.stderr}")
         expect("Warning:" in done.stderr, f"Deployment with {fields}: no warning")
-        said(fields, done.stderr, ["idjag-proxy: its pods will be refused: ", *words[:1]])
+        expect_words(fields, done.stderr, ["idjag-proxy: its pods will be refused: ", *words[:1]])
     for kind in KINDS:
         good = world.ask(workload(kind, plain("agents", {})), "apply", "--dry-run=server")
         expect(good.returncode == 0 and "Warning" not in good.stderr, f"a good {kind}: {good.stderr}")
@@ -219,7 +220,8 @@ def warned(world: Cluster):
             workload(kind, plain("agents", {"settings": "hostNetwork: true"})), "apply", "--dry-run=server"
         )
         expect(done.returncode == 0 and "hostNetwork is true" in done.stderr, f"{kind}: {done.stderr}")
-    # A label of its own: nothing in a labelled namespace, and in another one what has the injector look at it.
+    # The workload's own label does not matter in a labelled namespace. In another namespace it
+    # makes the injector review the workload.
     for namespace, label in [("agents", "enabled"), ("agents", "disabled"), ("elsewhere", "enabled")]:
         own = workload("Deployment", plain(namespace, {"settings": "hostNetwork: true"}))
         own = own.replace("name: plain,", f"name: plain, labels: {{ idjag-proxy.io/inject: {label} }},", 1)
@@ -228,7 +230,7 @@ def warned(world: Cluster):
 
 
 def refusals(world: Cluster) -> list[tuple[str, dict, list[str]]]:
-    """A namespace, what a pod says, and what its refusal says."""
+    """Returns a namespace, fields of a pod, and the words of its refusal."""
     sockets = world.spire.agent_socket.parent
     mount = "volumeMounts: [{ name: spiffe, mountPath: /spiffe }]"
 
@@ -305,12 +307,12 @@ MAKE = "kubectl -n {} create configmap {} --from-file=proxy.yaml"
 
 
 def annotated(**annotations: str) -> dict:
-    """A pod with these annotations of ours."""
+    """Returns the metadata of a pod with these annotations of ours."""
     ours = {f"idjag-proxy.io/{name.replace('_', '-')}": value for name, value in annotations.items()}
     return {"metadata": f"annotations: {json.dumps(ours)}"}
 
 
-@case("d: what is taken, but with a doubt, comes with a warning that kubectl prints: pods and workloads")
+@case("d: pods and workloads that are accepted but doubtful come with a warning by kubectl")
 def doubted(world: Cluster):
     proxied = annotated(http_proxy="true")
     for fields, warning in [
@@ -337,13 +339,13 @@ def doubted(world: Cluster):
     ]:
         done = world.ask(agents.PLAIN, "create", "--dry-run=server", "-o", "json", **plain("agents", fields))
         expect(done.returncode == 0 and has_sidecar(json.loads(done.stdout)), f"a pod with {fields}: {done.stderr}")
-        said(fields, done.stderr, [f"Warning: idjag-proxy: {warning}"])
+        expect_words(fields, done.stderr, [f"Warning: idjag-proxy: {warning}"])
         done = world.ask(workload("Deployment", plain("agents", fields)), "apply", "--dry-run=server")
         expect(done.returncode == 0, f"a Deployment with {fields}: {done.stderr}")
-        said(fields, done.stderr, [f"Warning: idjag-proxy: {warning}"])
+        expect_words(fields, done.stderr, [f"Warning: idjag-proxy: {warning}"])
 
 
-@case("d: an injector that may not read ConfigMaps injects all the same, and warns; one asked of other things warns")
+@case("d: an injector that may not read ConfigMaps injects and warns; one that is called for other objects warns")
 def misconfigured(world: Cluster):
     def answer():
         return world.ask(agents.PLAIN, "create", "--dry-run=server", "-o", "json", **plain("agents", {}))
@@ -381,7 +383,7 @@ def misconfigured(world: Cluster):
         world.kubectl("delete", "mutatingwebhookconfiguration", "too-wide")
 
 
-# As somebody might write it who adds a rule to the chart's.
+# A webhook configuration with a rule too many.
 TOO_WIDE = """
     apiVersion: admissionregistration.k8s.io/v1
     kind: MutatingWebhookConfiguration
@@ -401,12 +403,12 @@ def plain(namespace: str, fields: dict) -> dict:
     return {"name": "plain", "namespace": namespace, "metadata": "", "settings": "", "container": ""} | fields
 
 
-def said(fields: dict, text: str, words: list[str]):
+def expect_words(fields: dict, text: str, words: list[str]):
     for word in words:
         expect(word in text, f"{fields}: {word!r} is not in: {text}")
 
 
-# Each with the pod of `PLAIN`.
+# The kinds of workloads and their API versions.
 KINDS = {
     "Deployment": "apps/v1",
     "StatefulSet": "apps/v1",
@@ -447,7 +449,7 @@ def _in(lines: list[str]) -> list[str]:
     return [f"  {line}" for line in lines]
 
 
-@case("d: a refused pod is also an event on the workload that made it")
+@case("d: a refused pod is also an event of the workload that created it")
 def event(world: Cluster):
     world.kubectl("apply", "-f", "-", manifest=workload("Deployment", plain("agents", {"settings": "hostPID: true"})))
     try:
@@ -464,7 +466,7 @@ def event(world: Cluster):
         world.kubectl("delete", "deployment/plain", "-n", "agents", "--wait=false")
 
 
-@case("d: the pod's label wins; a pod that nobody labelled, kube-system and the own namespace never call the injector")
+@case("d: the pod's label wins; unlabelled pods, kube-system and the injector's namespace never call the injector")
 def labels(world: Cluster):
     two_ready(world)
 
@@ -477,9 +479,8 @@ def labels(world: Cluster):
     def created(namespace, fields):
         return json.loads(create(world, namespace, fields))
 
-    expect(
-        has_sidecar(created("by-pod", inject("enabled"))), "a labelled pod in an unlabelled namespace has no sidecar"
-    )
+    labelled = created("by-pod", inject("enabled"))
+    expect(has_sidecar(labelled), "a labelled pod in an unlabelled namespace has no sidecar")
     before = reviews(world)
     for namespace, fields in [
         ("elsewhere", {}),
@@ -502,18 +503,18 @@ def create(world: Cluster, namespace: str, fields: dict) -> str:
     return done.stdout
 
 
-@case("d: no injector: with Fail labelled pods wait and nothing else does, with Ignore they start without a sidecar")
+@case("d: no injector: with Fail only labelled pods wait, with Ignore they start without a sidecar")
 def without_injector(world: Cluster):
     agent = Agent(world, world.pod("agents", "app=python"))
-    agent.expect_no_failure("nothing happened yet")
+    agent.expect_no_failure("nothing had happened yet")
 
     def policy(value):
         return ["--reuse-values", "--set", f"injector.failurePolicy={value}", "--wait", "--timeout", "120s"]
 
     scaled_to_nothing(world)
     done = world.ask(agents.PLAIN, "create", "--dry-run=server", **plain("agents", {}))
-    expect(done.returncode != 0, "with Fail a pod came without an injector")
-    said({}, done.stderr, ["failed calling webhook", "namespace.idjag-proxy.io"])
+    expect(done.returncode != 0, "with Fail a pod was created without an injector")
+    expect_words({}, done.stderr, ["failed calling webhook", "namespace.idjag-proxy.io"])
     create(world, "elsewhere", {})
     applied = world.ask(workload("Deployment", plain("agents", {})), "apply", "--dry-run=server")
     expect(applied.returncode == 0, f"a workload could not be applied: {applied.stderr}")

@@ -25,48 +25,47 @@ from harness.parts import wait_until
 GOAL = 120  # seconds
 
 
-@case(
-    "a: helm install, a labelled namespace, two agents: their plain calls arrive with a token of Keycloak's, over mTLS"
-)
+@case("a: helm install, a labelled namespace, two agents: their plain calls arrive with Keycloak's token, over mTLS")
 def install(world: Cluster) -> str:
     chart = world.package(world.version)
     world.register("agents", "calendar")
-    # The injector needs no more than the strictest level admits.
+    # The injector runs at the strictest level.
     world.apply(agents.NAMESPACE, name=OWN_NAMESPACE, labels="pod-security.kubernetes.io/enforce: restricted")
     started = time.monotonic()
     values = ["--set", f"injector.socket={world.workload_api}", "--set", "injector.logLevel=debug"]
-    world.helm(
-        "install", RELEASE, chart, "-n", OWN_NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s", *values
-    )
+    waiting = ["--create-namespace", "--wait", "--timeout", "120s"]
+    world.helm("install", RELEASE, chart, "-n", OWN_NAMESPACE, *waiting, *values)
     installed = time.monotonic()
     make_namespace(world, "agents")
     world.apply(agents.CURL)
     world.apply(agents.PYTHON, linger=6)
 
     first = world.arrivals.first
-    wait_until("the first call of curl's", lambda: (CALENDAR, "curl") in first, 120)
-    wait_until("the first call of Python's", lambda: (CALENDAR, "python") in first, 120)
+    wait_until("curl's first call", lambda: (CALENDAR, "curl") in first, 120)
+    wait_until("Python's first call", lambda: (CALENDAR, "python") in first, 120)
     took = min(first[CALENDAR, name] for name in ("curl", "python")) - started
     expect(took < GOAL, f"the first call came after {took:.0f} s, the goal is {GOAL}")
 
     seen = world.arrivals.last[CALENDAR, "curl"]
     expect(SCOPES[0] in seen["claims"]["scope"].split(), f"scope {seen['claims']}")
     expect(f"URI={CALENDAR}" in seen["xfcc"], f"the upstream pod saw another caller: {seen['xfcc'][:200]}")
-    expect(f"By={UPSTREAM}" in seen["xfcc"], f"the upstream pod is another: {seen['xfcc'][:200]}")
-    expect(world.arrivals.refused == 0, f"{world.arrivals.refused} calls came without a valid token")
+    expect(f"By={UPSTREAM}" in seen["xfcc"], f"another upstream pod was called: {seen['xfcc'][:200]}")
+    expect(world.arrivals.refused == 0, f"{world.arrivals.refused} calls arrived without a valid token")
     agent = Agent(world, world.pod("agents", "app=python"))
     agent.more(100)
-    agent.expect_no_failure("everything was new")
+    agent.expect_no_failure("everything started")
     pod = world.pod("agents", "app=curl")
-    wait_until("curl's own record", lambda: world.log("agents", pod["metadata"]["name"], "agent").strip(), 10)
+    wait_until("curl's log", lambda: world.log("agents", pod["metadata"]["name"], "agent").strip(), 10)
     answers = set(world.log("agents", pod["metadata"]["name"], "agent").split())
-    expect(answers == {"200"}, f"curl was answered {answers}")
+    expect(answers == {"200"}, f"curl received {answers}")
     in_helm = installed - started
     return f"{took:.1f} s from helm install to the first authenticated call, {in_helm:.1f} s of them in helm"
 
 
 def make_namespace(world: Cluster, name: str, configuration: str | None = None):
-    """A labelled one, with the ConfigMap of its sidecars and the service accounts of its agents."""
+    """Creates a labelled namespace with its sidecars' ConfigMap and its agents' service
+    accounts.
+    """
     world.apply(agents.NAMESPACE, name=name, labels="idjag-proxy.io/inject: enabled")
     for account in ("calendar", "late"):
         world.apply(agents.ACCOUNT, name=account, namespace=name)
@@ -82,9 +81,9 @@ def configure(world: Cluster, namespace: str, configuration: str):
     world.apply(agents.CONFIG_MAP, namespace=namespace, configuration=json.dumps(configuration), ca=json.dumps(ca))
 
 
-@case("a: SPIRE attests namespace, service account and container: another container of the same account gets nothing")
+@case("a: SPIRE attests namespace, service account and container: another container of the account has no identity")
 def attested(world: Cluster):
-    """The same program, socket and account in a pod that nobody injected; only the container's name differs."""
+    """Probes with the same program, socket and account, in pods that are not injected."""
     world.apply(agents.NAMESPACE, name="elsewhere", labels="")
     for namespace, account, container in [
         ("agents", "calendar", "another"),
@@ -112,7 +111,7 @@ def is_refused(world: Cluster, namespace: str, pod: str, container: str) -> bool
     return re.search("PermissionDenied|no identity|not registered", log) is not None
 
 
-# By hand, and opted out: the sidecar's image as an ordinary container.
+# The sidecar's image as an ordinary container of a pod that opted out of injection.
 PROBE = """
     apiVersion: v1
     kind: ConfigMap
@@ -151,7 +150,7 @@ def helm_test(world: Cluster):
 @case("a: the injector serves two replicas, each with a certificate that the webhook configuration trusts")
 def injectors(world: Cluster):
     pods = world.pods(OWN_NAMESPACE, "app.kubernetes.io/component=injector")
-    expect(len(pods) == 2 and all(map(is_ready, pods)), f"{len(pods)} replicas")
+    expect(len(pods) == 2 and all(map(is_ready, pods)), f"{len(pods)} replicas are there, or not all are ready")
     hooks = world.get("mutatingwebhookconfiguration", INJECTOR)["webhooks"]
     bundles = {hook["clientConfig"].get("caBundle") for hook in hooks}
     expect(len(bundles) == 1 and all(bundles), f"the webhooks trust {len(bundles)} bundles")

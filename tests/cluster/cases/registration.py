@@ -1,4 +1,4 @@
-"""b: pods registered by SPIRE's controller manager, as where SPIRE comes from its charts."""
+"""b: pods registered by SPIRE's controller manager, as with SPIRE's charts."""
 
 import base64
 import json
@@ -14,21 +14,21 @@ from harness.spire import TRUST_DOMAIN
 NAMESPACE = "registered"
 OURS = REPOSITORY / "deploy/spire/cluster-spiffe-id.yaml"
 VALUES = REPOSITORY / "deploy/spire/values.yaml"
-# Of SPIRE's chart, where its release `spire` is in the namespace `spire-server`.
+# The class of SPIRE's chart, whose release `spire` is in the namespace `spire-server`.
 CLASS = "spire-server-spire"
-# What the ids of the controller manager's entries begin with. It lets others alone.
+# The prefix of the ids of the controller manager's entries. It ignores other entries.
 PREFIX = "example-cluster"
-# What an entry selects in a pod.
+# The selectors of an entry within a pod.
 WHOLE, SIDECAR_ALONE = [], [f"k8s:container-name:{SIDECAR}"]
 
 
 @case(
-    "b: SPIRE's controller manager: by what its chart makes the whole pod has the identity, by deploy/spire the sidecar alone, whose call "
-    "arrives; a pod without sidecar keeps its own"
+    "b: SPIRE's controller manager: its chart's default gives the identity to the whole pod, deploy/spire to the "
+    "sidecar alone, whose call arrives; a pod without a sidecar keeps the default"
 )
 def registered(world: Cluster):
     others = foreign(world)
-    # Another identity for the agents that are there already would be of no use to the other cases.
+    # Existing agents must not get a second identity, which other cases do not expect.
     ignored = [one["metadata"]["name"] for one in world.get("namespaces")["items"]]
     make_namespace(world, NAMESPACE)
     crds = controller_manager.place(world.cache.root) / "crds"
@@ -41,12 +41,12 @@ def registered(world: Cluster):
         first = create(world, "first")
         expect_registered(world, first, [WHOLE], manager)
         world.kubectl("apply", "-f", str(OURS))
-        # The reason for `fallback` in values.yaml.
+        # This is why values.yaml sets `fallback`.
         expect_registered(world, first, [WHOLE, SIDECAR_ALONE], manager)
         world.apply(DEFAULT, name=CLASS, fallback="true")
         expect_registered(world, first, [SIDECAR_ALONE], manager)
 
-        # One that has never had another registration.
+        # This pod has never had another registration.
         second = create(world, "second")
         expect_registered(world, second, [SIDECAR_ALONE], manager)
         wait_until("the pod to be ready", lambda: is_ready(pod(world, "second")), 60)
@@ -57,8 +57,8 @@ def registered(world: Cluster):
         expect_registered(world, without, [WHOLE], manager)
 
         world.kubectl("delete", "clusterspiffeids", "--all")
-        wait_until("the end of its entries", lambda: not [one for one in entries(world) if own(one)], 60, manager)
-        expect(foreign(world) == others, f"it changed what others had registered: {foreign(world) ^ others}")
+        wait_until("its entries to be removed", lambda: not [one for one in entries(world) if own(one)], 60, manager)
+        expect(foreign(world) == others, f"it changed entries of others: {foreign(world) ^ others}")
     finally:
         if manager:
             manager.stop()
@@ -66,7 +66,7 @@ def registered(world: Cluster):
         world.kubectl("delete", "-f", str(crds))
 
 
-# As SPIRE's chart 0.30 renders it. `fallback` is true there, and false before 0.24 or by its value.
+# SPIRE's chart 0.30 renders this. `fallback` is true by default, and was false before 0.24.
 DEFAULT = """
     apiVersion: spire.spiffe.io/v1alpha1
     kind: ClusterSPIFFEID
@@ -82,7 +82,10 @@ DEFAULT = """
 
 
 def start(world: Cluster, ignored: list[str]) -> Part:
-    """As SPIRE's chart configures it, but for the parent, because the agent here is attested by a join token, and for one replica."""
+    """Starts the controller manager as SPIRE's chart configures it.
+
+    The parent differs because the agent here is attested by a join token, and there is one replica.
+    """
     metrics, health = free_ports(2)
     configuration = {
         "apiVersion": "spire.spiffe.io/v1alpha1",
@@ -104,7 +107,7 @@ def start(world: Cluster, ignored: list[str]) -> Part:
     file = world.run.directory / "controller-manager.json"
     file.write_text(json.dumps(configuration))
     argv = [controller_manager.place(world.cache.root) / "spire-controller-manager", "-config", file]
-    # Its webhook wants to be a pod.
+    # Its webhook works only in a pod.
     environment = {"KUBECONFIG": str(world.node.kubeconfig), "ENABLE_WEBHOOKS": "false"}
     part = world.run.start("spire-controller-manager", argv, environment)
     wait_until("the controller manager", lambda: fetch(f"http://127.0.0.1:{health}/readyz")[0] == 200, 60, part)
@@ -112,7 +115,7 @@ def start(world: Cluster, ignored: list[str]) -> Part:
 
 
 def create(world: Cluster, name: str, metadata: str = "") -> str:
-    """A pod's uid."""
+    """Creates a pod and returns its uid."""
     fields = {"name": name, "metadata": metadata, "settings": "serviceAccountName: calendar"}
     world.apply(agents.PLAIN, **plain(NAMESPACE, fields))
     return pod(world, name)["metadata"]["uid"]
@@ -123,7 +126,7 @@ def pod(world: Cluster, name: str) -> dict:
 
 
 def expect_registered(world: Cluster, uid: str, expected: list[list[str]], manager: Part):
-    """The entries of a pod: what each selects in it."""
+    """Expects the pod's entries to have these selectors within the pod."""
     whole = f"k8s:pod-uid:{uid}"
 
     def found():
@@ -133,7 +136,7 @@ def expect_registered(world: Cluster, uid: str, expected: list[list[str]], manag
         return sorted(sorted(selectors(one) - {whole}) for one in found())
 
     try:
-        wait_until(f"the pod's entries to select in it {expected}", lambda: inside() == expected, 60, manager)
+        wait_until(f"the pod's entries to select {expected} in it", lambda: inside() == expected, 60, manager)
     except Failed as error:
         raise Failed(f"{error}\nthey select {inside()}") from error
     names = {f"spiffe://{one['spiffe_id']['trust_domain']}{one['spiffe_id']['path']}" for one in found()}
@@ -156,16 +159,16 @@ def foreign(world: Cluster) -> set[str]:
     return {one["id"] for one in entries(world) if not own(one)}
 
 
-@case("b: the values of deploy/spire for SPIRE's chart say what its ClusterSPIFFEID says")
+@case("b: the values of deploy/spire for SPIRE's chart equal its ClusterSPIFFEID")
 def same_values(world: Cluster):
     ours = read(world, OURS)["spec"]
-    expect(ours.pop("className") == CLASS, "deploy/spire has another class than this suite")
+    expect(ours.pop("className") == CLASS, "the class of deploy/spire differs from this suite's")
     identities = read(world, VALUES)["spire-server"]["controllerManager"]["identities"]["clusterSPIFFEIDs"]
-    expect(identities == {"default": {"fallback": True}, SIDECAR: ours}, f"{identities} is not {ours}")
+    expect(identities == {"default": {"fallback": True}, SIDECAR: ours}, f"{identities} differs from {ours}")
 
 
 def read(world: Cluster, file) -> dict:
-    """YAML, which Python's own library does not know, by Helm: a chart that renders its values as one string."""
+    """Reads YAML by Helm, because Python's standard library cannot: a chart renders its values."""
     chart = world.run.directory / "values"
     (chart / "templates").mkdir(parents=True, exist_ok=True)
     (chart / "Chart.yaml").write_text("{ apiVersion: v2, name: values, version: 0.0.1 }")

@@ -1,4 +1,4 @@
-"""f: the CSI variant, and the chart under another version."""
+"""f: the CSI variant, other versions of the chart, and its removal."""
 
 import json
 
@@ -11,8 +11,8 @@ from harness.parts import wait_until
 
 
 @case(
-    "f: the CSI variant is admitted where Restricted is enforced (dry runs: the CSI driver cannot be had), of the injector, of deploy/ and of "
-    "helm test, and the injector is; hostPath is not"
+    "f: where Restricted is enforced the injector and the CSI variants of injection, deploy/ and helm test are "
+    "admitted, and hostPath is not (dry runs, since the CSI driver is not available)"
 )
 def restricted(world: Cluster):
     labels = "idjag-proxy.io/inject: enabled, pod-security.kubernetes.io/enforce: restricted"
@@ -31,10 +31,10 @@ def restricted(world: Cluster):
     pod = json.loads(done.stdout)
     drivers = [volume["csi"]["driver"] for volume in pod["spec"]["volumes"] if "csi" in volume]
     expect(has_sidecar(pod) and drivers == ["csi.spiffe.io"], f"its volumes: {pod['spec']['volumes']}")
-    expect("Warning" not in done.stderr, f"it is warned of: {done.stderr}")
+    expect("Warning" not in done.stderr, f"there is a warning: {done.stderr}")
     refused = world.ask(agents.PLAIN, *words, **plain("restricted", by(world.workload_api)))
     expect(refused.returncode != 0 and "PodSecurity" in refused.stderr, f"hostPath: {refused.stderr or refused.stdout}")
-    # A workload is not held to the level, its pods are: so these are made of its template.
+    # The level applies to pods, not to workloads, so pods are made of the templates.
     world.apply(agents.ACCOUNT, name="calendar", namespace="restricted")
     by_hand = world.kubectl("kustomize", str(REPOSITORY / "deploy/base"))
     admitted(world, "restricted", by_hand, {"calendar": 1, "calendar-once": 1, "calendar-hourly": 1})
@@ -51,11 +51,15 @@ TEST = f"{RELEASE}-test"
 
 
 def admitted(world: Cluster, namespace: str, manifests: str, sidecars: dict[str, int]):
-    """The pods of these objects, by the object's name; each has so many sidecars, which find the Workload API by the CSI driver."""
+    """Expects the pods of these objects to be admitted.
+
+    `sidecars` has the number of sidecars by the object's name. They find the Workload API by the
+    CSI driver.
+    """
     found = {one["metadata"]["name"]: one for one in objects(world, manifests) if template(one)}
     for name, count in sidecars.items():
         pod = {"apiVersion": "v1", "kind": "Pod"} | template(found[name])
-        # Without a word of its own it would get this injector's default, a hostPath.
+        # Without the annotation it would get this injector's default, a hostPath.
         annotations = pod["metadata"].get("annotations", {}) | {"idjag-proxy.io/socket": "csi"}
         pod["metadata"] |= {"name": name, "namespace": namespace, "annotations": annotations}
         words = ["create", "--dry-run=server", "-o", "json", "-f", "-"]
@@ -68,7 +72,7 @@ def admitted(world: Cluster, namespace: str, manifests: str, sidecars: dict[str,
 
 
 def objects(world: Cluster, manifests: str) -> list[dict]:
-    """As kubectl prints them, one behind the other."""
+    """Parses the objects of manifests by kubectl, which prints one after another."""
     rest = world.kubectl("create", "--dry-run=client", "-o", "json", "-f", "-", manifest=manifests).strip()
     found = []
     while rest:
@@ -79,7 +83,7 @@ def objects(world: Cluster, manifests: str) -> list[dict]:
 
 
 def template(one: dict) -> dict | None:
-    """Of its pods; a Pod is its own."""
+    """Returns the template of an object's pods; a Pod is its own."""
     if one["kind"] == "Pod":
         return {"metadata": one["metadata"], "spec": one["spec"]}
     spec = one.get("spec", {})
@@ -87,17 +91,19 @@ def template(one: dict) -> dict | None:
 
 
 @case(
-    "f: upgrade to this chart under another version, its images by another tag and with another value, and rollback: both roll the "
-    "injector; injected pods work and pods are created throughout"
+    "f: an upgrade to this chart and its images under another version, and the rollback, replace the injector's pods; "
+    "injected pods work and pods are created throughout"
 )
 def upgrade(world: Cluster) -> str:
-    """There is one version of the chart yet. The second is the same chart and the same programs, as a release of nothing new would be:
-    what changes is each object's labels, the injector's pods and the image that sidecars get."""
+    """There is only one version of the chart so far, so the second has the same programs.
+
+    The labels of all objects, the injector's pods and the image of the sidecars change.
+    """
     other = "99.0.0"
     world.tag_images(other)
     chart = world.package(other, app_version=other)
     agent = Agent(world, world.pod("agents", "app=python"))
-    agent.expect_no_failure("nothing happened yet")
+    agent.expect_no_failure("nothing had happened yet")
     two_ready(world)
     revision = json.loads(world.helm("history", RELEASE, "-n", OWN_NAMESPACE, "-o", "json"))[-1]["revision"]
     with Creation(world) as creation:
@@ -107,10 +113,10 @@ def upgrade(world: Cluster) -> str:
         two_ready(world)
         creation.more(10)
         expect_version(world, other, "info")
-        # Those of the old version answer for a while yet, and give what they always gave.
+        # Injectors of the old version still answer for a while, with the old image.
         wait_until("the old injectors to be gone", lambda: len(pods_of_injector(world)) == 2, 60)
         upgraded = pods_of_injector(world)
-        expect(not before & upgraded, "an injector of the old version is still there")
+        expect(not before & upgraded, "an injector of the old version remains")
         world.kubectl("rollout", "restart", "deployment/curl", "-n", "agents")
         world.wait_ready("agents", "curl")
         image = sidecar_image(world.pod("agents", "app=curl"))
@@ -144,10 +150,10 @@ def sidecar_image(pod: dict) -> str:
     return pod["spec"]["initContainers"][0]["image"]
 
 
-@case("f: an injector on its node's network, on ports of its own, is ready and called")
+@case("f: an injector on its node's network, with other ports, is ready and called")
 def host_network(world: Cluster):
     world.kubectl("label", "namespace", OWN_NAMESPACE, "pod-security.kubernetes.io/enforce=privileged", "--overwrite")
-    # One, because there is one node.
+    # There is one replica because there is one node.
     values = {"hostNetwork": "true", "replicas": "1", "ports.webhook": "18443", "ports.metrics": "18090"}
     words = [word for key, value in values.items() for word in ("--set", f"injector.{key}={value}")]
     world.helm(
@@ -155,22 +161,22 @@ def host_network(world: Cluster):
     )
     wait_until("the injectors of the pods' network to be gone", lambda: len(pods_of_injector(world)) == 1, 60)
     (injector,) = world.get("pods", "-n", OWN_NAMESPACE, "-l", SELECTOR)["items"]
-    expect(injector["status"]["podIP"] == injector["status"]["hostIP"], f"it is at {injector['status']['podIP']}")
+    expect(injector["status"]["podIP"] == injector["status"]["hostIP"], f"its address is {injector['status']['podIP']}")
     done = world.ask(agents.PLAIN, "create", "--dry-run=server", "-o", "json", **plain("agents", {}))
     expect(done.returncode == 0 and has_sidecar(json.loads(done.stdout)), f"a new pod: {done.stderr}")
 
 
-@case("f: uninstall: the chart's objects are gone, new pods are as they were without it, running agents go on")
+@case("f: uninstall: the chart's objects are removed, new pods have no sidecar, running agents go on")
 def uninstall(world: Cluster):
     agent = Agent(world, world.pod("agents", "app=python"))
     world.helm("uninstall", RELEASE, "-n", OWN_NAMESPACE, "--wait", "--timeout", "120s")
     for kind in ("mutatingwebhookconfigurations", "clusterroles", "clusterrolebindings"):
         names = [one["metadata"]["name"] for one in world.get(kind)["items"]]
-        expect(not [name for name in names if name.startswith("idjag-proxy")], f"{kind} are left: {names}")
+        expect(not [name for name in names if name.startswith("idjag-proxy")], f"{kind} are left behind: {names}")
     left = world.kubectl(
         "get", "deployments,services,secrets,leases,roles,rolebindings", "-n", OWN_NAMESPACE, "-o", "name"
     ).split()
-    expect(not left, f"left: {left}")
+    expect(not left, f"left behind: {left}")
     done = world.ask(agents.PLAIN, "create", "--dry-run=server", "-o", "json", **plain("agents", {}))
     expect(done.returncode == 0 and not has_sidecar(json.loads(done.stdout)), f"a new pod: {done.stderr}")
     agent.more(50)
