@@ -7,25 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const MIN: Duration = Duration::from_secs(5 * 60);
 const MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A document and the span in which it may be used. A clock that was set back ends it too.
-pub(super) struct Kept<T> {
-    pub(super) document: T,
-    pub(super) from: Timestamp,
-    pub(super) until: Timestamp,
-}
-
-impl<T> Kept<T> {
-    pub(super) fn new(document: T, headers: &HeaderMap, now: Timestamp) -> Self {
-        Self { document, from: now, until: now.plus(lifetime(headers)) }
-    }
-
-    pub(super) fn is_fresh(&self, now: Timestamp) -> bool {
-        self.from <= now && now < self.until
-    }
-}
-
 /// `max-age` less `Age`, else `Expires` less `Date`, never less than five minutes nor more than a day.
-fn lifetime(headers: &HeaderMap) -> Duration {
+pub(super) fn lifetime(headers: &HeaderMap) -> Duration {
     let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
     let directive = |directive: &str| {
         let (name, seconds) = directive.trim().split_once('=')?;
@@ -77,14 +60,5 @@ mod tests {
                 .collect();
             assert_eq!(lifetime(&headers), Duration::from_secs(seconds), "{fields:?}");
         }
-    }
-
-    #[test]
-    fn a_clock_set_back_ends_it() {
-        let kept = Kept::new((), &HeaderMap::new(), Timestamp::from_unix_seconds(1000));
-        assert!(kept.is_fresh(Timestamp::from_unix_seconds(1299)));
-        assert!(
-            !kept.is_fresh(Timestamp::from_unix_seconds(1300)) && !kept.is_fresh(Timestamp::from_unix_seconds(999))
-        );
     }
 }

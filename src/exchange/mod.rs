@@ -2,6 +2,7 @@
 mod client;
 mod client_auth;
 mod connector;
+mod document_cache;
 mod error;
 mod exchanger;
 mod form;
@@ -13,7 +14,6 @@ mod peer;
 mod request;
 mod response;
 mod server;
-mod shelf;
 #[cfg(test)]
 mod testing;
 mod user;

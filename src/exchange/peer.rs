@@ -1,14 +1,14 @@
 //! What is known of one authorization server while it runs: its connections, its endpoints, its keys.
 use super::client::{Answer, ServerClient};
+use super::document_cache::DocumentCache;
 use super::error::{ExchangeError, Failure};
-use super::freshness::Kept;
 use super::metadata::{self, Metadata};
 use super::response;
 use super::server::{AssertionAudience, AuthorizationServer, ClientAuth, Endpoints};
-use super::shelf::{Document, Shelf};
 use crate::assertion::KeySet;
 use crate::clock::Clock;
 use crate::identity::Identity;
+use crate::single_flight::{Fetched, Served};
 use bytes::Bytes;
 use http::header::{ACCEPT, USER_AGENT};
 use http::{HeaderValue, Method, Request};
@@ -28,8 +28,8 @@ const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("idjag-pr
 pub(super) struct Peer {
     pub(super) server: Arc<AuthorizationServer>,
     client: ServerClient,
-    metadata: Shelf<Arc<Metadata>>,
-    keys: Shelf<Arc<KeySet>>,
+    metadata: DocumentCache<Arc<Metadata>>,
+    keys: DocumentCache<Arc<KeySet>>,
 }
 
 /// What a peer is asked with: our identity and our clock.
@@ -41,7 +41,7 @@ pub(super) struct Around<'a> {
 
 impl Peer {
     pub(super) fn new(server: Arc<AuthorizationServer>) -> Self {
-        let (metadata, keys) = (Shelf::new(Duration::MAX), Shelf::new(STALE_KEYS));
+        let (metadata, keys) = (DocumentCache::new(Duration::MAX), DocumentCache::new(STALE_KEYS));
         Self { server, client: ServerClient::default(), metadata, keys }
     }
 
@@ -85,7 +85,7 @@ impl Peer {
     /// The keys that this server signs with.
     pub(super) async fn keys(&self, around: Around<'_>) -> Result<Arc<KeySet>, Failure> {
         let fetched = self.keys.get(around.clock, self.fetch_keys(around)).await?;
-        Ok(self.told(fetched, "keys"))
+        Ok(self.document(fetched, "keys"))
     }
 
     /// Newer keys than `seen`, if there can be any: somebody else fetched some, or the last refresh is long enough ago. Only those
@@ -96,7 +96,7 @@ impl Peer {
         around: Around<'_>,
     ) -> Result<Option<Arc<KeySet>>, Failure> {
         let is_newer = |kept: &Arc<KeySet>| !Arc::ptr_eq(kept, seen);
-        self.keys.renew(around.clock, KEY_REFRESH, is_newer, self.fetch_keys(around)).await
+        self.keys.refresh(around.clock, KEY_REFRESH, is_newer, self.fetch_keys(around)).await
     }
 
     /// Sends a request to this server.
@@ -109,22 +109,19 @@ impl Peer {
 
     async fn metadata(&self, around: Around<'_>) -> Result<Arc<Metadata>, Failure> {
         let discover = async {
-            let found = self.discover(around).await;
-            found.map(|(metadata, answer)| Kept::new(Arc::new(metadata), &answer.headers, around.clock.now()))
+            let (metadata, answer) = self.discover(around).await?;
+            Ok(self.metadata.fetched(Arc::new(metadata), &answer.headers, around.clock.now()))
         };
         let fetched = self.metadata.get(around.clock, discover).await?;
-        Ok(self.told(fetched, "metadata"))
+        Ok(self.document(fetched, "metadata"))
     }
 
-    /// The document; if it is an old one because there is no new one, the log says so.
-    fn told<T>(&self, document: Document<T>, what: &str) -> T {
-        match document {
-            Document::Good(document) => document,
-            Document::InsteadOf(failure, document) => {
-                tracing::warn!(error = %self.error(failure), "{what} cannot be renewed: the last are used on");
-                document
-            }
+    /// The document. The log says if it is a stale one that could not be renewed.
+    fn document<T>(&self, served: Served<T, Failure>, what: &str) -> T {
+        if let Some(failure) = served.renewal_failure {
+            tracing::warn!(error = %self.error(failure), "{what} cannot be renewed: the last are used on");
         }
+        served.value
     }
 
     /// Tries the well-known places in order; the first document that is the issuer's wins (AM-2, AM-3). Some gateways answer 5xx for
@@ -149,7 +146,7 @@ impl Peer {
         Err(if troubled { Failure::Undiscovered(tried) } else { Failure::Metadata(tried) })
     }
 
-    async fn fetch_keys(&self, around: Around<'_>) -> Result<Kept<Arc<KeySet>>, Failure> {
+    async fn fetch_keys(&self, around: Around<'_>) -> Result<Fetched<Arc<KeySet>>, Failure> {
         let url = match &self.server.endpoints {
             Endpoints::Explicit { jwks, .. } => jwks.clone(),
             Endpoints::Discovered => self.metadata(around).await?.jwks_uri.clone(),
@@ -164,7 +161,7 @@ impl Peer {
             return Err(Failure::Keys(format!("{url} answered {}", answer.status.as_u16())));
         }
         let keys = KeySet::parse(&answer.body).map_err(|error| Failure::Keys(format!("{url}: {error}")))?;
-        Ok(Kept::new(Arc::new(keys), &answer.headers, now))
+        Ok(self.keys.fetched(Arc::new(keys), &answer.headers, now))
     }
 
     async fn get(&self, url: &Url, around: Around<'_>) -> Result<Answer, Failure> {

@@ -1,0 +1,55 @@
+//! Documents that an issuer publishes, metadata and key sets: each is fetched once for all callers, kept while it is fresh, and
+//! used for some time longer while the issuer is in trouble.
+use super::error::Failure;
+use super::freshness::lifetime;
+use crate::clock::{Clock, Timestamp};
+use crate::single_flight::{CachedValue, Fetched, Policy, Served};
+use http::HeaderMap;
+use std::time::Duration;
+
+/// A failed fetch is not repeated for this long.
+const NEGATIVE: Duration = Duration::from_secs(5);
+/// A stale document is used for this long before it is fetched again, after a fetch has failed.
+const STALE_STEP: Duration = Duration::from_secs(30);
+
+/// The cache of one document.
+pub(super) struct DocumentCache<T> {
+    /// How long a stale document may be used.
+    stale: Duration,
+    cached: CachedValue<T, Failure>,
+}
+
+impl<T: Clone> DocumentCache<T> {
+    /// An empty cache. A stale document is used for up to `stale` while its issuer is in trouble.
+    pub(super) fn new(stale: Duration) -> Self {
+        let policy = Policy { negative: NEGATIVE, pause: STALE_STEP, is_passing: Failure::is_passing };
+        Self { stale, cached: CachedValue::new(policy) }
+    }
+
+    /// A document that arrived at `now`, with the lifetime that its headers give it.
+    pub(super) fn fetched(&self, document: T, headers: &HeaderMap, now: Timestamp) -> Fetched<T> {
+        let fresh_until = now.plus(lifetime(headers));
+        // A clock that was set back ends the document: how old it is, is then unknown.
+        Fetched { value: document, valid_from: now, fresh_until, usable_until: fresh_until.plus(self.stale) }
+    }
+
+    /// See [`CachedValue::get`].
+    pub(super) async fn get(
+        &self,
+        clock: &Clock,
+        fetch: impl Future<Output = Result<Fetched<T>, Failure>>,
+    ) -> Result<Served<T, Failure>, Failure> {
+        self.cached.get(clock, fetch).await
+    }
+
+    /// See [`CachedValue::refresh`].
+    pub(super) async fn refresh(
+        &self,
+        clock: &Clock,
+        interval: Duration,
+        is_newer: impl Fn(&T) -> bool,
+        fetch: impl Future<Output = Result<Fetched<T>, Failure>>,
+    ) -> Result<Option<T>, Failure> {
+        self.cached.refresh(clock, interval, is_newer, fetch).await
+    }
+}
