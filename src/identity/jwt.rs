@@ -3,14 +3,14 @@ use super::SpiffeId;
 use super::state::{Missing, SharedState};
 use crate::clock::Timestamp;
 use crate::secret::Secret;
+use crate::single_flight::{CachedValue, Fetched, Policy};
 use arc_swap::ArcSwapOption;
 use lru::LruCache;
 use spiffe::{WorkloadApiClient, WorkloadApiError};
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 /// A JWT-SVID for one audience, of the same SPIFFE ID as the X.509-SVID.
 #[derive(Clone, Debug)]
@@ -88,40 +88,28 @@ pub(super) enum JwtIssuer {
 pub(super) struct JwtCache {
     deadline: Duration,
     client: ArcSwapOption<WorkloadApiClient>,
-    slots: Mutex<LruCache<String, Arc<Slot>>>,
+    svids: Mutex<LruCache<CacheKey, Arc<CachedSvid>>>,
 }
 
-/// One audience.
-#[derive(Default)]
-struct Slot {
-    held: Mutex<Option<Held>>,
-    /// Fetches that have ended. Who waited while one ended shares its result, good or bad.
-    ended: AtomicU64,
-    flight: tokio::sync::Mutex<Flight>,
+/// The SPIFFE ID is part of the key, so that a fetch for an earlier identity is neither joined nor used.
+#[derive(PartialEq, Eq, Hash)]
+struct CacheKey {
+    id: SpiffeId,
+    audience: String,
 }
 
-#[derive(Clone)]
-struct Held {
-    svid: JwtSvid,
-    renew_at: Timestamp,
-}
-
-#[derive(Default)]
-struct Flight {
-    last: Option<Result<JwtSvid, JwtSvidError>>,
-    renew_not_before: Option<Instant>,
-}
+type CachedSvid = CachedValue<JwtSvid, JwtSvidError>;
 
 impl JwtIssuer {
     pub(super) fn api(deadline: Duration) -> Self {
-        let slots = Mutex::new(LruCache::new(AUDIENCES));
-        Self::Api(JwtCache { deadline, client: ArcSwapOption::empty(), slots })
+        let svids = Mutex::new(LruCache::new(AUDIENCES));
+        Self::Api(JwtCache { deadline, client: ArcSwapOption::empty(), svids })
     }
 
     /// Drops every token: the SPIFFE ID changed, or was withdrawn.
     pub(super) fn forget(&self) {
         if let Self::Api(cache) = self {
-            lock(&cache.slots).clear();
+            lock(&cache.svids).clear();
         }
     }
 
@@ -134,85 +122,43 @@ impl JwtIssuer {
     pub(super) async fn svid(&self, identity: &SharedState, audience: &str) -> Result<JwtSvid, JwtSvidError> {
         let Self::Api(cache) = self else { return Err(JwtSvidError::NoSource) };
         let id = identity.current()?.svid.id.clone();
-        let slot = cache.slot(audience);
-        let now = identity.now();
-        match slot.held_by(&id).filter(|held| now.plus(SKEW) < held.svid.expires_at) {
-            Some(held) if now < held.renew_at => Ok(held.svid),
-            Some(held) => Ok(cache.renew(&slot, identity, &id, audience).await.unwrap_or(held.svid)),
-            None => cache.obtain(&slot, identity, &id, audience).await,
+        let cached = cache.cached(&id, audience);
+        let served = cached.get(&identity.clock, cache.fetch_usable(identity, &id, audience)).await;
+        // The identity may have changed while this caller waited.
+        identity.is_current(&id)?;
+        let served = served?;
+        if let Some(error) = served.renewal_failure {
+            tracing::warn!(audience, "identity: the JWT-SVID could not be renewed, the old one is used: {error}");
         }
+        Ok(served.value)
     }
 }
 
 impl JwtCache {
-    fn slot(&self, audience: &str) -> Arc<Slot> {
-        let mut slots = lock(&self.slots);
-        if let Some(slot) = slots.get(audience) {
-            return slot.clone();
-        }
-        let slot = Arc::<Slot>::default();
-        slots.put(audience.to_owned(), slot.clone());
-        slot
+    fn cached(&self, id: &SpiffeId, audience: &str) -> Arc<CachedSvid> {
+        let key = CacheKey { id: id.clone(), audience: audience.to_owned() };
+        let policy = Policy { negative: Duration::ZERO, pause: RENEWAL_PAUSE, is_passing: |_: &JwtSvidError| true };
+        Arc::clone(lock(&self.svids).get_or_insert(key, || Arc::new(CachedValue::new(policy))))
     }
 
-    /// The first one: whoever asks meanwhile waits for it.
-    async fn obtain(
+    /// An SVID that is fresh for half of its life, and usable almost to its end.
+    async fn fetch_usable(
         &self,
-        slot: &Slot,
         identity: &SharedState,
         id: &SpiffeId,
         audience: &str,
-    ) -> Result<JwtSvid, JwtSvidError> {
-        let seen = slot.ended.load(Ordering::Acquire);
-        let mut flight = slot.flight.lock().await;
+    ) -> Result<Fetched<JwtSvid>, JwtSvidError> {
+        let result = self.fetch(identity, id, audience).await;
+        // An identity that was withdrawn meanwhile leaves nothing in the cache.
         identity.is_current(id)?;
-        if let Some(held) = slot.held_by(id).filter(|held| identity.now() < held.renew_at) {
-            return Ok(held.svid);
-        }
-        if slot.ended.load(Ordering::Acquire) != seen
-            && let Some(shared) = flight.last.clone().filter(|shared| shared_with(shared, id))
-        {
-            return shared;
-        }
-        self.fetch_into(slot, &mut flight, identity, (id, audience)).await
-    }
-
-    /// A newer one while the old one is good: one caller tries, nobody waits for it, failures are left alone for a while.
-    async fn renew(&self, slot: &Slot, identity: &SharedState, id: &SpiffeId, audience: &str) -> Option<JwtSvid> {
-        let mut flight = slot.flight.try_lock().ok()?;
-        if flight.renew_not_before.is_some_and(|instant| Instant::now() < instant) {
-            return None;
-        }
-        match self.fetch_into(slot, &mut flight, identity, (id, audience)).await {
-            Ok(svid) => Some(svid),
-            Err(error) => {
-                tracing::warn!(audience, "identity: the JWT-SVID could not be renewed, the old one is used: {error}");
-                flight.renew_not_before = Some(Instant::now() + RENEWAL_PAUSE);
-                None
-            }
-        }
-    }
-
-    async fn fetch_into(
-        &self,
-        slot: &Slot,
-        flight: &mut Flight,
-        identity: &SharedState,
-        (id, audience): (&SpiffeId, &str),
-    ) -> Result<JwtSvid, JwtSvidError> {
-        let mut result = self.fetch(identity, id, audience).await;
-        // The identity may have gone while we waited.
-        if let Err(missing) = identity.is_current(id) {
-            result = Err(missing.into());
-        }
-        if let Ok(svid) = &result {
-            let now = identity.now();
-            let renew_at = now.plus(svid.expires_at.since(now) / 2);
-            *lock(&slot.held) = Some(Held { svid: svid.clone(), renew_at });
-        }
-        flight.last = Some(result.clone());
-        slot.ended.fetch_add(1, Ordering::Release);
-        result
+        let (svid, now) = (result?, identity.now());
+        Ok(Fetched {
+            // The SVID ends by its own `exp`, also by a clock that was set back.
+            valid_from: Timestamp::EPOCH,
+            fresh_until: now.plus(svid.expires_at.since(now) / 2),
+            usable_until: svid.expires_at.minus(SKEW),
+            value: svid,
+        })
     }
 
     async fn fetch(&self, identity: &SharedState, id: &SpiffeId, audience: &str) -> Result<JwtSvid, JwtSvidError> {
@@ -226,17 +172,6 @@ impl JwtCache {
             Ok(Ok(svid)) => accept(&svid, id, audience, identity.now()).map_err(JwtSvidError::Refused),
         }
     }
-}
-
-impl Slot {
-    fn held_by(&self, id: &SpiffeId) -> Option<Held> {
-        lock(&self.held).clone().filter(|held| held.svid.id == *id)
-    }
-}
-
-/// A result for another SPIFFE ID is not ours to use.
-fn shared_with(result: &Result<JwtSvid, JwtSvidError>, id: &SpiffeId) -> bool {
-    result.as_ref().map_or(true, |svid| svid.id == *id)
 }
 
 fn failure(id: &SpiffeId, error: &WorkloadApiError) -> JwtSvidError {
