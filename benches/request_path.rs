@@ -1,12 +1,13 @@
 //! What one request costs on the way through, part by part: `cargo bench`.
 use divan::{Bencher, black_box};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use idjag_proxy::assertion::{IdJag, SigningKey};
+use idjag_proxy::assertion::IdJag;
 use idjag_proxy::clock::{Clock, Timestamp};
 use idjag_proxy::exchange::{
     AssertionSettings, AuthorizationServer, ClientAuth, Deadlines, Endpoints, ExchangeError, Flow, Grant, Minted,
     PlainHttp, Quirks, Subject,
 };
+use idjag_proxy::jose::SigningKey;
 use idjag_proxy::policy::{
     CredentialRule, HostPattern, Limits, Match, PathPattern, Policy, Route, Scheme, Target, Timeouts, Unmatched,
     Upstream,

@@ -1,12 +1,12 @@
 //! The parts that the tasks share, each built from its settings.
 use super::quota;
 use crate::admin::Health;
-use crate::assertion::jwks;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::exchange::{self, Exchanger};
 use crate::http_server::MetricsEndpoint;
 use crate::identity::{self, Identity, IdentityTask};
+use crate::jose::jwks;
 use crate::proxy::{self, Guard, Pulse, Shared, SharedParts, Table, TableParts, Traffic};
 use crate::telemetry::{Logs, ProcessMetrics, Registrar, descriptor_limit};
 use crate::tls::{ClientTls, Present, ServerTrust, SetupError, web_roots};

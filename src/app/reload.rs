@@ -1,9 +1,9 @@
 //! Live reload: a new file builds a whole new set of routes and swaps it; a broken one is refused, and the old stays in force.
 use super::components::Components;
 use crate::admin::ReloadStatus;
-use crate::assertion::{SigningKey, jwks};
 use crate::clock::Timestamp;
 use crate::config::{Changes, Config, Loaded, Source};
+use crate::jose::{SigningKey, jwks};
 use crate::policy::Route;
 use crate::tasks::Stop;
 use crate::telemetry::{Registrar, gauge_value};

@@ -137,4 +137,13 @@ mod tests {
             assert_eq!(Actor::parse(&claim, 3), Err(ActorError::Malformed), "{claim}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn hostile_claims_never_panic(text in ".{0,40}", number in proptest::num::f64::ANY) {
+            for value in [json!(text), json!(number), json!([text]), json!({ text.clone(): number }), Value::Null] {
+                let _ = Actor::parse(&value, 3);
+            }
+        }
+    }
 }

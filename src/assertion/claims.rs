@@ -114,7 +114,7 @@ mod tests {
             act: None,
         };
         // The payload of vector C1, byte for byte.
-        let c1 = crate::assertion::vectors::payload(crate::assertion::vectors::C1);
+        let c1 = crate::jose::vectors::payload(crate::jose::vectors::C1);
         assert_eq!(serde_json::to_string(&claims).expect("json"), c1);
         claims.resource.push("https://b".into());
         claims.scope = None;

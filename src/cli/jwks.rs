@@ -1,7 +1,7 @@
 //! `idjag-proxy jwks`: the same set as the listener's, to host anywhere.
 use super::{EX_CONFIG, complain, environment, print};
-use crate::assertion::jwks;
 use crate::config::{Overrides, load};
+use crate::jose::jwks;
 use std::path::Path;
 use std::process::ExitCode;
 

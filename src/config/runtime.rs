@@ -1,7 +1,7 @@
 //! What a configuration file comes to: the settings of each part, ready to use.
-use crate::assertion::SigningKey;
 use crate::exchange::AuthorizationServer;
 use crate::identity::{Endpoint, IdentitySource};
+use crate::jose::SigningKey;
 use crate::policy::Policy;
 use crate::telemetry::Level;
 use std::net::SocketAddr;

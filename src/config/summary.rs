@@ -1,8 +1,8 @@
 //! A configuration in sentences: who may call what, with whose authority.
 use super::runtime::Config;
-use crate::assertion::UserTokenKind;
 use crate::exchange::{AuthorizationServer, Flow, Grant, SelfIssuedGrant, Subject};
 use crate::identity::IdentitySource;
+use crate::jose::UserTokenKind;
 use crate::policy::{
     CredentialRule, HostPattern, Origin, PathPattern, Route, Scheme, TokenRule, TokenSource, Unmatched, Upstream,
 };

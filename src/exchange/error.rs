@@ -1,5 +1,6 @@
 //! Why there is no token, whose fault that is, and how long it is not worth asking again.
-use crate::assertion::{ActorError, Refused};
+use crate::assertion::ActorError;
+use crate::jose::Refused;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! What to ask for: who asks which server in whose name for how much.
 use super::server::{AuthorizationServer, Endpoints};
-use crate::assertion::{DEFAULT_LIFETIME, DEFAULT_MAX_DEPTH, MAX_LIFETIME, SigningKey, UserTokenKind};
+use crate::assertion::{DEFAULT_LIFETIME, DEFAULT_MAX_DEPTH, MAX_LIFETIME};
+use crate::jose::{SigningKey, UserTokenKind};
 use crate::tls::ServerTrust;
 use aws_lc_rs::digest::{Context, SHA256};
 use std::sync::Arc;

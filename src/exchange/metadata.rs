@@ -2,7 +2,7 @@
 use super::client::Answer;
 use super::error::Failure;
 use super::server::AuthorizationServer;
-use crate::assertion::object;
+use crate::jose::object;
 use http::StatusCode;
 use serde_json::{Map, Value};
 use url::Url;

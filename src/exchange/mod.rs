@@ -18,7 +18,7 @@ mod server;
 mod testing;
 mod user;
 
-pub use crate::assertion::UserTokenKind;
+pub use crate::jose::UserTokenKind;
 pub use error::{ExchangeError, Fault};
 pub use exchanger::{Exchanger, Minted};
 pub use grant::{

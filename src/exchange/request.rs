@@ -7,8 +7,9 @@ use super::grant::{ActorToken, Flow, Grant, SelfIssuedGrant, Subject};
 use super::metrics::Leg;
 use super::peer::{Peer, spiffe_id};
 use super::response::{self, Expected, Issued};
-use crate::assertion::{Actor, ID_JAG_TYP, IdJag, SigningKey, UserTokenKind, Verified, new_jti};
+use crate::assertion::{Actor, ID_JAG_TYP, IdJag, new_jti};
 use crate::clock::Timestamp;
+use crate::jose::{SigningKey, UserTokenKind, Verified};
 use crate::secret::Secret;
 
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";

@@ -2,8 +2,9 @@
 use super::client::Answer;
 use super::error::{Failure, MAX_RETRY_AFTER};
 use super::freshness::http_date;
-use crate::assertion::{ID_JAG_TYP, Unverified, object, same_typ};
+use crate::assertion::ID_JAG_TYP;
 use crate::clock::Timestamp;
+use crate::jose::{Unverified, object, same_typ};
 use crate::secret::Secret;
 use http::StatusCode;
 use http::header::RETRY_AFTER;

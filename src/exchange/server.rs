@@ -1,5 +1,5 @@
 //! An authorization server as the configuration describes it.
-use crate::assertion::SigningKey;
+use crate::jose::SigningKey;
 use crate::secret::Secret;
 use crate::tls::ServerTrust;
 use std::collections::{BTreeMap, BTreeSet};

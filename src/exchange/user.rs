@@ -2,7 +2,7 @@
 use super::error::Failure;
 use super::grant::UserTokenRule;
 use super::peer::{Around, Peer};
-use crate::assertion::{Refused, Rules, Unverified, Verified, verify};
+use crate::jose::{Refused, Rules, Unverified, Verified, verify};
 use std::time::Duration;
 
 /// How far an issuer's clock may be from ours.

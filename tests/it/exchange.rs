@@ -2,7 +2,6 @@
 mod flows;
 mod trouble;
 
-use idjag_proxy::assertion::SigningKey;
 use idjag_proxy::clock::Clock;
 use idjag_proxy::dev::authorization_server::{
     Authentication, AuthorizationServer as Server, Client, Delegation, IdJagAudience, KeySource, Leg, Setup,
@@ -16,6 +15,7 @@ use idjag_proxy::exchange::{
     Flow, Grant, Metrics, Minted, PlainHttp, Quirks, SelfIssuedGrant, Subject, UserTokenKind, UserTokenRule,
 };
 use idjag_proxy::identity::{self, Identity, Patience, WorkloadApi, WorkloadApiSettings, parse_endpoint};
+use idjag_proxy::jose::SigningKey;
 use idjag_proxy::secret::Secret;
 use idjag_proxy::tasks::{Stop, Stopper, Tasks};
 use idjag_proxy::telemetry::Registrar;
@@ -161,7 +161,7 @@ fn methods() -> Vec<Method> {
     let secret = || Secret::new("p:a+s s/%".into());
     let pair = rcgen::KeyPair::generate().expect("a key");
     let key = SigningKey::from_pkcs8_der(pair.serialized_der(), None, None).expect("a key");
-    let published = KeySource::Jwks(idjag_proxy::assertion::jwks([&key]));
+    let published = KeySource::Jwks(idjag_proxy::jose::jwks([&key]));
     vec![
         spiffe_jwt(),
         method(ClientAuth::SpiffeX509, Authentication::SpiffeX509),

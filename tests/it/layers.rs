@@ -13,6 +13,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("single_flight", 0, &["clock"]),
     ("tasks", 0, &[]),
     ("telemetry", 0, &[]),
+    ("jose", 1, &[]),
     ("assertion", 1, &[]),
     ("identity", 2, &[]),
     ("tls", 2, &["identity"]),

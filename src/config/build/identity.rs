@@ -1,12 +1,13 @@
 //! Where the identity comes from, what signs our assertions, and whether anything needs either.
 use super::Builder;
-use crate::assertion::{MAX_LIFETIME, SigningKey};
+use crate::assertion::MAX_LIFETIME;
 use crate::config::file::{AssertionFile, FilesFile, IdentityFile};
 use crate::config::leaf::{SecretPath, Text};
 use crate::config::problem::KeyPath;
 use crate::config::runtime::Listen;
 use crate::exchange::AssertionSettings;
 use crate::identity::{Endpoint, FilesSettings, IdentitySource, WorkloadApiSettings, parse_endpoint};
+use crate::jose::SigningKey;
 use crate::policy::{CredentialRule, Route};
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
 //! Who is the subject, who the actor: which combinations of flow, subject and actor mean something. Whatever does not is an
 //! error here, before anything is sent.
 use super::Builder;
-use crate::assertion::UserTokenKind;
 use crate::config::file::{SubjectFile, TokenFile};
 use crate::config::problem::KeyPath;
 use crate::exchange::{AuthorizationServer, ClientAuth, Endpoints, Flow, Parameter, Subject, UserTokenRule};
 use crate::identity::IdentitySource;
+use crate::jose::UserTokenKind;
 use std::sync::Arc;
 
 impl Builder<'_> {

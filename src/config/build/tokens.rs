@@ -1,7 +1,6 @@
 //! Tokens: from what a file says of one to grants, one for each set of scopes that routes ask for.
 use super::Builder;
 use super::servers::Servers;
-use crate::assertion::UserTokenKind;
 use crate::config::decode::{OneOrMore, closest};
 use crate::config::file::{
     ActorFile, File, FlowFile, SelfIssuedGrantFile, SubjectFile, SubjectTypeFile, TokenFile, TokenOfRoute,
@@ -12,6 +11,7 @@ use crate::exchange::{
     ActorToken, AssertionSettings, Flow, Grant, GrantDigest, SelfIssuedGrant, Subject, UserTokenRule,
 };
 use crate::identity::IdentitySource;
+use crate::jose::UserTokenKind;
 use crate::policy::{TokenRule, TokenSource};
 use crate::secret::Secret;
 use std::collections::{HashMap, HashSet};

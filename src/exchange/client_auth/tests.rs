@@ -1,8 +1,8 @@
 use super::*;
-use crate::assertion::vectors::eddsa_pkcs8;
-use crate::assertion::{SigningKey, Unverified};
 use crate::exchange::testing::{Bench, Scripted, Seen, client_credentials, token};
 use crate::exchange::{AssertionAudience, AuthorizationServer};
+use crate::jose::vectors::eddsa_pkcs8;
+use crate::jose::{SigningKey, Unverified};
 use serde_json::json as value;
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
 //! Metadata and keys: where they are looked for, what is believed, how long.
-use crate::assertion::SigningKey;
-use crate::assertion::vectors::{EDDSA_KEY, ES256_KEY, eddsa_pkcs8, es256_pkcs8};
 use crate::exchange::testing::{Bench, Reply, Scripted, Seen, client_credentials, grant, json, token};
 use crate::exchange::{AuthorizationServer, Endpoints, Fault, Flow, Grant, Subject, UserTokenKind, UserTokenRule};
+use crate::jose::SigningKey;
+use crate::jose::vectors::{EDDSA_KEY, ES256_KEY, eddsa_pkcs8, es256_pkcs8};
 use futures_util::future::join_all;
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, HOST, RETRY_AFTER};

@@ -1,12 +1,12 @@
 //! What each flow sends: the table of subjects and actors, without JWT-SVIDs, which come from a Workload API.
-use crate::assertion::vectors::{ES256_KEY, eddsa_pkcs8, es256_pkcs8};
-use crate::assertion::{SigningKey, Unverified};
 use crate::exchange::testing::{Bench, Reply, Scripted, client_credentials, grant, json, token};
 use crate::exchange::{
     AssertionSettings, AuthorizationServer, ClientAuth, Fault, Flow, Grant, SelfIssuedGrant, Subject, UserTokenKind,
     UserTokenRule,
 };
 use crate::identity::testing::{Authority, Fed};
+use crate::jose::vectors::{ES256_KEY, eddsa_pkcs8, es256_pkcs8};
+use crate::jose::{SigningKey, Unverified};
 use serde_json::{Value, json as value};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 use super::*;
-use crate::assertion::SigningKey;
-use crate::assertion::vectors::es256_pkcs8;
 use crate::exchange::error::ExchangeError;
 use crate::exchange::{Fault, testing};
+use crate::jose::SigningKey;
+use crate::jose::vectors::es256_pkcs8;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;

@@ -92,7 +92,7 @@ async fn a_key_that_is_published_signs_what_the_server_verifies() {
     {
         let pair = rcgen::KeyPair::generate_for(algorithm).expect("a key");
         let key = SigningKey::from_pem(pair.serialize_pem().as_bytes(), Some("2026-11".into())).expect("a key");
-        let published = KeySource::Jwks(idjag_proxy::assertion::jwks([&key]));
+        let published = KeySource::Jwks(idjag_proxy::jose::jwks([&key]));
         let client = Client::agent(BOT, Authentication::None).scopes(&["calendar:*"]).assertions(issuer, published);
         rig.ras.register(client);
         let server = Arc::new(rig.described("ras", &rig.ras, ClientAuth::None));

@@ -179,9 +179,9 @@ impl fmt::Debug for SigningKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assertion::vectors::{C2, EDDSA_JWS, ES256_KEY, eddsa_pkcs8, es256_pkcs8};
-    use crate::assertion::{KeySet, Rules, UserTokenKind, Verified, jwks, verify};
     use crate::clock::Timestamp;
+    use crate::jose::vectors::{C2, EDDSA_JWS, ES256_KEY, eddsa_pkcs8, es256_pkcs8};
+    use crate::jose::{KeySet, Rules, UserTokenKind, Verified, jwks, verify};
     use rcgen::{
         KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, SignatureAlgorithm,
     };
@@ -252,22 +252,30 @@ mod tests {
         jti: &'static str,
         iat: u64,
         exp: u64,
-        act: crate::assertion::Actor,
+        act: Act,
         cnf: Value,
+    }
+
+    #[derive(Serialize)]
+    struct Act {
+        sub: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        act: Option<Box<Act>>,
     }
 
     impl C2Claims {
         fn new() -> Self {
-            let act = json!({"sub": "spiffe://acme.example/agent/worker", "act": {"sub": "spiffe://acme.example/agent/orchestrator"}});
+            let orchestrator = Act { sub: "spiffe://acme.example/agent/orchestrator", act: None };
+            let worker = Act { sub: "spiffe://acme.example/agent/worker", act: Some(Box::new(orchestrator)) };
             Self {
                 iss: "https://idp.acme.example",
                 sub: "user:alice",
                 aud: ["https://as.chat.example"],
                 client_id: "agent-client-1",
                 jti: "idjag-0002",
-                iat: crate::assertion::vectors::T0,
-                exp: crate::assertion::vectors::T0 + 300,
-                act: crate::assertion::Actor::parse(&act, 3).expect("a chain"),
+                iat: crate::jose::vectors::T0,
+                exp: crate::jose::vectors::T0 + 300,
+                act: worker,
                 cnf: json!({"jkt": "oKIywvGUpTVTyxMQ3bwIIeQUudfr_CkLMjCE19ECD-U"}),
             }
         }
@@ -292,7 +300,7 @@ mod tests {
     fn an_svid_chain_stands_in_x5c_and_no_key_in_debug() {
         let key = SigningKey::from_pkcs8_der(&es256_pkcs8(), None, Some(vec![vec![1, 2, 3], vec![4]])).expect("a key");
         let token = key.sign("x", &json!({})).expect("a signature");
-        let token = crate::assertion::Unverified::parse(&token).expect("ours");
+        let token = crate::jose::Unverified::parse(&token).expect("ours");
         assert_eq!(token.header["x5c"], json!(["AQID", "BA=="]));
         assert!(!format!("{key:?}").contains("AQID"));
     }

@@ -202,7 +202,7 @@ fn rsa_parameters(alg: &str) -> Option<&'static RsaParameters> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assertion::vectors::{EDDSA_KEY, ES256_KEY, RSA_N};
+    use crate::jose::vectors::{EDDSA_KEY, ES256_KEY, RSA_N};
 
     fn read(jwk: &Value) -> Option<PublicKey> {
         Candidate::read(jwk.as_object().expect("an object")).map(|candidate| candidate.key)

@@ -1,6 +1,6 @@
 use super::*;
-use crate::assertion::SigningKey;
-use crate::assertion::vectors::{self, C3, CHAINING, EDDSA_KEY, ES256_KEY, T0, es256_pkcs8, key_set};
+use crate::jose::SigningKey;
+use crate::jose::vectors::{self, C3, CHAINING, EDDSA_KEY, ES256_KEY, T0, es256_pkcs8, key_set};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
@@ -292,7 +292,6 @@ proptest::proptest! {
             let mut changed = claims();
             changed[&name] = value;
             let _ = check(&signed("JWT", &changed));
-            let _ = crate::assertion::Actor::parse(&changed["act"], 3);
         }
     }
 

@@ -74,7 +74,7 @@ fn members(part: &str) -> Result<Map<String, Value>, Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assertion::vectors::{C1, C4};
+    use crate::jose::vectors::{C1, C4};
 
     #[test]
     fn parts_of_a_published_shape_are_read() {
