@@ -1,6 +1,6 @@
 //! Compact JWS (RFC 7515 §7.1), taken apart. Nothing is trusted yet.
+use super::error::Refused;
 use super::json::{self, JsonError};
-use super::verify::Refused;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};

@@ -1,5 +1,5 @@
 //! Private keys that sign assertions. Parsed once: parsing costs more than signing does for an elliptic curve.
-use super::jwk::{self, PublicKey};
+use super::public_key::{MIN_RSA_BYTES, PublicKey};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
@@ -92,7 +92,7 @@ impl SigningKey {
             Pair::P256(pair) => PublicKey::P256(pair.public_key().as_ref().to_vec()),
             Pair::P384(pair) => PublicKey::P384(pair.public_key().as_ref().to_vec()),
             Pair::Ed25519(pair) => PublicKey::Ed25519(pair.public_key().as_ref().to_vec()),
-            Pair::Rsa(pair) if pair.public_modulus_len() < jwk::MIN_RSA_BYTES => return Err(KeyError::TooShort),
+            Pair::Rsa(pair) if pair.public_modulus_len() < MIN_RSA_BYTES => return Err(KeyError::TooShort),
             Pair::Rsa(pair) => PublicKey::from_pkcs1(pair.public_key().as_ref()).ok_or(KeyError::Unsupported)?,
         };
         let kid = kid.unwrap_or_else(|| public.thumbprint());

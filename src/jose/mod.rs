@@ -1,15 +1,18 @@
 //! JSON Object Signing and Encryption: keys, signatures and what must be checked about a signed token. Pure functions: keys and
 //! the instant are arguments; nothing here opens a file or a socket.
+mod error;
 mod json;
 mod jwk;
 mod jws;
 mod key;
+mod public_key;
 #[cfg(test)]
 pub(crate) mod vectors;
 mod verify;
 
+pub use error::Refused;
 pub use json::{JsonError, object};
 pub use jwk::{KeySet, KeySetError, jwks};
 pub use jws::{MAX_TOKEN_BYTES, Unverified, same_typ};
 pub use key::{KeyError, SignError, SigningKey};
-pub use verify::{Refused, Rules, UserTokenKind, Verified, verify};
+pub use verify::{Rules, UserTokenKind, Verified, verify};
