@@ -1,8 +1,8 @@
 //! Proving to an authorization server which client this is. A fresh proof for every request.
 use super::error::Failure;
 use super::form::Form;
-use super::peer::{Around, Peer, spiffe_id};
-use super::server::ClientAuth;
+use super::issuer::runtime::{Around, Peer, spiffe_id};
+use super::issuer::settings::ClientAuth;
 use crate::assertion::{CLIENT_ASSERTION_TYP, ClientAssertion};
 use crate::secret::Secret;
 use base64::Engine;

@@ -1,12 +1,12 @@
 //! Minting: one grant in, one access token out.
 use super::error::{ExchangeError, Failure};
 use super::grant::{Grant, Subject};
+use super::issuer::runtime::{Around, Peer};
+use super::issuer::settings::AuthorizationServer;
+use super::issuer::verify::believe;
 use super::metrics::{Leg, Metrics};
-use super::peer::{Around, Peer};
 use super::request::Asking;
 use super::response::Issued;
-use super::server::AuthorizationServer;
-use super::user::believe;
 use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
 use crate::jose::{Refused, Verified};

@@ -1,5 +1,5 @@
 //! What to ask for: who asks which server in whose name for how much.
-use super::server::{AuthorizationServer, Endpoints};
+use super::issuer::settings::{AuthorizationServer, Endpoints};
 use crate::assertion::{DEFAULT_LIFETIME, DEFAULT_MAX_DEPTH, MAX_LIFETIME};
 use crate::jose::{SigningKey, UserTokenKind};
 use crate::tls::ServerTrust;

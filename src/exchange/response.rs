@@ -1,7 +1,7 @@
 //! What a token endpoint answered, and whether it may be believed (OC-1 to OC-7, IJ-C1 to IJ-C3).
-use super::client::Answer;
 use super::error::{Failure, MAX_RETRY_AFTER};
-use super::freshness::http_date;
+use super::issuer::freshness::http_date;
+use super::issuer::http_client::Answer;
 use crate::assertion::ID_JAG_TYP;
 use crate::clock::Timestamp;
 use crate::jose::{Unverified, object, same_typ};

@@ -1,5 +1,5 @@
 //! Connections to authorization servers: TCP without Nagle, TLS as the server's setting says, and plain http only where that is allowed.
-use super::server::PlainHttp;
+use super::settings::PlainHttp;
 use crate::tls::reason;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::dns::Name;
@@ -21,15 +21,15 @@ use url::Url;
 
 /// Makes connections for one server.
 #[derive(Clone)]
-pub(super) struct Connector {
-    pub(super) tls: TlsConnector,
-    pub(super) plain_http: Arc<PlainHttp>,
-    pub(super) deadline: Duration,
+pub(in crate::exchange) struct Connector {
+    pub(in crate::exchange) tls: TlsConnector,
+    pub(in crate::exchange) plain_http: Arc<PlainHttp>,
+    pub(in crate::exchange) deadline: Duration,
 }
 
 /// Why there is no connection. Nothing of a request has been sent.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectError {
+pub(in crate::exchange) enum ConnectError {
     #[error("{0}")]
     Tcp(String),
     #[error("{0}")]
@@ -41,7 +41,7 @@ pub(super) enum ConnectError {
 }
 
 /// A connection, secure or to a place that needs no security.
-pub(super) enum Transport {
+pub(in crate::exchange) enum Transport {
     Plain(TokioIo<TcpStream>),
     Tls(Box<TokioIo<TlsStream<TcpStream>>>),
 }
@@ -130,14 +130,14 @@ fn handshake(error: &io::Error) -> ConnectError {
 }
 
 /// The error and what caused it.
-pub(super) fn causes<'e>(
+pub(in crate::exchange) fn causes<'e>(
     error: &'e (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |error| error.source())
 }
 
 /// rustls' own error, which may be wrapped in an `io::Error`.
-pub(super) fn tls_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+pub(in crate::exchange) fn tls_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
     error.downcast_ref::<rustls::Error>().or_else(|| error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref())
 }
 

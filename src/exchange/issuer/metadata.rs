@@ -1,7 +1,7 @@
 //! Authorization server metadata: RFC 8414 and OpenID Connect Discovery (AM-1 to AM-5 of the standards digest).
-use super::client::Answer;
-use super::error::Failure;
-use super::server::AuthorizationServer;
+use super::http_client::Answer;
+use super::settings::AuthorizationServer;
+use crate::exchange::error::Failure;
 use crate::jose::object;
 use http::StatusCode;
 use serde_json::{Map, Value};

@@ -217,7 +217,7 @@ async fn a_credential_does_not_leave_in_the_clear() {
 /// The connector asks again itself, whatever those above it have let through.
 #[tokio::test]
 async fn the_connector_refuses_the_clear_by_itself() {
-    use super::super::connector::{ConnectError, Connector};
+    use crate::exchange::issuer::connector::{ConnectError, Connector};
     use tower_service::Service;
     let clock = crate::clock::Clock::system();
     let trust = tls("a").trust;

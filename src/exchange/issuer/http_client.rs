@@ -1,8 +1,8 @@
 //! One HTTP client per authorization server: no redirects, no proxies, bounded answers, deadlines (OC-1).
 use super::connector::{ConnectError, Connector, causes, tls_error};
-use super::error::Failure;
-use super::server::{AuthorizationServer, ClientAuth};
+use super::settings::{AuthorizationServer, ClientAuth};
 use crate::clock::Clock;
+use crate::exchange::error::Failure;
 use crate::identity::Identity;
 use crate::tls::{ClientTls, Present, client_config, reason};
 use bytes::Bytes;
@@ -25,20 +25,20 @@ const MAX_IDLE: usize = 4;
 type HttpClient = Client<Connector, Full<Bytes>>;
 
 /// What a server answered.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+pub(in crate::exchange) struct Answer {
+    pub(in crate::exchange) status: StatusCode,
+    pub(in crate::exchange) headers: HeaderMap,
+    pub(in crate::exchange) body: Bytes,
 }
 
 /// The client of one server; another one after every change of the identity, if that takes part in TLS, since a pooled connection
 /// would go on speaking for the old one.
 #[derive(Default)]
-pub(super) struct ServerClient(Mutex<Option<(u64, HttpClient)>>);
+pub(in crate::exchange) struct ServerClient(Mutex<Option<(u64, HttpClient)>>);
 
 impl ServerClient {
     /// Sends one request and reads the whole answer. A connection that could not be made is tried once more: nothing was sent (OC-5).
-    pub(super) async fn send(
+    pub(in crate::exchange) async fn send(
         &self,
         server: &AuthorizationServer,
         around: (Option<&Identity>, &Clock),
@@ -136,6 +136,3 @@ fn trouble(error: &hyper_util::client::legacy::Error, url: &str) -> Trouble {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

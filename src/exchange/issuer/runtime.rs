@@ -1,11 +1,11 @@
 //! What is known of one authorization server while it runs: its connections, its endpoints, its keys.
-use super::client::{Answer, ServerClient};
 use super::document_cache::DocumentCache;
-use super::error::{ExchangeError, Failure};
+use super::http_client::{Answer, ServerClient};
 use super::metadata::{self, Metadata};
-use super::response;
-use super::server::{AssertionAudience, AuthorizationServer, ClientAuth, Endpoints};
+use super::settings::{AssertionAudience, AuthorizationServer, ClientAuth, Endpoints};
 use crate::clock::Clock;
+use crate::exchange::error::{ExchangeError, Failure};
+use crate::exchange::response;
 use crate::identity::Identity;
 use crate::jose::KeySet;
 use crate::single_flight::{Fetched, Served};
@@ -25,8 +25,8 @@ const KEY_REFRESH: Duration = Duration::from_secs(10);
 const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("idjag-proxy/", env!("CARGO_PKG_VERSION")));
 
 /// One authorization server at run time.
-pub(super) struct Peer {
-    pub(super) server: Arc<AuthorizationServer>,
+pub(in crate::exchange) struct Peer {
+    pub(in crate::exchange) server: Arc<AuthorizationServer>,
     client: ServerClient,
     metadata: DocumentCache<Arc<Metadata>>,
     keys: DocumentCache<Arc<KeySet>>,
@@ -34,23 +34,23 @@ pub(super) struct Peer {
 
 /// What a peer is asked with: our identity and our clock.
 #[derive(Clone, Copy)]
-pub(super) struct Around<'a> {
-    pub(super) identity: Option<&'a Identity>,
-    pub(super) clock: &'a Clock,
+pub(in crate::exchange) struct Around<'a> {
+    pub(in crate::exchange) identity: Option<&'a Identity>,
+    pub(in crate::exchange) clock: &'a Clock,
 }
 
 impl Peer {
-    pub(super) fn new(server: Arc<AuthorizationServer>) -> Self {
+    pub(in crate::exchange) fn new(server: Arc<AuthorizationServer>) -> Self {
         let (metadata, keys) = (DocumentCache::new(Duration::MAX), DocumentCache::new(STALE_KEYS));
         Self { server, client: ServerClient::default(), metadata, keys }
     }
 
-    pub(super) fn error(&self, failure: Failure) -> ExchangeError {
+    pub(in crate::exchange) fn error(&self, failure: Failure) -> ExchangeError {
         ExchangeError::new(&self.server.name, failure)
     }
 
     /// Where tokens come from. A client that authenticates by TLS has to use the server's alias for such clients (RFC 8705 §5).
-    pub(super) async fn token_endpoint(&self, around: Around<'_>) -> Result<Url, Failure> {
+    pub(in crate::exchange) async fn token_endpoint(&self, around: Around<'_>) -> Result<Url, Failure> {
         let url = match &self.server.endpoints {
             Endpoints::Explicit { token, .. } => token.clone(),
             Endpoints::Discovered => {
@@ -66,7 +66,7 @@ impl Peer {
     }
 
     /// What an assertion for this server says in `aud` (A2).
-    pub(super) fn audience(&self, token_endpoint: &Url) -> String {
+    pub(in crate::exchange) fn audience(&self, token_endpoint: &Url) -> String {
         match &self.server.quirks.assertion_audience {
             AssertionAudience::Issuer => self.server.issuer.clone(),
             AssertionAudience::TokenEndpoint => token_endpoint.to_string(),
@@ -75,7 +75,7 @@ impl Peer {
     }
 
     /// Our id at this server: the configured one, else the SPIFFE ID.
-    pub(super) fn client_id(&self, around: Around<'_>) -> Result<String, Failure> {
+    pub(in crate::exchange) fn client_id(&self, around: Around<'_>) -> Result<String, Failure> {
         if let Some(id) = &self.server.client_id {
             return Ok(id.clone());
         }
@@ -83,14 +83,14 @@ impl Peer {
     }
 
     /// The keys that this server signs with.
-    pub(super) async fn keys(&self, around: Around<'_>) -> Result<Arc<KeySet>, Failure> {
+    pub(in crate::exchange) async fn keys(&self, around: Around<'_>) -> Result<Arc<KeySet>, Failure> {
         let fetched = self.keys.get(around.clock, self.fetch_keys(around)).await?;
         Ok(self.document(fetched, "keys"))
     }
 
     /// Newer keys than `seen`, if there can be any: somebody else fetched some, or the last refresh is long enough ago. Only those
     /// who ask for them wait.
-    pub(super) async fn newer_keys(
+    pub(in crate::exchange) async fn newer_keys(
         &self,
         seen: &Arc<KeySet>,
         around: Around<'_>,
@@ -100,7 +100,11 @@ impl Peer {
     }
 
     /// Sends a request to this server.
-    pub(super) async fn send(&self, mut request: Request<Full<Bytes>>, around: Around<'_>) -> Result<Answer, Failure> {
+    pub(in crate::exchange) async fn send(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        around: Around<'_>,
+    ) -> Result<Answer, Failure> {
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
         request.headers_mut().insert(USER_AGENT, USER_AGENT_VALUE);
         // The request and its answer live on the heap: few of them, and the futures around them stay small.
@@ -180,11 +184,8 @@ impl Peer {
 }
 
 /// Who this workload is now.
-pub(super) fn spiffe_id(around: Around<'_>) -> Result<String, Failure> {
+pub(in crate::exchange) fn spiffe_id(around: Around<'_>) -> Result<String, Failure> {
     let identity = around.identity.ok_or_else(|| Failure::Identity("no source of one is configured".to_owned()))?;
     let snapshot = identity.current().map_err(|missing| Failure::Identity(missing.to_string()))?;
     Ok(snapshot.svid.id.to_string())
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,7 +1,7 @@
 //! A user's token: nothing of it is used before its issuer's key says that it is true.
-use super::error::Failure;
-use super::grant::UserTokenRule;
-use super::peer::{Around, Peer};
+use super::runtime::{Around, Peer};
+use crate::exchange::error::Failure;
+use crate::exchange::grant::UserTokenRule;
 use crate::jose::{Refused, Rules, Unverified, Verified, verify};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 const LEEWAY: Duration = Duration::from_secs(30);
 
 /// Verifies `token` by the rule and by the keys of its issuer, `peer`.
-pub(super) async fn believe(
+pub(in crate::exchange) async fn believe(
     token: &str,
     rule: &UserTokenRule,
     peer: &Peer,

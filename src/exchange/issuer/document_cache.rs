@@ -1,8 +1,8 @@
 //! Documents that an issuer publishes, metadata and key sets: each is fetched once for all callers, kept while it is fresh, and
 //! used for some time longer while the issuer is in trouble.
-use super::error::Failure;
 use super::freshness::lifetime;
 use crate::clock::{Clock, Timestamp};
+use crate::exchange::error::Failure;
 use crate::single_flight::{CachedValue, Fetched, Policy, Served};
 use http::HeaderMap;
 use std::time::Duration;
