@@ -1,4 +1,4 @@
-"""The proxy under callgrind: one run, and how many instructions it took."""
+"""The proxy under callgrind, and the number of instructions of a run."""
 
 import os
 import re
@@ -7,48 +7,58 @@ import subprocess
 import time
 from pathlib import Path
 
-STARTED = 120  # seconds; valgrind reads the symbols first
+from harness.cases import Failed
+from harness.parts import WITHOUT_PROXIES
+
+START_TIMEOUT = 120  # seconds; valgrind reads the symbols first
 LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp
 
 
 class Counted:
-    """A proxy that runs under callgrind. Instructions of all its threads are counted, and nothing of the kernel's."""
+    """A proxy under callgrind, which counts the instructions of all threads, but not the
+    kernel's.
+    """
 
     def __init__(self, binary: Path, configuration: Path, port: int, name: str):
         directory = configuration.parent
         self.port, self.log = port, directory / f"{name}.log"
         self.profile = directory / f"{name}.callgrind"
         valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={self.profile}"]
-        environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
         # Parsing the system's authorities would cost as much as a thousand requests.
-        environment["SSL_CERT_FILE"] = str(directory / "bundle.pem")
+        environment = WITHOUT_PROXIES | {"SSL_CERT_FILE": str(directory / "bundle.pem")}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [*valgrind, str(binary), "run", str(configuration)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
 
     def wait_until_started(self):
-        """Returns once it listens and is idle. No connection is made for that: it would be counted."""
-        deadline = time.monotonic() + STARTED
+        """Returns once it listens and is idle. It makes no connection, which would be counted."""
+        deadline = time.monotonic() + START_TIMEOUT
         while not _listens(self.port):
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the proxy does not listen:\n{self.log.read_text()[-2000:]}")
+                raise Failed(f"the proxy is not listening:\n{self.log.read_text()[-2000:]}")
             time.sleep(0.05)
         self.wait_until_idle()
 
     def wait_until_idle(self):
-        """Returns once all its threads sleep. Valgrind runs one at a time: if one had work to do, that one would be running."""
+        """Returns once all threads sleep.
+
+        Valgrind runs one at a time: one with work would be running.
+        """
         idle = 0
         while idle < 2:
             idle = idle + 1 if self._sleeps() else 0
             time.sleep(0.0001)
 
     def stop(self) -> int:
-        """Ends it; returned are the instructions that it took."""
+        """Ends the proxy and returns the number of its instructions."""
         self.process.send_signal(signal.SIGTERM)
         if self.process.wait(60) != 0:
-            raise RuntimeError(f"the proxy ended with {self.process.returncode}:\n{self.log.read_text()[-2000:]}")
+            raise Failed(f"the proxy ended with {self.process.returncode}:\n{self.log.read_text()[-2000:]}")
         return int(re.search(r"^(?:summary|totals): (\d+)", self.profile.read_text(), re.M)[1])
 
     def kill(self):
@@ -58,7 +68,7 @@ class Counted:
 
     def _sleeps(self) -> bool:
         if self.process.poll() is not None:
-            raise RuntimeError(f"the proxy ended:\n{self.log.read_text()[-2000:]}")
+            raise Failed(f"the proxy ended:\n{self.log.read_text()[-2000:]}")
         try:
             return all(_state(thread) == "S" for thread in os.scandir(f"/proc/{self.process.pid}/task"))
         except (FileNotFoundError, ProcessLookupError):

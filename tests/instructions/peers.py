@@ -1,4 +1,4 @@
-"""Both ends of the counted proxy: the agent that calls it, the upstream that answers, and the authorization server."""
+"""The peers of the counted proxy: agent, upstream and authorization server."""
 
 import http.server
 import json
@@ -7,18 +7,20 @@ import ssl
 import threading
 from pathlib import Path
 
+from harness.cases import Failed
+
 TOKEN = "t" * 216  # as long as a short JWT
 LIFETIME = 86400  # no token is renewed during a run
 ANSWER = json.dumps({"events": [{"id": number, "title": "weekly review"} for number in range(9)]}).ljust(375).encode()
 RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(ANSWER) + ANSWER
 PATH = "/v1/events"
-# As many fields as a plain HTTP library sends.
+# As many fields as a simple HTTP library sends.
 FIELDS = {"user-agent": "instructions/1", "accept": "*/*", "accept-encoding": "gzip, deflate"}
 TIMEOUT = 60
 
 
 class Http1Agent:
-    """One keep-alive connection."""
+    """An agent with one keep-alive connection."""
 
     def __init__(self, port: int, host: str, headers: dict[str, str]):
         self.socket = _connect(port)
@@ -29,7 +31,7 @@ class Http1Agent:
         self.socket.sendall(self.request)
 
     def receive(self) -> int:
-        """Reads one response; returned is its status."""
+        """Reads one response and returns its status."""
         head, _, body = _until(self.socket, b"\r\n\r\n").partition(b"\r\n\r\n")
         lines = head.decode().lower().split("\r\n")
         length = next(int(line.partition(":")[2]) for line in lines if line.startswith("content-length:"))
@@ -39,7 +41,7 @@ class Http1Agent:
 
 
 class Http2Agent:
-    """One connection of HTTP/2 in the clear, with prior knowledge (RFC 9113 section 3.3); one stream after the other."""
+    """An agent with one cleartext HTTP/2 connection (RFC 9113 §3.3) and one stream at a time."""
 
     DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
     ACK = END_STREAM = 1
@@ -48,7 +50,8 @@ class Http2Agent:
 
     def __init__(self, port: int, host: str, headers: dict[str, str]):
         self.socket, self.stream, self.buffer, self.taken = _connect(port), -1, b"", 0
-        # GET and http are indexed fields 2 and 6, `:path` and `:authority` are names 4 and 1 of the static table.
+        # In the static table GET and http are the fields 2 and 6, and `:path` and `:authority` are
+        # the names 4 and 1.
         self.block = b"\x82\x86\x04" + _string(PATH) + b"\x01" + _string(host)
         for name, value in (FIELDS | headers).items():
             self.block += b"\x00" + _string(name) + _string(value)
@@ -63,7 +66,7 @@ class Http2Agent:
         while True:
             kind, flags, stream, payload = self._frame()
             if kind in (self.RST_STREAM, self.GOAWAY):
-                raise RuntimeError(f"the proxy sent a frame of type {kind}: {payload!r}")
+                raise Failed(f"the proxy sent a frame of type {kind}: {payload!r}")
             if kind in (self.SETTINGS, self.PING) and not flags & self.ACK:
                 self.socket.sendall(_frame(kind, self.ACK, 0, payload if kind == self.PING else b""))
             if kind == self.HEADERS:
@@ -74,7 +77,7 @@ class Http2Agent:
                 return status
 
     def _release(self, count: int):
-        """Opens the connection's window again, now and then as a library would."""
+        """Updates the connection's window every 32 KiB, as a library would."""
         self.taken += count
         if self.taken > 32768:
             self.socket.sendall(_frame(self.WINDOW_UPDATE, 0, 0, self.taken.to_bytes(4, "big")))
@@ -89,7 +92,7 @@ class Http2Agent:
 
 
 class Upstream:
-    """An API in HTTP/1.1. It accepts the proxy's one connection when the first request comes."""
+    """An HTTP/1.1 API that accepts the proxy's only connection at the first request."""
 
     def __init__(self, tls: ssl.SSLContext | None = None):
         self.listener, self.tls = socket.create_server(("127.0.0.1", 0)), tls
@@ -98,7 +101,7 @@ class Upstream:
         self.connection: socket.socket | None = None
 
     def receive(self) -> str:
-        """Reads one request, which has no body; returned is its head."""
+        """Reads one request, which has no body, and returns its head."""
         if self.connection is None:
             self.connection, _ = self.listener.accept()
             self.connection.settimeout(TIMEOUT)
@@ -111,14 +114,14 @@ class Upstream:
         self.connection.sendall(RESPONSE)
 
     def disconnect(self):
-        """Makes it ready for another proxy."""
+        """Closes the connection, so that another proxy can connect."""
         if self.connection is not None:
             self.connection.close()
             self.connection = None
 
 
 class AuthorizationServer:
-    """Issues one token to everybody, and publishes `jwks`."""
+    """Issues the same token to every client, and publishes `jwks`."""
 
     def __init__(self, jwks: dict):
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _AuthorizationHandler)
@@ -149,19 +152,13 @@ class _AuthorizationHandler(http.server.BaseHTTPRequestHandler):
 
 
 def mutual_tls(directory: Path, name: str) -> ssl.SSLContext:
-    """Of a server that shows the SVID `name` and wants one from its clients."""
+    """Returns the context of a server with the SVID `name` that requires SVIDs of its clients."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(directory / f"{name}.pem", directory / f"{name}.key")
     context.load_verify_locations(directory / "bundle.pem")
     context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def _connect(port: int) -> socket.socket:
@@ -173,7 +170,7 @@ def _connect(port: int) -> socket.socket:
 def _some(connected: socket.socket) -> bytes:
     data = connected.recv(65536)
     if not data:
-        raise RuntimeError("the proxy closed the connection")
+        raise Failed("the proxy closed the connection")
     return data
 
 
@@ -189,7 +186,10 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _string(text: str) -> bytes:
-    """An HPACK string literal without Huffman coding (RFC 7541 section 5.2); the length is an integer with a prefix of 7 bits."""
+    """Encodes an HPACK string literal (RFC 7541 §5.2) without Huffman coding.
+
+    The length is an integer with a 7-bit prefix (RFC 7541 §5.1).
+    """
     data, length = text.encode(), len(text.encode())
     if length < 127:
         return bytes([length]) + data

@@ -11,12 +11,15 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from counted import Counted
-from credentials import Credentials
-from peers import AuthorizationServer, Http1Agent, Http2Agent, Upstream, free_port, mutual_tls
+from harness import REPOSITORY
+from harness.cases import Failed, Runner, expect, say
+from harness.install import InstallError, debian
+from harness.parts import free_ports
+from instructions.counted import Counted
+from instructions.credentials import Credentials
+from instructions.peers import AuthorizationServer, Http1Agent, Http2Agent, Upstream, mutual_tls
 
 HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parents[1]
 BUDGET = HERE / "budget.toml"
 WARM_UP, COUNTED = 200, 2000  # requests
 
@@ -50,7 +53,10 @@ routes:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One request, sent again and again on one connection. Without an upstream the proxy answers by itself."""
+    """A request that is repeated on one connection.
+
+    Without an upstream the proxy answers itself.
+    """
 
     name: str
     agent: type
@@ -61,10 +67,10 @@ class Scenario:
 
 
 class World:
-    """The proxy's configuration and both of its ends."""
+    """The proxy's configuration and its peers."""
 
     def __init__(self, directory: Path):
-        self.directory, self.port = directory, free_port()
+        self.port, metrics = free_ports(2)
         credentials = Credentials(directory)
         credentials.svid("agent")
         upstream_id = credentials.svid("upstream")
@@ -74,10 +80,14 @@ class World:
         self.configuration = directory / "proxy.yaml"
         self.configuration.write_text(
             CONFIGURATION.format(
-                port=self.port, metrics=free_port(), issuer=server.url, plain=plain.port, secured=secured.port,
+                port=self.port,
+                metrics=metrics,
+                issuer=server.url,
+                plain=plain.port,
+                secured=secured.port,
                 upstream_id=upstream_id,
             )
-        )  # fmt: skip
+        )
         user = {"x-user-token": credentials.user_token(server.url, "web")}
         self.scenarios = [
             Scenario("hit over HTTP/1", Http1Agent, "own.example", plain),
@@ -88,7 +98,9 @@ class World:
         ]
 
     def count(self, binary: Path, scenario: Scenario, requests: int) -> int:
-        """Instructions of a whole run with so many requests, from start to end."""
+        """Counts the instructions of a whole run with this many requests, start and end
+        included.
+        """
         name = f"{scenario.name.replace(' ', '-').replace('/', '')}-{requests}"
         proxy = Counted(binary, self.configuration, self.port, name)
         try:
@@ -105,29 +117,30 @@ class World:
 
 
 def call(proxy: Counted, agent, scenario: Scenario):
-    """One request in lockstep: each end waits until the proxy has done all that it can, or reads and wake-ups would vary."""
+    """Sends one request. Each peer waits until the proxy is idle; otherwise wake-ups would vary."""
     agent.send()
     if scenario.upstream is not None:
         head = scenario.upstream.receive()
-        if "authorization: bearer ttt" not in head.lower():
-            raise RuntimeError(f"the upstream received no token:\n{head}")
+        expect("authorization: bearer ttt" in head.lower(), f"the upstream received no token:\n{head}")
         proxy.wait_until_idle()
         scenario.upstream.answer()
-    if (status := agent.receive()) != scenario.status:
-        raise RuntimeError(f"the agent received {status} instead of {scenario.status}")
+    status = agent.receive()
+    expect(status == scenario.status, f"the agent received {status} instead of {scenario.status}")
     proxy.wait_until_idle()
 
 
 def per_request(world: World, binary: Path, scenario: Scenario) -> int:
-    """The difference of two runs, so that start and end are not in it."""
+    """Returns the difference of two runs per request, without their start and end."""
     few = world.count(binary, scenario, WARM_UP)
     many = world.count(binary, scenario, WARM_UP + COUNTED)
     return round((many - few) / COUNTED)
 
 
 def build() -> Path:
-    """Compiles what build.toml describes. Dependencies are those of `release`, and so is the place where cargo puts the binary: what
-    was there is put back."""
+    """Compiles the build of build.toml and returns a copy of its binary.
+
+    Cargo puts the binary where `release` has its own, which is restored.
+    """
     target = Path(os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target")
     built, counted = target / "release/idjag-proxy", target / "instructions/idjag-proxy"
     before = counted.with_name("before")
@@ -137,34 +150,30 @@ def build() -> Path:
         built.rename(before)
     started = time.monotonic()
     try:
-        cargo = ["cargo", "build", "--quiet", "--release", "--locked", "--bin", "idjag-proxy", "--config", HERE / "build.toml"]
-        subprocess.run(cargo, cwd=REPOSITORY, check=True)
+        cargo = ["cargo", "build", "--quiet", "--release", "--locked", "--bin", "idjag-proxy"]
+        subprocess.run([*cargo, "--config", HERE / "build.toml"], cwd=REPOSITORY, check=True)
         shutil.copy2(built, counted)
     finally:
         if before.exists():
             before.rename(built)
-            # Nothing is renamed where both are links to one file.
+            # Where both are links to the same file, `rename` does nothing.
             before.unlink(missing_ok=True)
     say(f"build: release, our crate with opt-level 3 and one codegen unit: {time.monotonic() - started:.0f} s")
     return counted
 
 
-def judge(name: str, count: int, budget: int | None, tolerance: float) -> str:
-    """Says what came out; returned is `failed` or `passed`."""
+def judge(count: int, budget: int | None, tolerance: float) -> str:
+    """Expects the count to be within the budget, and compares the two in the remark."""
     if budget is None:
-        say(f"FAILED   {name}: {count:,} instructions a request; budget.toml has no number for it")
-        return "failed"
-    change = f"{count:,} instructions a request, {count / budget - 1:+.1%} of {budget:,}"
-    if count > budget * (1 + tolerance):
-        say(f"FAILED   {name}: {change}")
-        return "failed"
+        raise Failed(f"{count:,} instructions per request; budget.toml has no number for it")
+    change = f"{count:,} instructions per request, {count / budget - 1:+.1%} of {budget:,}"
+    expect(count <= budget * (1 + tolerance), change)
     hint = "; lower its budget (--update)" if count < budget * (1 - tolerance) else ""
-    say(f"ok       {name}: {change}{hint}")
-    return "passed"
+    return f"{change}{hint}"
 
 
 def update(counts: dict[str, int]):
-    """Writes `counts` over the numbers of the same names, and leaves the rest of the file alone."""
+    """Writes the counts into budget.toml and keeps its other lines."""
     lines = BUDGET.read_text().splitlines()
     places = {line.partition(" = ")[0].strip('"'): place for place, line in enumerate(lines)}
     for name, count in counts.items():
@@ -176,44 +185,42 @@ def update(counts: dict[str, int]):
     BUDGET.write_text("\n".join(lines) + "\n")
 
 
-def say(line: str):
-    print(line, flush=True)
-
-
 def main():
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("scenario", nargs="*", help="only those whose names contain one of these")
+    options = argparse.ArgumentParser(prog="tests/instructions/run", description=__doc__)
+    options.add_argument("scenario", nargs="*", help="only scenarios whose names contain one of these")
     options.add_argument("--proxy", type=Path, help="count this binary instead of building one")
-    options.add_argument("--update", action="store_true", help="write what is counted into budget.toml")
+    options.add_argument("--update", action="store_true", help="write the counts into budget.toml")
     options.add_argument("--keep", action="store_true", help="keep logs and callgrind's profiles")
     chosen = options.parse_args()
-    budget = tomllib.loads(BUDGET.read_text())
-    directory = Path(tempfile.mkdtemp(prefix="idjag-instructions-"))
-    results, counts = {"passed": 0, "failed": 0, "skipped": 0}, {}
+    runner, directory = Runner(), Path(tempfile.mkdtemp(prefix="idjag-instructions-"))
     try:
-        binary = chosen.proxy.resolve() if chosen.proxy else build()
-        world = World(directory)
-        for scenario in world.scenarios:
-            if chosen.scenario and not any(word in scenario.name for word in chosen.scenario):
-                continue
-            try:
-                count = counts[scenario.name] = per_request(world, binary, scenario)
-            except (RuntimeError, OSError) as error:
-                say(f"FAILED   {scenario.name}: {error}")
-                results["failed"] += 1
-                continue
-            if chosen.update:
-                budget["instructions"][scenario.name] = count
-            results[judge(scenario.name, count, budget["instructions"].get(scenario.name), budget["tolerance"])] += 1
+        debian("valgrind", "openssl")
+        run_scenarios(runner, chosen, directory)
+    except InstallError as error:
+        runner.failed("valgrind and openssl cannot be installed", str(error))
     finally:
-        if chosen.keep or results["failed"]:
+        if chosen.keep or runner.any_failed:
             say(f"logs and profiles, for callgrind_annotate: {directory}")
         else:
             shutil.rmtree(directory)
+    sys.exit(runner.finish())
+
+
+def run_scenarios(runner: Runner, chosen: argparse.Namespace, directory: Path):
+    binary = chosen.proxy.resolve() if chosen.proxy else build()
+    world, counts = World(directory), {}
+    budget = tomllib.loads(BUDGET.read_text())
+
+    def check(scenario: Scenario) -> str:
+        count = counts[scenario.name] = per_request(world, binary, scenario)
+        expected = count if chosen.update else budget["instructions"].get(scenario.name)
+        return judge(count, expected, budget["tolerance"])
+
+    for scenario in world.scenarios:
+        if not chosen.scenario or any(word in scenario.name for word in chosen.scenario):
+            runner.run(scenario.name, check, scenario)
     if chosen.update:
         update(counts)
-    say(", ".join(f"{count} {what}" for what, count in results.items()))
-    sys.exit(1 if results["failed"] else 0)
 
 
 if __name__ == "__main__":
