@@ -1,4 +1,4 @@
-"""Installs Helm, kubeconform, helm-unittest, schemas and Prometheus into the cache.
+"""Installs Helm, kubeconform, helm-unittest, schemas, Prometheus and ruff into the cache.
 
 The Go programs are built once, from the modules of their releases.
 """
@@ -18,6 +18,7 @@ HELM4 = "4.0.0"
 KUBECONFORM = "0.7.0"
 UNITTEST = "1.1.2"
 KUBERNETES_VALIDATE = "1.37.0"
+RUFF = "0.17.6"
 # The Kubernetes version that manifests are rendered for and checked against.
 KUBERNETES = "1.34.0"
 
@@ -38,6 +39,7 @@ class Tools:
         self.unittest = root / f"helm-unittest-{UNITTEST}" / "helm-unittest"
         self.schemas = root / f"kubernetes-validate-{KUBERNETES_VALIDATE}"
         self.prometheus = root / "prometheus-debian"
+        self.ruff = root / f"ruff-{RUFF}" / "bin" / "ruff"
 
     @property
     def promtool(self) -> Path:
@@ -53,7 +55,7 @@ class Tools:
 
 
 def install(say, names: list[str]) -> Tools:
-    """Installs the named tools of `helm3 helm4 kubeconform unittest schemas prometheus`.
+    """Installs the named tools of `helm3 helm4 kubeconform unittest schemas prometheus ruff`.
 
     Raises `InstallError` for the first that fails.
     """
@@ -69,6 +71,7 @@ def install(say, names: list[str]) -> Tools:
         "unittest": (tools.unittest.parent, _unittest),
         "schemas": (tools.schemas, _schemas),
         "prometheus": (tools.prometheus, _prometheus),
+        "ruff": (tools.ruff.parent.parent, _ruff),
     }
     for name in names:
         target, step = steps[name]
@@ -135,6 +138,12 @@ def _prometheus(target: Path):
     archive = next(target.glob("prometheus_*.deb"))
     command(["dpkg-deb", "-x", str(archive), str(target)])
     archive.unlink()
+
+
+def _ruff(target: Path):
+    command([sys.executable, "-m", "venv", str(target)])
+    pip = [str(target / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    command([*pip, f"ruff=={RUFF}"])
 
 
 def text_of(argv: list, **options) -> tuple[int, str, str]:
