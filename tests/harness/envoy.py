@@ -51,9 +51,9 @@ class Envoy:
         self.part = run.start("envoy", [program, "-c", config, "--concurrency", "1", "--disable-hot-restart"])
 
     def wait(self):
-        wait_until("Envoy's certificate by SDS", self.shown, 60, self.part)
+        wait_until("Envoy's certificate by SDS", self.serial_number, 60, self.part)
 
-    def shown(self) -> str | None:
+    def serial_number(self) -> str | None:
         """Returns the serial number of the certificate that Envoy presents now."""
         serials = [leaf["serial_number"] for one in self._certificates() for leaf in one.get("cert_chain", [])]
         return serials[0] if serials else None

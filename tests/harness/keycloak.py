@@ -96,7 +96,7 @@ class Keycloak:
         wait_until("Keycloak", lambda: fetch(health)[0] == 200, 300, self.part, every=1)
         form = {"grant_type": "password", "client_id": "admin-cli", "username": "admin", "password": PASSWORD}
         self.admin_token = _json(self.endpoint("token", "master"), form)["access_token"]
-        # Files in Keycloak's directory would do, too, but every run shares that directory.
+        # Realms are not imported from files in Keycloak's directory, because all runs share it.
         for realm in self.realms.values():
             _admin(self.admin_token, "POST", f"{self.base}/admin/realms", realm)
         self._create_scopes()

@@ -383,7 +383,7 @@ def misconfigured(world: Cluster):
         world.kubectl("delete", "mutatingwebhookconfiguration", "too-wide")
 
 
-# A webhook configuration with a rule too many.
+# A webhook configuration with one rule too many.
 TOO_WIDE = """
     apiVersion: admissionregistration.k8s.io/v1
     kind: MutatingWebhookConfiguration

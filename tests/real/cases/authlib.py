@@ -107,18 +107,18 @@ def accepted(world: World):
 
 @case("authlib: refusals that a configuration can cause are reported")
 def refused_by_configuration(world: World):
-    held = receiver(world)
-    twice = Relay(world.run, f"{held.url}/token", times=2)
+    authlib = receiver(world)
+    twice = Relay(world.run, f"{authlib.url}/token", times=2)
     rows = [
         {"name": "replayed", "token": twice.url, "code": "invalid_grant"},
-        {"name": "slash", "issuer": f"{held.url}/", "code": "invalid_grant"},
+        {"name": "slash", "issuer": f"{authlib.url}/", "code": "invalid_grant"},
         {"name": "unknown-user", "subject": ALICE, "code": "invalid_grant"},
         {"name": "excess", "scopes": "read, admin", "code": "invalid_scope"},
         {"name": "wrong-secret", "secret": "wrong.secret", "code": "invalid_client"},
         {"name": "no-grant", "client": "no-grant", "secret": "no-grant.secret", "code": "unauthorized_client"},
     ]
     proxy = receiver_proxy(world, "authlib-refused", rows)
-    carol = ["-H", f"x-user-token: {held.issuer.id_token('carol', 'calendar-agent')}"]
+    carol = ["-H", f"x-user-token: {authlib.issuer.id_token('carol', 'calendar-agent')}"]
     for row in rows:
         answer = proxy.call(f"http://{row['name']}.example.com/api", *(carol if "subject" in row else []))
         expect_refusal(answer, row["code"])
@@ -137,11 +137,11 @@ def refused_by_configuration(world: World):
 @case("authlib: recorded refusals of assertions that the proxy never makes are reported")
 def refused_as_recorded(world: World):
     """Authlib signs bad assertions and refuses them; its answers are then replayed to the proxy."""
-    held = receiver(world)
+    authlib = receiver(world)
     publishing = receiver_proxy(world, "authlib-keys", [{"name": "unused"}])
-    recorded = {name: record(held, assertion) for name, assertion in bad_assertions(held).items()}
+    recorded = {name: record(authlib, assertion) for name, assertion in bad_assertions(authlib).items()}
     recorded["more-scope-than-asserted"] = record(
-        held, good_assertion(held, claims={"scope": "read"}), scope="read write"
+        authlib, good_assertion(authlib, claims={"scope": "read"}), scope="read write"
     )
     codes = {name: "invalid_scope" if name == "more-scope-than-asserted" else "invalid_grant" for name in recorded}
     for name, (status, body) in recorded.items():
@@ -161,36 +161,36 @@ def refused_as_recorded(world: World):
         expect(proxy.metric("token_cache_total", result="negative") > 0, "no negative entry in the metrics")
 
 
-def good_assertion(held: Receiver, **changes) -> str:
+def good_assertion(authlib: Receiver, **changes) -> str:
     now = int(time.time())
     good = {
-        "audience": held.url,
+        "audience": authlib.url,
         "subject": "alice",
         "client_id": "calendar",
         "issued_at": now,
         "expires_at": now + 200,
     }
-    return IDJAGGrant.sign(held.key, ASSERTION_ISSUER, alg="ES256", **good | changes)
+    return IDJAGGrant.sign(authlib.key, ASSERTION_ISSUER, alg="ES256", **good | changes)
 
 
-def bad_assertions(held: Receiver) -> dict[str, str]:
+def bad_assertions(authlib: Receiver) -> dict[str, str]:
     now = int(time.time())
-    header, claims, signature = good_assertion(held).split(".")
-    plain_type = jwt.encode({"alg": "ES256", "typ": "JWT"}, {"iss": ASSERTION_ISSUER, "sub": "alice"}, held.key)
+    header, claims, signature = good_assertion(authlib).split(".")
+    plain_type = jwt.encode({"alg": "ES256", "typ": "JWT"}, {"iss": ASSERTION_ISSUER, "sub": "alice"}, authlib.key)
     return {
-        "other-client": good_assertion(held, client_id="another"),
-        "expired": good_assertion(held, issued_at=now - 300, expires_at=now - 120),
-        "confirmation": good_assertion(held, claims={"cnf": {"jkt": "x" * 43}}),
-        "other-audience": good_assertion(held, audience="https://elsewhere.example"),
+        "other-client": good_assertion(authlib, client_id="another"),
+        "expired": good_assertion(authlib, issued_at=now - 300, expires_at=now - 120),
+        "confirmation": good_assertion(authlib, claims={"cnf": {"jkt": "x" * 43}}),
+        "other-audience": good_assertion(authlib, audience="https://elsewhere.example"),
         "plain-type": plain_type,
         "garbage": "not-an-assertion",
         "broken-signature": f"{header}.{claims}.{'A' * len(signature)}",
     }
 
 
-def record(held: Receiver, assertion: str, **more: str) -> tuple[int, str]:
+def record(authlib: Receiver, assertion: str, **more: str) -> tuple[int, str]:
     """Returns Authlib's answer to a token request that the proxy would not make."""
     form = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": assertion} | more
     options = [word for name, value in form.items() for word in ("--data-urlencode", f"{name}={value}")]
-    answer = curl("-u", "calendar:calendar-secret", *options, f"{held.url}/token")
+    answer = curl("-u", "calendar:calendar-secret", *options, f"{authlib.url}/token")
     return answer.status, answer.body

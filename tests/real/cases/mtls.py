@@ -80,7 +80,7 @@ def rotation(world: World) -> str:
     with Load(proxy, "http://reports.example.com/") as load:
         load.more(50)
         for _ in range(2):
-            rotated = changed(envoy.shown)
+            rotated = changed(envoy.serial_number)
             another_update(proxy)
             wait_until("a new certificate at Envoy", rotated, 60)
         load.expect_no_failure("the SVIDs rotated")
@@ -101,7 +101,7 @@ def rotation(world: World) -> str:
         load.expect_no_failure("the new authority was activated")
 
         spire.server("localauthority", "x509", "taint", "-authorityID", old)
-        wait_until("a new certificate at Envoy", changed(envoy.shown), 60)
+        wait_until("a new certificate at Envoy", changed(envoy.serial_number), 60)
         another_update(proxy)
         load.expect_no_failure("the old authority was tainted")
 
