@@ -1,5 +1,7 @@
 //! What the README and the examples show is what the program takes.
-use idjag_proxy::config::{Overrides, load};
+use http::{HeaderMap, HeaderValue, Method};
+use idjag_proxy::config::{Config, Overrides, load};
+use idjag_proxy::policy::{CredentialRule, Decision, Scheme, Target};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +37,37 @@ fn every_configuration_in_the_readme_loads() {
     for block in blocks {
         assert_eq!(problems(block), None, "in:\n{block}");
     }
+}
+
+fn mcp_example() -> Config {
+    let file = root().join("config/examples/mcp-tools.yaml");
+    load(&file, &socket, &Overrides::default()).unwrap_or_else(|problems| panic!("{problems}")).config
+}
+
+/// The route and the scopes of a call to the MCP server with these header fields.
+fn mcp_call(config: &Config, fields: &[(&'static str, &'static str)]) -> (String, Vec<String>) {
+    let target = Target { scheme: Scheme::Http, host: "mcp.calendar.example", port: 80 };
+    let headers: HeaderMap =
+        fields.iter().map(|(name, value)| (name.parse().expect("a name"), HeaderValue::from_static(value))).collect();
+    let Decision::Route(index) = config.policy.route(target, "/mcp", &Method::POST, &headers) else {
+        panic!("{fields:?} has no route");
+    };
+    let route = &config.policy.routes()[index];
+    let CredentialRule::Token(rule) = &route.credential else { panic!("{} carries no token", route.name) };
+    (route.name.to_string(), rule.grant.scopes.clone())
+}
+
+#[test]
+fn mcp_example_gives_each_tool_its_own_scopes() {
+    let config = mcp_example();
+    let called = |method, tool| mcp_call(&config, &[("mcp-method", method), ("mcp-name", tool)]);
+    let expected = |route: &str, scopes: &[&str]| (route.to_owned(), scopes.iter().map(ToString::to_string).collect());
+    assert_eq!(called("tools/call", "list_events"), expected("mcp-read", &["calendar:read", "mcp:use"]));
+    assert_eq!(called("tools/call", "delete_event"), expected("mcp-write", &["calendar:write", "mcp:use"]));
+    assert_eq!(called("tools/call", "another_tool"), expected("mcp-rest", &["mcp:use"]));
+    assert_eq!(called("prompts/get", "delete_event"), expected("mcp-rest", &["mcp:use"]));
+    assert_eq!(mcp_call(&config, &[("mcp-method", "tools/list")]), expected("mcp-rest", &["mcp:use"]));
+    assert_eq!(mcp_call(&config, &[]), expected("mcp-rest", &["mcp:use"]));
 }
 
 /// Texts between single backticks, outside blocks.
