@@ -1,14 +1,17 @@
-# Two images of one program, each a static binary in `scratch`: no shell, no package manager, no user but a number.
+# Two images of one program, each a static binary in `scratch`: no shell, no package manager, and a user
+# that is only a number.
 #
 #   docker build --target sidecar -t idjag-proxy:0.1.0 --build-arg VERSION=0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" .
 #   docker build --target injector -t idjag-proxy-injector:0.1.0 --build-arg VERSION=0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" .
-#   buildah bud --build-arg BINARIES=given --target sidecar DIR     packs DIR/<architecture>/idjag-proxy, as `tests/image/build` does
+#   buildah bud --build-arg BINARIES=given --target sidecar DIR
 #
-# The first two compile here; without the arguments their labels say 0.0.0 and unknown.
+# The first two compile here; without the arguments their labels say 0.0.0 and unknown. The third packs
+# DIR/<architecture>/idjag-proxy, as `tests/image/build` does.
 #
-# The certificate authorities of the web are in the binary; a bundle that is mounted at /etc/ssl/certs/ca-certificates.crt wins over them.
+# The binary contains the web's certificate authorities. A bundle that is mounted at
+# /etc/ssl/certs/ca-certificates.crt takes precedence over them.
 
-# compile: what the stage of that name makes; given: binaries of the build context.
+# compile: the binaries that the stage of this name makes; given: binaries from the build context.
 ARG BINARIES=compile
 
 FROM docker.io/library/rust:1.95.0-bookworm AS compile
