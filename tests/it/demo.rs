@@ -95,6 +95,13 @@ async fn the_walk_tells_every_story_and_shows_no_token() {
         assert!(proof.ends_with("signed by the authority of the trust domain demo.example, ES256"), "{proof}");
     }
 
+    let readme = include_str!("../../README.md");
+    let shown = readme.split_once("-- demo\n").and_then(|(_, rest)| rest.split("```").next()).expect("a block");
+    assert_eq!(shown.lines().count(), 8, "{shown}");
+    for line in shown.lines() {
+        assert!(text.lines().any(|printed| printed == line), "the README shows `{line}`:\n{text}");
+    }
+
     let token = |word: &&str| word.starts_with("eyJ") && word.matches('.').count() == 2;
     assert_eq!(text.split_whitespace().find(token), None, "a whole token was printed");
 }

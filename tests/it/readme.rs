@@ -1,12 +1,20 @@
-//! What the README and the examples show is what the program takes.
+//! What the documents and the examples show is what the program accepts.
 use http::{HeaderMap, HeaderValue, Method};
 use idjag_proxy::config::{Config, Overrides, load};
 use idjag_proxy::policy::{CredentialRule, Decision, Scheme, Target};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-const DOCUMENTS: [&str; 5] =
-    ["README.md", "CONTRIBUTING.md", "deploy/README.md", "charts/idjag-proxy/README.md", "tests/cluster/README.md"];
+const DOCUMENTS: [&str; 8] = [
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "deploy/README.md",
+    "deploy/TROUBLESHOOTING.md",
+    "charts/idjag-proxy/README.md",
+    "tests/cluster/README.md",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -30,13 +38,15 @@ fn socket(name: &str) -> Option<String> {
 }
 
 #[test]
-fn every_configuration_in_the_readme_loads() {
-    let readme = include_str!("../../README.md");
-    let blocks: Vec<&str> = readme.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert!(!blocks.is_empty());
-    for block in blocks {
-        assert_eq!(problems(block), None, "in:\n{block}");
+fn every_configuration_in_a_document_loads() {
+    let mut found = 0;
+    for (name, text) in documents() {
+        for block in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            found += 1;
+            assert_eq!(problems(block), None, "in {name}:\n{block}");
+        }
     }
+    assert!(found > 0);
 }
 
 fn mcp_example() -> Config {
@@ -75,9 +85,9 @@ fn spans(text: &str) -> impl Iterator<Item = &str> {
     text.split("```").step_by(2).flat_map(|prose| prose.split('`').skip(1).step_by(2))
 }
 
-/// A mapping that stands in a sentence is a part of a route, or of the whole file.
+/// A mapping in a sentence is a part of a route or of the whole file.
 #[test]
-fn every_mapping_in_a_sentence_is_one_that_a_configuration_takes() {
+fn every_mapping_in_a_sentence_is_valid_configuration() {
     let mut found = 0;
     for (name, text) in documents() {
         for span in spans(&text).filter(|span| span.contains(": {")) {
@@ -105,29 +115,48 @@ fn known(schema: &Value, part: &Value, values: &Value, at: &str) {
     }
 }
 
-#[test]
-fn the_values_that_the_readme_writes_are_the_charts() {
+fn chart_schema() -> Value {
     let schema = std::fs::read_to_string(root().join("charts/idjag-proxy/values.schema.json")).expect("a schema");
-    let schema: Value = serde_json::from_str(&schema).expect("JSON");
-    let readme = include_str!("../../README.md");
-    let written: Vec<&str> = readme
-        .split("cat > values.yaml <<'EOF'\n")
-        .skip(1)
-        .map(|rest| &rest[..rest.find("EOF\n").expect("its end")])
-        .collect();
-    assert!(!written.is_empty());
-    for text in written {
-        // What is commented out is for those who need it.
-        let mappings = text.lines().map(|line| line.trim_start_matches("# ")).filter(|line| line.contains(": {"));
-        let mappings: Vec<&str> = mappings.collect();
-        let values: Value = serde_yaml::from_str(&mappings.join("\n")).expect("YAML");
-        assert!(values.as_object().is_some_and(|values| values.len() == mappings.len()), "{text}");
-        known(&schema, &schema, &values, "");
-    }
+    serde_json::from_str(&schema).expect("JSON")
 }
 
 #[test]
-fn the_files_that_the_documents_name_exist() {
+fn values_that_a_document_writes_are_values_of_the_chart() {
+    let schema = chart_schema();
+    let mut found = 0;
+    for (name, text) in documents() {
+        for rest in text.split("cat > values.yaml <<'EOF'\n").skip(1) {
+            found += 1;
+            let written = &rest[..rest.find("EOF\n").expect("its end")];
+            // What is commented out is for some readers only.
+            let lines = written.lines().map(|line| line.trim_start_matches("# "));
+            let mappings: Vec<&str> = lines.filter(|line| line.contains(": {")).collect();
+            let values: Value = serde_yaml::from_str(&mappings.join("\n")).expect("YAML");
+            assert!(values.as_object().is_some_and(|values| values.len() == mappings.len()), "{name}: {written}");
+            known(&schema, &schema, &values, "");
+        }
+    }
+    assert!(found > 0);
+}
+
+#[test]
+fn values_that_a_document_sets_by_a_flag_are_values_of_the_chart() {
+    let schema = chart_schema();
+    let mut found = 0;
+    for (name, text) in documents() {
+        for rest in text.split("--set ").skip(1) {
+            found += 1;
+            let flag = rest.split_whitespace().next().unwrap_or_default();
+            let (path, value) = flag.split_once('=').unwrap_or_else(|| panic!("{name}: --set {flag}"));
+            let values = path.rsplit('.').fold(json!(value), |inner, key| json!({ key: inner }));
+            known(&schema, &schema, &values, "");
+        }
+    }
+    assert!(found > 0);
+}
+
+#[test]
+fn files_that_a_document_names_exist() {
     let is_path = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
     for (name, text) in documents() {
         let directory = root().join(name).parent().map(PathBuf::from).expect("a directory");
