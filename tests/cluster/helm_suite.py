@@ -14,8 +14,6 @@ import socket
 import ssl
 import sys
 import tempfile
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from cluster.node import Node
@@ -25,6 +23,7 @@ from harness import REPOSITORY
 from harness.cases import Runner, expect, say
 from harness.parts import Part, Run, exit_on_signals, fetch, free_ports, wait_until
 from harness.tools import InstallError, Tools, install, text_of
+from harness.web import Handler, Server
 
 CHART = REPOSITORY / "charts/idjag-proxy"
 NAME, NAMESPACE = "idjag-proxy-injector", "idjag-proxy"
@@ -202,39 +201,28 @@ def expect_rendering(server: ApiServer, version: str, policy: str, timeout: int)
         expect(found == (expected, timeout), f"{entry['name']} has {found}")
 
 
-class Listener(ThreadingHTTPServer):
+class Listener(Server):
     """A webhook that allows everything and records the entry by which it was called."""
 
-    def __init__(self, node: Node):
-        super().__init__(("127.0.0.1", 0), _Answer)
+    def __init__(self, run: Run, node: Node):
+        self.asked: list[str] = []
+        super().__init__(run, _Answer)
         node.settings.certificate("listener", "/CN=listener", "subjectAltName=IP:127.0.0.1")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(node.pki / "listener.pem", node.pki / "listener.key")
         self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.asked: list[str] = []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
-class _Answer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class _Answer(Handler):
     def do_POST(self):
-        review = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        review = json.loads(self.body())
         self.server.asked.append(self.path.partition("?")[0].removeprefix("/"))
-        answer = json.dumps(review | {"response": {"uid": review["request"]["uid"], "allowed": True}}).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_):
-        pass
+        self.reply(200, review | {"response": {"uid": review["request"]["uid"], "allowed": True}})
 
 
 def asks(server: ApiServer):
     """Uses the chart's selectors and rules with a listener of ours instead of the injector."""
-    kubectl, listener = server.node.kubectl, Listener(server.node)
+    kubectl, listener = server.node.kubectl, Listener(server.run, server.node)
     for namespace, label in {
         "labelled": "enabled",
         "plain": "",
@@ -251,7 +239,7 @@ def asks(server: ApiServer):
         bundle = base64.b64encode((server.node.pki / "ca.pem").read_bytes()).decode()
         for entry in configuration["webhooks"]:
             name = entry["name"].removesuffix(".idjag-proxy.io")
-            url = f"https://127.0.0.1:{listener.server_port}/{name}"
+            url = f"https://127.0.0.1:{listener.port}/{name}"
             # With `Fail` a call that does not arrive is an error.
             entry |= {"clientConfig": {"url": url, "caBundle": bundle}, "failurePolicy": "Fail"}
         kubectl("replace", "-f", "-", manifest=json.dumps(configuration))
@@ -263,7 +251,6 @@ def asks(server: ApiServer):
         expect(not wrong, "\n".join(wrong))
     finally:
         server.helm("4", "uninstall", "idjag-proxy")
-        listener.shutdown()
 
 
 def asked(server: ApiServer, listener: Listener, namespace: str, manifest: dict) -> list[str]:

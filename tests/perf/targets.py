@@ -18,6 +18,8 @@ import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.parts import free_ports
+
 TOKEN = "t" * 216  # as long as a short JWT; the header line is about 240 bytes
 HOST = "api.example.com"
 BODY = json.dumps({"events": [{"id": number, "title": "weekly review"} for number in range(9)]}).ljust(375)
@@ -65,7 +67,7 @@ class Bench:
     def __init__(self, directory: Path, load_core: int, proxy_core: int):
         self.directory, self.load_core, self.proxy_core = directory, load_core, proxy_core
         self.started: list[subprocess.Popen] = []
-        self.upstream_port = free_port()
+        (self.upstream_port,) = free_ports(1)
 
     def spawn(self, name: str, argv: list, core: int) -> subprocess.Popen:
         log = (self.directory / f"{name}.log").open("w")
@@ -101,12 +103,6 @@ class Bench:
         path = self.directory / name
         path.write_text(text)
         return path
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def _many_files():
@@ -152,7 +148,7 @@ def start_upstream(bench: Bench):
 
 
 def start_nginx(bench: Bench) -> Target:
-    port = free_port()
+    (port,) = free_ports(1)
     http = NGINX_PROXY.format(port=port, upstream=bench.upstream_port, token=TOKEN)
     config = bench.write("nginx.conf", NGINX.format(name="nginx", http=http))
     process = bench.spawn("nginx", [program("nginx"), "-p", bench.directory, "-c", config], bench.proxy_core)
@@ -181,7 +177,7 @@ backend up
 
 
 def start_haproxy(bench: Bench) -> Target:
-    port = free_port()
+    (port,) = free_ports(1)
     config = bench.write("haproxy.cfg", HAPROXY.format(port=port, token=TOKEN, upstream=bench.upstream_port))
     process = bench.spawn("haproxy", [program("haproxy"), "-db", "-f", config], bench.proxy_core)
     bench.wait("haproxy", port, process)
@@ -193,7 +189,7 @@ TYPES = "type.googleapis.com/envoy.extensions"
 
 
 def start_envoy(bench: Bench, envoy: Path) -> Target:
-    port = free_port()
+    (port,) = free_ports(1)
     config = bench.write("envoy.json", json.dumps(_envoy_bootstrap(port, bench.upstream_port)))
     argv = [envoy, "-c", config, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
     process = bench.spawn("envoy", argv, bench.proxy_core)
@@ -265,7 +261,7 @@ routes:
 
 
 def start_idjag(bench: Bench, binary: Path) -> Target:
-    port, metrics = free_port(), free_port()
+    port, metrics = free_ports(2)
     bench.write("bench.secret", "secret")
     values = {
         "port": port,
