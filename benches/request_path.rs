@@ -12,7 +12,7 @@ use idjag_proxy::policy::{
     CredentialRule, HostPattern, Limits, Match, PathPattern, Policy, Route, Scheme, Target, Timeouts, Unmatched,
     Upstream,
 };
-use idjag_proxy::proxy::{Own, strip_request};
+use idjag_proxy::proxy::{AgentCredentials, strip_request};
 use idjag_proxy::secret::Secret;
 use idjag_proxy::tasks::Stop;
 use idjag_proxy::telemetry::Registrar;
@@ -105,7 +105,7 @@ fn header_rewrite(bencher: Bencher<'_, '_>) {
         sent.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     bencher.with_inputs(|| sent.clone()).bench_local_values(|mut headers| {
-        strip_request(&mut headers, Own::Removed, &[]);
+        strip_request(&mut headers, AgentCredentials::Strip, &[]);
         headers
     });
 }

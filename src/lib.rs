@@ -15,7 +15,7 @@
 //! # One request
 //!
 //! ```text
-//! accept -> hyper -> proxy::outbound
+//! accept -> proxy::downstream (request guard, hyper) -> proxy::outbound
 //!   target       one authority, read once: policy, TLS and Host derive from it
 //!   route        policy: pure
 //!   credential   the only await before sending; on a hit it is ready at once

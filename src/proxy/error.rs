@@ -1,5 +1,4 @@
-//! Everything that can go wrong with a request, whose fault it is, and the one place that makes the answer.
-use super::body::{AgentBody, UploadFault};
+//! Why the proxy refuses a request, who is at fault, and the one place that makes the answer.
 use crate::exchange::Fault;
 use crate::token::TokenError;
 use bytes::Bytes;
@@ -7,218 +6,183 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 use std::time::Duration;
 
-/// Methods that are not refused; others of no meaning to a proxy pass too.
+/// Methods that are not refused. Methods unknown to the proxy pass, too.
 pub(super) const ALLOWED: HeaderValue =
     HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
 
-/// Why a request was refused: the label in metrics and the end of the problem's `type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+/// Codes of gRPC (`statuscodes.md` of its specification).
+#[derive(Clone, Copy)]
+enum GrpcCode {
+    InvalidArgument = 3,
+    DeadlineExceeded = 4,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    Unimplemented = 12,
+    Unavailable = 14,
+    Unauthenticated = 16,
+}
+
+/// What follows from a reason.
+struct Facts {
+    /// The label in metrics and the end of the problem's `type`.
+    label: &'static str,
+    status: StatusCode,
+    grpc: GrpcCode,
+    /// The `error` of `Proxy-Status` (RFC 9209 §2.3).
+    proxy_status: &'static str,
+    title: &'static str,
+    /// Whether the connection ends with the answer.
+    close: bool,
+}
+
+/// One row for each reason: a new one is added here and nowhere else.
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+
+       $variant:ident => $label:literal, $status:ident, $grpc:ident, $proxy_status:literal, $title:literal $(, $close:ident)?;)+) => {
+        /// Why a request was refused: the label in metrics and the end of the problem's `type`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of its discriminant.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            const fn facts(self) -> &'static Facts {
+                match self {
+                    $(Self::$variant => &Facts {
+                        label: $label,
+                        status: StatusCode::$status,
+                        grpc: GrpcCode::$grpc,
+                        proxy_status: $proxy_status,
+                        title: $title,
+                        close: reasons!(@close $($close)?),
+                    },)+
+                }
+            }
+        }
+    };
+    (@close close) => { true };
+    (@close) => { false };
+}
+
+reasons! {
     /// No route matches.
-    NoRoute,
-    /// Malformed or ambiguous.
-    MalformedRequest,
-    /// A browser says that another site made it.
-    CrossSite,
-    /// A path that the upstream may read otherwise than we do.
-    AmbiguousPath,
-    /// CONNECT for TLS to a route that needs a credential.
-    CallAsHttp,
-    /// TRACE.
-    TraceForbidden,
-    /// The workload's identity is missing or has ended.
-    IdentityMissing,
+    NoRoute => "no_route", FORBIDDEN, PermissionDenied,
+        "http_request_denied", "No route for this request";
+    /// The request is malformed or ambiguous.
+    MalformedRequest => "malformed_request", BAD_REQUEST, InvalidArgument,
+        "http_request_error", "Malformed request", close;
+    /// A browser says that another site made the request.
+    CrossSite => "cross_site", FORBIDDEN, PermissionDenied,
+        "http_request_denied", "Another site's request";
+    /// The upstream may interpret the path differently from this proxy.
+    AmbiguousPath => "ambiguous_path", BAD_REQUEST, InvalidArgument,
+        "http_request_error", "Ambiguous path";
+    /// A CONNECT asks for TLS to a route that needs a credential.
+    CallAsHttp => "call_as_http", FORBIDDEN, PermissionDenied,
+        "http_request_denied", "Call this host as http://";
+    /// The method is TRACE.
+    TraceForbidden => "trace_forbidden", METHOD_NOT_ALLOWED, Unimplemented,
+        "http_request_denied", "TRACE is refused";
+    /// The workload's identity is missing or has expired.
+    IdentityMissing => "identity_missing", SERVICE_UNAVAILABLE, Unavailable,
+        "proxy_internal_error", "The workload has no identity now";
     /// The user's token is missing or was not accepted.
-    UserToken,
-    /// The authorization server refuses, and the agent or its user could change that.
-    AuthorizationDenied,
+    UserToken => "user_token", UNAUTHORIZED, Unauthenticated,
+        "http_request_denied", "The user's token was not accepted";
+    /// The authorization server refuses, and the agent or its user can change that.
+    AuthorizationDenied => "authorization_denied", FORBIDDEN, PermissionDenied,
+        "http_request_denied", "The authorization server refused";
     /// The authorization server refuses, and only an operator can change that.
-    AuthorizationMisconfigured,
-    /// No token in time.
-    TokenUnavailable,
+    AuthorizationMisconfigured => "authorization_misconfigured", BAD_GATEWAY, Unavailable,
+        "proxy_configuration_error", "The authorization server refused this proxy";
+    /// No token was obtained in time.
+    TokenUnavailable => "token_unavailable", SERVICE_UNAVAILABLE, Unavailable,
+        "destination_unavailable", "No access token now";
     /// The upstream cannot be reached.
-    UpstreamUnreachable,
+    UpstreamUnreachable => "upstream_unreachable", BAD_GATEWAY, Unavailable,
+        "connection_refused", "The upstream cannot be reached";
     /// The upstream's TLS or identity was refused, or it refused ours.
-    UpstreamTls,
-    /// The upstream broke off or spoke nonsense.
-    UpstreamBroken,
+    UpstreamTls => "upstream_tls", BAD_GATEWAY, Unavailable,
+        "tls_certificate_error", "TLS with the upstream was refused";
+    /// The upstream broke off or violated the protocol.
+    UpstreamBroken => "upstream_broken", BAD_GATEWAY, Unavailable,
+        "http_response_incomplete", "The upstream broke off";
     /// The upstream is too slow.
-    UpstreamTimeout,
-    /// An address that no route may lead to.
-    AddressProhibited,
-    /// A loop to ourselves.
-    Loop,
-    /// The body is too large.
-    BodyTooLarge,
-    /// The URI is too long.
-    UriTooLong,
-    /// The head is too large.
-    HeadTooLarge,
-    /// More requests than the limit.
-    TooManyRequests,
-    /// An expectation other than 100-continue.
-    Expectation,
+    UpstreamTimeout => "upstream_timeout", GATEWAY_TIMEOUT, DeadlineExceeded,
+        "http_response_timeout", "The upstream is too slow";
+    /// The host's address is one that no route may lead to.
+    AddressProhibited => "address_prohibited", BAD_GATEWAY, Unavailable,
+        "destination_ip_prohibited", "The host's address is not allowed";
+    /// The request leads back to this proxy.
+    Loop => "loop", LOOP_DETECTED, Unavailable,
+        "proxy_loop_detected", "The request leads back to this proxy";
+    /// The body is larger than its route allows.
+    BodyTooLarge => "body_too_large", PAYLOAD_TOO_LARGE, ResourceExhausted,
+        "http_request_error", "The body is too large";
+    /// The URI is longer than the limit.
+    UriTooLong => "uri_too_long", URI_TOO_LONG, ResourceExhausted,
+        "http_request_error", "The URI is too long";
+    /// The request's head is larger than the limit.
+    HeadTooLarge => "head_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, ResourceExhausted,
+        "http_request_error", "The request's head is too large", close;
+    /// More requests or connections are open than the limit allows.
+    TooManyRequests => "too_many_requests", SERVICE_UNAVAILABLE, ResourceExhausted,
+        "connection_limit_reached", "Too many requests at once";
+    /// The request expects something other than `100-continue`.
+    Expectation => "expectation", EXPECTATION_FAILED, InvalidArgument,
+        "http_request_error", "Unknown expectation";
 }
 
 impl Reason {
-    /// All of them, for the metrics' closed label set.
-    pub const ALL: [Self; 22] = [
-        Self::NoRoute,
-        Self::MalformedRequest,
-        Self::CrossSite,
-        Self::AmbiguousPath,
-        Self::CallAsHttp,
-        Self::TraceForbidden,
-        Self::IdentityMissing,
-        Self::UserToken,
-        Self::AuthorizationDenied,
-        Self::AuthorizationMisconfigured,
-        Self::TokenUnavailable,
-        Self::UpstreamUnreachable,
-        Self::UpstreamTls,
-        Self::UpstreamBroken,
-        Self::UpstreamTimeout,
-        Self::AddressProhibited,
-        Self::Loop,
-        Self::BodyTooLarge,
-        Self::UriTooLong,
-        Self::HeadTooLarge,
-        Self::TooManyRequests,
-        Self::Expectation,
-    ];
-
     /// The label.
     pub const fn as_str(self) -> &'static str {
-        self.facts().0
-    }
-
-    /// Label, status, gRPC code (grpc status codes, statuscodes.md), `Proxy-Status` error (RFC 9209 §2.3), title.
-    const fn facts(self) -> (&'static str, StatusCode, u8, &'static str, &'static str) {
-        use StatusCode as S;
-        match self {
-            Self::NoRoute => ("no_route", S::FORBIDDEN, 7, "http_request_denied", "No route for this request"),
-            Self::MalformedRequest => {
-                ("malformed_request", S::BAD_REQUEST, 3, "http_request_error", "Malformed request")
-            }
-            Self::CrossSite => ("cross_site", S::FORBIDDEN, 7, "http_request_denied", "Another site's request"),
-            Self::AmbiguousPath => ("ambiguous_path", S::BAD_REQUEST, 3, "http_request_error", "Ambiguous path"),
-            Self::CallAsHttp => ("call_as_http", S::FORBIDDEN, 7, "http_request_denied", "Call this host as http://"),
-            Self::TraceForbidden => {
-                ("trace_forbidden", S::METHOD_NOT_ALLOWED, 12, "http_request_denied", "TRACE is refused")
-            }
-            Self::IdentityMissing => (
-                "identity_missing",
-                S::SERVICE_UNAVAILABLE,
-                14,
-                "proxy_internal_error",
-                "The workload has no identity now",
-            ),
-            Self::UserToken => {
-                ("user_token", S::UNAUTHORIZED, 16, "http_request_denied", "The user's token was not accepted")
-            }
-            Self::AuthorizationDenied => {
-                ("authorization_denied", S::FORBIDDEN, 7, "http_request_denied", "The authorization server refused")
-            }
-            Self::AuthorizationMisconfigured => (
-                "authorization_misconfigured",
-                S::BAD_GATEWAY,
-                14,
-                "proxy_configuration_error",
-                "The authorization server refused this proxy",
-            ),
-            Self::TokenUnavailable => {
-                ("token_unavailable", S::SERVICE_UNAVAILABLE, 14, "destination_unavailable", "No access token now")
-            }
-            Self::UpstreamUnreachable => {
-                ("upstream_unreachable", S::BAD_GATEWAY, 14, "connection_refused", "The upstream cannot be reached")
-            }
-            Self::UpstreamTls => {
-                ("upstream_tls", S::BAD_GATEWAY, 14, "tls_certificate_error", "TLS with the upstream was refused")
-            }
-            Self::UpstreamBroken => {
-                ("upstream_broken", S::BAD_GATEWAY, 14, "http_response_incomplete", "The upstream broke off")
-            }
-            Self::UpstreamTimeout => {
-                ("upstream_timeout", S::GATEWAY_TIMEOUT, 4, "http_response_timeout", "The upstream is too slow")
-            }
-            Self::AddressProhibited => (
-                "address_prohibited",
-                S::BAD_GATEWAY,
-                14,
-                "destination_ip_prohibited",
-                "The host's address is not allowed",
-            ),
-            Self::Loop => ("loop", S::LOOP_DETECTED, 14, "proxy_loop_detected", "The request leads back to this proxy"),
-            Self::BodyTooLarge => {
-                ("body_too_large", S::PAYLOAD_TOO_LARGE, 8, "http_request_error", "The body is too large")
-            }
-            Self::UriTooLong => ("uri_too_long", S::URI_TOO_LONG, 8, "http_request_error", "The URI is too long"),
-            Self::HeadTooLarge => (
-                "head_too_large",
-                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                8,
-                "http_request_error",
-                "The request's head is too large",
-            ),
-            Self::TooManyRequests => (
-                "too_many_requests",
-                S::SERVICE_UNAVAILABLE,
-                8,
-                "connection_limit_reached",
-                "Too many requests at once",
-            ),
-            Self::Expectation => ("expectation", S::EXPECTATION_FAILED, 3, "http_request_error", "Unknown expectation"),
-        }
+        self.facts().label
     }
 }
 
-/// A refusal: why, and what the agent is told. Nothing of an issuer's or an upstream's own text is in it.
+/// How the agent reads errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ErrorFormat {
+    /// As problem details in JSON (RFC 9457).
+    Problem,
+    /// As a gRPC status.
+    Grpc,
+}
+
+/// A refusal: the reason, and what the agent is told. It contains no text of an authorization server or an upstream.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}: {detail}", .reason.as_str())]
 pub struct Refusal {
-    /// Why.
+    /// Why the request is refused.
     pub reason: Reason,
     detail: String,
     oauth_error: Option<String>,
     retry_after: Option<Duration>,
-    status: Option<StatusCode>,
     proxy_status: Option<&'static str>,
-    close: bool,
 }
 
 impl Refusal {
     /// A refusal that tells the agent `detail`.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        let close = matches!(reason, Reason::MalformedRequest | Reason::HeadTooLarge);
-        Self {
-            reason,
-            detail: detail.into(),
-            oauth_error: None,
-            retry_after: None,
-            status: None,
-            proxy_status: None,
-            close,
-        }
+        let detail = detail.into();
+        Self { reason, detail, oauth_error: None, retry_after: None, proxy_status: None }
     }
 
-    /// A limit of ours that may have room again in a moment.
+    /// A refusal because a limit is reached, which may no longer be so in a moment.
     pub fn too_many(detail: impl Into<String>) -> Self {
         Self::new(Reason::TooManyRequests, detail).with_retry_after(Duration::from_secs(1))
     }
 
-    /// With a more exact `Proxy-Status` error than the reason's own.
+    /// Sets a more precise `Proxy-Status` error than the reason's own.
     pub fn with_proxy_status(mut self, error: &'static str) -> Self {
         self.proxy_status = Some(error);
         self
     }
 
-    /// With another status than the reason's own.
-    pub fn with_status(mut self, status: StatusCode) -> Self {
-        self.status = Some(status);
-        self
-    }
-
-    /// With a time to come back after.
+    /// Sets the time after which the agent may try again.
     pub fn with_retry_after(mut self, retry_after: Duration) -> Self {
         self.retry_after = Some(retry_after);
         self
@@ -229,17 +193,20 @@ impl Refusal {
         &self.detail
     }
 
-    /// The status that it gets, where it does not speak gRPC.
+    /// The status of the answer to an agent that does not speak gRPC.
     pub fn status(&self) -> StatusCode {
-        self.status.unwrap_or(self.reason.facts().1)
+        self.reason.facts().status
     }
 
-    /// The answer: problem+json (RFC 9457), or trailers only with a code for gRPC.
-    pub fn response(&self, grpc: bool) -> Response<AgentBody> {
-        let mut response = if grpc { self.grpc() } else { self.problem() };
+    /// The answer: problem details (RFC 9457), or for gRPC a head alone.
+    pub(super) fn response(&self, format: ErrorFormat) -> Response<Bytes> {
+        let mut response = match format {
+            ErrorFormat::Grpc => self.grpc(),
+            ErrorFormat::Problem => self.problem(),
+        };
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        let error = self.proxy_status.unwrap_or(self.reason.facts().3);
+        let error = self.proxy_status.unwrap_or(self.reason.facts().proxy_status);
         let proxy_status = format!("idjag-proxy; error={error}; details=\"{}\"", self.reason.as_str());
         if let Ok(value) = HeaderValue::try_from(proxy_status) {
             headers.insert("proxy-status", value);
@@ -247,14 +214,14 @@ impl Refusal {
         if let Some(retry_after) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
         }
-        if self.close {
+        if self.reason.facts().close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
 
-    fn problem(&self) -> Response<AgentBody> {
-        let (label, _, _, _, title) = self.reason.facts();
+    fn problem(&self) -> Response<Bytes> {
+        let Facts { label, title, .. } = self.reason.facts();
         let status = self.status();
         let mut problem = json!({
             "type": format!("urn:idjag-proxy:problem:{label}"),
@@ -265,12 +232,12 @@ impl Refusal {
         if let Some(error) = &self.oauth_error {
             problem["error"] = json!(error);
         }
-        let mut response = Response::new(AgentBody::message(Bytes::from(problem.to_string())));
+        let mut response = Response::new(Bytes::from(problem.to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
-            // RFC 9110 §15.5.2: a 401 says how to authenticate. Ours is told from the upstream's by Proxy-Status.
+            // A 401 must say how to authenticate (RFC 9110 §15.5.2). Proxy-Status distinguishes ours from the upstream's.
             headers.insert(
                 header::WWW_AUTHENTICATE,
                 HeaderValue::from_static("Bearer realm=\"idjag-proxy\", error=\"invalid_token\""),
@@ -282,12 +249,12 @@ impl Refusal {
         response
     }
 
-    /// PROTOCOL-HTTP2.md of gRPC: `Trailers-Only` is a 200 whose status stands in the headers.
-    fn grpc(&self) -> Response<AgentBody> {
-        let mut response = Response::new(AgentBody::empty());
+    /// `Trailers-Only` of gRPC (`PROTOCOL-HTTP2.md` of its specification): a 200 without a body whose headers hold the status.
+    fn grpc(&self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(u16::from(self.reason.facts().2)));
+        headers.insert("grpc-status", HeaderValue::from(self.reason.facts().grpc as u16));
         let message: String =
             form_urlencoded::byte_serialize(self.detail.as_bytes()).collect::<String>().replace('+', "%20");
         if let Ok(value) = HeaderValue::try_from(message) {
@@ -297,25 +264,13 @@ impl Refusal {
     }
 }
 
-impl From<UploadFault> for Refusal {
-    fn from(fault: UploadFault) -> Self {
-        match fault {
-            UploadFault::TooLarge => Self::new(Reason::BodyTooLarge, "The body is larger than its route allows."),
-            UploadFault::Broken => {
-                Self::new(Reason::MalformedRequest, "The body broke off, or is not framed as it says.")
-            }
-            UploadFault::Idle => Self::new(Reason::MalformedRequest, "The body did not come within the idle timeout."),
-        }
-    }
-}
-
 impl From<TokenError> for Refusal {
     fn from(error: TokenError) -> Self {
         let unavailable = |detail: &str, wait| Self::new(Reason::TokenUnavailable, detail).with_retry_after(wait);
         let error = match error {
             TokenError::Timeout => {
                 return unavailable(
-                    "The authorization server did not answer in time; the proxy goes on asking.",
+                    "The authorization server did not answer in time; the proxy keeps retrying.",
                     Duration::from_secs(2),
                 );
             }
@@ -336,5 +291,17 @@ impl From<TokenError> for Refusal {
             refusal.retry_after = Some(error.retry_after().unwrap_or_else(|| error.negative_ttl()));
         }
         refusal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_listed_in_the_order_of_their_discriminants() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index, "{reason:?}");
+        }
     }
 }

@@ -1,25 +1,25 @@
 //! Which header fields pass, in both directions, and where a credential goes.
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// What of the agent's own survives.
+/// What happens to the credentials that the agent itself sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Own {
-    /// Everything that speaks for somebody is removed.
-    Removed,
-    /// A route with `keep_credentials`.
-    Kept,
+pub enum AgentCredentials {
+    /// They are removed.
+    Strip,
+    /// They are forwarded: the route says `keep_credentials`.
+    Forward,
 }
 
 /// Removes from a request what must not be forwarded: hop-by-hop fields (RFC 9110 §7.6.1), the fields that `Connection`
 /// nominates, fields that only we may assert, and those in `reserved`: the headers that carry users' tokens, and the route's own
 /// credential. It runs before anything of ours is placed, so that a nomination cannot strip a credential (HP-3).
-pub fn strip_request(headers: &mut HeaderMap, own: Own, reserved: &[HeaderName]) {
+pub fn strip_request(headers: &mut HeaderMap, agent: AgentCredentials, reserved: &[HeaderName]) {
     remove_nominated(headers);
     let doomed = |name: &HeaderName| {
         is_hop_by_hop(name)
             || is_forwarding(name)
             || is_reserved(name, reserved)
-            || (own == Own::Removed && speaks_for_somebody(name))
+            || (agent == AgentCredentials::Strip && speaks_for_somebody(name))
     };
     remove(headers, doomed);
 }
@@ -235,7 +235,7 @@ mod tests {
             ("te", "trailers"),
             ("proxy-authorization", "Basic x"),
         ]);
-        strip_request(&mut headers, Own::Removed, &[HeaderName::from_static("x-user-token")]);
+        strip_request(&mut headers, AgentCredentials::Strip, &[HeaderName::from_static("x-user-token")]);
         assert_eq!(names(&headers), ["accept"]);
     }
 
@@ -243,7 +243,7 @@ mod tests {
     fn connection_names_what_else_goes() {
         let mut headers =
             map(&[("connection", "close, X-Secret"), ("Connection", "x-other"), ("x-secret", "1"), ("x-other", "2")]);
-        strip_request(&mut headers, Own::Removed, &[]);
+        strip_request(&mut headers, AgentCredentials::Strip, &[]);
         assert!(headers.is_empty());
     }
 
@@ -251,7 +251,7 @@ mod tests {
     fn kept_credentials_pass_but_hops_and_spoofs_do_not() {
         let mut headers =
             map(&[("authorization", "Bearer mine"), ("connection", "keep-alive"), ("x-forwarded-for", "1")]);
-        strip_request(&mut headers, Own::Kept, &[]);
+        strip_request(&mut headers, AgentCredentials::Forward, &[]);
         assert_eq!(names(&headers), ["authorization"]);
     }
 

@@ -1,4 +1,4 @@
-//! What the data plane counts. A route's series are looked up once, when its table is built.
+//! The metrics of the data plane. A route's series are looked up once, when the table of routes is built.
 use super::error::Reason;
 use super::traffic::Traffic;
 use prometheus::{
@@ -6,22 +6,29 @@ use prometheus::{
 };
 use std::sync::Arc;
 
-/// The families.
+/// The metrics of all workers together.
 #[derive(Clone)]
 pub struct Metrics {
     families: Families,
+    /// Indexed by [`Reason`].
     refused: Arc<[IntCounter]>,
-    /// Answers that the agent did not take.
+    /// Answers that were abandoned because the agent did not read them.
     pub(super) unread: IntCounter,
-    /// Open connections to upstreams, idle ones included.
-    pub(super) upstream_open: IntGauge,
-    pub(super) upstream_idle: IntGauge,
+    pub(super) upstream: UpstreamGauges,
     upstream_active: IntGauge,
     downstream: [IntGauge; 2],
     unrouted: Arc<RouteMetrics>,
 }
 
-/// The families with a series for each route.
+/// Connections to upstreams.
+#[derive(Clone)]
+pub(super) struct UpstreamGauges {
+    /// Open connections, idle ones included.
+    pub(super) open: IntGauge,
+    pub(super) idle: IntGauge,
+}
+
+/// The metrics with series for each route.
 #[derive(Clone)]
 struct Families {
     requests: IntCounterVec,
@@ -31,14 +38,14 @@ struct Families {
     expiry: IntGaugeVec,
 }
 
-/// How a request ended, as `class` tells it.
+/// How a request ended: the label `class`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// A status of the upstream's, by its hundreds.
+    /// The upstream answered with this status, of which the label keeps the first digit.
     Status(u16),
-    /// An answer of ours.
+    /// The proxy answered itself.
     Refused,
-    /// The agent left before there was one.
+    /// The agent left before there was an answer.
     Aborted,
 }
 
@@ -56,7 +63,7 @@ pub(super) struct RouteMetrics {
 const CLASSES: [&str; 6] = ["2xx", "3xx", "4xx", "5xx", "refused", "aborted"];
 
 impl Metrics {
-    /// Registers the data plane's families.
+    /// Registers the metrics of the data plane.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         let counter = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
             let counter = IntCounterVec::new(Opts::new(format!("idjag_proxy_{name}"), help), labels)?;
@@ -99,14 +106,17 @@ impl Metrics {
             families,
             refused,
             unread,
-            upstream_open: IntGauge::new("upstream_open", "Not registered: active and idle ones together.")?,
+            upstream: UpstreamGauges {
+                open: IntGauge::new("upstream_open", "Not registered: active and idle ones together.")?,
+                idle: upstream.with_label_values(&["idle"]),
+            },
             upstream_active: upstream.with_label_values(&["active"]),
-            upstream_idle: upstream.with_label_values(&["idle"]),
             downstream: ["active", "idle"].map(|state| downstream.with_label_values(&[state])),
         })
     }
 
-    /// The series of one route, all present from now on; `issuer` is the server whose token of the workload's own it holds, if so.
+    /// The series of one route, which are all present from now on. `issuer` is the server whose token the route's requests carry, if
+    /// that token is the workload's own.
     pub(super) fn route(&self, name: &str, issuer: Option<&str>) -> RouteMetrics {
         self.families.route(name, issuer)
     }
@@ -116,27 +126,25 @@ impl Metrics {
         Arc::clone(&self.unrouted)
     }
 
-    /// Brings the gauges of connections up to date. An agent's connection counts as active where a request is in flight for it.
+    /// Updates the gauges of connections. There are as many active connections of the agent as requests in flight.
     pub fn observe(&self, traffic: &Traffic) {
-        // One that has ended counts as idle until the next sweep.
-        self.upstream_active.set((self.upstream_open.get() - self.upstream_idle.get()).max(0));
+        // An idle connection that has ended counts as idle until the next sweep.
+        self.upstream_active.set((self.upstream.open.get() - self.upstream.idle.get()).max(0));
         let active = traffic.requests().clamp(0, traffic.connections());
         self.downstream[0].set(active);
         self.downstream[1].set(traffic.connections() - active);
     }
 
     pub(super) fn refused(&self, reason: Reason) {
-        if let Some(at) = Reason::ALL.iter().position(|other| *other == reason) {
-            self.refused[at].inc();
-        }
+        self.refused[reason as usize].inc();
     }
 }
 
 impl Metrics {
-    /// Takes the series of a route away, which a reload has removed.
+    /// Removes the series of a route that a reload has removed.
     pub fn forget(&self, route: &str) {
         let Families { requests, durations, injected, replays, expiry: _ } = &self.families;
-        // An error means that there is none.
+        // An error means that there is no such series.
         for class in CLASSES {
             let _ = requests.remove_label_values(&[route, class]);
         }
@@ -149,9 +157,17 @@ impl Metrics {
         let _ = durations.remove_label_values(&[route]);
     }
 
-    /// Takes the expiry of a route's own token away, which a reload has removed or moved to another server.
+    /// Removes the expiry of a route's token after a reload has removed the token or moved it to another server.
     pub fn forget_expiry(&self, route: &str, issuer: &str) {
         let _ = self.families.expiry.remove_label_values(&[route, issuer]);
+    }
+}
+
+#[cfg(test)]
+impl UpstreamGauges {
+    /// Gauges that no registry has.
+    pub(super) fn unregistered() -> prometheus::Result<Self> {
+        Ok(Self { open: IntGauge::new("open", "Open.")?, idle: IntGauge::new("idle", "Idle.")? })
     }
 }
 

@@ -185,7 +185,7 @@ async fn a_body_that_breaks_is_the_agents_fault_and_leaves_the_upstreams_connect
     assert_eq!(proxy.metric("refused_total{reason=\"malformed_request\"}").await, 14.0);
     assert_eq!(proxy.metric("refused_total{reason=\"upstream_broken\"}").await, 0.0);
     let lines = |words: &str| log::capture().count(|line| line.contains(words) && line.contains("h1.test"));
-    assert_eq!(lines("a request was given up"), 6);
+    assert_eq!(lines("a request was abandoned"), 6);
     assert_eq!(lines("did not get an answer"), 0);
 }
 

@@ -1,41 +1,53 @@
-//! Where a chunked body ends (RFC 9112 §7.1), without decoding it: what follows is the next request's head.
+//! Finds the end of a chunked body (RFC 9112 §7.1) without decoding it, because the next request's head follows.
 
-/// Digits of a chunk's size: 64 bits.
-const DIGITS: u8 = 16;
-/// Bytes of one chunk's extensions, and of the trailer section (FR-7).
-const EXTENSION: u16 = 4 * 1024;
-const TRAILERS: u16 = 16 * 1024;
+/// The most digits of a chunk's size, for 64 bits. A recipient must anticipate large sizes and prevent overflow (RFC 9112 §7.1).
+const MAX_SIZE_DIGITS: u8 = 16;
+/// The most bytes of one chunk's extensions. A recipient ought to limit their length (RFC 9112 §7.1.1).
+const MAX_EXTENSION: u16 = 4 * 1024;
+/// The most bytes of the trailer section.
+const MAX_TRAILERS: u16 = 16 * 1024;
 
-/// How far a chunked body has come.
+/// The state of a parser that has read a part of a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Chunks {
+pub(super) enum ChunkedBody {
     Size { size: u64, digits: u8 },
     Extension { size: u64, length: u16 },
     SizeEnd { size: u64 },
-    Data { left: u64 },
+    Data { remaining: u64 },
     DataReturn,
     DataFeed,
-    Trailers { length: u16, line: u16, returned: bool },
+    Trailers(Trailers),
     End,
 }
 
-/// It is not a chunked body.
+/// A part of the trailer section.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Trailers {
+    /// Bytes so far.
+    length: u16,
+    /// Bytes of the current line.
+    line: u16,
+    /// Whether the last byte was a carriage return.
+    returned: bool,
+}
+
+/// The bytes are not a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-impl Chunks {
+impl ChunkedBody {
     /// Before the first chunk.
     pub(super) const START: Self = Self::Size { size: 0, digits: 0 };
 
-    /// Takes what belongs to the body, and says how many bytes that was.
+    /// Parses `bytes`, and returns how many of them belong to the body.
     pub(super) fn advance(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
         let mut at = 0;
         while at < bytes.len() && *self != Self::End {
-            if let Self::Data { left } = self {
-                let step = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - at);
-                *left -= step as u64;
+            if let Self::Data { remaining } = self {
+                let step = usize::try_from(*remaining).unwrap_or(usize::MAX).min(bytes.len() - at);
+                *remaining -= step as u64;
                 at += step;
-                if *left == 0 {
+                if *remaining == 0 {
                     *self = Self::DataReturn;
                 }
                 continue;
@@ -51,33 +63,35 @@ impl Chunks {
             (Self::Size { size, digits }, _) if byte.is_ascii_hexdigit() => {
                 let digit = char::from(byte).to_digit(16).ok_or(Malformed)?;
                 let size = size << 4 | u64::from(digit);
-                if digits < DIGITS { Ok(Self::Size { size, digits: digits + 1 }) } else { Err(Malformed) }
+                if digits < MAX_SIZE_DIGITS { Ok(Self::Size { size, digits: digits + 1 }) } else { Err(Malformed) }
             }
             (Self::Size { digits: 0, .. }, _) => Err(Malformed),
             (Self::Size { size, .. } | Self::Extension { size, .. }, b'\r') => Ok(Self::SizeEnd { size }),
             (Self::Size { size, .. }, b';' | b' ' | b'\t') => Ok(Self::Extension { size, length: 1 }),
-            (Self::Extension { size, length }, b'\t' | b' '..=b'~' | 0x80..) if length < EXTENSION => {
+            (Self::Extension { size, length }, b'\t' | b' '..=b'~' | 0x80..) if length < MAX_EXTENSION => {
                 Ok(Self::Extension { size, length: length + 1 })
             }
-            (Self::SizeEnd { size: 0 }, b'\n') => Ok(Self::Trailers { length: 0, line: 0, returned: false }),
-            (Self::SizeEnd { size }, b'\n') => Ok(Self::Data { left: size }),
+            (Self::SizeEnd { size: 0 }, b'\n') => Ok(Self::Trailers(Trailers::default())),
+            (Self::SizeEnd { size }, b'\n') => Ok(Self::Data { remaining: size }),
             (Self::DataReturn, b'\r') => Ok(Self::DataFeed),
             (Self::DataFeed, b'\n') => Ok(Self::START),
-            (Self::Trailers { length, line, returned }, _) if length < TRAILERS => {
-                Self::trailers(byte, (length + 1, line, returned))
-            }
+            (Self::Trailers(trailers), _) if trailers.length < MAX_TRAILERS => trailers.after(byte),
             _ => Err(Malformed),
         }
     }
+}
 
-    fn trailers(byte: u8, (length, line, returned): (u16, u16, bool)) -> Result<Self, Malformed> {
-        match (byte, returned) {
-            (b'\n', true) if line == 0 => Ok(Self::End),
-            (b'\n', true) => Ok(Self::Trailers { length, line: 0, returned: false }),
-            (b'\r', false) => Ok(Self::Trailers { length, line, returned: true }),
-            (_, true) | (b'\n', false) => Err(Malformed),
-            (_, false) => Ok(Self::Trailers { length, line: line + 1, returned: false }),
-        }
+impl Trailers {
+    fn after(self, byte: u8) -> Result<ChunkedBody, Malformed> {
+        let (length, line) = (self.length + 1, self.line);
+        let next = match (byte, self.returned) {
+            (b'\n', true) if line == 0 => return Ok(ChunkedBody::End),
+            (b'\n', true) => Self { length, line: 0, returned: false },
+            (b'\r', false) => Self { length, line, returned: true },
+            (_, true) | (b'\n', false) => return Err(Malformed),
+            (_, false) => Self { length, line: line + 1, returned: false },
+        };
+        Ok(ChunkedBody::Trailers(next))
     }
 }
 
@@ -87,13 +101,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn length(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
-        let mut chunks = Chunks::START;
-        let length = chunks.advance(bytes)?;
-        Ok((chunks == Chunks::End).then_some(length))
+        let mut body = ChunkedBody::START;
+        let length = body.advance(bytes)?;
+        Ok((body == ChunkedBody::End).then_some(length))
     }
 
     #[test]
-    fn a_body_ends_where_it_says() {
+    fn body_ends_after_its_last_chunk_and_trailers() {
         for (body, rest) in [
             ("0\r\n\r\n", "GET"),
             ("3\r\nabc\r\n0\r\n\r\n", "GET"),
@@ -106,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_readers_may_read_differently_is_refused() {
+    fn ambiguous_chunks_are_refused() {
         for wrong in [
             "\r\n",
             "-1\r\n",
@@ -128,12 +142,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_in_any_pieces(bytes in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'0'), Just(b'1'), any::<u8>()], 0..300), cut in 0_usize..300) {
+        fn pieces_are_parsed_like_the_whole(bytes in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'0'), Just(b'1'), any::<u8>()], 0..300), cut in 0_usize..300) {
             let cut = cut.min(bytes.len());
-            let mut pieces = Chunks::START;
+            let mut pieces = ChunkedBody::START;
             let first = pieces.advance(&bytes[..cut]);
             let both = first.and_then(|first| if first < cut { Ok(first) } else { Ok(first + pieces.advance(&bytes[cut..])?) });
-            let mut whole = Chunks::START;
+            let mut whole = ChunkedBody::START;
             prop_assert_eq!(whole.advance(&bytes), both);
         }
     }

@@ -1,55 +1,62 @@
-//! A stream whose first bytes have been looked at: they are read again before the rest.
+//! Detects the protocol of a connection by its first bytes, which are then read again.
 use bytes::{Buf, Bytes};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-/// What a connection speaks, told by its first bytes.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Speaks {
+pub(crate) enum Protocol {
     Http1,
     Http2,
     Tls,
+    /// The connection ended before its first byte.
     Nothing,
 }
 
-/// A stream and what was read of it already.
-pub(crate) struct Prefixed<S> {
+/// A connection whose protocol is known.
+pub(crate) struct Detected<S> {
+    pub(crate) protocol: Protocol,
+    pub(crate) io: PrefixedIo<S>,
+}
+
+/// A stream with the bytes that were already read from it.
+pub(crate) struct PrefixedIo<S> {
     prefix: Bytes,
     stream: S,
 }
 
-/// RFC 9113 §3.4, all of it: who has sent a part of it is waited for no longer than for any other head.
-const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// RFC 8446 §5.1: a ClientHello comes in a handshake record.
+/// The whole connection preface (RFC 9113 §3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The type of the record that carries a ClientHello (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Reads as little as tells the protocol.
-pub(crate) async fn sniff<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(Speaks, Prefixed<S>)> {
-    let mut seen = Vec::with_capacity(HTTP2.len());
-    let speaks = loop {
-        let mut room = [0; HTTP2.len()];
-        let wanted = HTTP2.len() - seen.len();
+/// Reads no more than is needed to tell the protocol. The caller bounds the time, for an HTTP/2 preface as for any other head.
+pub(crate) async fn detect<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<Detected<S>> {
+    let mut seen = Vec::with_capacity(HTTP2_PREFACE.len());
+    let protocol = loop {
+        let mut room = [0; HTTP2_PREFACE.len()];
+        let wanted = HTTP2_PREFACE.len() - seen.len();
         let read = stream.read(&mut room[..wanted]).await?;
         if read == 0 {
-            break if seen.is_empty() { Speaks::Nothing } else { Speaks::Http1 };
+            break if seen.is_empty() { Protocol::Nothing } else { Protocol::Http1 };
         }
         seen.extend_from_slice(&room[..read]);
         if seen[0] == TLS_HANDSHAKE {
-            break Speaks::Tls;
+            break Protocol::Tls;
         }
-        if seen == HTTP2 {
-            break Speaks::Http2;
+        if seen == HTTP2_PREFACE {
+            break Protocol::Http2;
         }
-        if !HTTP2.starts_with(&seen) {
-            break Speaks::Http1;
+        if !HTTP2_PREFACE.starts_with(&seen) {
+            break Protocol::Http1;
         }
     };
-    Ok((speaks, Prefixed { prefix: seen.into(), stream }))
+    Ok(Detected { protocol, io: PrefixedIo { prefix: seen.into(), stream } })
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for PrefixedIo<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buffer);
@@ -61,7 +68,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for PrefixedIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -92,7 +99,7 @@ mod tests {
     use super::*;
     use tokio::io::AsyncWriteExt;
 
-    async fn sniffed(pieces: &[&[u8]]) -> (Speaks, Vec<u8>) {
+    async fn detected(pieces: &[&[u8]]) -> (Protocol, Vec<u8>) {
         let (mut near, far) = tokio::io::duplex(4);
         let pieces: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
         let write = async move {
@@ -102,28 +109,28 @@ mod tests {
             }
         };
         let read = async {
-            let (speaks, mut stream) = sniff(far).await.expect("sniff");
+            let Detected { protocol, mut io } = detect(far).await.expect("detected");
             let mut all = Vec::new();
-            stream.read_to_end(&mut all).await.expect("read");
-            (speaks, all)
+            io.read_to_end(&mut all).await.expect("read");
+            (protocol, all)
         };
         tokio::join!(write, read).1
     }
 
     #[tokio::test]
-    async fn nothing_that_was_looked_at_is_lost() {
-        for (pieces, speaks) in [
-            (&[&b"GET / HTTP/1.1\r\n"[..]][..], Speaks::Http1),
-            (&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0"], Speaks::Http2),
-            (&[b"P", b"R", b"I", b" * HTTP/2.0\r\n\r\n", b"SM\r\n\r\n"], Speaks::Http2),
-            (&[b"PRI * HTTP/2.0\r\n\r\nSMS\r\n\r\n"], Speaks::Http1),
-            (&[b"P", b"OST / HTTP/1.1"], Speaks::Http1),
-            (&[b"PRINT /"], Speaks::Http1),
-            (&[&[0x16, 3, 1]], Speaks::Tls),
-            (&[], Speaks::Nothing),
+    async fn detected_bytes_are_read_again() {
+        for (pieces, protocol) in [
+            (&[&b"GET / HTTP/1.1\r\n"[..]][..], Protocol::Http1),
+            (&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0"], Protocol::Http2),
+            (&[b"P", b"R", b"I", b" * HTTP/2.0\r\n\r\n", b"SM\r\n\r\n"], Protocol::Http2),
+            (&[b"PRI * HTTP/2.0\r\n\r\nSMS\r\n\r\n"], Protocol::Http1),
+            (&[b"P", b"OST / HTTP/1.1"], Protocol::Http1),
+            (&[b"PRINT /"], Protocol::Http1),
+            (&[&[0x16, 3, 1]], Protocol::Tls),
+            (&[], Protocol::Nothing),
         ] {
-            let (seen, all) = sniffed(pieces).await;
-            assert_eq!(seen, speaks);
+            let (seen, all) = detected(pieces).await;
+            assert_eq!(seen, protocol);
             assert_eq!(all, pieces.concat());
         }
     }

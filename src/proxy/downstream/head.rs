@@ -1,11 +1,11 @@
-//! The head of a request, judged before hyper parses it. RFC 9112 lets a recipient be lenient where two recipients may differ; a
-//! proxy that adds credentials must not be.
+//! Validates the head of a request before hyper parses it. RFC 9112 allows recipients to be lenient where two of them may differ; a
+//! proxy that adds credentials must not be lenient.
 use crate::proxy::error::{Reason, Refusal};
 use httparse::{EMPTY_HEADER, Error, Header, Request, Status};
 use memchr::memchr_iter;
 
-/// Fields of one head; hyper takes as many.
-const FIELDS: usize = 100;
+/// The most fields of one head. hyper has the same limit.
+const MAX_FIELDS: usize = 100;
 
 /// How the body that follows a head is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,56 +14,56 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// A whole head.
+/// What is known of a valid head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// Bytes, with the empty line that ends it.
+    /// Its bytes, including the empty line that ends it.
     pub(super) length: usize,
     pub(super) framing: Framing,
-    /// CONNECT, or an upgrade: what follows may be no HTTP.
+    /// Whether it is a CONNECT or asks for an upgrade, so that what follows may not be HTTP.
     pub(super) switches: bool,
 }
 
 /// Why a head is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum Violation {
     Malformed(&'static str),
     TooLarge(&'static str),
 }
 
-impl From<Fault> for Refusal {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Malformed(detail) => Self::new(Reason::MalformedRequest, detail),
-            Fault::TooLarge(detail) => Self::new(Reason::HeadTooLarge, detail),
+impl From<Violation> for Refusal {
+    fn from(violation: Violation) -> Self {
+        match violation {
+            Violation::Malformed(detail) => Self::new(Reason::MalformedRequest, detail),
+            Violation::TooLarge(detail) => Self::new(Reason::HeadTooLarge, detail),
         }
     }
 }
 
-/// Looks for the end of one head, and remembers how far it has looked: a head that comes a byte at a time is read once.
+/// Looks for the end of one head. It remembers how far it has looked, so that a head that arrives a byte at a time is read once.
 #[derive(Debug, Default)]
-pub(super) struct Scan {
-    /// Bytes that hold no end.
+pub(super) struct HeadScanner {
+    /// The bytes that have been looked at.
     seen: usize,
     /// Where the current line begins.
     line: usize,
-    /// Whether a line that is not empty has come.
+    /// Whether a line that is not empty has been seen.
     begun: bool,
 }
 
-impl Scan {
-    /// Judges what has come of a head so far; `None` where its end has not. `bytes` begins with the head, and at each call holds
-    /// what it held before.
-    pub(super) fn judge(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Head>, Fault> {
+impl HeadScanner {
+    /// Validates the head at the start of `bytes`; `None` if its end has not arrived. Each call must pass at least the bytes of the
+    /// previous one.
+    pub(super) fn scan(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Head>, Violation> {
         for feed in memchr_iter(b'\n', &bytes[self.seen..]).map(|at| at + self.seen) {
-            // FR-5; RFC 9112 §2.2 would allow it.
+            // RFC 9112 §2.2 allows recipients to accept this.
             if feed == self.line || bytes[feed - 1] != b'\r' {
-                return Err(Fault::Malformed("A line ends with a bare line feed."));
+                return Err(Violation::Malformed("A line ends with a bare line feed."));
             }
             let empty = feed == self.line + 1;
             self.line = feed + 1;
             if feed >= limit {
-                return Err(Fault::TooLarge(LARGE));
+                return Err(Violation::TooLarge(LARGE));
             }
             if empty && self.begun {
                 return parse(&bytes[..=feed]).map(Some);
@@ -71,12 +71,13 @@ impl Scan {
             self.begun |= !empty;
         }
         self.seen = bytes.len();
-        if self.seen > limit { Err(Fault::TooLarge(LARGE)) } else { Ok(None) }
+        if self.seen > limit { Err(Violation::TooLarge(LARGE)) } else { Ok(None) }
     }
 }
 
-/// Judges the size of a head over HTTP/2 (RFC 9113 §6.5.2): names and values, and 32 bytes for each field.
-pub(crate) fn judge_list<B>(head: &http::Request<B>, limit: usize) -> Result<(), Fault> {
+/// Checks the size of a head over HTTP/2, as `SETTINGS_MAX_HEADER_LIST_SIZE` counts it (RFC 9113 §6.5.2): the names, the values, and
+/// 32 bytes for each field.
+pub(crate) fn check_list_size<B>(head: &http::Request<B>, limit: usize) -> Result<(), Violation> {
     let uri = head.uri();
     let pseudo = [
         (":method", head.method().as_str()),
@@ -87,54 +88,60 @@ pub(crate) fn judge_list<B>(head: &http::Request<B>, limit: usize) -> Result<(),
     let pseudo = pseudo.iter().map(|(name, value)| name.len() + value.len());
     let fields = head.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
     let size: usize = pseudo.chain(fields).map(|field| field + 32).sum();
-    if size > limit { Err(Fault::TooLarge(LARGE)) } else { Ok(()) }
+    if size > limit { Err(Violation::TooLarge(LARGE)) } else { Ok(()) }
 }
 
 const LARGE: &str = "The request's head is larger than `limits.request_headers`.";
 
-fn parse(bytes: &[u8]) -> Result<Head, Fault> {
-    let mut fields = [EMPTY_HEADER; FIELDS];
+fn parse(bytes: &[u8]) -> Result<Head, Violation> {
+    let mut fields = [EMPTY_HEADER; MAX_FIELDS];
     let mut request = Request::new(&mut fields);
     match request.parse(bytes) {
         Ok(Status::Complete(length)) if length == bytes.len() => {}
-        Ok(_) => return Err(Fault::Malformed("The head does not end where its empty line is.")),
-        Err(error) => return Err(fault(error)),
+        Ok(_) => return Err(Violation::Malformed("The head does not end where its empty line is.")),
+        Err(error) => return Err(violation(error)),
     }
     if request.path.is_none_or(|target| target.parse::<http::Uri>().is_err()) {
-        return Err(Fault::Malformed("The request's target is not a URI."));
+        return Err(Violation::Malformed("The request's target is not a URI."));
     }
     Ok(Head { length: bytes.len(), framing: framing(&request)?, switches: switches(&request) })
 }
 
-fn fault(error: Error) -> Fault {
+fn violation(error: Error) -> Violation {
     match error {
-        Error::TooManyHeaders => Fault::TooLarge("The request has more than 100 header fields."),
-        Error::HeaderName => Fault::Malformed("A field's name is not a token, or space stands before its colon."),
-        Error::HeaderValue => Fault::Malformed("A field's value has a control character, or goes on in another line."),
-        Error::Version => Fault::Malformed("The version is neither 1.1 nor 1.0."),
-        Error::NewLine => Fault::Malformed("A carriage return stands alone."),
-        Error::Token | Error::Status => Fault::Malformed("The request line is not a method, a target and a version."),
+        Error::TooManyHeaders => Violation::TooLarge("The request has more than 100 header fields."),
+        Error::HeaderName => Violation::Malformed("A field's name is not a token, or has a space before its colon."),
+        Error::HeaderValue => {
+            Violation::Malformed("A field's value has a control character, or continues on another line.")
+        }
+        Error::Version => Violation::Malformed("The version is neither 1.1 nor 1.0."),
+        Error::NewLine => Violation::Malformed("A carriage return is not followed by a line feed."),
+        Error::Token | Error::Status => {
+            Violation::Malformed("The request line is not a method, a target and a version.")
+        }
     }
 }
 
-/// FR-1 to FR-3: one length or one `chunked`, or nothing; RFC 9112 §6.1 and §6.3 would let some more pass.
-fn framing(request: &Request<'_, '_>) -> Result<Framing, Fault> {
+/// The framing of the body: one length, one `chunked`, or neither. RFC 9112 §6.1 and §6.3 allow recipients to accept more.
+fn framing(request: &Request<'_, '_>) -> Result<Framing, Violation> {
     let mut lengths = values(request, "content-length");
     let mut codings = values(request, "transfer-encoding");
     match (lengths.next(), codings.next()) {
         (None, None) => Ok(Framing::Length(0)),
-        (Some(length), None) if lengths.next().is_none() => {
-            parse_length(length).map(Framing::Length).ok_or(Fault::Malformed("`Content-Length` is not one number."))
+        (Some(length), None) if lengths.next().is_none() => parse_length(length)
+            .map(Framing::Length)
+            .ok_or(Violation::Malformed("`Content-Length` is not a single number.")),
+        (Some(_), None) => Err(Violation::Malformed("There are two `Content-Length` fields.")),
+        (Some(_), Some(_)) => {
+            Err(Violation::Malformed("There is a `Content-Length` as well as a `Transfer-Encoding`."))
         }
-        (Some(_), None) => Err(Fault::Malformed("There are two `Content-Length` fields.")),
-        (Some(_), Some(_)) => Err(Fault::Malformed("`Content-Length` stands beside `Transfer-Encoding`.")),
         (None, Some(_)) if request.version == Some(0) => {
-            Err(Fault::Malformed("HTTP/1.0 knows no `Transfer-Encoding`."))
+            Err(Violation::Malformed("HTTP/1.0 does not have `Transfer-Encoding`."))
         }
         (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") && codings.next().is_none() => {
             Ok(Framing::Chunked)
         }
-        (None, Some(_)) => Err(Fault::Malformed("The only transfer coding that is taken is `chunked`.")),
+        (None, Some(_)) => Err(Violation::Malformed("The only supported transfer coding is `chunked`.")),
     }
 }
 
@@ -143,7 +150,7 @@ fn parse_length(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok().filter(|_| digits)?.parse().ok()
 }
 
-/// `h2c` is no switch: it is never answered with 101.
+/// Whether the connection may switch to another protocol. `h2c` never does: it is not answered with 101.
 fn switches(request: &Request<'_, '_>) -> bool {
     let h2c = |value: &[u8]| value.get(..3).is_some_and(|name| name.eq_ignore_ascii_case(b"h2c"));
     request.method == Some("CONNECT") || values(request, "upgrade").any(|value| !h2c(value))
@@ -159,16 +166,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn judged(head: &str) -> Result<Option<Head>, Fault> {
-        Scan::default().judge(head.as_bytes(), 1024)
+    fn scanned(head: &str) -> Result<Option<Head>, Violation> {
+        HeadScanner::default().scan(head.as_bytes(), 1024)
     }
 
     fn framed(fields: &str) -> Option<Framing> {
-        judged(&format!("POST / HTTP/1.1\r\nhost: a\r\n{fields}\r\n")).ok().flatten().map(|head| head.framing)
+        scanned(&format!("POST / HTTP/1.1\r\nhost: a\r\n{fields}\r\n")).ok().flatten().map(|head| head.framing)
     }
 
     #[test]
-    fn one_framing_or_none() {
+    fn contradictory_framing_is_refused() {
         assert_eq!(framed(""), Some(Framing::Length(0)));
         assert_eq!(framed("content-length: 7\r\n"), Some(Framing::Length(7)));
         assert_eq!(framed("Transfer-Encoding: Chunked\r\n"), Some(Framing::Chunked));
@@ -188,38 +195,38 @@ mod tests {
     }
 
     #[test]
-    fn a_line_ends_with_both_bytes() {
+    fn bare_line_feeds_are_refused() {
         for wrong in ["GET / HTTP/1.1\nhost: a\r\n\r\n", "GET / HTTP/1.1\r\nhost: a\n\n", "\nGET / HTTP/1.1\r\n\r\n"] {
-            assert!(matches!(judged(wrong), Err(Fault::Malformed(_))), "{wrong:?}");
+            assert!(matches!(scanned(wrong), Err(Violation::Malformed(_))), "{wrong:?}");
         }
-        let after_empty_lines = judged("\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("fine").expect("whole");
+        let after_empty_lines = scanned("\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("fine").expect("whole");
         assert_eq!(after_empty_lines.length, 31);
     }
 
     #[test]
-    fn what_may_end_http_is_told() {
-        let switches = |head: &str| judged(head).expect("fine").expect("whole").switches;
+    fn connect_and_upgrades_may_switch_protocols() {
+        let switches = |head: &str| scanned(head).expect("fine").expect("whole").switches;
         assert!(switches("CONNECT a:80 HTTP/1.1\r\nhost: a\r\n\r\n"));
         assert!(switches("GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\n\r\n"));
         assert!(!switches("GET / HTTP/1.1\r\nhost: a\r\nupgrade: h2c\r\n\r\n"));
     }
 
     #[test]
-    fn a_head_has_a_size() {
+    fn oversized_heads_are_refused() {
         let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(1024));
-        assert!(matches!(judged(&long), Err(Fault::TooLarge(_))));
-        assert!(matches!(judged(&long[..1025]), Err(Fault::TooLarge(_))), "before its end has come");
+        assert!(matches!(scanned(&long), Err(Violation::TooLarge(_))));
+        assert!(matches!(scanned(&long[..1025]), Err(Violation::TooLarge(_))), "before its end has arrived");
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "x:1\r\n".repeat(101));
-        assert!(matches!(judged(&many), Err(Fault::TooLarge(_))));
+        assert!(matches!(scanned(&many), Err(Violation::TooLarge(_))));
     }
 
     proptest! {
         #[test]
-        fn pieces_are_judged_like_the_whole(bytes in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b':'), Just(b' '), any::<u8>()], 0..200), cut in 0_usize..200) {
-            let whole = Scan::default().judge(&bytes, 128);
-            let mut scan = Scan::default();
-            let first = scan.judge(&bytes[..cut.min(bytes.len())], 128);
-            let pieces = if matches!(first, Ok(None)) { scan.judge(&bytes, 128) } else { first };
+        fn pieces_are_scanned_like_the_whole(bytes in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b':'), Just(b' '), any::<u8>()], 0..200), cut in 0_usize..200) {
+            let whole = HeadScanner::default().scan(&bytes, 128);
+            let mut scanner = HeadScanner::default();
+            let first = scanner.scan(&bytes[..cut.min(bytes.len())], 128);
+            let pieces = if matches!(first, Ok(None)) { scanner.scan(&bytes, 128) } else { first };
             prop_assert_eq!(whole, pieces);
         }
     }

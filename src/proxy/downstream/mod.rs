@@ -1,13 +1,14 @@
-//! The agent's connections: which protocol they speak, their requests' framing, and how long an answer may go unread.
+//! The agent's connections: which protocol they speak, how their requests are framed, and how long an answer may go unread. Nothing
+//! here knows a route.
 mod chunked;
 mod detect;
-mod executor;
 mod head;
+mod listener;
 mod request_guard;
+mod serve;
 mod write_timeout;
 
-pub(super) use detect::{Prefixed, Speaks, sniff};
-pub(super) use executor::{Answers, Local, block_on};
-pub(super) use head::{Fault, judge_list};
-pub(super) use request_guard::{Strict, Verdicts};
-pub(super) use write_timeout::{Offered, allow, patient};
+pub(super) use detect::{Detected, Protocol, detect};
+pub(super) use head::check_list_size;
+pub(super) use listener::Acceptor;
+pub(super) use serve::{Arrival, Downstream, ReceivedRequest, Server};

@@ -1,92 +1,137 @@
-//! How long an answer waits for an agent that takes nothing of it: for its route's idle timeout.
-use crate::proxy::idle::Idle;
+//! How long an answer waits for an agent that does not read it: the idle timeout of its route.
+use crate::policy::Timeouts;
+use crate::proxy::idle::IdleTimer;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use prometheus::IntCounter;
-use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-tokio::task_local! {
-    /// Of the task that serves the agent: a connection of HTTP/1.1, one request of HTTP/2. It reaches the places that know, on both
-    /// sides of hyper. Relays are tasks of their own and have none: they are timed in both directions together.
-    static OFFER: Offer;
+/// The write timeout of what one task sends to the agent: a connection with HTTP/1.1, one request with HTTP/2. The request handler
+/// sets it, the writers report to it, and [`with_write_timeout`] enforces it. Relays have none: they time both directions together.
+///
+/// It is shared within one thread. It consists of atomics because hyper demands that a stream that may be upgraded is `Send`.
+#[derive(Clone)]
+pub(crate) struct WriteTimeout(Arc<State>);
+
+struct State {
+    millis: AtomicU64,
+    /// Whether there is data that the agent has not taken.
+    is_blocked: AtomicBool,
+    /// Whether the agent has taken data since the timer was last looked at.
+    has_progressed: AtomicBool,
 }
 
-/// What is held out to the agent.
-#[derive(Default)]
-struct Offer {
-    idle: RefCell<Idle>,
-    /// Whether there is something that it has not taken.
-    waits: Cell<bool>,
+impl Default for WriteTimeout {
+    /// The default idle timeout of routes, for answers that take no route.
+    fn default() -> Self {
+        let timeout = Self(Arc::new(State {
+            millis: AtomicU64::new(0),
+            is_blocked: AtomicBool::new(false),
+            has_progressed: AtomicBool::new(false),
+        }));
+        timeout.set(Timeouts::default().idle);
+        timeout
+    }
 }
 
-/// From here on the agent may take nothing for so long.
-pub(crate) fn allow(idle: Duration) {
-    // No task of the agent's: nobody to be patient with.
-    let _ = OFFER.try_with(|offer| offer.idle.borrow_mut().allow(idle));
+impl WriteTimeout {
+    /// Sets how long the agent may go without reading, from now on.
+    pub(crate) fn set(&self, timeout: Duration) {
+        self.0.millis.store(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Reports that there is data that the agent has not taken.
+    pub(super) fn blocked(&self) {
+        self.0.is_blocked.store(true, Ordering::Relaxed);
+    }
+
+    /// Reports that the agent has taken data.
+    pub(super) fn progressed(&self) {
+        self.0.is_blocked.store(false, Ordering::Relaxed);
+        self.0.has_progressed.store(true, Ordering::Relaxed);
+    }
+
+    /// Called only while waiting; it wakes the task when the timeout passes.
+    fn has_expired(&self, timer: &mut IdleTimer, cx: &mut Context<'_>) -> bool {
+        if !self.0.is_blocked.load(Ordering::Relaxed) {
+            return false;
+        }
+        timer.set_timeout(self.timeout());
+        if self.0.has_progressed.swap(false, Ordering::Relaxed) {
+            timer.reset();
+        }
+        timer.has_expired(cx)
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(self.0.millis.load(Ordering::Relaxed))
+    }
 }
 
-/// The agent is given something, and takes it now or later.
-pub(super) fn offered() {
-    let _ = OFFER.try_with(|offer| offer.waits.set(true));
-}
-
-/// The agent has taken something.
-pub(super) fn taken() {
-    let _ = OFFER.try_with(|offer| {
-        offer.waits.set(false);
-        offer.idle.borrow_mut().moved();
-    });
-}
-
-/// Serves the agent, and gives it up where it takes nothing, which is counted.
-pub(crate) async fn patient<F: Future + Unpin>(mut serving: F, given_up: &IntCounter) -> Option<F::Output> {
-    let watched = poll_fn(|cx| {
+/// Runs what serves the agent, and drops it if the agent reads nothing for the write timeout, which is counted in `unread`.
+pub(super) async fn with_write_timeout<F: Future + Unpin>(
+    mut serving: F,
+    write_timeout: &WriteTimeout,
+    unread: &IntCounter,
+) -> Option<F::Output> {
+    let mut timer = IdleTimer::new(write_timeout.timeout());
+    let served = poll_fn(|cx| {
         if let Poll::Ready(output) = Pin::new(&mut serving).poll(cx) {
             return Poll::Ready(Some(output));
         }
-        let is_over = OFFER.with(|offer| offer.waits.get() && offer.idle.borrow_mut().is_over(cx));
-        if is_over { Poll::Ready(None) } else { Poll::Pending }
+        if write_timeout.has_expired(&mut timer, cx) { Poll::Ready(None) } else { Poll::Pending }
     });
-    let served = OFFER.scope(Offer::default(), watched).await;
+    let served = served.await;
     if served.is_none() {
-        given_up.inc();
-        tracing::info!("an answer was given up: the agent took nothing of it for the route's idle timeout");
+        unread.inc();
+        tracing::info!("an answer was abandoned: the agent read nothing of it for the route's idle timeout");
     }
     served
 }
 
-/// A body over HTTP/2. What is asked for next has room within the agent's window; what was given before has been taken, but for what
-/// hyper and h2 hold: a chunk.
-pub(crate) struct Offered<B>(pub(crate) B);
+/// A body sent over HTTP/2 that reports to a write timeout. hyper asks for the next frame once the agent's window has room for it; by
+/// then the agent has taken the previous one, except for the chunk that hyper and h2 hold.
+pub(super) struct TrackedBody<B> {
+    body: B,
+    write_timeout: WriteTimeout,
+}
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Offered<B> {
+impl<B> TrackedBody<B> {
+    pub(super) fn new(body: B, write_timeout: WriteTimeout) -> Self {
+        Self { body, write_timeout }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        taken();
-        let polled = Pin::new(&mut self.0).poll_frame(cx);
+        self.write_timeout.progressed();
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
         if matches!(polled, Poll::Ready(Some(Ok(_)))) {
-            offered();
+            self.write_timeout.blocked();
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        self.body.size_hint()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::request_guard::RequestGuard;
     use super::*;
     use std::pin::pin;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -95,24 +140,26 @@ mod tests {
     const IDLE: Duration = Duration::from_secs(30);
 
     fn counter() -> IntCounter {
-        IntCounter::new("given_up", "A counter.").expect("a counter")
+        IntCounter::new("unread", "A counter.").expect("a counter")
     }
 
-    /// Writes eight bytes to an agent who has room for one, by the way of a connection over HTTP/1.1.
-    async fn written(agent: impl Future<Output = ()>, stream: tokio::io::DuplexStream) -> (bool, u64) {
-        let given_up = counter();
-        let mut strict = super::super::request_guard::Strict::new(stream, 1024, std::sync::Arc::default());
-        let serving = async {
-            allow(IDLE);
-            strict.write_all(b"12345678").await
-        };
-        let serving = pin!(serving);
-        let (written, ()) = tokio::join!(patient(serving, &given_up), agent);
-        (written.is_some(), given_up.get())
+    fn write_timeout() -> WriteTimeout {
+        let write_timeout = WriteTimeout::default();
+        write_timeout.set(IDLE);
+        write_timeout
+    }
+
+    /// Writes eight bytes, as an HTTP/1.1 connection does, to an agent that has room for one.
+    async fn write_to(agent: impl Future<Output = ()>, stream: tokio::io::DuplexStream) -> (bool, u64) {
+        let (unread, write_timeout) = (counter(), write_timeout());
+        let mut guarded = RequestGuard::new(stream, 1024, Arc::default(), write_timeout.clone());
+        let serving = pin!(guarded.write_all(b"12345678"));
+        let (written, ()) = tokio::join!(with_write_timeout(serving, &write_timeout, &unread), agent);
+        (written.is_some(), unread.get())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_agent_that_reads_slowly_is_served_and_one_that_stops_is_not() {
+    async fn agent_that_reads_slowly_is_served_and_one_that_stops_is_not() {
         for (bytes, served) in [(8, true), (4, false)] {
             let (mut near, far) = tokio::io::duplex(1);
             let agent = async move {
@@ -122,27 +169,25 @@ mod tests {
                 }
                 sleep(IDLE * 2).await;
             };
-            assert_eq!(written(agent, far).await, (served, u64::from(!served)), "after {bytes} bytes");
+            assert_eq!(write_to(agent, far).await, (served, u64::from(!served)), "after {bytes} bytes");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_comes_slowly_is_nobodys_fault() {
-        let given_up = counter();
-        let serving = async {
-            allow(IDLE);
-            offered();
-            taken();
+    async fn timeout_applies_only_while_the_agent_has_something_to_read() {
+        let (unread, write_timeout) = (counter(), write_timeout());
+        let slow = async {
+            write_timeout.blocked();
+            write_timeout.progressed();
             sleep(IDLE * 10).await;
         };
-        assert_eq!(patient(pin!(serving), &given_up).await, Some(()));
+        assert_eq!(with_write_timeout(pin!(slow), &write_timeout, &unread).await, Some(()));
         let started = Instant::now();
-        let serving = async {
-            allow(IDLE);
-            offered();
+        let stalled = async {
+            write_timeout.blocked();
             std::future::pending::<()>().await;
         };
-        assert_eq!(patient(pin!(serving), &given_up).await, None);
+        assert_eq!(with_write_timeout(pin!(stalled), &write_timeout, &unread).await, None);
         assert_eq!(started.elapsed().as_secs(), IDLE.as_secs());
     }
 }

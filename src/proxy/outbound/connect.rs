@@ -1,91 +1,100 @@
-//! CONNECT (RFC 9110 §9.3.6): opaque TLS where a route says `tunnel`; plain HTTP inside the tunnel is served like any other
-//! request, because Node's fetch and WebSocket libraries tunnel even `http://`.
+//! CONNECT (RFC 9110 §9.3.6): opaque TLS if the route says `tunnel`. Plain HTTP inside the tunnel is served like any other request,
+//! because Node's fetch and WebSocket libraries tunnel even `http://`.
+use super::context::Context;
 use super::destination::{self, Destination};
-use super::handle::no_route;
-use super::table::{Entry, Table};
-use crate::policy::{CredentialRule, Decision, Origin, Scheme};
-use crate::proxy::body::AgentBody;
-use crate::proxy::downstream::{Speaks, sniff};
+use super::table::{RouteEntry, Table};
+use crate::policy::{CredentialRule, Origin, Scheme};
+use crate::proxy::agent_body::AgentBody;
+use crate::proxy::downstream::{Detected, Downstream, Protocol, ReceivedRequest, detect};
 use crate::proxy::error::{Reason, Refusal};
+use crate::proxy::guard::NamedBy;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::relay;
 use crate::proxy::traffic::InFlight;
-use crate::proxy::upstream::{Allowed, dial};
-use crate::proxy::worker::{Downstream, Worker, serve_http};
+use crate::proxy::upstream::{Destined, dial};
+use http::Response;
 use http::uri::Authority;
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::upgrade::Upgraded;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-/// How long the first byte may take: a client that opened a tunnel speaks first.
-const FIRST_BYTE: Duration = Duration::from_secs(30);
-/// RFC 8446 §6: a fatal `access_denied`.
+/// How long the first byte may take. The client speaks first in a tunnel that it has opened.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A fatal `access_denied` alert (RFC 8446 §6).
 const ACCESS_DENIED: [u8; 7] = [0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x31];
 
-/// Decides before any 200.
-pub(super) async fn serve(
-    worker: &Rc<Worker>,
-    downstream: &Rc<Downstream>,
-    request: Request<Incoming>,
-    (outcome, in_flight): (&mut Outcome<'_>, InFlight),
-) -> Result<Response<AgentBody>, Refusal> {
-    let nested = downstream.arrival().tunnel.is_some();
-    if nested || request.version() != http::Version::HTTP_11 {
-        return Err(Refusal::new(
-            Reason::MalformedRequest,
-            "CONNECT is taken over HTTP/1.1 and not inside another tunnel.",
-        ));
-    }
-    let (mut parts, _) = request.into_parts();
-    let table = worker.shared.table();
-    let destination = destination::read_connect(&parts)?;
-    outcome.to(&destination);
-    let entry = route(&table, &destination)?;
-    outcome.by(&entry.route.name, &entry.metrics);
-    let opaque = opaque(entry);
-    if !opaque && destination.scheme == Scheme::Https {
-        return Err(call_as_http(entry, &destination));
-    }
-    let stream = match opaque {
-        true => Some(reach(worker, entry, &destination).await?),
-        false => None,
-    };
-    let authority = parts.uri.authority().cloned();
-    let (Some(authority), Some(agent)) = (authority, parts.extensions.remove::<hyper::upgrade::OnUpgrade>()) else {
-        return Err(Refusal::new(Reason::MalformedRequest, "CONNECT names `host:port`."));
-    };
-    let tunnel =
-        Tunnel { worker: Rc::clone(worker), outer: Rc::clone(downstream), entry: Arc::clone(entry), authority, stream };
-    // Boxed: a tunnel serves requests and a request opens tunnels, so their futures would contain each other.
-    let task: std::pin::Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
-        let _in_flight = in_flight;
-        match agent.await {
-            Ok(agent) => tunnel.run(agent).await,
-            Err(error) => tracing::debug!(%error, "a tunnel did not open"),
+/// A CONNECT request.
+pub(super) struct Connect<'r, 'm, H> {
+    pub(super) context: &'r Rc<Context>,
+    pub(super) table: &'r Table,
+    pub(super) outcome: &'r mut Outcome<'m>,
+    pub(super) in_flight: InFlight,
+    /// Answers the requests inside the tunnel.
+    pub(super) handler: H,
+}
+
+impl<H, F> Connect<'_, '_, H>
+where
+    H: Fn(ReceivedRequest) -> F + 'static,
+    F: Future<Output = Response<AgentBody>> + 'static,
+{
+    /// Decides before any 200, then opens the tunnel.
+    pub(super) async fn serve(self, received: ReceivedRequest) -> Result<Response<AgentBody>, Refusal> {
+        let Self { context, table, outcome, in_flight, handler } = self;
+        let ReceivedRequest { request, downstream, .. } = received;
+        let is_nested = downstream.arrival().tunnel.is_some();
+        if is_nested || request.version() != http::Version::HTTP_11 {
+            let detail = "CONNECT is supported over HTTP/1.1, and not inside another tunnel.";
+            return Err(Refusal::new(Reason::MalformedRequest, detail));
         }
-    });
-    tokio::task::spawn_local(task);
-    Ok(Response::new(AgentBody::empty()))
-}
-
-fn route<'t>(table: &'t Table, destination: &Destination) -> Result<&'t Arc<Entry>, Refusal> {
-    match table.policy.connect(destination.target()) {
-        Decision::Route(index) => Ok(table.entry(index)),
-        Decision::Pass => table.pass.as_ref().ok_or_else(|| no_route(table, destination)),
-        Decision::Refuse => Err(no_route(table, destination)),
+        let (mut parts, _) = request.into_parts();
+        let destination = destination::read_connect(&parts)?;
+        outcome.set_destination(&destination.host, destination.path.path());
+        let entry = table.entry(&table.policy.connect(destination.target()));
+        let entry = entry.ok_or_else(|| table.no_route(&destination))?;
+        outcome.set_route(&entry.route.name, &entry.metrics);
+        let is_opaque = is_opaque(entry);
+        if !is_opaque && destination.scheme == Scheme::Https {
+            return Err(call_as_http(entry, &destination));
+        }
+        let upstream = match is_opaque {
+            true => Some(reach(context, entry, &destination).await?),
+            false => None,
+        };
+        let authority = parts.uri.authority().cloned();
+        let (Some(authority), Some(agent)) = (authority, parts.extensions.remove::<OnUpgrade>()) else {
+            return Err(Refusal::new(Reason::MalformedRequest, "CONNECT names `host:port`."));
+        };
+        let tunnel = Tunnel {
+            context: Rc::clone(context),
+            outer: downstream,
+            entry: Arc::clone(entry),
+            authority,
+            upstream,
+            handler,
+        };
+        // Its type is erased: a tunnel serves requests and a request opens tunnels, so their futures would contain each other.
+        let task: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
+            let _in_flight = in_flight;
+            match agent.await {
+                Ok(agent) => tunnel.run(agent).await,
+                Err(error) => tracing::debug!(%error, "a tunnel did not open"),
+            }
+        });
+        tokio::task::spawn_local(task);
+        Ok(Response::new(AgentBody::empty()))
     }
 }
 
-fn call_as_http(entry: &Entry, destination: &Destination) -> Refusal {
-    // A route without a port is for the default one of the scheme that the agent uses.
+fn call_as_http(entry: &RouteEntry, destination: &Destination) -> Refusal {
+    // A route without a port is for the default port of the scheme that the agent uses.
     let port = entry.route.matcher.port.map_or_else(String::new, |port| format!(":{port}"));
-    let credential = if entry.route.credential.injects() { " and puts the credential on" } else { "" };
+    let credential = if entry.route.credential.injects() { " and adds the credential" } else { "" };
     let host = &destination.host;
     Refusal::new(
         Reason::CallAsHttp,
@@ -94,50 +103,58 @@ fn call_as_http(entry: &Entry, destination: &Destination) -> Refusal {
 }
 
 /// Whether TLS may pass through unseen.
-fn opaque(entry: &Entry) -> bool {
+fn is_opaque(entry: &RouteEntry) -> bool {
     entry.passes || matches!(entry.route.credential, CredentialRule::Tunnel)
 }
 
-async fn reach(worker: &Worker, entry: &Entry, destination: &Destination) -> Result<TcpStream, Refusal> {
-    let named =
-        || Origin { scheme: destination.scheme, host: destination.host.as_str().into(), port: destination.port };
-    let origin = entry.route.upstream.origin.clone().unwrap_or_else(named);
-    let allowed = Allowed { guard: &worker.shared.guard, named: !entry.passes };
-    dial(&worker.pool, &origin, allowed, entry.route.timeouts.connect).await.map_err(|error| {
-        tracing::warn!(route = %entry.route.name, upstream = %origin.authority(), %error, "a tunnel could not be opened");
+/// Connects to the upstream of an opaque tunnel.
+async fn reach(context: &Context, entry: &RouteEntry, destination: &Destination) -> Result<TcpStream, Refusal> {
+    let requested = || destination.origin(destination.scheme);
+    let origin: Origin = entry.route.upstream.origin.clone().unwrap_or_else(requested);
+    let named_by = if entry.passes { NamedBy::Agent } else { NamedBy::Configuration };
+    let to = Destined { origin: &origin, named_by, guard: &context.shared.guard };
+    dial(&context.pool, to, entry.route.timeouts.connect).await.map_err(|error| {
+        let upstream = origin.authority();
+        tracing::warn!(route = %entry.route.name, %upstream, %error, "a tunnel could not be opened");
         Refusal::from(error)
     })
 }
 
-struct Tunnel {
-    worker: Rc<Worker>,
+struct Tunnel<H> {
+    context: Rc<Context>,
     outer: Rc<Downstream>,
-    entry: Arc<Entry>,
+    entry: Arc<RouteEntry>,
     authority: Authority,
-    /// Connected already where the tunnel may be opaque.
-    stream: Option<TcpStream>,
+    /// The connection to the upstream, if the tunnel may be opaque.
+    upstream: Option<TcpStream>,
+    handler: H,
 }
 
-impl Tunnel {
+impl<H, F> Tunnel<H>
+where
+    H: Fn(ReceivedRequest) -> F,
+    F: Future<Output = Response<AgentBody>> + 'static,
+{
     async fn run(self, agent: Upgraded) {
-        let sniffed = tokio::time::timeout(FIRST_BYTE, sniff(TokioIo::new(agent))).await;
-        let Ok(Ok((speaks, mut agent))) = sniffed else { return };
-        match (speaks, self.stream) {
-            (Speaks::Tls, Some(stream)) => relay::run(agent, stream, self.entry.route.timeouts.idle).await,
-            (Speaks::Tls, None) => {
-                self.worker.shared.metrics.refused(Reason::CallAsHttp);
+        let detected = tokio::time::timeout(FIRST_BYTE_TIMEOUT, detect(TokioIo::new(agent))).await;
+        let Ok(Ok(Detected { protocol, io })) = detected else { return };
+        match (protocol, self.upstream) {
+            (Protocol::Tls, Some(upstream)) => relay::run(io, upstream, self.entry.route.timeouts.idle).await,
+            (Protocol::Tls, None) => {
+                self.context.shared.metrics.refused(Reason::CallAsHttp);
                 tracing::warn!(
                     route = %self.entry.route.name, host = %self.authority,
                     "TLS was refused inside a tunnel: the proxy itself speaks TLS for this route, so call it as http://"
                 );
-                // The client is about to be closed on; if it does not take the alert either, nothing is lost.
+                let mut agent = io;
+                // The connection is closed next. If the client does not read the alert either, nothing is lost.
                 let _ = agent.write_all(&ACCESS_DENIED).await;
                 let _ = agent.shutdown().await;
             }
-            (Speaks::Nothing, _) => {}
-            (speaks, _) => {
-                let downstream = self.outer.inside(self.authority);
-                serve_http(&self.worker, downstream, (speaks, agent)).await;
+            (Protocol::Nothing, _) => {}
+            (Protocol::Http1 | Protocol::Http2, _) => {
+                let inside = self.outer.inside(self.authority);
+                self.context.server.serve(inside, Detected { protocol, io }, self.handler).await;
             }
         }
     }

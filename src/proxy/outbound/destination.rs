@@ -1,50 +1,49 @@
-//! Whom a request is for: one authority, read once; policy, TLS and the forwarded `Host` all derive from it (RT-1).
-use crate::policy::{Policy, Scheme, Target};
+//! The destination of a request. Its one authority is read here, once; policy, TLS and the forwarded `Host` all derive from it.
+use crate::policy::{Origin, Policy, Scheme, Target};
+use crate::proxy::downstream::Arrival;
 use crate::proxy::error::{Reason, Refusal};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Version, header};
 use std::net::SocketAddr;
 
-/// A request's destination, owned.
+/// The destination of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Destination {
+pub(super) struct Destination {
     /// The scheme that the agent used.
-    pub scheme: Scheme,
-    /// Lower case; IPv6 in brackets.
-    pub host: String,
+    pub(super) scheme: Scheme,
+    /// Lower case; IPv6 addresses are in brackets.
+    pub(super) host: String,
     /// Explicit or the scheme's default.
-    pub port: u16,
-    /// Path and query as they came; for a base URL, what follows the first segment.
-    pub path: PathAndQuery,
+    pub(super) port: u16,
+    /// Path and query as they arrived; for a base URL, what follows the first segment.
+    pub(super) path: PathAndQuery,
 }
 
 impl Destination {
-    /// As the policy takes it.
+    /// The part that the policy decides on.
     pub(super) fn target(&self) -> Target<'_> {
         Target { scheme: self.scheme, host: &self.host, port: self.port }
     }
+
+    /// The origin at this host with another scheme. A default port stays a default port.
+    pub(super) fn origin(&self, scheme: Scheme) -> Origin {
+        let is_default = self.port == self.scheme.default_port();
+        let port = if is_default { scheme.default_port() } else { self.port };
+        Origin { scheme, host: self.host.as_str().into(), port }
+    }
 }
 
-/// How a request reached us.
-#[derive(Clone, Copy)]
-pub(crate) struct Arrival<'c> {
-    /// The listener's own address.
-    pub local: SocketAddr,
-    /// The authority of the CONNECT that it came through.
-    pub tunnel: Option<&'c Authority>,
-}
-
-/// Reads the destination of a request (RFC 9112 §3.2, `config.md`: Ways to address a route).
+/// Reads the destination of a request: in origin, absolute or authority form (RFC 9112 §3.2), or as a base URL.
 pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Result<Destination, Refusal> {
     let host = single_host(&parts.headers)?;
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     if let Some(scheme) = parts.uri.scheme_str().filter(|_| parts.version < Version::HTTP_2) {
-        // Absolute form: the target wins and what `Host` says is replaced (RFC 9112 §3.2.2).
+        // In absolute form the target wins, and `Host` is replaced (RFC 9112 §3.2.2).
         let authority = parts.uri.authority().ok_or_else(|| malformed("the request's target has no host"))?;
         let scheme = scheme_of(scheme)?;
         return match arrival.tunnel {
-            // Inside a tunnel we stand for its origin alone (RFC 9110 §9.3.6).
+            // Inside a tunnel this proxy stands for the tunnel's origin alone (RFC 9110 §9.3.6).
             Some(tunnel) if scheme != Scheme::Http || !same_destination(tunnel, authority) => {
                 Err(malformed("the target inside the tunnel is not what the CONNECT names"))
             }
@@ -53,7 +52,7 @@ pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Resu
         };
     }
     let authority = match (parts.uri.authority(), &host) {
-        // RT-3: two names for one thing are refused, not chosen from.
+        // RFC 9113 §8.3.1: `:authority` and `Host` must not differ. We refuse, and do not choose.
         (Some(target), Some(host)) if !same(target, host) => {
             return Err(malformed("`:authority` and `Host` differ"));
         }
@@ -84,7 +83,7 @@ pub(super) fn read_connect(parts: &Parts) -> Result<Destination, Refusal> {
     destination(scheme, authority, PathAndQuery::from_static("/"))
 }
 
-/// The first segment names the host or an alias; ordinary matching follows.
+/// The destination of a base URL, whose first path segment names the host or an alias.
 fn base_url(path: &PathAndQuery, policy: &Policy) -> Result<Destination, Refusal> {
     let text = path.as_str().strip_prefix('/').unwrap_or_default();
     let end = text.find(['/', '?']).unwrap_or(text.len());
@@ -113,12 +112,12 @@ fn destination(scheme: Scheme, authority: &Authority, path: PathAndQuery) -> Res
         return Err(malformed("the port is not a number below 65536"));
     }
     let port = authority.port_u16().unwrap_or(scheme.default_port());
-    // A trailing dot names the same host in DNS and must not name another route.
+    // With a trailing dot the name is the same host in DNS, and must not lead to another route.
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     Ok(Destination { scheme, host, port, path })
 }
 
-/// RT-2: at most one `Host`, and a valid one.
+/// Reads `Host`, of which a request may have one, and a valid one (RFC 9112 §3.2).
 fn single_host(headers: &HeaderMap) -> Result<Option<Authority>, Refusal> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
@@ -135,15 +134,15 @@ fn same(one: &Authority, other: &Authority) -> bool {
     one.as_str().eq_ignore_ascii_case(other.as_str())
 }
 
-/// Inside a tunnel to `host:80`, clients say `Host: host` as well as `Host: host:80`.
+/// Inside a tunnel to `host:80`, clients send either `Host: host` or `Host: host:80`.
 fn same_destination(tunnel: &Authority, host: &Authority) -> bool {
     let default = Scheme::Http.default_port();
     tunnel.host().eq_ignore_ascii_case(host.host())
         && tunnel.port_u16().unwrap_or(default) == host.port_u16().unwrap_or(default)
 }
 
-/// Whether an authority is this listener's own: a loopback name with its port. It is also what keeps a web page's DNS
-/// rebinding out: a page's own host name is never this.
+/// Whether an authority is this listener's own: a loopback name with its port. This also defeats DNS rebinding by a web page, whose host
+/// name is never a loopback name.
 fn is_own(authority: &Authority, local: SocketAddr) -> bool {
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let loopback = host.eq_ignore_ascii_case("localhost")
@@ -151,13 +150,13 @@ fn is_own(authority: &Authority, local: SocketAddr) -> bool {
     loopback && authority.port_u16().unwrap_or(Scheme::Http.default_port()) == local.port()
 }
 
-/// A page that a browser shows beside the agent can send requests here, and would have the agent's credentials. The browser says so
-/// in `Sec-Fetch-Site` (Fetch Metadata §2.4); where it leaves that out, as some do for a WebSocket, by an `Origin` (RFC 6455 §10.2)
-/// that is not the host asked for. No page makes a browser send the
-/// absolute form, or HTTP/2 in the clear: what comes so may pass on such fields of somebody else's.
+/// Refuses requests of web pages. A page that is open on the same machine can reach this port and would be given the agent's
+/// credentials. Browsers reveal it in `Sec-Fetch-Site` (Fetch Metadata §2.4) or, where that is missing, as with some for a WebSocket, in
+/// an `Origin` other than the requested host (RFC 6455 §10.2). No page can make a browser send absolute form or cleartext HTTP/2, so
+/// those requests are exempt: they may carry forwarded headers.
 fn refuse_other_sites(headers: &HeaderMap, host: &Authority) -> Result<(), Refusal> {
     let mut sites = headers.get_all("sec-fetch-site").iter().peekable();
-    let ours = if sites.peek().is_some() {
+    let is_allowed = if sites.peek().is_some() {
         sites.all(|site| site == "same-origin" || site == "none")
     } else {
         headers.get_all(header::ORIGIN).iter().all(|origin| {
@@ -165,16 +164,16 @@ fn refuse_other_sites(headers: &HeaderMap, host: &Authority) -> Result<(), Refus
             authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host.as_str()))
         })
     };
-    let detail = "`Sec-Fetch-Site` or `Origin` says that the page of another site made the request. An agent leaves them out, or names \
-                  the host in the absolute form, as with `HTTP_PROXY`.";
-    if ours { Ok(()) } else { Err(Refusal::new(Reason::CrossSite, detail)) }
+    let detail = "`Sec-Fetch-Site` or `Origin` says that the page of another site made the request. An agent leaves them out, or \
+                  names the host in the absolute form, as with `HTTP_PROXY`.";
+    if is_allowed { Ok(()) } else { Err(Refusal::new(Reason::CrossSite, detail)) }
 }
 
 fn scheme_of(text: &str) -> Result<Scheme, Refusal> {
     match text {
         "http" | "ws" => Ok(Scheme::Http),
         "https" | "wss" => Ok(Scheme::Https),
-        _ => Err(malformed("only http:// and https:// are spoken")),
+        _ => Err(malformed("only http:// and https:// are supported")),
     }
 }
 
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_address_a_route() {
+    fn every_form_of_target_is_read() {
         for (uri, host, expected) in [
             ("http://API.example/x?y", "other", "Http api.example 80 /x?y"),
             ("http://api.example.:8080/x", "other", "Http api.example 8080 /x"),
@@ -236,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn inside_a_tunnel_the_host_is_the_tunnels() {
+    fn other_hosts_inside_a_tunnel_are_refused() {
         assert!(read_with("/x", &["api.example"], Some("api.example:80")).is_ok());
         assert!(read_with("/x", &["api.example:80"], Some("api.example:80")).is_ok());
         assert!(read_with("/x", &["evil.example"], Some("api.example:80")).is_err());

@@ -1,10 +1,13 @@
-//! The agent's calls: from one request to the route it takes, the credential that it gets, and the upstream's answer.
+//! The agent's calls: the route that a request takes, the credential that it gets, and the upstream's answer.
 mod connect;
+mod context;
+mod credential;
 mod destination;
 mod handle;
 mod table;
 mod upgrade;
 
-pub(super) use destination::{Arrival, Destination};
+pub(super) use context::Context;
+pub use context::{Shared, SharedParts};
 pub(super) use handle::handle;
-pub use table::{Parts as TableParts, Table};
+pub use table::{Table, TableParts};

@@ -1,61 +1,64 @@
-//! The routes, with everything that a request needs of each looked up in advance. A reload builds a new one and swaps it.
+//! The table of routes, in which everything that requests need is looked up in advance. A reload builds a new table and swaps it in.
+use super::destination::Destination;
 use crate::clock::Clock;
 use crate::identity::Identity;
-use crate::policy::{CredentialRule, Policy, Route, TokenSource, Unmatched};
+use crate::policy::{CredentialRule, Decision, Policy, Route, TokenSource, Unmatched};
+use crate::proxy::error::{Reason, Refusal};
 use crate::proxy::metrics::{Metrics, RouteMetrics};
-use crate::proxy::upstream::Peer;
+use crate::proxy::upstream::UpstreamConfig;
 use crate::secret::Secret;
 use crate::tls::{ClientTls, SetupError};
 use crate::token::{Slot, Tokens};
-use http::HeaderName;
+use http::{HeaderName, Method};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A whole configuration of routes, immutable.
+/// The routes of one configuration. A table never changes.
 pub struct Table {
     pub(super) policy: Policy,
-    entries: Vec<Arc<Entry>>,
-    /// Where requests of no route go, if they pass.
-    pub(super) pass: Option<Arc<Entry>>,
+    entries: Vec<Arc<RouteEntry>>,
+    /// What requests without a route use, if they pass.
+    pass: Option<Arc<RouteEntry>>,
     needs_identity: bool,
 }
 
-/// One route, ready to be used.
-pub(super) struct Entry {
+/// One route, ready for requests.
+pub(super) struct RouteEntry {
     pub(super) route: Arc<Route>,
     pub(super) slot: Option<Arc<Slot>>,
-    /// What a `file` subject holds.
+    /// The user's token, if the subject is a file.
     pub(super) user_file: Option<Secret>,
     pub(super) metrics: Arc<RouteMetrics>,
-    pub(super) peer: Peer,
-    /// Headers that the agent may not send on: those of users' tokens on any route, and of this route's own credential.
+    pub(super) upstream: UpstreamConfig,
+    /// Headers that are removed from the agent's requests: those of users' tokens on any route, and that of this route's own
+    /// credential.
     pub(super) reserved: Arc<[HeaderName]>,
-    /// Whether the workload must have an identity for it now.
+    /// Whether the workload must have an identity when a request is sent.
     pub(super) needs_identity: bool,
-    /// No route: the agent goes where it likes (`unmatched: pass`).
+    /// Whether this stands for no route: the agent may call any host (`unmatched: pass`).
     pub(super) passes: bool,
 }
 
 /// What a table is built with.
-pub struct Parts<'p> {
-    /// Slots come from here.
+pub struct TableParts<'p> {
+    /// The source of slots.
     pub tokens: &'p Tokens,
-    /// For TLS with the SVID and pins; absent where no route needs it.
+    /// The identity that TLS presents and verifies with; absent if no route needs it.
     pub identity: Option<&'p Identity>,
-    /// For the certificates' validity.
+    /// The clock that the validity of certificates is judged by.
     pub clock: &'p Clock,
-    /// Series of each route.
+    /// The source of each route's series.
     pub metrics: &'p Metrics,
     /// TLS of requests that pass without a route.
     pub pass_tls: &'p ClientTls,
 }
 
 impl Table {
-    /// Looks everything up.
+    /// Builds the table of a policy's routes.
     ///
     /// # Errors
-    /// A route whose TLS cannot be set up; the configuration's checks rule it out.
-    pub fn new(policy: Policy, parts: &Parts<'_>) -> Result<Self, SetupError> {
+    /// The TLS of a route cannot be set up, which the checks of the configuration rule out.
+    pub fn new(policy: Policy, parts: &TableParts<'_>) -> Result<Self, SetupError> {
         let header = |route: &Arc<Route>| match &route.credential {
             CredentialRule::Token(rule) => match &rule.source {
                 TokenSource::Header(name) => Some(name.clone()),
@@ -66,10 +69,10 @@ impl Table {
         let mut user_headers: Vec<HeaderName> = policy.routes().iter().filter_map(header).collect();
         user_headers.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         user_headers.dedup();
-        let entries = policy.routes().iter().map(|route| Entry::new(route, parts, &user_headers).map(Arc::new));
+        let entries = policy.routes().iter().map(|route| RouteEntry::new(route, parts, &user_headers).map(Arc::new));
         let entries = entries.collect::<Result<_, _>>()?;
         let pass = (policy.unmatched() == Unmatched::Pass)
-            .then(|| Entry::passing(parts, &user_headers).map(Arc::new))
+            .then(|| RouteEntry::passing(parts, &user_headers).map(Arc::new))
             .transpose()?;
         Ok(Self { policy, entries, pass, needs_identity: parts.identity.is_some() })
     }
@@ -79,11 +82,29 @@ impl Table {
         self.needs_identity
     }
 
-    pub(super) fn entry(&self, index: usize) -> &Arc<Entry> {
-        &self.entries[index]
+    /// The entry that a decision leads to; `None` if the request is refused.
+    pub(super) fn entry(&self, decision: &Decision) -> Option<&Arc<RouteEntry>> {
+        match decision {
+            Decision::Route(index) => Some(&self.entries[*index]),
+            Decision::Pass => self.pass.as_ref(),
+            Decision::Refuse => None,
+        }
     }
 
-    /// Slots of the workload's own grants, with whether one of their routes is eager: equal grants share one.
+    /// The refusal of a request that no route matches. It names the host, and the route that was probably meant.
+    pub(super) fn no_route(&self, destination: &Destination) -> Refusal {
+        let nearest = self.policy.nearest(&destination.host).map_or_else(String::new, |route| {
+            let port = route.matcher.port.map_or_else(|| "its default port".to_owned(), |port| format!("port {port}"));
+            let methods: Vec<&str> = route.matcher.methods.iter().map(Method::as_str).collect();
+            let methods = if methods.is_empty() { "any method".to_owned() } else { methods.join(", ") };
+            let (host, path) = (&route.matcher.host, &route.matcher.path);
+            format!(" The nearest is `{}`: {host}, {port}, {path}, {methods}.", route.name)
+        });
+        let Destination { host, port, .. } = destination;
+        Refusal::new(Reason::NoRoute, format!("No route matches {host} port {port}.{nearest}"))
+    }
+
+    /// The slots of the workload's own grants, which equal grants share, each with whether one of its routes is eager.
     pub fn own_slots(&self) -> impl Iterator<Item = (&Arc<Slot>, bool)> {
         let mut slots: HashMap<u64, (&Arc<Slot>, bool)> = HashMap::new();
         for entry in &self.entries {
@@ -93,7 +114,7 @@ impl Table {
         slots.into_values()
     }
 
-    /// Routes whose eager grant was never obtained, with the server that issues it.
+    /// The routes whose eager grant was never obtained, with the server that issues it.
     pub fn eager_missing(&self) -> impl Iterator<Item = (&str, String)> {
         self.entries.iter().filter_map(|entry| {
             let slot = entry.slot.as_ref().filter(|slot| !slot.was_obtained())?;
@@ -101,12 +122,12 @@ impl Table {
         })
     }
 
-    /// Routes, their slots and how they stand: for the status page.
+    /// The routes with their slots, for the status page.
     pub fn routes(&self) -> impl Iterator<Item = (&Route, Option<&Arc<Slot>>)> {
         self.entries.iter().map(|entry| (&*entry.route, entry.slot.as_ref()))
     }
 
-    /// Writes into the metrics when the held tokens end.
+    /// Sets the gauges of when tokens expire.
     pub fn observe_expiry(&self) {
         for entry in &self.entries {
             let (Some(gauge), Some(slot)) = (&entry.metrics.expiry, &entry.slot) else { continue };
@@ -115,8 +136,8 @@ impl Table {
     }
 }
 
-impl Entry {
-    fn new(route: &Arc<Route>, parts: &Parts<'_>, user_headers: &[HeaderName]) -> Result<Self, SetupError> {
+impl RouteEntry {
+    fn new(route: &Arc<Route>, parts: &TableParts<'_>, user_headers: &[HeaderName]) -> Result<Self, SetupError> {
         let (slot, user_file, needs_token_identity) = match &route.credential {
             CredentialRule::Token(rule) => {
                 (Some(parts.tokens.slot(&rule.grant)), rule.file_token.clone(), rule.grant.needs_identity())
@@ -127,19 +148,24 @@ impl Entry {
             CredentialRule::LegacySecret { header, .. } => Some(header.clone()),
             _ => None,
         };
-        let peer = Peer::new(route.upstream.origin.clone(), route.upstream.tls.as_ref(), parts.identity, parts.clock)?;
+        let upstream = UpstreamConfig::new(
+            route.upstream.origin.clone(),
+            route.upstream.tls.as_ref(),
+            parts.identity,
+            parts.clock,
+        )?;
         Ok(Self {
             metrics: Arc::new(parts.metrics.route(&route.name, route.own_issuer())),
-            // The agent's identity has ended: then nothing goes out in its name, static keys included.
+            // Once the identity has expired, nothing is sent in the agent's name, static keys included.
             needs_identity: needs_token_identity
-                || peer.needs_identity()
+                || upstream.needs_identity()
                 || (route.credential.injects() && parts.identity.is_some()),
             passes: false,
             reserved: user_headers.iter().cloned().chain(credential).collect(),
             route: Arc::clone(route),
             slot,
             user_file,
-            peer,
+            upstream,
         })
     }
 
@@ -147,7 +173,7 @@ impl Entry {
         matches!(&self.route.credential, CredentialRule::Token(rule) if rule.eager)
     }
 
-    fn passing(parts: &Parts<'_>, user_headers: &[HeaderName]) -> Result<Self, SetupError> {
+    fn passing(parts: &TableParts<'_>, user_headers: &[HeaderName]) -> Result<Self, SetupError> {
         let route = Route {
             name: "none".into(),
             matcher: crate::policy::Match {
@@ -166,7 +192,7 @@ impl Entry {
         };
         Ok(Self {
             metrics: parts.metrics.unrouted(),
-            peer: Peer::passing(parts.pass_tls, parts.clock)?,
+            upstream: UpstreamConfig::passing(parts.pass_tls, parts.clock)?,
             reserved: user_headers.into(),
             route: Arc::new(route),
             slot: None,

@@ -1,8 +1,8 @@
-//! Which origin a route's requests go to, and what a connection there must prove.
+//! Which origin a route's requests go to, and what a connection to it must prove.
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::policy::{Origin, Scheme};
-use crate::proxy::outbound::Destination;
+use crate::proxy::guard::NamedBy;
 use crate::tls::{ClientTls, ServerTrust, SetupError, client_config};
 use http::HeaderValue;
 use rustls::ClientConfig;
@@ -10,21 +10,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The upstream of one route.
-pub(crate) struct Peer {
-    /// Precomputed where the route names its upstream.
-    fixed: Option<Arc<Key>>,
-    tls: Option<Arc<PeerTls>>,
-    /// The scheme that the agent used is kept: only for requests that pass without a route.
-    keep_scheme: bool,
+pub(crate) struct UpstreamConfig {
+    /// The key of the origin that the route names, if it names one.
+    fixed: Option<Arc<PoolKey>>,
+    tls: Option<Arc<UpstreamTls>>,
+    named_by: NamedBy,
 }
 
-/// TLS towards one route's upstream.
-pub(super) struct PeerTls {
+/// TLS to one route's upstream.
+pub(super) struct UpstreamTls {
     id: u64,
+    /// Offers HTTP/2 and HTTP/1.1.
     pub(super) any: Arc<ClientConfig>,
+    /// Offers HTTP/1.1 alone.
     pub(super) http1: Arc<ClientConfig>,
     pub(super) trust: ServerTrust,
-    /// Set where the SVID is presented or the peer is pinned: such connections live no longer than their trust.
+    /// Set if the SVID is presented or the peer is pinned: such a connection lives no longer than its trust.
     pub(super) identity: Option<Identity>,
     pub(super) clock: Clock,
 }
@@ -32,28 +33,27 @@ pub(super) struct PeerTls {
 /// Which protocol a connection must speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Protocol {
-    /// By ALPN; HTTP/1.1 in the clear.
+    /// Chosen by ALPN; HTTP/1.1 in cleartext.
     Negotiated,
-    /// HTTP/1.1: for upgrades.
+    /// HTTP/1.1, for upgrades.
     Http1,
-    /// HTTP/2 with prior knowledge (RFC 9113 §3.3): gRPC in the clear.
+    /// HTTP/2 with prior knowledge (RFC 9113 §3.3), for gRPC in cleartext.
     Http2,
 }
 
-/// What connections are pooled by: the origin, and the identity and trust that they were made with, so that a connection
-/// proven for one route never serves another.
-pub(crate) struct Key {
+/// What connections are pooled by: the origin, and the identity and trust that they were made with. A connection that was proven
+/// for one route therefore never serves another.
+pub(crate) struct PoolKey {
     pub(super) origin: Origin,
     pub(super) protocol: Protocol,
-    pub(super) tls: Option<Arc<PeerTls>>,
+    pub(super) tls: Option<Arc<UpstreamTls>>,
     /// The value of `Host`.
     pub(super) authority: HeaderValue,
-    /// Whether the configuration names the host, and not the agent alone.
-    pub(super) named: bool,
+    pub(super) named_by: NamedBy,
 }
 
-impl Peer {
-    /// The upstream of a route: `origin`, or `https` to the request's own host.
+impl UpstreamConfig {
+    /// The upstream of a route: `origin`, or the origin that each request names.
     ///
     /// # Errors
     /// TLS that needs an identity where none is configured.
@@ -63,47 +63,38 @@ impl Peer {
         identity: Option<&Identity>,
         clock: &Clock,
     ) -> Result<Self, SetupError> {
-        let tls = tls.map(|tls| PeerTls::new(tls, identity, clock).map(Arc::new)).transpose()?;
-        let with_tls = |origin: &Origin| tls.clone().filter(|_| origin.scheme == Scheme::Https);
-        let fixed = origin.and_then(|origin| {
-            let tls = with_tls(&origin);
-            Key::new(origin, Protocol::Negotiated, tls).map(Arc::new)
-        });
-        Ok(Self { fixed, tls, keep_scheme: false })
+        let tls = tls.map(|tls| UpstreamTls::new(tls, identity, clock).map(Arc::new)).transpose()?;
+        let mut config = Self { fixed: None, tls, named_by: NamedBy::Configuration };
+        config.fixed = origin.and_then(|origin| PoolKey::new(origin, Protocol::Negotiated, &config)).map(Arc::new);
+        Ok(config)
     }
 
-    /// Where requests go that pass without a route.
+    /// The upstreams of requests that pass without a route.
     ///
     /// # Errors
     /// TLS that needs an identity.
     pub(crate) fn passing(tls: &ClientTls, clock: &Clock) -> Result<Self, SetupError> {
-        let tls = Arc::new(PeerTls::new(tls, None, clock)?);
-        Ok(Self { fixed: None, tls: Some(tls), keep_scheme: true })
+        let tls = Arc::new(UpstreamTls::new(tls, None, clock)?);
+        Ok(Self { fixed: None, tls: Some(tls), named_by: NamedBy::Agent })
     }
 
-    /// Whether a connection there takes the workload's identity.
+    /// Whether a connection to it needs the workload's identity.
     pub(crate) fn needs_identity(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.identity.is_some())
     }
 
-    /// Where a request for `destination` goes; `None` for a host that cannot stand in `Host`.
-    pub(crate) fn key(&self, destination: &Destination, protocol: Protocol) -> Option<Arc<Key>> {
+    /// The pool key of a request. `requested` is the origin that the request names, for a route that names none. `None` if the
+    /// host is not a valid value of `Host`.
+    pub(crate) fn key(&self, protocol: Protocol, requested: impl FnOnce() -> Origin) -> Option<Arc<PoolKey>> {
         match &self.fixed {
             Some(key) if protocol == key.protocol => Some(Arc::clone(key)),
-            Some(key) => Key::new(key.origin.clone(), protocol, key.tls.clone()).map(Arc::new),
-            None => {
-                let scheme = if self.keep_scheme { destination.scheme } else { Scheme::Https };
-                let default = destination.port == destination.scheme.default_port();
-                let port = if default { scheme.default_port() } else { destination.port };
-                let origin = Origin { scheme, host: destination.host.as_str().into(), port };
-                let tls = self.tls.clone().filter(|_| scheme == Scheme::Https);
-                Key::new(origin, protocol, tls).map(|key| Arc::new(Key { named: !self.keep_scheme, ..key }))
-            }
+            Some(key) => PoolKey::new(key.origin.clone(), protocol, self).map(Arc::new),
+            None => PoolKey::new(requested(), protocol, self).map(Arc::new),
         }
     }
 }
 
-impl PeerTls {
+impl UpstreamTls {
     fn new(tls: &ClientTls, identity: Option<&Identity>, clock: &Clock) -> Result<Self, SetupError> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let alpn = |protocols: &[&[u8]]| ClientTls {
@@ -121,10 +112,12 @@ impl PeerTls {
     }
 }
 
-impl Key {
-    fn new(origin: Origin, protocol: Protocol, tls: Option<Arc<PeerTls>>) -> Option<Self> {
+impl PoolKey {
+    /// `None` if the host is not a valid value of `Host`.
+    fn new(origin: Origin, protocol: Protocol, config: &UpstreamConfig) -> Option<Self> {
         let authority = HeaderValue::try_from(origin.authority()).ok()?;
-        Some(Self { origin, protocol, tls, authority, named: true })
+        let tls = config.tls.clone().filter(|_| origin.scheme == Scheme::Https);
+        Some(Self { origin, protocol, tls, authority, named_by: config.named_by })
     }
 
     /// `host` or `host:port`, for the log.
@@ -132,26 +125,26 @@ impl Key {
         self.origin.authority()
     }
 
-    /// The revision of the identity that a connection made now is bound to; 0 where it is bound to none.
+    /// The revision of the identity that a connection made now is bound to; 0 if it is bound to none.
     pub(super) fn revision(&self) -> u64 {
         let identity = self.tls.as_ref().and_then(|tls| tls.identity.as_ref());
         identity.map_or(0, |identity| *identity.changes().borrow())
     }
 
-    fn parts(&self) -> (u64, Protocol, bool, &Origin) {
-        (self.tls.as_ref().map_or(0, |tls| tls.id), self.protocol, self.named, &self.origin)
+    fn parts(&self) -> (u64, Protocol, NamedBy, &Origin) {
+        (self.tls.as_ref().map_or(0, |tls| tls.id), self.protocol, self.named_by, &self.origin)
     }
 }
 
-impl PartialEq for Key {
+impl PartialEq for PoolKey {
     fn eq(&self, other: &Self) -> bool {
         self.parts() == other.parts()
     }
 }
 
-impl Eq for Key {}
+impl Eq for PoolKey {}
 
-impl std::hash::Hash for Key {
+impl std::hash::Hash for PoolKey {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.parts().hash(state);
     }

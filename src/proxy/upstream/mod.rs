@@ -1,14 +1,19 @@
-//! Upstreams: reached, pooled and spoken to, one worker's connections apart from the next one's.
+//! Upstreams: resolving, connecting, pooling and sending. Each worker has connections of its own. Nothing here knows the agent.
 mod abortable;
 mod config;
 mod connect;
+mod error;
 mod pool;
+mod request_body;
 mod resolver;
+mod response_body;
 mod send;
 
-pub(super) use config::{Key, Peer, Protocol};
-pub(super) use connect::Allowed;
-pub use connect::Guard;
-pub(super) use pool::{Lease, Pool};
-pub(super) use resolver::{AT_ONCE, Names};
-pub(super) use send::{Call, Repeat, SendError, dial, send};
+pub(super) use config::{PoolKey, Protocol, UpstreamConfig};
+pub(super) use connect::{Destined, dial};
+pub(super) use error::SendError;
+pub(super) use pool::Pool;
+pub(super) use request_body::{Progress, RequestBody, UploadRules};
+pub(super) use resolver::{MAX_LOOKUPS, Resolver};
+pub(super) use response_body::UpstreamBody;
+pub(super) use send::{Call, Repeat, send};

@@ -1,8 +1,8 @@
-//! Idle connections of one worker. Last in, first out, so that a quiet time lets the others age away.
-use super::config::Key;
-use super::resolver::Names;
-use crate::proxy::body::RequestBody;
-use crate::proxy::metrics::Metrics;
+//! The connections of one worker. Idle ones are reused last in, first out, so that a quiet time lets the others age out.
+use super::config::PoolKey;
+use super::request_body::RequestBody;
+use super::resolver::Resolver;
+use crate::proxy::metrics::UpstreamGauges;
 use hyper::client::conn::{http1, http2};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -11,188 +11,206 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Shorter than what servers commonly keep: a connection that the server is about to close is better not used.
-const IDLE: Duration = Duration::from_secs(30);
-/// No connection is used for longer, so that DNS changes and load balancing reach us.
-const AGE: Duration = Duration::from_secs(600);
-/// Idle connections to one origin.
-const WIDTH: usize = 1024;
+/// How long a connection may be idle. Shorter than what servers commonly allow: a connection that the server is about to close is
+/// better not used.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(30);
+/// How long a connection is used at most, so that changes of DNS and load balancing take effect.
+const MAX_AGE: Duration = Duration::from_secs(600);
+/// Idle HTTP/1.1 connections to one origin.
+const MAX_IDLE: usize = 1024;
 /// HTTP/2 connections to one origin.
-const SHARED: usize = 32;
+const MAX_HTTP2: usize = 32;
 
 /// One worker's connections.
 pub(crate) struct Pool {
-    shelves: RefCell<HashMap<Arc<Key>, Shelf>>,
-    metrics: Metrics,
-    names: Rc<Names>,
+    origins: RefCell<HashMap<Arc<PoolKey>, OriginPool>>,
+    gauges: UpstreamGauges,
+    resolver: Rc<Resolver>,
 }
 
+/// The connections to one origin.
 #[derive(Default)]
-struct Shelf {
-    idle: Vec<Idle>,
-    /// Of HTTP/2: several where one peer's limit of streams is not enough.
-    shared: Vec<Shared>,
+struct OriginPool {
+    idle: Vec<IdleConnection>,
+    /// HTTP/2 connections: several if the peer's limit of streams is too low for one.
+    http2: Vec<Http2Connection>,
 }
 
-struct Idle {
+struct IdleConnection {
     sender: http1::SendRequest<RequestBody>,
-    made: Made,
+    established: Established,
     since: Instant,
 }
 
-struct Shared {
+struct Http2Connection {
     sender: http2::SendRequest<RequestBody>,
-    made: Made,
+    established: Established,
     streams: Rc<Streams>,
 }
 
-/// The streams of one HTTP/2 connection that are in use. One without any counts as idle.
+/// The streams of one HTTP/2 connection that are in use. A connection without any counts as idle.
 pub(super) struct Streams {
     active: Cell<usize>,
-    takes: Takes,
-    metrics: Metrics,
+    max: MaxStreams,
+    gauges: UpstreamGauges,
 }
 
-/// How many streams the peer takes at once (RFC 9113 §6.5.2), as far as it has said.
-type Takes = Box<dyn Fn() -> usize>;
+/// How many streams the peer allows at once (RFC 9113 §6.5.2), as far as it has said.
+type MaxStreams = Box<dyn Fn() -> usize>;
 
-/// One stream, until it is dropped.
+/// One stream in use, until it is dropped.
 pub(crate) struct Stream(Rc<Streams>);
 
-/// When a connection was made, and with which revision of the identity.
+/// When a connection was established, and with which revision of the identity.
 #[derive(Clone, Copy)]
-pub(super) struct Made {
+pub(super) struct Established {
     pub(super) at: Instant,
     pub(super) revision: u64,
 }
 
 /// What a request holds until its response has been read to the end.
 pub(crate) enum Lease {
-    /// The whole connection, which then goes back.
-    Http1(Whole),
-    /// A place on one that others use too.
+    /// A whole connection, which then returns to the pool.
+    Http1(Http1Lease),
+    /// One stream of a connection that other requests share.
     Http2(Stream),
 }
 
 /// An HTTP/1.1 connection in use.
-pub(crate) struct Whole {
+pub(crate) struct Http1Lease {
     pub(super) sender: http1::SendRequest<RequestBody>,
-    pub(super) made: Made,
-    pub(super) key: Arc<Key>,
+    pub(super) established: Established,
+    pub(super) key: Arc<PoolKey>,
     pub(super) pool: Rc<Pool>,
 }
 
-/// What a request can be sent on.
+/// A connection that a request can be sent on.
 pub(super) enum Connection {
-    Http1(Whole),
+    Http1(Http1Lease),
     Http2(http2::SendRequest<RequestBody>, Stream),
 }
 
 impl Pool {
-    /// Empty.
-    pub(crate) fn new(metrics: Metrics, names: Rc<Names>) -> Rc<Self> {
-        Rc::new(Self { shelves: RefCell::default(), metrics, names })
+    /// An empty pool.
+    pub(crate) fn new(gauges: UpstreamGauges, resolver: Rc<Resolver>) -> Rc<Self> {
+        Rc::new(Self { origins: RefCell::default(), gauges, resolver })
     }
 
-    /// How new connections find their addresses.
-    pub(super) fn names(&self) -> &Rc<Names> {
-        &self.names
+    /// Resolves the names of new connections.
+    pub(super) fn resolver(&self) -> &Rc<Resolver> {
+        &self.resolver
     }
 
-    /// An idle connection that was made with the identity of today, or `None`.
-    pub(super) fn take(self: &Rc<Self>, key: &Arc<Key>) -> Option<Connection> {
-        let mut shelves = self.shelves.borrow_mut();
-        let shelf = shelves.get_mut(key)?;
+    /// A pooled connection that was made with the current identity, or `None`.
+    pub(super) fn take(self: &Rc<Self>, key: &Arc<PoolKey>) -> Option<Connection> {
+        let mut origins = self.origins.borrow_mut();
+        let origin = origins.get_mut(key)?;
         let (now, revision) = (Instant::now(), key.revision());
-        let fresh = |made: Made| made.revision == revision && now.duration_since(made.at) < AGE;
-        shelf.shared.retain(|shared| fresh(shared.made) && !shared.sender.is_closed());
-        if let Some(connection) = shelf.stream() {
+        origin.http2.retain(|connection| connection.is_usable(revision, now));
+        if let Some(connection) = origin.stream() {
             return Some(connection);
         }
-        let mut waiting = Vec::new();
+        let mut not_ready = Vec::new();
         let found = loop {
-            let Some(idle) = shelf.idle.pop() else { break None };
-            self.metrics.upstream_idle.dec();
-            if idle.sender.is_closed() || !fresh(idle.made) || now.duration_since(idle.since) >= IDLE {
+            let Some(idle) = origin.idle.pop() else { break None };
+            self.gauges.idle.dec();
+            if !idle.is_usable(revision, now) {
                 continue;
             }
             if idle.sender.is_ready() {
                 break Some(idle);
             }
-            // Its connection task has not seen the end of the last response yet; it will be ready for the next request.
-            waiting.push(idle);
+            // Its connection task has not yet seen the end of the last response; it will be ready for the next request.
+            not_ready.push(idle);
         };
-        self.metrics.upstream_idle.add(i64::try_from(waiting.len()).unwrap_or(0));
-        shelf.idle.extend(waiting);
+        self.gauges.idle.add(i64::try_from(not_ready.len()).unwrap_or(0));
+        origin.idle.extend(not_ready);
         let idle = found?;
-        Some(Connection::Http1(Whole {
+        Some(Connection::Http1(Http1Lease {
             sender: idle.sender,
-            made: idle.made,
+            established: idle.established,
             key: Arc::clone(key),
             pool: Rc::clone(self),
         }))
     }
 
-    /// Whether a connection is about to become ready, so that waiting for one turn of the runtime is worth it.
-    pub(super) fn has_waiting(&self, key: &Arc<Key>) -> bool {
-        self.shelves.borrow().get(key).is_some_and(|shelf| !shelf.idle.is_empty())
+    /// Whether a connection is about to become ready, so that it is worth waiting for one turn of the runtime.
+    pub(super) fn has_idle(&self, key: &Arc<PoolKey>) -> bool {
+        self.origins.borrow().get(key).is_some_and(|origin| !origin.idle.is_empty())
     }
 
-    /// Shares an HTTP/2 connection from now on; its first stream is for whoever made it.
+    /// Shares a new HTTP/2 connection from now on. The caller takes its first stream.
     pub(super) fn share(
         &self,
-        key: &Arc<Key>,
+        key: &Arc<PoolKey>,
         sender: &http2::SendRequest<RequestBody>,
-        made: Made,
-        takes: Takes,
+        established: Established,
+        max_streams: MaxStreams,
     ) -> Rc<Streams> {
-        let streams = Rc::new(Streams { active: Cell::new(0), takes, metrics: self.metrics.clone() });
-        self.metrics.upstream_idle.inc();
-        let mut shelves = self.shelves.borrow_mut();
-        let shelf = shelves.entry(Arc::clone(key)).or_default();
-        shelf.shared.push(Shared { sender: sender.clone(), made, streams: Rc::clone(&streams) });
+        let streams = Rc::new(Streams { active: Cell::new(0), max: max_streams, gauges: self.gauges.clone() });
+        self.gauges.idle.inc();
+        let mut origins = self.origins.borrow_mut();
+        let origin = origins.entry(Arc::clone(key)).or_default();
+        origin.http2.push(Http2Connection { sender: sender.clone(), established, streams: Rc::clone(&streams) });
         streams
     }
 
-    /// Lets go what is too old, too long idle or of a past identity.
+    /// Evicts connections that are too old, idle for too long, or made with an earlier identity.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
-        let mut shelves = self.shelves.borrow_mut();
-        shelves.retain(|key, shelf| {
+        let mut origins = self.origins.borrow_mut();
+        origins.retain(|key, origin| {
             let revision = key.revision();
-            let fresh = |made: Made| made.revision == revision && now.duration_since(made.at) < AGE;
-            let before = shelf.idle.len();
-            shelf
-                .idle
-                .retain(|idle| !idle.sender.is_closed() && fresh(idle.made) && now.duration_since(idle.since) < IDLE);
-            self.metrics.upstream_idle.sub(i64::try_from(before - shelf.idle.len()).unwrap_or(0));
-            shelf.shared.retain(|shared| fresh(shared.made) && !shared.sender.is_closed());
-            !shelf.idle.is_empty() || !shelf.shared.is_empty()
+            let before = origin.idle.len();
+            origin.idle.retain(|idle| idle.is_usable(revision, now));
+            self.gauges.idle.sub(i64::try_from(before - origin.idle.len()).unwrap_or(0));
+            origin.http2.retain(|connection| connection.is_usable(revision, now));
+            !origin.idle.is_empty() || !origin.http2.is_empty()
         });
     }
 
-    /// Lets go of everything that is idle: its descriptors are needed.
-    pub(crate) fn let_go(&self) {
-        for shelf in self.shelves.borrow_mut().values_mut() {
-            self.metrics.upstream_idle.sub(i64::try_from(shelf.idle.len()).unwrap_or(0));
-            shelf.idle.clear();
+    /// Evicts every idle HTTP/1.1 connection, because its file descriptor is needed.
+    pub(crate) fn evict_idle(&self) {
+        for origin in self.origins.borrow_mut().values_mut() {
+            self.gauges.idle.sub(i64::try_from(origin.idle.len()).unwrap_or(0));
+            origin.idle.clear();
         }
     }
 
-    pub(super) fn metrics(&self) -> &Metrics {
-        &self.metrics
+    pub(super) fn gauges(&self) -> &UpstreamGauges {
+        &self.gauges
     }
 }
 
-impl Shelf {
-    /// A place on a connection whose peer takes another stream. Where there are as many connections as may be, one waits its turn on
-    /// the least used.
+impl OriginPool {
+    /// A stream of a connection whose peer allows another one. Once there are as many connections as allowed, the request waits
+    /// its turn on the least used one.
     fn stream(&self) -> Option<Connection> {
-        let room = |shared: &&Shared| shared.streams.active.get() < (shared.streams.takes)();
-        let least = || self.shared.iter().min_by_key(|shared| shared.streams.active.get());
-        let full = self.shared.len() >= SHARED;
-        let shared = self.shared.iter().find(room).or_else(|| least().filter(|_| full))?;
-        Some(Connection::Http2(shared.sender.clone(), Stream::new(&shared.streams)))
+        let has_room = |connection: &&Http2Connection| connection.streams.active.get() < (connection.streams.max)();
+        let least_used = || self.http2.iter().min_by_key(|connection| connection.streams.active.get());
+        let is_full = self.http2.len() >= MAX_HTTP2;
+        let connection = self.http2.iter().find(has_room).or_else(|| least_used().filter(|_| is_full))?;
+        Some(Connection::Http2(connection.sender.clone(), Stream::new(&connection.streams)))
+    }
+}
+
+impl Established {
+    fn is_current(self, revision: u64, now: Instant) -> bool {
+        self.revision == revision && now.duration_since(self.at) < MAX_AGE
+    }
+}
+
+impl IdleConnection {
+    fn is_usable(&self, revision: u64, now: Instant) -> bool {
+        !self.sender.is_closed()
+            && self.established.is_current(revision, now)
+            && now.duration_since(self.since) < MAX_IDLE_TIME
+    }
+}
+
+impl Http2Connection {
+    fn is_usable(&self, revision: u64, now: Instant) -> bool {
+        self.established.is_current(revision, now) && !self.sender.is_closed()
     }
 }
 
@@ -200,7 +218,7 @@ impl Stream {
     pub(super) fn new(streams: &Rc<Streams>) -> Self {
         let active = streams.active.get();
         if active == 0 {
-            streams.metrics.upstream_idle.dec();
+            streams.gauges.idle.dec();
         }
         streams.active.set(active + 1);
         Self(Rc::clone(streams))
@@ -212,21 +230,21 @@ impl Drop for Stream {
         let active = self.0.active.get() - 1;
         self.0.active.set(active);
         if active == 0 {
-            self.0.metrics.upstream_idle.inc();
+            self.0.gauges.idle.inc();
         }
     }
 }
 
 impl Drop for Streams {
     fn drop(&mut self) {
-        // Whoever holds a stream holds this, so the connection was idle.
-        self.metrics.upstream_idle.dec();
+        // Every stream holds a reference to this value, so the connection was idle.
+        self.gauges.idle.dec();
     }
 }
 
 impl Lease {
-    /// The response has been read to the end.
-    pub(crate) fn give_back(self) {
+    /// Called once the response has been read to the end.
+    pub(super) fn give_back(self) {
         match self {
             Self::Http1(connection) => connection.give_back(),
             Self::Http2(stream) => drop(stream),
@@ -234,17 +252,21 @@ impl Lease {
     }
 }
 
-impl Whole {
-    /// Back to the pool.
+impl Http1Lease {
+    /// Returns the connection to the pool.
     fn give_back(self) {
         if self.sender.is_closed() {
             return;
         }
-        let mut shelves = self.pool.shelves.borrow_mut();
-        let shelf = shelves.entry(self.key).or_default();
-        if shelf.idle.len() < WIDTH {
-            self.pool.metrics.upstream_idle.inc();
-            shelf.idle.push(Idle { sender: self.sender, made: self.made, since: Instant::now() });
+        let mut origins = self.pool.origins.borrow_mut();
+        let origin = origins.entry(self.key).or_default();
+        if origin.idle.len() < MAX_IDLE {
+            self.pool.gauges.idle.inc();
+            origin.idle.push(IdleConnection {
+                sender: self.sender,
+                established: self.established,
+                since: Instant::now(),
+            });
         }
     }
 }

@@ -1,0 +1,135 @@
+//! Why a request got no response from its upstream.
+use super::request_body::UploadFault;
+use crate::proxy::error::{Reason, Refusal};
+use crate::proxy::guard::AddressError;
+use std::error::Error as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Why a request got no response.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SendError {
+    /// The name has no address.
+    #[error("the name does not resolve: {0}")]
+    Resolve(#[source] Arc<std::io::Error>),
+    /// The name leads to an address that no name may lead to.
+    #[error("the name leads to {0}, a link-local address")]
+    Prohibited(IpAddr),
+    /// The name leads to this proxy.
+    #[error("the name leads to this proxy's own port")]
+    Loop,
+    /// The process has no file descriptor for a connection.
+    #[error("no file descriptor is left for a connection to it (RLIMIT_NOFILE)")]
+    NoDescriptor,
+    /// TCP failed.
+    #[error("the connection failed: {0}")]
+    Connect(#[source] std::io::Error),
+    /// TCP and TLS took too long.
+    #[error("no connection within the connect timeout")]
+    ConnectTimeout,
+    /// TLS failed, with an explanation for people.
+    #[error("TLS failed: {0}")]
+    Tls(String),
+    /// The HTTP handshake failed.
+    #[error("the HTTP connection could not begin: {}", crate::tls::reason(.0))]
+    Handshake(#[source] hyper::Error),
+    /// The connection broke before a response arrived.
+    #[error("the upstream broke off before it answered: {}", crate::tls::reason(.0))]
+    Broken(#[source] hyper::Error),
+    /// No response arrived in time.
+    #[error("no response within the response timeout")]
+    ResponseTimeout,
+    /// The upload was abandoned, and the agent is at fault.
+    #[error("the request's body ended early: {0:?}")]
+    Upload(UploadFault),
+}
+
+impl SendError {
+    pub(super) fn tls(error: &std::io::Error) -> Self {
+        Self::Tls(crate::tls::refusal(error).unwrap_or_else(|| error.to_string()))
+    }
+
+    /// The failure of a connection that was open. With TLS 1.3 a server refuses a client certificate only after the handshake, so
+    /// the refusal shows up when the response is read.
+    pub(super) fn broken(error: hyper::Error) -> Self {
+        crate::tls::refusal(&error).or_else(|| tls_over_http2(&error)).map_or(Self::Broken(error), Self::Tls)
+    }
+}
+
+impl From<AddressError> for SendError {
+    fn from(error: AddressError) -> Self {
+        match error {
+            AddressError::Loop => Self::Loop,
+            AddressError::LinkLocal(ip) => Self::Prohibited(ip),
+        }
+    }
+}
+
+impl From<SendError> for Refusal {
+    fn from(error: SendError) -> Self {
+        let (reason, proxy_status, detail) = match &error {
+            SendError::NoDescriptor => {
+                return Self::too_many("The proxy has too many connections open for another one to the upstream.");
+            }
+            SendError::Resolve(_) => {
+                (Reason::UpstreamUnreachable, "dns_error", "The upstream's name does not resolve.")
+            }
+            SendError::Prohibited(_) => (
+                Reason::AddressProhibited,
+                "destination_ip_prohibited",
+                "The upstream's name leads to a link-local address.",
+            ),
+            SendError::Loop => (Reason::Loop, "proxy_loop_detected", "The request leads back to this proxy."),
+            SendError::Connect(_) => {
+                (Reason::UpstreamUnreachable, "connection_refused", "The upstream does not accept connections.")
+            }
+            SendError::ConnectTimeout => {
+                (Reason::UpstreamTimeout, "connection_timeout", "The upstream did not accept a connection in time.")
+            }
+            SendError::Tls(_) => (
+                Reason::UpstreamTls,
+                "tls_certificate_error",
+                "TLS with the upstream failed; the proxy's log says why.",
+            ),
+            SendError::Handshake(_) | SendError::Broken(_) => {
+                (Reason::UpstreamBroken, "connection_terminated", "The upstream broke off before it answered.")
+            }
+            SendError::ResponseTimeout => {
+                (Reason::UpstreamTimeout, "http_response_timeout", "The upstream did not answer in time.")
+            }
+            SendError::Upload(fault) => return (*fault).into(),
+        };
+        Self::new(reason, detail).with_proxy_status(proxy_status)
+    }
+}
+
+impl From<UploadFault> for Refusal {
+    fn from(fault: UploadFault) -> Self {
+        match fault {
+            UploadFault::TooLarge => Self::new(Reason::BodyTooLarge, "The body is larger than its route allows."),
+            UploadFault::Broken => {
+                Self::new(Reason::MalformedRequest, "The body broke off, or is not framed as it says.")
+            }
+            UploadFault::Idle => Self::new(Reason::MalformedRequest, "The body did not come within the idle timeout."),
+        }
+    }
+}
+
+/// Whether the peer says that it did not process the request: `REFUSED_STREAM`, or a stream beyond the last one of a GOAWAY
+/// (RFC 9113 §8.7).
+pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
+    // A GOAWAY of our own, about what the peer has sent, says nothing about what it did before.
+    let mut http2 =
+        causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>()).filter(|cause| cause.is_remote());
+    http2.any(|cause| cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
+/// h2 keeps the kind and the text of an I/O error, but not the error. Only TLS reports `InvalidData`.
+fn tls_over_http2(error: &hyper::Error) -> Option<String> {
+    let mut reads = causes(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    reads.find(|error| error.kind() == std::io::ErrorKind::InvalidData).map(ToString::to_string)
+}
+
+fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |cause| (*cause).source())
+}
