@@ -2,7 +2,7 @@
 use super::runtime::Config;
 use crate::exchange::{AuthorizationServer, Flow, Grant, SelfIssuedGrant, Subject};
 use crate::identity::IdentitySource;
-use crate::jose::UserTokenKind;
+use crate::jose::TokenKind;
 use crate::policy::{
     CredentialRule, HostPattern, Origin, PathPattern, Route, Scheme, TokenRule, TokenSource, Unmatched, Upstream,
 };
@@ -100,9 +100,9 @@ fn authority(rule: &TokenRule) -> String {
         (Subject::Own, _) => "in the agent's own name".to_owned(),
         (Subject::User(user), source) => {
             let kind = match user.kind {
-                UserTokenKind::IdToken => "ID token",
-                UserTokenKind::AccessToken => "access token",
-                UserTokenKind::Jwt => "JWT",
+                TokenKind::IdToken => "ID token",
+                TokenKind::AccessToken => "access token",
+                TokenKind::Jwt => "JWT",
             };
             let place = match source {
                 TokenSource::Header(header) => format!("the header `{header}`"),

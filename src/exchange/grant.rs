@@ -1,7 +1,7 @@
 //! What to ask for: who asks which server in whose name for how much.
-use super::issuer::settings::{AuthorizationServer, Endpoints};
+use super::issuer::{AuthorizationServer, Endpoints};
 use crate::assertion::{DEFAULT_LIFETIME, DEFAULT_MAX_DEPTH, MAX_LIFETIME};
-use crate::jose::{SigningKey, UserTokenKind};
+use crate::jose::{SigningKey, TokenKind};
 use crate::tls::ServerTrust;
 use aws_lc_rs::digest::{Context, SHA256};
 use std::sync::Arc;
@@ -85,7 +85,7 @@ pub struct UserTokenRule {
     /// Who issued it.
     pub server: Arc<AuthorizationServer>,
     /// What it is.
-    pub kind: UserTokenKind,
+    pub kind: TokenKind,
     /// One of these must be in its `aud`; empty, for an ID token only, means our client id at `server`.
     pub audience: Vec<String>,
 }
@@ -210,7 +210,7 @@ impl Grant {
             return Err(GrantError::NoDepth);
         }
         let Subject::User(rule) = &self.subject else { return Ok(()) };
-        if rule.audience.is_empty() && rule.kind != UserTokenKind::IdToken {
+        if rule.audience.is_empty() && rule.kind != TokenKind::IdToken {
             return Err(GrantError::NoAudience);
         }
         match rule.server.endpoints {
@@ -234,9 +234,9 @@ impl Grant {
         if let Subject::User(rule) = &self.subject {
             digest.text("user");
             digest.text(match rule.kind {
-                UserTokenKind::IdToken => "id_token",
-                UserTokenKind::AccessToken => "access_token",
-                UserTokenKind::Jwt => "jwt",
+                TokenKind::IdToken => "id_token",
+                TokenKind::AccessToken => "access_token",
+                TokenKind::Jwt => "jwt",
             });
             digest.server(&rule.server);
             digest.list(&rule.audience);

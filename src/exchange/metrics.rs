@@ -1,5 +1,5 @@
 //! What the exchanges are counted by.
-use super::error::{ExchangeError, KINDS};
+use super::error::{ExchangeError, Failure};
 use crate::telemetry::Registrar;
 use prometheus::{HistogramVec, IntCounterVec};
 use std::time::Duration;
@@ -56,7 +56,7 @@ impl Metrics {
     pub fn declare(&self, server: &str) {
         for leg in Leg::ALL {
             self.duration.with_label_values(&[server, leg.label()]);
-            for outcome in KINDS.iter().chain([&SUCCESS]) {
+            for outcome in Failure::kinds().chain([SUCCESS]) {
                 self.exchanges.with_label_values(&[server, leg.label(), outcome]);
             }
         }

@@ -1,15 +1,16 @@
-//! The requests of each flow: what is sent where (the table "Who is the subject, who the actor" of the configuration's page).
-use super::client_auth::{authenticate, jwt_svid};
+//! The requests of each flow: what is sent to which server, with whom as the subject and whom as the actor.
+use super::client_auth::authenticate;
+use super::context::Context;
 use super::error::{ExchangeError, Failure};
-use super::exchanger::{Exchanger, Principal};
 use super::form::Form;
-use super::grant::{ActorToken, Flow, Grant, SelfIssuedGrant, Subject};
-use super::issuer::runtime::{Peer, spiffe_id};
+use super::grant::{ActorToken, Flow, Grant, SelfIssuedGrant};
+use super::issuer::{Issuer, IssuerError};
 use super::metrics::Leg;
+use super::principal::{Principal, User};
 use super::response::{self, Expected, Issued};
 use crate::assertion::{Actor, ID_JAG_TYP, IdJag, new_jti};
 use crate::clock::Timestamp;
-use crate::jose::{SigningKey, UserTokenKind, Verified};
+use crate::jose::{SigningKey, TokenKind};
 use crate::secret::Secret;
 
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -17,88 +18,99 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const ID_JAG: &str = "urn:ietf:params:oauth:token-type:id-jag";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 
-/// One grant being asked for.
-pub(super) struct Asking<'a> {
-    pub(super) exchanger: &'a Exchanger,
+/// One grant that is asked for.
+pub(super) struct TokenRequest<'a> {
+    pub(super) context: &'a Context,
     pub(super) grant: &'a Grant,
     pub(super) principal: &'a Principal<'a>,
 }
 
-impl Asking<'_> {
-    /// The access token, from `server`.
-    pub(super) async fn access_token(&self, server: &Peer) -> Result<Issued, ExchangeError> {
-        let expected = match &self.grant.flow {
-            Flow::TokenExchange { .. } | Flow::SelfIssued { grant: SelfIssuedGrant::TokenExchange, .. } => {
-                Expected::Exchanged
-            }
-            _ => Expected::AccessToken,
-        };
+/// One request of a flow.
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    /// For an ID-JAG, to the identity provider. `audience` is the issuer identifier of the server that will take it.
+    IdJag { audience: &'a str },
+    /// For the access token, with an ID-JAG.
+    Redeem { id_jag: &'a Secret },
+    /// For the access token, in a flow of one request.
+    Access,
+}
+
+impl TokenRequest<'_> {
+    /// Asks for the access token.
+    pub(super) async fn access_token(&self) -> Result<Issued, ExchangeError> {
+        let server = self.context.issuers.get(self.grant.server());
         let Flow::IdJag { idp, .. } = &self.grant.flow else {
-            return self.ask(server, Leg::Access, expected, None).await;
+            return self.request(&server, Step::Access).await;
         };
-        let idp = self.exchanger.peer(idp);
-        let id_jag = self.id_jag(&idp, server).await?;
-        match self.ask(server, Leg::Access, expected, Some(&id_jag)).await {
-            // A new one may be taken where this one was not; after that it is no accident (draft §4.4, A4).
+        let idp = self.context.issuers.get(idp);
+        let id_jag = self.id_jag(&idp, &server).await?;
+        match self.request(&server, Step::Redeem { id_jag: &id_jag }).await {
+            // The server may accept a new ID-JAG where it refused this one, for example as expired or used already. If it
+            // refuses the second one, too, the cause is another
+            // (draft-ietf-oauth-identity-assertion-authz-grant §4.4).
             Err(error) if error.is_code("invalid_grant") => {
-                let id_jag = self.id_jag(&idp, server).await?;
-                self.ask(server, Leg::Access, expected, Some(&id_jag)).await
+                let id_jag = self.id_jag(&idp, &server).await?;
+                self.request(&server, Step::Redeem { id_jag: &id_jag }).await
             }
             result => result,
         }
     }
 
-    async fn id_jag(&self, idp: &Peer, server: &Peer) -> Result<Secret, ExchangeError> {
-        let expected = Expected::IdJag { audience: &server.server.issuer };
-        let issued = self.ask(idp, Leg::IdJag, expected, None).await?;
-        if issued.expires_at <= self.exchanger.around().clock.now() {
-            return Err(idp.error(Failure::Expired));
+    async fn id_jag(&self, idp: &Issuer, server: &Issuer) -> Result<Secret, ExchangeError> {
+        let issued = self.request(idp, Step::IdJag { audience: &server.server().issuer }).await?;
+        if issued.expires_at <= self.context.workload().now() {
+            return Err(ExchangeError::new(&idp.server().name, Failure::Expired));
         }
         Ok(issued.token)
     }
 
-    /// One request and its answer, counted.
-    async fn ask(
-        &self,
-        peer: &Peer,
-        leg: Leg,
-        expected: Expected<'_>,
-        id_jag: Option<&Secret>,
-    ) -> Result<Issued, ExchangeError> {
-        let around = self.exchanger.around();
-        let request = async {
-            let endpoint = peer.token_endpoint(around).await?;
-            let audience = peer.audience(&endpoint);
-            let mut form = match (leg, id_jag) {
-                (Leg::IdJag, _) => self.id_jag_form(expected, &audience).await?,
-                // Scope and resource stand in the ID-JAG (draft §4.4).
-                (Leg::Access, Some(id_jag)) => bearer_grant(id_jag.expose()),
-                (Leg::Access, None) => self.access_form(peer, &audience).await?,
+    /// Sends one request and reads its answer. Both are counted.
+    async fn request(&self, issuer: &Issuer, step: Step<'_>) -> Result<Issued, ExchangeError> {
+        let exchange = async {
+            let endpoint = issuer.token_endpoint().await?;
+            let audience = issuer.assertion_audience(&endpoint);
+            let mut form = match step {
+                Step::IdJag { audience: resource_server } => self.id_jag_form(resource_server, &audience).await?,
+                // Scope and resource stand in the ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant §4.4).
+                Step::Redeem { id_jag } => bearer_grant(id_jag.expose()),
+                Step::Access => self.access_form(issuer, &audience).await?,
             };
-            authenticate(&mut form, peer, &audience, around).await?;
+            authenticate(&mut form, issuer, &audience).await?;
             let secrets = std::mem::take(&mut form.secrets);
-            let request = form.into_request(&endpoint, &peer.server.quirks);
-            let request = request.map_err(|_| Failure::Configuration(format!("{endpoint} is no URL of HTTP")))?;
-            let asked_at = around.clock.now();
-            let answer = peer.send(request, around).await?;
-            if let Some(failure) = response::busy(&answer, around.clock.now()) {
-                return Err(failure);
+            let request = form.into_request(&endpoint, &issuer.server().quirks);
+            let request = request.map_err(|_| IssuerError::Configuration(format!("{endpoint} is no URL of HTTP")))?;
+            let asked_at = self.context.workload().now();
+            let answer = issuer.send(request).await?;
+            if let Some(busy) = answer.busy(self.context.workload().now()) {
+                return Err(busy.into());
             }
             match response::refusal(&answer, &secrets, self.grant.is_delegated()) {
-                Some(failure) => Err(failure),
-                None => response::token(&answer, expected, asked_at),
+                Some(refusal) => Err(Failure::Refused(refusal)),
+                None => response::token(&answer, self.expected(step), asked_at),
             }
         };
-        self.exchanger.counted(peer, leg, Box::pin(request)).await
+        let leg = if matches!(step, Step::IdJag { .. }) { Leg::IdJag } else { Leg::Access };
+        self.context.counted(issuer, leg, Box::pin(exchange)).await
     }
 
-    /// Leg 1 of `id_jag` (draft §4.3).
-    async fn id_jag_form(&self, expected: Expected<'_>, audience: &str) -> Result<Form, Failure> {
+    fn expected<'s>(&self, step: Step<'s>) -> Expected<'s> {
+        match (step, &self.grant.flow) {
+            (Step::IdJag { audience }, _) => Expected::IdJag { audience },
+            (_, Flow::TokenExchange { .. } | Flow::SelfIssued { grant: SelfIssuedGrant::TokenExchange, .. }) => {
+                Expected::Exchanged
+            }
+            _ => Expected::AccessToken,
+        }
+    }
+
+    /// The request for an ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant §4.3).
+    async fn id_jag_form(&self, resource_server: &str, audience: &str) -> Result<Form, Failure> {
         let mut form = Form::new(TOKEN_EXCHANGE);
         form.set("requested_token_type", ID_JAG);
-        match (&self.grant.audiences[..], expected) {
-            ([], Expected::IdJag { audience }) => form.set("audience", audience),
-            (aliases, _) => form.set_each("audience", aliases),
+        match &self.grant.audiences[..] {
+            [] => form.set("audience", resource_server),
+            aliases => form.set_each("audience", aliases),
         }
         form.set_each("resource", &self.grant.resources);
         form.set("scope", &self.grant.scopes.join(" "));
@@ -106,12 +118,12 @@ impl Asking<'_> {
         Ok(form)
     }
 
-    /// The request for an access token in every flow of one leg.
-    async fn access_form(&self, peer: &Peer, audience: &str) -> Result<Form, Failure> {
+    /// The request for an access token in a flow of one request.
+    async fn access_form(&self, issuer: &Issuer, audience: &str) -> Result<Form, Failure> {
         let mut form = match &self.grant.flow {
             Flow::ClientCredentials { .. } => Form::new("client_credentials"),
             Flow::SelfIssued { grant, .. } => {
-                let assertion = self.own_assertion(peer, audience)?;
+                let assertion = self.own_assertion(issuer, audience)?;
                 match grant {
                     SelfIssuedGrant::TokenExchange => {
                         let mut form = Form::new(TOKEN_EXCHANGE);
@@ -127,9 +139,9 @@ impl Asking<'_> {
                 self.subject_and_actor(&mut form, audience).await?;
                 form
             }
-            Flow::JwtBearer { .. } | Flow::IdJag { .. } => match self.principal {
-                Principal::Own => bearer_grant(jwt_svid(audience, self.exchanger.around()).await?.expose()),
-                Principal::User { token, .. } => bearer_grant(token.expose()),
+            Flow::JwtBearer { .. } | Flow::IdJag { .. } => match self.principal.user() {
+                None => bearer_grant(self.context.workload().jwt_svid(audience).await?.expose()),
+                Some(user) => bearer_grant(user.token.expose()),
             },
         };
         form.set_each("audience", &self.grant.audiences);
@@ -138,75 +150,78 @@ impl Asking<'_> {
         Ok(form)
     }
 
-    /// RFC 8693 §2.1: who it is for, and who acts.
+    /// Whom the token is for, and who acts (RFC 8693 §2.1).
     async fn subject_and_actor(&self, form: &mut Form, audience: &str) -> Result<(), Failure> {
-        let around = self.exchanger.around();
-        match (self.principal, &self.grant.subject) {
-            (Principal::User { token, .. }, Subject::User(rule)) => {
-                form.set_secret("subject_token", token.expose());
-                form.set("subject_token_type", token_type(rule.kind));
+        let workload = self.context.workload();
+        match self.principal.user() {
+            Some(user) => {
+                form.set_secret("subject_token", user.token.expose());
+                form.set("subject_token_type", token_type(user.kind));
             }
-            _ => {
-                form.set_secret("subject_token", jwt_svid(audience, around).await?.expose());
+            None => {
+                form.set_secret("subject_token", workload.jwt_svid(audience).await?.expose());
                 form.set("subject_token_type", JWT);
             }
         }
         if self.grant.actor == Some(ActorToken::JwtSvid) {
-            form.set_secret("actor_token", jwt_svid(audience, around).await?.expose());
+            form.set_secret("actor_token", workload.jwt_svid(audience).await?.expose());
             form.set("actor_token_type", JWT);
         }
         Ok(())
     }
 
-    /// The ID-JAG that we sign ourselves.
-    fn own_assertion(&self, peer: &Peer, audience: &str) -> Result<String, Failure> {
-        let around = self.exchanger.around();
-        let own = spiffe_id(around)?;
+    /// The ID-JAG that we sign ourselves. It ends with the first of what vouches for it.
+    fn own_assertion(&self, issuer: &Issuer, audience: &str) -> Result<String, Failure> {
+        let workload = self.context.workload();
+        let own = workload.spiffe_id()?;
         let settings = &self.grant.assertion;
-        let now = around.clock.now();
-        let (key, key_ends) = match &settings.key {
-            Some(key) => (key.clone(), Timestamp::FAR_FUTURE),
-            None => self.svid_key()?,
+        let now = workload.now();
+        let signer = match &settings.key {
+            Some(key) => Signer { key: key.clone(), expires_at: Timestamp::FAR_FUTURE },
+            None => self.svid_signer()?,
         };
-        let (sub, act, subject_ends) = match self.principal {
-            Principal::Own => (own.clone(), None, Timestamp::FAR_FUTURE),
-            Principal::User { verified, .. } => {
-                (verified.subject.clone(), Some(acting(&own, verified, settings.max_depth)?), verified.expires_at)
+        let (sub, act, subject_expires_at) = match self.principal.user() {
+            None => (own.clone(), None, Timestamp::FAR_FUTURE),
+            Some(user) => {
+                let act = acting(&own, user, settings.max_depth)?;
+                (user.verified.subject.clone(), Some(act), user.verified.expires_at)
             }
         };
         let claims = IdJag {
             iss: settings.issuer.clone().unwrap_or(own),
             sub,
             aud: audience.to_owned(),
-            client_id: Some(peer.client_id(around)?),
+            client_id: Some(issuer.client_id()?),
             jti: new_jti(),
             iat: now,
-            exp: now.plus(settings.bounded_lifetime()).min(key_ends).min(subject_ends),
+            exp: now.plus(settings.bounded_lifetime()).min(signer.expires_at).min(subject_expires_at),
             resource: self.grant.resources.clone(),
             scope: Some(self.grant.scopes.join(" ")).filter(|scope| !scope.is_empty()),
             act,
         };
-        key.sign(ID_JAG_TYP, &claims).map_err(|error| Failure::Configuration(error.to_string()))
+        let signed = signer.key.sign(ID_JAG_TYP, &claims);
+        Ok(signed.map_err(|error| IssuerError::Configuration(error.to_string()))?)
     }
 
-    /// The SVID's key, with the SVID beside it, and when the SVID ends.
-    fn svid_key(&self) -> Result<(SigningKey, Timestamp), Failure> {
-        let identity = self
-            .exchanger
-            .around()
-            .identity
-            .ok_or_else(|| Failure::Identity("no source of one is configured".to_owned()))?;
-        let snapshot = identity.current().map_err(|missing| Failure::Identity(missing.to_string()))?;
+    /// The SVID's key, with the SVID's certificates beside it.
+    fn svid_signer(&self) -> Result<Signer, IssuerError> {
+        let snapshot = self.context.workload().snapshot()?;
         let chain = snapshot.svid.chain.iter().map(|certificate| certificate.to_vec()).collect();
         let key = SigningKey::from_pkcs8_der(snapshot.svid.key_pkcs8(), None, Some(chain));
-        let key = key.map_err(|error| Failure::Configuration(format!("the SVID's key {error}")))?;
-        Ok((key, snapshot.svid.not_after))
+        let key = key.map_err(|error| IssuerError::Configuration(format!("the SVID's key {error}")))?;
+        Ok(Signer { key, expires_at: snapshot.svid.not_after })
     }
 }
 
-/// This workload, around whoever acted for the user before.
-fn acting(own: &str, user: &Verified, max_depth: usize) -> Result<Actor, Failure> {
-    let before = user.claims.get("act").map(|act| Actor::parse(act, max_depth)).transpose();
+/// What signs an assertion, and until when others believe it.
+struct Signer {
+    key: SigningKey,
+    expires_at: Timestamp,
+}
+
+/// This workload as the actor, around those that acted for the user before.
+fn acting(own: &str, user: &User<'_>, max_depth: usize) -> Result<Actor, Failure> {
+    let before = user.verified.claims.get("act").map(|act| Actor::parse(act, max_depth)).transpose();
     before.and_then(|before| Actor::wrap(own, before, max_depth)).map_err(Failure::Actors)
 }
 
@@ -218,11 +233,11 @@ fn bearer_grant(assertion: &str) -> Form {
 }
 
 /// RFC 8693 §3.
-fn token_type(kind: UserTokenKind) -> &'static str {
+fn token_type(kind: TokenKind) -> &'static str {
     match kind {
-        UserTokenKind::IdToken => "urn:ietf:params:oauth:token-type:id_token",
-        UserTokenKind::AccessToken => "urn:ietf:params:oauth:token-type:access_token",
-        UserTokenKind::Jwt => JWT,
+        TokenKind::IdToken => "urn:ietf:params:oauth:token-type:id_token",
+        TokenKind::AccessToken => "urn:ietf:params:oauth:token-type:access_token",
+        TokenKind::Jwt => JWT,
     }
 }
 

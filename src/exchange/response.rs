@@ -1,13 +1,11 @@
 //! What a token endpoint answered, and whether it may be believed (OC-1 to OC-7, IJ-C1 to IJ-C3).
-use super::error::{Failure, MAX_RETRY_AFTER};
-use super::issuer::freshness::http_date;
-use super::issuer::http_client::Answer;
+use super::error::{Failure, Refusal};
+use super::issuer::{Answer, IssuerError};
 use crate::assertion::ID_JAG_TYP;
 use crate::clock::Timestamp;
 use crate::jose::{Unverified, object, same_typ};
 use crate::secret::Secret;
 use http::StatusCode;
-use http::header::RETRY_AFTER;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
@@ -45,22 +43,8 @@ pub(super) struct Issued {
     pub(super) scopes: Option<Vec<String>>,
 }
 
-/// A server that asks for patience rather than refuses.
-pub(super) fn busy(answer: &Answer, now: Timestamp) -> Option<Failure> {
-    let passing = answer.status.is_server_error()
-        || matches!(answer.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY);
-    let wait = || {
-        let text = answer.headers.get(RETRY_AFTER)?.to_str().ok()?;
-        let seconds = text.trim().parse().ok().map(Duration::from_secs);
-        let wait = seconds.or_else(|| http_date(text).map(|at| at.since(now)))?;
-        Some(wait.min(MAX_RETRY_AFTER))
-    };
-    passing.then(|| Failure::Busy { status: answer.status.as_u16(), retry_after: wait() })
-}
-
 /// The token, if this answer has one that may be used. `asked_at` is when the request left.
 pub(super) fn token(answer: &Answer, expected: Expected<'_>, asked_at: Timestamp) -> Result<Issued, Failure> {
-    let unusable = |why: String| Failure::Response(why);
     if answer.status != StatusCode::OK {
         return Err(unusable(format!("status {} instead of 200", answer.status.as_u16())));
     }
@@ -100,8 +84,13 @@ pub(super) fn token(answer: &Answer, expected: Expected<'_>, asked_at: Timestamp
     Ok(Issued { token: Secret::new(token.to_owned()), expires_at, scopes: scopes(&members)? })
 }
 
+/// An answer that the protocol does not know.
+fn unusable(why: impl Into<String>) -> Failure {
+    IssuerError::Response(why.into()).into()
+}
+
 /// The OAuth error in an answer that is not a success; `secrets` were in the request.
-pub(super) fn refusal(answer: &Answer, secrets: &[String], delegated: bool) -> Option<Failure> {
+pub(super) fn refusal(answer: &Answer, secrets: &[String], delegated: bool) -> Option<Refusal> {
     if answer.status.is_success() {
         return None;
     }
@@ -112,7 +101,7 @@ pub(super) fn refusal(answer: &Answer, secrets: &[String], delegated: bool) -> O
         return None;
     }
     let description = members.get("error_description").and_then(Value::as_str).unwrap_or_default();
-    Some(Failure::Refused {
+    Some(Refusal {
         status: answer.status.as_u16(),
         code: code.to_owned(),
         description: for_the_log(description, secrets),
@@ -122,7 +111,7 @@ pub(super) fn refusal(answer: &Answer, secrets: &[String], delegated: bool) -> O
 
 /// IJ-C3: the right kind, for the right server, not over. Who signed it is for that server to judge.
 fn check_id_jag(token: &str, audience: &str) -> Result<Timestamp, Failure> {
-    let wrong = |why: &str| Failure::Response(format!("the ID-JAG {why}"));
+    let wrong = |why: &str| unusable(format!("the ID-JAG {why}"));
     let token = Unverified::parse(token).map_err(|error| wrong(&error.to_string()))?;
     if !token.header_text("typ").is_some_and(|typ| same_typ(typ, ID_JAG_TYP)) {
         return Err(wrong("is of another `typ` than oauth-id-jag+jwt"));
@@ -154,7 +143,7 @@ fn lifetime(expires_in: Option<&Value>) -> Result<Duration, Failure> {
         Some(Value::String(text)) => text.parse::<u64>().ok().map(|seconds| seconds as f64),
         Some(_) => None,
     };
-    let seconds = seconds.ok_or_else(|| Failure::Response("`expires_in` is not a number of seconds".to_owned()))?;
+    let seconds = seconds.ok_or_else(|| unusable("`expires_in` is not a number of seconds".to_owned()))?;
     if seconds < 1.0 { Err(Failure::Expired) } else { Ok(Duration::from_secs(seconds as u64).min(MAX_LIFETIME)) }
 }
 
@@ -163,12 +152,12 @@ fn scopes(members: &Map<String, Value>) -> Result<Option<Vec<String>>, Failure> 
     let text = match members.get("scope") {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(text)) => text,
-        Some(_) => return Err(Failure::Response("`scope` is not a string".to_owned())),
+        Some(_) => return Err(unusable("`scope` is not a string".to_owned())),
     };
     let is_scope = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
     let mut scopes: Vec<_> = text.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
     if !scopes.iter().all(|scope| scope.bytes().all(is_scope)) {
-        return Err(Failure::Response("`scope` has characters that no scope has".to_owned()));
+        return Err(unusable("`scope` has characters that no scope has".to_owned()));
     }
     scopes.sort();
     scopes.dedup();
@@ -177,14 +166,14 @@ fn scopes(members: &Map<String, Value>) -> Result<Option<Vec<String>>, Failure> 
 
 fn text<'m>(members: &'m Map<String, Value>, name: &str) -> Result<&'m str, Failure> {
     let found = members.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    found.ok_or_else(|| Failure::Response(format!("it has no `{name}`")))
+    found.ok_or_else(|| unusable(format!("it has no `{name}`")))
 }
 
 fn must_be(allowed: &[&str], name: &str, found: &str, equal: impl Fn(&str, &str) -> bool) -> Result<(), Failure> {
     if allowed.iter().any(|allowed| equal(allowed, found)) {
         return Ok(());
     }
-    Err(Failure::Response(format!("`{name}` is {:?} instead of {}", for_the_log(found, &[]), allowed.join(" or "))))
+    Err(unusable(format!("`{name}` is {:?} instead of {}", for_the_log(found, &[]), allowed.join(" or "))))
 }
 
 /// RFC 9110 §11.2: what may stand after `Bearer`.

@@ -2,7 +2,7 @@
 
 /// Why a token was not believed. The text never repeats the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum InvalidToken {
     /// Longer than [`super::MAX_TOKEN_BYTES`].
     #[error("is too long")]
     TooLong,

@@ -1,5 +1,5 @@
 //! Public keys as JWKs (RFC 7517): ours, published; an issuer's, believed.
-use super::error::Refused;
+use super::error::InvalidToken;
 use super::json;
 use super::key::SigningKey;
 use super::public_key::{PublicKey, point};
@@ -62,15 +62,21 @@ impl KeySet {
     }
 
     /// Whether the signature is by the key that the header names (JB-1, JB-5).
-    pub(super) fn check(&self, alg: &str, kid: Option<&str>, message: &[u8], signature: &[u8]) -> Result<(), Refused> {
+    pub(super) fn check(
+        &self,
+        alg: &str,
+        kid: Option<&str>,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), InvalidToken> {
         let is_named = |candidate: &&Candidate| kid.is_none_or(|kid| candidate.kid.as_deref() == Some(kid));
         // Keys of different kinds may share a `kid` (RFC 7517 §4.5); `alg` tells them apart.
         let fitting: Vec<_> = self.0.iter().filter(is_named).filter(|candidate| candidate.takes(alg)).collect();
         match fitting[..] {
             [candidate] => candidate.key.verify(alg, message, signature),
-            [] if kid.is_some() && self.0.iter().any(|candidate| is_named(&candidate)) => Err(Refused::Algorithm),
-            [] => Err(Refused::UnknownKey),
-            _ => Err(Refused::AmbiguousKey),
+            [] if kid.is_some() && self.0.iter().any(|candidate| is_named(&candidate)) => Err(InvalidToken::Algorithm),
+            [] => Err(InvalidToken::UnknownKey),
+            _ => Err(InvalidToken::AmbiguousKey),
         }
     }
 }

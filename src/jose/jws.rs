@@ -1,5 +1,5 @@
 //! Compact JWS (RFC 7515 §7.1), taken apart. Nothing is trusted yet.
-use super::error::Refused;
+use super::error::InvalidToken;
 use super::json::{self, JsonError};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -27,15 +27,15 @@ impl std::fmt::Debug for Unverified<'_> {
 
 impl<'a> Unverified<'a> {
     /// Exactly three non-empty base64url parts without padding, the first two JSON objects; no JSON serialization, no JWE (JB-3, JB-7).
-    pub fn parse(token: &'a str) -> Result<Self, Refused> {
+    pub fn parse(token: &'a str) -> Result<Self, InvalidToken> {
         if token.len() > MAX_TOKEN_BYTES {
-            return Err(Refused::TooLong);
+            return Err(InvalidToken::TooLong);
         }
         let mut parts = token.split('.');
         let (Some(header), Some(claims), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(Refused::Malformed("is not a compact JWS of three parts"));
+            return Err(InvalidToken::Malformed("is not a compact JWS of three parts"));
         };
         let signing_input = &token[..header.len() + 1 + claims.len()];
         Ok(Self { header: members(header)?, claims: members(claims)?, signing_input, signature: bytes(signature)? })
@@ -57,17 +57,17 @@ pub fn same_typ(typ: &str, expected: &str) -> bool {
     short.eq_ignore_ascii_case(expected)
 }
 
-fn bytes(part: &str) -> Result<Vec<u8>, Refused> {
+fn bytes(part: &str) -> Result<Vec<u8>, InvalidToken> {
     match URL_SAFE_NO_PAD.decode(part) {
         Ok(bytes) if !bytes.is_empty() => Ok(bytes),
-        _ => Err(Refused::Malformed("has a part that is not base64url without padding")),
+        _ => Err(InvalidToken::Malformed("has a part that is not base64url without padding")),
     }
 }
 
-fn members(part: &str) -> Result<Map<String, Value>, Refused> {
+fn members(part: &str) -> Result<Map<String, Value>, InvalidToken> {
     json::object(&bytes(part)?).map_err(|error| match error {
-        JsonError::Duplicate => Refused::Malformed("has a member twice"),
-        JsonError::Syntax | JsonError::NotAnObject => Refused::Malformed("has a part that is not a JSON object"),
+        JsonError::Duplicate => InvalidToken::Malformed("has a member twice"),
+        JsonError::Syntax | JsonError::NotAnObject => InvalidToken::Malformed("has a part that is not a JSON object"),
     })
 }
 
@@ -102,10 +102,10 @@ mod tests {
             "..".to_owned(),
             r#"{"payload":"e30","signatures":[]}"#.to_owned(),
         ] {
-            assert!(matches!(Unverified::parse(&token), Err(Refused::Malformed(_))), "{token}");
+            assert!(matches!(Unverified::parse(&token), Err(InvalidToken::Malformed(_))), "{token}");
         }
         let long = "A".repeat(1 << 20);
-        assert_eq!(Unverified::parse(&long).err(), Some(Refused::TooLong));
+        assert_eq!(Unverified::parse(&long).err(), Some(InvalidToken::TooLong));
     }
 
     #[test]

@@ -181,7 +181,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::jose::vectors::{C2, EDDSA_JWS, ES256_KEY, eddsa_pkcs8, es256_pkcs8};
-    use crate::jose::{KeySet, Rules, UserTokenKind, Verified, jwks, verify};
+    use crate::jose::{KeySet, Rules, TokenKind, Verified, jwks, verify};
     use rcgen::{
         KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, SignatureAlgorithm,
     };
@@ -190,8 +190,7 @@ mod tests {
         let token =
             key.sign("JWT", &json!({"iss": "i", "sub": "s", "aud": "a", "exp": 2_000_000_000})).expect("a signature");
         let keys = KeySet::parse(jwks([key]).to_string().as_bytes()).expect("our own set");
-        let rules =
-            Rules { kind: UserTokenKind::Jwt, issuer: "i", audiences: &["a".into()], leeway: Default::default() };
+        let rules = Rules { kind: TokenKind::Jwt, issuer: "i", audiences: &["a".into()], leeway: Default::default() };
         verify(&token, &keys, &rules, Timestamp::from_unix_seconds(1)).expect("our own token")
     }
 

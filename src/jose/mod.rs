@@ -10,9 +10,9 @@ mod public_key;
 pub(crate) mod vectors;
 mod verify;
 
-pub use error::Refused;
+pub use error::InvalidToken;
 pub use json::{JsonError, object};
 pub use jwk::{KeySet, KeySetError, jwks};
 pub use jws::{MAX_TOKEN_BYTES, Unverified, same_typ};
 pub use key::{KeyError, SignError, SigningKey};
-pub use verify::{Rules, UserTokenKind, Verified, verify};
+pub use verify::{Rules, TokenKind, Verified, verify};

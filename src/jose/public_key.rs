@@ -1,5 +1,5 @@
 //! A public key that checks signatures, and its JWK (RFC 7517).
-use super::error::Refused;
+use super::error::InvalidToken;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
@@ -50,17 +50,19 @@ impl PublicKey {
         }
     }
 
-    pub(super) fn verify(&self, alg: &str, message: &[u8], signature: &[u8]) -> Result<(), Refused> {
+    pub(super) fn verify(&self, alg: &str, message: &[u8], signature: &[u8]) -> Result<(), InvalidToken> {
         let unparsed = |algorithm: &'static dyn VerificationAlgorithm, key: &[u8]| {
-            UnparsedPublicKey::new(algorithm, key).verify(message, signature).map_err(|_| Refused::Signature)
+            UnparsedPublicKey::new(algorithm, key).verify(message, signature).map_err(|_| InvalidToken::Signature)
         };
         match self {
             Self::P256(point) => unparsed(&ECDSA_P256_SHA256_FIXED, point),
             Self::P384(point) => unparsed(&ECDSA_P384_SHA384_FIXED, point),
             Self::Ed25519(key) => unparsed(&ED25519, key),
             Self::Rsa { n, e } => {
-                let parameters = rsa_parameters(alg).ok_or(Refused::Algorithm)?;
-                RsaPublicKeyComponents { n, e }.verify(parameters, message, signature).map_err(|_| Refused::Signature)
+                let parameters = rsa_parameters(alg).ok_or(InvalidToken::Algorithm)?;
+                RsaPublicKeyComponents { n, e }
+                    .verify(parameters, message, signature)
+                    .map_err(|_| InvalidToken::Signature)
             }
         }
     }

@@ -1,5 +1,5 @@
 //! What it takes to believe a user's token (JB-1 to JB-9 of the standards digest; RFC 8725).
-use super::error::Refused;
+use super::error::InvalidToken;
 use super::jwk::KeySet;
 use super::jws::{Unverified, same_typ};
 use crate::clock::Timestamp;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// What kind of token a user hands over. The kind decides `typ`, so that one kind cannot pass for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum UserTokenKind {
+pub enum TokenKind {
     /// OpenID Connect ID token: `typ` is `JWT` or absent.
     IdToken,
     /// RFC 9068 access token, or an older server's: `typ` is `at+jwt` or `JWT`.
@@ -21,7 +21,7 @@ pub enum UserTokenKind {
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
     /// Its kind.
-    pub kind: UserTokenKind,
+    pub kind: TokenKind,
     /// `iss`, compared exactly.
     pub issuer: &'a str,
     /// `aud` must contain one of these; none of them means that no token passes.
@@ -47,83 +47,83 @@ pub struct Verified {
 }
 
 /// Checks everything about a user's token, in an order that tells an attacker nothing about claims of tokens that the issuer did not sign.
-pub fn verify(token: &str, keys: &KeySet, rules: &Rules<'_>, now: Timestamp) -> Result<Verified, Refused> {
+pub fn verify(token: &str, keys: &KeySet, rules: &Rules<'_>, now: Timestamp) -> Result<Verified, InvalidToken> {
     let token = Unverified::parse(token)?;
     check_header(&token, rules.kind)?;
-    let alg = token.header_text("alg").ok_or(Refused::Algorithm)?;
+    let alg = token.header_text("alg").ok_or(InvalidToken::Algorithm)?;
     let kid = match token.header.get("kid") {
         None => None,
         Some(Value::String(kid)) => Some(kid.as_str()),
-        Some(_) => return Err(Refused::Malformed("has a `kid` that is not a string")),
+        Some(_) => return Err(InvalidToken::Malformed("has a `kid` that is not a string")),
     };
     keys.check(alg, kid, token.signing_input.as_bytes(), &token.signature)?;
     check_claims(token.claims, rules, now)
 }
 
-fn check_header(token: &Unverified<'_>, kind: UserTokenKind) -> Result<(), Refused> {
+fn check_header(token: &Unverified<'_>, kind: TokenKind) -> Result<(), InvalidToken> {
     if token.header.contains_key("crit") {
-        return Err(Refused::Critical);
+        return Err(InvalidToken::Critical);
     }
     // RFC 7797: an unencoded payload is another signing input.
     if token.header.contains_key("b64") {
-        return Err(Refused::Malformed("has an unencoded payload"));
+        return Err(InvalidToken::Malformed("has an unencoded payload"));
     }
     let typ = match token.header.get("typ") {
         None => None,
         Some(Value::String(typ)) => Some(typ.as_str()),
-        Some(_) => return Err(Refused::Typ),
+        Some(_) => return Err(InvalidToken::Typ),
     };
     let fits = match (kind, typ) {
-        (UserTokenKind::IdToken | UserTokenKind::Jwt, None) => true,
-        (UserTokenKind::IdToken | UserTokenKind::Jwt, Some(typ)) => same_typ(typ, "JWT"),
-        (UserTokenKind::AccessToken, Some(typ)) => same_typ(typ, "at+jwt") || same_typ(typ, "JWT"),
-        (UserTokenKind::AccessToken, None) => false,
+        (TokenKind::IdToken | TokenKind::Jwt, None) => true,
+        (TokenKind::IdToken | TokenKind::Jwt, Some(typ)) => same_typ(typ, "JWT"),
+        (TokenKind::AccessToken, Some(typ)) => same_typ(typ, "at+jwt") || same_typ(typ, "JWT"),
+        (TokenKind::AccessToken, None) => false,
     };
-    if fits { Ok(()) } else { Err(Refused::Typ) }
+    if fits { Ok(()) } else { Err(InvalidToken::Typ) }
 }
 
-fn check_claims(claims: Map<String, Value>, rules: &Rules<'_>, now: Timestamp) -> Result<Verified, Refused> {
-    if claims.get("iss").and_then(Value::as_str).ok_or(Refused::Claim("iss"))? != rules.issuer {
-        return Err(Refused::Issuer);
+fn check_claims(claims: Map<String, Value>, rules: &Rules<'_>, now: Timestamp) -> Result<Verified, InvalidToken> {
+    if claims.get("iss").and_then(Value::as_str).ok_or(InvalidToken::Claim("iss"))? != rules.issuer {
+        return Err(InvalidToken::Issuer);
     }
     check_audience(&claims, rules)?;
     let leeway = rules.leeway.min(Rules::MAX_LEEWAY);
-    let expires_at = date(&claims, "exp")?.ok_or(Refused::Claim("exp"))?;
+    let expires_at = date(&claims, "exp")?.ok_or(InvalidToken::Claim("exp"))?;
     if expires_at.plus(leeway) <= now {
-        return Err(Refused::Expired);
+        return Err(InvalidToken::Expired);
     }
     for name in ["nbf", "iat"] {
         if date(&claims, name)?.is_some_and(|from| from > now.plus(leeway)) {
-            return Err(Refused::NotYet);
+            return Err(InvalidToken::NotYet);
         }
     }
     let subject =
-        claims.get("sub").and_then(Value::as_str).filter(|sub| !sub.is_empty()).ok_or(Refused::Claim("sub"))?;
+        claims.get("sub").and_then(Value::as_str).filter(|sub| !sub.is_empty()).ok_or(InvalidToken::Claim("sub"))?;
     Ok(Verified { subject: subject.to_owned(), expires_at, claims })
 }
 
 /// `aud` is a string or an array of strings (RFC 7519 §4.1.3). An ID token for several must say that it was issued to one of ours
 /// (OpenID Connect Core §3.1.3.7, `azp`).
-fn check_audience(claims: &Map<String, Value>, rules: &Rules<'_>) -> Result<(), Refused> {
+fn check_audience(claims: &Map<String, Value>, rules: &Rules<'_>) -> Result<(), InvalidToken> {
     let ours = |value: &str| rules.audiences.iter().any(|audience| audience == value);
-    let found = match claims.get("aud").ok_or(Refused::Claim("aud"))? {
+    let found = match claims.get("aud").ok_or(InvalidToken::Claim("aud"))? {
         Value::String(one) => ours(one),
         Value::Array(many) => {
             let many: Option<Vec<_>> = many.iter().map(Value::as_str).collect();
-            let many = many.ok_or(Refused::Claim("aud"))?;
+            let many = many.ok_or(InvalidToken::Claim("aud"))?;
             let issued_to_us = match claims.get("azp") {
-                Some(azp) if rules.kind == UserTokenKind::IdToken && many.len() > 1 => azp.as_str().is_some_and(ours),
+                Some(azp) if rules.kind == TokenKind::IdToken && many.len() > 1 => azp.as_str().is_some_and(ours),
                 _ => true,
             };
             issued_to_us && many.into_iter().any(ours)
         }
-        _ => return Err(Refused::Claim("aud")),
+        _ => return Err(InvalidToken::Claim("aud")),
     };
-    if found { Ok(()) } else { Err(Refused::Audience) }
+    if found { Ok(()) } else { Err(InvalidToken::Audience) }
 }
 
 /// A `NumericDate` (RFC 7519 §2): seconds, maybe fractional; a negative one, one beyond this calendar or text is no date (JB-6).
-fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Timestamp>, Refused> {
+fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Timestamp>, InvalidToken> {
     const YEAR_10000: f64 = 253_402_300_800.0;
     let Some(value) = claims.get(name) else { return Ok(None) };
     match value.as_f64() {
@@ -131,7 +131,7 @@ fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Timest
             let millis = (seconds * 1000.0) as u64;
             Ok(Some(Timestamp::from_unix_millis(millis)))
         }
-        _ => Err(Refused::Claim(name)),
+        _ => Err(InvalidToken::Claim(name)),
     }
 }
 

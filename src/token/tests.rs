@@ -96,7 +96,7 @@ fn server() -> Arc<AuthorizationServer> {
 pub(super) fn grant(scope: &str, delegated: bool) -> Arc<Grant> {
     let rule = || UserTokenRule {
         server: server(),
-        kind: crate::jose::UserTokenKind::AccessToken,
+        kind: crate::jose::TokenKind::AccessToken,
         audience: vec!["agent".into()],
     };
     Arc::new(Grant {

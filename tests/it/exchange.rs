@@ -12,7 +12,7 @@ use idjag_proxy::dev::http::{ClientCertificates, ServerTls};
 use idjag_proxy::dev::workload_api::WorkloadApi as Agent;
 use idjag_proxy::exchange::{
     ActorToken, AssertionSettings, AuthorizationServer, ClientAuth, Deadlines, Endpoints, ExchangeError, Exchanger,
-    Flow, Grant, Metrics, Minted, PlainHttp, Quirks, SelfIssuedGrant, Subject, UserTokenKind, UserTokenRule,
+    Flow, Grant, Metrics, Minted, PlainHttp, Quirks, SelfIssuedGrant, Subject, TokenKind, UserTokenRule,
 };
 use idjag_proxy::identity::{self, Identity, Patience, WorkloadApi, WorkloadApiSettings, parse_endpoint};
 use idjag_proxy::jose::SigningKey;
@@ -186,7 +186,7 @@ fn grant(flow: Flow) -> Grant {
 }
 
 fn for_a_user(flow: Flow, issuer: &Arc<AuthorizationServer>) -> Grant {
-    let rule = UserTokenRule { server: Arc::clone(issuer), kind: UserTokenKind::IdToken, audience: Vec::new() };
+    let rule = UserTokenRule { server: Arc::clone(issuer), kind: TokenKind::IdToken, audience: Vec::new() };
     Grant { subject: Subject::User(rule), ..grant(flow) }
 }
 

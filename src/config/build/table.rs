@@ -5,7 +5,7 @@ use crate::config::file::{SubjectFile, TokenFile};
 use crate::config::problem::KeyPath;
 use crate::exchange::{AuthorizationServer, ClientAuth, Endpoints, Flow, Parameter, Subject, UserTokenRule};
 use crate::identity::IdentitySource;
-use crate::jose::UserTokenKind;
+use crate::jose::TokenKind;
 use std::sync::Arc;
 
 impl Builder<'_> {
@@ -48,7 +48,7 @@ impl Builder<'_> {
 
     /// What a user's token must be before anything of it is used.
     pub(super) fn check_user_rule(&mut self, path: &KeyPath, rule: &UserTokenRule) {
-        if rule.audience.is_empty() && rule.kind != UserTokenKind::IdToken {
+        if rule.audience.is_empty() && rule.kind != TokenKind::IdToken {
             self.error(&path.key("audience"), "`audience` is required: what this token's `aud` must contain")
                 .help("only an id_token has a default, our client id at that server");
         }

@@ -11,7 +11,7 @@ use crate::exchange::{
     ActorToken, AssertionSettings, Flow, Grant, GrantDigest, SelfIssuedGrant, Subject, UserTokenRule,
 };
 use crate::identity::IdentitySource;
-use crate::jose::UserTokenKind;
+use crate::jose::TokenKind;
 use crate::policy::{TokenRule, TokenSource};
 use crate::secret::Secret;
 use std::collections::{HashMap, HashSet};
@@ -181,9 +181,9 @@ impl<'a> Tokens<'a> {
         self.used_servers.insert(server.0.clone());
         let server = self.servers.find(server, &path.key("server"), builder)?;
         let kind = match kind {
-            SubjectTypeFile::IdToken => UserTokenKind::IdToken,
-            SubjectTypeFile::AccessToken => UserTokenKind::AccessToken,
-            SubjectTypeFile::Jwt => UserTokenKind::Jwt,
+            SubjectTypeFile::IdToken => TokenKind::IdToken,
+            SubjectTypeFile::AccessToken => TokenKind::AccessToken,
+            SubjectTypeFile::Jwt => TokenKind::Jwt,
         };
         let rule = UserTokenRule { server, kind, audience: texts(audience.as_ref()) };
         builder.check_user_rule(&path, &rule);

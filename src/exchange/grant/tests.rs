@@ -9,7 +9,7 @@ async fn server() -> AuthorizationServer {
     Scripted::start(|_| token()).await.described()
 }
 
-fn user(server: &Arc<AuthorizationServer>, kind: UserTokenKind, audience: &[&str]) -> Subject {
+fn user(server: &Arc<AuthorizationServer>, kind: TokenKind, audience: &[&str]) -> Subject {
     let audience = audience.iter().map(|text| (*text).to_owned()).collect();
     Subject::User(UserTokenRule { server: Arc::clone(server), kind, audience })
 }
@@ -30,7 +30,7 @@ async fn the_table_of_subjects_and_actors_holds() {
         assert_eq!(own.check(), Ok(()));
         let actor = Grant { actor: Some(ActorToken::JwtSvid), ..own.clone() };
         assert_eq!(actor.check().is_ok(), takes_actor, "{}", own.flow.name());
-        let delegated = Grant { subject: user(&server, UserTokenKind::IdToken, &[]), ..own };
+        let delegated = Grant { subject: user(&server, TokenKind::IdToken, &[]), ..own };
         assert_eq!(delegated.check().is_ok(), takes_user, "{}", delegated.flow.name());
         assert!(delegated.is_delegated());
     }
@@ -43,13 +43,13 @@ async fn a_users_token_must_be_verifiable() {
         let server = Arc::new(server);
         Grant { subject: user(&server, kind, audience), ..grant(Flow::TokenExchange { server }) }.check()
     };
-    for kind in [UserTokenKind::AccessToken, UserTokenKind::Jwt] {
+    for kind in [TokenKind::AccessToken, TokenKind::Jwt] {
         assert_eq!(exchange(described.clone(), kind, &[]), Err(GrantError::NoAudience));
         assert_eq!(exchange(described.clone(), kind, &["api"]), Ok(()));
     }
     let Endpoints::Explicit { jwks, .. } = &mut described.endpoints else { panic!("explicit") };
     *jwks = None;
-    assert_eq!(exchange(described, UserTokenKind::IdToken, &[]), Err(GrantError::NoKeys));
+    assert_eq!(exchange(described, TokenKind::IdToken, &[]), Err(GrantError::NoKeys));
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn an_identity_is_needed_where_something_uses_it() {
     let server = Arc::new(described);
     let own = grant(Flow::JwtBearer { server: Arc::clone(&server) });
     assert!(own.needs_identity(), "the assertion is the JWT-SVID");
-    let delegated = Grant { subject: user(&server, UserTokenKind::IdToken, &[]), ..own };
+    let delegated = Grant { subject: user(&server, TokenKind::IdToken, &[]), ..own };
     assert!(!delegated.needs_identity());
     let actor = Grant { actor: Some(ActorToken::JwtSvid), flow: Flow::TokenExchange { server }, ..delegated };
     assert!(actor.needs_identity());
@@ -86,7 +86,7 @@ async fn a_digest_is_of_what_the_server_decides_on() {
         server_change(&mut server);
         let server = Arc::new(server);
         let mut changed = grant(Flow::TokenExchange { server: Arc::clone(&server) });
-        changed.subject = user(&server, UserTokenKind::AccessToken, &["api"]);
+        changed.subject = user(&server, TokenKind::AccessToken, &["api"]);
         change(&mut changed);
         changed.digest()
     };

@@ -21,15 +21,15 @@ use url::Url;
 
 /// Makes connections for one server.
 #[derive(Clone)]
-pub(in crate::exchange) struct Connector {
-    pub(in crate::exchange) tls: TlsConnector,
-    pub(in crate::exchange) plain_http: Arc<PlainHttp>,
-    pub(in crate::exchange) deadline: Duration,
+pub(super) struct Connector {
+    pub(super) tls: TlsConnector,
+    pub(super) plain_http: Arc<PlainHttp>,
+    pub(super) deadline: Duration,
 }
 
 /// Why there is no connection. Nothing of a request has been sent.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::exchange) enum ConnectError {
+pub(super) enum ConnectError {
     #[error("{0}")]
     Tcp(String),
     #[error("{0}")]
@@ -41,7 +41,7 @@ pub(in crate::exchange) enum ConnectError {
 }
 
 /// A connection, secure or to a place that needs no security.
-pub(in crate::exchange) enum Transport {
+pub(super) enum Transport {
     Plain(TokioIo<TcpStream>),
     Tls(Box<TokioIo<TlsStream<TcpStream>>>),
 }
@@ -130,14 +130,14 @@ fn handshake(error: &io::Error) -> ConnectError {
 }
 
 /// The error and what caused it.
-pub(in crate::exchange) fn causes<'e>(
+pub(super) fn causes<'e>(
     error: &'e (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |error| error.source())
 }
 
 /// rustls' own error, which may be wrapped in an `io::Error`.
-pub(in crate::exchange) fn tls_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+pub(super) fn tls_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
     error.downcast_ref::<rustls::Error>().or_else(|| error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref())
 }
 
@@ -176,5 +176,24 @@ impl Write for Transport {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the code above it lets through.
+    #[tokio::test]
+    async fn plain_http_to_another_host_is_refused() {
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(crate::identity::crypto_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let deadline = Duration::from_secs(3);
+        let mut connector = Connector { tls: Arc::new(config).into(), plain_http: Arc::default(), deadline };
+        let result = connector.call("http://192.0.2.1/".parse().expect("a URI")).await;
+        assert!(matches!(result.err(), Some(ConnectError::PlainHttp)));
     }
 }

@@ -1,8 +1,8 @@
 //! Documents that an issuer publishes, metadata and key sets: each is fetched once for all callers, kept while it is fresh, and
 //! used for some time longer while the issuer is in trouble.
+use super::error::IssuerError;
 use super::freshness::lifetime;
 use crate::clock::{Clock, Timestamp};
-use crate::exchange::error::Failure;
 use crate::single_flight::{CachedValue, Fetched, Policy, Served};
 use http::HeaderMap;
 use std::time::Duration;
@@ -16,13 +16,13 @@ const STALE_STEP: Duration = Duration::from_secs(30);
 pub(super) struct DocumentCache<T> {
     /// How long a stale document may be used.
     stale: Duration,
-    cached: CachedValue<T, Failure>,
+    cached: CachedValue<T, IssuerError>,
 }
 
 impl<T: Clone> DocumentCache<T> {
     /// An empty cache. A stale document is used for up to `stale` while its issuer is in trouble.
     pub(super) fn new(stale: Duration) -> Self {
-        let policy = Policy { negative: NEGATIVE, pause: STALE_STEP, is_passing: Failure::is_passing };
+        let policy = Policy { negative: NEGATIVE, pause: STALE_STEP, is_passing: IssuerError::is_passing };
         Self { stale, cached: CachedValue::new(policy) }
     }
 
@@ -37,8 +37,8 @@ impl<T: Clone> DocumentCache<T> {
     pub(super) async fn get(
         &self,
         clock: &Clock,
-        fetch: impl Future<Output = Result<Fetched<T>, Failure>>,
-    ) -> Result<Served<T, Failure>, Failure> {
+        fetch: impl Future<Output = Result<Fetched<T>, IssuerError>>,
+    ) -> Result<Served<T, IssuerError>, IssuerError> {
         self.cached.get(clock, fetch).await
     }
 
@@ -48,8 +48,8 @@ impl<T: Clone> DocumentCache<T> {
         clock: &Clock,
         interval: Duration,
         is_newer: impl Fn(&T) -> bool,
-        fetch: impl Future<Output = Result<Fetched<T>, Failure>>,
-    ) -> Result<Option<T>, Failure> {
+        fetch: impl Future<Output = Result<Fetched<T>, IssuerError>>,
+    ) -> Result<Option<T>, IssuerError> {
         self.cached.refresh(clock, interval, is_newer, fetch).await
     }
 }

@@ -8,7 +8,7 @@ const MIN: Duration = Duration::from_secs(5 * 60);
 const MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `max-age` less `Age`, else `Expires` less `Date`, never less than five minutes nor more than a day.
-pub(in crate::exchange) fn lifetime(headers: &HeaderMap) -> Duration {
+pub(super) fn lifetime(headers: &HeaderMap) -> Duration {
     let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
     let directive = |directive: &str| {
         let (name, seconds) = directive.trim().split_once('=')?;
@@ -32,7 +32,7 @@ pub(in crate::exchange) fn lifetime(headers: &HeaderMap) -> Duration {
 }
 
 /// An HTTP date (RFC 9110 §5.6.7); one before the epoch is none.
-pub(in crate::exchange) fn http_date(text: &str) -> Option<Timestamp> {
+pub(super) fn http_date(text: &str) -> Option<Timestamp> {
     let at: SystemTime = httpdate::parse_http_date(text.trim()).ok()?;
     Some(Timestamp::from_unix_seconds(at.duration_since(UNIX_EPOCH).ok()?.as_secs()))
 }

@@ -1,17 +1,20 @@
-//! One HTTP client per authorization server: no redirects, no proxies, bounded answers, deadlines (OC-1).
+//! One HTTP client per authorization server: no redirects, no proxies, bounded answers, deadlines.
 use super::connector::{ConnectError, Connector, causes, tls_error};
+use super::error::{IssuerError, MAX_RETRY_AFTER};
+use super::freshness::http_date;
 use super::settings::{AuthorizationServer, ClientAuth};
-use crate::clock::Clock;
-use crate::exchange::error::Failure;
-use crate::identity::Identity;
+use super::workload::Workload;
+use crate::clock::Timestamp;
 use crate::tls::{ClientTls, Present, client_config, reason};
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode};
+use http::header::{ACCEPT, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use url::Url;
 
 /// An answer above this is not read to its end.
 const MAX_BODY: usize = 256 * 1024;
@@ -19,62 +22,91 @@ const MAX_BODY: usize = 256 * 1024;
 const MAX_HEAD: usize = 64 * 1024;
 /// Below the idle time of common servers, so that a request rarely meets a connection that is just being closed.
 const IDLE: Duration = Duration::from_secs(15);
-/// A token, a second one, metadata and keys: more never wait at once for long.
+/// Room for two token requests, metadata and keys; more connections are never idle at once for long.
 const MAX_IDLE: usize = 4;
 
-type HttpClient = Client<Connector, Full<Bytes>>;
+const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("idjag-proxy/", env!("CARGO_PKG_VERSION")));
 
-/// What a server answered.
-pub(in crate::exchange) struct Answer {
-    pub(in crate::exchange) status: StatusCode,
-    pub(in crate::exchange) headers: HeaderMap,
-    pub(in crate::exchange) body: Bytes,
+type PooledClient = Client<Connector, Full<Bytes>>;
+
+/// A whole answer of a server.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
-/// The client of one server; another one after every change of the identity, if that takes part in TLS, since a pooled connection
-/// would go on speaking for the old one.
-#[derive(Default)]
-pub(in crate::exchange) struct ServerClient(Mutex<Option<(u64, HttpClient)>>);
+/// The client of one server.
+pub(super) struct HttpClient {
+    server: Arc<AuthorizationServer>,
+    workload: Workload,
+    pool: Mutex<Option<Pool>>,
+}
 
-impl ServerClient {
-    /// Sends one request and reads the whole answer. A connection that could not be made is tried once more: nothing was sent (OC-5).
-    pub(in crate::exchange) async fn send(
-        &self,
-        server: &AuthorizationServer,
-        around: (Option<&Identity>, &Clock),
-        request: Request<Full<Bytes>>,
-    ) -> Result<Answer, Failure> {
-        let client = self.client(server, around)?;
-        let exchange = async {
-            match once(&client, request.clone()).await {
-                Err(Trouble::NotConnected(_)) => once(&client, request).await,
-                result => result,
-            }
-        };
-        match tokio::time::timeout(server.deadlines.total, exchange).await {
-            Ok(result) => result.map_err(Failure::from),
-            Err(_) => Err(Failure::Timeout("its answer")),
+/// Connections that were made with one revision of the identity. If the identity takes part in TLS, every change of it needs new
+/// connections, because a pooled one would go on speaking for the old identity.
+struct Pool {
+    revision: u64,
+    client: PooledClient,
+}
+
+impl HttpClient {
+    pub(super) fn new(server: Arc<AuthorizationServer>, workload: Workload) -> Self {
+        Self { server, workload, pool: Mutex::default() }
+    }
+
+    pub(super) fn server(&self) -> &Arc<AuthorizationServer> {
+        &self.server
+    }
+
+    pub(super) fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
+    /// Sends one request and reads the whole answer. If no connection could be made, nothing was sent, so it tries once more.
+    pub(super) async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Answer, IssuerError> {
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+        request.headers_mut().insert(USER_AGENT, USER_AGENT_VALUE);
+        let client = self.client()?;
+        // The request and its answer live on the heap: there are few of them, and the futures around them stay small.
+        let exchange = Box::pin(with_second_attempt(client, request));
+        match tokio::time::timeout(self.server.deadlines.total, exchange).await {
+            Ok(result) => result.map_err(IssuerError::from),
+            Err(_) => Err(IssuerError::Timeout("its answer")),
         }
     }
 
-    fn client(&self, server: &AuthorizationServer, around: (Option<&Identity>, &Clock)) -> Result<HttpClient, Failure> {
-        let (identity, clock) = around;
+    /// Fetches a document.
+    pub(super) async fn get(&self, url: &Url) -> Result<Answer, IssuerError> {
+        let request = Request::builder().method(Method::GET).uri(url.as_str()).body(Full::default());
+        self.send(request.map_err(|_| IssuerError::Configuration(format!("{url} is no URL of HTTP")))?).await
+    }
+
+    /// The URL if requests may go there: over https, or to a host to which plain http is allowed.
+    pub(super) fn permitted(&self, url: Url) -> Result<Url, IssuerError> {
+        match url.scheme() {
+            "https" => Ok(url),
+            "http" if self.server.plain_http.allows(&url) => Ok(url),
+            _ => Err(IssuerError::PlainHttp(url.to_string())),
+        }
+    }
+
+    fn client(&self) -> Result<PooledClient, IssuerError> {
+        let server = &self.server;
         let present =
             if matches!(server.client_auth, ClientAuth::SpiffeX509) { Present::Svid } else { Present::Nothing };
         let tls = ClientTls { trust: server.trust.clone(), present, alpn: vec![b"http/1.1".to_vec()] };
-        let revision = match identity {
-            Some(identity) if tls.needs_identity() => {
-                identity.current().map_err(|missing| Failure::Identity(missing.to_string()))?.revision
-            }
+        let revision = match self.workload.identity() {
+            Some(_) if tls.needs_identity() => self.workload.snapshot()?.revision,
             _ => 0,
         };
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, client)) = held.as_ref().filter(|(of, _)| *of == revision) {
-            return Ok(client.clone());
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pool.as_ref().filter(|pool| pool.revision == revision) {
+            return Ok(pool.client.clone());
         }
-        let config = client_config(&tls, identity, clock).map_err(|error| Failure::Configuration(error.to_string()))?;
+        let config = client_config(&tls, self.workload.identity(), self.workload.clock());
         let connector = Connector {
-            tls: config.into(),
+            tls: config.map_err(|error| IssuerError::Configuration(error.to_string()))?.into(),
             plain_http: Arc::new(server.plain_http.clone()),
             deadline: server.deadlines.connect,
         };
@@ -85,54 +117,118 @@ impl ServerClient {
             .pool_max_idle_per_host(MAX_IDLE)
             .http1_max_buf_size(MAX_HEAD)
             .build(connector);
-        *held = Some((revision, client.clone()));
+        *pool = Some(Pool { revision, client: client.clone() });
         Ok(client)
     }
 }
 
-enum Trouble {
-    /// Worth another connection.
-    NotConnected(String),
-    Failed(Failure),
+impl Answer {
+    /// The failure of a server that asks to be left alone rather than refuses.
+    pub(crate) fn busy(&self, now: Timestamp) -> Option<IssuerError> {
+        let passing = self.status.is_server_error()
+            || matches!(
+                self.status,
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY
+            );
+        passing.then(|| IssuerError::Busy { status: self.status.as_u16(), retry_after: self.retry_after(now) })
+    }
+
+    /// RFC 9110 §10.2.3: seconds or a date.
+    fn retry_after(&self, now: Timestamp) -> Option<Duration> {
+        let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?;
+        let seconds = text.trim().parse().ok().map(Duration::from_secs);
+        let wait = seconds.or_else(|| http_date(text).map(|at| at.since(now)))?;
+        Some(wait.min(MAX_RETRY_AFTER))
+    }
 }
 
-impl From<Trouble> for Failure {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::NotConnected(why) => Self::Unreachable(why),
-            Trouble::Failed(failure) => failure,
+enum RequestError {
+    /// No connection could be made; another attempt is worth it.
+    NotConnected(String),
+    Failed(IssuerError),
+}
+
+impl From<RequestError> for IssuerError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::NotConnected(why) => Self::Unreachable(why),
+            RequestError::Failed(error) => error,
         }
     }
 }
 
-async fn once(client: &HttpClient, request: Request<Full<Bytes>>) -> Result<Answer, Trouble> {
+async fn with_second_attempt(client: PooledClient, request: Request<Full<Bytes>>) -> Result<Answer, RequestError> {
+    match once(&client, request.clone()).await {
+        Err(RequestError::NotConnected(_)) => once(&client, request).await,
+        result => result,
+    }
+}
+
+async fn once(client: &PooledClient, request: Request<Full<Bytes>>) -> Result<Answer, RequestError> {
     let url = request.uri().to_string();
-    let response = client.request(request).await.map_err(|error| trouble(&error, &url))?;
+    let response = client.request(request).await.map_err(|error| request_error(&error, &url))?;
     let (head, body) = response.into_parts();
     let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| {
-        Trouble::Failed(if error.is::<http_body_util::LengthLimitError>() {
-            Failure::Response(format!("it is longer than {} KiB", MAX_BODY / 1024))
+        RequestError::Failed(if error.is::<http_body_util::LengthLimitError>() {
+            IssuerError::Response(format!("it is longer than {} KiB", MAX_BODY / 1024))
         } else {
-            Failure::Unreachable(format!("the answer broke off: {}", reason(error.as_ref())))
+            IssuerError::Unreachable(format!("the answer broke off: {}", reason(error.as_ref())))
         })
     })?;
     Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
 }
 
-fn trouble(error: &hyper_util::client::legacy::Error, url: &str) -> Trouble {
+fn request_error(error: &hyper_util::client::legacy::Error, url: &str) -> RequestError {
     let source = std::error::Error::source(error);
-    match source.and_then(|source| source.downcast_ref::<ConnectError>()) {
-        Some(ConnectError::Tcp(why)) => Trouble::NotConnected(why.clone()),
-        Some(ConnectError::Tls(why)) => Trouble::Failed(Failure::Tls(why.clone())),
-        Some(ConnectError::Timeout(_)) => Trouble::Failed(Failure::Timeout("connecting")),
-        Some(ConnectError::PlainHttp) => Trouble::Failed(Failure::PlainHttp(url.to_owned())),
-        None => {
-            // TLS 1.3 refuses a client certificate only after the handshake, when the answer is read.
-            if causes(error).any(|cause| tls_error(cause).is_some()) {
-                Trouble::Failed(Failure::Tls(reason(error)))
-            } else {
-                Trouble::Failed(Failure::Unreachable(reason(error)))
+    RequestError::Failed(match source.and_then(|source| source.downcast_ref::<ConnectError>()) {
+        Some(ConnectError::Tcp(why)) => return RequestError::NotConnected(why.clone()),
+        Some(ConnectError::Tls(why)) => IssuerError::Tls(why.clone()),
+        Some(ConnectError::Timeout(_)) => IssuerError::Timeout("connecting"),
+        Some(ConnectError::PlainHttp) => IssuerError::PlainHttp(url.to_owned()),
+        // TLS 1.3 refuses a client certificate only after the handshake, when the answer is read.
+        None if causes(error).any(|cause| tls_error(cause).is_some()) => IssuerError::Tls(reason(error)),
+        None => IssuerError::Unreachable(reason(error)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::Fault;
+
+    const NOW: Timestamp = Timestamp::from_unix_seconds(1_767_225_600);
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_bounded() {
+        let failure = |status, retry_after: Option<&'static str>| {
+            let body = Bytes::from_static(br#"{"error":"invalid_client"}"#);
+            let mut answer =
+                Answer { status: StatusCode::from_u16(status).expect("a status"), headers: HeaderMap::new(), body };
+            if let Some(value) = retry_after {
+                answer.headers.insert(RETRY_AFTER, HeaderValue::from_static(value));
             }
+            answer.busy(NOW)
+        };
+        for (value, seconds) in [
+            (Some("7"), Some(7)),
+            (Some("Thu, 01 Jan 2026 00:00:09 GMT"), Some(9)),
+            (Some("Wed, 31 Dec 2025 00:00:00 GMT"), Some(0)),
+            (Some("999999999"), Some(300)),
+            (Some("-1"), None),
+            (Some("soon"), None),
+            (None, None),
+        ] {
+            let error = failure(503, value).expect("busy");
+            assert_eq!(error.retry_after(), seconds.map(Duration::from_secs), "{value:?}");
+            assert_eq!((error.fault(), error.kind()), (Fault::Unavailable, "busy"));
+            assert!(error.negative_ttl() >= Duration::from_secs(1));
+        }
+        assert_eq!(failure(429, Some("7")).expect("busy").negative_ttl(), Duration::from_secs(7));
+        for status in [408, 425, 429, 500, 502, 503, 504] {
+            assert!(failure(status, None).is_some(), "{status}");
+        }
+        for status in [200, 302, 400, 401, 403, 404] {
+            assert!(failure(status, None).is_none(), "{status}");
         }
     }
 }

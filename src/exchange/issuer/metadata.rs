@@ -1,13 +1,13 @@
-//! Authorization server metadata: RFC 8414 and OpenID Connect Discovery (AM-1 to AM-5 of the standards digest).
-use super::http_client::Answer;
+//! Authorization server metadata: RFC 8414 and OpenID Connect Discovery 1.0.
+use super::error::IssuerError;
+use super::http_client::{Answer, HttpClient};
 use super::settings::AuthorizationServer;
-use crate::exchange::error::Failure;
 use crate::jose::object;
 use http::StatusCode;
 use serde_json::{Map, Value};
 use url::Url;
 
-/// What is needed of it.
+/// The members that are used.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Metadata {
     pub(super) token_endpoint: Url,
@@ -15,8 +15,31 @@ pub(super) struct Metadata {
     pub(super) jwks_uri: Option<Url>,
 }
 
-/// The issuer as a URL: with a host, without query, fragment and credentials (AM-1).
-pub(super) fn issuer_url(issuer: &str) -> Result<Url, Failure> {
+/// Tries the well-known locations in order and takes the first document that is the issuer's own.
+///
+/// Some gateways return 5xx for paths that they do not serve, so one 5xx says nothing about the remaining locations. A
+/// `Retry-After` does, and so does a missing response: all locations share one host.
+pub(super) async fn discover(http: &HttpClient) -> Result<(Metadata, Answer), IssuerError> {
+    let issuer = issuer_url(&http.server().issuer)?;
+    let (mut tried, mut any_busy) = (Vec::new(), false);
+    for url in locations(&http.permitted(issuer)?) {
+        let answer = http.get(&url).await?;
+        match answer.busy(http.workload().now()) {
+            Some(IssuerError::Busy { retry_after: None, .. }) if answer.status.is_server_error() => any_busy = true,
+            Some(failure) => return Err(failure),
+            None => {}
+        }
+        match read(&answer, http.server()) {
+            Ok(metadata) => return Ok((metadata, answer)),
+            Err(why) => tried.push(format!("{url}: {why}")),
+        }
+    }
+    let tried = tried.join(", ");
+    Err(if any_busy { IssuerError::Undiscovered(tried) } else { IssuerError::Metadata(tried) })
+}
+
+/// The issuer as a URL: with a host, without query and fragment (RFC 8414 §2), and without credentials.
+fn issuer_url(issuer: &str) -> Result<Url, IssuerError> {
     let url = Url::parse(issuer).ok().filter(|url| {
         url.has_host()
             && url.query().is_none()
@@ -25,12 +48,12 @@ pub(super) fn issuer_url(issuer: &str) -> Result<Url, Failure> {
             && url.password().is_none()
     });
     url.ok_or_else(|| {
-        Failure::Configuration(format!("the issuer {issuer:?} is not a URL from which metadata can be asked"))
+        IssuerError::Configuration(format!("the issuer {issuer:?} is not a URL from which metadata can be asked"))
     })
 }
 
-/// Where to look, in this order: RFC 8414, then OpenID Connect's document in RFC 8414's place, then in its own.
-pub(super) fn locations(issuer: &Url) -> Vec<Url> {
+/// Where to look, in this order: RFC 8414 §3.1, then OpenID Connect's document at RFC 8414's location (§5), then at its own.
+fn locations(issuer: &Url) -> Vec<Url> {
     let path = issuer.path().trim_end_matches('/');
     let at = |path: String| {
         let mut url = issuer.clone();
@@ -47,13 +70,13 @@ pub(super) fn locations(issuer: &Url) -> Vec<Url> {
     found
 }
 
-/// The document, if it is this issuer's; else a phrase that says why not.
-pub(super) fn read(answer: &Answer, server: &AuthorizationServer) -> Result<Metadata, String> {
+/// The document, if it is this issuer's own; otherwise a phrase that says why not.
+fn read(answer: &Answer, server: &AuthorizationServer) -> Result<Metadata, String> {
     if answer.status != StatusCode::OK {
         return Err(format!("answered {}", answer.status.as_u16()));
     }
     let document = object(&answer.body).map_err(|error| format!("the document {error}"))?;
-    // AM-3: as strings. A document about somebody else would send our credentials to them.
+    // Compared as strings (RFC 8414 §3.3). A document of another issuer would send our credentials there.
     match document.get("issuer").and_then(Value::as_str) {
         Some(issuer) if issuer == server.issuer => {}
         Some(issuer) => return Err(format!("the document is of the issuer {issuer:?} and not of {:?}", server.issuer)),
@@ -68,7 +91,7 @@ pub(super) fn read(answer: &Answer, server: &AuthorizationServer) -> Result<Meta
     })
 }
 
-/// AM-4: https; plain http only on a listed host, or on loopback for an issuer that is plain http itself.
+/// An endpoint, over https; over plain http only on a listed host, or on loopback if the issuer is plain http itself.
 fn endpoint(members: &Map<String, Value>, name: &str, server: &AuthorizationServer) -> Result<Option<Url>, String> {
     let text = match members.get(name) {
         None | Some(Value::Null) => return Ok(None),

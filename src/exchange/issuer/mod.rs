@@ -1,9 +1,25 @@
-//! Issuers: what is configured of them, how they are asked, and what is known of them.
-pub(super) mod connector;
+//! Issuers of tokens: what is configured of them, how they are asked, and what is known of them while the proxy runs. They are
+//! asked for tokens by `exchange`; [`TokenVerifier`] verifies the tokens that they have signed.
+mod connector;
 mod document_cache;
-pub(super) mod freshness;
-pub(super) mod http_client;
+mod error;
+mod freshness;
+mod http_client;
+mod issuers;
+mod keys;
 mod metadata;
-pub(super) mod runtime;
-pub(super) mod settings;
-pub(super) mod verify;
+mod runtime;
+mod settings;
+mod verify;
+mod workload;
+
+pub use error::{Fault, IssuerError, VerifyError};
+pub(crate) use error::{ask_operator, failures, try_later};
+pub(crate) use http_client::Answer;
+pub use issuers::Issuers;
+pub use runtime::Issuer;
+pub use settings::{
+    AssertionAudience, AuthorizationServer, ClientAuth, Deadlines, Endpoints, Parameter, PlainHttp, Quirks,
+};
+pub use verify::{Audience, TokenRules, TokenVerifier};
+pub use workload::Workload;

@@ -181,7 +181,7 @@ fn is_loopback(url: &Url) -> bool {
 
 impl AuthorizationServer {
     /// Whether a request to it, or for a token of it, needs the workload's identity.
-    pub(in crate::exchange) fn uses_identity(&self) -> bool {
+    pub fn uses_identity(&self) -> bool {
         self.client_id.is_none() && !matches!(self.client_auth, ClientAuth::None)
             || self.client_auth.uses_identity()
             || matches!(self.trust, ServerTrust::Spiffe(_))

@@ -1,7 +1,7 @@
 //! What each flow sends: the table of subjects and actors, without JWT-SVIDs, which come from a Workload API.
 use crate::exchange::testing::{Bench, Reply, Scripted, client_credentials, grant, json, token};
 use crate::exchange::{
-    AssertionSettings, AuthorizationServer, ClientAuth, Fault, Flow, Grant, SelfIssuedGrant, Subject, UserTokenKind,
+    AssertionSettings, AuthorizationServer, ClientAuth, Fault, Flow, Grant, SelfIssuedGrant, Subject, TokenKind,
     UserTokenRule,
 };
 use crate::identity::testing::{Authority, Fed};
@@ -48,7 +48,7 @@ fn alice(bench: &Bench, issuer: &str, changes: &Value) -> String {
 }
 
 fn user_of(server: &Arc<AuthorizationServer>) -> Subject {
-    Subject::User(UserTokenRule { server: Arc::clone(server), kind: UserTokenKind::IdToken, audience: Vec::new() })
+    Subject::User(UserTokenRule { server: Arc::clone(server), kind: TokenKind::IdToken, audience: Vec::new() })
 }
 
 fn self_issued(server: &Arc<AuthorizationServer>, kind: SelfIssuedGrant, subject: Subject) -> Grant {

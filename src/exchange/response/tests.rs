@@ -4,7 +4,7 @@ use crate::exchange::{Fault, testing};
 use crate::jose::SigningKey;
 use crate::jose::vectors::es256_pkcs8;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use serde_json::json;
 
 const NOW: Timestamp = Timestamp::from_unix_seconds(1_767_225_600);
@@ -24,7 +24,7 @@ fn with(changes: &Value) -> Result<Issued, Failure> {
 }
 
 fn unusable(result: &Result<Issued, Failure>) -> bool {
-    matches!(result, Err(Failure::Response(_)))
+    matches!(result, Err(Failure::Issuer(IssuerError::Response(_))))
 }
 
 fn signed(typ: &str, claims: &Value) -> String {
@@ -182,7 +182,7 @@ fn an_id_jag_is_one_and_for_the_server_that_it_goes_to() {
 }
 
 fn refused(status: u16, body: &str) -> Option<ExchangeError> {
-    refusal(&answer(status, body), &[], false).map(|failure| ExchangeError::new("as", failure))
+    refusal(&answer(status, body), &[], false).map(|refusal| ExchangeError::new("as", Failure::Refused(refusal)))
 }
 
 #[test]
@@ -206,7 +206,11 @@ fn an_error_is_keyed_on_its_code_and_not_on_its_status() {
         }
     }
     let delegated = refusal(&answer(400, r#"{"error":"invalid_request"}"#), &[], true).expect("an error");
-    assert_eq!(ExchangeError::new("as", delegated).fault(), Fault::Agent, "RFC 8693 §2.2.2: the subject token");
+    assert_eq!(
+        ExchangeError::new("as", Failure::Refused(delegated)).fault(),
+        Fault::Agent,
+        "RFC 8693 §2.2.2: the subject token"
+    );
     let later = refused(400, r#"{"error":"temporarily_unavailable"}"#).expect("an error");
     assert!(later.advice().contains("Try again later") && later.negative_ttl().as_secs() <= 5);
     let permanent = refused(400, r#"{"error":"invalid_client"}"#).expect("an error").negative_ttl();
@@ -231,45 +235,13 @@ fn a_description_goes_to_the_log_without_what_we_sent() {
         "error": "invalid_grant",
         "error_description": format!("no\r\n\u{1b}[31m: hunter2-canary or {long} of user {}", "word ".repeat(200)),
     });
-    let failure = refusal(&answer(400, &body.to_string()), &["hunter2-canary".to_owned()], false).expect("an error");
-    let error = ExchangeError::new("as", failure);
+    let refusal = refusal(&answer(400, &body.to_string()), &["hunter2-canary".to_owned()], false).expect("an error");
+    let error = ExchangeError::new("as", Failure::Refused(refusal));
     let (log, advice) = (error.to_string(), error.advice());
     assert!(log.contains("invalid_grant: no   [31m: [redacted] or [redacted] of user word"), "{log}");
     assert!(!log.contains(char::is_control) && log.len() < 400);
     assert!(!advice.contains("word") && advice.contains("invalid_grant"), "{advice}");
     assert!(!format!("{error:?}").contains("canary"));
-}
-
-#[test]
-fn retry_after_is_seconds_or_a_date_and_bounded() {
-    let failure = |status, retry_after: Option<&'static str>| {
-        let mut answer = answer(status, r#"{"error":"invalid_client"}"#);
-        if let Some(value) = retry_after {
-            answer.headers.insert(HeaderName::from_static("retry-after"), HeaderValue::from_static(value));
-        }
-        busy(&answer, NOW).map(|failure| ExchangeError::new("as", failure))
-    };
-    for (value, seconds) in [
-        (Some("7"), Some(7)),
-        (Some("Thu, 01 Jan 2026 00:00:09 GMT"), Some(9)),
-        (Some("Wed, 31 Dec 2025 00:00:00 GMT"), Some(0)),
-        (Some("999999999"), Some(300)),
-        (Some("-1"), None),
-        (Some("soon"), None),
-        (None, None),
-    ] {
-        let error = failure(503, value).expect("busy");
-        assert_eq!(error.retry_after(), seconds.map(Duration::from_secs), "{value:?}");
-        assert_eq!((error.fault(), error.kind()), (Fault::Unavailable, "busy"));
-        assert!(error.negative_ttl() >= Duration::from_secs(1));
-    }
-    assert_eq!(failure(429, Some("7")).expect("busy").negative_ttl(), Duration::from_secs(7));
-    for status in [408, 425, 429, 500, 502, 503, 504] {
-        assert!(failure(status, None).is_some(), "{status}");
-    }
-    for status in [200, 302, 400, 401, 403, 404] {
-        assert!(failure(status, None).is_none(), "{status}");
-    }
 }
 
 /// The same rules through a socket: what the server says is what the caller gets.

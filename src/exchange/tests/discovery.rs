@@ -1,6 +1,6 @@
 //! Metadata and keys: where they are looked for, what is believed, how long.
 use crate::exchange::testing::{Bench, Reply, Scripted, Seen, client_credentials, grant, json, token};
-use crate::exchange::{AuthorizationServer, Endpoints, Fault, Flow, Grant, Subject, UserTokenKind, UserTokenRule};
+use crate::exchange::{AuthorizationServer, Endpoints, Fault, Flow, Grant, Subject, TokenKind, UserTokenRule};
 use crate::jose::SigningKey;
 use crate::jose::vectors::{EDDSA_KEY, ES256_KEY, eddsa_pkcs8, es256_pkcs8};
 use futures_util::future::join_all;
@@ -227,7 +227,7 @@ async fn old_metadata_is_used_on_while_the_server_is_in_trouble() {
 /// A grant for a user of `server`, at the same server.
 fn for_user(server: AuthorizationServer) -> Grant {
     let server = Arc::new(server);
-    let rule = UserTokenRule { server: Arc::clone(&server), kind: UserTokenKind::IdToken, audience: Vec::new() };
+    let rule = UserTokenRule { server: Arc::clone(&server), kind: TokenKind::IdToken, audience: Vec::new() };
     Grant { subject: Subject::User(rule), ..grant(Flow::JwtBearer { server }) }
 }
 

@@ -214,20 +214,6 @@ async fn a_credential_does_not_leave_in_the_clear() {
     assert_eq!(ask(server).await.expect("loopback by name"), "t0ken");
 }
 
-/// The connector asks again itself, whatever those above it have let through.
-#[tokio::test]
-async fn the_connector_refuses_the_clear_by_itself() {
-    use crate::exchange::issuer::connector::{ConnectError, Connector};
-    use tower_service::Service;
-    let clock = crate::clock::Clock::system();
-    let trust = tls("a").trust;
-    let tls = crate::tls::ClientTls { trust, present: Default::default(), alpn: Vec::new() };
-    let config = crate::tls::client_config(&tls, None, &clock).expect("a configuration");
-    let mut connector = Connector { tls: config.into(), plain_http: Arc::default(), deadline: Duration::from_secs(3) };
-    let result = connector.call("http://192.0.2.1/".parse().expect("a URI")).await;
-    assert!(matches!(result.err(), Some(ConnectError::PlainHttp)));
-}
-
 #[tokio::test]
 async fn the_request_is_a_form_with_one_authentication() {
     let server = Scripted::start(|_| token()).await;

@@ -27,17 +27,17 @@ fn signed(typ: &str, claims: &Value) -> String {
         .expect("a signature")
 }
 
-fn check_as(kind: UserTokenKind, token: &str) -> Result<Verified, Refused> {
+fn check_as(kind: TokenKind, token: &str) -> Result<Verified, InvalidToken> {
     let audiences = [AUDIENCE.to_owned()];
     let rules = Rules { kind, issuer: "https://idp", audiences: &audiences, leeway: Duration::from_secs(30) };
     verify(token, &keys(), &rules, now())
 }
 
-fn check(token: &str) -> Option<Refused> {
-    check_as(UserTokenKind::IdToken, token).err()
+fn check(token: &str) -> Option<InvalidToken> {
+    check_as(TokenKind::IdToken, token).err()
 }
 
-fn with(name: &str, value: Value) -> Option<Refused> {
+fn with(name: &str, value: Value) -> Option<InvalidToken> {
     let mut changed = claims();
     changed[name] = value;
     check(&signed("JWT", &changed))
@@ -47,7 +47,7 @@ fn with(name: &str, value: Value) -> Option<Refused> {
 fn published_tokens_verify_under_their_keys() {
     let audiences = ["https://as.b.example/auth".to_owned()];
     let mut rules = Rules {
-        kind: UserTokenKind::Jwt,
+        kind: TokenKind::Jwt,
         issuer: "https://as.a.example/auth",
         audiences: &audiences,
         leeway: Duration::ZERO,
@@ -57,15 +57,15 @@ fn published_tokens_verify_under_their_keys() {
     assert_eq!(verify(CHAINING, &keys, &rules, at).expect("valid").subject, "johndoe@a.example");
     assert_eq!(
         verify(CHAINING, &keys, &rules, Timestamp::from_unix_seconds(1_695_287_752)).err(),
-        Some(Refused::Expired)
+        Some(InvalidToken::Expired)
     );
-    rules.kind = UserTokenKind::AccessToken;
-    assert_eq!(verify(CHAINING, &keys, &rules, at).err(), Some(Refused::Typ));
+    rules.kind = TokenKind::AccessToken;
+    assert_eq!(verify(CHAINING, &keys, &rules, at).err(), Some(InvalidToken::Typ));
 
     // RFC 7515 A.3 and RFC 8037 A.4 sign other payloads than claims sets: the signature passes, the claims do not.
-    rules.kind = UserTokenKind::Jwt;
+    rules.kind = TokenKind::Jwt;
     let keys = key_set(&[("unnamed", ES256_KEY), ("too", EDDSA_KEY)]);
-    assert_eq!(verify(vectors::ES256_JWS, &keys, &rules, at).err(), Some(Refused::Issuer));
+    assert_eq!(verify(vectors::ES256_JWS, &keys, &rules, at).err(), Some(InvalidToken::Issuer));
     let parts = vectors::EDDSA_JWS.rsplit_once('.').expect("parts");
     let signature = URL_SAFE_NO_PAD.decode(parts.1).expect("base64url");
     assert_eq!(keys.check("EdDSA", None, parts.0.as_bytes(), &signature), Ok(()));
@@ -75,12 +75,16 @@ fn published_tokens_verify_under_their_keys() {
 fn other_kinds_of_token_do_not_pass_for_a_users() {
     let keys = key_set(&[("idp-1", ES256_KEY), ("idp-2", EDDSA_KEY), ("client-1", ES256_KEY), ("td-jwt-1", ES256_KEY)]);
     let audiences = [AUDIENCE.to_owned()];
-    for kind in [UserTokenKind::IdToken, UserTokenKind::AccessToken, UserTokenKind::Jwt] {
+    for kind in [TokenKind::IdToken, TokenKind::AccessToken, TokenKind::Jwt] {
         let rules = Rules { kind, issuer: "https://idp.acme.example", audiences: &audiences, leeway: Duration::ZERO };
         for token in [vectors::C1, vectors::C2, vectors::C4, vectors::WIT] {
-            assert_eq!(verify(token, &keys, &rules, now()).err(), Some(Refused::Typ));
+            assert_eq!(verify(token, &keys, &rules, now()).err(), Some(InvalidToken::Typ));
         }
-        assert_eq!(verify(C3, &keys, &rules, now()).err(), Some(Refused::Claim("iss")), "a JWT-SVID has no issuer");
+        assert_eq!(
+            verify(C3, &keys, &rules, now()).err(),
+            Some(InvalidToken::Claim("iss")),
+            "a JWT-SVID has no issuer"
+        );
     }
     let wit = key_set(&[("June 5", vectors::WIT_KEY)]);
     let token = Unverified::parse(vectors::WIT).expect("a JWS");
@@ -96,18 +100,18 @@ fn other_kinds_of_token_do_not_pass_for_a_users() {
 #[test]
 fn a_good_token_passes_and_one_bit_ends_it() {
     let token = signed("JWT", &claims());
-    let verified = check_as(UserTokenKind::IdToken, &token).expect("valid");
+    let verified = check_as(TokenKind::IdToken, &token).expect("valid");
     assert_eq!((verified.subject.as_str(), verified.expires_at), ("alice", Timestamp::from_unix_seconds(T0 + 300)));
     let (rest, signature) = token.rsplit_once('.').expect("parts");
     let mut bytes = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
     bytes[40] ^= 1;
-    assert_eq!(check(&format!("{rest}.{}", URL_SAFE_NO_PAD.encode(&bytes))), Some(Refused::Signature));
+    assert_eq!(check(&format!("{rest}.{}", URL_SAFE_NO_PAD.encode(&bytes))), Some(InvalidToken::Signature));
     // The DER form of an ECDSA signature is not JWS's (JB-8).
     bytes[40] ^= 1;
     let integer = |part: &[u8]| [&[2, 33, 0], part].concat();
     let both = [integer(&bytes[..32]), integer(&bytes[32..])].concat();
     let der = [vec![0x30, u8::try_from(both.len()).expect("short")], both].concat();
-    assert_eq!(check(&format!("{rest}.{}", URL_SAFE_NO_PAD.encode(der))), Some(Refused::Signature));
+    assert_eq!(check(&format!("{rest}.{}", URL_SAFE_NO_PAD.encode(der))), Some(InvalidToken::Signature));
     // Somebody else's claims under this signature.
     let mut other = claims();
     other["sub"] = json!("mallory");
@@ -116,10 +120,10 @@ fn a_good_token_passes_and_one_bit_ends_it() {
         rest.split('.').next().expect("a header"),
         URL_SAFE_NO_PAD.encode(other.to_string())
     );
-    assert_eq!(check(&forged), Some(Refused::Signature));
+    assert_eq!(check(&forged), Some(InvalidToken::Signature));
 }
 
-fn with_header(header: &Value) -> Option<Refused> {
+fn with_header(header: &Value) -> Option<InvalidToken> {
     let input =
         format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims().to_string()));
     let pair = aws_lc_rs::signature::EcdsaKeyPair::from_pkcs8(
@@ -136,22 +140,25 @@ fn the_header_decides_nothing_that_the_key_does_not_allow() {
     assert_eq!(with_header(&json!({"alg": "ES256", "kid": "k"})), None);
     assert_eq!(with_header(&json!({"alg": "ES256"})), None, "one key of the set takes ES256");
     for alg in ["none", "None", "HS256", "RS256", "ES384", "EdDSA", "Ed25519"] {
-        assert_eq!(with_header(&json!({"alg": alg, "kid": "k"})), Some(Refused::Algorithm), "{alg}");
+        assert_eq!(with_header(&json!({"alg": alg, "kid": "k"})), Some(InvalidToken::Algorithm), "{alg}");
     }
-    assert_eq!(with_header(&json!({"kid": "k"})), Some(Refused::Algorithm));
-    assert_eq!(with_header(&json!({"alg": "ES256", "kid": "x"})), Some(Refused::UnknownKey));
+    assert_eq!(with_header(&json!({"kid": "k"})), Some(InvalidToken::Algorithm));
+    assert_eq!(with_header(&json!({"alg": "ES256", "kid": "x"})), Some(InvalidToken::UnknownKey));
     assert_eq!(
         with_header(&json!({"alg": "ES256", "kid": 7})),
-        Some(Refused::Malformed("has a `kid` that is not a string"))
+        Some(InvalidToken::Malformed("has a `kid` that is not a string"))
     );
-    assert_eq!(with_header(&json!({"alg": "ES256", "kid": "k", "crit": ["exp"], "exp": 1})), Some(Refused::Critical));
+    assert_eq!(
+        with_header(&json!({"alg": "ES256", "kid": "k", "crit": ["exp"], "exp": 1})),
+        Some(InvalidToken::Critical)
+    );
     assert_eq!(
         with_header(&json!({"alg": "ES256", "kid": "k", "b64": false})),
-        Some(Refused::Malformed("has an unencoded payload"))
+        Some(InvalidToken::Malformed("has an unencoded payload"))
     );
     // A key in the header is nobody's (JB-4): it is not looked at, and the named one decides.
     let jwk: Value = serde_json::from_str(EDDSA_KEY).expect("a JWK");
-    assert_eq!(with_header(&json!({"alg": "EdDSA", "kid": "ed", "jwk": jwk})), Some(Refused::Signature));
+    assert_eq!(with_header(&json!({"alg": "EdDSA", "kid": "ed", "jwk": jwk})), Some(InvalidToken::Signature));
 }
 
 #[test]
@@ -165,7 +172,7 @@ fn hmac_with_the_public_key_is_not_a_signature() {
     );
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &public);
     let tag = aws_lc_rs::hmac::sign(&key, input.as_bytes());
-    assert_eq!(check(&format!("{input}.{}", URL_SAFE_NO_PAD.encode(tag))), Some(Refused::Algorithm));
+    assert_eq!(check(&format!("{input}.{}", URL_SAFE_NO_PAD.encode(tag))), Some(InvalidToken::Algorithm));
 }
 
 #[test]
@@ -173,36 +180,36 @@ fn keys_of_different_kinds_may_share_a_kid() {
     let shared = key_set(&[("k", EDDSA_KEY), ("k", ES256_KEY)]);
     let audiences = [AUDIENCE.to_owned()];
     let rules = Rules {
-        kind: UserTokenKind::IdToken,
+        kind: TokenKind::IdToken,
         issuer: "https://idp",
         audiences: &audiences,
         leeway: Duration::from_secs(30),
     };
     assert_eq!(verify(&signed("JWT", &claims()), &shared, &rules, now()).expect("valid").subject, "alice");
-    assert_eq!(shared.check("EdDSA", Some("k"), b"x", &[0; 64]), Err(Refused::Signature));
-    assert_eq!(shared.check("RS256", Some("k"), b"x", &[0; 64]), Err(Refused::Algorithm));
-    assert_eq!(shared.check("ES256", Some("other"), b"x", &[0; 64]), Err(Refused::UnknownKey));
+    assert_eq!(shared.check("EdDSA", Some("k"), b"x", &[0; 64]), Err(InvalidToken::Signature));
+    assert_eq!(shared.check("RS256", Some("k"), b"x", &[0; 64]), Err(InvalidToken::Algorithm));
+    assert_eq!(shared.check("ES256", Some("other"), b"x", &[0; 64]), Err(InvalidToken::UnknownKey));
 }
 
 #[test]
 fn two_keys_that_fit_need_a_kid_and_a_key_may_narrow_its_algorithm() {
     let two = key_set(&[("a", ES256_KEY), ("b", vectors::CHAINING_KEY)]);
     let refused = |kid| two.check("ES256", kid, b"x", &[0; 64]);
-    assert_eq!(refused(None), Err(Refused::AmbiguousKey));
-    assert_eq!(refused(Some("a")), Err(Refused::Signature));
+    assert_eq!(refused(None), Err(InvalidToken::AmbiguousKey));
+    assert_eq!(refused(Some("a")), Err(InvalidToken::Signature));
     let twice = key_set(&[("a", ES256_KEY), ("a", vectors::CHAINING_KEY)]);
-    assert_eq!(twice.check("ES256", Some("a"), b"x", &[0; 64]), Err(Refused::AmbiguousKey));
+    assert_eq!(twice.check("ES256", Some("a"), b"x", &[0; 64]), Err(InvalidToken::AmbiguousKey));
     let mut jwk: Value = serde_json::from_str(ES256_KEY).expect("a JWK");
     jwk.as_object_mut().expect("an object").remove("d");
     jwk["kid"] = json!("k");
     jwk["alg"] = json!("ES384");
     let narrowed = KeySet::parse(json!({ "keys": [jwk] }).to_string().as_bytes()).expect("a set");
-    assert_eq!(narrowed.check("ES256", Some("k"), b"x", &[0; 64]), Err(Refused::Algorithm));
+    assert_eq!(narrowed.check("ES256", Some("k"), b"x", &[0; 64]), Err(InvalidToken::Algorithm));
 }
 
 #[test]
 fn typ_belongs_to_the_kind() {
-    use UserTokenKind::{AccessToken, IdToken, Jwt};
+    use TokenKind::{AccessToken, IdToken, Jwt};
     for (typ, kinds) in [
         ("JWT", vec![IdToken, AccessToken, Jwt]),
         ("application/jwt", vec![IdToken, AccessToken, Jwt]),
@@ -220,58 +227,61 @@ fn typ_belongs_to_the_kind() {
 
 #[test]
 fn issuer_and_audience_are_compared_as_strings() {
-    assert_eq!(with("iss", json!("https://idp/")), Some(Refused::Issuer));
-    assert_eq!(with("iss", json!("HTTPS://IDP")), Some(Refused::Issuer));
-    assert_eq!(with("iss", json!(null)), Some(Refused::Claim("iss")));
+    assert_eq!(with("iss", json!("https://idp/")), Some(InvalidToken::Issuer));
+    assert_eq!(with("iss", json!("HTTPS://IDP")), Some(InvalidToken::Issuer));
+    assert_eq!(with("iss", json!(null)), Some(InvalidToken::Claim("iss")));
     assert_eq!(with("aud", json!([AUDIENCE])), None);
     assert_eq!(with("aud", json!(["https://other", AUDIENCE])), None);
     for aud in [json!("https://as.chat.example/"), json!([]), json!("")] {
-        assert_eq!(with("aud", aud), Some(Refused::Audience));
+        assert_eq!(with("aud", aud), Some(InvalidToken::Audience));
     }
     for aud in [json!(null), json!(7), json!([AUDIENCE, 7]), json!({"aud": AUDIENCE})] {
-        assert_eq!(with("aud", aud), Some(Refused::Claim("aud")));
+        assert_eq!(with("aud", aud), Some(InvalidToken::Claim("aud")));
     }
-    assert_eq!(with("sub", json!("")), Some(Refused::Claim("sub")));
+    assert_eq!(with("sub", json!("")), Some(InvalidToken::Claim("sub")));
     let mut shared = claims();
     shared["aud"] = json!(["https://other", AUDIENCE]);
     shared["azp"] = json!("https://other");
-    assert_eq!(check(&signed("JWT", &shared)), Some(Refused::Audience), "issued to another client");
-    assert!(check_as(UserTokenKind::AccessToken, &signed("JWT", &shared)).is_ok(), "`azp` is an ID token's");
+    assert_eq!(check(&signed("JWT", &shared)), Some(InvalidToken::Audience), "issued to another client");
+    assert!(check_as(TokenKind::AccessToken, &signed("JWT", &shared)).is_ok(), "`azp` is an ID token's");
 }
 
 #[test]
 fn dates_are_numbers_within_this_calendar() {
     assert_eq!(with("exp", json!(T0 + 300)), None);
     assert_eq!(with("exp", json!(1_767_225_900.75)), None);
-    assert_eq!(with("exp", json!(T0 - 20)), Some(Refused::Expired), "30 s of leeway are over at T0 + 10");
+    assert_eq!(with("exp", json!(T0 - 20)), Some(InvalidToken::Expired), "30 s of leeway are over at T0 + 10");
     assert_eq!(with("exp", json!(T0 - 19)), None, "and not a second earlier");
     for exp in
         [json!(null), json!("1767225900"), json!(1e40), json!(-1), json!(u64::MAX), json!(true), json!([T0 + 300])]
     {
-        assert_eq!(with("exp", exp), Some(Refused::Claim("exp")));
+        assert_eq!(with("exp", exp), Some(InvalidToken::Claim("exp")));
     }
     for name in ["nbf", "iat"] {
         assert_eq!(with(name, json!(T0 + 40)), None);
-        assert_eq!(with(name, json!(T0 + 41)), Some(Refused::NotYet));
+        assert_eq!(with(name, json!(T0 + 41)), Some(InvalidToken::NotYet));
     }
-    assert_eq!(with("nbf", json!("now")), Some(Refused::Claim("nbf")));
+    assert_eq!(with("nbf", json!("now")), Some(InvalidToken::Claim("nbf")));
     let mut without = claims();
     without.as_object_mut().expect("an object").remove("exp");
-    assert_eq!(check(&signed("JWT", &without)), Some(Refused::Claim("exp")));
+    assert_eq!(check(&signed("JWT", &without)), Some(InvalidToken::Claim("exp")));
 }
 
 #[test]
 fn leeway_is_never_more_than_a_minute() {
     let audiences = [AUDIENCE.to_owned()];
     let rules = Rules {
-        kind: UserTokenKind::Jwt,
+        kind: TokenKind::Jwt,
         issuer: "https://idp",
         audiences: &audiences,
         leeway: Duration::from_secs(86_400),
     };
     let token = signed("JWT", &claims());
     assert!(verify(&token, &keys(), &rules, Timestamp::from_unix_seconds(T0 + 359)).is_ok());
-    assert_eq!(verify(&token, &keys(), &rules, Timestamp::from_unix_seconds(T0 + 360)).err(), Some(Refused::Expired));
+    assert_eq!(
+        verify(&token, &keys(), &rules, Timestamp::from_unix_seconds(T0 + 360)).err(),
+        Some(InvalidToken::Expired)
+    );
 }
 
 proptest::proptest! {

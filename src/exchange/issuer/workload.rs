@@ -1,0 +1,64 @@
+//! This workload as issuers see it.
+use super::error::IssuerError;
+use crate::clock::{Clock, Timestamp};
+use crate::identity::{Identity, Snapshot};
+use crate::secret::Secret;
+use std::sync::Arc;
+
+/// What requests to issuers are made with: the workload's identity, if it has a source of one, and the clock.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    identity: Option<Identity>,
+    clock: Clock,
+}
+
+impl Workload {
+    /// Without an identity, only requests that need none can be made.
+    pub fn new(identity: Option<Identity>, clock: Clock) -> Self {
+        Self { identity, clock }
+    }
+
+    /// The source of the workload's identity.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// The clock that tokens and documents are judged by.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The current time of [`Self::clock`].
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The X.509-SVID that may be used now.
+    ///
+    /// # Errors
+    /// [`IssuerError::Identity`].
+    pub fn snapshot(&self) -> Result<Arc<Snapshot>, IssuerError> {
+        self.required()?.current().map_err(|missing| IssuerError::Identity(missing.to_string()))
+    }
+
+    /// The SPIFFE ID that may be used now.
+    ///
+    /// # Errors
+    /// [`IssuerError::Identity`].
+    pub fn spiffe_id(&self) -> Result<String, IssuerError> {
+        Ok(self.snapshot()?.svid.id.to_string())
+    }
+
+    /// A JWT-SVID for exactly this audience: an SVID for several could be replayed by each of them (JWT-SVID §3).
+    ///
+    /// # Errors
+    /// [`IssuerError::Identity`].
+    pub async fn jwt_svid(&self, audience: &str) -> Result<Secret, IssuerError> {
+        let svid = self.required()?.jwt_svid(audience).await;
+        svid.map(|svid| svid.token).map_err(|error| IssuerError::Identity(error.to_string()))
+    }
+
+    fn required(&self) -> Result<&Identity, IssuerError> {
+        self.identity.as_ref().ok_or_else(|| IssuerError::Identity("no source of one is configured".to_owned()))
+    }
+}
