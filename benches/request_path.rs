@@ -3,10 +3,8 @@ use divan::{Bencher, black_box};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use idjag_proxy::assertion::IdJag;
 use idjag_proxy::clock::{Clock, Timestamp};
-use idjag_proxy::exchange::{
-    AssertionSettings, AuthorizationServer, ClientAuth, Deadlines, Endpoints, ExchangeError, Flow, Grant, Minted,
-    PlainHttp, Quirks, Subject,
-};
+use idjag_proxy::exchange::{AssertionSettings, ExchangeError, Flow, Grant, Minted, Subject};
+use idjag_proxy::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
 use idjag_proxy::jose::SigningKey;
 use idjag_proxy::policy::{
     CredentialRule, HostPattern, Limits, Match, PathPattern, Policy, Route, Scheme, Target, Timeouts, Unmatched,

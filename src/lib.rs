@@ -33,7 +33,7 @@
 //! |---|---|---|
 //! | 5 composition | `cli` → [`app`] → [`config`] | - |
 //! | 4 traffic | [`admin`] → [`proxy`] → [`policy`] | the file's format, the environment, the command line |
-//! | 3 tokens | [`token`] → [`exchange`] | the agent's request |
+//! | 3 tokens | [`token`] → [`exchange`] → [`issuer`] | the agent's request |
 //! | 2 credentials | [`tls`] → [`identity`] | routes, OAuth |
 //! | 1 protocol | [`assertion`], [`jose`] | sockets, tasks, files: pure functions |
 //! | 0 vocabulary | [`http_server`] → [`tasks`], [`telemetry`]; [`single_flight`] → [`clock`]; [`listen`], [`secret`] | any domain word |
@@ -69,6 +69,7 @@ pub mod dev;
 pub mod exchange;
 pub mod http_server;
 pub mod identity;
+pub mod issuer;
 pub mod jose;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;

@@ -1,6 +1,6 @@
 //! What a configuration file comes to: the settings of each part, ready to use.
-use crate::exchange::AuthorizationServer;
 use crate::identity::{Endpoint, IdentitySource};
+use crate::issuer::AuthorizationServer;
 use crate::jose::SigningKey;
 use crate::policy::Policy;
 use crate::telemetry::Level;

@@ -1,7 +1,8 @@
 //! A configuration in sentences: who may call what, with whose authority.
 use super::runtime::Config;
-use crate::exchange::{AuthorizationServer, Flow, Grant, SelfIssuedGrant, Subject};
+use crate::exchange::{Flow, Grant, SelfIssuedGrant, Subject};
 use crate::identity::IdentitySource;
+use crate::issuer::AuthorizationServer;
 use crate::jose::TokenKind;
 use crate::policy::{
     CredentialRule, HostPattern, Origin, PathPattern, Route, Scheme, TokenRule, TokenSource, Unmatched, Upstream,

@@ -1,7 +1,7 @@
 //! Proving to an authorization server which client this is. Every request carries a fresh proof.
 use super::form::Form;
-use super::issuer::{ClientAuth, Issuer, IssuerError};
 use crate::assertion::{CLIENT_ASSERTION_TYP, ClientAssertion};
+use crate::issuer::{ClientAuth, Issuer, IssuerError};
 use crate::secret::Secret;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

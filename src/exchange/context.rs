@@ -1,7 +1,7 @@
 //! What every step of an exchange needs.
 use super::error::{ExchangeError, Failure};
-use super::issuer::{Issuer, Issuers, Workload};
 use super::metrics::{Leg, Metrics};
+use crate::issuer::{Issuer, Issuers, Workload};
 
 /// The issuers, the workload as which they are asked, and the counters.
 pub(super) struct Context {

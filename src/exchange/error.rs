@@ -1,6 +1,6 @@
 //! Why there is no token, whose fault that is, and how long it is not worth asking again.
-use super::issuer::{Fault, IssuerError, VerifyError, ask_operator, failures, try_later};
 use crate::assertion::ActorError;
+use crate::issuer::{Fault, IssuerError, VerifyError, ask_operator, failures, try_later};
 use crate::jose::InvalidToken;
 use std::fmt;
 use std::sync::Arc;

@@ -2,13 +2,13 @@
 use super::context::Context;
 use super::error::{ExchangeError, Failure};
 use super::grant::Grant;
-use super::issuer::{IssuerError, Issuers, Workload};
 use super::metrics::Metrics;
 use super::principal::Principal;
 use super::request::TokenRequest;
 use super::response::Issued;
 use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
+use crate::issuer::{IssuerError, Issuers, Workload};
 use crate::jose::InvalidToken;
 use crate::secret::Secret;
 use std::sync::Arc;

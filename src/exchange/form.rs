@@ -1,5 +1,5 @@
 //! The body of a token request (RFC 6749 appendix B), and what goes with it.
-use super::issuer::Quirks;
+use crate::issuer::Quirks;
 use bytes::Bytes;
 use form_urlencoded::Serializer;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -66,7 +66,7 @@ impl Form {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exchange::Parameter;
+    use crate::issuer::Parameter;
     use http_body_util::BodyExt;
 
     async fn body(form: Form, quirks: &Quirks) -> String {

@@ -1,6 +1,6 @@
 //! What to ask for: who asks which server in whose name for how much.
-use super::issuer::{AuthorizationServer, Endpoints};
 use crate::assertion::{DEFAULT_LIFETIME, DEFAULT_MAX_DEPTH, MAX_LIFETIME};
+use crate::issuer::{AuthorizationServer, Endpoints};
 use crate::jose::{SigningKey, TokenKind};
 use crate::tls::ServerTrust;
 use aws_lc_rs::digest::{Context, SHA256};

@@ -5,7 +5,6 @@ mod error;
 mod exchanger;
 mod form;
 mod grant;
-mod issuer;
 mod metrics;
 mod principal;
 mod request;
@@ -15,13 +14,9 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use crate::jose::TokenKind;
 pub use error::ExchangeError;
 pub use exchanger::{Exchanger, Minted};
 pub use grant::{
     ActorToken, AssertionSettings, Flow, Grant, GrantDigest, GrantError, SelfIssuedGrant, Subject, UserTokenRule,
-};
-pub use issuer::{
-    AssertionAudience, AuthorizationServer, ClientAuth, Deadlines, Endpoints, Fault, Parameter, PlainHttp, Quirks,
 };
 pub use metrics::Metrics;

@@ -2,7 +2,7 @@
 use super::context::Context;
 use super::error::{ExchangeError, Failure};
 use super::grant::{Grant, Subject, UserTokenRule};
-use super::issuer::{Audience, TokenRules, TokenVerifier};
+use crate::issuer::{Audience, TokenRules, TokenVerifier};
 use crate::jose::{TokenKind, Verified};
 use crate::secret::Secret;
 

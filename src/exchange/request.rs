@@ -4,12 +4,12 @@ use super::context::Context;
 use super::error::{ExchangeError, Failure};
 use super::form::Form;
 use super::grant::{ActorToken, Flow, Grant, SelfIssuedGrant};
-use super::issuer::{Issuer, IssuerError};
 use super::metrics::Leg;
 use super::principal::{Principal, User};
 use super::response::{self, Expected, Issued};
 use crate::assertion::{Actor, ID_JAG_TYP, IdJag, new_jti};
 use crate::clock::Timestamp;
+use crate::issuer::{Issuer, IssuerError};
 use crate::jose::{SigningKey, TokenKind};
 use crate::secret::Secret;
 

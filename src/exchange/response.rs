@@ -1,8 +1,8 @@
 //! What a token endpoint answered, and whether it may be believed (OC-1 to OC-7, IJ-C1 to IJ-C3).
 use super::error::{Failure, Refusal};
-use super::issuer::{Answer, IssuerError};
 use crate::assertion::ID_JAG_TYP;
 use crate::clock::Timestamp;
+use crate::issuer::{Answer, IssuerError};
 use crate::jose::{Unverified, object, same_typ};
 use crate::secret::Secret;
 use http::StatusCode;

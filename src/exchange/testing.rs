@@ -1,10 +1,8 @@
 //! A server on loopback that answers what a test says, and the other ends that the tests share.
-use super::{
-    AuthorizationServer, ClientAuth, Deadlines, Endpoints, ExchangeError, Exchanger, Flow, Grant, Metrics, Minted,
-    PlainHttp, Quirks, Subject,
-};
+use super::{ExchangeError, Exchanger, Flow, Grant, Metrics, Minted, Subject};
 use crate::clock::Clock;
 use crate::identity::Identity;
+use crate::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
 use crate::secret::Secret;
 use crate::telemetry::Registrar;
 use crate::tls::{Roots, ServerTrust};

@@ -1,5 +1,5 @@
 //! Why the proxy refuses a request, who is at fault, and the one place that makes the answer.
-use crate::exchange::Fault;
+use crate::issuer::Fault;
 use crate::token::TokenError;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};

@@ -1,10 +1,8 @@
 //! The owner with an authorization server that the test plays: every mint is a question that the test answers.
 use super::*;
 use crate::clock::Clock;
-use crate::exchange::{
-    AssertionSettings, AuthorizationServer, ClientAuth, Deadlines, Endpoints, ExchangeError, Flow, Grant, Minted,
-    PlainHttp, Quirks, Subject, UserTokenRule,
-};
+use crate::exchange::{AssertionSettings, ExchangeError, Flow, Grant, Minted, Subject, UserTokenRule};
+use crate::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
 use crate::secret::Secret;
 use crate::tasks::{Stop, Stopper};
 use crate::telemetry::Registrar;

@@ -11,11 +11,13 @@ use idjag_proxy::dev::ca::{JwtAlgorithm, KeyType, SvidRequest, TrustDomain, WebC
 use idjag_proxy::dev::http::{ClientCertificates, ServerTls};
 use idjag_proxy::dev::workload_api::WorkloadApi as Agent;
 use idjag_proxy::exchange::{
-    ActorToken, AssertionSettings, AuthorizationServer, ClientAuth, Deadlines, Endpoints, ExchangeError, Exchanger,
-    Flow, Grant, Metrics, Minted, PlainHttp, Quirks, SelfIssuedGrant, Subject, TokenKind, UserTokenRule,
+    ActorToken, AssertionSettings, ExchangeError, Exchanger, Flow, Grant, Metrics, Minted, SelfIssuedGrant, Subject,
+    UserTokenRule,
 };
 use idjag_proxy::identity::{self, Identity, Patience, WorkloadApi, WorkloadApiSettings, parse_endpoint};
+use idjag_proxy::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
 use idjag_proxy::jose::SigningKey;
+use idjag_proxy::jose::TokenKind;
 use idjag_proxy::secret::Secret;
 use idjag_proxy::tasks::{Stop, Stopper, Tasks};
 use idjag_proxy::telemetry::Registrar;

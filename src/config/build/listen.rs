@@ -4,7 +4,7 @@ use crate::config::file::{File, ListenFile, LogFormatFile, LogLevelFile, PlainHt
 use crate::config::leaf::Size;
 use crate::config::problem::KeyPath;
 use crate::config::runtime::{Listen, ListenAddress, LogFormat, Process, ProcessLimits};
-use crate::exchange::PlainHttp;
+use crate::issuer::PlainHttp;
 use crate::policy::HostPattern;
 use crate::telemetry::Level;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -20,7 +20,7 @@ use super::problem::{KeyPath, Problem, Report};
 use super::runtime::{Config, Overrides};
 use super::tree::Node;
 use super::watch::{Fingerprint, read_bounded};
-use crate::exchange::PlainHttp;
+use crate::issuer::PlainHttp;
 use crate::tls::Roots;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;

@@ -4,7 +4,7 @@ use crate::config::decode::{Mapping, closest, list_words};
 use crate::config::file::{AssertionAudienceFile, ClientAuthFile, ParameterFile, QuirksFile, ServerFile, TrustFile};
 use crate::config::leaf::{Name, SecretPath, Text};
 use crate::config::problem::KeyPath;
-use crate::exchange::{AssertionAudience, AuthorizationServer, ClientAuth, Deadlines, Endpoints, Parameter, Quirks};
+use crate::issuer::{AssertionAudience, AuthorizationServer, ClientAuth, Deadlines, Endpoints, Parameter, Quirks};
 use crate::secret::Secret;
 use crate::tls::{PeerIds, ServerTrust, roots_from_pem};
 use std::collections::HashMap;

@@ -3,8 +3,9 @@
 use super::Builder;
 use crate::config::file::{SubjectFile, TokenFile};
 use crate::config::problem::KeyPath;
-use crate::exchange::{AuthorizationServer, ClientAuth, Endpoints, Flow, Parameter, Subject, UserTokenRule};
+use crate::exchange::{Flow, Subject, UserTokenRule};
 use crate::identity::IdentitySource;
+use crate::issuer::{AuthorizationServer, ClientAuth, Endpoints, Parameter};
 use crate::jose::TokenKind;
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::exchange::testing::{Bench, Scripted, Seen, client_credentials, token};
-use crate::exchange::{AssertionAudience, AuthorizationServer};
+use crate::issuer::{AssertionAudience, AuthorizationServer};
 use crate::jose::vectors::eddsa_pkcs8;
 use crate::jose::{SigningKey, Unverified};
 use serde_json::json as value;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::exchange::testing::{Scripted, grant, token};
-use crate::exchange::{ClientAuth, Parameter};
+use crate::issuer::{ClientAuth, Parameter};
 use crate::secret::Secret;
 use crate::tls::PeerIds;
 use rustls::RootCertStore;

@@ -1,10 +1,9 @@
 //! What each flow sends: the table of subjects and actors, without JWT-SVIDs, which come from a Workload API.
 use crate::exchange::testing::{Bench, Reply, Scripted, client_credentials, grant, json, token};
-use crate::exchange::{
-    AssertionSettings, AuthorizationServer, ClientAuth, Fault, Flow, Grant, SelfIssuedGrant, Subject, TokenKind,
-    UserTokenRule,
-};
+use crate::exchange::{AssertionSettings, Flow, Grant, SelfIssuedGrant, Subject, UserTokenRule};
 use crate::identity::testing::{Authority, Fed};
+use crate::issuer::{AuthorizationServer, ClientAuth, Fault};
+use crate::jose::TokenKind;
 use crate::jose::vectors::{ES256_KEY, eddsa_pkcs8, es256_pkcs8};
 use crate::jose::{SigningKey, Unverified};
 use serde_json::{Value, json as value};

@@ -1,6 +1,7 @@
 use super::*;
 use crate::exchange::error::ExchangeError;
-use crate::exchange::{Fault, testing};
+use crate::exchange::testing;
+use crate::issuer::Fault;
 use crate::jose::SigningKey;
 use crate::jose::vectors::es256_pkcs8;
 use bytes::Bytes;

@@ -1,7 +1,9 @@
 //! Metadata and keys: where they are looked for, what is believed, how long.
 use crate::exchange::testing::{Bench, Reply, Scripted, Seen, client_credentials, grant, json, token};
-use crate::exchange::{AuthorizationServer, Endpoints, Fault, Flow, Grant, Subject, TokenKind, UserTokenRule};
+use crate::exchange::{Flow, Grant, Subject, UserTokenRule};
+use crate::issuer::{AuthorizationServer, Endpoints, Fault};
 use crate::jose::SigningKey;
+use crate::jose::TokenKind;
 use crate::jose::vectors::{EDDSA_KEY, ES256_KEY, eddsa_pkcs8, es256_pkcs8};
 use futures_util::future::join_all;
 use http::HeaderValue;

@@ -1,6 +1,7 @@
 //! The wire rules of OC-1 and OC-5, each with a server that breaks one.
+use crate::exchange::ExchangeError;
 use crate::exchange::testing::{Bench, Scripted, client_credentials, json, token};
-use crate::exchange::{AuthorizationServer, Deadlines, Endpoints, ExchangeError, Fault};
+use crate::issuer::{AuthorizationServer, Deadlines, Endpoints, Fault};
 use crate::tls::ServerTrust;
 use http::HeaderValue;
 use http::header::{AUTHORIZATION, LOCATION};

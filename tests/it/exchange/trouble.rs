@@ -1,7 +1,7 @@
 //! What happens when servers refuse, rotate, fall silent or go.
 use super::*;
 use idjag_proxy::dev::faults::{Fault, Gate};
-use idjag_proxy::exchange::Fault as Whose;
+use idjag_proxy::issuer::Fault as Whose;
 
 #[tokio::test]
 async fn refusals_say_whose_they_are() {

@@ -194,7 +194,7 @@ fn request_error(error: &hyper_util::client::legacy::Error, url: &str) -> Reques
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exchange::Fault;
+    use crate::issuer::Fault;
 
     const NOW: Timestamp = Timestamp::from_unix_seconds(1_767_225_600);
 
