@@ -151,14 +151,14 @@ impl<T: Clone, E: Clone> CachedValue<T, E> {
         Self { policy, state: Mutex::new(state), flight: SingleFlight::default() }
     }
 
-    /// The value. `fetch` is polled only if a fetch is due and this caller leads it.
+    /// The value. `fetch` is called only if a fetch is due and this caller leads it.
     ///
     /// # Errors
     /// The failure of the fetch, or of an earlier one that is still remembered.
-    pub async fn get(
+    pub async fn get<F: Future<Output = Result<Fetched<T>, E>>>(
         &self,
         clock: &Clock,
-        fetch: impl Future<Output = Result<Fetched<T>, E>>,
+        fetch: impl FnOnce() -> F,
     ) -> Result<Served<T, E>, E> {
         loop {
             let stale = match self.lookup(clock) {
@@ -183,12 +183,12 @@ impl<T: Clone, E: Clone> CachedValue<T, E> {
     ///
     /// # Errors
     /// The failure of `fetch`. It is neither shared nor remembered, because the cached value may still be good.
-    pub async fn refresh(
+    pub async fn refresh<F: Future<Output = Result<Fetched<T>, E>>>(
         &self,
         clock: &Clock,
         interval: Duration,
         is_newer: impl Fn(&T) -> bool,
-        fetch: impl Future<Output = Result<Fetched<T>, E>>,
+        fetch: impl FnOnce() -> F,
     ) -> Result<Option<T>, E> {
         loop {
             let role = self.flight.join();
@@ -208,7 +208,7 @@ impl<T: Clone, E: Clone> CachedValue<T, E> {
                     return Ok(None);
                 }
             }
-            let fetched = fetch.await;
+            let fetched = fetch().await;
             let mut state = lock(&self.state);
             state.refreshed_at = Some(clock.now());
             let value = state.keep(fetched?);
@@ -217,17 +217,17 @@ impl<T: Clone, E: Clone> CachedValue<T, E> {
         }
     }
 
-    async fn lead(
+    async fn lead<F: Future<Output = Result<Fetched<T>, E>>>(
         &self,
         leader: Leader<Result<T, E>>,
         clock: &Clock,
-        fetch: impl Future<Output = Result<Fetched<T>, E>>,
+        fetch: impl FnOnce() -> F,
     ) -> Result<Served<T, E>, E> {
         // A fetch may have ended between the look at the cache and the election.
         if let Lookup::Settled(result) = self.lookup(clock) {
             return result.map(Served::without_failure);
         }
-        let fetched = fetch.await;
+        let fetched = fetch().await;
         let result = self.record(fetched, clock.now());
         leader.finish(result.as_ref().map(|served| served.value.clone()).map_err(E::clone));
         result

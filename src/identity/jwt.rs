@@ -123,7 +123,7 @@ impl JwtIssuer {
         let Self::Api(cache) = self else { return Err(JwtSvidError::NoSource) };
         let id = identity.current()?.svid.id.clone();
         let cached = cache.cached(&id, audience);
-        let served = cached.get(&identity.clock, cache.fetch_usable(identity, &id, audience)).await;
+        let served = cached.get(&identity.clock, || cache.fetch_usable(identity, &id, audience)).await;
         // The identity may have changed while this caller waited.
         identity.is_current(&id)?;
         let served = served?;

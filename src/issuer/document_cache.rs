@@ -34,22 +34,23 @@ impl<T: Clone> DocumentCache<T> {
     }
 
     /// See [`CachedValue::get`].
-    pub(super) async fn get(
+    pub(super) async fn get<F: Future<Output = Result<Fetched<T>, IssuerError>>>(
         &self,
         clock: &Clock,
-        fetch: impl Future<Output = Result<Fetched<T>, IssuerError>>,
+        fetch: impl FnOnce() -> F,
     ) -> Result<Served<T, IssuerError>, IssuerError> {
-        self.cached.get(clock, fetch).await
+        // Fetches are rare and large: on the heap, they keep the futures of all callers small.
+        self.cached.get(clock, || Box::pin(fetch())).await
     }
 
     /// See [`CachedValue::refresh`].
-    pub(super) async fn refresh(
+    pub(super) async fn refresh<F: Future<Output = Result<Fetched<T>, IssuerError>>>(
         &self,
         clock: &Clock,
         interval: Duration,
         is_newer: impl Fn(&T) -> bool,
-        fetch: impl Future<Output = Result<Fetched<T>, IssuerError>>,
+        fetch: impl FnOnce() -> F,
     ) -> Result<Option<T>, IssuerError> {
-        self.cached.refresh(clock, interval, is_newer, fetch).await
+        self.cached.refresh(clock, interval, is_newer, || Box::pin(fetch())).await
     }
 }

@@ -90,7 +90,7 @@ impl Issuer {
 
     /// The keys that this server signs with.
     pub(super) async fn keys(&self) -> Result<Arc<KeySet>, IssuerError> {
-        let served = self.keys.get(self.workload().clock(), self.fetch_keys()).await?;
+        let served = self.keys.get(self.workload().clock(), || self.fetch_keys()).await?;
         Ok(self.document(served, "keys"))
     }
 
@@ -98,11 +98,11 @@ impl Issuer {
     /// enough ago. Callers of [`Self::keys`] do not wait for it.
     pub(super) async fn newer_keys(&self, known: &Arc<KeySet>) -> Result<Option<Arc<KeySet>>, IssuerError> {
         let is_newer = |cached: &Arc<KeySet>| !Arc::ptr_eq(cached, known);
-        self.keys.refresh(self.workload().clock(), KEY_REFRESH, is_newer, self.fetch_keys()).await
+        self.keys.refresh(self.workload().clock(), KEY_REFRESH, is_newer, || self.fetch_keys()).await
     }
 
     async fn metadata(&self) -> Result<Arc<Metadata>, IssuerError> {
-        let discover = async {
+        let discover = || async {
             let (metadata, answer) = metadata::discover(&self.http).await?;
             Ok(self.metadata.fetched(Arc::new(metadata), &answer.headers, self.workload().now()))
         };

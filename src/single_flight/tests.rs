@@ -36,7 +36,7 @@ impl Fixture {
     }
 
     async fn get(&self, result: Result<u32>) -> Result<Served<u32, &'static str>> {
-        let fetch = async {
+        let fetch = || async {
             self.fetches.set(self.fetches.get() + 1);
             sleep(Duration::from_secs(1)).await;
             result.map(|value| self.fetched(value))
@@ -45,7 +45,7 @@ impl Fixture {
     }
 
     async fn refresh(&self, known: u32, result: Result<u32>) -> Result<Option<u32>> {
-        let fetch = async {
+        let fetch = || async {
             self.fetches.set(self.fetches.get() + 1);
             sleep(Duration::from_secs(1)).await;
             result.map(|value| self.fetched(value))
