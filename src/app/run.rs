@@ -4,6 +4,7 @@ use super::components::Components;
 use super::drain::{Drained, drain};
 use super::listeners::{Addresses, SharedPort};
 use crate::admin::{AdminSocket, IdentityStatus, ReloadStatus, RouteStatus, Status, serve_jwks};
+use crate::identity::SourceStatus;
 use crate::proxy::{Shared, Traffic, run_worker};
 use crate::tasks::{Stop, Tasks};
 use crate::telemetry::Logs;
@@ -157,7 +158,7 @@ fn status(
     }
 }
 
-fn identity_status(status: &crate::identity::Status) -> IdentityStatus {
+fn identity_status(status: &SourceStatus) -> IdentityStatus {
     IdentityStatus {
         source: status.source.clone(),
         connected: status.connected,

@@ -14,42 +14,52 @@ pub enum Endpoint {
 
 /// Why a text names no socket, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no Workload API socket: {problem}; {fix}")]
+#[error("{text:?} is not a Workload API socket: {}; {}", problem.what, problem.fix)]
 pub struct EndpointError {
     text: String,
-    problem: &'static str,
+    problem: Problem,
+}
+
+/// What is wrong with an address, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Problem {
+    what: &'static str,
     fix: String,
 }
 
+impl Problem {
+    fn new(what: &'static str, fix: impl Into<String>) -> Self {
+        Self { what, fix: fix.into() }
+    }
+}
+
 /// Reads `unix:///p`, `unix:/p`, `unix:p` (from the working directory), `/p`, `tcp://IP:port` or `tcp:IP:port`.
+///
+/// # Errors
+/// [`EndpointError`], with what to write instead.
 pub fn parse_endpoint(text: &str) -> Result<Endpoint, EndpointError> {
-    let trimmed = text.trim();
-    let refuse = |problem, fix: String| Err(EndpointError { text: text.to_owned(), problem, fix });
-    if trimmed.is_empty() {
-        return refuse("it is empty", format!("write {EXAMPLE}"));
+    parse(text.trim()).map_err(|problem| EndpointError { text: text.to_owned(), problem })
+}
+
+fn parse(text: &str) -> Result<Endpoint, Problem> {
+    if text.is_empty() {
+        return Err(Problem::new("it is empty", format!("write {EXAMPLE}")));
     }
-    if let Some(rest) = strip_scheme(trimmed, "unix:") {
-        return match unix_path(rest) {
-            Ok(path) => Ok(Endpoint::Unix(path)),
-            Err((problem, fix)) => refuse(problem, fix),
-        };
+    if let Some(rest) = strip_scheme(text, "unix:") {
+        return unix_path(rest).map(Endpoint::Unix);
     }
-    if let Some(rest) = strip_scheme(trimmed, "tcp:") {
-        return match tcp_address(rest) {
-            Ok(address) => Ok(Endpoint::Tcp(address)),
-            Err((problem, fix)) => refuse(problem, fix),
-        };
+    if let Some(rest) = strip_scheme(text, "tcp:") {
+        return tcp_address(rest).map(Endpoint::Tcp);
     }
-    if trimmed.starts_with('/') {
-        return match unix_path(trimmed) {
-            Ok(path) => Ok(Endpoint::Unix(path)),
-            Err((problem, fix)) => refuse(problem, fix),
-        };
+    if text.starts_with('/') {
+        return unix_path(text).map(Endpoint::Unix);
     }
-    if trimmed.contains("://") {
-        return refuse("its scheme is neither unix nor tcp", format!("write {EXAMPLE}, or tcp://127.0.0.1:8081"));
+    if text.contains("://") {
+        let fix = format!("write {EXAMPLE}, or tcp://127.0.0.1:8081");
+        return Err(Problem::new("its scheme is neither unix nor tcp", fix));
     }
-    refuse("it has no scheme and is no absolute path", format!("write unix:///{}", trimmed.trim_start_matches("./")))
+    let fix = format!("write unix:///{}", text.trim_start_matches("./"));
+    Err(Problem::new("it has no scheme and is not an absolute path", fix))
 }
 
 const EXAMPLE: &str = "unix:///run/spire/agent.sock";
@@ -83,28 +93,30 @@ fn strip_scheme<'a>(text: &'a str, scheme: &str) -> Option<&'a str> {
     head.eq_ignore_ascii_case(scheme).then(|| &text[scheme.len()..])
 }
 
-type Fix = (&'static str, String);
-
-fn unix_path(rest: &str) -> Result<PathBuf, Fix> {
+fn unix_path(rest: &str) -> Result<PathBuf, Problem> {
     let path = match rest.strip_prefix("//") {
         Some(path) if path.starts_with('/') || path.is_empty() => path,
-        Some(path) => return Err(("`unix://` must be followed by an absolute path", format!("write unix:///{path}"))),
+        Some(path) => {
+            let fix = format!("write unix:///{path}");
+            return Err(Problem::new("`unix://` must be followed by an absolute path", fix));
+        }
         None => rest,
     };
+    let example = || format!("write {EXAMPLE}");
     if let Some(at) = path.find(['?', '#']) {
-        return Err(("a socket has no query and no fragment", format!("write unix://{}", &path[..at])));
+        return Err(Problem::new("a socket has no query and no fragment", format!("write unix://{}", &path[..at])));
     }
     if path.trim_matches('/').is_empty() {
-        return Err(("the path is missing", format!("write {EXAMPLE}")));
+        return Err(Problem::new("the path is missing", example()));
     }
     if path.contains('\0') {
-        return Err(("the path contains a NUL byte", format!("write {EXAMPLE}")));
+        return Err(Problem::new("the path contains a NUL byte", example()));
     }
     let path = std::path::absolute(Path::new(path))
-        .map_err(|_| ("the path is relative and there is no working directory", format!("write {EXAMPLE}")))?;
+        .map_err(|_| Problem::new("the path is relative and the working directory does not exist", example()))?;
     if path.as_os_str().len() > MAX_UNIX_PATH {
         let fix = format!("the operating system takes {MAX_UNIX_PATH} bytes, so move the socket or use a symlink");
-        return Err(("the path is too long for a Unix socket", fix));
+        return Err(Problem::new("the path is too long for a Unix socket", fix));
     }
     Ok(path)
 }
@@ -112,17 +124,17 @@ fn unix_path(rest: &str) -> Result<PathBuf, Fix> {
 /// `sun_path` without its closing NUL (unix(7)).
 const MAX_UNIX_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
-fn tcp_address(rest: &str) -> Result<SocketAddr, Fix> {
+fn tcp_address(rest: &str) -> Result<SocketAddr, Problem> {
     const FIX: &str = "write tcp://127.0.0.1:8081";
     let authority = rest.strip_prefix("//").unwrap_or(rest);
     let authority = authority.strip_suffix('/').unwrap_or(authority);
     if authority.contains(['/', '?', '#', '@']) {
-        return Err(("tcp takes an address and a port, nothing else", FIX.to_owned()));
+        return Err(Problem::new("tcp takes an address and a port, nothing else", FIX));
     }
     if authority.parse::<std::net::IpAddr>().is_ok() {
-        return Err(("the port is missing", FIX.to_owned()));
+        return Err(Problem::new("the port is missing", FIX));
     }
-    authority.parse().map_err(|_| ("tcp takes an IP address and a port, no host name", FIX.to_owned()))
+    authority.parse().map_err(|_| Problem::new("tcp takes an IP address and a port, not a host name", FIX))
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! PEM files as the source: whatever writes them (cert-manager, spiffe-helper, a person) may write them in any order.
 use super::handle::Identity;
 use super::jwt::JwtIssuer;
-use super::material::{self, Checked, Material};
+use super::material::{self, Material};
 use super::metrics::Metrics;
 use super::pem;
 use super::publisher::Publisher;
+use super::snapshot::CheckedUpdate;
 use crate::clock::Clock;
 use crate::tasks::Stop;
 use notify::{RecursiveMode, Watcher};
@@ -106,7 +107,7 @@ impl Files {
         };
         self.publisher.set_connected(true);
         if self.judged.as_ref() == Some(&contents) {
-            // Refused before, perhaps for the clock's sake: what it says now may be different.
+            // UpdateRefused before, perhaps for the clock's sake: what it says now may be different.
             if !self.publisher.has_valid()
                 && let Ok(checked) = self.judge(&contents)
             {
@@ -131,8 +132,9 @@ impl Files {
         self.judged = Some(contents);
     }
 
-    fn judge(&self, contents: &Contents) -> Result<Checked, material::Refused> {
-        let unusable = |path: &Path, why: String| material::Refused::Unusable(format!("{}: {why}", path.display()));
+    fn judge(&self, contents: &Contents) -> Result<CheckedUpdate, material::UpdateRefused> {
+        let unusable =
+            |path: &Path, why: String| material::UpdateRefused::Unusable(format!("{}: {why}", path.display()));
         let chain =
             pem::certificates(&contents.certificate).map_err(|why| unusable(&self.settings.certificate, why))?;
         let key = pem::private_key(&contents.key, &chain).map_err(|why| unusable(&self.settings.key, why))?;
@@ -253,7 +255,7 @@ mod tests {
         }
 
         /// Waits until the status is as wanted.
-        async fn until(&self, wanted: impl Fn(&crate::identity::Status) -> bool) {
+        async fn until(&self, wanted: impl Fn(&crate::identity::SourceStatus) -> bool) {
             let waiting = async {
                 while !wanted(&self.identity.status()) {
                     sleep(Duration::from_millis(10)).await;

@@ -12,7 +12,7 @@ pub struct Identity(pub(super) Arc<Shared>);
 
 /// The identity at one moment, for the admin page. No secret is in it.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct Status {
+pub struct SourceStatus {
     /// Where it comes from.
     pub source: String,
     /// Whether the Workload API's stream is open and has delivered; with files, whether they could be read last time.
@@ -72,11 +72,11 @@ impl Identity {
     }
 
     /// For the admin page.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> SourceStatus {
         let state = self.0.state.load();
         let svid = state.held.as_ref().map(|snapshot| &snapshot.svid);
         let federated = state.held.iter().flat_map(|snapshot| snapshot.federated());
-        Status {
+        SourceStatus {
             source: self.0.state.source.clone(),
             connected: state.connected,
             valid: self.is_valid(),

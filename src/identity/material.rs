@@ -1,5 +1,5 @@
 //! The gate between what a source delivered and what readers may see: nothing half good passes.
-use super::snapshot::{Authorities, Svid};
+use super::snapshot::{Authorities, CheckedUpdate, Svid};
 use super::{Leaf, LeafProblem, SpiffeId, TrustDomain};
 use crate::clock::Timestamp;
 use rustls::crypto::CryptoProvider;
@@ -24,12 +24,9 @@ pub(crate) struct Material {
     pub(crate) hint: Option<String>,
 }
 
-/// What [`check`] passes.
-pub(super) type Checked = (Svid, BTreeMap<TrustDomain, Authorities>);
-
 /// Why an update is not used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+pub(super) enum UpdateRefused {
     #[error("the message is not what the Workload API sends: {0}")]
     Undecodable(String),
     #[error("the message has no {0}")]
@@ -51,42 +48,43 @@ pub(super) enum Refused {
 }
 
 /// Checks one delivery against every rule and against the clock.
-pub(super) fn check(material: Material, now: Timestamp) -> Result<Checked, Refused> {
+pub(super) fn check(material: Material, now: Timestamp) -> Result<CheckedUpdate, UpdateRefused> {
     // The library checks DER, PKCS#8, chain length and intermediates.
     let parsed = spiffe::X509Svid::parse_from_der(&material.chain, &material.key)
         .map_err(|error| unusable(&material.chain, &error))?;
     let leaf = Leaf::from_der(parsed.leaf().as_bytes())?;
     let id = leaf.id.to_string();
     if let Some(named) = material.named.filter(|named| *named != id) {
-        return Err(Refused::OtherId { named, certificate: id });
+        return Err(UpdateRefused::OtherId { named, certificate: id });
     }
     if now >= leaf.not_after {
-        return Err(Refused::Expired { id, at: leaf.not_after });
+        return Err(UpdateRefused::Expired { id, at: leaf.not_after });
     }
     let chain: Vec<_> = parsed.cert_chain().iter().map(|der| CertificateDer::from(der.as_bytes().to_vec())).collect();
     let certified = certified_key(chain, &material.key, &id)?;
     let bundles = bundles(&leaf.id, &material.bundle, &material.federated)?;
-    Ok((Svid::new(leaf, certified, material.key, material.hint), bundles))
+    Ok(CheckedUpdate { svid: Svid::new(leaf, certified, material.key, material.hint), bundles })
 }
 
 /// Our own reason where we have one, because it says more than the library's.
-fn unusable(chain: &[u8], error: &spiffe::X509SvidError) -> Refused {
+fn unusable(chain: &[u8], error: &spiffe::X509SvidError) -> UpdateRefused {
     use x509_parser::prelude::{FromDer, X509Certificate};
     let leaf = X509Certificate::from_der(chain).ok().map(|(rest, _)| &chain[..chain.len() - rest.len()]);
     match leaf.map(Leaf::from_der) {
-        Some(Err(problem)) => Refused::Leaf(problem),
-        _ => Refused::Unusable(error.to_string()),
+        Some(Err(problem)) => UpdateRefused::Leaf(problem),
+        _ => UpdateRefused::Unusable(error.to_string()),
     }
 }
 
-fn certified_key(chain: Vec<CertificateDer<'static>>, key: &[u8], id: &str) -> Result<CertifiedKey, Refused> {
+fn certified_key(chain: Vec<CertificateDer<'static>>, key: &[u8], id: &str) -> Result<CertifiedKey, UpdateRefused> {
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
-    let key = provider().key_provider.load_private_key(der).map_err(|error| Refused::Unusable(error.to_string()))?;
+    let key =
+        provider().key_provider.load_private_key(der).map_err(|error| UpdateRefused::Unusable(error.to_string()))?;
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
         Ok(()) => Ok(certified),
-        Err(rustls::Error::InconsistentKeys(_)) => Err(Refused::KeyMismatch(id.to_owned())),
-        Err(error) => Err(Refused::Unusable(error.to_string())),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(UpdateRefused::KeyMismatch(id.to_owned())),
+        Err(error) => Err(UpdateRefused::Unusable(error.to_string())),
     }
 }
 
@@ -99,15 +97,15 @@ fn bundles(
     id: &SpiffeId,
     own: &[u8],
     federated: &[(String, Vec<u8>)],
-) -> Result<BTreeMap<TrustDomain, Authorities>, Refused> {
+) -> Result<BTreeMap<TrustDomain, Authorities>, UpdateRefused> {
     let mut bundles = BTreeMap::new();
     for (name, der) in federated {
-        let refused = |why: String| Refused::Bundle { domain: name.clone(), why };
+        let refused = |why: String| UpdateRefused::Bundle { domain: name.clone(), why };
         let domain = TrustDomain::new(name).map_err(|error| refused(error.to_string()))?;
         bundles.insert(domain.clone(), authorities(&domain, der).map_err(refused)?);
     }
     let domain = id.trust_domain();
-    let refused = |why: String| Refused::Bundle { domain: domain.to_string(), why };
+    let refused = |why: String| UpdateRefused::Bundle { domain: domain.to_string(), why };
     let own = authorities(domain, own).map_err(refused)?;
     if own.certificates.is_empty() {
         return Err(refused("it is empty".to_owned()));
@@ -138,7 +136,7 @@ mod tests {
         (authority, material)
     }
 
-    fn refusal(change: impl FnOnce(&Authority, &mut Material)) -> Refused {
+    fn refusal(change: impl FnOnce(&Authority, &mut Material)) -> UpdateRefused {
         let (authority, mut material) = good();
         change(&authority, &mut material);
         check(material, Clock::system().now()).expect_err("refused")
@@ -149,7 +147,7 @@ mod tests {
         let (authority, mut material) = good();
         let other = Authority::new("partner.example");
         material.federated = vec![("spiffe://partner.example".into(), other.bundle())];
-        let (svid, bundles) = check(material, Clock::system().now()).expect("good");
+        let CheckedUpdate { svid, bundles } = check(material, Clock::system().now()).expect("good");
         assert_eq!(svid.id.to_string(), ID);
         assert_eq!(bundles.len(), 2);
         let own = &bundles[&TrustDomain::new("example.org").expect("name")];
@@ -161,9 +159,9 @@ mod tests {
         let other_key = |material: &mut Material| {
             material.key = Zeroizing::new(rcgen::KeyPair::generate().expect("key").serialize_der());
         };
-        assert!(matches!(refusal(|_, material| other_key(material)), Refused::KeyMismatch(id) if id == ID));
+        assert!(matches!(refusal(|_, material| other_key(material)), UpdateRefused::KeyMismatch(id) if id == ID));
         let named = refusal(|_, material| material.named = Some("spiffe://example.org/other".into()));
-        assert!(matches!(named, Refused::OtherId { .. }), "{named}");
+        assert!(matches!(named, UpdateRefused::OtherId { .. }), "{named}");
         let shaped = |change: &dyn Fn(&mut LeafShape)| {
             refusal(|authority, material| {
                 let mut shape = LeafShape::new(ID);
@@ -173,27 +171,27 @@ mod tests {
                 material.key = issued.key;
             })
         };
-        assert_eq!(shaped(&|shape| shape.ca = true), Refused::Leaf(LeafProblem::Ca));
+        assert_eq!(shaped(&|shape| shape.ca = true), UpdateRefused::Leaf(LeafProblem::Ca));
         let two = shaped(&|shape| shape.uris.push("spiffe://example.org/b".into()));
-        assert_eq!(two, Refused::Leaf(LeafProblem::ManyUris(2)));
+        assert_eq!(two, UpdateRefused::Leaf(LeafProblem::ManyUris(2)));
         let expired = shaped(&|shape| shape.not_after = Clock::system().now().minus(Duration::from_secs(1)));
-        assert!(matches!(expired, Refused::Expired { .. }), "{expired}");
+        assert!(matches!(expired, UpdateRefused::Expired { .. }), "{expired}");
     }
 
     #[test]
     fn rubbish_is_refused() {
-        assert!(matches!(refusal(|_, material| material.chain = b"rubbish".to_vec()), Refused::Unusable(_)));
-        assert!(matches!(refusal(|_, material| material.chain.clear()), Refused::Unusable(_)));
-        assert!(matches!(refusal(|_, material| material.chain.push(0)), Refused::Unusable(_)));
-        assert!(matches!(refusal(|_, material| material.key.truncate(9)), Refused::Unusable(_)));
-        assert!(matches!(refusal(|_, material| material.bundle.clear()), Refused::Bundle { .. }));
-        assert!(matches!(refusal(|_, material| material.bundle.truncate(9)), Refused::Bundle { .. }));
+        assert!(matches!(refusal(|_, material| material.chain = b"rubbish".to_vec()), UpdateRefused::Unusable(_)));
+        assert!(matches!(refusal(|_, material| material.chain.clear()), UpdateRefused::Unusable(_)));
+        assert!(matches!(refusal(|_, material| material.chain.push(0)), UpdateRefused::Unusable(_)));
+        assert!(matches!(refusal(|_, material| material.key.truncate(9)), UpdateRefused::Unusable(_)));
+        assert!(matches!(refusal(|_, material| material.bundle.clear()), UpdateRefused::Bundle { .. }));
+        assert!(matches!(refusal(|_, material| material.bundle.truncate(9)), UpdateRefused::Bundle { .. }));
         let federated = |name: &str, der: &[u8]| {
             let entry = (name.to_owned(), der.to_vec());
             refusal(|_, material| material.federated.push(entry))
         };
-        assert!(matches!(federated("spiffe://partner.example", b"x"), Refused::Bundle { .. }));
-        assert!(matches!(federated("not a domain", b""), Refused::Bundle { .. }));
+        assert!(matches!(federated("spiffe://partner.example", b"x"), UpdateRefused::Bundle { .. }));
+        assert!(matches!(federated("not a domain", b""), UpdateRefused::Bundle { .. }));
     }
 
     proptest::proptest! {
@@ -216,7 +214,7 @@ mod tests {
                 named: GOOD.named.clone(),
                 hint: None,
             };
-            if let Ok((svid, bundles)) = check(material, Clock::system().now()) {
+            if let Ok(CheckedUpdate { svid, bundles }) = check(material, Clock::system().now()) {
                 proptest::prop_assert_eq!(svid.id.to_string(), ID);
                 proptest::prop_assert_eq!(bundles.len(), 1);
             }
@@ -227,7 +225,7 @@ mod tests {
     fn a_federated_entry_never_replaces_our_own_bundle() {
         let (authority, mut material) = good();
         material.federated.push(("spiffe://example.org".into(), Authority::new("example.org").bundle()));
-        let (_, bundles) = check(material, Clock::system().now()).expect("good");
+        let bundles = check(material, Clock::system().now()).expect("good").bundles;
         assert_eq!(
             bundles[&TrustDomain::new("example.org").expect("name")].certificates[0].as_ref(),
             authority.bundle()
@@ -238,7 +236,7 @@ mod tests {
     fn an_empty_federated_bundle_is_no_authority_at_all() {
         let (_, mut material) = good();
         material.federated.push(("spiffe://partner.example".into(), Vec::new()));
-        let (_, bundles) = check(material, Clock::system().now()).expect("good");
+        let bundles = check(material, Clock::system().now()).expect("good").bundles;
         assert!(bundles[&TrustDomain::new("partner.example").expect("name")].certificates.is_empty());
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! The `spiffe` crate breaks its interface every few weeks; of its names only [`SpiffeId`] and [`TrustDomain`] leave this module.
 mod endpoint;
+mod error;
 mod files;
 mod handle;
 mod jwt;
@@ -19,13 +20,12 @@ mod source;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
-mod trouble;
 mod wire;
 mod workload_api;
 
 pub use endpoint::{Endpoint, EndpointError, parse_endpoint};
 pub use files::{Files, FilesSettings};
-pub use handle::{Identity, Status};
+pub use handle::{Identity, SourceStatus};
 pub use jwt::{JwtSvid, JwtSvidError};
 pub use leaf::{Leaf, LeafProblem};
 pub(crate) use material::provider as crypto_provider;
@@ -34,4 +34,4 @@ pub use snapshot::{Authorities, Snapshot, Svid};
 pub use source::{IdentitySource, IdentityTask};
 pub use spiffe::{SpiffeId, TrustDomain};
 pub use state::{Missing, MissingKind};
-pub use workload_api::{Patience, WorkloadApi, WorkloadApiSettings};
+pub use workload_api::{BackoffRange, WorkloadApi, WorkloadApiSettings, WorkloadApiTiming};

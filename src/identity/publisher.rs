@@ -1,10 +1,10 @@
 //! The owner's side: the one place that changes what readers see, counts it and says it.
 use super::handle::{Identity, Shared};
 use super::jwt::JwtIssuer;
-use super::material::{Checked, Refused};
+use super::material::UpdateRefused;
 use super::metrics::Metrics;
-use super::snapshot::Snapshot;
-use super::state::{SharedState, State};
+use super::snapshot::{CheckedUpdate, Snapshot};
+use super::state::{IdentityState, SharedState};
 use crate::clock::{Clock, Timestamp};
 use crate::telemetry::gauge_value;
 use std::collections::HashMap;
@@ -44,21 +44,27 @@ impl Publisher {
     }
 
     /// Makes checked material what everyone sees.
-    pub(super) fn publish(&mut self, (svid, bundles): Checked) {
+    pub(super) fn publish(&mut self, update: CheckedUpdate) {
         self.metrics.accepted.inc();
         self.trouble.clear();
         let before = self.usable();
-        if before.as_ref().is_some_and(|before| before.same_material(&svid, &bundles)) {
+        if before.as_ref().is_some_and(|before| before.same_material(&update)) {
             self.change(|state| state.waiting_for = None);
             return;
         }
-        if before.is_none_or(|before| before.svid.id != svid.id) {
+        if before.is_none_or(|before| before.svid.id != update.svid.id) {
             self.shared.jwt.forget();
         }
-        tracing::info!(spiffe_id = %svid.id, expires = %svid.not_after, trust_domains = bundles.len(), "identity: new X.509-SVID in use");
+        let CheckedUpdate { svid, bundles } = &update;
+        tracing::info!(
+            spiffe_id = %svid.id,
+            expires = %svid.not_after,
+            trust_domains = bundles.len(),
+            "identity: new X.509-SVID in use"
+        );
         self.metrics.expiry.set(gauge_value(svid.not_after.unix_seconds()));
         let revision = self.next_revision();
-        let snapshot = Arc::new(Snapshot::new(revision, (svid, bundles)));
+        let snapshot = Arc::new(Snapshot::new(revision, update));
         self.change(|state| {
             state.held = Some(snapshot);
             state.withdrawn = None;
@@ -68,7 +74,7 @@ impl Publisher {
     }
 
     /// Counts and tells of an update that is not used; what was good before stays.
-    pub(super) fn refuse(&mut self, why: &Refused) {
+    pub(super) fn refuse(&mut self, why: &UpdateRefused) {
         self.metrics.refused.inc();
         let why = why.to_string();
         let kept = if self.has_valid() { "the one in use stays" } else { "there is none in use" };
@@ -139,7 +145,7 @@ impl Publisher {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut IdentityState)) {
         self.shared.state.change(change);
     }
 

@@ -35,6 +35,14 @@ pub struct Authorities {
     pub roots: Arc<RootCertStore>,
 }
 
+/// An update of a source that has passed every check.
+#[derive(Debug)]
+pub(super) struct CheckedUpdate {
+    pub(super) svid: Svid,
+    /// The authorities of our own trust domain, and of those that it is federated with.
+    pub(super) bundles: BTreeMap<TrustDomain, Authorities>,
+}
+
 /// Everything at one moment. A reader that holds one never sees a key of one update with a bundle of another.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -85,7 +93,7 @@ impl fmt::Debug for Svid {
 }
 
 impl Authorities {
-    /// Refused: a certificate that cannot be a trust anchor.
+    /// UpdateRefused: a certificate that cannot be a trust anchor.
     pub(super) fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, rustls::Error> {
         let mut roots = RootCertStore::empty();
         for certificate in &certificates {
@@ -96,9 +104,8 @@ impl Authorities {
 }
 
 impl Snapshot {
-    pub(super) fn new(revision: u64, material: (Svid, BTreeMap<TrustDomain, Authorities>)) -> Self {
-        let (svid, bundles) = material;
-        Self { revision, svid, bundles }
+    pub(super) fn new(revision: u64, update: CheckedUpdate) -> Self {
+        Self { revision, svid: update.svid, bundles: update.bundles }
     }
 
     /// Our own trust domain.
@@ -117,14 +124,14 @@ impl Snapshot {
     }
 
     /// Whether an update brought nothing new.
-    pub(super) fn same_material(&self, svid: &Svid, bundles: &BTreeMap<TrustDomain, Authorities>) -> bool {
-        self.svid.chain == svid.chain
-            && self.svid.hint == svid.hint
-            && self.bundles.len() == bundles.len()
+    pub(super) fn same_material(&self, update: &CheckedUpdate) -> bool {
+        self.svid.chain == update.svid.chain
+            && self.svid.hint == update.svid.hint
+            && self.bundles.len() == update.bundles.len()
             && self
                 .bundles
                 .iter()
-                .zip(bundles)
+                .zip(&update.bundles)
                 .all(|((one, ours), (other, theirs))| one == other && ours.certificates == theirs.certificates)
     }
 }

@@ -40,7 +40,7 @@ impl MissingKind {
 
 /// What the owner learned so far.
 #[derive(Clone, Default)]
-pub(super) struct State {
+pub(super) struct IdentityState {
     /// The last snapshot accepted.
     pub(super) held: Option<Arc<Snapshot>>,
     /// Why `held` may not be used although it may not have expired.
@@ -50,7 +50,7 @@ pub(super) struct State {
     pub(super) last_refused: Option<String>,
 }
 
-impl State {
+impl IdentityState {
     /// The snapshot that may be used, if the clock allows.
     pub(super) fn usable(&self) -> Option<&Arc<Snapshot>> {
         if self.withdrawn.is_some() { None } else { self.held.as_ref() }
@@ -62,23 +62,23 @@ pub(super) struct SharedState {
     pub(super) source: String,
     /// The clock that validity is judged by.
     pub(super) clock: Clock,
-    state: ArcSwap<State>,
+    state: ArcSwap<IdentityState>,
     pub(super) changes: watch::Sender<u64>,
 }
 
 impl SharedState {
     /// `source` names the source for people.
     pub(super) fn new(source: String, clock: Clock) -> Self {
-        Self { source, clock, state: ArcSwap::from_pointee(State::default()), changes: watch::Sender::new(0) }
+        Self { source, clock, state: ArcSwap::from_pointee(IdentityState::default()), changes: watch::Sender::new(0) }
     }
 
-    pub(super) fn load(&self) -> Guard<Arc<State>> {
+    pub(super) fn load(&self) -> Guard<Arc<IdentityState>> {
         self.state.load()
     }
 
     /// Changes the state. Only the one owner calls it: of two changes at the same time one would be lost.
-    pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
-        let mut state = State::clone(&self.load());
+    pub(super) fn change(&self, change: impl FnOnce(&mut IdentityState)) {
+        let mut state = IdentityState::clone(&self.load());
         change(&mut state);
         self.state.store(Arc::new(state));
     }
@@ -110,7 +110,7 @@ impl SharedState {
     }
 }
 
-fn missing(source: &str, state: &State) -> Missing {
+fn missing(source: &str, state: &IdentityState) -> Missing {
     let waiting = state.waiting_for.as_deref().unwrap_or("no update has come since");
     match (&state.withdrawn, &state.held) {
         (Some(why), _) => {

@@ -1,6 +1,6 @@
 //! The X.509 stream of the Workload API on the wire. The `spiffe` crate's own stream drops the SPIFFE ID that a message names
 //! and cannot tell a message that it cannot read from a broken stream; parsing of what is inside is left to it.
-use super::material::{Material, Refused};
+use super::material::{Material, UpdateRefused};
 use bytes::{Buf, Bytes};
 use prost::Message;
 use std::collections::HashMap;
@@ -25,10 +25,11 @@ pub(super) async fn open(channel: Channel) -> Result<Streaming<Bytes>, Status> {
 }
 
 /// Reads one message and takes the SVID that the hint names, without a hint the first (WA-5).
-pub(super) fn read(message: Bytes, hint: Option<&str>) -> Result<Material, Refused> {
-    let mut response = X509SvidResponse::decode(message).map_err(|error| Refused::Undecodable(error.to_string()))?;
+pub(super) fn read(message: Bytes, hint: Option<&str>) -> Result<Material, UpdateRefused> {
+    let mut response =
+        X509SvidResponse::decode(message).map_err(|error| UpdateRefused::Undecodable(error.to_string()))?;
     if response.svids.is_empty() {
-        return Err(Refused::Missing("svids"));
+        return Err(UpdateRefused::Missing("svids"));
     }
     for svid in &response.svids {
         svid.check_mandatory()?;
@@ -39,7 +40,7 @@ pub(super) fn read(message: Bytes, hint: Option<&str>) -> Result<Material, Refus
             .svids
             .iter()
             .position(|svid| svid.hint == wanted)
-            .ok_or_else(|| Refused::Hint { wanted: wanted.to_owned(), offered: offered(&response.svids) })?,
+            .ok_or_else(|| UpdateRefused::Hint { wanted: wanted.to_owned(), offered: offered(&response.svids) })?,
     };
     let mut svid = response.svids.swap_remove(chosen);
     Ok(Material {
@@ -84,7 +85,7 @@ struct X509Svid {
 
 impl X509Svid {
     /// WA-3: an empty one makes the whole message void.
-    fn check_mandatory(&self) -> Result<(), Refused> {
+    fn check_mandatory(&self) -> Result<(), UpdateRefused> {
         for (empty, field) in [
             (self.spiffe_id.is_empty(), "spiffe_id"),
             (self.x509_svid.is_empty(), "x509_svid"),
@@ -92,7 +93,7 @@ impl X509Svid {
             (self.bundle.is_empty(), "bundle"),
         ] {
             if empty {
-                return Err(Refused::Missing(field));
+                return Err(UpdateRefused::Missing(field));
             }
         }
         Ok(())
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn an_empty_mandatory_field_voids_the_message() {
-        assert_eq!(read(Bytes::new(), None).err(), Some(Refused::Missing("svids")));
+        assert_eq!(read(Bytes::new(), None).err(), Some(UpdateRefused::Missing("svids")));
         type Change = fn(&mut X509Svid);
         let changes: [(Change, &str); 4] = [
             (|svid| svid.spiffe_id.clear(), "spiffe_id"),
@@ -198,13 +199,13 @@ mod tests {
             let mut bad = entry("b");
             change(&mut bad);
             // Also where it is not the one that would be chosen.
-            assert_eq!(read(message(vec![entry("a"), bad]), None).err(), Some(Refused::Missing(field)));
+            assert_eq!(read(message(vec![entry("a"), bad]), None).err(), Some(UpdateRefused::Missing(field)));
         }
     }
 
     #[test]
     fn rubbish_is_undecodable() {
-        assert!(matches!(read(Bytes::from_static(b"\xff\xff\xff"), None), Err(Refused::Undecodable(_))));
+        assert!(matches!(read(Bytes::from_static(b"\xff\xff\xff"), None), Err(UpdateRefused::Undecodable(_))));
     }
 
     proptest::proptest! {

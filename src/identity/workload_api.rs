@@ -1,10 +1,10 @@
 //! The Workload API as the source: one task holds the X.509 stream, whatever happens to the agent.
+use super::error::StreamError;
 use super::handle::Identity;
 use super::jwt::JwtIssuer;
-use super::material::{self, Refused};
+use super::material::{self, UpdateRefused};
 use super::metrics::Metrics;
 use super::publisher::Publisher;
-use super::trouble::Trouble;
 use super::{Endpoint, wire};
 use crate::clock::Clock;
 use crate::tasks::Stop;
@@ -24,12 +24,12 @@ pub struct WorkloadApiSettings {
     /// Which of several SVIDs: the one with this label; without it the first. A label that nobody offers means no identity.
     pub hint: Option<String>,
     /// Our own deadlines, since the Workload API has none.
-    pub patience: Patience,
+    pub timing: WorkloadApiTiming,
 }
 
 /// How long the source waits, and for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub struct WorkloadApiTiming {
     /// For a connection.
     pub connect: Duration,
     /// For the first message, which comes without delay (WA-4).
@@ -37,22 +37,31 @@ pub struct Patience {
     /// For a JWT-SVID.
     pub jwt_svid: Duration,
     /// With an open stream that brought no usable SVID.
-    pub fruitless: Duration,
-    /// Between attempts: the first, doubled up to the second, with jitter.
-    pub backoff: (Duration, Duration),
+    pub usable_svid: Duration,
+    /// The time between attempts to connect.
+    pub backoff: BackoffRange,
     /// Between attempts where the peer refuses the question itself.
-    pub hopeless: Duration,
+    pub rejected_backoff: Duration,
 }
 
-impl Default for Patience {
+/// The time between attempts to connect: doubled after each from `first` up to `longest`, with jitter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackoffRange {
+    /// The time after the first attempt.
+    pub first: Duration,
+    /// The longest time.
+    pub longest: Duration,
+}
+
+impl Default for WorkloadApiTiming {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
             first_message: Duration::from_secs(10),
             jwt_svid: Duration::from_secs(5),
-            fruitless: Duration::from_secs(30),
-            backoff: (Duration::from_millis(200), Duration::from_secs(5)),
-            hopeless: Duration::from_secs(60),
+            usable_svid: Duration::from_secs(30),
+            backoff: BackoffRange { first: Duration::from_millis(200), longest: Duration::from_secs(5) },
+            rejected_backoff: Duration::from_secs(60),
         }
     }
 }
@@ -74,7 +83,7 @@ impl WorkloadApi {
     /// The owner and what readers get.
     pub fn new(settings: WorkloadApiSettings, clock: Clock, metrics: Metrics) -> (Self, Identity) {
         let source = format!("the Workload API at {}", settings.socket);
-        let jwt = JwtIssuer::api(settings.patience.jwt_svid);
+        let jwt = JwtIssuer::api(settings.timing.jwt_svid);
         let (publisher, identity) = Publisher::new(source, jwt, clock, metrics);
         (Self { settings, publisher, hurried: None }, identity)
     }
@@ -99,24 +108,24 @@ impl WorkloadApi {
     }
 
     async fn follow(&mut self) -> Infallible {
-        let mut backoff = Backoff::new(self.settings.patience);
+        let mut backoff = Backoff::new(self.settings.timing);
         loop {
             let mut opened = None;
-            let trouble = self.session(&mut opened).await;
+            let error = self.session(&mut opened).await;
             self.publisher.set_api_connected(None);
-            self.account_for(&trouble);
+            self.report(&error);
             let healthy = opened.is_some_and(|opened: Instant| opened.elapsed() >= HEALTHY);
-            self.wait(backoff.after(&trouble, healthy)).await;
+            self.wait(backoff.after(&error, healthy)).await;
         }
     }
 
     /// One connection, from the first byte to the last. `opened` is when its first message came.
-    async fn session(&mut self, opened: &mut Option<Instant>) -> Trouble {
-        let patience = self.settings.patience;
+    async fn session(&mut self, opened: &mut Option<Instant>) -> StreamError {
+        let timing = self.settings.timing;
         let socket = self.settings.socket.to_spiffe();
-        let channel = match timeout(patience.connect, spiffe::transport::connect(&socket)).await {
-            Err(_) => return Trouble::Connect(io::ErrorKind::TimedOut, String::new()),
-            Ok(Err(error)) => return Trouble::connect(&error),
+        let channel = match timeout(timing.connect, spiffe::transport::connect(&socket)).await {
+            Err(_) => return StreamError::Connect(io::ErrorKind::TimedOut, String::new()),
+            Ok(Err(error)) => return StreamError::connect(&error),
             Ok(Ok(channel)) => channel,
         };
         let first = async {
@@ -124,10 +133,10 @@ impl WorkloadApi {
             let message = stream.message().await?;
             Ok((stream, message))
         };
-        let (stream, message) = match timeout(patience.first_message, first).await {
-            Err(_) => return Trouble::Silent(patience.first_message),
-            Ok(Err(status)) => return Trouble::status(&status),
-            Ok(Ok((_, None))) => return Trouble::Closed,
+        let (stream, message) = match timeout(timing.first_message, first).await {
+            Err(_) => return StreamError::Silent(timing.first_message),
+            Ok(Err(status)) => return StreamError::status(&status),
+            Ok(Ok((_, None))) => return StreamError::Closed,
             Ok(Ok((stream, Some(message)))) => (stream, message),
         };
         *opened = Some(Instant::now());
@@ -138,7 +147,7 @@ impl WorkloadApi {
     }
 
     /// Every later message, and the clock.
-    async fn listen(&mut self, mut stream: Streaming<Bytes>) -> Trouble {
+    async fn listen(&mut self, mut stream: Streaming<Bytes>) -> StreamError {
         let mut fruitful = Instant::now();
         let mut clock = interval(TICK);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -146,17 +155,17 @@ impl WorkloadApi {
             tokio::select! {
                 message = stream.message() => match message {
                     Ok(Some(message)) => self.receive(message),
-                    Ok(None) => return Trouble::Closed,
-                    Err(status) => return Trouble::status(&status),
+                    Ok(None) => return StreamError::Closed,
+                    Err(status) => return StreamError::status(&status),
                 },
                 _ = clock.tick() => {
                     if self.overdue() {
-                        return Trouble::Overdue;
+                        return StreamError::Overdue;
                     }
                     if self.publisher.has_valid() {
                         fruitful = Instant::now();
-                    } else if fruitful.elapsed() >= self.settings.patience.fruitless {
-                        return Trouble::Fruitless(self.settings.patience.fruitless);
+                    } else if fruitful.elapsed() >= self.settings.timing.usable_svid {
+                        return StreamError::NoUsableSvid(self.settings.timing.usable_svid);
                     }
                 }
             }
@@ -169,7 +178,7 @@ impl WorkloadApi {
         match wire::read(message, hint).and_then(|material| material::check(material, now)) {
             Ok(checked) => self.publisher.publish(checked),
             // WA-2: a message is the whole state, so this SVID is redacted, not merely not updated.
-            Err(refused @ Refused::Hint { .. }) => {
+            Err(refused @ UpdateRefused::Hint { .. }) => {
                 self.publisher.refuse(&refused);
                 self.publisher.withdraw(&refused.to_string());
             }
@@ -178,14 +187,14 @@ impl WorkloadApi {
     }
 
     /// Tells what happened, and draws the consequence for what we hold.
-    fn account_for(&mut self, trouble: &Trouble) {
-        let why = trouble.explain(&self.settings.socket);
-        match trouble {
-            Trouble::Denied(_) => self.publisher.withdraw(&why),
-            Trouble::TooLarge(message) => self.publisher.refuse(&Refused::Undecodable(message.clone())),
+    fn report(&mut self, error: &StreamError) {
+        let why = error.explain(&self.settings.socket);
+        match error {
+            StreamError::Denied(_) => self.publisher.withdraw(&why),
+            StreamError::TooLarge(message) => self.publisher.refuse(&UpdateRefused::Undecodable(message.clone())),
             _ => {}
         }
-        self.publisher.waiting(trouble.kind(), &why);
+        self.publisher.waiting(error.kind(), &why);
     }
 
     /// Waits, with an eye on the clock.
@@ -217,20 +226,19 @@ impl WorkloadApi {
 
 /// How long to wait before the next attempt.
 struct Backoff {
-    patience: Patience,
+    timing: WorkloadApiTiming,
     delays: backon::ExponentialBackoff,
 }
 
 impl Backoff {
-    fn new(patience: Patience) -> Self {
-        Self { patience, delays: Self::delays(patience) }
+    fn new(timing: WorkloadApiTiming) -> Self {
+        Self { timing, delays: Self::delays(timing) }
     }
 
-    fn delays(patience: Patience) -> backon::ExponentialBackoff {
-        let (min, max) = patience.backoff;
+    fn delays(timing: WorkloadApiTiming) -> backon::ExponentialBackoff {
         ExponentialBuilder::new()
-            .with_min_delay(min)
-            .with_max_delay(max)
+            .with_min_delay(timing.backoff.first)
+            .with_max_delay(timing.backoff.longest)
             .without_max_times()
             .with_jitter()
             // The library's own seed is a constant: every replica would come back at the same moment.
@@ -238,16 +246,16 @@ impl Backoff {
             .build()
     }
 
-    fn after(&mut self, trouble: &Trouble, healthy: bool) -> Duration {
-        if let Trouble::NotWorkloadApi(_) = trouble {
-            return self.patience.hopeless;
+    fn after(&mut self, error: &StreamError, healthy: bool) -> Duration {
+        if let StreamError::NotWorkloadApi(_) = error {
+            return self.timing.rejected_backoff;
         }
         // WA-1: at once after a good stream's end. Each happens once before something else must: no loop can form.
-        if healthy || *trouble == Trouble::Overdue {
-            self.delays = Self::delays(self.patience);
+        if healthy || *error == StreamError::Overdue {
+            self.delays = Self::delays(self.timing);
             return Duration::ZERO;
         }
-        self.delays.next().unwrap_or(self.patience.backoff.1)
+        self.delays.next().unwrap_or(self.timing.backoff.longest)
     }
 }
 
@@ -257,20 +265,20 @@ mod tests {
 
     #[test]
     fn attempts_spread_out_and_start_over_after_a_good_stream() {
-        let patience = Patience::default();
-        let mut backoff = Backoff::new(patience);
-        let denied = Trouble::Denied(String::new());
+        let timing = WorkloadApiTiming::default();
+        let mut backoff = Backoff::new(timing);
+        let denied = StreamError::Denied(String::new());
         let delays: Vec<_> = (0..12).map(|_| backoff.after(&denied, false)).collect();
-        assert!(delays.iter().all(|delay| *delay >= patience.backoff.0 && *delay <= patience.backoff.1 * 2));
-        assert!(delays[11] >= patience.backoff.1);
-        assert_eq!(backoff.after(&Trouble::Closed, true), Duration::ZERO);
-        assert!(backoff.after(&denied, false) <= patience.backoff.0 * 2);
+        assert!(delays.iter().all(|delay| *delay >= timing.backoff.first && *delay <= timing.backoff.longest * 2));
+        assert!(delays[11] >= timing.backoff.longest);
+        assert_eq!(backoff.after(&StreamError::Closed, true), Duration::ZERO);
+        assert!(backoff.after(&denied, false) <= timing.backoff.first * 2);
     }
 
     #[test]
     fn a_question_refused_is_not_repeated_soon() {
-        let mut backoff = Backoff::new(Patience::default());
-        let refused = Trouble::NotWorkloadApi(String::new());
-        assert_eq!(backoff.after(&refused, true), Patience::default().hopeless);
+        let mut backoff = Backoff::new(WorkloadApiTiming::default());
+        let refused = StreamError::NotWorkloadApi(String::new());
+        assert_eq!(backoff.after(&refused, true), WorkloadApiTiming::default().rejected_backoff);
     }
 }

@@ -14,7 +14,7 @@ use idjag_proxy::exchange::{
     ActorToken, AssertionSettings, ExchangeError, Exchanger, Flow, Grant, Metrics, Minted, SelfIssuedGrant, Subject,
     UserTokenRule,
 };
-use idjag_proxy::identity::{self, Identity, Patience, WorkloadApi, WorkloadApiSettings, parse_endpoint};
+use idjag_proxy::identity::{self, Identity, WorkloadApi, WorkloadApiSettings, WorkloadApiTiming, parse_endpoint};
 use idjag_proxy::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
 use idjag_proxy::jose::SigningKey;
 use idjag_proxy::jose::TokenKind;
@@ -61,7 +61,7 @@ impl Rig {
         let settings = WorkloadApiSettings {
             socket: parse_endpoint(&format!("unix://{}", socket.display())).expect("endpoint"),
             hint: None,
-            patience: Patience::default(),
+            timing: WorkloadApiTiming::default(),
         };
         let metrics = identity::Metrics::new(&registrar).expect("metrics");
         let (source, identity) = WorkloadApi::new(settings, clock.clone(), metrics);

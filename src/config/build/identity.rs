@@ -55,7 +55,7 @@ impl Builder<'_> {
             .help("use the Unix socket of the SPIRE agent");
         }
         let hint = workload_api.and_then(|api| api.hint.as_ref()).map(|hint| hint.0.clone());
-        Some(IdentitySource::WorkloadApi(WorkloadApiSettings { socket, hint, patience: Default::default() }))
+        Some(IdentitySource::WorkloadApi(WorkloadApiSettings { socket, hint, timing: Default::default() }))
     }
 
     fn socket(&mut self, path: &KeyPath, written: Option<&Text>) -> Option<Endpoint> {

@@ -6,7 +6,8 @@ use idjag_proxy::clock::Clock;
 use idjag_proxy::dev::ca::{SvidRequest, TrustDomain};
 use idjag_proxy::dev::workload_api::WorkloadApi as Agent;
 use idjag_proxy::identity::{
-    Identity, Metrics, MissingKind, Patience, Status, WorkloadApi, WorkloadApiSettings, parse_endpoint,
+    BackoffRange, Identity, Metrics, MissingKind, SourceStatus, WorkloadApi, WorkloadApiSettings, WorkloadApiTiming,
+    parse_endpoint,
 };
 use idjag_proxy::tasks::{Stop, Stopper, Tasks};
 use idjag_proxy::telemetry::Registrar;
@@ -33,23 +34,23 @@ impl Rig {
         Self::with(None, |_| {})
     }
 
-    fn with(hint: Option<&str>, change: impl FnOnce(&mut Patience)) -> Self {
+    fn with(hint: Option<&str>, change: impl FnOnce(&mut WorkloadApiTiming)) -> Self {
         let directory = tempfile::tempdir().expect("directory");
         let clock = Clock::shiftable();
         let registrar = Registrar::default();
-        let mut patience = Patience {
+        let mut timing = WorkloadApiTiming {
             connect: Duration::from_secs(5),
             first_message: Duration::from_millis(300),
             jwt_svid: Duration::from_millis(300),
-            fruitless: Duration::from_secs(3600),
-            backoff: (Duration::from_millis(10), Duration::from_millis(50)),
-            hopeless: Duration::from_millis(300),
+            usable_svid: Duration::from_secs(3600),
+            backoff: BackoffRange { first: Duration::from_millis(10), longest: Duration::from_millis(50) },
+            rejected_backoff: Duration::from_millis(300),
         };
-        change(&mut patience);
+        change(&mut timing);
         let settings = WorkloadApiSettings {
             socket: parse_endpoint(&format!("unix://{}", socket(&directory).display())).expect("endpoint"),
             hint: hint.map(str::to_owned),
-            patience,
+            timing,
         };
         let metrics = Metrics::new(&registrar).expect("metrics");
         let (source, identity) = WorkloadApi::new(settings, clock.clone(), metrics);
@@ -73,7 +74,7 @@ impl Rig {
         (rig, agent)
     }
 
-    async fn until(&self, wanted: impl Fn(&Status) -> bool) {
+    async fn until(&self, wanted: impl Fn(&SourceStatus) -> bool) {
         until(|| wanted(&self.identity.status())).await;
     }
 

@@ -72,7 +72,7 @@ async fn an_agent_that_hangs_meets_our_deadline() {
 
 #[tokio::test]
 async fn a_stream_that_brings_nothing_usable_is_opened_anew() {
-    let rig = Rig::with(None, |patience| patience.fruitless = Duration::from_millis(100));
+    let rig = Rig::with(None, |timing| timing.usable_svid = Duration::from_millis(100));
     let agent = rig.agent().await;
     agent.set_identities(&[SvidRequest::new(ID).flaw(Flaw::Expired)]).expect("issued");
     until(|| agent.calls().x509_svid >= 2).await;

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 
 /// Why a session ended, or never began.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum StreamError {
     /// The socket could not be reached.
     Connect(io::ErrorKind, String),
     /// Connected, nothing came.
@@ -23,12 +23,12 @@ pub(super) enum Trouble {
     /// The answer was larger than any that we read.
     TooLarge(String),
     /// It was open, but brought no SVID that may be used for this long.
-    Fruitless(Duration),
+    NoUsableSvid(Duration),
     /// The SVID is near its end or over it, and the stream brought no new one.
     Overdue,
 }
 
-impl Trouble {
+impl StreamError {
     pub(super) fn connect(error: &(dyn Error + 'static)) -> Self {
         let io = chain(error).find_map(|cause| cause.downcast_ref::<io::Error>());
         match io {
@@ -62,7 +62,7 @@ impl Trouble {
             Self::Closed => "closed",
             Self::Broken(_) => "broken off",
             Self::TooLarge(_) => "too large",
-            Self::Fruitless(_) => "nothing usable",
+            Self::NoUsableSvid(_) => "nothing usable",
             Self::Overdue => "overdue",
         }
     }
@@ -98,7 +98,7 @@ impl Trouble {
             Self::Closed => format!("the Workload API at {endpoint} ended the stream"),
             Self::Broken(why) => format!("the stream from {endpoint} broke off ({why})"),
             Self::TooLarge(why) => format!("the Workload API at {endpoint} sent more than is read ({why})"),
-            Self::Fruitless(waited) => {
+            Self::NoUsableSvid(waited) => {
                 format!("the Workload API at {endpoint} sent no usable SVID within {} s", waited.as_secs_f32())
             }
             Self::Overdue => format!("the Workload API at {endpoint} has sent no new SVID although it is time"),
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_status_is_told_by_its_code() {
-        let kind = |status: Status| Trouble::status(&status).kind();
+        let kind = |status: Status| StreamError::status(&status).kind();
         assert_eq!(kind(Status::permission_denied("no identity issued")), "denied");
         assert_eq!(kind(Status::invalid_argument("security header missing")), "not the Workload API");
         assert_eq!(kind(Status::unimplemented("")), "not the Workload API");
