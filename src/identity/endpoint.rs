@@ -1,4 +1,4 @@
-//! Where the Workload API listens, in every spelling that people use.
+//! The address of the Workload API, in every spelling that is in use.
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 /// A Workload API socket: a Unix socket, or TCP on an IP address (SPIFFE Workload Endpoint §4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// An absolute path.
+    /// The absolute path of a Unix socket.
     Unix(PathBuf),
-    /// An address; the Workload API has no TLS, so anything but loopback shows keys to the network.
+    /// An IP address and port. The Workload API has no TLS, so any address but loopback exposes
+    /// keys to the network.
     Tcp(SocketAddr),
 }
 
-/// Why a text names no socket, and what to write instead.
+/// Why a text is not the address of a Workload API, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a Workload API socket: {}; {}", problem.what, problem.fix)]
 pub struct EndpointError {
@@ -33,7 +34,8 @@ impl Problem {
     }
 }
 
-/// Reads `unix:///p`, `unix:/p`, `unix:p` (from the working directory), `/p`, `tcp://IP:port` or `tcp:IP:port`.
+/// Reads `unix:///p`, `unix:/p`, `unix:p` (from the working directory), `/p`, `tcp://IP:port` or
+/// `tcp:IP:port`.
 ///
 /// # Errors
 /// [`EndpointError`], with what to write instead.
@@ -65,7 +67,7 @@ fn parse(text: &str) -> Result<Endpoint, Problem> {
 const EXAMPLE: &str = "unix:///run/spire/agent.sock";
 
 impl Endpoint {
-    /// Whether others on the network could listen in.
+    /// Tells whether other machines on the network could read the traffic.
     pub fn is_routable(&self) -> bool {
         matches!(self, Self::Tcp(address) if !address.ip().is_loopback())
     }
@@ -142,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_spelling_of_a_socket() {
+    fn every_spelling_is_parsed() {
         let unix = Endpoint::Unix("/run/spire/agent.sock".into());
         for text in [
             "unix:///run/spire/agent.sock",
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_fix() {
+    fn error_ends_with_the_fix() {
         for (text, fix) in [
             ("unix://run/spire/agent.sock", "write unix:///run/spire/agent.sock"),
             ("run/agent.sock", "write unix:///run/agent.sock"),
@@ -182,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_no_socket_can_have_is_refused_at_once() {
+    fn path_too_long_for_a_socket_is_refused() {
         let error = parse_endpoint(&format!("/{}", "a".repeat(MAX_UNIX_PATH))).expect_err("too long");
         assert!(error.to_string().contains("too long for a Unix socket"), "{error}");
         assert!(parse_endpoint(&format!("/{}", "a".repeat(MAX_UNIX_PATH - 1))).is_ok());
@@ -190,7 +192,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_panics(text in ".{0,40}", scheme in "(unix:|tcp:|unix://|)") {
+        fn arbitrary_text_does_not_panic(text in ".{0,40}", scheme in "(unix:|tcp:|unix://|)") {
             if let Ok(endpoint) = parse_endpoint(&format!("{scheme}{text}")) {
                 proptest::prop_assert_eq!(parse_endpoint(&endpoint.to_string()).ok(), Some(endpoint));
             }
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_is_private() {
+    fn only_loopback_is_not_routable() {
         assert!(parse_endpoint("tcp://10.0.0.1:1").expect("tcp").is_routable());
         assert!(!parse_endpoint("tcp://[::1]:1").expect("tcp").is_routable());
         assert!(!parse_endpoint("/s").expect("unix").is_routable());

@@ -1,30 +1,30 @@
-//! Why the Workload API's stream is not there, in words that say what to do, and how soon to try again.
+//! Why the Workload API's stream ended or could not be opened, with messages that say what to do.
 use super::Endpoint;
 use std::error::Error;
 use std::io;
 use std::time::Duration;
 use tonic::{Code, Status};
 
-/// Why a session ended, or never began.
+/// Why a stream ended, or could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StreamError {
     /// The socket could not be reached.
     Connect(io::ErrorKind, String),
-    /// Connected, nothing came.
+    /// It connected and received nothing.
     Silent(Duration),
-    /// PermissionDenied.
+    /// The call failed with `PermissionDenied`.
     Denied(String),
-    /// InvalidArgument or Unimplemented: asking again gives the same answer.
+    /// The call failed with `InvalidArgument` or `Unimplemented`; a retry would fail the same way.
     NotWorkloadApi(String),
-    /// The stream ended in order.
+    /// The server ended the stream.
     Closed,
-    /// It ended with another status.
+    /// The stream ended with another status.
     Broken(String),
-    /// The answer was larger than any that we read.
+    /// A message was larger than the limit.
     TooLarge(String),
-    /// It was open, but brought no SVID that may be used for this long.
+    /// The stream was open for this long without delivering a usable SVID.
     NoUsableSvid(Duration),
-    /// The SVID is near its end or over it, and the stream brought no new one.
+    /// The SVID has expired or is about to, and the stream has delivered no new one.
     Overdue,
 }
 
@@ -51,7 +51,7 @@ impl StreamError {
         }
     }
 
-    /// A stable name.
+    /// Returns a stable name.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Connect(io::ErrorKind::NotFound, _) => "no socket",
@@ -67,24 +67,24 @@ impl StreamError {
         }
     }
 
-    /// For people: what is the matter at `endpoint`, and what to do.
+    /// Describes for people what is wrong at `endpoint` and what to do.
     pub(super) fn explain(&self, endpoint: &Endpoint) -> String {
         match self {
             Self::Connect(io::ErrorKind::NotFound, _) => format!(
-                "there is no socket at {endpoint} yet: start the SPIRE agent, or mount the directory of its socket here"
+                "the socket {endpoint} does not exist yet: start the SPIRE agent, or mount the directory of its socket here"
             ),
             Self::Connect(io::ErrorKind::ConnectionRefused, _) => {
-                format!("nobody listens at {endpoint}: the SPIRE agent is not running")
+                format!("nothing listens at {endpoint}: the SPIRE agent is not running")
             }
             Self::Connect(io::ErrorKind::PermissionDenied, _) => {
                 format!("this process may not open {endpoint}: give its user access to the socket and its directory")
             }
             Self::Connect(io::ErrorKind::TimedOut, _) => {
-                format!("{endpoint} takes no connection: does its agent hang?")
+                format!("{endpoint} does not accept a connection: its agent may hang")
             }
             Self::Connect(_, why) => format!("{endpoint} cannot be reached: {why}"),
             Self::Silent(waited) => format!(
-                "the Workload API at {endpoint} is connected and sent nothing within {} s: its agent hangs",
+                "the Workload API at {endpoint} accepted the connection and sent nothing within {} s: its agent may hang",
                 waited.as_secs_f32()
             ),
             Self::Denied(message) => format!(
@@ -92,16 +92,16 @@ impl StreamError {
                  register an entry whose selectors match this process"
             ),
             Self::NotWorkloadApi(message) => format!(
-                "what listens at {endpoint} refuses the question itself ({message}): is it the agent's Workload API, \
-                 with nothing between that drops metadata? asked again only at long intervals"
+                "the server at {endpoint} rejects the call itself ({message}): check that it is the agent's Workload API, \
+                 and that nothing in between drops metadata; the call is retried only at long intervals"
             ),
             Self::Closed => format!("the Workload API at {endpoint} ended the stream"),
-            Self::Broken(why) => format!("the stream from {endpoint} broke off ({why})"),
-            Self::TooLarge(why) => format!("the Workload API at {endpoint} sent more than is read ({why})"),
+            Self::Broken(why) => format!("the stream from {endpoint} broke ({why})"),
+            Self::TooLarge(why) => format!("the Workload API at {endpoint} sent a message over the size limit ({why})"),
             Self::NoUsableSvid(waited) => {
                 format!("the Workload API at {endpoint} sent no usable SVID within {} s", waited.as_secs_f32())
             }
-            Self::Overdue => format!("the Workload API at {endpoint} has sent no new SVID although it is time"),
+            Self::Overdue => format!("the Workload API at {endpoint} has not renewed the SVID in time"),
         }
     }
 }
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_is_told_by_its_code() {
+    fn status_is_classified_by_its_code() {
         let kind = |status: Status| StreamError::status(&status).kind();
         assert_eq!(kind(Status::permission_denied("no identity issued")), "denied");
         assert_eq!(kind(Status::invalid_argument("security header missing")), "not the Workload API");

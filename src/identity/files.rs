@@ -1,4 +1,5 @@
-//! PEM files as the source: whatever writes them (cert-manager, spiffe-helper, a person) may write them in any order.
+//! PEM files as the source. Whatever writes them (cert-manager, spiffe-helper, a person) may write
+//! them in any order.
 use super::handle::Identity;
 use super::jwt::JwtIssuer;
 use super::material::{self, Material};
@@ -18,23 +19,24 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
-/// Which files.
+/// The files to read.
 #[derive(Clone, Debug)]
 pub struct FilesSettings {
-    /// The X.509-SVID, its intermediates behind it.
+    /// The X.509-SVID, followed by its intermediates.
     pub certificate: PathBuf,
-    /// Its private key: PKCS#8, SEC1 or PKCS#1.
+    /// The private key of the SVID: PKCS#8, SEC1 or PKCS#1.
     pub key: PathBuf,
-    /// The authorities of our own trust domain.
+    /// The authorities of the workload's own trust domain.
     pub bundle: PathBuf,
 }
 
-/// The owner of one set of files. [`Self::run`] keeps the [`Identity`] that came with it current.
+/// The task that watches one set of files. [`Self::run`] keeps the [`Identity`] that was created
+/// with it current.
 pub struct Files {
     settings: FilesSettings,
     publisher: Publisher,
-    /// The contents judged last, so that the same are judged once.
-    judged: Option<Contents>,
+    /// The contents that were checked last, so that unchanged files are checked once.
+    checked: Option<Contents>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -44,26 +46,28 @@ struct Contents {
     bundle: Vec<u8>,
 }
 
-/// Events of one change come in a burst (`..data` of a ConfigMap: seven).
+/// Events of one change arrive in a burst: a mounted ConfigMap's `..data` causes seven.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Files that do not fit together yet get this long until that is called a bad update.
+/// How long files that do not fit together yet have until they count as a bad update.
 const GRACE: Duration = Duration::from_secs(1);
-/// The safety net under the watcher, and how often to look while there is nothing.
+/// How often files are read even if the watcher reports nothing: while there is a valid identity,
+/// and while there is none.
 const POLL: Duration = Duration::from_secs(30);
 const POLL_EMPTY: Duration = Duration::from_secs(2);
-/// How often the wall clock is looked at.
+/// How often the wall clock is read.
 const TICK: Duration = Duration::from_secs(1);
 const MAX_FILE: u64 = 1024 * 1024;
 
 impl Files {
-    /// The owner and what readers get.
+    /// Creates the task and the handle for readers.
     pub fn new(settings: FilesSettings, clock: Clock, metrics: Metrics) -> (Self, Identity) {
         let source = format!("the files {} and its neighbours", settings.certificate.display());
         let (publisher, identity) = Publisher::new(source, JwtIssuer::None, clock, metrics);
-        (Self { settings, publisher, judged: None }, identity)
+        (Self { settings, publisher, checked: None }, identity)
     }
 
-    /// Follows the files until told to stop. Missing ones are waited for, so it ends for no other reason.
+    /// Watches the files until `stop` fires. Missing files are waited for, so nothing else ends the
+    /// task.
     ///
     /// # Errors
     /// None.
@@ -80,7 +84,7 @@ impl Files {
         }
     }
 
-    /// Until something may have changed.
+    /// Waits until something may have changed.
     async fn pause(&mut self, changed: &Notify) {
         let poll = if self.publisher.has_valid() { POLL } else { POLL_EMPTY };
         let until = Instant::now() + poll;
@@ -88,7 +92,7 @@ impl Files {
             tokio::select! {
                 () = changed.notified() => return sleep(SETTLE).await,
                 () = sleep(TICK) => {
-                    if self.publisher.note_expiry() {
+                    if self.publisher.check_expiry() {
                         return;
                     }
                 }
@@ -100,39 +104,40 @@ impl Files {
         let contents = match self.read().await {
             Ok(contents) => contents,
             Err(why) => {
-                self.judged = None;
+                self.checked = None;
                 self.publisher.set_connected(false);
-                return self.publisher.waiting("unreadable", &why);
+                return self.publisher.report_waiting("unreadable", &why);
             }
         };
         self.publisher.set_connected(true);
-        if self.judged.as_ref() == Some(&contents) {
-            // UpdateRefused before, perhaps for the clock's sake: what it says now may be different.
+        if self.checked.as_ref() == Some(&contents) {
+            // They were refused before, possibly because of the clock, which may be right by now.
             if !self.publisher.has_valid()
-                && let Ok(checked) = self.judge(&contents)
+                && let Ok(checked) = self.check(&contents)
             {
                 self.publisher.publish(checked);
             }
             return;
         }
-        match self.judge(&contents) {
+        match self.check(&contents) {
             Ok(checked) => self.publisher.publish(checked),
             Err(_) => {
-                // Perhaps only half of them is written yet; if they change meanwhile, the next look judges the new ones.
+                // They may be half written. If they change in the meantime, the next look checks
+                // the new contents.
                 sleep(GRACE).await;
                 if self.read().await.ok().as_ref() != Some(&contents) {
                     return;
                 }
-                match self.judge(&contents) {
+                match self.check(&contents) {
                     Ok(checked) => self.publisher.publish(checked),
                     Err(refused) => self.publisher.refuse(&refused),
                 }
             }
         }
-        self.judged = Some(contents);
+        self.checked = Some(contents);
     }
 
-    fn judge(&self, contents: &Contents) -> Result<CheckedUpdate, material::UpdateRefused> {
+    fn check(&self, contents: &Contents) -> Result<CheckedUpdate, material::UpdateRefused> {
         let unusable =
             |path: &Path, why: String| material::UpdateRefused::Unusable(format!("{}: {why}", path.display()));
         let chain =
@@ -163,7 +168,7 @@ async fn read_file(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Watches directories, since a file's own watch dies with the first symlink swap or rename.
+/// Watches directories, because the watch of a file ends with the first symlink swap or rename.
 struct Watch {
     watcher: Option<notify::RecommendedWatcher>,
     missing: BTreeSet<PathBuf>,
@@ -176,8 +181,9 @@ impl Watch {
                 changed.notify_one();
             }
         });
-        let watcher =
-            watcher.inspect_err(|error| tracing::warn!("identity: files cannot be watched, only polled: {error}")).ok();
+        let watcher = watcher
+            .inspect_err(|error| tracing::warn!("identity: files cannot be watched and are polled instead: {error}"))
+            .ok();
         let parent = |path: &PathBuf| {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             parent.unwrap_or(Path::new(".")).to_owned()
@@ -186,14 +192,14 @@ impl Watch {
         Self { watcher, missing }
     }
 
-    /// Adds the directories that were not there before.
+    /// Adds directories that did not exist before.
     fn refresh(&mut self) {
         let Some(watcher) = &mut self.watcher else { return };
         self.missing.retain(|directory| watcher.watch(directory, RecursiveMode::NonRecursive).is_err());
     }
 }
 
-/// Opening a file is an event too, and we open them at every look.
+/// Opening a file is an event, too, and every look opens them.
 fn is_change(event: &notify::Event) -> bool {
     use notify::event::{AccessKind, AccessMode, EventKind};
     match event.kind {
@@ -254,14 +260,14 @@ mod tests {
             self.authority.issue(LeafShape::new(ID))
         }
 
-        /// Waits until the status is as wanted.
+        /// Waits until the status satisfies `wanted`.
         async fn until(&self, wanted: impl Fn(&crate::identity::SourceStatus) -> bool) {
             let waiting = async {
                 while !wanted(&self.identity.status()) {
                     sleep(Duration::from_millis(10)).await;
                 }
             };
-            tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("the status came about");
+            tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("the status is reached");
         }
 
         async fn until_in_use(&self, issued: &Issued) {
@@ -288,7 +294,7 @@ mod tests {
 
     /// Kubernetes mounts `..data` as a symlink and swaps it.
     #[tokio::test]
-    async fn a_symlink_swap_is_seen() {
+    async fn symlink_swap_is_noticed() {
         let rig = Rig::start();
         let versions = [rig.path("..1"), rig.path("..2")];
         let issued = [rig.issue(), rig.issue()];
@@ -309,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_written_and_broken_files_leave_the_old_in_use() {
+    async fn half_written_or_broken_files_keep_the_old_identity() {
         let rig = Rig::start();
         let first = rig.issue();
         rig.write(&rig.path(""), &first);
@@ -345,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_reading_is_no_change() {
+    fn reading_files_is_not_a_change() {
         use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
         let is_change = |kind| is_change(&notify::Event::new(kind));
         assert!(!is_change(EventKind::Access(AccessKind::Open(AccessMode::Any))));
@@ -355,7 +361,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_clock_put_right_makes_refused_files_usable() {
+    async fn refused_files_become_usable_when_the_clock_is_corrected() {
         let rig = Rig::start();
         rig.clock.shift(7200);
         let issued = rig.issue();
@@ -366,7 +372,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_huge_file_is_not_read() {
+    async fn oversized_file_is_not_read() {
         let rig = Rig::start();
         rig.write(&rig.path(""), &rig.issue());
         std::fs::write(rig.path("tls.crt"), vec![b'a'; 2 * 1024 * 1024]).expect("file");

@@ -1,4 +1,5 @@
-//! The reader's side: one atomic load and the clock say whether there is an identity now, and why not.
+//! The readers' side of the identity. One atomic load and a look at the clock tell whether it can
+//! be used now, and if not, why.
 use super::jwt::{JwtIssuer, JwtSvid, JwtSvidError};
 use super::snapshot::Snapshot;
 use super::state::{Missing, SharedState};
@@ -6,30 +7,33 @@ use std::fmt;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// A handle to the identity that some source keeps current. Cheap to clone, shared by all threads.
+/// A handle to the identity that a source keeps current. It is cheap to clone; all threads share
+/// the identity.
 #[derive(Clone)]
 pub struct Identity(pub(super) Arc<Shared>);
 
-/// The identity at one moment, for the admin page. No secret is in it.
+/// The state of the identity and its source at one moment, for the status page. It contains no
+/// secret.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct SourceStatus {
-    /// Where it comes from.
+    /// The source, described for people.
     pub source: String,
-    /// Whether the Workload API's stream is open and has delivered; with files, whether they could be read last time.
+    /// Whether the Workload API's stream is open and has delivered a message; with files, whether
+    /// the last attempt to read them succeeded.
     pub connected: bool,
-    /// Whether there is an SVID that may be used now.
+    /// Whether an SVID can be used now.
     pub valid: bool,
-    /// What the source waits for, for people.
+    /// What the source is waiting for, described for people.
     pub waiting_for: Option<String>,
-    /// The SPIFFE ID last held, even if it may not be used any more.
+    /// The SPIFFE ID of the last SVID, even if it can no longer be used.
     pub spiffe_id: Option<String>,
     /// When that SVID expires, in seconds since the epoch.
     pub expires_at: Option<u64>,
-    /// The other trust domains whose bundles are held.
+    /// The federated trust domains whose bundles are held.
     pub federated_trust_domains: Vec<String>,
-    /// Grows with every change.
+    /// A number that grows with every change.
     pub revision: u64,
-    /// Why the last refused update was refused.
+    /// Why the most recent refused update was refused.
     pub last_refused: Option<String>,
 }
 
@@ -40,38 +44,43 @@ pub(super) struct Shared {
 }
 
 impl Identity {
-    /// What may be used now, by the clock.
+    /// Returns the snapshot that can be used now.
     ///
     /// # Errors
-    /// [`Missing`], with what it waits for.
+    /// [`Missing`], which says what the source is waiting for.
     pub fn current(&self) -> Result<Arc<Snapshot>, Missing> {
         self.0.state.current()
     }
 
-    /// Whether [`Self::current`] would succeed; for the request path.
+    /// Tells whether [`Self::current`] would succeed, without cloning the snapshot: the request
+    /// path asks this.
     pub fn is_valid(&self) -> bool {
         self.0.state.is_valid()
     }
 
-    /// What was accepted last, even if it has expired or was withdrawn; to be shown, never to be used.
+    /// Returns the last accepted snapshot, even if it has expired or was withdrawn. It may be
+    /// shown, never used.
     pub fn latest_held(&self) -> Option<Arc<Snapshot>> {
         self.0.state.load().held.clone()
     }
 
-    /// The revision; it grows with every accepted update that brought something new, every withdrawal and every expiry.
+    /// Follows the revision, which grows with every accepted update that changes something, every
+    /// withdrawal and every expiry.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.state.changes.subscribe()
     }
 
-    /// A JWT-SVID for exactly this audience and the SPIFFE ID of [`Self::current`], from the cache to half of its life.
+    /// Returns a JWT-SVID for exactly this audience and the SPIFFE ID of [`Self::current`]. It is
+    /// cached for half of its lifetime.
     ///
     /// # Errors
-    /// There is no identity now, the source has no JWT-SVIDs, or the Workload API refused or did not answer in time.
+    /// No identity can be used now, the source has no JWT-SVIDs, or the Workload API refused or did
+    /// not answer in time.
     pub async fn jwt_svid(&self, audience: &str) -> Result<JwtSvid, JwtSvidError> {
         self.0.jwt.svid(&self.0.state, audience).await
     }
 
-    /// For the admin page.
+    /// Describes the identity and its source for the status page.
     pub fn status(&self) -> SourceStatus {
         let state = self.0.state.load();
         let svid = state.held.as_ref().map(|snapshot| &snapshot.svid);
@@ -114,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn from_waiting_to_held_to_withdrawn_to_held() {
+    fn identity_goes_from_waiting_to_held_to_withdrawn_to_held() {
         let authority = Authority::new("example.org");
         let mut fed = Fed::new();
         let changes = fed.identity.changes();
@@ -139,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_update_keeps_the_good_one_and_is_counted() {
+    fn bad_update_is_counted_and_keeps_the_good_one() {
         let authority = Authority::new("example.org");
         let mut fed = Fed::with(&authority, ID);
         let before = fed.identity.current().expect("held");
@@ -158,10 +167,10 @@ mod tests {
     }
 
     #[test]
-    fn what_has_expired_is_never_handed_out_and_said_once() {
+    fn expired_svid_is_never_returned_and_logged_once() {
         let mut fed = Fed::with(&Authority::new("example.org"), ID);
         let changes = fed.identity.changes();
-        assert!(!fed.note_expiry());
+        assert!(!fed.check_expiry());
         fed.clock.shift(-300);
         assert!(fed.identity.is_valid(), "a clock set back does not lock us out");
         fed.clock.shift(2 * 3600);
@@ -169,13 +178,13 @@ mod tests {
         let missing = fed.identity.current().expect_err("expired");
         assert_eq!(missing.kind, MissingKind::Expired);
         assert!(missing.reason.contains(ID) && missing.reason.contains("expired at 20"), "{missing}");
-        assert!(fed.note_expiry() && !fed.note_expiry());
+        assert!(fed.check_expiry() && !fed.check_expiry());
         assert_eq!(*changes.borrow(), 2);
         assert!(fed.identity.latest_held().is_some());
     }
 
     #[test]
-    fn the_same_update_again_is_no_change() {
+    fn repeated_update_is_not_a_change() {
         let authority = Authority::new("example.org");
         let mut fed = Fed::new();
         let one = material(&authority, ID);
@@ -197,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn expiry_is_exact() {
+    fn svid_is_valid_until_exactly_its_expiry() {
         let fed = Fed::with(&Authority::new("example.org"), ID);
         let svid = &fed.identity.current().expect("held").svid;
         assert!(svid.is_valid_at(svid.not_after.minus(Duration::from_millis(1))));
@@ -205,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_secret_is_shown() {
+    fn debug_and_status_contain_no_secret() {
         let fed = Fed::with(&Authority::new("example.org"), ID);
         let snapshot = fed.identity.current().expect("held");
         let shown = format!("{:?} {:?} {:?}", snapshot, fed.identity, fed.identity.status());

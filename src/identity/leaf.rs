@@ -1,14 +1,16 @@
-//! What makes a certificate an X.509-SVID: ours and a peer's alike (X509-SVID §2-4).
+//! The rules that make a certificate an X.509-SVID, for ours and for a peer's (SPIFFE X.509-SVID §2
+//! to §4).
 use super::SpiffeId;
 use crate::clock::Timestamp;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-/// A leaf certificate that keeps every rule of an X.509-SVID. Says nothing about who signed it.
+/// A leaf certificate that satisfies every rule of an X.509-SVID. Who signed it is checked
+/// elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
-    /// Its one URI SAN.
+    /// The SPIFFE ID: its one URI SAN.
     pub id: SpiffeId,
     /// `notBefore`.
     pub not_before: Timestamp,
@@ -16,51 +18,51 @@ pub struct Leaf {
     pub not_after: Timestamp,
 }
 
-/// Which rule a certificate breaks.
+/// The rule that a certificate breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeafProblem {
-    /// Not one DER certificate, or trailing bytes.
+    /// It is not exactly one DER certificate.
     #[error("it is not a DER certificate")]
     NotDer,
-    /// An extension that the rules need is there twice or cannot be read.
+    /// An extension that the rules need cannot be read, or occurs twice.
     #[error("its {0} extension cannot be read")]
     Extension(&'static str),
-    /// X5-1.
+    /// It has no URI SAN (SPIFFE X.509-SVID §2).
     #[error("it has no URI SAN, so it names no SPIFFE ID")]
     NoUri,
-    /// X5-1.
+    /// It has more than one URI SAN (SPIFFE X.509-SVID §2).
     #[error("it has {0} URI SANs where an X.509-SVID has exactly one")]
     ManyUris(usize),
-    /// SI-4.
+    /// Its URI SAN is longer than a SPIFFE ID may be (SPIFFE-ID §2.3).
     #[error("its URI SAN is longer than 2048 bytes")]
     TooLong,
-    /// SI-1 to SI-3.
-    #[error("its URI SAN {uri:?} is no SPIFFE ID: {why}")]
+    /// Its URI SAN is not a SPIFFE ID (SPIFFE-ID §2).
+    #[error("its URI SAN {uri:?} is not a SPIFFE ID: {why}")]
     NotSpiffe {
         /// The URI as presented.
         uri: String,
-        /// The rule.
+        /// The rule that it breaks.
         why: String,
     },
-    /// SI-2.
+    /// Its scheme or trust domain is not in lower case (SPIFFE-ID §2.1).
     #[error("its SPIFFE ID {0:?} is not in lower case where it must be")]
     UpperCase(String),
-    /// X5-1: a leaf has a path, the bare trust domain belongs to its authorities.
+    /// Its SPIFFE ID has no path, as only a signing certificate's may (SPIFFE X.509-SVID §3.1).
     #[error("its SPIFFE ID {0} has no path")]
     NoPath(String),
-    /// X5-2.
+    /// It is a signing certificate (SPIFFE X.509-SVID §4.1).
     #[error("it is a CA certificate")]
     Ca,
-    /// X5-2.
+    /// Its key usage lacks `digitalSignature` (SPIFFE X.509-SVID §4.3).
     #[error("its key usage lacks digitalSignature")]
     NoDigitalSignature,
-    /// X5-2.
+    /// Its key usage has `keyCertSign` or `cRLSign` (SPIFFE X.509-SVID §4.3).
     #[error("its key usage has {0}, which only an authority may have")]
     SigningUsage(&'static str),
 }
 
 impl LeafProblem {
-    /// A stable name for metrics and tests.
+    /// Returns a stable name.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NotDer => "not_der",
@@ -84,6 +86,9 @@ const URI_TAG: u32 = 6;
 
 impl Leaf {
     /// Reads one DER certificate and checks the rules.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
     pub fn from_der(der: &[u8]) -> Result<Self, LeafProblem> {
         let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| LeafProblem::NotDer)?;
         if !rest.is_empty() {
@@ -161,14 +166,14 @@ mod tests {
     }
 
     #[test]
-    fn a_good_leaf() {
+    fn good_leaf_is_accepted() {
         let leaf = problem(|_| {}).expect("good");
         assert_eq!(leaf.id.to_string(), "spiffe://example.org/agent");
         assert!(leaf.not_before < leaf.not_after);
     }
 
     #[test]
-    fn each_wrong_san_has_its_own_reason() {
+    fn wrong_san_is_refused_with_its_own_reason() {
         let uris = |uris: &[&str]| {
             let uris: Vec<String> = uris.iter().map(|uri| (*uri).to_owned()).collect();
             problem(|shape| shape.uris = uris).expect_err("refused").kind()
@@ -196,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_rules() {
+    fn wrong_key_usage_is_refused() {
         assert_eq!(problem(|shape| shape.ca = true), Err(LeafProblem::Ca));
         assert_eq!(problem(|shape| shape.usages.clear()), Err(LeafProblem::NoDigitalSignature));
         let with = |usage| problem(|shape| shape.usages.push(usage)).expect_err("refused");
@@ -205,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_is_refused() {
+    fn garbage_is_refused() {
         let der = Authority::new("example.org").issue(LeafShape::new("spiffe://example.org/a")).chain[0].clone();
         assert_eq!(Leaf::from_der(b""), Err(LeafProblem::NotDer));
         assert_eq!(Leaf::from_der(&der[..der.len() - 1]), Err(LeafProblem::NotDer));

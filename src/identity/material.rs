@@ -1,4 +1,4 @@
-//! The gate between what a source delivered and what readers may see: nothing half good passes.
+//! Checks what a source delivered before readers see it. An update is accepted whole or not at all.
 use super::snapshot::{Authorities, CheckedUpdate, Svid};
 use super::{Leaf, LeafProblem, SpiffeId, TrustDomain};
 use crate::clock::Timestamp;
@@ -8,26 +8,26 @@ use rustls::sign::CertifiedKey;
 use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
-/// One complete state as a source delivered it, unchecked.
+/// One complete update as a source delivered it, not checked yet.
 pub(crate) struct Material {
-    /// Concatenated DER, the leaf first.
+    /// The certificates as concatenated DER, the leaf first.
     pub(crate) chain: Vec<u8>,
-    /// PKCS#8 DER.
+    /// The private key as PKCS#8 DER.
     pub(crate) key: Zeroizing<Vec<u8>>,
-    /// Concatenated DER of our own trust domain's authorities.
+    /// The authorities of the workload's own trust domain as concatenated DER.
     pub(crate) bundle: Vec<u8>,
-    /// Trust domain as text, concatenated DER.
+    /// The authorities of each federated trust domain, as concatenated DER.
     pub(crate) federated: Vec<(String, Vec<u8>)>,
-    /// The SPIFFE ID that the source says the certificate has.
+    /// The SPIFFE ID that the source names; the certificate must have the same.
     pub(crate) named: Option<String>,
-    /// The operator's label.
+    /// The operator's label for the SVID.
     pub(crate) hint: Option<String>,
 }
 
-/// Why an update is not used.
+/// Why an update is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum UpdateRefused {
-    #[error("the message is not what the Workload API sends: {0}")]
+    #[error("the message is not a valid Workload API message: {0}")]
     Undecodable(String),
     #[error("the message has no {0}")]
     Missing(&'static str),
@@ -35,7 +35,7 @@ pub(super) enum UpdateRefused {
     Hint { wanted: String, offered: String },
     #[error("the certificate or its key cannot be used: {0}")]
     Unusable(String),
-    #[error("the leaf certificate is no X.509-SVID: {0}")]
+    #[error("the leaf certificate is not an X.509-SVID: {0}")]
     Leaf(#[from] LeafProblem),
     #[error("the message names {named} but the certificate is for {certificate}")]
     OtherId { named: String, certificate: String },
@@ -47,9 +47,9 @@ pub(super) enum UpdateRefused {
     Bundle { domain: String, why: String },
 }
 
-/// Checks one delivery against every rule and against the clock.
+/// Checks one update against every rule and against the clock.
 pub(super) fn check(material: Material, now: Timestamp) -> Result<CheckedUpdate, UpdateRefused> {
-    // The library checks DER, PKCS#8, chain length and intermediates.
+    // The library checks the DER, the PKCS#8 form, the chain's length and the intermediates.
     let parsed = spiffe::X509Svid::parse_from_der(&material.chain, &material.key)
         .map_err(|error| unusable(&material.chain, &error))?;
     let leaf = Leaf::from_der(parsed.leaf().as_bytes())?;
@@ -66,7 +66,7 @@ pub(super) fn check(material: Material, now: Timestamp) -> Result<CheckedUpdate,
     Ok(CheckedUpdate { svid: Svid::new(leaf, certified, material.key, material.hint), bundles })
 }
 
-/// Our own reason where we have one, because it says more than the library's.
+/// Prefers our own reason, which is more specific than the library's.
 fn unusable(chain: &[u8], error: &spiffe::X509SvidError) -> UpdateRefused {
     use x509_parser::prelude::{FromDer, X509Certificate};
     let leaf = X509Certificate::from_der(chain).ok().map(|(rest, _)| &chain[..chain.len() - rest.len()]);
@@ -88,7 +88,8 @@ fn certified_key(chain: Vec<CertificateDer<'static>>, key: &[u8], id: &str) -> R
     }
 }
 
-/// The one crypto provider of this binary, never the process default that any library could set.
+/// Returns the one crypto provider of this binary. The process-wide default is not used, because
+/// any library could set it.
 pub(crate) fn provider() -> CryptoProvider {
     rustls::crypto::aws_lc_rs::default_provider()
 }
@@ -110,7 +111,7 @@ fn bundles(
     if own.certificates.is_empty() {
         return Err(refused("it is empty".to_owned()));
     }
-    // Last, so that a federated entry under our own name cannot replace our own bundle.
+    // Inserted last, so that a federated entry under our own name cannot replace our own bundle.
     bundles.insert(domain.clone(), own);
     Ok(bundles)
 }
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_update_passes_whole() {
+    fn good_update_is_accepted_whole() {
         let (authority, mut material) = good();
         let other = Authority::new("partner.example");
         material.federated = vec![("spiffe://partner.example".into(), other.bundle())];
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bad_update_is_refused_with_its_reason() {
+    fn bad_update_is_refused_with_its_reason() {
         let other_key = |material: &mut Material| {
             material.key = Zeroizing::new(rcgen::KeyPair::generate().expect("key").serialize_der());
         };
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_is_refused() {
+    fn garbage_is_refused() {
         assert!(matches!(refusal(|_, material| material.chain = b"rubbish".to_vec()), UpdateRefused::Unusable(_)));
         assert!(matches!(refusal(|_, material| material.chain.clear()), UpdateRefused::Unusable(_)));
         assert!(matches!(refusal(|_, material| material.chain.push(0)), UpdateRefused::Unusable(_)));
@@ -195,9 +196,9 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever passes is one of the untouched kind.
+        /// Damaged material that is accepted has the same SPIFFE ID and bundles as the original.
         #[test]
-        fn no_damage_panics(at in 0_usize..2000, byte: u8, cut in 0_usize..2000, part in 0..3) {
+        fn damaged_material_does_not_panic(at in 0_usize..2000, byte: u8, cut in 0_usize..2000, part in 0..3) {
             static GOOD: std::sync::LazyLock<Material> = std::sync::LazyLock::new(|| good().1);
             let damage = |from: &[u8]| {
                 let mut bytes = from.to_vec();
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_federated_entry_never_replaces_our_own_bundle() {
+    fn federated_entry_does_not_replace_our_own_bundle() {
         let (authority, mut material) = good();
         material.federated.push(("spiffe://example.org".into(), Authority::new("example.org").bundle()));
         let bundles = check(material, Clock::system().now()).expect("good").bundles;
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_federated_bundle_is_no_authority_at_all() {
+    fn empty_federated_bundle_has_no_authorities() {
         let (_, mut material) = good();
         material.federated.push(("spiffe://partner.example".into(), Vec::new()));
         let bundles = check(material, Clock::system().now()).expect("good").bundles;

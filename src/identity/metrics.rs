@@ -1,21 +1,21 @@
-//! What the outside sees of the identity.
+//! The identity's metrics.
 use crate::telemetry::Registrar;
 use prometheus::{IntCounter, IntGauge};
 
 /// The identity's series, all present from the start.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// Seconds since the epoch; 0 while there is none.
+    /// When the SVID expires, in seconds since the epoch; 0 while there is none.
     pub(super) expiry: IntGauge,
     pub(super) accepted: IntCounter,
     pub(super) refused: IntCounter,
-    /// 1 while the X.509 stream is open and has delivered; stays 0 with PEM files.
+    /// 1 while the X.509 stream is open and has delivered a message; always 0 with PEM files.
     pub(super) connected: IntGauge,
     required: IntGauge,
 }
 
 impl Metrics {
-    /// Registers them.
+    /// Registers the metrics.
     ///
     /// # Errors
     /// A name is already registered.
@@ -38,7 +38,7 @@ impl Metrics {
         })
     }
 
-    /// Says whether the configuration in force needs an identity.
+    /// Sets whether the configuration in force needs an identity.
     pub fn require(&self, required: bool) {
         self.required.set(i64::from(required));
     }

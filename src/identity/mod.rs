@@ -1,10 +1,14 @@
-//! Who we are: X.509-SVID, key, trust bundles and JWT-SVIDs, kept current by one owner task and read as one immutable snapshot.
+//! The workload's identity: its X.509-SVID and key, trust bundles and JWT-SVIDs. One task keeps it
+//! current, and readers see it as one immutable snapshot.
 //!
-//! A source ([`WorkloadApi`] or [`Files`]) checks every delivery before anyone sees it. A bad one is refused, counted and logged,
-//! and the last good one stays until it expires; what has expired or was withdrawn is never handed out. Readers hold an
-//! [`Identity`]: one atomic load and a look at the clock. Errors say what is waited for and what to do.
+//! A source ([`WorkloadApi`] or [`Files`]) checks every update before a reader can see it. A bad
+//! update is refused, counted and logged, and the last good one stays in use until it expires. An
+//! SVID that has expired or was withdrawn is never handed out. Readers hold an [`Identity`], which
+//! costs one atomic load and a look at the clock. Errors say what the source is waiting for and
+//! what to do about it.
 //!
-//! The `spiffe` crate breaks its interface every few weeks; of its names only [`SpiffeId`] and [`TrustDomain`] leave this module.
+//! The `spiffe` crate changes its interface every few weeks, so of its names only [`SpiffeId`] and
+//! [`TrustDomain`] leave this module.
 mod endpoint;
 mod error;
 mod files;

@@ -1,23 +1,25 @@
-//! PEM files as cert-manager, spiffe-helper and openssl write them, brought into the form that the Workload API delivers.
+//! Converts PEM files, as cert-manager, spiffe-helper and openssl write them, into the form that
+//! the Workload API delivers.
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
-/// All certificates of a PEM text, concatenated as DER. Other sections are skipped.
+/// Returns all certificates of a PEM text as concatenated DER. Other sections are skipped.
 pub(super) fn certificates(pem: &[u8]) -> Result<Vec<u8>, String> {
     let mut der = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         der.extend_from_slice(&certificate.map_err(|error| format!("it is not PEM: {error}"))?);
     }
-    if der.is_empty() { Err("it holds no CERTIFICATE section".to_owned()) } else { Ok(der) }
+    if der.is_empty() { Err("it contains no CERTIFICATE section".to_owned()) } else { Ok(der) }
 }
 
-/// The first private key of a PEM text as PKCS#8. The two older forms lack the algorithm, which the certificate names in the same
-/// words: PKCS#1 (`RSA PRIVATE KEY`) and SEC1 (`EC PRIVATE KEY`), cert-manager's default.
+/// Returns the first private key of a PEM text as PKCS#8. Two older forms, PKCS#1 (`RSA PRIVATE
+/// KEY`) and SEC1 (`EC PRIVATE KEY`, cert-manager's default), lack the algorithm, which is copied
+/// from the certificate.
 pub(super) fn private_key(pem: &[u8], chain: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
     let key = PrivateKeyDer::from_pem_slice(pem)
-        .map_err(|_| "it holds no unencrypted private key in PEM (PKCS#8, SEC1 or PKCS#1)".to_owned())?;
+        .map_err(|_| "it contains no unencrypted private key in PEM (PKCS#8, SEC1 or PKCS#1)".to_owned())?;
     match key {
         PrivateKeyDer::Pkcs8(key) => Ok(Zeroizing::new(key.secret_pkcs8_der().to_vec())),
         PrivateKeyDer::Sec1(key) => wrap(key.secret_sec1_der(), chain),
@@ -30,12 +32,12 @@ const INTEGER_ZERO: [u8; 3] = [0x02, 0x01, 0x00];
 const OCTET_STRING: u8 = 0x04;
 const SEQUENCE: u8 = 0x30;
 
-/// `PrivateKeyInfo` (RFC 5208 §5): version, the algorithm as in the certificate's SubjectPublicKeyInfo, the key.
+/// Builds a `PrivateKeyInfo` (RFC 5208 §5): the version, the algorithm of the certificate's
+/// SubjectPublicKeyInfo, the key.
 fn wrap(key: &[u8], chain: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
-    let (_, certificate) =
-        X509Certificate::from_der(chain).map_err(|_| "the certificate beside it cannot be read".to_owned())?;
+    let (_, certificate) = X509Certificate::from_der(chain).map_err(|_| "its certificate cannot be read".to_owned())?;
     let algorithm = first_element(certificate.public_key().raw)
-        .ok_or_else(|| "the certificate beside it names no key algorithm".to_owned())?;
+        .ok_or_else(|| "its certificate names no key algorithm".to_owned())?;
     let mut body = Zeroizing::new(INTEGER_ZERO.to_vec());
     body.extend_from_slice(algorithm);
     push(&mut body, OCTET_STRING, key);
@@ -44,14 +46,15 @@ fn wrap(key: &[u8], chain: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
     Ok(whole)
 }
 
-/// The first element inside an outer SEQUENCE, header included.
+/// Returns the first element inside an outer SEQUENCE, including its header.
 fn first_element(sequence: &[u8]) -> Option<&[u8]> {
     let body = sequence.get(header_and_length(sequence)?.0..)?;
     let (header, length) = header_and_length(body)?;
     body.get(..header.checked_add(length)?)
 }
 
-/// Length of the header and of the contents that it announces (X.690 §8.1.3); four bytes of length at most.
+/// Returns the length of the header and of the contents that it announces (X.690 §8.1.3), up to
+/// four bytes of length.
 fn header_and_length(der: &[u8]) -> Option<(usize, usize)> {
     let first = usize::from(*der.get(1)?);
     if first < 0x80 {
@@ -73,7 +76,7 @@ fn push(der: &mut Vec<u8>, tag: u8, contents: &[u8]) {
         [] => der.push(0),
         [short] if *short < 0x80 => der.push(*short),
         long => {
-            // At most eight bytes of length, so the count fits seven bits.
+            // A length has at most eight bytes, so their count fits in seven bits.
             der.push(0x80 | u8::try_from(long.len()).expect("a usize has at most eight bytes"));
             der.extend_from_slice(long);
         }
@@ -87,7 +90,7 @@ mod tests {
     use crate::identity::testing::{Authority, LeafShape, pem};
 
     #[test]
-    fn the_older_forms_of_a_key_become_pkcs8() {
+    fn older_key_forms_become_pkcs8() {
         for key in [
             rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
             rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256),
@@ -112,7 +115,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_panics(text in "(-----BEGIN (CERTIFICATE|EC PRIVATE KEY|RSA PRIVATE KEY)-----\n)?[A-Za-z0-9+/=\n]{0,80}(-----END CERTIFICATE-----)?", bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..40)) {
+        fn arbitrary_text_does_not_panic(text in "(-----BEGIN (CERTIFICATE|EC PRIVATE KEY|RSA PRIVATE KEY)-----\n)?[A-Za-z0-9+/=\n]{0,80}(-----END CERTIFICATE-----)?", bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..40)) {
             let _ = certificates(text.as_bytes());
             let _ = private_key(text.as_bytes(), &bytes);
             let _ = first_element(&bytes);
@@ -120,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_is_refused() {
+    fn garbage_is_refused() {
         let issued = Authority::new("example.org").issue(LeafShape::new("spiffe://example.org/agent"));
         assert!(certificates(b"").is_err());
         assert!(certificates(pem("PRIVATE KEY", b"x").as_bytes()).is_err());

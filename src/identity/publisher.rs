@@ -1,4 +1,5 @@
-//! The owner's side: the one place that changes what readers see, counts it and says it.
+//! The writers' side of the identity: the one place that changes what readers see, counts it and
+//! logs it.
 use super::handle::{Identity, Shared};
 use super::jwt::JwtIssuer;
 use super::material::UpdateRefused;
@@ -10,31 +11,31 @@ use crate::telemetry::gauge_value;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Held by exactly one owner task.
+/// Publishes the updates of one source. Exactly one task holds it.
 pub(super) struct Publisher {
     shared: Arc<Shared>,
     metrics: Metrics,
-    /// How often each kind of trouble was met since the last good update.
-    trouble: HashMap<&'static str, u32>,
-    /// The revision whose expiry has been told.
-    told_expired: Option<u64>,
+    /// How often each kind of problem has occurred since the last good update.
+    occurrences: HashMap<&'static str, u32>,
+    /// The revision whose expiry has been logged.
+    expiry_logged: Option<u64>,
 }
 
-/// The same trouble is logged this often, then not until something good happens.
-const LOGGED: u32 = 3;
+/// How often the same problem is logged until an update is accepted.
+const LOG_LIMIT: u32 = 3;
 
 impl Publisher {
     pub(super) fn new(source: String, jwt: JwtIssuer, clock: Clock, metrics: Metrics) -> (Self, Identity) {
         let shared = Arc::new(Shared { state: SharedState::new(source, clock), jwt });
         let identity = Identity(shared.clone());
-        (Self { shared, metrics, trouble: HashMap::new(), told_expired: None }, identity)
+        (Self { shared, metrics, occurrences: HashMap::new(), expiry_logged: None }, identity)
     }
 
     pub(super) fn now(&self) -> Timestamp {
         self.shared.state.now()
     }
 
-    /// What may be used, whether or not it has expired.
+    /// Returns the snapshot unless it was withdrawn, even if it has expired.
     pub(super) fn usable(&self) -> Option<Arc<Snapshot>> {
         self.shared.state.load().usable().cloned()
     }
@@ -43,10 +44,10 @@ impl Publisher {
         self.usable().is_some_and(|snapshot| snapshot.svid.is_valid_at(self.now()))
     }
 
-    /// Makes checked material what everyone sees.
+    /// Makes a checked update what readers see.
     pub(super) fn publish(&mut self, update: CheckedUpdate) {
         self.metrics.accepted.inc();
-        self.trouble.clear();
+        self.occurrences.clear();
         let before = self.usable();
         if before.as_ref().is_some_and(|before| before.same_material(&update)) {
             self.change(|state| state.waiting_for = None);
@@ -73,12 +74,12 @@ impl Publisher {
         self.announce(revision);
     }
 
-    /// Counts and tells of an update that is not used; what was good before stays.
+    /// Counts and logs an update that is not used. The one before it stays in use.
     pub(super) fn refuse(&mut self, why: &UpdateRefused) {
         self.metrics.refused.inc();
         let why = why.to_string();
-        let kept = if self.has_valid() { "the one in use stays" } else { "there is none in use" };
-        self.tell("refused", || tracing::warn!("identity: an update was refused, {kept}: {why}"));
+        let kept = if self.has_valid() { "the one in use is kept" } else { "none is in use" };
+        self.log_limited("refused", || tracing::warn!("identity: an update was refused, {kept}: {why}"));
         let waiting = format!("the last update was refused: {why}");
         self.change(|state| {
             state.last_refused = Some(why);
@@ -86,12 +87,13 @@ impl Publisher {
         });
     }
 
-    /// The source says that we have no identity (WA-7): nothing of it may be used any more.
+    /// Stops using the identity, because the source says that this workload has none (SPIFFE
+    /// Workload API §5.2.1).
     pub(super) fn withdraw(&mut self, why: &str) {
         if self.usable().is_none() {
             return;
         }
-        tracing::warn!("identity: withdrawn, nothing of it is used any more: {why}");
+        tracing::warn!("identity: withdrawn, and no longer used: {why}");
         self.metrics.expiry.set(0);
         self.shared.jwt.forget();
         let revision = self.next_revision();
@@ -99,9 +101,10 @@ impl Publisher {
         self.announce(revision);
     }
 
-    /// Says what the source waits for. `kind` is what repetitions are told by: texts may differ in detail.
-    pub(super) fn waiting(&mut self, kind: &'static str, why: &str) {
-        self.tell(kind, || tracing::warn!("identity: {why}"));
+    /// Logs and publishes what the source is waiting for. Repetitions are recognised by `kind`,
+    /// because texts differ in detail.
+    pub(super) fn report_waiting(&mut self, kind: &'static str, why: &str) {
+        self.log_limited(kind, || tracing::warn!("identity: {why}"));
         self.change(|state| state.waiting_for = Some(why.to_owned()));
     }
 
@@ -109,7 +112,7 @@ impl Publisher {
         self.change(|state| state.connected = connected);
     }
 
-    /// The Workload API's own gauge: with files there is no such connection.
+    /// Sets the Workload API's gauge and the client for JWT-SVIDs. Files have neither.
     pub(super) fn set_api_connected(&mut self, client: Option<spiffe::WorkloadApiClient>) {
         let connected = client.is_some();
         self.metrics.connected.set(i64::from(connected));
@@ -117,16 +120,16 @@ impl Publisher {
         self.set_connected(connected);
     }
 
-    /// Looks at the clock; true once for each SVID that has expired.
-    pub(super) fn note_expiry(&mut self) -> bool {
+    /// Compares the SVID with the clock, and returns true once for each SVID that has expired.
+    pub(super) fn check_expiry(&mut self) -> bool {
         let Some(snapshot) = self.usable() else { return false };
-        if snapshot.svid.is_valid_at(self.now()) || self.told_expired == Some(snapshot.revision) {
+        if snapshot.svid.is_valid_at(self.now()) || self.expiry_logged == Some(snapshot.revision) {
             return false;
         }
-        self.told_expired = Some(snapshot.revision);
+        self.expiry_logged = Some(snapshot.revision);
         tracing::error!(
             spiffe_id = %snapshot.svid.id,
-            "identity: the X.509-SVID expired at {}; it is not used any more",
+            "identity: the X.509-SVID expired at {}; it is no longer used",
             snapshot.svid.not_after
         );
         let revision = self.next_revision();
@@ -134,13 +137,13 @@ impl Publisher {
         true
     }
 
-    fn tell(&mut self, kind: &'static str, log: impl FnOnce()) {
-        let count = self.trouble.entry(kind).or_insert(0);
+    fn log_limited(&mut self, kind: &'static str, log: impl FnOnce()) {
+        let count = self.occurrences.entry(kind).or_insert(0);
         *count = count.saturating_add(1);
-        if *count <= LOGGED {
+        if *count <= LOG_LIMIT {
             log();
-            if *count == LOGGED {
-                tracing::warn!("identity: the same again ({kind}) is not logged until an update is accepted");
+            if *count == LOG_LIMIT {
+                tracing::warn!("identity: the same problem ({kind}) is not logged again until an update is accepted");
             }
         }
     }
@@ -153,7 +156,8 @@ impl Publisher {
         *self.shared.state.changes.borrow() + 1
     }
 
-    /// After the state, so that whoever is woken sees it.
+    /// Wakes those who follow changes. It is called after the state was changed, so that they see
+    /// the new one.
     fn announce(&self, revision: u64) {
         self.shared.state.changes.send_replace(revision);
     }

@@ -1,4 +1,4 @@
-//! What the process holds at one moment: SVID, key and every bundle together, immutable.
+//! The identity at one moment: SVID, key and every bundle together, immutable.
 use super::{Leaf, SpiffeId, TrustDomain};
 use crate::clock::Timestamp;
 use rustls::RootCertStore;
@@ -9,29 +9,32 @@ use std::fmt;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// An X.509-SVID and its key. Every value that exists has passed the checks of [`Leaf`], and its key fits its certificate.
+/// An X.509-SVID and its key. Every value of this type has passed the checks of [`Leaf`], and its
+/// key belongs to its certificate.
 pub struct Svid {
     /// The SPIFFE ID.
     pub id: SpiffeId,
-    /// The leaf first, then its intermediates; no trust anchor.
+    /// The leaf certificate, then its intermediates; no trust anchor.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The leaf's `notBefore`. Not held against it: a clock that is a little slow must not lock us out.
+    /// The leaf's `notBefore`. It is not enforced, because a clock that is slightly slow must not
+    /// lock the workload out.
     pub not_before: Timestamp,
-    /// The leaf's `notAfter`: not used at or after this instant.
+    /// The leaf's `notAfter`. The SVID is not used at or after this instant.
     pub not_after: Timestamp,
-    /// The operator's label for this SVID, where the Workload API gave one.
+    /// The operator's label for this SVID, if the Workload API sent one.
     pub hint: Option<String>,
-    /// Chain and key as rustls wants them, built once.
+    /// The chain and the key in rustls' form, built once.
     pub certified: Arc<CertifiedKey>,
     key_pkcs8: Zeroizing<Vec<u8>>,
 }
 
-/// The certificates that may sign X.509-SVIDs of one trust domain. Empty ones exist: they make every peer of it refused.
+/// The certificates that may sign X.509-SVIDs of one trust domain. If there are none, every peer of
+/// that domain is refused.
 #[derive(Debug)]
 pub struct Authorities {
-    /// As DER.
+    /// The certificates as DER.
     pub certificates: Vec<CertificateDer<'static>>,
-    /// As rustls wants them, built once.
+    /// The certificates in rustls' form, built once.
     pub roots: Arc<RootCertStore>,
 }
 
@@ -43,10 +46,11 @@ pub(super) struct CheckedUpdate {
     pub(super) bundles: BTreeMap<TrustDomain, Authorities>,
 }
 
-/// Everything at one moment. A reader that holds one never sees a key of one update with a bundle of another.
+/// The whole identity at one moment. A reader that holds one never sees the key of one update with
+/// the bundle of another.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Grows with every change, also across withdrawals.
+    /// A number that grows with every change, including withdrawals.
     pub revision: u64,
     /// The chosen SVID.
     pub svid: Svid,
@@ -71,12 +75,12 @@ impl Svid {
         }
     }
 
-    /// The private key as PKCS#8 DER. Callers sign with it and put it nowhere.
+    /// Returns the private key as PKCS#8 DER. Callers sign with it and must not store it.
     pub fn key_pkcs8(&self) -> &[u8] {
         &self.key_pkcs8
     }
 
-    /// Whether it may be used at `now`.
+    /// Tells whether the SVID can be used at `now`.
     pub fn is_valid_at(&self, now: Timestamp) -> bool {
         now < self.not_after
     }
@@ -93,7 +97,7 @@ impl fmt::Debug for Svid {
 }
 
 impl Authorities {
-    /// UpdateRefused: a certificate that cannot be a trust anchor.
+    /// Fails for a certificate that cannot be a trust anchor.
     pub(super) fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, rustls::Error> {
         let mut roots = RootCertStore::empty();
         for certificate in &certificates {
@@ -108,22 +112,23 @@ impl Snapshot {
         Self { revision, svid: update.svid, bundles: update.bundles }
     }
 
-    /// Our own trust domain.
+    /// Returns the workload's own trust domain.
     pub fn trust_domain(&self) -> &TrustDomain {
         self.svid.id.trust_domain()
     }
 
-    /// The authorities of one trust domain; `None` if it is neither ours nor federated. Bundles are never merged.
+    /// Returns the authorities of one trust domain, or `None` if it is neither the workload's own
+    /// nor federated. Bundles are never merged.
     pub fn authorities(&self, trust_domain: &TrustDomain) -> Option<&Authorities> {
         self.bundles.get(trust_domain)
     }
 
-    /// The other trust domains whose bundles came along.
+    /// Returns the federated trust domains whose bundles are held.
     pub fn federated(&self) -> impl Iterator<Item = &TrustDomain> {
         self.bundles.keys().filter(|domain| *domain != self.trust_domain())
     }
 
-    /// Whether an update brought nothing new.
+    /// Tells whether an update contains nothing new.
     pub(super) fn same_material(&self, update: &CheckedUpdate) -> bool {
         self.svid.chain == update.svid.chain
             && self.svid.hint == update.svid.hint

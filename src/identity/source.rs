@@ -1,4 +1,4 @@
-//! The sources that an identity can come from, as one set.
+//! The set of sources that an identity can come from.
 use super::files::{Files, FilesSettings};
 use super::handle::Identity;
 use super::metrics::Metrics;
@@ -18,14 +18,14 @@ pub enum IdentitySource {
 
 /// The task that keeps an [`Identity`] current.
 pub enum IdentityTask {
-    /// It holds a stream of the Workload API.
+    /// The task that holds a stream of the Workload API open.
     WorkloadApi(WorkloadApi),
-    /// It follows PEM files.
+    /// The task that watches PEM files.
     Files(Files),
 }
 
 impl IdentitySource {
-    /// Makes the task and the handle that it keeps current.
+    /// Creates the task and the handle that it keeps current.
     pub fn build(&self, clock: Clock, metrics: Metrics) -> (IdentityTask, Identity) {
         match self {
             Self::WorkloadApi(settings) => {
@@ -41,8 +41,8 @@ impl IdentitySource {
 }
 
 impl IdentityTask {
-    /// Runs until `stop` fires. The source is not asked before `needed` is true for the first time: where no route needs the
-    /// identity, nobody may have registered one.
+    /// Runs until `stop` fires. It does not contact the source before `needed` first becomes true,
+    /// because a workload whose routes need no identity may not be registered.
     ///
     /// # Errors
     /// None.

@@ -1,4 +1,5 @@
-//! What is known of the identity: replaced as a whole by the source's owner, judged by the clock whenever it is read.
+//! The state of the identity. The source's task replaces it as a whole; readers compare it with the
+//! clock.
 use super::SpiffeId;
 use super::snapshot::Snapshot;
 use crate::clock::{Clock, Timestamp};
@@ -6,29 +7,29 @@ use arc_swap::{ArcSwap, Guard};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// There is no identity that may be used now.
+/// No identity can be used now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Missing {
-    /// `waiting` (none yet), `expired` or `withdrawn`.
+    /// How the identity is missing.
     pub kind: MissingKind,
-    /// What is missing and what to do about it, for people.
+    /// What is missing and what to do about it, described for people.
     pub reason: String,
 }
 
 /// How an identity can be missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingKind {
-    /// None has come yet.
+    /// The source has not delivered one yet.
     Waiting,
-    /// The last one expired before a new one came.
+    /// The last one expired before a new one arrived.
     Expired,
-    /// The Workload API took it back.
+    /// The Workload API withdrew it.
     Withdrawn,
 }
 
 impl MissingKind {
-    /// A stable name for metrics.
+    /// Returns a stable name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -38,12 +39,12 @@ impl MissingKind {
     }
 }
 
-/// What the owner learned so far.
+/// What the source has delivered so far.
 #[derive(Clone, Default)]
 pub(super) struct IdentityState {
     /// The last snapshot accepted.
     pub(super) held: Option<Arc<Snapshot>>,
-    /// Why `held` may not be used although it may not have expired.
+    /// Why `held` must not be used, even if it has not expired.
     pub(super) withdrawn: Option<String>,
     pub(super) waiting_for: Option<String>,
     pub(super) connected: bool,
@@ -51,23 +52,23 @@ pub(super) struct IdentityState {
 }
 
 impl IdentityState {
-    /// The snapshot that may be used, if the clock allows.
+    /// Returns the snapshot unless it was withdrawn. The caller compares its expiry with the clock.
     pub(super) fn usable(&self) -> Option<&Arc<Snapshot>> {
         if self.withdrawn.is_some() { None } else { self.held.as_ref() }
     }
 }
 
-/// The state as readers and the owner share it.
+/// The state that readers and the source's task share.
 pub(super) struct SharedState {
     pub(super) source: String,
-    /// The clock that validity is judged by.
+    /// The clock that decides whether an SVID has expired.
     pub(super) clock: Clock,
     state: ArcSwap<IdentityState>,
     pub(super) changes: watch::Sender<u64>,
 }
 
 impl SharedState {
-    /// `source` names the source for people.
+    /// `source` describes the source for people.
     pub(super) fn new(source: String, clock: Clock) -> Self {
         Self { source, clock, state: ArcSwap::from_pointee(IdentityState::default()), changes: watch::Sender::new(0) }
     }
@@ -76,7 +77,8 @@ impl SharedState {
         self.state.load()
     }
 
-    /// Changes the state. Only the one owner calls it: of two changes at the same time one would be lost.
+    /// Replaces the state by a changed copy. Only the source's task may call this: of two
+    /// concurrent changes one would be lost.
     pub(super) fn change(&self, change: impl FnOnce(&mut IdentityState)) {
         let mut state = IdentityState::clone(&self.load());
         change(&mut state);
@@ -99,19 +101,19 @@ impl SharedState {
         self.load().usable().is_some_and(|snapshot| snapshot.svid.is_valid_at(self.now()))
     }
 
-    /// Whether this SPIFFE ID is the one that may be used now.
+    /// Checks that this SPIFFE ID is the one that can be used now.
     pub(super) fn is_current(&self, id: &SpiffeId) -> Result<(), Missing> {
         let current = self.current()?;
         if current.svid.id == *id {
             return Ok(());
         }
-        let reason = format!("the identity changed from {id} to {} meanwhile; ask again", current.svid.id);
+        let reason = format!("the identity changed from {id} to {} in the meantime; try again", current.svid.id);
         Err(Missing { kind: MissingKind::Withdrawn, reason })
     }
 }
 
 fn missing(source: &str, state: &IdentityState) -> Missing {
-    let waiting = state.waiting_for.as_deref().unwrap_or("no update has come since");
+    let waiting = state.waiting_for.as_deref().unwrap_or("no update has arrived since");
     match (&state.withdrawn, &state.held) {
         (Some(why), _) => {
             let mut reason = format!("the identity was withdrawn: {why}");
@@ -123,7 +125,7 @@ fn missing(source: &str, state: &IdentityState) -> Missing {
         (None, Some(snapshot)) => {
             let at = snapshot.svid.not_after;
             let reason = format!(
-                "the X.509-SVID of {} expired at {at} and {source} gave no new one: {waiting}",
+                "the X.509-SVID of {} expired at {at} and {source} has delivered no new one: {waiting}",
                 snapshot.svid.id
             );
             Missing { kind: MissingKind::Expired, reason }
@@ -131,7 +133,7 @@ fn missing(source: &str, state: &IdentityState) -> Missing {
         (None, None) => Missing {
             kind: MissingKind::Waiting,
             reason: format!(
-                "there is no identity yet: {}",
+                "no identity has arrived yet: {}",
                 state.waiting_for.as_deref().unwrap_or("its source has not been asked")
             ),
         },

@@ -111,7 +111,7 @@ pub(crate) fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
 }
 
-/// An identity that a test feeds by hand.
+/// An identity whose updates a test publishes by hand.
 pub(crate) struct Fed {
     pub(crate) identity: Identity,
     pub(crate) clock: Clock,
@@ -141,14 +141,14 @@ impl Fed {
     }
 
     pub(crate) fn withdraw(&mut self) {
-        self.publisher.withdraw("the test says so");
+        self.publisher.withdraw("the test withdrew it");
     }
 
     pub(crate) fn waiting(&mut self, why: &str) {
-        self.publisher.waiting("test", why);
+        self.publisher.report_waiting("test", why);
     }
 
-    pub(crate) fn note_expiry(&mut self) -> bool {
-        self.publisher.note_expiry()
+    pub(crate) fn check_expiry(&mut self) -> bool {
+        self.publisher.check_expiry()
     }
 }

@@ -1,5 +1,6 @@
-//! The X.509 stream of the Workload API on the wire. The `spiffe` crate's own stream drops the SPIFFE ID that a message names
-//! and cannot tell a message that it cannot read from a broken stream; parsing of what is inside is left to it.
+//! The X.509 stream of the Workload API on the wire. The `spiffe` crate's own stream drops the
+//! SPIFFE ID that a message names, and does not distinguish a message that it cannot read from a
+//! broken stream. The certificates and keys inside are left to that crate.
 use super::material::{Material, UpdateRefused};
 use bytes::{Buf, Bytes};
 use prost::Message;
@@ -11,20 +12,23 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use zeroize::{Zeroize, Zeroizing};
 
-/// A message has room for some hundred authorities; whatever is larger is no trust bundle.
+/// The largest message in bytes. It has room for several hundred authorities; no real trust bundle
+/// is larger.
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
-/// Opens `FetchX509SVID`. The metadata proves that no browser or confused proxy is asking (Workload API §4).
+/// Opens `FetchX509SVID`. The metadata proves that the caller is not a browser or a server that was
+/// tricked into the request (SPIFFE Workload Endpoint §4).
 pub(super) async fn open(channel: Channel) -> Result<Streaming<Bytes>, Status> {
     let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_MESSAGE);
     client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let mut request = tonic::Request::new(());
     request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
     let path = http::uri::PathAndQuery::from_static("/SpiffeWorkloadAPI/FetchX509SVID");
-    Ok(client.server_streaming(request, path, Unread).await?.into_inner())
+    Ok(client.server_streaming(request, path, Undecoded).await?.into_inner())
 }
 
-/// Reads one message and takes the SVID that the hint names, without a hint the first (WA-5).
+/// Reads one message and takes the SVID with `hint` (SPIFFE Workload API §5.2.1), or without a hint
+/// the first one (§5.3).
 pub(super) fn read(message: Bytes, hint: Option<&str>) -> Result<Material, UpdateRefused> {
     let mut response =
         X509SvidResponse::decode(message).map_err(|error| UpdateRefused::Undecodable(error.to_string()))?;
@@ -58,7 +62,7 @@ fn offered(svids: &[X509Svid]) -> String {
     hints.join(", ")
 }
 
-/// `X509SVIDResponse`; CRLs (field 2) are not read, as no Workload API sends any.
+/// `X509SVIDResponse`. Its CRLs (field 2) are not read, because no known Workload API sends any.
 #[derive(Clone, PartialEq, Message)]
 struct X509SvidResponse {
     #[prost(message, repeated, tag = "1")]
@@ -67,7 +71,7 @@ struct X509SvidResponse {
     federated_bundles: HashMap<String, Vec<u8>>,
 }
 
-/// `X509SVID`.
+/// `X509SVID`: one SVID with its key and bundle.
 #[derive(Clone, PartialEq, Message)]
 #[prost(skip_debug)]
 struct X509Svid {
@@ -84,7 +88,7 @@ struct X509Svid {
 }
 
 impl X509Svid {
-    /// WA-3: an empty one makes the whole message void.
+    /// An empty mandatory field makes the whole message invalid (SPIFFE Workload API §4.5).
     fn check_mandatory(&self) -> Result<(), UpdateRefused> {
         for (empty, field) in [
             (self.spiffe_id.is_empty(), "spiffe_id"),
@@ -112,10 +116,11 @@ impl Drop for X509Svid {
     }
 }
 
-/// Hands messages over unread, so that one that cannot be read is a refused update and not the end of the stream.
-struct Unread;
+/// A codec that passes messages on undecoded, so that one that cannot be decoded is a refused
+/// update and does not end the stream.
+struct Undecoded;
 
-impl Codec for Unread {
+impl Codec for Undecoded {
     type Encode = ();
     type Decode = Bytes;
     type Encoder = Self;
@@ -130,7 +135,7 @@ impl Codec for Unread {
     }
 }
 
-impl Encoder for Unread {
+impl Encoder for Undecoded {
     type Item = ();
     type Error = Status;
 
@@ -140,7 +145,7 @@ impl Encoder for Unread {
     }
 }
 
-impl Decoder for Unread {
+impl Decoder for Undecoded {
     type Item = Bytes;
     type Error = Status;
 
@@ -168,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hint_chooses_and_its_absence_fails_closed() {
+    fn hint_selects_the_svid_and_unknown_hint_is_refused() {
         let two = || message(vec![entry("internal"), entry("external")]);
         let named = |hint| read(two(), hint).map(|material| material.named.unwrap_or_default());
         assert_eq!(named(None), Ok("spiffe://example.org/internal".to_owned()));
@@ -178,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_two_equal_hints_wins() {
+    fn duplicate_hint_selects_the_first_svid() {
         let mut second = entry("same");
         second.spiffe_id = "spiffe://example.org/second".to_owned();
         let material = read(message(vec![entry("same"), second]), Some("same")).expect("good");
@@ -186,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_mandatory_field_voids_the_message() {
+    fn empty_mandatory_field_invalidates_the_message() {
         assert_eq!(read(Bytes::new(), None).err(), Some(UpdateRefused::Missing("svids")));
         type Change = fn(&mut X509Svid);
         let changes: [(Change, &str); 4] = [
@@ -198,19 +203,19 @@ mod tests {
         for (change, field) in changes {
             let mut bad = entry("b");
             change(&mut bad);
-            // Also where it is not the one that would be chosen.
+            // The message is invalid even if another SVID would be selected.
             assert_eq!(read(message(vec![entry("a"), bad]), None).err(), Some(UpdateRefused::Missing(field)));
         }
     }
 
     #[test]
-    fn rubbish_is_undecodable() {
+    fn garbage_is_undecodable() {
         assert!(matches!(read(Bytes::from_static(b"\xff\xff\xff"), None), Err(UpdateRefused::Undecodable(_))));
     }
 
     proptest::proptest! {
         #[test]
-        fn no_message_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), at in 0_usize..40, byte: u8) {
+        fn arbitrary_message_does_not_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), at in 0_usize..40, byte: u8) {
             let _ = read(bytes.into(), None);
             let mut damaged = message(vec![entry("a"), entry("b")]).to_vec();
             let at = at % damaged.len();
@@ -220,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_no_key() {
+    fn debug_contains_no_key() {
         let shown = format!("{:?}", X509SvidResponse { svids: vec![entry("a")], federated_bundles: HashMap::new() });
         assert!(!shown.contains("[2]") && !shown.contains("key"), "{shown}");
     }

@@ -1,4 +1,5 @@
-//! The Workload API as the source: one task holds the X.509 stream, whatever happens to the agent.
+//! The Workload API as the source. One task keeps the X.509 stream open, and reopens it whenever
+//! the agent restarts or fails.
 use super::error::StreamError;
 use super::handle::Identity;
 use super::jwt::JwtIssuer;
@@ -16,35 +17,38 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tonic::Streaming;
 
-/// What to connect to and how long to wait for it.
+/// Which Workload API to use, and how long to wait for it.
 #[derive(Clone, Debug)]
 pub struct WorkloadApiSettings {
-    /// The socket.
+    /// Where the Workload API listens.
     pub socket: Endpoint,
-    /// Which of several SVIDs: the one with this label; without it the first. A label that nobody offers means no identity.
+    /// The label of the SVID to use if there are several; `None` for the first one. If no SVID has
+    /// the label, the source delivers no identity.
     pub hint: Option<String>,
-    /// Our own deadlines, since the Workload API has none.
+    /// Deadlines of ours, because the Workload API defines none.
     pub timing: WorkloadApiTiming,
 }
 
-/// How long the source waits, and for what.
+/// How long the source waits for each step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkloadApiTiming {
-    /// For a connection.
+    /// The time to connect.
     pub connect: Duration,
-    /// For the first message, which comes without delay (WA-4).
+    /// The time until the first message, which the server sends without delay (SPIFFE Workload API
+    /// §4.3).
     pub first_message: Duration,
-    /// For a JWT-SVID.
+    /// The time to fetch a JWT-SVID.
     pub jwt_svid: Duration,
-    /// With an open stream that brought no usable SVID.
+    /// How long a stream stays open without a usable SVID before it is reopened.
     pub usable_svid: Duration,
     /// The time between attempts to connect.
     pub backoff: BackoffRange,
-    /// Between attempts where the peer refuses the question itself.
+    /// The time between attempts if the peer rejects the call itself.
     pub rejected_backoff: Duration,
 }
 
-/// The time between attempts to connect: doubled after each from `first` up to `longest`, with jitter.
+/// The time between attempts to connect: doubled after each from `first` up to `longest`, with
+/// jitter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackoffRange {
     /// The time after the first attempt.
@@ -66,29 +70,33 @@ impl Default for WorkloadApiTiming {
     }
 }
 
-/// The owner of one X.509 stream. [`Self::run`] keeps the [`Identity`] that came with it current.
+/// The task that owns one X.509 stream. [`Self::run`] keeps the [`Identity`] that was created with
+/// it current.
 pub struct WorkloadApi {
     settings: WorkloadApiSettings,
     publisher: Publisher,
-    /// The revision for which a new stream was asked for because it was near its end.
-    hurried: Option<u64>,
+    /// The revision for which the stream was reopened because its SVID was about to expire.
+    reopened_for: Option<u64>,
 }
 
-/// How often the wall clock is looked at: a laptop's sleep stops timers, not time.
+/// How often the wall clock is read. Timers do not advance while a laptop sleeps, so they are not
+/// enough.
 const TICK: Duration = Duration::from_secs(1);
-/// A stream that lived this long was healthy: its end is followed by an attempt at once.
+/// A stream that was open for this long was healthy, so that it is reopened immediately after its
+/// end.
 const HEALTHY: Duration = Duration::from_secs(5);
 
 impl WorkloadApi {
-    /// The owner and what readers get.
+    /// Creates the task and the handle for readers.
     pub fn new(settings: WorkloadApiSettings, clock: Clock, metrics: Metrics) -> (Self, Identity) {
         let source = format!("the Workload API at {}", settings.socket);
         let jwt = JwtIssuer::api(settings.timing.jwt_svid);
         let (publisher, identity) = Publisher::new(source, jwt, clock, metrics);
-        (Self { settings, publisher, hurried: None }, identity)
+        (Self { settings, publisher, reopened_for: None }, identity)
     }
 
-    /// Holds the stream until told to stop. A missing agent is waited for, so it ends for no other reason.
+    /// Keeps the stream open until `stop` fires. A missing agent is waited for, so nothing else
+    /// ends the task.
     ///
     /// # Errors
     /// None.
@@ -96,7 +104,7 @@ impl WorkloadApi {
         if self.settings.socket.is_routable() {
             let socket = &self.settings.socket;
             tracing::warn!(
-                "identity: {socket} is no loopback address, and the Workload API sends private keys in the clear"
+                "identity: {socket} is not a loopback address, and the Workload API sends private keys in the clear"
             );
         }
         tokio::select! {
@@ -119,7 +127,7 @@ impl WorkloadApi {
         }
     }
 
-    /// One connection, from the first byte to the last. `opened` is when its first message came.
+    /// Runs one connection until it ends. `opened` is set to the time of its first message.
     async fn session(&mut self, opened: &mut Option<Instant>) -> StreamError {
         let timing = self.settings.timing;
         let socket = self.settings.socket.to_spiffe();
@@ -146,9 +154,9 @@ impl WorkloadApi {
         self.listen(stream).await
     }
 
-    /// Every later message, and the clock.
+    /// Handles later messages and watches the clock.
     async fn listen(&mut self, mut stream: Streaming<Bytes>) -> StreamError {
-        let mut fruitful = Instant::now();
+        let mut last_usable = Instant::now();
         let mut clock = interval(TICK);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -159,12 +167,12 @@ impl WorkloadApi {
                     Err(status) => return StreamError::status(&status),
                 },
                 _ = clock.tick() => {
-                    if self.overdue() {
+                    if self.is_overdue() {
                         return StreamError::Overdue;
                     }
                     if self.publisher.has_valid() {
-                        fruitful = Instant::now();
-                    } else if fruitful.elapsed() >= self.settings.timing.usable_svid {
+                        last_usable = Instant::now();
+                    } else if last_usable.elapsed() >= self.settings.timing.usable_svid {
                         return StreamError::NoUsableSvid(self.settings.timing.usable_svid);
                     }
                 }
@@ -177,7 +185,8 @@ impl WorkloadApi {
         let now = self.publisher.now();
         match wire::read(message, hint).and_then(|material| material::check(material, now)) {
             Ok(checked) => self.publisher.publish(checked),
-            // WA-2: a message is the whole state, so this SVID is redacted, not merely not updated.
+            // A message is the complete state, so an SVID that it omits is withdrawn, not merely
+            // unchanged (SPIFFE Workload API §4.4).
             Err(refused @ UpdateRefused::Hint { .. }) => {
                 self.publisher.refuse(&refused);
                 self.publisher.withdraw(&refused.to_string());
@@ -186,7 +195,8 @@ impl WorkloadApi {
         }
     }
 
-    /// Tells what happened, and draws the consequence for what we hold.
+    /// Reports why the stream ended, and withdraws the identity if the Workload API says that there
+    /// is none.
     fn report(&mut self, error: &StreamError) {
         let why = error.explain(&self.settings.socket);
         match error {
@@ -194,37 +204,38 @@ impl WorkloadApi {
             StreamError::TooLarge(message) => self.publisher.refuse(&UpdateRefused::Undecodable(message.clone())),
             _ => {}
         }
-        self.publisher.waiting(error.kind(), &why);
+        self.publisher.report_waiting(error.kind(), &why);
     }
 
-    /// Waits, with an eye on the clock.
+    /// Waits for `delay`, and notices an SVID that expires in the meantime.
     async fn wait(&mut self, delay: Duration) {
         let until = Instant::now() + delay;
         while Instant::now() < until {
-            self.publisher.note_expiry();
+            self.publisher.check_expiry();
             sleep(TICK.min(until.saturating_duration_since(Instant::now()))).await;
         }
     }
 
-    /// Whether to ask anew: once when nine tenths of the SVID's life are over, in case the agent's side of the stream is dead
-    /// without our seeing it, and once when it has expired, which after a laptop's sleep is the first that we see.
-    fn overdue(&mut self) -> bool {
-        if self.publisher.note_expiry() {
+    /// Tells whether to reopen the stream: once when nine tenths of the SVID's lifetime have
+    /// passed, in case the agent's side is dead unnoticed, and once when it has expired, which is
+    /// what is noticed first after a laptop's sleep.
+    fn is_overdue(&mut self) -> bool {
+        if self.publisher.check_expiry() {
             return true;
         }
         let Some(snapshot) = self.publisher.usable() else { return false };
         let svid = &snapshot.svid;
         let near_end = svid.not_after.minus(svid.not_after.since(svid.not_before) / 10);
         let now = self.publisher.now();
-        if now < near_end || !svid.is_valid_at(now) || self.hurried == Some(snapshot.revision) {
+        if now < near_end || !svid.is_valid_at(now) || self.reopened_for == Some(snapshot.revision) {
             return false;
         }
-        self.hurried = Some(snapshot.revision);
+        self.reopened_for = Some(snapshot.revision);
         true
     }
 }
 
-/// How long to wait before the next attempt.
+/// Decides how long to wait before the next attempt.
 struct Backoff {
     timing: WorkloadApiTiming,
     delays: backon::ExponentialBackoff,
@@ -241,7 +252,8 @@ impl Backoff {
             .with_max_delay(timing.backoff.longest)
             .without_max_times()
             .with_jitter()
-            // The library's own seed is a constant: every replica would come back at the same moment.
+            // The library's default seed is a constant, so that all replicas would retry at the
+            // same moment.
             .with_jitter_seed(fastrand::u64(..))
             .build()
     }
@@ -250,7 +262,8 @@ impl Backoff {
         if let StreamError::NotWorkloadApi(_) = error {
             return self.timing.rejected_backoff;
         }
-        // WA-1: at once after a good stream's end. Each happens once before something else must: no loop can form.
+        // A healthy stream that ends is reopened immediately (SPIFFE Workload API §4.2). Neither
+        // case can repeat without another event in between, so this does not loop.
         if healthy || *error == StreamError::Overdue {
             self.delays = Self::delays(self.timing);
             return Duration::ZERO;
@@ -264,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attempts_spread_out_and_start_over_after_a_good_stream() {
+    fn backoff_grows_and_resets_after_a_healthy_stream() {
         let timing = WorkloadApiTiming::default();
         let mut backoff = Backoff::new(timing);
         let denied = StreamError::Denied(String::new());
@@ -276,9 +289,9 @@ mod tests {
     }
 
     #[test]
-    fn a_question_refused_is_not_repeated_soon() {
+    fn rejected_call_is_retried_after_the_long_backoff() {
         let mut backoff = Backoff::new(WorkloadApiTiming::default());
-        let refused = StreamError::NotWorkloadApi(String::new());
-        assert_eq!(backoff.after(&refused, true), WorkloadApiTiming::default().rejected_backoff);
+        let rejected = StreamError::NotWorkloadApi(String::new());
+        assert_eq!(backoff.after(&rejected, true), WorkloadApiTiming::default().rejected_backoff);
     }
 }

@@ -1,4 +1,4 @@
-//! Client configurations for rustls.
+//! Builds rustls' client configurations.
 use super::error::PeerRefused;
 use super::trust::{ClientTls, Present, ServerTrust};
 use super::verify::SpiffeVerifier;
@@ -13,18 +13,19 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why a configuration cannot be made; each is a mistake of whoever composes, found at start.
+/// Why a client configuration cannot be built. The checks of the configuration file rule out both
+/// cases.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {
-    /// SPIFFE trust or an SVID to present, and no identity source.
+    /// It trusts SPIFFE IDs or presents the SVID, and no identity source is configured.
     #[error("this TLS setting needs an identity: configure identity.workload_api or identity.files")]
     NoIdentity,
-    /// Not one root.
-    #[error("there is no certificate authority to trust: {0}")]
+    /// There is not a single authority to trust.
+    #[error("no certificate authority can be trusted: {0}")]
     NoRoots(String),
 }
 
-/// Makes the configuration for `tls`. It follows every rotation by itself.
+/// Builds the configuration for `tls`. It uses every later SVID and bundle without being rebuilt.
 ///
 /// # Errors
 /// [`SetupError`].
@@ -53,7 +54,7 @@ pub fn client_config(
         Present::Nothing => builder.with_custom_certificate_verifier(verifier).with_no_client_auth(),
         Present::Svid => {
             let identity = needed()?;
-            let gate = IdentityFirst { identity: identity.clone(), then: verifier };
+            let gate = RequireIdentity { identity: identity.clone(), then: verifier };
             builder
                 .with_custom_certificate_verifier(Arc::new(gate))
                 .with_client_cert_resolver(Arc::new(CurrentSvid(identity)))
@@ -64,7 +65,7 @@ pub fn client_config(
     Ok(Arc::new(config))
 }
 
-/// The wall clock of the project, so that certificates and SVIDs are judged by one time.
+/// The crate's own clock, so that certificates and SVIDs are compared with the same time.
 #[derive(Debug)]
 struct WallTime(Clock);
 
@@ -74,13 +75,14 @@ impl TimeProvider for WallTime {
     }
 }
 
-/// Shows the SVID of the moment.
+/// Presents the current SVID.
 #[derive(Debug)]
 struct CurrentSvid(Identity);
 
 impl ResolvesClientCert for CurrentSvid {
-    /// The server's list of acceptable issuers is no reason to go on without a certificate: it may be incomplete, and a server
-    /// that does not like ours says so itself.
+    /// The server's list of acceptable issuers is ignored. It may be incomplete, and a server that
+    /// does not accept our certificate refuses it with an alert, which says more than a handshake
+    /// without a certificate.
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.0.current().ok().map(|snapshot| snapshot.svid.certified.clone())
     }
@@ -90,14 +92,15 @@ impl ResolvesClientCert for CurrentSvid {
     }
 }
 
-/// Refuses with our own words before a server gets to see a handshake without a certificate, whose refusal would say nothing.
+/// Fails with our own error if there is no SVID. Otherwise the server would see a handshake without
+/// a certificate, and its refusal would not say why.
 #[derive(Debug)]
-struct IdentityFirst {
+struct RequireIdentity {
     identity: Identity,
     then: Arc<dyn ServerCertVerifier>,
 }
 
-impl ServerCertVerifier for IdentityFirst {
+impl ServerCertVerifier for RequireIdentity {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

@@ -3,44 +3,44 @@ use crate::identity::{LeafProblem, Missing, SpiffeId};
 use rustls::{CertificateError, Error, OtherError};
 use std::sync::Arc;
 
-/// Why a peer is not talked to.
+/// Why a peer is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerRefused {
-    /// It is we who lack something.
+    /// The peer cannot be verified, because our own identity is missing.
     #[error("our own identity is missing: {0}")]
     NoIdentity(Missing),
-    /// X5-1, X5-2.
-    #[error("the server's certificate is no X.509-SVID: {0}")]
+    /// Its certificate is not an X.509-SVID (SPIFFE X.509-SVID §2 to §4).
+    #[error("the server's certificate is not an X.509-SVID: {0}")]
     Leaf(#[from] LeafProblem),
-    /// X5-4. What it presented has not been verified.
-    #[error("the server claims to be {presented}, expected was {expected}")]
+    /// Its SPIFFE ID is not an expected one. What it presented has not been verified yet.
+    #[error("the server claims to be {presented}, and {expected} was expected")]
     NotPinned {
-        /// From its certificate.
+        /// The SPIFFE ID in its certificate.
         presented: SpiffeId,
-        /// From the configuration.
+        /// The SPIFFE IDs of the configuration.
         expected: String,
     },
-    /// X5-3.
+    /// There is no trust bundle for its trust domain (SPIFFE Workload API §4.6).
     #[error(
         "the server claims to be {presented}, and there is no trust bundle for {}: \
-         is it federated with our trust domain, and is that in our registration entry?", presented.trust_domain()
+         check that it is federated with our trust domain, and that our registration entry says `federatesWith`", presented.trust_domain()
     )]
     NoBundle {
-        /// From its certificate.
+        /// The SPIFFE ID in its certificate.
         presented: SpiffeId,
     },
-    /// X5-3.
+    /// The bundle of its trust domain does not vouch for its certificate (RFC 5280 §6).
     #[error("the server claims to be {presented}, and the authorities of {} do not vouch for it: {why}", presented.trust_domain())]
     Untrusted {
-        /// From its certificate.
+        /// The SPIFFE ID in its certificate.
         presented: SpiffeId,
-        /// What the path validation says.
+        /// Why the path validation failed.
         why: String,
     },
 }
 
 impl PeerRefused {
-    /// A stable name for metrics.
+    /// Returns a stable name.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NoIdentity(_) => "no_identity",
@@ -58,22 +58,22 @@ impl From<PeerRefused> for rustls::Error {
     }
 }
 
-/// What is wrong with a certificate, without jargon where there is a word for it.
+/// Describes what is wrong with a certificate, in plain words where possible.
 pub(super) fn certificate_problem(error: &Error) -> String {
     let Error::InvalidCertificate(problem) = error else { return error.to_string() };
     match problem {
-        CertificateError::BadEncoding => "it is not a certificate that can be read".to_owned(),
+        CertificateError::BadEncoding => "it cannot be read as a certificate".to_owned(),
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "it is not valid yet: compare the clocks".to_owned()
         }
-        CertificateError::UnknownIssuer => "no authority that is trusted here has signed it".to_owned(),
-        CertificateError::BadSignature => "its signature is wrong".to_owned(),
+        CertificateError::UnknownIssuer => "it is not signed by a trusted authority".to_owned(),
+        CertificateError::BadSignature => "its signature is invalid".to_owned(),
         CertificateError::NotValidForNameContext { expected, presented } => {
             format!("it is for {}, not for {}", presented.join(", "), expected.to_str())
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "it may not be used by a server (extended key usage)".to_owned()
+            "it must not be used by a server (extended key usage)".to_owned()
         }
         other => other.to_string(),
     }

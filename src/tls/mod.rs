@@ -1,9 +1,10 @@
-//! TLS as a client: whom we trust at the other end, and whether we show our SVID.
+//! TLS as a client: which servers are trusted, and whether the SVID is presented to them.
 //!
-//! Resolver and verifier are our own. They read one immutable [`Snapshot`](crate::identity::Snapshot) in which the next SVID, its
-//! key and its bundles are ready to use, so a rotation never meets a handshake half way. A config is made once per upstream or
-//! server; rotation needs no new one. Sessions are never resumed: a resumed one would skip the check of the peer, and its
-//! certificate would be the one of another day.
+//! The certificate resolver and the verifier are our own. Both read one immutable
+//! [`Snapshot`](crate::identity::Snapshot) of the SVID, its key and the bundles, so that a rotation
+//! is never half visible to a handshake. There is one configuration for each upstream or
+//! authorization server, and rotation does not replace it. Sessions are never resumed, because
+//! resumption would skip the check of the peer and go on with the certificate of an earlier day.
 mod client;
 mod error;
 mod peer_ids;

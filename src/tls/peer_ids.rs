@@ -3,32 +3,32 @@ use crate::identity::SpiffeId;
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// The SPIFFE IDs that a server may have: an exact, non-empty list. A federated trust domain is trusted only where one of its IDs
-/// stands here by name.
+/// The SPIFFE IDs that a server may have, as an exact and non-empty list. A federated trust domain
+/// is trusted only if one of its IDs is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIds(BTreeSet<SpiffeId>);
 
-/// Why a list of SPIFFE IDs is none.
+/// Why a list of SPIFFE IDs is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerIdsError {
-    /// It would let anyone or no one in.
+    /// The list is empty.
     #[error("the list of SPIFFE IDs is empty: name at least one, such as spiffe://example.org/reports")]
     Empty,
-    /// One entry is no SPIFFE ID, or none that a workload can have.
-    #[error("{text:?} is no workload's SPIFFE ID: {why}")]
+    /// An entry is not the SPIFFE ID of a workload.
+    #[error("{text:?} is not the SPIFFE ID of a workload: {why}")]
     NotAnId {
-        /// The entry.
+        /// The entry as written.
         text: String,
-        /// The rule.
+        /// The rule that it breaks.
         why: String,
     },
 }
 
 impl PeerIds {
-    /// From the configuration's list.
+    /// Reads the list of the configuration.
     ///
     /// # Errors
-    /// It is empty, or an entry is no SPIFFE ID with a path.
+    /// The list is empty, or an entry is not a SPIFFE ID with a path.
     pub fn new<T: AsRef<str>>(ids: impl IntoIterator<Item = T>) -> Result<Self, PeerIdsError> {
         let ids: BTreeSet<_> = ids.into_iter().map(|text| peer_id(text.as_ref())).collect::<Result<_, _>>()?;
         if ids.is_empty() { Err(PeerIdsError::Empty) } else { Ok(Self(ids)) }
@@ -38,7 +38,7 @@ impl PeerIds {
         self.0.contains(id)
     }
 
-    /// The IDs in order.
+    /// Returns the IDs in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = &SpiffeId> {
         self.0.iter()
     }
@@ -60,7 +60,7 @@ fn peer_id(text: &str) -> Result<SpiffeId, PeerIdsError> {
         return Err(refuse(format!("write {id}")));
     }
     if id.path().is_empty() {
-        return Err(refuse("a trust domain is not enough, name the workload".to_owned()));
+        return Err(refuse("a trust domain alone is not enough, name the workload".to_owned()));
     }
     Ok(id)
 }
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_of_peers_is_exact_and_not_empty() {
+    fn peer_ids_must_be_exact_and_not_empty() {
         assert_eq!(PeerIds::new(Vec::<String>::new()), Err(PeerIdsError::Empty));
         let two = PeerIds::new(["spiffe://example.org/b", "spiffe://example.org/a", "spiffe://example.org/a"]);
         assert_eq!(two.expect("good").to_string(), "spiffe://example.org/a or spiffe://example.org/b");

@@ -1,14 +1,16 @@
-//! TLS errors for people: which side refused, what was expected, what was shown, what to do.
+//! Describes TLS errors for people: which side refused, what was expected, what was presented, and
+//! what to do.
 use super::error::{PeerRefused, certificate_problem};
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 use std::io;
 
-/// What a failed handshake or a broken connection means, where TLS is the cause. Takes any error and looks for rustls' in it.
+/// Describes a failed handshake or a broken connection if TLS is the cause. It searches `error` and
+/// its sources for an error of rustls.
 pub fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     explain(find(error)?)
 }
 
-/// An error with its causes, in TLS's own words where there are some.
+/// Describes an error: by [`refusal`] if TLS is the cause, and otherwise with all of its sources.
 pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     if let Some(refused) = refusal(error) {
         return refused;
@@ -19,7 +21,8 @@ pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     words.join(": ")
 }
 
-/// Walks the causes. An `io::Error` hides the error that it carries from `source`.
+/// Walks the sources. The error that an `io::Error` carries is not its `source`, so it is fetched
+/// by `get_ref`.
 fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
     if let Some(found) = error.downcast_ref::<Error>() {
         return Some(found);
@@ -42,26 +45,28 @@ fn explain(error: &Error) -> Option<String> {
         Error::AlertReceived(alert) => Some(alert_text(*alert)),
         Error::PeerIncompatible(PeerIncompatible::ServerSentHelloRetryRequestWithUnknownExtension)
         | Error::General(_) => None,
-        Error::PeerIncompatible(what) => Some(format!("the server's TLS does not fit ours: {what:?}")),
-        Error::NoApplicationProtocol => Some("the server offers none of our application protocols (ALPN)".to_owned()),
+        Error::PeerIncompatible(what) => Some(format!("the server's TLS is incompatible with ours: {what:?}")),
+        Error::NoApplicationProtocol => Some("the server supports none of our application protocols (ALPN)".to_owned()),
         Error::InvalidMessage(_) => Some("the server does not speak TLS on this port".to_owned()),
         _ => None,
     }
 }
 
-/// The server's reasons; it says one word, so ours are guesses.
+/// Guesses the server's reason, because an alert has only a code.
 fn alert_text(alert: AlertDescription) -> String {
     let guess = match alert {
-        AlertDescription::CertificateRequired => "it wants a client certificate: set client_certificate: svid",
+        AlertDescription::CertificateRequired => "it requires a client certificate: set client_certificate: svid",
         AlertDescription::UnknownCA | AlertDescription::BadCertificate | AlertDescription::CertificateUnknown => {
-            "it does not trust our client certificate: does it have our trust domain's bundle?"
+            "it does not trust our client certificate: check that it has our trust domain's bundle"
         }
-        AlertDescription::CertificateExpired => "it takes our client certificate for expired: compare the clocks",
-        AlertDescription::AccessDenied => "it does not let our SPIFFE ID in",
+        AlertDescription::CertificateExpired => "it considers our client certificate expired: compare the clocks",
+        AlertDescription::AccessDenied => "it does not authorize our SPIFFE ID",
         AlertDescription::UnrecognisedName => "it has no certificate for this host name",
-        AlertDescription::ProtocolVersion => "it speaks none of TLS 1.2 and 1.3",
-        AlertDescription::NoApplicationProtocol => "it takes none of our application protocols (ALPN)",
-        AlertDescription::HandshakeFailure => "nothing in common, or it wants a client certificate",
+        AlertDescription::ProtocolVersion => "it supports neither TLS 1.2 nor 1.3",
+        AlertDescription::NoApplicationProtocol => "it supports none of our application protocols (ALPN)",
+        AlertDescription::HandshakeFailure => {
+            "the two sides have nothing in common, or it requires a client certificate"
+        }
         _ => "it gave no other reason",
     };
     format!("the server refused the connection with the TLS alert {alert:?}: {guess}")

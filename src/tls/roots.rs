@@ -1,4 +1,4 @@
-//! Certificate authorities of the ordinary web, or of a file.
+//! The certificate authorities of the public web, or of a file.
 use super::error::certificate_problem;
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::RootCertStore;
@@ -7,11 +7,11 @@ use rustls::pki_types::pem::PemObject;
 use std::fmt;
 use std::sync::Arc;
 
-/// Authorities to trust. Clones share them.
+/// A set of trusted authorities. Clones share it.
 #[derive(Clone)]
 pub struct Roots {
     pub(super) store: Arc<RootCertStore>,
-    /// Taken once: the machine's are 100 kB.
+    /// SHA-256 of the set. It is computed once, because the machine's authorities take 100 kB.
     pub(super) digest: [u8; 32],
 }
 
@@ -36,26 +36,27 @@ impl fmt::Debug for Roots {
     }
 }
 
-/// Why a PEM text holds no authorities.
+/// Why the authorities of a PEM text cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RootsError {
-    /// It is not PEM.
+    /// The text is not PEM.
     #[error("it is not PEM: {0}")]
     NotPem(String),
-    /// There is no CERTIFICATE section.
-    #[error("it holds no CERTIFICATE section")]
+    /// The text contains no CERTIFICATE section.
+    #[error("it contains no CERTIFICATE section")]
     Empty,
-    /// One cannot be trusted as an authority.
+    /// A certificate cannot be an authority.
     #[error("certificate {number} in it cannot be used as an authority: {why}")]
     Unusable {
-        /// Counted from one.
+        /// The number of the certificate in the text, counted from one.
         number: usize,
-        /// What is the matter.
+        /// What is wrong with it.
         why: String,
     },
 }
 
-/// The machine's authorities; where it has none, as in an image without any files, Mozilla's as compiled in.
+/// Returns the machine's authorities, or Mozilla's compiled-in ones if the machine has none, as in
+/// an image without files.
 pub fn web_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
@@ -69,7 +70,7 @@ pub fn web_roots() -> RootCertStore {
     roots
 }
 
-/// The authorities of a `ca_file`: all of its certificates, or an error.
+/// Reads the authorities of a `ca_file`: all of its certificates, or an error.
 ///
 /// # Errors
 /// [`RootsError`].
@@ -91,12 +92,12 @@ mod tests {
     use crate::tls::{PeerIds, ServerTrust};
 
     #[test]
-    fn there_are_always_web_roots() {
+    fn web_roots_are_never_empty() {
         assert!(!web_roots().is_empty());
     }
 
     #[test]
-    fn a_digest_is_of_who_is_trusted() {
+    fn digest_differs_when_trust_differs() {
         let digest = |pem: &str| ServerTrust::WebPki(roots_from_pem(pem.as_bytes()).expect("roots").into()).digest();
         let authority = || {
             let mut params = rcgen::CertificateParams::default();
@@ -113,12 +114,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_used_whole_or_not_at_all() {
+    fn file_is_used_whole_or_not_at_all() {
         let one = || pem("CERTIFICATE", &Authority::new("example.org").bundle());
         assert_eq!(roots_from_pem((one() + &one()).as_bytes()).expect("two").len(), 2);
         assert_eq!(roots_from_pem(b"").err(), Some(RootsError::Empty));
         assert_eq!(roots_from_pem(pem("PRIVATE KEY", b"x").as_bytes()).err(), Some(RootsError::Empty));
-        let second = one() + &pem("CERTIFICATE", b"rubbish");
+        let second = one() + &pem("CERTIFICATE", b"garbage");
         assert!(matches!(roots_from_pem(second.as_bytes()), Err(RootsError::Unusable { number: 2, .. })));
         assert!(matches!(roots_from_pem(&one().as_bytes()[..80]), Err(RootsError::NotPem(_))));
     }

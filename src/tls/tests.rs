@@ -1,4 +1,4 @@
-//! Handshakes in memory with servers that are right and wrong.
+//! Handshakes in memory, with the right servers and wrong ones.
 use super::*;
 use crate::clock::Clock;
 use crate::identity::testing::{Authority, Fed, Issued, LeafShape, material};
@@ -26,7 +26,8 @@ fn roots(authority: &Authority) -> Roots {
     roots.into()
 }
 
-/// A server with `issued`; it asks for a client certificate under `clients`, if given.
+/// A server with `issued`. If `clients` is given, it asks for a client certificate that this
+/// authority signed.
 fn server(issued: &Issued, clients: Option<&Authority>) -> ServerConfig {
     let builder =
         ServerConfig::builder_with_provider(provider()).with_protocol_versions(rustls::ALL_VERSIONS).expect("versions");
@@ -40,14 +41,15 @@ fn server(issued: &Issued, clients: Option<&Authority>) -> ServerConfig {
     builder.with_single_cert(issued.chain.clone(), key).expect("fitting key")
 }
 
-/// What the client learns, and what the server saw of it.
+/// What the client learned, and what the server saw of it.
 struct Seen {
     resumed: bool,
     client_chain: Vec<rustls::pki_types::CertificateDer<'static>>,
     alpn: Option<Vec<u8>>,
 }
 
-/// A whole exchange, because in TLS 1.3 a server refuses only after the client's side of the handshake has succeeded.
+/// Makes a whole exchange, because in TLS 1.3 a server refuses only after the client's side of the
+/// handshake has succeeded.
 async fn connect(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>, name: &str) -> Result<Seen, std::io::Error> {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let accept = async {
@@ -85,7 +87,7 @@ fn config(tls: &ClientTls, fed: &Fed) -> Arc<ClientConfig> {
     client_config(tls, Some(&fed.identity), &fed.clock).expect("config")
 }
 
-/// The words for people when `issued` serves someone who expects `ids`.
+/// The message for people when a server with `issued` is called by a client that expects `ids`.
 async fn refused(fed: &Fed, ids: &[&str], issued: &Issued) -> String {
     let client = config(&spiffe(ids, Present::Svid), fed);
     let error = connect(&client, &Arc::new(server(issued, None)), "anything.example").await.err().expect("refused");
@@ -93,7 +95,7 @@ async fn refused(fed: &Fed, ids: &[&str], issued: &Issued) -> String {
 }
 
 #[tokio::test]
-async fn mutual_tls_by_spiffe_id_whatever_the_host_name() {
+async fn mutual_tls_succeeds_by_spiffe_id_with_any_host_name() {
     let authority = Authority::new("example.org");
     let fed = Fed::with(&authority, OURS);
     let mut far = server(&authority.issue(LeafShape::new(REPORTS)), Some(&authority));
@@ -105,7 +107,7 @@ async fn mutual_tls_by_spiffe_id_whatever_the_host_name() {
 }
 
 #[tokio::test]
-async fn tls_1_2_works_and_no_certificate_is_shown_unasked() {
+async fn tls_1_2_works_and_no_certificate_is_presented_unasked() {
     let authority = Authority::new("example.org");
     let fed = Fed::with(&authority, OURS);
     let issued = authority.issue(LeafShape::new(REPORTS));
@@ -120,7 +122,7 @@ async fn tls_1_2_works_and_no_certificate_is_shown_unasked() {
 }
 
 #[tokio::test]
-async fn a_wrong_pin_is_refused_and_both_ids_are_named() {
+async fn unexpected_spiffe_id_is_refused_and_both_ids_are_named() {
     let authority = Authority::new("example.org");
     let fed = Fed::with(&authority, OURS);
     let words = refused(&fed, &[REPORTS], &authority.issue(LeafShape::new("spiffe://example.org/other"))).await;
@@ -128,7 +130,7 @@ async fn a_wrong_pin_is_refused_and_both_ids_are_named() {
 }
 
 #[tokio::test]
-async fn another_authority_of_the_same_name_is_refused() {
+async fn authority_of_the_same_name_is_refused() {
     let authority = Authority::new("example.org");
     let fed = Fed::with(&authority, OURS);
     let words = refused(&fed, &[REPORTS], &Authority::new("example.org").issue(LeafShape::new(REPORTS))).await;
@@ -136,7 +138,7 @@ async fn another_authority_of_the_same_name_is_refused() {
 }
 
 #[tokio::test]
-async fn a_federated_domain_only_by_its_own_name_and_bundle() {
+async fn federated_domain_is_trusted_only_by_name_and_own_bundle() {
     let (ours, partner) = (Authority::new("example.org"), Authority::new("partner.example"));
     let mut fed = Fed::new();
     let mut update = material(&ours, OURS);
@@ -149,7 +151,7 @@ async fn a_federated_domain_only_by_its_own_name_and_bundle() {
         .await
         .expect("named, so trusted");
     let words = refused(&fed, &[REPORTS], &partner.issue(LeafShape::new(THEIRS))).await;
-    assert!(words.contains("expected was"), "not named, so refused: {words}");
+    assert!(words.contains("was expected"), "not named, so refused: {words}");
     let words = refused(&fed, &[REPORTS], &partner.issue(LeafShape::new(REPORTS))).await;
     assert!(words.contains("do not vouch"), "the partner's authority must not speak for us: {words}");
     let words = refused(&fed, &[THEIRS], &ours.issue(LeafShape::new(THEIRS))).await;
@@ -161,7 +163,7 @@ async fn a_federated_domain_only_by_its_own_name_and_bundle() {
 }
 
 #[tokio::test]
-async fn a_leaf_that_is_no_svid_is_refused() {
+async fn leaf_that_is_not_an_svid_is_refused() {
     let authority = Authority::new("example.org");
     let fed = Fed::with(&authority, OURS);
     type Change = fn(&mut LeafShape);
@@ -184,7 +186,7 @@ async fn a_leaf_that_is_no_svid_is_refused() {
 }
 
 #[tokio::test]
-async fn without_an_identity_of_our_own_nothing_is_connected() {
+async fn connection_without_our_own_identity_fails() {
     let authority = Authority::new("example.org");
     let far = authority.issue(LeafShape::new(REPORTS));
     let mut fed = Fed::new();
@@ -199,7 +201,7 @@ async fn without_an_identity_of_our_own_nothing_is_connected() {
 }
 
 #[tokio::test]
-async fn web_pki_with_an_svid_fails_in_our_words_once_it_has_expired() {
+async fn web_pki_with_expired_svid_fails_with_our_own_error() {
     let (web, ours) = (Authority::new("web.example"), Authority::new("example.org"));
     let mut shape = LeafShape::new("spiffe://web.example/unimportant");
     shape.dns = vec!["api.example.com".to_owned()];
@@ -235,14 +237,15 @@ async fn web_pki_without_an_svid_needs_no_identity() {
     tls.present = Present::Nothing;
     let client = client_config(&tls, None, &Clock::system()).expect("config");
     let error = connect(&client, &far, "api.example.com").await.err().expect("refused");
-    assert!(refusal(&error).expect("words").contains("no authority that is trusted here"));
+    assert!(refusal(&error).expect("words").contains("not signed by a trusted authority"));
     tls.trust = ServerTrust::WebPki(RootCertStore::empty().into());
     assert!(matches!(client_config(&tls, None, &Clock::system()), Err(SetupError::NoRoots(_))));
 }
 
-/// spire#6715, envoy#42668: a server that hands out tickets and a client whose rights end between two connections.
+/// The server issues session tickets, and the client loses its authorization between two
+/// connections (as in spire#6715 and envoy#42668).
 #[tokio::test]
-async fn resumption_never_skips_authorization() {
+async fn resumption_does_not_skip_authorization() {
     let (first, second) = (Authority::new("example.org"), Authority::new("example.org"));
     let mut fed = Fed::with(&first, OURS);
     let far = Arc::new(server(&first.issue(LeafShape::new(REPORTS)), None));
@@ -256,7 +259,7 @@ async fn resumption_never_skips_authorization() {
 }
 
 #[tokio::test]
-async fn an_overlapping_rotation_of_authorities_never_fails_a_handshake() {
+async fn overlapping_rotation_of_authorities_fails_no_handshake() {
     let (old, new) = (Authority::new("example.org"), Authority::new("example.org"));
     let both = |leaf_of: &Authority| {
         let mut update = material(leaf_of, OURS);
@@ -278,9 +281,9 @@ async fn an_overlapping_rotation_of_authorities_never_fails_a_handshake() {
     assert!(connect(&client, &far_old, "x.example").await.is_err(), "the old authority is gone");
 }
 
-/// dependencies: a ready-made resolver refused up to a third of the handshakes that met a rotation.
+/// A regression test: the resolver of a library refused up to a third of the handshakes during a rotation.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rotation_while_handshaking_never_fails() {
+async fn rotation_during_handshakes_fails_none() {
     let authority = Authority::new("example.org");
     let mut fed = Fed::with(&authority, OURS);
     let client = config(&spiffe(&[REPORTS], Present::Svid), &fed);
@@ -311,7 +314,7 @@ async fn rotation_while_handshaking_never_fails() {
 }
 
 #[test]
-fn an_open_connection_is_judged_anew() {
+fn open_connection_is_rechecked() {
     let (old, new) = (Authority::new("example.org"), Authority::new("example.org"));
     let mut fed = Fed::with(&old, OURS);
     let chain = old.issue(LeafShape::new(REPORTS)).chain;
@@ -330,7 +333,7 @@ fn an_open_connection_is_judged_anew() {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_us_is_explained() {
+async fn refusal_by_the_server_is_explained() {
     let (ours, theirs) = (Authority::new("example.org"), Authority::new("partner.example"));
     let fed = Fed::with(&ours, OURS);
     let far = Arc::new(server(&ours.issue(LeafShape::new(REPORTS)), Some(&theirs)));

@@ -1,20 +1,22 @@
-//! Whom a connection trusts, and whether we show our SVID on it.
+//! Which servers a connection trusts, and whether the SVID is presented on it.
 use super::peer_ids::PeerIds;
 use super::roots::Roots;
 use aws_lc_rs::digest::{Context, SHA256};
 use std::sync::Arc;
 
-/// How a server proves who it is.
+/// How a server proves its identity.
 #[derive(Clone, Debug)]
 pub enum ServerTrust {
-    /// By a certificate for its host name, signed under one of these roots: the public ones, or a `ca_file`.
+    /// By a certificate for its host name that one of these authorities signed: the public ones, or
+    /// those of a `ca_file`.
     WebPki(Roots),
-    /// By an X.509-SVID with one of these SPIFFE IDs. Its host name means nothing.
+    /// By an X.509-SVID with one of these SPIFFE IDs. Its host name does not matter.
     Spiffe(Arc<PeerIds>),
 }
 
 impl ServerTrust {
-    /// SHA-256 of who is trusted; equal for equal trust, wherever it was read from.
+    /// Returns the SHA-256 of what is trusted. It is equal for equal trust, wherever that was read
+    /// from.
     pub fn digest(&self) -> [u8; 32] {
         let mut context = Context::new(&SHA256);
         match self {
@@ -25,29 +27,29 @@ impl ServerTrust {
     }
 }
 
-/// What we show a server that asks for a certificate.
+/// What is presented to a server that asks for a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Present {
-    /// None.
+    /// No certificate.
     #[default]
     Nothing,
-    /// The X.509-SVID. Without a valid one no handshake succeeds.
+    /// The X.509-SVID. Without a valid one, no handshake succeeds.
     Svid,
 }
 
-/// One way to connect.
+/// The TLS settings of a connection.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
-    /// The server's side.
+    /// How the server proves its identity.
     pub trust: ServerTrust,
-    /// Our side.
+    /// What is presented to the server.
     pub present: Present,
-    /// Application protocols, the preferred one first; empty for none.
+    /// The application protocols to offer (ALPN), the preferred one first; empty for none.
     pub alpn: Vec<Vec<u8>>,
 }
 
 impl ClientTls {
-    /// Whether it works only with an identity.
+    /// Tells whether a connection needs the workload's identity.
     pub fn needs_identity(&self) -> bool {
         self.present == Present::Svid || matches!(self.trust, ServerTrust::Spiffe(_))
     }

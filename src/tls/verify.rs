@@ -1,4 +1,4 @@
-//! Verifying a server by its SPIFFE ID (X509-SVID §5).
+//! Verifies a server by its SPIFFE ID (SPIFFE X.509-SVID §5).
 use super::error::{PeerRefused, certificate_problem};
 use super::peer_ids::PeerIds;
 use super::trust::ServerTrust;
@@ -13,8 +13,9 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Checks whether an open connection may stay open under a new `snapshot`: at `now`, the bundles must still vouch for its peer.
-/// `chain` is what the peer presented in its handshake. A Web PKI peer is not affected by bundles.
+/// Checks whether an open connection may stay open under a new `snapshot`: at `now`, the bundles
+/// must still vouch for its peer. `chain` is what the peer presented in its handshake. A Web PKI
+/// peer is not affected by bundles.
 ///
 /// # Errors
 /// [`PeerRefused`]: the connection must be closed.
@@ -31,7 +32,7 @@ pub fn recheck(
     Verification { peers, snapshot, algorithms: &algorithms }.check(PeerChain { leaf, intermediates }, now)
 }
 
-/// What a peer presented.
+/// The certificates that a peer presented.
 struct PeerChain<'c, 'der> {
     leaf: &'c CertificateDer<'der>,
     intermediates: &'c [CertificateDer<'der>],
@@ -45,14 +46,15 @@ struct Verification<'v> {
 }
 
 impl Verification<'_> {
-    /// Applies the rules in the order that gives the most helpful refusal: whether it is an SVID, whether it is an expected one,
-    /// whether it is genuine.
+    /// Applies the rules in the order that gives the most helpful refusal: whether it is an SVID,
+    /// whether it is an expected one, whether it is genuine.
     fn check(&self, chain: PeerChain<'_, '_>, now: UnixTime) -> Result<(), PeerRefused> {
         let presented = Leaf::from_der(chain.leaf)?.id;
         if !self.peers.contains(&presented) {
             return Err(PeerRefused::NotPinned { presented, expected: self.peers.to_string() });
         }
-        // The bundle of the leaf's own trust domain and no other, so that no domain can speak for another (SPIFFE Workload API §4.6).
+        // The bundle of the leaf's own trust domain and no other, so that no domain can speak for
+        // another (SPIFFE Workload API §4.6).
         let Some(authorities) = self.snapshot.authorities(presented.trust_domain()) else {
             return Err(PeerRefused::NoBundle { presented });
         };
@@ -63,7 +65,7 @@ impl Verification<'_> {
     }
 }
 
-/// Verifies a server by the snapshot of the moment.
+/// Verifies servers with the identity's current snapshot.
 #[derive(Debug)]
 pub(super) struct SpiffeVerifier {
     peers: Arc<PeerIds>,

@@ -1,4 +1,5 @@
-//! JWT-SVIDs: how often they are asked for, how long they are used, and what is said when there is none.
+//! JWT-SVIDs: how often they are fetched, how long they are used, and the errors when there is
+//! none.
 use super::{AUDIENCE, Rig};
 use idjag_proxy::dev::ca::SvidRequest;
 use idjag_proxy::dev::workload_api::Code;
@@ -7,7 +8,7 @@ use std::future::Future;
 use std::time::Duration;
 
 #[tokio::test]
-async fn a_jwt_svid_is_fetched_once_for_all_who_ask_and_kept() {
+async fn jwt_svid_is_fetched_once_for_all_callers_and_cached() {
     let (rig, agent) = Rig::served().await;
     let all = futures(50, || rig.identity.jwt_svid(AUDIENCE)).await;
     let first = all[0].as_ref().expect("a token");
@@ -23,7 +24,7 @@ async fn a_jwt_svid_is_fetched_once_for_all_who_ask_and_kept() {
 }
 
 #[tokio::test]
-async fn a_jwt_svid_is_renewed_after_half_its_life_and_used_to_its_end() {
+async fn jwt_svid_is_renewed_at_half_life_and_used_until_expiry() {
     let (rig, agent) = Rig::served().await;
     let first = rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
     rig.clock.shift(140);
@@ -47,7 +48,7 @@ async fn a_jwt_svid_is_renewed_after_half_its_life_and_used_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_silent_agent_costs_a_caller_no_more_than_the_deadline() {
+async fn silent_agent_delays_a_caller_until_the_deadline() {
     let (rig, agent) = Rig::served().await;
     let first = rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
     agent.hang();
@@ -62,7 +63,7 @@ async fn a_silent_agent_costs_a_caller_no_more_than_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_does_not_take_the_others_token_along() {
+async fn cancelled_caller_does_not_cancel_the_fetch_of_others() {
     let (rig, agent) = Rig::served().await;
     agent.hang();
     let leaving = tokio::time::timeout(Duration::from_millis(20), rig.identity.jwt_svid(AUDIENCE)).await;
@@ -72,7 +73,7 @@ async fn a_caller_that_leaves_does_not_take_the_others_token_along() {
 }
 
 #[tokio::test]
-async fn a_jwt_svid_of_another_identity_is_never_used() {
+async fn jwt_svid_of_another_identity_is_not_used() {
     let (rig, agent) = Rig::served().await;
     rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
     agent.set_identities(&[SvidRequest::new("spiffe://example.org/other")]).expect("issued");
@@ -83,7 +84,7 @@ async fn a_jwt_svid_of_another_identity_is_never_used() {
 }
 
 #[tokio::test]
-async fn a_jwt_svid_denied_or_expired_is_refused_with_a_reason() {
+async fn denied_or_expired_jwt_svid_is_refused_with_a_reason() {
     let (rig, agent) = Rig::served().await;
     agent.refuse_jwt_svids(Some(Code::PermissionDenied));
     assert_eq!(rig.identity.jwt_svid(AUDIENCE).await.expect_err("denied").kind(), "denied");
@@ -98,7 +99,7 @@ async fn a_jwt_svid_denied_or_expired_is_refused_with_a_reason() {
     assert_eq!(error.kind(), "unavailable");
 }
 
-/// The results of `count` calls made at the same moment.
+/// Makes `count` calls at the same moment and returns their results.
 async fn futures<F: Future>(count: usize, call: impl Fn() -> F) -> Vec<F::Output> {
     futures_util::future::join_all((0..count).map(|_| call())).await
 }

@@ -1,4 +1,5 @@
-//! The identity source against a Workload API that comes late, lies, hangs, goes and returns.
+//! The identity source against a Workload API that starts late, sends wrong updates, hangs, stops
+//! and returns.
 mod jwt_svid;
 mod stream;
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 const ID: &str = "spiffe://example.org/agent";
 const AUDIENCE: &str = "https://as.example";
 
-/// A source at work; its agent may come later.
+/// A running source, whose agent may start later.
 struct Rig {
     directory: tempfile::TempDir,
     domain: TrustDomain,
@@ -65,7 +66,7 @@ impl Rig {
         Agent::start(&socket(&self.directory), &self.domain, &self.clock).await.expect("agent")
     }
 
-    /// A source that holds an SVID.
+    /// Starts a source and its agent, and waits for the SVID.
     async fn served() -> (Self, Arc<Agent>) {
         let rig = Self::start();
         let agent = rig.agent().await;
@@ -82,7 +83,7 @@ impl Rig {
         self.until(|status| status.waiting_for.as_ref().is_some_and(|why| why.contains(words))).await;
     }
 
-    /// Until what the agent issued last is what readers get.
+    /// Waits until readers get the SVID that the agent issued last.
     async fn until_in_use(&self, agent: &Agent) {
         let chain = agent.svids()[0].chain.clone();
         until(|| self.identity.current().is_ok_and(|snapshot| snapshot.svid.chain == chain)).await;

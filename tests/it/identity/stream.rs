@@ -1,4 +1,4 @@
-//! The X.509 stream and what readers get of it.
+//! The X.509 stream, and what readers see of it.
 use super::{AUDIENCE, ID, Rig, socket, until};
 use idjag_proxy::dev::ca::{Flaw, SvidRequest, TrustDomain};
 use idjag_proxy::dev::workload_api::Code;
@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 #[tokio::test]
-async fn the_socket_may_come_late_and_go_and_come_again() {
+async fn socket_may_appear_late_vanish_and_return() {
     let rig = Rig::start();
-    rig.until_waiting_for("there is no socket at unix://").await;
+    rig.until_waiting_for("the socket unix://").await;
     assert_eq!(rig.missing(), Some(MissingKind::Waiting));
     assert_eq!(rig.metric("workload_api_connected"), 0.0);
     let agent = rig.agent().await;
@@ -18,7 +18,7 @@ async fn the_socket_may_come_late_and_go_and_come_again() {
     assert_eq!(rig.metric("workload_api_connected"), 1.0);
 
     agent.remove_socket().await;
-    rig.until_waiting_for("there is no socket at unix://").await;
+    rig.until_waiting_for("the socket unix://").await;
     assert!(rig.identity.is_valid(), "the SVID outlives its agent");
     assert_eq!(rig.metric("workload_api_connected"), 0.0);
     agent.resume_socket().expect("a new inode");
@@ -28,14 +28,14 @@ async fn the_socket_may_come_late_and_go_and_come_again() {
 }
 
 #[tokio::test]
-async fn a_socket_that_nobody_listens_at_is_told_apart() {
+async fn socket_without_a_listener_has_its_own_message() {
     let rig = Rig::start();
     drop(std::os::unix::net::UnixListener::bind(socket(&rig.directory)).expect("bound"));
-    rig.until_waiting_for("nobody listens at unix://").await;
+    rig.until_waiting_for("nothing listens at unix://").await;
 }
 
 #[tokio::test]
-async fn no_registration_is_waited_for_quietly() {
+async fn missing_registration_is_waited_for_quietly() {
     let log = crate::log::capture();
     let rig = Rig::start();
     let agent = rig.agent().await;
@@ -50,28 +50,28 @@ async fn no_registration_is_waited_for_quietly() {
 }
 
 #[tokio::test]
-async fn a_question_that_is_refused_is_reported_and_asked_again_only_later() {
+async fn rejected_call_is_reported_and_retried_later() {
     let rig = Rig::start();
     let agent = rig.agent().await;
     agent.refuse(Code::InvalidArgument);
-    rig.until_waiting_for("refuses the question itself").await;
+    rig.until_waiting_for("rejects the call itself").await;
     agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
     rig.until_in_use(&agent).await;
 }
 
 #[tokio::test]
-async fn an_agent_that_hangs_meets_our_deadline() {
+async fn hanging_agent_is_ended_by_the_deadline() {
     let rig = Rig::start();
     let agent = rig.agent().await;
     agent.hang();
-    rig.until_waiting_for("its agent hangs").await;
+    rig.until_waiting_for("its agent may hang").await;
     assert_eq!(rig.missing(), Some(MissingKind::Waiting));
     agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
     rig.until_in_use(&agent).await;
 }
 
 #[tokio::test]
-async fn a_stream_that_brings_nothing_usable_is_opened_anew() {
+async fn stream_without_a_usable_svid_is_reopened() {
     let rig = Rig::with(None, |timing| timing.usable_svid = Duration::from_millis(100));
     let agent = rig.agent().await;
     agent.set_identities(&[SvidRequest::new(ID).flaw(Flaw::Expired)]).expect("issued");
@@ -82,7 +82,7 @@ async fn a_stream_that_brings_nothing_usable_is_opened_anew() {
 }
 
 #[tokio::test]
-async fn an_agent_that_restarts_is_found_again() {
+async fn restarted_agent_is_found_again() {
     let (rig, agent) = Rig::served().await;
     for _ in 0..3 {
         let streams = agent.calls().x509_svid;
@@ -95,7 +95,7 @@ async fn an_agent_that_restarts_is_found_again() {
 }
 
 #[tokio::test]
-async fn every_bad_update_is_refused_and_the_good_one_stays() {
+async fn bad_update_is_refused_and_the_good_one_stays() {
     let (rig, agent) = Rig::served().await;
     let good = rig.identity.current().expect("held");
     let flaws = [
@@ -120,7 +120,7 @@ async fn every_bad_update_is_refused_and_the_good_one_stays() {
 }
 
 #[tokio::test]
-async fn rubbish_is_refused_and_the_good_one_stays() {
+async fn garbage_is_refused_and_the_good_one_stays() {
     let (rig, agent) = Rig::served().await;
     let good = rig.identity.current().expect("held");
     let answer = agent.answer();
@@ -139,7 +139,8 @@ async fn rubbish_is_refused_and_the_good_one_stays() {
         broken(&|answer| {
             answer.federated_bundles.insert("spiffe://b.example".into(), b"rubbish".to_vec().into());
         }),
-        // More than is read: the stream breaks and is opened again, and brings the same again.
+        // A message over the size limit breaks the stream, which is reopened and delivers the same
+        // message again.
         broken(&|answer| answer.svids[0].bundle = vec![0; 5 * 1024 * 1024].into()),
     ];
     for answer in answers {
@@ -153,7 +154,7 @@ async fn rubbish_is_refused_and_the_good_one_stays() {
 }
 
 #[tokio::test]
-async fn rotation_brings_svid_and_bundles_together() {
+async fn rotation_replaces_svid_and_bundles_together() {
     let (rig, agent) = Rig::served().await;
     let mut changes = rig.identity.changes();
     let first = rig.identity.current().expect("held");
@@ -179,7 +180,7 @@ async fn rotation_brings_svid_and_bundles_together() {
 }
 
 #[tokio::test]
-async fn federated_bundles_come_and_go_whole() {
+async fn federated_bundles_are_added_and_removed_whole() {
     let (rig, agent) = Rig::served().await;
     let partner = TrustDomain::new("partner.example", &rig.clock).expect("authorities");
     agent.federate(&[partner]);
@@ -189,7 +190,7 @@ async fn federated_bundles_come_and_go_whole() {
 }
 
 #[tokio::test]
-async fn what_is_withdrawn_is_not_used() {
+async fn withdrawn_svid_is_not_used() {
     let (rig, agent) = Rig::served().await;
     rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
     agent.withdraw();
@@ -206,7 +207,7 @@ async fn what_is_withdrawn_is_not_used() {
 }
 
 #[tokio::test]
-async fn the_hint_chooses_and_a_missing_one_fails_closed() {
+async fn hint_selects_the_svid_and_unknown_hint_is_refused() {
     let rig = Rig::with(Some("agent"), |_| {});
     let agent = rig.agent().await;
     let other = SvidRequest::new("spiffe://example.org/other").hint("other");
@@ -222,7 +223,7 @@ async fn the_hint_chooses_and_a_missing_one_fails_closed() {
 }
 
 #[tokio::test]
-async fn a_clock_that_jumps_forward_ends_the_svid_and_asks_at_once() {
+async fn clock_jump_expires_the_svid_and_reopens_the_stream() {
     let (rig, agent) = Rig::served().await;
     let streams = agent.calls().x509_svid;
     rig.clock.shift(7200);
@@ -236,7 +237,7 @@ async fn a_clock_that_jumps_forward_ends_the_svid_and_asks_at_once() {
 }
 
 #[tokio::test]
-async fn near_its_end_an_svid_is_asked_for_once_more() {
+async fn stream_is_reopened_once_near_the_svids_expiry() {
     let (rig, agent) = Rig::served().await;
     let streams = agent.calls().x509_svid;
     rig.clock.shift(3600 - 60);

@@ -51,7 +51,7 @@ fn upstreams() {
     one_error(
         &directory,
         &route("tls: { server: { spiffe_ids: [spiffe://a/b, b/c] } }"),
-        "spiffe_ids[1]: \"b/c\" is no workload's SPIFFE ID",
+        "spiffe_ids[1]: \"b/c\" is not the SPIFFE ID of a workload",
     );
     one_error(
         &directory,
@@ -62,7 +62,7 @@ fn upstreams() {
     one_error(
         &directory,
         &route("tls: { server: { ca_file: keys/client-secret } }"),
-        "it holds no CERTIFICATE section",
+        "it contains no CERTIFICATE section",
     );
 }
 
