@@ -1,4 +1,4 @@
-//! Listening sockets. `[::]` means everything, on a node without IPv6 too.
+//! Listening sockets. `[::]` means all addresses, even on a node without IPv6.
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
@@ -37,12 +37,12 @@ fn everywhere<T>(address: SocketAddr, bind: impl Fn(SocketAddr) -> std::io::Resu
     }
 }
 
-/// Everything that can be heard by IPv4.
+/// Returns the same port on all IPv4 addresses.
 fn without_ipv6(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port())
 }
 
-/// Whether the machine lacks the address, or all of its family.
+/// Tells whether the machine does not have the address, or none of its family.
 pub fn does_not_exist(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::AddrNotAvailable || has_no_family(error)
 }
@@ -75,19 +75,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_is_what_the_machine_has() {
+    fn unspecified_address_falls_back_to_ipv4() {
         let without = |address: SocketAddr| match address {
             SocketAddr::V4(_) => Ok(address),
             SocketAddr::V6(_) => Err(std::io::Error::from_raw_os_error(nix::errno::Errno::EAFNOSUPPORT as i32)),
         };
         let bound = |text: &str| everywhere(text.parse().expect("an address"), without);
         assert_eq!(bound("[::]:17090").expect("bound").to_string(), "0.0.0.0:17090");
-        assert!(does_not_exist(&bound("[::1]:17080").expect_err("one address is not everything")));
+        assert!(does_not_exist(&bound("[::1]:17080").expect_err("one address is not all addresses")));
         assert_eq!(bound("127.0.0.1:17080").expect("bound").to_string(), "127.0.0.1:17080");
     }
 
     #[test]
-    fn a_port_that_is_taken_is_no_missing_address() {
+    fn port_in_use_is_not_a_missing_address() {
         let taken = bind("127.0.0.1:0".parse().expect("an address"), Port::Exclusive).expect("bound");
         assert!(!does_not_exist(&bind(taken.address, Port::Exclusive).expect_err("taken")));
     }

@@ -1,8 +1,9 @@
-//! Values that must not be seen: no `Display`, no `Serialize`, a `Debug` that says nothing, zeroed on drop.
+//! Secret values. They have no `Display` and no `Serialize`, their `Debug` shows nothing, and their
+//! memory is zeroed on drop.
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-/// A client secret, an API key, a token: text that only the wire may see.
+/// A text that must leave the process only on the wire: a client secret, an API key, a token.
 #[derive(Clone, Debug)]
 pub struct Secret(SecretString);
 
@@ -12,8 +13,11 @@ impl Secret {
         Self(SecretString::from(text))
     }
 
-    /// From a file's bytes: one trailing line end is dropped, as editors and `kubectl create secret --from-file` leave it.
-    /// Refused: an empty secret, and bytes that are not UTF-8.
+    /// Reads the bytes of a file. One line end at the end is dropped, because editors and `kubectl
+    /// create secret --from-file` leave one.
+    ///
+    /// # Errors
+    /// The secret is empty, or not UTF-8.
     pub fn from_file_bytes(bytes: Vec<u8>) -> Result<Self, &'static str> {
         let bytes = Zeroizing::new(bytes);
         let text = std::str::from_utf8(&bytes).map_err(|_| "is not UTF-8 text")?;
@@ -22,7 +26,7 @@ impl Secret {
         if text.is_empty() { Err("is empty") } else { Ok(Self::new(text.to_owned())) }
     }
 
-    /// The text. Callers put it on the wire and nowhere else.
+    /// Returns the text. Callers put it on the wire and nowhere else.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -33,13 +37,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_says_nothing() {
+    fn debug_shows_nothing() {
         let secret = Secret::new("canary-7f3a".into());
         assert!(!format!("{secret:?}").contains("canary"));
     }
 
     #[test]
-    fn one_line_end_is_dropped() {
+    fn one_trailing_line_end_is_dropped() {
         assert_eq!(Secret::from_file_bytes(b"p w\r\n".to_vec()).expect("text").expose(), "p w");
         assert_eq!(Secret::from_file_bytes(b"p\n\n".to_vec()).expect("text").expose(), "p\n");
         assert!(Secret::from_file_bytes(b"\n".to_vec()).is_err());

@@ -1,19 +1,21 @@
-//! Every long-lived task has a name and an owner. The stop signal is an argument; an unexpected end is a reason to stop.
+//! Long-lived tasks. Each has a name and an owner, takes the stop signal as an argument, and if it
+//! ends unexpectedly, the process stops.
 use std::future::Future;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Tells tasks to stop. Cloned freely; it fires once.
+/// The signal that asks tasks to stop. It fires once, for all clones.
 #[derive(Clone, Debug)]
 pub struct Stop(watch::Receiver<bool>);
 
-/// Fires the [`Stop`] that it came with. Dropping it fires too, so that a lost owner leaves no orphan running.
+/// Fires the [`Stop`] that it was created with. Dropping it fires it, too, so that no task outlives
+/// its owner.
 #[derive(Debug)]
 pub struct Stopper(watch::Sender<bool>);
 
 impl Stop {
-    /// A signal and the hand that fires it.
+    /// Creates a signal and the value that fires it.
     pub fn pair() -> (Stopper, Stop) {
         let (sender, receiver) = watch::channel(false);
         (Stopper(sender), Stop(receiver))
@@ -21,18 +23,18 @@ impl Stop {
 
     /// Waits until the signal has fired.
     pub async fn stopped(&mut self) {
-        // An error means that the stopper is gone, which is a stop as well.
+        // An error means that the stopper was dropped, which stops the tasks as well.
         let _ = self.0.wait_for(|stopped| *stopped).await;
     }
 
-    /// Whether the signal has fired.
+    /// Tells whether the signal has fired.
     pub fn is_stopped(&self) -> bool {
         *self.0.borrow() || self.0.has_changed().is_err()
     }
 }
 
 impl Stopper {
-    /// Fires.
+    /// Fires the signal.
     pub fn stop(&self) {
         self.0.send_replace(true);
     }
@@ -41,9 +43,9 @@ impl Stopper {
 /// How a named task ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// The name it was spawned with.
+    /// The name that it was spawned with.
     pub name: &'static str,
-    /// What went wrong: its own error, or a panic.
+    /// Its own error, or that it panicked.
     pub result: Result<(), String>,
 }
 
@@ -52,7 +54,7 @@ pub struct Ended {
 pub struct Tasks(JoinSet<Ended>);
 
 impl Tasks {
-    /// Spawns a task that runs until it is told to stop.
+    /// Spawns a task that is expected to run until its stop signal fires.
     pub fn spawn<F>(&mut self, name: &'static str, task: F)
     where
         F: Future<Output = Result<(), String>> + Send + 'static,
@@ -60,7 +62,7 @@ impl Tasks {
         self.0.spawn(async move { Ended { name, result: task.await } });
     }
 
-    /// The next task that ends; pending for ever while there is none.
+    /// Waits for the next task to end. Without a task it waits for ever.
     pub async fn next_end(&mut self) -> Ended {
         match self.0.join_next().await {
             Some(Ok(ended)) => ended,
@@ -69,7 +71,7 @@ impl Tasks {
         }
     }
 
-    /// Gives tasks that were told to stop `grace` to do so, then ends what is left.
+    /// Waits up to `grace` for tasks that were asked to stop, and then aborts those that are left.
     pub async fn shutdown(&mut self, grace: Duration) {
         let all = async { while self.0.join_next().await.is_some() {} };
         if tokio::time::timeout(grace, all).await.is_err() {

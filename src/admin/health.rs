@@ -1,4 +1,5 @@
-//! Probes. Live: the runtimes turn. Started: a first identity was held. Ready: the next request could succeed.
+//! The probes. The proxy is live while its runtimes make progress, started once it has held an
+//! identity, and ready while the next request could succeed.
 use crate::http_server::{MetricsEndpoint, Probe};
 use crate::identity::Identity;
 use crate::proxy::{Pulse, Shared};
@@ -7,16 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// A worker whose timer has not fired for this long does not turn.
+/// A worker whose timer has not fired for this long is stuck.
 const STUCK: Duration = Duration::from_secs(60);
 
-/// What the probes look at.
+/// Answers the probes. Clones share its state.
 #[derive(Clone)]
-pub struct Health(Arc<State>);
+pub struct Health(Arc<HealthState>);
 
-struct State {
+struct HealthState {
     shared: Arc<Shared>,
-    /// Set where something says where it comes from.
+    /// The identity, if a source is configured.
     identity: Option<Identity>,
     pulse: Pulse,
     draining: AtomicBool,
@@ -24,13 +25,20 @@ struct State {
 }
 
 impl Health {
-    /// `identity` is waited for where a route needs it.
+    /// `identity` is the identity if a source is configured. The probes wait for it only while a
+    /// route needs it.
     pub fn new(shared: Arc<Shared>, identity: Option<Identity>, pulse: Pulse) -> Self {
-        let flags = (AtomicBool::new(false), AtomicBool::new(false));
-        Self(Arc::new(State { shared, identity, pulse, draining: flags.0, started: flags.1 }))
+        Self(Arc::new(HealthState {
+            shared,
+            identity,
+            pulse,
+            draining: AtomicBool::new(false),
+            started: AtomicBool::new(false),
+        }))
     }
 
-    /// Makes the endpoint of the metrics of `registrar` and of the probes. `refresh` runs before each scrape.
+    /// Makes the endpoint of the metrics of `registrar` and of the probes. `refresh` runs before
+    /// each scrape.
     ///
     /// # Errors
     /// The name `ready` is already registered.
@@ -53,28 +61,28 @@ impl Health {
         Ok(endpoint)
     }
 
-    /// From now on not ready.
+    /// Makes `/readyz` fail from now on.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the process is on its way out.
+    /// Tells whether the process is shutting down.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Relaxed)
     }
 
-    /// `/livez`: never depends on a peer.
+    /// Answers `/livez`, which never depends on a peer.
     pub fn live(&self) -> Probe {
         let stuck = self.0.pulse.stuck(STUCK);
-        Probe { waiting_for: stuck.map(|worker| format!("worker {worker} to turn again")).collect() }
+        Probe { waiting_for: stuck.map(|worker| format!("worker {worker} to make progress")).collect() }
     }
 
-    /// `/startupz`: once true, always true.
+    /// Answers `/startupz`, which keeps succeeding once it has.
     pub fn started(&self) -> Probe {
         if self.0.started.load(Ordering::Relaxed) {
             return Probe::default();
         }
-        // One that was held and has ended since, before anybody asked, was held.
+        // An identity counts even if it was held and has expired before the first probe.
         let never = |identity: &Identity| identity.latest_held().is_none();
         let never = self.identity().is_some_and(never);
         let waiting_for: Vec<String> = self.identity_missing().into_iter().filter(|_| never).collect();
@@ -82,7 +90,8 @@ impl Health {
         Probe { waiting_for }
     }
 
-    /// `/readyz`: the identity is valid now, every eager grant has been obtained once, and the process is not draining.
+    /// Answers `/readyz`: the identity is valid, every eager grant has been obtained once, and the
+    /// process is not draining.
     pub fn ready(&self) -> Probe {
         let mut waiting_for: Vec<String> = self.identity_missing().into_iter().collect();
         if self.is_draining() {

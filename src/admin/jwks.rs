@@ -1,4 +1,4 @@
-//! The opt-in listener that publishes the keys which sign assertions.
+//! The optional listener that publishes the keys that sign assertions.
 use crate::http_server::{method_not_allowed, not_found, response, serve};
 use crate::tasks::Stop;
 use arc_swap::ArcSwap;
@@ -6,7 +6,10 @@ use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use std::sync::Arc;
 
-/// Serves the set that `keys` holds at `/jwks` and `/.well-known/jwks.json` until it is told to stop.
+/// Serves the key set in `keys` at `/jwks` and `/.well-known/jwks.json` until `stop` fires.
+///
+/// # Errors
+/// The listener cannot be used.
 pub async fn serve_jwks(listener: std::net::TcpListener, keys: Arc<ArcSwap<String>>, stop: Stop) -> Result<(), String> {
     let listener =
         tokio::net::TcpListener::from_std(listener).map_err(|error| format!("the JWKS listener failed: {error}"))?;

@@ -1,5 +1,5 @@
-//! What operators see: probes and metrics on a TCP port, the status and the log level on a Unix socket that the agent, who
-//! shares the network, cannot reach.
+//! What operators use: probes and metrics on a TCP port, and the status and the log level on a Unix
+//! socket. The agent shares the network with the proxy, but cannot open the socket.
 mod health;
 mod jwks;
 mod socket;

@@ -1,4 +1,4 @@
-//! The admin socket: a file that only its owner may open.
+//! The admin socket, a Unix socket that only its owner can open, and its client.
 use super::status::Status;
 use crate::http_server::{self, FullResponse, not_found, response, text};
 use crate::tasks::Stop;
@@ -13,67 +13,73 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::{UnixListener, UnixStream};
 
-/// Serves the status and the log level.
+/// The server of the status and the log level.
 pub struct AdminSocket {
-    /// Where the socket is made.
+    /// Where the socket is created.
     pub path: PathBuf,
-    /// Makes the page.
+    /// Builds the status.
     pub status: Arc<dyn Fn() -> Status + Send + Sync>,
-    /// Whose level can be changed.
+    /// The log whose level can be changed.
     pub logs: Option<Logs>,
 }
 
 impl AdminSocket {
-    /// Serves until it is told to stop, and removes the socket.
+    /// Serves until `stop` fires, and then removes the socket.
+    ///
+    /// # Errors
+    /// The socket cannot be created.
     pub async fn run(self, stop: Stop) -> Result<(), String> {
         let listener = listen(&self.path).map_err(|error| format!("listen.admin: {}: {error}", self.path.display()))?;
         let (status, logs) = (Arc::clone(&self.status), self.logs.clone());
         let handler = move |request| answer(request, Arc::clone(&status), logs.clone());
         let ended = http_server::serve(listener, handler, stop).await;
         if is_socket(&self.path).is_ok_and(|socket| socket) {
-            // It may be gone already; a leftover would be replaced at the next start.
+            // Failure is harmless: the socket may be gone already, and a stale one is replaced at
+            // the next start.
             let _ = std::fs::remove_file(&self.path);
         }
         ended
     }
 }
 
-/// Why there is no admin socket.
+/// Why the admin socket cannot be created.
 #[derive(Debug, thiserror::Error)]
 enum ListenError {
-    #[error("a file that is no socket stands there, and is left alone; name a path that is free")]
-    NoSocket,
-    #[error("another process serves this socket; stop it, or name another path")]
+    #[error("a file that is not a socket exists there and is left alone; choose a path that is free")]
+    NotASocket,
+    #[error("another process serves this socket; stop it, or choose another path")]
     InUse,
-    #[error("it cannot be made: {0}; it must be in a directory that this user may write")]
+    #[error("it cannot be created: {0}; it must be in a directory that this user can write to")]
     Io(#[from] std::io::Error),
 }
 
 fn listen(path: &Path) -> Result<UnixListener, ListenError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(directory)?;
-    // A socket left by a process that was killed refuses connections, and is replaced.
+    // A socket that a killed process left behind refuses connections and is replaced.
     match is_socket(path) {
         Ok(true) if std::os::unix::net::UnixStream::connect(path).is_ok() => return Err(ListenError::InUse),
         Ok(true) => {}
-        Ok(false) => return Err(ListenError::NoSocket),
+        Ok(false) => return Err(ListenError::NotASocket),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
-    // Under its name it is never open to others, not even between its making and the change of its mode.
+    // The socket gets its name only after its mode was changed, so that others can never open it,
+    // not even for a moment.
     let unnamed = directory.join(format!(".{:08x}", fastrand::u32(..)));
     let listener = UnixListener::bind(&unnamed)?;
     let named = std::fs::set_permissions(&unnamed, std::fs::Permissions::from_mode(0o600))
         .and_then(|()| std::fs::rename(&unnamed, path));
     if let Err(error) = named {
-        // Whatever is the matter, it is told below.
+        // The error that matters is returned below.
         let _ = std::fs::remove_file(&unnamed);
         return Err(error.into());
     }
     Ok(listener)
 }
 
-/// What stands at `path` itself; a link is none, wherever it leads.
+/// Tells whether a socket exists at `path` itself. A symbolic link is not a socket, wherever it
+/// points.
 fn is_socket(path: &Path) -> std::io::Result<bool> {
     Ok(std::fs::symlink_metadata(path)?.file_type().is_socket())
 }
@@ -99,52 +105,58 @@ async fn answer(
                     text(StatusCode::OK, format!("{level}\n"))
                 }
                 Some(Err(error)) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
-                None => text(StatusCode::NOT_FOUND, "this process's log is not ours to change\n"),
+                None => text(StatusCode::NOT_FOUND, "the log level of this process cannot be changed\n"),
             }
         }
         _ => not_found("socket", "GET /status and PUT /log-level"),
     }
 }
 
-/// Asks a running proxy.
+/// A client of the admin socket of a running proxy.
 pub struct Client {
     path: PathBuf,
 }
 
-/// Why a running proxy could not be asked.
+/// Why a request to the admin socket failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No proxy there.
-    #[error("{path} does not answer: {error}; is the proxy running, with `listen.admin` set to this socket?")]
+    /// No proxy answers at the socket.
+    #[error("{path} does not answer: {error}; check that the proxy is running, with `listen.admin` set to this socket")]
     Unreachable {
-        /// The socket.
+        /// The path of the socket.
         path: String,
-        /// What was seen.
+        /// Why the connection failed.
         error: std::io::Error,
     },
-    /// It broke off.
-    #[error("the proxy broke off: {0}")]
+    /// The connection failed.
+    #[error("the connection to the proxy failed: {0}")]
     Broken(#[from] hyper::Error),
-    /// It says no.
+    /// The proxy refused the request.
     #[error("{0}")]
     Refused(String),
-    /// Another version, perhaps.
-    #[error("the proxy's answer is not understood: {0}")]
+    /// The response cannot be read, possibly because the proxy has another version.
+    #[error("the proxy's response cannot be read: {0}")]
     Unreadable(#[from] serde_json::Error),
 }
 
 impl Client {
-    /// Of the proxy that serves this socket.
+    /// Creates a client of the proxy that serves the socket at `path`.
     pub fn new(path: PathBuf) -> Self {
         Self { path }
     }
 
-    /// Its status.
+    /// Returns the status of the proxy.
+    ///
+    /// # Errors
+    /// [`ClientError`].
     pub async fn status(&self) -> Result<Status, ClientError> {
         Ok(serde_json::from_slice(&self.ask(Method::GET, "/status", String::new()).await?)?)
     }
 
-    /// Changes its log level.
+    /// Changes the log level of the proxy.
+    ///
+    /// # Errors
+    /// [`ClientError`].
     pub async fn set_log_level(&self, level: &str) -> Result<(), ClientError> {
         self.ask(Method::PUT, "/log-level", level.to_owned()).await.map(|_| ())
     }
@@ -185,27 +197,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_no_socket_is_left_alone() {
+    async fn file_that_is_not_a_socket_is_left_alone() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("admin.sock");
         std::fs::write(&path, "precious").expect("written");
-        let status = || -> Status { panic!("nobody asks") };
+        let status = || -> Status { panic!("no request") };
         let socket = AdminSocket { path: path.clone(), status: Arc::new(status), logs: None };
         let (stopper, stop) = Stop::pair();
         stopper.stop();
         let error = socket.run(stop).await.expect_err("refused");
-        assert!(error.starts_with("listen.admin: ") && error.contains("is no socket"), "{error}");
+        assert!(error.starts_with("listen.admin: ") && error.contains("is not a socket"), "{error}");
         std::os::unix::fs::symlink("admin.sock", directory.path().join("link.sock")).expect("linked");
-        assert!(matches!(listen(&directory.path().join("link.sock")), Err(ListenError::NoSocket)));
+        assert!(matches!(listen(&directory.path().join("link.sock")), Err(ListenError::NotASocket)));
         assert_eq!(std::fs::read_to_string(&path).expect("there"), "precious");
     }
 
     #[tokio::test]
-    async fn at_the_end_only_a_socket_is_removed() {
+    async fn only_a_socket_is_removed_at_the_end() {
         for replaced in [false, true] {
             let directory = tempfile::tempdir().expect("a directory");
             let path = directory.path().join("admin.sock");
-            let status = || -> Status { panic!("nobody asks") };
+            let status = || -> Status { panic!("no request") };
             let socket = AdminSocket { path: path.clone(), status: Arc::new(status), logs: None };
             let (stopper, stop) = Stop::pair();
             let meanwhile = async {
@@ -224,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+    async fn stale_socket_is_replaced_and_live_socket_is_not() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("made/admin.sock");
         let first = listen(&path).expect("made");
@@ -237,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_never_open_to_others() {
+    async fn socket_is_never_open_to_others() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("admin.sock");
         let done = AtomicBool::new(false);

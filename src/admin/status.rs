@@ -1,89 +1,89 @@
-//! What a running proxy holds, for people and for `idjag-proxy status`. No secret is in it.
+//! The status of a running proxy, for people and for `idjag-proxy status`. It contains no secret.
 use crate::clock::Timestamp;
 use crate::policy::{CredentialRule, Route, TokenSource};
 use crate::token::Slot;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// The whole page.
+/// The whole status.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// Of this build.
+    /// The version of the proxy.
     pub version: String,
-    /// Whether the next request could succeed; else what is waited for.
+    /// Whether the next request could succeed.
     pub ready: bool,
-    /// One line each.
+    /// What the proxy is waiting for before it is ready.
     pub waiting_for: Vec<String>,
-    /// The log level of now.
+    /// The current log level.
     pub log_level: String,
-    /// The configuration.
+    /// The configuration in force.
     pub config: ReloadStatus,
-    /// The workload's identity, where a route needs it.
+    /// The workload's identity, if a route needs it.
     pub identity: Option<IdentityStatus>,
-    /// Every route.
+    /// All routes.
     pub routes: Vec<RouteStatus>,
-    /// Requests in flight.
+    /// The number of requests in flight.
     pub requests: i64,
-    /// Connections that agents hold.
+    /// The number of connections that agents hold.
     pub connections: i64,
 }
 
-/// How the configuration in force came to be.
+/// Which configuration is in force, and since when.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ReloadStatus {
-    /// Names the content in force.
+    /// SHA-256 of the configuration file, in hexadecimal.
     pub hash: String,
-    /// Seconds since the epoch.
+    /// When it was loaded, in seconds since the epoch.
     pub loaded_at: u64,
-    /// Why the newest file was refused, if it was: then the one before is in force.
+    /// Why the newest file was refused, if it was. The one before it is then still in force.
     pub refused: Option<String>,
 }
 
-/// The identity.
+/// The workload's identity and its source.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct IdentityStatus {
-    /// Where it comes from.
+    /// The source, described for people.
     pub source: String,
-    /// Whether that is connected.
+    /// Whether the source is connected.
     pub connected: bool,
-    /// What it waits for, if it does.
+    /// What the source is waiting for, if it is.
     pub waiting_for: Option<String>,
-    /// The SPIFFE ID, once one is held.
+    /// The SPIFFE ID of the SVID, once one has arrived.
     pub spiffe_id: Option<String>,
-    /// Seconds since the epoch.
+    /// When the SVID expires, in seconds since the epoch.
     pub expires_at: Option<u64>,
     /// Why the newest update was refused, if it was.
     pub last_refused: Option<String>,
 }
 
-/// One route.
+/// A route and its token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RouteStatus {
-    /// Its name.
+    /// The name of the route.
     pub name: String,
-    /// Host, port, path, methods.
+    /// The methods, host, port and path that the route matches.
     pub matches: String,
-    /// What its requests carry.
+    /// The credential that its requests carry.
     pub credential: String,
-    /// What is worth a second look: dangerous options.
+    /// Options that are dangerous.
     pub notes: Vec<String>,
-    /// The token of a grant of the workload's own.
+    /// The token of the workload's own grant, if one is held.
     pub token: Option<TokenStatus>,
 }
 
-/// A held token.
+/// A token that is held.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TokenStatus {
-    /// Seconds since the epoch.
+    /// When the token expires, in seconds since the epoch.
     pub expires_at: u64,
-    /// Whether it would be sent now.
+    /// Whether a request would be sent with it now.
     pub usable: bool,
-    /// What the server granted.
+    /// The scopes that the server granted.
     pub scopes: Vec<String>,
 }
 
 impl RouteStatus {
-    /// How a route stands.
+    /// Describes `route`, with the token that `slot` holds at `now`.
     pub fn new(route: &Route, slot: Option<&Arc<Slot>>, now: Timestamp) -> Self {
         let matcher = &route.matcher;
         let port = matcher.port.map_or_else(String::new, |port| format!(":{port}"));

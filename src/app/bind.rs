@@ -1,4 +1,5 @@
-//! Builds the parts and binds every port, before anything runs: what cannot work fails here, with the setting named.
+//! Binds every port and builds the parts before anything runs. What cannot work fails here, and the
+//! error names the setting.
 use super::components::{Components, Owners, ProcessContext};
 use super::listeners::{Addresses, ListenError, Listeners};
 use super::quota;
@@ -13,7 +14,7 @@ pub enum BindError {
     /// A port cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// A part contradicts another; the configuration's checks rule it out.
+    /// Two parts contradict each other. The checks of the configuration rule it out.
     #[error("{0}")]
     Setup(String),
 }
@@ -30,13 +31,14 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Where it listens.
+    /// Returns the addresses that the proxy listens on.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 }
 
-/// Builds and binds what `loaded` describes. A reload reads from `source`; `logs` is the log whose level can be changed.
+/// Builds the proxy that `loaded` describes. Reloads read from `source`; `logs` is the log whose
+/// level can be changed.
 ///
 /// # Errors
 /// A port cannot be bound, or parts do not fit together.

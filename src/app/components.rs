@@ -17,7 +17,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// What the tasks share.
+/// The parts that the tasks share.
 #[derive(Clone)]
 pub(super) struct Components {
     pub(super) clock: Clock,
@@ -139,7 +139,7 @@ impl Components {
         }
     }
 
-    /// Has the eager grants of the routes in force obtained.
+    /// Asks for the tokens of all eager grants of the routes in force.
     pub(super) async fn obtain_eager_grants(&self) {
         let table = self.shared.table();
         for (slot, eager) in table.own_slots() {
@@ -171,7 +171,7 @@ impl Tables<'_> {
     }
 }
 
-/// As many requests may wait for tokens as may be in flight.
+/// The settings of the token cache. As many requests may wait for tokens as may be in flight.
 fn token_settings(config: &Config) -> Settings {
     let (defaults, limits) = (Settings::default(), &config.process.limits);
     Settings {
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_requests_may_wait_for_tokens_as_may_be_in_flight() {
+    fn waiting_requests_are_limited_like_requests_in_flight() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("proxy.yaml");
         std::fs::write(&path, "limits: { requests: 20000, delegated_tokens: 7 }\n").expect("written");

@@ -1,4 +1,5 @@
-//! Leaving: the agent may live as long as we do, so the outbound port goes on accepting until the agent has gone quiet.
+//! Draining. The agent may run for as long as the proxy does, so the outbound port keeps accepting
+//! until the agent is idle.
 use crate::proxy::Traffic;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -6,33 +7,34 @@ use tokio::time::Instant;
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drained {
-    /// No request in flight, and no connection for `idle`.
-    Quiet,
-    /// The deadline came first.
+    /// The agent was idle.
+    Idle,
+    /// The deadline was reached first.
     Deadline,
 }
 
-/// How often the counts are looked at.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the counts are read.
+const POLL: Duration = Duration::from_millis(20);
 
-/// Waits until no request is in flight and the agent has held no connection for `idle`, at the latest until `deadline`.
+/// Waits until no request is in flight and the agent has held no connection for `idle`, or until
+/// `deadline` has passed.
 pub(super) async fn drain(traffic: &Traffic, idle: Duration, deadline: Duration) -> Drained {
     let end = Instant::now() + deadline;
-    let mut quiet_since = None;
+    let mut idle_since = None;
     loop {
         let now = Instant::now();
         if traffic.requests() == 0 && traffic.connections() == 0 {
-            let since = *quiet_since.get_or_insert(now);
+            let since = *idle_since.get_or_insert(now);
             if now.duration_since(since) >= idle {
-                return Drained::Quiet;
+                return Drained::Idle;
             }
         } else {
-            quiet_since = None;
+            idle_since = None;
         }
         if now >= end {
             return Drained::Deadline;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL).await;
     }
 }
 
@@ -45,25 +47,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_quiet_agent_is_waited_for_only_shortly() {
+    async fn idle_agent_ends_the_drain_early() {
         let (traffic, start) = (traffic(), Instant::now());
-        assert_eq!(drain(&traffic, Duration::from_secs(1), Duration::from_secs(25)).await, Drained::Quiet);
+        assert_eq!(drain(&traffic, Duration::from_secs(1), Duration::from_secs(25)).await, Drained::Idle);
         assert!(start.elapsed() < Duration::from_secs(2));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_in_flight_is_waited_for() {
+    async fn request_in_flight_delays_the_end() {
         let traffic = traffic();
         let request = traffic.request().expect("place");
         let drained = drain(&traffic, Duration::from_secs(1), Duration::from_secs(25));
         tokio::pin!(drained);
         assert!(tokio::time::timeout(Duration::from_secs(10), &mut drained).await.is_err());
         drop(request);
-        assert_eq!(drained.await, Drained::Quiet);
+        assert_eq!(drained.await, Drained::Idle);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_held_connection_is_waited_for_until_the_deadline() {
+    async fn open_connection_delays_the_end_until_the_deadline() {
         let traffic = traffic();
         let _connection = traffic.connection();
         let start = Instant::now();

@@ -1,5 +1,5 @@
-//! The ports of the proxy. A new one is a field of [`Listeners`] and of [`Addresses`], a line in each of the two functions below, and
-//! a task in `run`.
+//! The ports of the proxy. A new port is a field of [`Listeners`] and [`Addresses`], a line in
+//! [`Listeners::bind`] and [`Listeners::addresses`], and a task in `run`.
 use crate::config::{Listen, ListenAddress};
 use crate::listen::{self, Listener, Port};
 use std::net::{SocketAddr, TcpListener};
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// Why a port cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// The port is taken or not ours.
+    /// The port is in use, or this user may not bind it.
     #[error("{setting}: {address} cannot be bound: {error}")]
     Bind {
         /// `listen.outbound`, `listen.metrics` or `listen.jwks`.
@@ -19,7 +19,7 @@ pub enum ListenError {
         error: std::io::Error,
     },
     /// No listener is left for the agent.
-    #[error("listen.outbound: none of the default addresses exists on this machine; name one")]
+    #[error("listen.outbound: none of the default addresses exists on this machine; set one")]
     NoOutbound,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Listeners {
     pub(super) outbound: Vec<SharedPort>,
     pub(super) metrics: Vec<Listener>,
     pub(super) jwks: Vec<Listener>,
-    /// Its task makes this socket.
+    /// The path of the admin socket, which its task creates.
     pub(super) admin: Option<PathBuf>,
 }
 
@@ -88,7 +88,8 @@ impl Addresses {
 
 impl SharedPort {
     fn bind(address: SocketAddr, workers: usize) -> std::io::Result<Self> {
-        // Bound exclusively first: with the port shared at once, a second proxy would silently take half of the connections.
+        // The port is bound exclusively first. If it were shared at once, a second proxy could bind
+        // it, too, and would silently take half of the connections.
         let exclusive = listen::bind(address, Port::Exclusive)?;
         let address = exclusive.address;
         if workers == 1 {
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_an_error_that_names_the_setting() {
+    fn port_in_use_is_an_error_that_names_the_setting() {
         let taken = listen::bind("127.0.0.1:0".parse().expect("address"), Port::Shared).expect("bound");
         let address = taken.address;
         for workers in [1, 2] {

@@ -1,4 +1,5 @@
-//! The composition root: everything is bound first and run later, and every long-lived task is named here.
+//! The composition root. Everything is built and bound first and run later, and every long-lived
+//! task is named here.
 mod bind;
 mod components;
 mod drain;

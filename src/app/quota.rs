@@ -1,5 +1,4 @@
-//! What the machine grants: how many threads the data plane gets where the configuration does not say, how many descriptors, and how
-//! much memory.
+//! The limits that the machine sets: CPU for worker threads, file descriptors, and memory.
 use crate::config::ProcessLimits;
 use crate::proxy::Limits;
 use crate::telemetry::gauge_value;
@@ -9,35 +8,38 @@ use std::path::Path;
 /// How the file descriptors are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Descriptors {
-    /// The first number that the agent's traffic does not get: the last ones are for probes, the identity and tokens, so that an
-    /// agent that opens everything it can does not have the process restarted for silence.
+    /// The first descriptor number that the agent's traffic does not get. Those above are for
+    /// probes, the identity and tokens, so that an agent that opens as many connections as it can
+    /// does not make probes fail and the process restart.
     pub(super) end: u64,
-    /// Connections of the agent's, each of which may take another descriptor for one to an upstream.
+    /// How many connections the agent may open. Each may need a second descriptor for a connection
+    /// to an upstream.
     pub(super) connections: usize,
 }
 
 impl Descriptors {
-    /// Of a process that may open so many.
+    /// Divides the descriptors of a process that may open `limit` of them.
     pub(super) fn of(limit: u64) -> Self {
-        let kept = (limit / 4).min(64);
-        // As many again are open from the start.
-        let connections = limit.saturating_sub(2 * kept) / 2;
-        Self { end: limit - kept, connections: usize::try_from(connections).unwrap_or(usize::MAX).max(1) }
+        let reserved = (limit / 4).min(64);
+        // About as many again are open from the start.
+        let connections = limit.saturating_sub(2 * reserved) / 2;
+        Self { end: limit - reserved, connections: usize::try_from(connections).unwrap_or(usize::MAX).max(1) }
     }
 }
 
-/// The limits of the data plane: those of the configuration, as far as the machine has room for them.
+/// The limits of the data plane: those of the configuration, as far as the machine has room for
+/// them.
 pub(super) fn limits(given: &ProcessLimits, descriptors: Option<Descriptors>) -> Limits {
     let defaults = Limits::default();
     let by_memory = busy_connections().unwrap_or(usize::MAX);
     let possible = descriptors.map_or(usize::MAX, |descriptors| descriptors.connections).min(by_memory);
-    // A tunnel counts as a request, and has another one inside.
+    // A tunnel counts as one request and carries another.
     let requests = given.requests.min(by_memory.saturating_mul(2));
     if possible < given.connections || requests < given.requests {
         tracing::info!(
             connections = given.connections.min(possible),
             requests,
-            "limits: there is room for fewer, by the limit of file descriptors (RLIMIT_NOFILE) or of memory (cgroup)"
+            "limits: lowered to what file descriptors (RLIMIT_NOFILE) or memory (cgroup) allow"
         );
     }
     Limits {
@@ -49,27 +51,31 @@ pub(super) fn limits(given: &ProcessLimits, descriptors: Option<Descriptors>) ->
     }
 }
 
-/// How many connections of the agent's the memory limit has room for, each with a request under way and a connection to an upstream;
-/// `None` without a limit. Beyond it connections wait for a place, where the kernel would kill the process.
+/// How many of the agent's connections fit into the memory limit, each with a request in flight and
+/// a connection to an upstream; `None` without a limit. Further connections wait for a permit.
+/// Otherwise the kernel would kill the process.
 fn busy_connections() -> Option<usize> {
     let limit = memory_limit(&read("/sys/fs/cgroup/memory.max"));
     limit.or_else(|| memory_limit(&read("/sys/fs/cgroup/memory/memory.limit_in_bytes"))).map(room)
 }
 
 fn room(memory: u64) -> usize {
-    // tests/perf/results.md: 12 MiB without any, 65 KiB for each. A quarter is for tokens, the log and what a moment brings.
-    const NONE: u64 = 16 << 20;
+    // tests/perf/results.md: 12 MiB without connections and 65 KiB for each. A quarter is reserved
+    // for tokens, the log and peaks.
+    const IDLE: u64 = 16 << 20;
     const EACH: u64 = 72 << 10;
-    let connections = (memory - memory / 4).saturating_sub(NONE) / EACH;
+    let connections = (memory - memory / 4).saturating_sub(IDLE) / EACH;
     usize::try_from(connections).unwrap_or(usize::MAX).max(16)
 }
 
-/// `max`, or with the first version a number that no machine has, for no limit.
+/// Reads a limit in bytes. `max` means that there is none; version 1 of cgroups writes a number
+/// that no machine has instead.
 fn memory_limit(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|limit| *limit < 1 << 60)
 }
 
-/// The CPU quota rounded up; without one at most 2, because a sidecar is a guest on its node.
+/// The number of worker threads: the CPU quota rounded up. Without a quota it is at most 2, because
+/// a sidecar is a guest on its node.
 pub(super) fn workers() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let quota = quota_v2(&read("/sys/fs/cgroup/cpu.max")).or_else(|| {
@@ -79,11 +85,11 @@ pub(super) fn workers() -> usize {
 }
 
 fn read(path: &str) -> String {
-    // Not on Linux, or not in a cgroup: then there is no quota.
+    // Outside of Linux and of a cgroup, nothing limits the process.
     std::fs::read_to_string(Path::new(path)).unwrap_or_default()
 }
 
-/// `cpu.max`: `$QUOTA $PERIOD`, or `max $PERIOD`.
+/// Reads `cpu.max`: `$QUOTA $PERIOD`, or `max $PERIOD`.
 fn quota_v2(text: &str) -> Option<usize> {
     let (quota, period) = text.trim().split_once(' ')?;
     rounded_up(quota.parse().ok()?, period.parse().ok()?)
@@ -102,14 +108,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn some_descriptors_are_kept_whatever_there_is() {
+    fn descriptors_are_reserved_for_any_limit() {
         for (limit, end, connections) in [(1024, 960, 448), (64, 48, 16), (1, 1, 1), (0, 0, 1)] {
             assert_eq!(Descriptors::of(limit), Descriptors { end, connections }, "{limit}");
         }
     }
 
     #[test]
-    fn a_memory_limit_is_a_limit_of_connections() {
+    fn memory_limit_limits_connections() {
         assert_eq!(memory_limit("134217728\n").map(room), Some(1137));
         assert_eq!(memory_limit("max\n"), None);
         assert_eq!(memory_limit("9223372036854771712\n"), None);
@@ -118,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn quotas_round_up() {
+    fn cpu_quota_is_rounded_up() {
         assert_eq!(quota_v2("150000 100000\n"), Some(2));
         assert_eq!(quota_v2("50000 100000"), Some(1));
         assert_eq!(quota_v2("max 100000"), None);

@@ -1,4 +1,5 @@
-//! Live reload: a new file builds a whole new set of routes and swaps it; a broken one is refused, and the old stays in force.
+//! Live reload. A new file builds a complete new set of routes, which replaces the old one. A file
+//! with an error is refused, and the old configuration stays in force.
 use super::components::Components;
 use crate::admin::ReloadStatus;
 use crate::clock::Timestamp;
@@ -13,13 +14,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often the wall clock is looked at, whether a key that left has been published for long enough: a timer until then would not see
-/// that the clock was set, or that a laptop slept.
+/// How often the wall clock is read to see whether a removed key has been published for long
+/// enough. A single timer would not notice that the clock was set or that a laptop slept.
 const TICK: Duration = Duration::from_secs(1);
-/// How long routes that need no identity stay in force while it is asked for, for others that do.
+/// How long the old routes, which need no identity, stay in force while the first identity for the
+/// new ones is fetched.
 const FIRST_IDENTITY: Duration = Duration::from_secs(10);
 
-/// The task that reloads.
+/// The task that reloads the configuration.
 pub(super) struct Reload {
     source: Source,
     changes: Changes,
@@ -27,8 +29,9 @@ pub(super) struct Reload {
     pub(super) current: Loaded,
     pub(super) status: Arc<ArcSwap<ReloadStatus>>,
     metrics: ReloadMetrics,
-    /// Keys that the configuration no longer names, and until when an assertion signed with one may be in use.
-    leaving: Vec<(SigningKey, Timestamp)>,
+    /// Keys that the configuration no longer names, and when the last assertion that they signed
+    /// expires.
+    retired: Vec<(SigningKey, Timestamp)>,
 }
 
 struct ReloadMetrics {
@@ -52,7 +55,7 @@ impl ReloadMetrics {
 }
 
 impl Reload {
-    /// `current` is what was loaded at start, and `components` what was built of it.
+    /// `current` is the configuration that was loaded at start, from which `components` were built.
     pub(super) fn new(
         source: Source,
         changes: Changes,
@@ -64,10 +67,10 @@ impl Reload {
         metrics.last.set(gauge_value(loaded_at));
         let status = ReloadStatus { hash: current.config.hash.clone(), loaded_at, refused: None };
         let status = Arc::new(ArcSwap::from_pointee(status));
-        Ok(Self { source, changes, components, current, status, metrics, leaving: Vec::new() })
+        Ok(Self { source, changes, components, current, status, metrics, retired: Vec::new() })
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until `stop` fires.
     pub(super) async fn run(mut self, mut stop: Stop) -> Result<(), String> {
         loop {
             tokio::select! {
@@ -79,15 +82,16 @@ impl Reload {
                     },
                     None => return Ok(()),
                 },
-                // Holds nothing up: it is one of several things that are waited for.
-                () = tokio::time::sleep(TICK), if !self.leaving.is_empty() => self.publish(),
+                // This delays nothing, because it is only one of the events that the loop waits
+                // for.
+                () = tokio::time::sleep(TICK), if !self.retired.is_empty() => self.publish(),
             }
         }
     }
 
     async fn reload(&mut self) {
         let source = self.source.clone();
-        // Reading files may block, and this thread refreshes tokens.
+        // Reading files may block, and this thread also refreshes tokens.
         let loaded = match tokio::task::spawn_blocking(move || source.load()).await {
             Ok(Ok(loaded)) => loaded,
             Ok(Err(problems)) => {
@@ -109,7 +113,7 @@ impl Reload {
         let components = &self.components;
         components.declare_servers(&loaded.config);
         let building = components.clone();
-        // The machine's authorities are read for it.
+        // Building the routes reads the machine's certificate authorities.
         let built = tokio::task::spawn_blocking(move || (building.table(&loaded.config), loaded)).await;
         let (table, loaded) = built.map_err(|error| error.to_string())?;
         let table = table.map_err(|error| error.to_string())?;
@@ -124,7 +128,7 @@ impl Reload {
         components.obtain_eager_grants().await;
         let hash = loaded.config.hash.clone();
         let previous = std::mem::replace(&mut self.current, loaded);
-        self.forget(&previous.config);
+        self.remove_series(&previous.config);
         self.retire(&previous.config);
         let now = self.components.clock.now().unix_seconds();
         self.metrics.results.with_label_values(&["accepted"]).inc();
@@ -134,9 +138,10 @@ impl Reload {
         Ok(())
     }
 
-    /// Removes the series of routes and servers that `previous` had and the configuration in force has not. An exchange that
-    /// still ends may bring one of its server's series back.
-    fn forget(&self, previous: &Config) {
+    /// Removes the metrics of routes and servers that are in `previous` and not in the
+    /// configuration in force. An exchange that is still in flight may bring a series of its server
+    /// back.
+    fn remove_series(&self, previous: &Config) {
         let (registrar, config) = (&self.components.registrar, &self.current.config);
         let routes: HashSet<&str> = config.policy.routes().iter().map(|route| &*route.name).collect();
         for route in previous.policy.routes().iter().filter(|route| !routes.contains(&*route.name)) {
@@ -157,19 +162,19 @@ impl Reload {
         }
     }
 
-    /// Publishes the keys of now. What was current a moment ago is published with them until its last assertion has expired, retired in
-    /// the file or not.
+    /// Publishes the current keys. The previous ones stay published until the last assertion that
+    /// they signed has expired, even if the file no longer names them.
     fn retire(&mut self, previous: &Config) {
         let until = self.components.clock.now().plus(previous.assertion_lifetime);
-        self.leaving.extend(previous.published_keys.iter().map(|key| (key.clone(), until)));
+        self.retired.extend(previous.published_keys.iter().map(|key| (key.clone(), until)));
         self.publish();
     }
 
     fn publish(&mut self) {
         let now = self.components.clock.now();
-        self.leaving.retain(|(_, until)| now < *until);
+        self.retired.retain(|(_, until)| now < *until);
         let mut keys = self.current.config.published_keys.clone();
-        for (key, _) in &self.leaving {
+        for (key, _) in &self.retired {
             if keys.iter().all(|other| other.public_jwk() != key.public_jwk()) {
                 keys.push(key.clone());
             }
@@ -185,17 +190,17 @@ impl Reload {
     }
 }
 
-/// Gives the first identity a moment, so that what worked before goes on meanwhile. Without one, too, the new routes come into force
-/// then, and say what they wait for.
+/// Waits a moment for the first identity, during which the old routes keep working. Without an
+/// identity the new routes come into force as well, and their responses say what is missing.
 async fn first_identity(components: &Components) {
     let Some(identity) = &components.identity else { return };
     let mut changes = identity.changes();
     let held = async { while identity.latest_held().is_none() && changes.changed().await.is_ok() {} };
-    // Out of patience is as good as held: see above.
+    // The result does not matter: the new routes come into force in either case.
     let _ = tokio::time::timeout(FIRST_IDENTITY, held).await;
 }
 
-/// What does not change while the process runs.
+/// Returns why the new configuration cannot replace the old one while the process runs.
 fn frozen(before: &Config, after: &Config) -> Option<&'static str> {
     if before.listen != after.listen {
         return Some("`listen` does not change at run time: restart the proxy to move a listener");

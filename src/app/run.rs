@@ -1,4 +1,4 @@
-//! Running: names every task, and stops them in order.
+//! Runs a bound proxy: names every task, and stops them in order.
 use super::bind::Bound;
 use super::components::Components;
 use super::drain::{Drained, drain};
@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// What background work gets to end in good order.
+/// How long background work has to end after it was asked to.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// The threads of the data plane.
@@ -25,10 +25,10 @@ struct Workers {
 }
 
 impl Bound {
-    /// Runs until `stop` fires and the drain has ended, or until a part fails.
+    /// Runs until `stop` fires and the drain has ended, or until a task fails.
     ///
     /// # Errors
-    /// The part that failed, and why.
+    /// The task that failed, and why.
     pub async fn run(self, mut stop: Stop) -> Result<(), String> {
         let (data_stopper, data_stop) = Stop::pair();
         let (control_stopper, control_stop) = Stop::pair();
@@ -88,7 +88,7 @@ impl Workers {
                     Ok(Err(error)) => error,
                     Err(_) => "it panicked".to_owned(),
                 };
-                // An error means that nobody waits any more.
+                // An error means that the process is already stopping.
                 let _ = sender.send(format!("worker {index} stopped unexpectedly: {ended}"));
             });
             threads.push(thread.map_err(|error| format!("worker {index} could not start: {error}"))?);
@@ -96,12 +96,13 @@ impl Workers {
         Ok(Self { threads, ended })
     }
 
-    /// Waits for workers that were told to stop, for `grace` at the longest: a thread cannot be ended from outside.
+    /// Waits for workers that were asked to stop, at most for `grace`, because a thread cannot be
+    /// ended from outside.
     async fn join(self, grace: Duration) {
         let joined =
             tokio::task::spawn_blocking(|| self.threads.into_iter().map(JoinHandle::join).all(|joined| joined.is_ok()));
         if !matches!(tokio::time::timeout(grace, joined).await, Ok(Ok(true))) {
-            tracing::warn!("a worker did not end in good order");
+            tracing::warn!("a worker did not end in time");
         }
     }
 }
@@ -124,11 +125,11 @@ fn announce(addresses: &Addresses, routes: usize) {
 
 fn log_drain(drained: Drained, traffic: &Traffic) {
     match drained {
-        Drained::Quiet => tracing::info!("drained: the agent is quiet"),
+        Drained::Idle => tracing::info!("drained: the agent is idle"),
         Drained::Deadline => tracing::warn!(
             requests = traffic.requests(),
             connections = traffic.connections(),
-            "the drain deadline has come; what is left is cut"
+            "the drain deadline has passed; the remaining connections are closed"
         ),
     }
 }
@@ -174,12 +175,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_worker_that_hangs_is_not_waited_for() {
+    async fn hanging_worker_does_not_delay_the_end() {
         let (release, held) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || assert!(held.recv().is_err()));
         let (_sender, ended) = mpsc::unbounded_channel();
         let joining = Workers { threads: vec![thread], ended }.join(Duration::from_millis(10));
-        tokio::time::timeout(Duration::from_secs(60), joining).await.expect("left without it");
+        tokio::time::timeout(Duration::from_secs(60), joining).await.expect("ended without it");
         drop(release);
     }
 }

@@ -1,4 +1,5 @@
-//! Log lines go through a bounded writer that never blocks: a reader that stalls costs lines, which are counted, never requests.
+//! The log. Lines go through a bounded writer that never blocks, so that a reader that stalls costs
+//! lines, which are counted, and never delays requests.
 use super::queue::Queue;
 use std::io::IsTerminal;
 use tracing_subscriber::filter::LevelFilter;
@@ -6,24 +7,24 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry as Subscriber, fmt, reload};
 
-/// How a line looks.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON object a line.
+    /// One JSON object per line.
     #[default]
     Json,
-    /// For people.
+    /// Text for people.
     Pretty,
 }
 
-/// A log level or a filter that is not one.
+/// A text that is neither a log level nor a filter.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "`{0}` is not a log level: use off, error, warn, info, debug or trace, or a list like `info,idjag_proxy::token=debug`"
 )]
 pub struct LevelError(String);
 
-/// The log of this process, and the means to change its level while it runs.
+/// The log of this process. Its level can be changed at run time. Clones share it.
 #[derive(Clone)]
 pub struct Logs {
     filter: reload::Handle<EnvFilter, Subscriber>,
@@ -32,6 +33,9 @@ pub struct Logs {
 
 impl Logs {
     /// Starts the log on standard output.
+    ///
+    /// # Errors
+    /// `level` is neither a level nor a filter.
     pub fn start(level: &str, format: Format) -> Result<Self, LevelError> {
         let (filter, handle) = reload::Layer::new(filter(level)?);
         let queue = Queue::start(std::io::stdout());
@@ -42,7 +46,8 @@ impl Logs {
             Format::Json => base.with(lines.json().flatten_event(true).with_current_span(false)).init(),
             Format::Pretty => {
                 let lines = lines.compact();
-                // Only a terminal shows colours; elsewhere they are bytes between the words that one searches for.
+                // Only a terminal shows colours. Elsewhere they are stray bytes that get in the way
+                // of a search.
                 base.with(if std::io::stdout().is_terminal() { lines } else { lines.with_ansi(false) }).init();
             }
         }
@@ -50,35 +55,40 @@ impl Logs {
     }
 
     /// Changes the level from now on.
+    ///
+    /// # Errors
+    /// `level` is neither a level nor a filter.
     pub fn set_level(&self, level: &str) -> Result<(), LevelError> {
         let filter = filter(level)?;
         self.filter.reload(filter).map_err(|_| LevelError(level.to_owned()))
     }
 
-    /// Waits until what was logged is written, but not for ever: for the end of the process.
+    /// Waits at the end of the process until all lines are written, at most for a second.
     pub fn flush(&self) {
-        self.queue.settle();
+        self.queue.wait_until_written();
     }
 
-    /// The level of now.
+    /// Returns the current level.
     pub fn level(&self) -> String {
         self.filter.with_current(ToString::to_string).unwrap_or_default()
     }
 
-    /// The number of lines that were lost so far because the reader stalled.
+    /// Returns the number of lines that were lost because the reader stalled.
     pub fn dropped(&self) -> u64 {
         self.queue.dropped()
     }
 }
 
-/// The parts' own lines by `level`; libraries only when something is wrong, because some log what is none of our business. The client
-/// of Kubernetes not even then: it returns what it logs, and what it logs may be an object. What watches files warns of each that is
-/// replaced, as every ConfigMap is.
+/// Parses `level`. A plain level applies to our own modules; libraries log warnings only, because
+/// some of them log content that must not be logged. `kube_client` is silent: it also returns the
+/// errors that it logs, and its lines may contain whole objects. `notify` warns whenever a file is
+/// replaced, which happens with every ConfigMap, so it logs only errors.
 fn filter(level: &str) -> Result<EnvFilter, LevelError> {
     let error = || LevelError(level.to_owned());
-    // Nothing at all would be a level, too.
+    // An empty text would parse as a level.
     let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
-    // A misspelt level would be the name of a part that nobody has, and all else would be silent.
+    // A misspelled level would be taken for the name of a module, and everything else would be
+    // silent.
     if !level.split(',').all(|part| part.contains('=') || is_level(part)) {
         return Err(error());
     }
@@ -95,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_are_names_or_directives() {
+    fn level_is_a_name_or_a_list_of_directives() {
         for good in ["info", "warn", "off", "INFO", "info,idjag_proxy::token=debug"] {
             assert!(filter(good).is_ok(), "{good}");
         }

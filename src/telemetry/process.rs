@@ -1,6 +1,6 @@
-//! The metrics of the process itself: what was built, what it takes from the machine, and which log lines it lost. The
-//! `process_*` metrics have the names that Prometheus clients share; reading `/proc` here avoids a crate that brings a second
-//! copy of half of libc.
+//! The metrics of the process itself: its build, the resources that it uses, and the log lines that
+//! it lost. The `process_*` metrics have the names that all Prometheus clients use. They are read
+//! from `/proc` here, because the crate for it depends on a second wrapper of libc.
 use super::logs::Logs;
 use super::registrar::{Registrar, prefixed};
 use prometheus::{Counter, Gauge, IntCounter, IntGauge, Opts};
@@ -18,8 +18,8 @@ pub struct ProcessMetrics {
 }
 
 impl ProcessMetrics {
-    /// Registers `build_info`, `process_*` and, with `logs`, `log_lines_dropped_total`. `started` is when the process started,
-    /// in seconds since the epoch.
+    /// Registers `build_info`, `process_*` and, with `logs`, `log_lines_dropped_total`. `started`
+    /// is when the process started, in seconds since the epoch.
     pub fn new(registrar: &Registrar, started: u64, logs: Option<&Logs>) -> prometheus::Result<Self> {
         register_build_info(registrar)?;
         let dropped = match logs {
@@ -43,7 +43,8 @@ impl ProcessMetrics {
         })
     }
 
-    /// Brings the values up to date. The `process_*` metrics are read from `/proc` and stay zero where there is none.
+    /// Brings the values up to date. The `process_*` metrics are read from `/proc` and stay zero
+    /// where there is none.
     pub fn observe(&self) {
         if let Some((logs, dropped)) = &self.dropped {
             dropped.inc_by(logs.dropped().saturating_sub(dropped.get()));
@@ -84,8 +85,9 @@ struct Stat {
     resident_pages: f64,
 }
 
-/// proc(5): fields are counted behind the last `)`, since the command's name may hold anything. Ticks are 1/100 s and pages 4 KiB
-/// on every platform that the image is built for.
+/// Parses `/proc/self/stat` (proc(5)). Fields are counted from the last `)`, because the command's
+/// name may contain anything. A tick is 1/100 s and a page 4 KiB on every platform that the image
+/// is built for.
 fn parse(text: &str) -> Option<Stat> {
     let fields: Vec<f64> =
         text.rsplit_once(')')?.1.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0.0)).collect();
@@ -98,14 +100,14 @@ fn parse(text: &str) -> Option<Stat> {
     })
 }
 
-/// How many file descriptors this process may open, where the system says.
+/// Returns how many file descriptors this process may open, if the system has a limit.
 #[cfg(unix)]
 pub fn descriptor_limit() -> Option<u64> {
     let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).ok()?;
     Some(soft)
 }
 
-/// How many file descriptors this process may open, where the system says.
+/// Returns how many file descriptors this process may open, if the system has a limit.
 #[cfg(not(unix))]
 pub fn descriptor_limit() -> Option<u64> {
     None
@@ -116,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_on_the_cpu_is_a_counter_that_only_grows() {
+    fn cpu_time_is_a_counter_that_only_grows() {
         let registrar = Registrar::default();
         let process = ProcessMetrics::new(&registrar, 0, None).expect("registered");
         process.observe();
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_name_may_hold_anything() {
+    fn command_name_may_contain_anything() {
         let stat = parse("42 (a) b) S 1 1 1 0 -1 0 0 0 0 0 250 150 0 0 20 0 7 0 100 4096000 321 0").expect("stat");
         assert!((stat.cpu_ticks - 400.0).abs() < f64::EPSILON);
         assert!((stat.threads - 7.0).abs() < f64::EPSILON);

@@ -1,15 +1,17 @@
-//! A writer that never blocks: lines wait for one thread in a queue that is bounded in bytes, and what does not fit is counted.
+//! A writer that never blocks. Lines wait in a queue that is bounded in bytes until one thread
+//! writes them. Lines that do not fit are dropped and counted.
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Bytes that may wait for a reader that is slow; as many again may be on their way to it.
-const ROOM: usize = 2 * 1024 * 1024;
-/// How long the end waits for one that may have stalled.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How many bytes may wait for a slow reader. As many again may be in the hands of the writing
+/// thread.
+const CAPACITY: usize = 2 * 1024 * 1024;
+/// How long the end of the process waits for a reader that may have stalled.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Takes whole lines. Clones fill the same queue.
+/// Accepts whole lines. Clones write to the same queue.
 #[derive(Clone)]
 pub(super) struct Queue(Arc<Shared>);
 
@@ -22,7 +24,7 @@ struct Shared {
 #[derive(Default)]
 struct Waiting {
     lines: Vec<u8>,
-    /// The thread has taken lines that it has not written yet.
+    /// Whether the thread is writing lines that it took from the queue.
     writing: bool,
 }
 
@@ -37,16 +39,16 @@ impl Queue {
         queue
     }
 
-    /// Lines that were lost so far.
+    /// Returns the number of lines that were dropped.
     pub(super) fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until what was taken is written, but not for ever.
-    pub(super) fn settle(&self) {
+    /// Waits until all accepted lines are written, at most for [`FLUSH_TIMEOUT`].
+    pub(super) fn wait_until_written(&self) {
         let unwritten = |waiting: &mut Waiting| waiting.writing || !waiting.lines.is_empty();
-        // Whoever has read nothing by then reads nothing.
-        drop(self.0.changed.wait_timeout_while(self.lock(), PATIENCE, unwritten));
+        // A reader that has not read by then will not read any more.
+        drop(self.0.changed.wait_timeout_while(self.lock(), FLUSH_TIMEOUT, unwritten));
     }
 
     fn write_to(&self, mut sink: impl Write) {
@@ -60,10 +62,10 @@ impl Queue {
             waiting.writing = true;
             drop(waiting);
             if sink.write_all(&lines).and_then(|()| sink.flush()).is_err() {
-                self.lost(lines.iter().filter(|byte| **byte == b'\n').count());
+                self.count_dropped(lines.iter().filter(|byte| **byte == b'\n').count());
             }
             lines.clear();
-            // One stall must not be paid for ever.
+            // The memory that a stall took is given back.
             lines.shrink_to(64 * 1024);
             waiting = self.lock();
             waiting.writing = false;
@@ -71,11 +73,11 @@ impl Queue {
         }
     }
 
-    fn lost(&self, lines: usize) {
+    fn count_dropped(&self, lines: usize) {
         self.0.dropped.fetch_add(lines as u64, Ordering::Relaxed);
     }
 
-    /// Held for the copy of a line, never while anything is written.
+    /// The lock is held while a line is copied, never while lines are written.
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -84,9 +86,9 @@ impl Queue {
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         let mut waiting = self.lock();
-        if waiting.lines.len() + line.len() > ROOM {
+        if waiting.lines.len() + line.len() > CAPACITY {
             drop(waiting);
-            self.lost(1);
+            self.count_dropped(1);
             return Ok(line.len());
         }
         let first = waiting.lines.is_empty();
@@ -108,7 +110,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-    /// Blocks in every write until it is read from.
+    /// A sink whose writes block until the test reads.
     struct Pipe(SyncSender<Vec<u8>>);
 
     impl Write for Pipe {
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_is_written_in_order_before_the_end() {
+    fn accepted_lines_are_written_in_order_before_the_end() {
         let (mut queue, reader) = pipe();
         let reading = std::thread::spawn(move || {
             let mut all = Vec::new();
@@ -141,13 +143,13 @@ mod tests {
         for line in &lines {
             queue.write_all(line.as_bytes()).expect("never fails");
         }
-        queue.settle();
+        queue.wait_until_written();
         assert_eq!(reading.join().expect("read"), lines.concat().into_bytes());
         assert_eq!(queue.dropped(), 0);
     }
 
     #[test]
-    fn a_reader_that_stalls_costs_lines_and_its_return_brings_them_back() {
+    fn stalled_reader_costs_lines_until_it_reads_again() {
         let (mut queue, reader) = pipe();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         let mut taken = 0;
@@ -155,7 +157,7 @@ mod tests {
             queue.write_all(&line).expect("never blocks");
             taken += 1;
         }
-        let fits = 2 * ROOM / line.len() + 3;
+        let fits = 2 * CAPACITY / line.len() + 3;
         assert!(taken <= fits, "{taken} lines");
         let mut read = 0;
         while read < (taken - 3) * line.len() {
@@ -167,11 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_gone_is_counted() {
+    fn closed_reader_is_counted() {
         let (mut queue, reader) = pipe();
         drop(reader);
         queue.write_all(b"one\n").expect("never fails");
-        queue.settle();
+        queue.wait_until_written();
         assert_eq!(queue.dropped(), 1);
     }
 }

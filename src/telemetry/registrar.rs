@@ -1,4 +1,5 @@
-//! Registers every metric of the process and removes the series of routes and servers that a reload removes.
+//! Registers every metric of the process and removes the series of routes and servers that a reload
+//! removes.
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, Result,
@@ -9,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The metrics of this process. Clones share them.
 ///
-/// A name is given without the prefix `idjag_proxy_`, which is added here. Every constructor fails if the name or a label is
-/// malformed, or if the name is already registered.
+/// A name is given without the prefix `idjag_proxy_`, which is added here. Every constructor fails
+/// if the name or a label is malformed, or if the name is already registered.
 #[derive(Clone, Default)]
 pub struct Registrar {
     registry: Registry,
@@ -46,14 +47,15 @@ impl Registrar {
         self.register(Histogram::with_opts(HistogramOpts::new(prefixed(name), help).buckets(buckets.to_vec()))?)
     }
 
-    /// Registers a histogram for each combination of values of `labels`; `buckets` are upper bounds in ascending order.
+    /// Registers a histogram for each combination of values of `labels`; `buckets` are upper bounds
+    /// in ascending order.
     pub fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> Result<HistogramVec> {
         let opts = HistogramOpts::new(prefixed(name), help).buckets(buckets.to_vec());
         self.register_labelled(HistogramVec::new(opts, labels)?)
     }
 
-    /// Removes every series that has all of `labels`, given as names and values, whichever module registered it. A handle
-    /// that somebody still holds goes on counting unseen.
+    /// Removes every series that has all of `labels`, given as names and values, whichever module
+    /// registered it. A handle that is still in use keeps counting, unseen.
     pub fn remove_series(&self, labels: &[(&str, &str)]) {
         let labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
         labelled.iter().for_each(|metric| metric.remove_series(labels));

@@ -92,8 +92,8 @@ impl ResolvesClientCert for CurrentSvid {
     }
 }
 
-/// Fails with our own error if there is no SVID. Otherwise the server would see a handshake without
-/// a certificate, and its refusal would not say why.
+/// Fails with our own error if the SVID is missing. Otherwise the server would see a handshake
+/// without a certificate, and its refusal would not say why.
 #[derive(Debug)]
 struct RequireIdentity {
     identity: Identity,

@@ -20,7 +20,7 @@ pub enum PeerRefused {
         /// The SPIFFE IDs of the configuration.
         expected: String,
     },
-    /// There is no trust bundle for its trust domain (SPIFFE Workload API §4.6).
+    /// The trust bundle of its trust domain is missing (SPIFFE Workload API §4.6).
     #[error(
         "the server claims to be {presented}, and there is no trust bundle for {}: \
          check that it is federated with our trust domain, and that our registration entry says `federatesWith`", presented.trust_domain()

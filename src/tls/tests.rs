@@ -281,7 +281,8 @@ async fn overlapping_rotation_of_authorities_fails_no_handshake() {
     assert!(connect(&client, &far_old, "x.example").await.is_err(), "the old authority is gone");
 }
 
-/// A regression test: the resolver of a library refused up to a third of the handshakes during a rotation.
+/// A regression test: the resolver of a library refused up to a third of the handshakes during a
+/// rotation.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rotation_during_handshakes_fails_none() {
     let authority = Authority::new("example.org");
