@@ -132,7 +132,7 @@ mod tests {
         let registrar = Registrar::default();
         registrar.counter("a_total", "A.").expect("counter").inc();
         registrar.counters("b_total", "B.", &["x"]).expect("counters").with_label_values(&["1"]).inc();
-        registrar.gauge("c", "C.").expect("gauge").set(gauge_value(u64::MAX));
+        registrar.gauge("c", "C.").expect("gauge").set(3);
         registrar.gauges("d", "D.", &["x"]).expect("gauges").with_label_values(&["1"]).set(2);
         registrar.histogram("e", "E.", &[1.0]).expect("histogram").observe(0.5);
         registrar.histograms("f", "F.", &["x"], &[1.0]).expect("histograms").with_label_values(&["1"]).observe(0.5);
@@ -141,13 +141,18 @@ mod tests {
             "# HELP idjag_proxy_a_total A.",
             "idjag_proxy_a_total 1",
             "idjag_proxy_b_total{x=\"1\"} 1",
-            "idjag_proxy_c 9223372036854775807",
+            "idjag_proxy_c 3",
             "idjag_proxy_d{x=\"1\"} 2",
             "idjag_proxy_e_bucket{le=\"1\"} 1",
             "idjag_proxy_f_bucket{x=\"1\",le=\"1\"} 1",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is missing:\n{text}");
         }
+    }
+
+    #[test]
+    fn gauge_value_saturates() {
+        assert_eq!((gauge_value(7_usize), gauge_value(u64::MAX)), (7, i64::MAX));
     }
 
     #[test]
