@@ -1,4 +1,5 @@
-//! The command line. Only here, and in `config`, the environment is read; only here people are talked to.
+//! The command line. It is the only module that prints messages for people, and only it and
+//! `config` read the environment.
 mod check;
 #[cfg(feature = "dev")]
 mod demo;
@@ -16,18 +17,18 @@ mod status;
 use crate::config::Overrides;
 use crate::identity::{Endpoint, parse_endpoint};
 use crate::telemetry::Level;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// sysexits(3): the input data is refused.
+/// The input data is invalid (sysexits(3)).
 #[cfg(feature = "kubernetes")]
 pub(crate) const EX_DATAERR: u8 = 65;
-/// sysexits(3): the configuration is wrong.
+/// The configuration is invalid (sysexits(3)).
 pub(crate) const EX_CONFIG: u8 = 78;
-/// Something failed at run time.
+/// An operation failed.
 pub(crate) const EX_FAILED: u8 = 1;
 
 /// Gives an AI agent's outbound calls an identity: plain HTTP in, an authenticated request over (m)TLS out.
@@ -47,63 +48,67 @@ enum Command {
         #[command(flatten)]
         flags: Flags,
     },
-    /// Say everything that is wrong with a configuration, or what it allows whom.
+    /// Report every problem of a configuration, or describe what it allows.
     Check {
         /// The configuration file.
         file: PathBuf,
     },
     /// Print the JSON Schema of the configuration file, for editors.
     Schema,
-    /// Print the keys that verify the assertions which this configuration signs, as a JWK set.
+    /// Print the keys that verify the assertions this configuration signs, as a JWK set.
     Jwks {
         /// The configuration file.
         file: PathBuf,
     },
-    /// Ask a running proxy what it holds.
+    /// Show the state of a running proxy.
     Status {
         /// The admin socket (`listen.admin`).
         #[arg(long, default_value = DEFAULT_ADMIN, value_parser = socket)]
         admin: PathBuf,
-        /// Print it as JSON.
+        /// Print the state as JSON.
         #[arg(long)]
         json: bool,
     },
     /// Change the log level of a running proxy.
     LogLevel {
-        /// off, error, warn, info, debug, trace, or a list like `info,idjag_proxy::token=debug`.
+        /// The new level: off, error, warn, info, debug, trace, or a list like
+        /// `info,idjag_proxy::token=debug`.
         level: String,
         /// The admin socket (`listen.admin`).
         #[arg(long, default_value = DEFAULT_ADMIN, value_parser = socket)]
         admin: PathBuf,
     },
-    /// Put the sidecar into Kubernetes manifests: YAML or JSON on standard input, the same with sidecars on standard output.
+    /// Add the sidecar to Kubernetes manifests: reads YAML or JSON from standard input and writes
+    /// it to standard output.
     #[cfg(feature = "kubernetes")]
     Inject(inject::Arguments),
-    /// Run the webhook that puts the sidecar into pods as they are created.
+    /// Run the webhook that adds the sidecar to pods when they are created.
     #[cfg(feature = "kubernetes")]
     Injector(injector::Arguments),
-    /// See it work: every part in one process, walked through step by step.
+    /// See it work: all parts in one process, step by step.
     #[cfg(feature = "dev")]
     Demo {
-        /// Leave after the walk; fail if a step did.
+        /// Exit after the last step; fail if a step failed.
         #[arg(long)]
         once: bool,
     },
 }
 
-/// Where the chart puts it.
+/// The path that the chart uses.
 const DEFAULT_ADMIN: &str = "/run/idjag-proxy/admin.sock";
 
-/// What wins over the file.
+/// Settings that take precedence over the file.
 #[derive(Args)]
 struct Flags {
-    /// The Workload API's socket, instead of `identity.workload_api.socket`.
+    /// The socket of the Workload API, instead of `identity.workload_api.socket`.
     #[arg(long, value_name = "SOCKET", value_parser = endpoint)]
     workload_api_socket: Option<Endpoint>,
-    /// Where the agent connects, instead of `listen.outbound`. May be given more than once.
+    /// The address that the agent connects to, instead of `listen.outbound`. May be given more than
+    /// once.
     #[arg(long, value_name = "ADDRESS")]
     listen_outbound: Vec<SocketAddr>,
-    /// Where metrics and probes are, instead of `listen.metrics`. May be given more than once.
+    /// The address that serves metrics and probes, instead of `listen.metrics`. May be given more
+    /// than once.
     #[arg(long, value_name = "ADDRESS")]
     listen_metrics: Vec<SocketAddr>,
     /// The admin socket, instead of `listen.admin`.
@@ -114,7 +119,12 @@ struct Flags {
     log_level: Option<Level>,
 }
 
-/// Does what the command line asks for.
+/// The commands and their flags, as `--help` describes them.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs the command that the command line names.
 pub fn main() -> ExitCode {
     hardening::harden();
     match Cli::parse().command {
@@ -149,7 +159,7 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
     parse_endpoint(text).map_err(|error| error.to_string())
 }
 
-/// A path, or as `listen.admin` spells it.
+/// Parses the path of a socket, with or without the `unix://` of `listen.admin`.
 fn socket(text: &str) -> Result<PathBuf, Infallible> {
     Ok(PathBuf::from(text.strip_prefix("unix://").unwrap_or(text)))
 }
@@ -158,26 +168,26 @@ fn log_level(text: &str) -> Result<Level, String> {
     Level::parse(text).ok_or_else(|| "use error, warn, info, debug or trace".to_owned())
 }
 
-/// The environment, as far as the configuration may see it.
+/// Reads one environment variable.
 #[expect(clippy::disallowed_methods, reason = "the one place that hands the environment to `config`")]
 pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// One line for people on standard error.
+/// Prints one line for people on standard error.
 #[expect(clippy::print_stderr, reason = "the command line talks to people")]
-pub(crate) fn complain(text: &str) {
+pub(crate) fn print_error(text: &str) {
     eprintln!("{text}");
 }
 
-/// What was asked for, on standard output. A reader that has gone away is no failure.
+/// Prints a result on standard output. It is not an error if the reader has gone away.
 pub(crate) fn print(text: &str) {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// A runtime for one short question.
+/// A runtime for one short request.
 fn small_runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

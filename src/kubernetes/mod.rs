@@ -11,4 +11,4 @@ mod workload;
 
 pub use inject::{Defaults, PullPolicy, Socket};
 pub use manifest::{Injected, ManifestError, Note, inject_manifests};
-pub use names::{IMAGE, OUTBOUND_PORT, UID};
+pub use names::{ANNOTATION_STATUS, ANNOTATIONS, IMAGE, LABEL_INJECT, LABEL_INJECTED, OUTBOUND_PORT, UID};

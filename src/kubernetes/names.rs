@@ -13,11 +13,14 @@ pub(crate) const METRICS_PORT_NAME: &str = "idjag-metrics";
 /// Every label and annotation of ours begins so.
 pub(crate) const PREFIX: &str = "idjag-proxy.io/";
 /// `enabled` or `disabled`, on a namespace or a pod.
-pub(crate) const LABEL_INJECT: &str = "idjag-proxy.io/inject";
+pub const LABEL_INJECT: &str = "idjag-proxy.io/inject";
 /// On every pod that has the sidecar; the `PodMonitor` selects it.
-pub(crate) const LABEL_INJECTED: &str = "idjag-proxy.io/injected";
+pub const LABEL_INJECTED: &str = "idjag-proxy.io/injected";
 /// What was injected, as JSON.
-pub(crate) const ANNOTATION_STATUS: &str = "idjag-proxy.io/status";
+pub const ANNOTATION_STATUS: &str = "idjag-proxy.io/status";
+
+/// The annotations that set up a pod's sidecar, without the prefix.
+pub const ANNOTATIONS: [&str; 7] = ["config", "image", "log-level", "resources", "socket", "http-proxy", "no-proxy"];
 
 /// The sidecar, first of the init containers.
 pub(crate) const CONTAINER: &str = "idjag-proxy";

@@ -145,7 +145,7 @@ impl Reason {
 
 /// How the agent reads errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ErrorFormat {
+pub enum ErrorFormat {
     /// As problem details in JSON (RFC 9457).
     Problem,
     /// As a gRPC status.
@@ -199,7 +199,7 @@ impl Refusal {
     }
 
     /// The answer: problem details (RFC 9457), or for gRPC a head alone.
-    pub(super) fn response(&self, format: ErrorFormat) -> Response<Bytes> {
+    pub fn response(&self, format: ErrorFormat) -> Response<Bytes> {
         let mut response = match format {
             ErrorFormat::Grpc => self.grpc(),
             ErrorFormat::Problem => self.problem(),

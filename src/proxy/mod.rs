@@ -17,7 +17,7 @@ mod traffic;
 mod upstream;
 mod worker;
 
-pub use error::{Reason, Refusal};
+pub use error::{ErrorFormat, Reason, Refusal};
 pub use guard::Guard;
 pub use headers::{AgentCredentials, strip_request};
 pub use limits::Limits;

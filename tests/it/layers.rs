@@ -1,7 +1,8 @@
 //! Holds the shape that the crate's documentation describes: layers, no circles, and parameters with names.
 mod source;
 
-use source::{Crate, Module, branches, closing};
+pub(crate) use source::Crate;
+use source::{Module, branches, closing};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Module, layer, and what it may import of its own layer.

@@ -47,6 +47,8 @@ mod passing;
 mod pools;
 #[cfg(feature = "dev")]
 mod process;
+#[cfg(all(feature = "dev", feature = "kubernetes"))]
+mod public_names;
 #[cfg(feature = "dev")]
 mod published;
 mod readme;

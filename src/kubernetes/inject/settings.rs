@@ -1,7 +1,7 @@
 //! What a pod's annotations say about its sidecar. Every wrong one is reported, all at once.
 use super::resources::Resources;
 use super::socket::Socket;
-use crate::kubernetes::names::{ANNOTATION_STATUS, CONFIG, IMAGE, LABEL_INJECT, LABEL_INJECTED, PREFIX};
+use crate::kubernetes::names::{ANNOTATION_STATUS, ANNOTATIONS, CONFIG, IMAGE, LABEL_INJECT, LABEL_INJECTED, PREFIX};
 use crate::kubernetes::words::shortened;
 use crate::telemetry::Level;
 use serde_json::Value;
@@ -94,9 +94,6 @@ const LONGEST: usize = 4096;
 /// Nobody reads more of them.
 const MOST_ERRORS: usize = 16;
 
-/// Behind the prefix.
-const NAMES: [&str; 7] = ["config", "image", "log-level", "resources", "socket", "http-proxy", "no-proxy"];
-
 impl Settings {
     /// From `metadata.annotations`; what it does not say is as `defaults` have it.
     pub(crate) fn read(annotations: Option<&Value>, defaults: &Defaults) -> Result<Self, Vec<SettingError>> {
@@ -174,12 +171,12 @@ fn unknown(name: &str) -> String {
     if label == LABEL_INJECT || label == LABEL_INJECTED {
         return "it is a label, not an annotation".to_owned();
     }
-    let near = NAMES.iter().map(|known| (strsim::damerau_levenshtein(known, name), known)).min();
+    let near = ANNOTATIONS.iter().map(|known| (strsim::damerau_levenshtein(known, name), known)).min();
     match near {
         Some((distance, known)) if distance <= 2 => {
             format!("there is none of this name; did you mean `{PREFIX}{known}`?")
         }
-        _ => format!("there is none of this name; there are {}", NAMES.join(", ")),
+        _ => format!("there is none of this name; there are {}", ANNOTATIONS.join(", ")),
     }
 }
 

@@ -5,3 +5,5 @@ mod deploy;
 mod inject;
 mod webhook;
 mod webhook_load;
+
+pub(crate) use webhook::scrape as scrape_injector;

@@ -88,6 +88,12 @@ impl Replica {
     }
 }
 
+/// The metrics of a replica that is ready.
+pub(crate) async fn scrape() -> String {
+    let api = ApiServer::start().await;
+    Replica::ready(&api, "a").await.probe("/metrics").await.text()
+}
+
 /// What the API server does: TLS by the bundle of the configuration, for the name of the Service.
 pub(super) async fn connect(roots: RootCertStore, address: SocketAddr) -> Result<TlsStream<TcpStream>, String> {
     connect_from([127, 0, 0, 1], roots, address).await

@@ -3,9 +3,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// One module of the crate, without its tests.
-pub(super) struct Module {
+pub(crate) struct Module {
     /// Its file below `src`.
-    pub(super) file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Its code, without comments, strings and test modules.
     pub(super) tokens: Vec<String>,
     /// What `use` brings into it: name and path, as written.
@@ -23,13 +23,13 @@ struct Use {
 }
 
 /// All modules of the crate, by their path; the root's is empty.
-pub(super) struct Crate {
-    pub(super) modules: BTreeMap<Vec<String>, Module>,
+pub(crate) struct Crate {
+    pub(crate) modules: BTreeMap<Vec<String>, Module>,
 }
 
 impl Crate {
     /// Reads `src` of this package.
-    pub(super) fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let mut modules = BTreeMap::new();
         read_module(&root, &root.join("lib.rs"), Vec::new(), &mut modules);
