@@ -1,8 +1,8 @@
-//! The two macros that describe a type of the file format once. What `///` says above a field or a variant is its
-//! documentation, its description in the schema, and so what an editor shows.
+//! The two macros that describe a type of the file format once. The `///` text of a field or a
+//! variant is both its documentation and its description in the schema, which editors show.
 
-/// A mapping with known keys: `field: Type` is required, `field: Option<Type>` is not, and `field: Type = "yaml"` has a default,
-/// written as the file would write it.
+/// A mapping with known keys: `field: Type` is required, `field: Option<Type>` is optional, and
+/// `field: Type = "yaml"` has a default, written as it would be in the file.
 macro_rules! record {
     (
         $(#[doc = $doc:literal])*
@@ -61,7 +61,8 @@ macro_rules! record {
     };
 }
 
-/// A choice of names, each with or without content: written `name` (all its defaults) or `{ name: … }`.
+/// A choice between names, each with or without content. It is written as `name`, which means all
+/// its defaults, or as `{ name: … }`.
 macro_rules! choice {
     (
         $(#[doc = $doc:literal])*
@@ -132,11 +133,11 @@ use super::decode::{Decode, Definitions, default_node};
 use serde_json::{Map, Value, json};
 
 record! {
-    /// Nothing to say: a choice without content.
+    /// The content of a choice that has none.
     Nothing {}
 }
 
-/// A field's name as the file writes it: `r#match` is `match`.
+/// A field's name as it is written in the file: `r#match` becomes `match`.
 pub(crate) const fn key(name: &'static str) -> &'static str {
     match name.as_bytes() {
         [b'r', b'#', ..] => name.split_at(2).1,
@@ -144,7 +145,7 @@ pub(crate) const fn key(name: &'static str) -> &'static str {
     }
 }
 
-/// What the schema says about one key of a record.
+/// The schema of one key of a record.
 pub(crate) struct FieldSchema {
     pub(crate) key: &'static str,
     pub(crate) doc: &'static str,
@@ -153,7 +154,7 @@ pub(crate) struct FieldSchema {
     pub(crate) schema: Value,
 }
 
-/// Puts a record among the definitions, once, and refers to it.
+/// Adds a record to the definitions, unless it is there, and returns a reference to it.
 pub(crate) fn define(
     name: &str,
     doc: &str,
@@ -181,7 +182,7 @@ pub(crate) fn define(
     json!({ "$ref": format!("#/$defs/{name}") })
 }
 
-/// What the schema says about one name of a choice.
+/// The schema of one name of a choice.
 pub(crate) struct VariantSchema {
     name: &'static str,
     doc: &'static str,
@@ -195,7 +196,7 @@ impl VariantSchema {
     }
 }
 
-/// Puts a choice among the definitions, once, and refers to it.
+/// Adds a choice to the definitions, unless it is there, and returns a reference to it.
 pub(crate) fn choose(
     name: &str,
     doc: &str,

@@ -1,31 +1,33 @@
-//! Loading: the file and every file that it names, to a configuration or to everything that is wrong.
-use super::build::{Surroundings, build};
+//! Loads the file, and every file that it names, into a configuration or into a list of all its
+//! problems.
+use super::build::{Inputs, build};
 use super::problem::Problem;
-use super::read::{Read, read};
+use super::read::{FirstPass, read};
 use super::runtime::{Config, Overrides};
 use super::watch::{Fingerprint, read_bounded, sha256};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A configuration, and what there is to say about it.
+/// A configuration with its warnings.
 pub struct Loaded {
-    /// Ready to use.
+    /// The configuration, ready to use.
     pub config: Config,
-    /// What is legal and unwise.
+    /// Settings that are legal but unwise.
     pub warnings: Vec<Problem>,
-    /// What was read, to watch.
+    /// The files that were read, so that they can be watched.
     pub fingerprint: Fingerprint,
 }
 
-/// Everything that is wrong with a file.
+/// All problems of a file.
 #[derive(Clone, Debug)]
 pub struct Problems {
-    /// At least one, in the order of the file.
+    /// The errors, at least one, in the order of the file.
     pub errors: Vec<Problem>,
-    /// What is legal and unwise besides.
+    /// Settings that are legal but unwise.
     pub warnings: Vec<Problem>,
-    /// What was read all the same, to watch: the repair may be in a file that this one names.
+    /// The files that were read, so that they can be watched: the fix may be made in a file that
+    /// this one names.
     pub fingerprint: Fingerprint,
 }
 
@@ -41,17 +43,17 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Looks up a variable of the environment, as far as the configuration may see it.
+/// Reads one environment variable.
 pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-/// Where a configuration is read from, at start and at every reload.
+/// The source of a configuration, which is read at start and at every reload.
 #[derive(Clone)]
 pub struct Source {
-    /// The file.
+    /// The path of the configuration file.
     pub path: PathBuf,
-    /// The environment.
+    /// Reads the environment variables that the file refers to.
     pub environment: Environment,
-    /// What the command line says instead of the file.
+    /// Settings of the command line, which take precedence over the file.
     pub overrides: Overrides,
 }
 
@@ -59,18 +61,19 @@ impl Source {
     /// Loads the configuration. Blocks on the file system.
     ///
     /// # Errors
-    /// Every problem of the file at once.
+    /// Returns every problem of the file at once.
     pub fn load(&self) -> Result<Loaded, Problems> {
         load(&self.path, &*self.environment, &self.overrides)
     }
 }
 
-/// Loads the file at `path`. `environment` reads one variable; `overrides` is what the command line says instead.
+/// Loads the file at `path`. `environment` reads one variable; `overrides` are the settings of the
+/// command line, which take precedence.
 ///
-/// Blocks on the file system. No network is used.
+/// Blocks on the file system and does not use the network.
 ///
 /// # Errors
-/// Every problem of the file at once.
+/// Returns every problem of the file at once.
 pub fn load(
     path: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
@@ -82,15 +85,15 @@ pub fn load(
     let bytes = match content {
         Ok(bytes) => bytes,
         Err(reason) => {
-            let error = about_the_file(path, format!("it cannot be read: {reason}"));
+            let error = file_problem(path, format!("cannot read the file: {reason}"));
             return Err(Problems { errors: vec![error], warnings: Vec::new(), fingerprint });
         }
     };
-    let Read { mut report, content } = read(path, &bytes, environment);
+    let FirstPass { mut report, content } = read(path, &bytes, environment);
     let directory = path.parent().unwrap_or(Path::new(""));
-    let surroundings = Surroundings { directory, environment, overrides };
+    let inputs = Inputs { directory, environment, overrides };
     let content = content.filter(|_| !report.is_full());
-    let config = content.and_then(|(tree, file)| build(&file, &tree, &mut report, &mut fingerprint, surroundings));
+    let config = content.and_then(|(tree, file)| build(&file, &tree, &mut report, &mut fingerprint, inputs));
     let findings = report.finish();
     match (config, findings.errors) {
         (Some(config), errors) if errors.is_empty() => {
@@ -99,10 +102,10 @@ pub fn load(
         }
         (_, mut errors) => {
             if errors.is_empty() {
-                // Never start with half a configuration, whatever rule was forgotten.
-                errors.push(about_the_file(
+                // Never start with half a configuration, even if a rule was forgotten.
+                errors.push(file_problem(
                     path,
-                    "it could not be used, and no rule says why: please report this".into(),
+                    "the file could not be used, and no error says why: please report this as a bug".into(),
                 ));
             }
             Err(Problems { errors, warnings: findings.warnings, fingerprint })
@@ -110,6 +113,6 @@ pub fn load(
     }
 }
 
-fn about_the_file(path: &Path, message: String) -> Problem {
+fn file_problem(path: &Path, message: String) -> Problem {
     Problem { file: path.to_owned(), line: 1, column: 1, path: String::new(), message, help: None, snippet: None }
 }

@@ -1,8 +1,9 @@
-//! The configuration file: read once into a tree that knows its lines (`tree`), decoded into the types that describe the file
-//! (`file`), and built into the runtime types of the parts (`build`). Each of the three collects every problem that it finds.
+//! The configuration file is parsed into a tree that knows its lines (`tree`), decoded into the
+//! types that describe the file (`file`), and built into the runtime types of the other modules
+//! (`build`). Each of the three steps collects every problem that it finds.
 //!
-//! A file type is described once, by `record!` or `choice!`, and both its decoder and
-//! its JSON Schema come from that.
+//! Each file type is described once, by `record!` or `choice!`; both its decoder and its JSON
+//! Schema are generated from that description.
 mod build;
 mod decode;
 mod describe;
@@ -23,7 +24,7 @@ mod watch;
 
 pub use load::{Environment, Loaded, Problems, Source, load};
 pub use problem::Problem;
-pub use runtime::{Config, Listen, ListenAddress, LogFormat, Overrides, Process, ProcessLimits};
+pub use runtime::{Config, Listen, ListenAddress, LogFormat, Overrides, ProcessLimits, ProcessSettings};
 pub use schema::schema;
 pub use summary::summary;
 pub use watch::{Changes, Fingerprint, Watch};

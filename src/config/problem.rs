@@ -1,8 +1,10 @@
-//! What is wrong with a configuration file, said so that a person can repair it: where, which key, what was expected, what to do.
+//! Problems of a configuration file, reported so that a person can fix them: the place, the key,
+//! what was expected, and what to do.
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// More errors, or more warnings, nobody reads; and a hostile file must not make a list longer than itself.
+/// The most errors, and the most warnings, that are reported. Nobody reads more, and a hostile file
+/// must not produce a list longer than itself.
 const MOST: usize = 200;
 
 /// A place in a file. Lines and columns count from 1; columns count characters.
@@ -17,25 +19,26 @@ pub(crate) struct Position {
 pub struct Problem {
     /// The configuration file.
     pub file: PathBuf,
-    /// Counted from 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// Counted from 1, in characters.
+    /// The column, counted from 1, in characters.
     pub column: usize,
-    /// The key that it is about, such as `routes[2].match.host`; empty for the file as a whole.
+    /// The key that the problem is about, such as `routes[2].match.host`; empty for the file as a
+    /// whole.
     pub path: String,
     /// What is wrong, in one sentence without a full stop.
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
-    /// The source line; absent where it may hold a secret that somebody wrote in the wrong place.
+    /// The source line; absent where it may hold a secret that was written in the wrong place.
     pub snippet: Option<Snippet>,
 }
 
-/// The part of a source line that fits a terminal, without characters that would act on one.
+/// The part of a source line that fits a terminal, without control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snippet {
     text: String,
-    /// Characters before the place that is meant.
+    /// How many characters precede the place that the problem is about.
     indent: usize,
 }
 
@@ -54,7 +57,8 @@ impl fmt::Display for Problem {
 }
 
 impl Problem {
-    /// As a compiler would show it: the place, the sentence, the source line with a caret, and the help.
+    /// Renders the problem as a compiler would: the place, the message, the source line with a
+    /// caret, and the help.
     pub fn render(&self, severity: &str) -> String {
         let mut text = format!("{severity}: {}:{}:{}: ", self.file.display(), self.line, self.column);
         if !self.path.is_empty() {
@@ -75,7 +79,7 @@ impl Problem {
     }
 }
 
-/// The part of a source line around `column`.
+/// Cuts out the part of a source line around `column`.
 fn excerpt(line: &str, column: usize) -> Snippet {
     const BEFORE: usize = 80;
     const AFTER: usize = 60;
@@ -93,7 +97,7 @@ pub(crate) enum Step {
     Index(usize),
 }
 
-/// The way from the top of the file to a value.
+/// The steps from the top of the file to a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KeyPath(pub(crate) Vec<Step>);
 
@@ -131,22 +135,23 @@ impl fmt::Display for KeyPath {
     }
 }
 
-/// Collects what is found while a file is read, and knows where each key stands.
+/// Collects the problems that are found while a file is read.
 #[derive(Debug)]
 pub(crate) struct Report {
     file: PathBuf,
     lines: Vec<String>,
     /// At most [`MOST`].
     errors: Vec<(KeyPath, Problem)>,
-    /// How many of the errors the first pass has found.
+    /// How many of the errors were found by the first pass.
     first_pass: usize,
     /// At most [`MOST`].
     warnings: Vec<Problem>,
-    /// Where a problem goes that is one too many, or that follows from another.
+    /// Holds a problem that is not reported because the list is full, or because it follows from
+    /// another problem.
     dropped: Option<Problem>,
 }
 
-/// What was found, each list in the order of the file.
+/// The problems of a file, each list in the order of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Findings {
     pub(crate) errors: Vec<Problem>,
@@ -159,7 +164,7 @@ impl Report {
         Self { file: file.to_owned(), lines, errors: Vec::new(), first_pass: 0, warnings: Vec::new(), dropped: None }
     }
 
-    /// Whether there are as many errors as anyone will read. Looking for more only costs time.
+    /// Whether the list of errors is full, so that looking for more would only cost time.
     pub(crate) fn is_full(&self) -> bool {
         self.errors.len() >= MOST
     }
@@ -182,17 +187,19 @@ impl Report {
         self.warnings.last_mut().expect("a warning was just pushed")
     }
 
-    /// Ends the first pass: from now on an error about a value that is broken already is not reported a second time.
+    /// Ends the first pass. From now on, a value that is already known to be broken is not reported
+    /// a second time.
     pub(crate) fn end_first_pass(&mut self) {
         self.first_pass = self.errors.len();
     }
 
-    /// Whether the first pass found nothing wrong with the value at `path` or inside it.
+    /// Whether the first pass found no error in the value at `path` or inside it.
     pub(crate) fn is_sound(&self, path: &KeyPath) -> bool {
         !self.errors[..self.first_pass].iter().any(|(broken, _)| path.contains(broken))
     }
 
-    /// An error of the second pass, which is dropped if it is about a value that the first pass has found broken.
+    /// Reports an error of the second pass. It is dropped if the first pass has already found the
+    /// value broken.
     pub(crate) fn derived_error(&mut self, at: Position, path: &KeyPath, message: String) -> &mut Problem {
         if self.is_sound(path) {
             return self.error(at, path, message);
@@ -205,7 +212,7 @@ impl Report {
         self.dropped.insert(Problem { file: PathBuf::new(), line, column, path, message, help: None, snippet: None })
     }
 
-    /// Whether neither pass has found anything wrong with the value at `path` or inside it.
+    /// Whether neither pass has found an error in the value at `path` or inside it.
     pub(crate) fn is_clean(&self, path: &KeyPath) -> bool {
         !self.errors.iter().any(|(broken, _)| path.contains(broken))
     }
@@ -216,7 +223,7 @@ impl Report {
         let mut warnings = self.warnings;
         errors.sort_by_key(order);
         warnings.sort_by_key(order);
-        // A line that one problem withholds is withheld by all.
+        // If one problem withholds a line, no other problem shows it.
         let all = || errors.iter().chain(&warnings);
         let withheld: Vec<usize> = all().filter(|problem| problem.snippet.is_none()).map(|p| p.line).collect();
         let on_it = errors.iter_mut().chain(&mut warnings).filter(|problem| withheld.contains(&problem.line));
@@ -238,7 +245,7 @@ impl Problem {
         self
     }
 
-    /// Withholds the source line: what stands there may be a secret.
+    /// Withholds the source line, which may contain a secret.
     pub(crate) fn unquoted(&mut self) -> &mut Self {
         self.snippet = None;
         self
@@ -254,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn rendered_like_a_compiler() {
+    fn problem_is_rendered_like_a_compiler_error() {
         let mut report = report();
         let path = KeyPath::default().key("routes").index(0).key("colour");
         report.error(Position { line: 2, column: 5 }, &path, "unknown key `colour`").help("remove it");
@@ -265,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_unsound_when_something_inside_it_is() {
+    fn value_with_an_error_inside_it_is_not_sound() {
         let mut report = report();
         let routes = KeyPath::default().key("routes");
         report.error(Position::default(), &routes.index(0).key("colour"), "unknown");
@@ -277,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_cut_around_its_column_and_cannot_act_on_a_terminal() {
+    fn long_line_is_cut_around_its_column_without_control_characters() {
         let line = format!("{}\u{1b}[31mX{}", " ".repeat(500), "y".repeat(500));
         let Snippet { text, indent } = excerpt(&line, 506);
         assert!(text.chars().count() <= 140 && !text.contains('\u{1b}'));

@@ -1,20 +1,20 @@
-//! The first pass: text to tree to file types. What it finds is about one value at a time; what values mean together is
-//! found by the second pass.
+//! The first pass: from text to a tree to the file types. It checks one value at a time; the second
+//! pass checks what values mean together.
 use super::decode::{Decode, Decoder, Environment};
 use super::file::File;
 use super::problem::{KeyPath, Position, Report};
 use super::tree::{self, MAX_BYTES, Node};
 use std::path::Path;
 
-/// A file after the first pass.
-pub(crate) struct Read {
+/// The result of the first pass.
+pub(crate) struct FirstPass {
     pub(crate) report: Report,
-    /// Absent after a syntax error, or when the file is no mapping.
+    /// Absent after a syntax error, or when the file is not a mapping.
     pub(crate) content: Option<(Node, File)>,
 }
 
-/// Reads the text of the file at `path`.
-pub(crate) fn read(path: &Path, bytes: &[u8], environment: Environment<'_>) -> Read {
+/// Decodes `bytes`, the content of the file at `path`.
+pub(crate) fn read(path: &Path, bytes: &[u8], environment: Environment<'_>) -> FirstPass {
     let Ok(text) = std::str::from_utf8(bytes) else {
         let before =
             String::from_utf8_lossy(&bytes[..std::str::from_utf8(bytes).map_or_else(|e| e.valid_up_to(), str::len)]);
@@ -28,16 +28,16 @@ pub(crate) fn read(path: &Path, bytes: &[u8], environment: Environment<'_>) -> R
         return refused(path, Position { line: 1, column: 1 }, "the file is larger than 1MiB");
     }
     let mut report = Report::new(path, text);
-    let Some(tree) = tree::parse(text, &mut report) else { return Read { report, content: None } };
+    let Some(tree) = tree::parse(text, &mut report) else { return FirstPass { report, content: None } };
     let file = File::decode(&tree, &mut Decoder::new(&mut report, environment));
     report.end_first_pass();
-    Read { report, content: file.map(|file| (tree, file)) }
+    FirstPass { report, content: file.map(|file| (tree, file)) }
 }
 
-fn refused(path: &Path, at: Position, message: &str) -> Read {
+fn refused(path: &Path, at: Position, message: &str) -> FirstPass {
     let mut report = Report::new(path, "");
     report.error(at, &KeyPath::default(), message);
-    Read { report, content: None }
+    FirstPass { report, content: None }
 }
 
 #[cfg(test)]
@@ -57,7 +57,7 @@ mod tests {
         file
     }
 
-    /// `line:column: path: message (help)` of every problem.
+    /// Every problem as `line:column: path: message (help)`.
     fn problems(text: &str) -> Vec<String> {
         let read = read(Path::new("p"), text.as_bytes(), &environment);
         let problems = read.report.finish().errors;
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_reported_at_once_each_in_its_place() {
+    fn all_problems_are_reported_at_once_with_their_places() {
         let found = problems(concat!(
             "authorization_server: {}\n",
             "token_timeout: 10\n",
@@ -88,7 +88,7 @@ mod tests {
             "4:15: log.level: expected one of `error`, `warn`, `info`, `debug` or `trace`, found `information` (did you mean `info`?)",
             "6:8: authorization_servers.sso: this key is required",
             "6:18: authorization_servers.sso.issuer: expected an issuer such as",
-            "7:3: authorization_servers.b d: expected a name as a key: 1 to 63 letters",
+            "7:3: authorization_servers.b d: expected a name as a key: use 1 to 63 letters",
             "9:5: routes[0].match: this key is required: a mapping with `host`, `port`,",
             "10:20: routes[1].match.host: expected a host such as `api.example.com` or `*.example.com`, found `a b`",
             "10:27: routes[1].match.prot: unknown key `prot` (did you mean `port`?)",
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn every_choice_has_both_spellings() {
+    fn choice_is_accepted_as_a_name_and_as_a_mapping() {
         for auth in ["spiffe_jwt", "{ spiffe_jwt: {} }"] {
             let text =
                 format!("authorization_servers: {{ a: {{ issuer: 'https://a.example', client_auth: {auth} }} }}");
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_a_name_or_a_mapping_or_none() {
+    fn token_of_a_route_is_a_name_a_mapping_or_none() {
         let text = "routes: [{ match: { host: a }, token: TOKEN }]";
         let token = |token: &str| file(&text.replace("TOKEN", token)).routes.remove(0).item.token.expect("a token");
         assert!(matches!(token("none"), TokenOfRoute::None));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_may_be_text() {
+    fn number_is_accepted_where_text_is_expected() {
         let text = "identity: { assertion: { kid: KID, key_file: k.pem } }";
         for kid in ["2026-11", "007", "1.10", "true", "'null'"] {
             let assertion = file(&text.replace("KID", kid)).identity.expect("identity").assertion;
@@ -140,18 +140,18 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_read_in_values_but_not_about_secrets() {
+    fn environment_is_expanded_in_values_but_not_in_secret_fields() {
         let text = "authorization_servers: { a: { issuer: 'https://a.example/${REALM}', client_auth: spiffe_jwt } }";
         assert_eq!(file(text).authorization_servers.0[0].1.issuer.0, "https://a.example/agents");
         let missing = problems(&text.replace("REALM", "NOWHERE"));
-        assert!(missing[0].contains("the environment has no variable `NOWHERE`"), "{missing:?}");
+        assert!(missing[0].contains("the environment variable `NOWHERE` is not set"), "{missing:?}");
         assert!(problems(&text.replace("{REALM}", "{REALM"))[0].contains("without its `}`"));
         for secret in
             ["{ private_key_jwt: { key_file: '${REALM}' } }", "{ client_secret_post: { secret_file: 'a${REALM}' } }"]
         {
             let found = problems(&text.replace("spiffe_jwt", secret));
             assert!(
-                found[0].contains("the environment is not read for a field that holds or names a secret"),
+                found[0].contains("environment variables are not expanded in a field that holds or names a secret"),
                 "{found:?}"
             );
         }
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_in_the_wrong_place_is_not_shown() {
+    fn secret_in_the_wrong_place_is_not_shown() {
         let text = "authorization_servers: { a: { issuer: 'https://a.example', client_auth: { client_secret_basic: { secret: canary-7f } } } }";
         for text in [text.to_owned(), text.replace("secret: canary-7f", "secret_file: \"-----BEGIN canary-7f\"")] {
             let read = read(Path::new("p"), text.as_bytes(), &environment);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_not_a_value() {
+    fn empty_value_is_an_error() {
         assert_eq!(
             problems("routes:\nlisten: ~\n"),
             [
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn size_and_encoding() {
+    fn large_file_and_wrong_encoding_are_refused() {
         assert!(problems(&"#\n".repeat(600_000))[0].contains("larger than 1MiB"));
         let read = read(Path::new("p"), b"a: 1\nb: \xff", &environment);
         assert!(read.report.finish().errors[0].to_string().starts_with("p:2:4: the file is not UTF-8"));
@@ -192,12 +192,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = read(Path::new("p"), &bytes, &environment).report.finish();
         }
 
         #[test]
-        fn no_yaml_makes_it_panic(text in r##"([a-z_]{1,12}|[\[\]{}:,&*!|>'"#%@`?~-]|: |\n {0,6}|- |\$\{|routes|match|host|token|flow|tokens){0,60}"##) {
+        fn arbitrary_yaml_does_not_panic(text in r##"([a-z_]{1,12}|[\[\]{}:,&*!|>'"#%@`?~-]|: |\n {0,6}|- |\$\{|routes|match|host|token|flow|tokens){0,60}"##) {
             let _ = read(Path::new("p"), text.as_bytes(), &environment).report.finish();
         }
     }

@@ -1,4 +1,4 @@
-//! What a configuration file comes to: the settings of each part, ready to use.
+//! The runtime configuration: the settings of each module, ready to use.
 use crate::identity::{Endpoint, IdentitySource};
 use crate::issuer::AuthorizationServer;
 use crate::jose::SigningKey;
@@ -11,36 +11,38 @@ use std::time::Duration;
 
 /// A whole configuration.
 pub struct Config {
-    /// Where the identity comes from; absent where nothing says so.
+    /// The source of the identity; absent where none is configured.
     pub identity: Option<IdentitySource>,
-    /// Whether a route needs it: where none does, nobody is asked for it.
+    /// Whether a route needs the identity. If none does, no identity is requested.
     pub needs_identity: bool,
-    /// Where the process listens.
+    /// The addresses that the process listens on.
     pub listen: Listen,
-    /// The routes, with everything that they need.
+    /// The routes, with everything that they refer to.
     pub policy: Policy,
     /// The authorization servers, in the order of the file.
     pub servers: Vec<Arc<AuthorizationServer>>,
-    /// The keys that verify what this workload signs with a key of its own: the current one, then the retired ones.
+    /// The keys that verify the assertions that this workload signs with a key of its own: the
+    /// current key first, then the retired ones.
     pub published_keys: Vec<SigningKey>,
-    /// How long an assertion of ours is valid, and so a retired key is needed.
+    /// How long an assertion that we sign is valid, which is also how long a retired key is still
+    /// needed.
     pub assertion_lifetime: Duration,
-    /// The process.
-    pub process: Process,
+    /// Settings of the process as a whole.
+    pub process: ProcessSettings,
     /// SHA-256 of the configuration file, in hexadecimal.
     pub hash: String,
 }
 
-/// Where the process listens. Does not change while it runs.
+/// The addresses that the process listens on. They do not change while it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// For the agent.
+    /// Listeners that the agent connects to.
     pub outbound: Vec<ListenAddress>,
-    /// For metrics and probes.
+    /// Listeners for metrics and probes.
     pub metrics: Vec<ListenAddress>,
     /// The Unix socket for administration.
     pub admin: Option<PathBuf>,
-    /// For the published keys.
+    /// Listeners that serve the published keys.
     pub jwks: Vec<ListenAddress>,
 }
 
@@ -49,59 +51,60 @@ pub struct Listen {
 pub struct ListenAddress {
     /// IP address and port.
     pub address: SocketAddr,
-    /// Whether somebody asked for it: then it is fatal not to get it. A default that the machine does not have is skipped.
+    /// Whether the address was asked for, so that failing to bind it is fatal. A default address
+    /// that the machine does not have is skipped.
     pub explicit: bool,
 }
 
-/// Settings of the process.
+/// Settings of the process as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Process {
-    /// Threads that carry requests; absent: by the CPU quota.
+pub struct ProcessSettings {
+    /// The number of worker threads; absent: derived from the CPU quota.
     pub workers: Option<usize>,
-    /// The least important log line that is written.
+    /// The log level: less important lines are not written.
     pub log_level: Level,
-    /// How a log line looks.
+    /// The format of log lines.
     pub log_format: LogFormat,
     /// Limits of the whole process.
     pub limits: ProcessLimits,
-    /// The longest that a request waits for a token.
+    /// The longest time that a request waits for a token.
     pub token_timeout: Duration,
     /// How long the agent must have held no connection before the process ends.
     pub drain_idle: Duration,
-    /// When it ends at the latest.
+    /// The longest time that draining takes.
     pub drain_deadline: Duration,
 }
 
 /// Limits of the whole process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessLimits {
-    /// Connections of the agent at one time.
+    /// How many connections the agent may have open at once.
     pub connections: usize,
-    /// Requests in flight at one time.
+    /// How many requests may be in flight at once.
     pub requests: usize,
-    /// Bytes of all header fields of one request.
+    /// The size of all header fields of one request, in bytes.
     pub request_headers: usize,
-    /// Tokens of users that are kept at one time.
+    /// How many users' tokens are cached at once.
     pub delegated_tokens: usize,
 }
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// One JSON object per line.
     Json,
-    /// For a terminal.
+    /// Text for people at a terminal.
     Pretty,
 }
 
-/// What the command line says instead of the file.
+/// Settings of the command line, which take precedence over the file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// `--workload-api-socket`
     pub workload_api_socket: Option<Endpoint>,
-    /// `--listen-outbound`; empty: not given.
+    /// `--listen-outbound`; empty if it was not given.
     pub listen_outbound: Vec<SocketAddr>,
-    /// `--listen-metrics`; empty: not given.
+    /// `--listen-metrics`; empty if it was not given.
     pub listen_metrics: Vec<SocketAddr>,
     /// `--admin`
     pub admin: Option<PathBuf>,

@@ -1,9 +1,10 @@
-//! The JSON Schema of the file, from the same descriptions that decode it.
+//! The JSON Schema of the file, generated from the same descriptions as the decoder.
 use super::decode::{Decode, Definitions};
 use super::file::File;
 use serde_json::{Value, json};
 
-/// The JSON Schema (draft 2020-12) of the configuration file: an editor completes and validates with it.
+/// The JSON Schema (draft 2020-12) of the configuration file. Editors use it to complete and
+/// validate.
 pub fn schema() -> Value {
     let mut definitions = Definitions::new();
     let root = File::describe(&mut definitions);
@@ -24,7 +25,7 @@ pub(crate) mod tests {
     use crate::config::tree;
     use std::path::Path;
 
-    /// The part of JSON Schema that the schema uses; a keyword that is not known fails the test.
+    /// Implements the part of JSON Schema that our schema uses; an unknown keyword fails the test.
     pub(crate) fn accepts(root: &Value, schema: &Value, value: &Value) -> bool {
         let keyword = |(name, rule): (&String, &Value)| match name.as_str() {
             "$ref" => {
@@ -85,7 +86,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_schema_accepts_what_the_decoder_accepts() {
+    fn schema_accepts_what_the_decoder_accepts() {
         for text in [
             "routes: []",
             "unmatched: pass",
@@ -104,7 +105,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_schema_refuses_what_the_decoder_refuses() {
+    fn schema_refuses_what_the_decoder_refuses() {
         for text in [
             "route: []",
             "routes: {}",
@@ -127,7 +128,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_key_and_name_is_described() {
+    fn every_key_has_a_description() {
         fn walk(path: &str, value: &Value) {
             for (key, inner) in value.as_object().into_iter().flatten() {
                 let path = format!("{path}/{key}");

@@ -1,4 +1,4 @@
-//! A configuration in sentences: who may call what, with whose authority.
+//! Describes a configuration in sentences: which requests go where, and with whose authority.
 use super::runtime::Config;
 use crate::exchange::{Flow, Grant, SelfIssuedGrant, Subject};
 use crate::identity::IdentitySource;
@@ -9,7 +9,7 @@ use crate::policy::{
 };
 use crate::tls::{Present, ServerTrust};
 
-/// One paragraph for the process, one for each route, one for everything else.
+/// Returns one paragraph about the process, one about each route, and one about everything else.
 pub fn summary(config: &Config) -> String {
     let mut text = format!("The agent connects to {}.", addresses(config));
     text.push_str(&match config.identity.as_ref().filter(|_| config.needs_identity) {
@@ -40,7 +40,7 @@ fn sentence(route: &Route) -> String {
     if matches!(route.credential, CredentialRule::Tunnel) {
         let port = route.matcher.port.map(|port| format!(":{port}")).unwrap_or_default();
         return format!(
-            "Connections to {}{port} pass as they are: opaque TLS by CONNECT, without a credential.",
+            "Connections to {}{port} pass unchanged: opaque TLS through CONNECT, without a credential.",
             route.matcher.host
         );
     }
@@ -58,7 +58,7 @@ fn sentence(route: &Route) -> String {
     }
 }
 
-/// "GET and HEAD of api.example.com/v1/** go"
+/// Describes the requests, such as "GET and HEAD to api.example.com/v1/** go".
 fn what(route: &Route) -> String {
     let matcher = &route.matcher;
     let methods: Vec<String> = matcher.methods.iter().map(ToString::to_string).collect();
@@ -66,18 +66,19 @@ fn what(route: &Route) -> String {
     let port = matcher.port.map(|port| format!(":{port}")).unwrap_or_default();
     let path = if matcher.path == PathPattern::any() { String::new() } else { matcher.path.to_string() };
     let headers: Vec<String> = matcher.headers.iter().map(|(name, _)| format!("`{name}`")).collect();
-    let headers = if headers.is_empty() { String::new() } else { format!(" with the right {}", join(&headers)) };
+    let headers = if headers.is_empty() { String::new() } else { format!(" with the required {}", join(&headers)) };
     let verb = if matcher.methods.is_empty() || matcher.methods.len() == 1 { "goes" } else { "go" };
     format!("{methods} to {}{port}{path}{headers} {verb}", matcher.host)
 }
 
-/// "to https://reports.svc:8443 over mutual TLS (it must be spiffe://example.org/reports)"
+/// Describes the destination, such as "to https://reports.svc:8443 over mutual TLS (it must be
+/// spiffe://example.org/reports)".
 fn place(upstream: &Upstream, route: &Route) -> String {
     let to = match &upstream.origin {
         Some(origin) => format!("to {}", url(origin)),
         None => match &route.matcher.host {
             HostPattern::Exact(_) => "there over https".to_owned(),
-            HostPattern::Suffix(_) => "to the host that it names over https".to_owned(),
+            HostPattern::Suffix(_) => "to the requested host over https".to_owned(),
         },
     };
     let Some(tls) = &upstream.tls else { return to };
@@ -94,7 +95,8 @@ fn url(origin: &Origin) -> String {
     format!("{scheme}://{}", origin.authority())
 }
 
-/// "in the name of the user whose id_token of `corp` is in `x-user-token`, with the scope `calendar:read`. …"
+/// Describes the authority, such as "in the name of the user whose ID token of `corp` is in the
+/// header `x-user-token`, with the scope `calendar:read`. …".
 fn authority(rule: &TokenRule) -> String {
     let grant = &rule.grant;
     let name = match (&grant.subject, &rule.source) {
@@ -121,7 +123,7 @@ fn authority(rule: &TokenRule) -> String {
 fn scopes(grant: &Grant) -> String {
     let scopes: Vec<String> = grant.scopes.iter().map(|scope| format!("`{scope}`")).collect();
     match scopes.as_slice() {
-        [] => "with the scopes that the server gives by default".to_owned(),
+        [] => "with the scopes that the server grants by default".to_owned(),
         [only] => format!("with the scope {only}"),
         several => format!("with the scopes {}", join(several)),
     }
@@ -133,28 +135,28 @@ fn obtained(grant: &Grant) -> String {
     };
     match &grant.flow {
         Flow::ClientCredentials { server } => {
-            format!("The token comes from {}, which the agent asks as a client.", asked(server))
+            format!("The token comes from {}, on the agent's own authority as a client.", asked(server))
         }
         Flow::SelfIssued { server, grant } => {
             let how = match grant {
-                SelfIssuedGrant::TokenExchange => "exchanged for an assertion that we sign",
-                SelfIssuedGrant::JwtBearer => "granted for an assertion that we sign",
+                SelfIssuedGrant::TokenExchange => "in exchange for an assertion that the proxy signs",
+                SelfIssuedGrant::JwtBearer => "for an assertion that the proxy signs as the grant",
             };
             format!("The token comes from {}, {how}.", asked(server))
         }
         Flow::IdJag { idp, server } => {
-            format!("The token comes from {}, for an ID-JAG that {} issues.", asked(server), asked(idp))
+            format!("The token comes from {}, in return for an ID-JAG that {} issues.", asked(server), asked(idp))
         }
-        Flow::TokenExchange { server } => format!("The token comes from {}, in exchange (RFC 8693).", asked(server)),
+        Flow::TokenExchange { server } => format!("The token comes from {}, by token exchange (RFC 8693).", asked(server)),
         Flow::JwtBearer { server } => format!(
-            "The token comes from {}, granted for {} (RFC 7523).",
+            "The token comes from {}, with {} as the grant (RFC 7523).",
             asked(server),
             if grant.is_delegated() { "the user's token" } else { "the JWT-SVID" }
         ),
     }
 }
 
-/// "a, b and c"
+/// Joins words as in "a, b and c".
 fn join(words: &[String]) -> String {
     match words {
         [] => String::new(),
@@ -168,18 +170,18 @@ mod tests {
     use crate::config::testing::Directory;
 
     #[test]
-    fn a_route_reads_like_a_sentence() {
+    fn summary_describes_each_route_in_a_sentence() {
         let directory = Directory::new();
         let loaded = directory.loaded(include_str!("../../config/examples/id-jag-user.yaml"));
         let expected = "The agent connects to 127.0.0.1:17080 and [::1]:17080. Its identity comes from the Workload API at unix:///run/spire/agent.sock.
 
 calendar-read
   GET and HEAD to api.calendar.example/v1/** go there over https, in the name of the user whose ID token of `corp` is in the header `x-user-token`, with the agent as the actor, with the scope `calendar:read`.
-  The token comes from `calendar` (https://as.calendar.example, private_key_jwt), for an ID-JAG that `corp` (https://idp.corp.example, spiffe_jwt) issues.
+  The token comes from `calendar` (https://as.calendar.example, private_key_jwt), in return for an ID-JAG that `corp` (https://idp.corp.example, spiffe_jwt) issues.
 
 calendar-write
   POST, PUT and DELETE to api.calendar.example/v1/** go there over https, in the name of the user whose ID token of `corp` is in the header `x-user-token`, with the agent as the actor, with the scopes `calendar:read` and `calendar:write`.
-  The token comes from `calendar` (https://as.calendar.example, private_key_jwt), for an ID-JAG that `corp` (https://idp.corp.example, spiffe_jwt) issues.
+  The token comes from `calendar` (https://as.calendar.example, private_key_jwt), in return for an ID-JAG that `corp` (https://idp.corp.example, spiffe_jwt) issues.
 
 Everything else is refused.
 ";
@@ -187,22 +189,22 @@ Everything else is refused.
     }
 
     #[test]
-    fn what_is_dangerous_is_said_and_secrets_are_not() {
+    fn summary_names_dangers_and_contains_no_secret() {
         let directory = Directory::new();
-        let said = |example: &str| super::summary(&directory.loaded(example).config);
-        let secret = said(include_str!("../../config/examples/legacy-secret.yaml"));
+        let summary = |example: &str| super::summary(&directory.loaded(example).config);
+        let secret = summary(include_str!("../../config/examples/legacy-secret.yaml"));
         assert!(
             secret.contains("with a static key in `x-api-key`: an anti-pattern") && !secret.contains("canary"),
             "{secret}"
         );
         assert!(secret.contains("No identity is needed"));
         assert!(
-            said(include_str!("../../config/examples/no-credential.yaml")).contains("with the agent's own credentials")
+            summary(include_str!("../../config/examples/no-credential.yaml")).contains("with the agent's own credentials")
         );
         assert!(
-            said(include_str!("../../config/examples/spiffe-mtls.yaml"))
+            summary(include_str!("../../config/examples/spiffe-mtls.yaml"))
                 .contains("to https://reports.svc:8443 over mutual TLS (it must be spiffe://example.org/reports)")
         );
-        assert!(said("unmatched: pass").contains("Everything else passes"));
+        assert!(summary("unmatched: pass").contains("Everything else passes"));
     }
 }

@@ -1,10 +1,10 @@
-//! A directory with every file that the examples name, and the problems of a text loaded from it.
+//! A fixture for tests: a directory with every file that the examples name.
 use super::{Loaded, Overrides, Problems, load};
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// A directory like one that a proxy is started with.
+/// A directory like one that a proxy is started in.
 pub(super) struct Directory(TempDir);
 
 impl Directory {
@@ -46,7 +46,7 @@ impl Directory {
         load(&self.path("proxy.yaml"), environment, &Overrides::default())
     }
 
-    /// With a Workload API socket in the environment.
+    /// Loads the text, with a Workload API socket in the environment.
     pub(super) fn load(&self, text: &str) -> Result<Loaded, Problems> {
         self.load_with(text, &|name| (name == "SPIFFE_ENDPOINT_SOCKET").then(|| "unix:///run/spire/agent.sock".into()))
     }
@@ -55,7 +55,7 @@ impl Directory {
         self.load(text).unwrap_or_else(|problems| panic!("{problems}\n{text}"))
     }
 
-    /// `line:column: path: message (help)` of every error.
+    /// Every error of the text as `line:column: path: message (help)`.
     pub(super) fn errors(&self, text: &str) -> Vec<String> {
         match self.load(text) {
             Ok(_) => Vec::new(),
@@ -63,7 +63,7 @@ impl Directory {
         }
     }
 
-    /// The same of every warning of a file without errors.
+    /// Every warning of a text without errors, in the same form.
     pub(super) fn warnings(&self, text: &str) -> Vec<String> {
         self.loaded(text).warnings.iter().map(|problem| self.short(problem)).collect()
     }

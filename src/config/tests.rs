@@ -1,4 +1,4 @@
-//! What the repository shows of configuration files is true.
+//! The examples and the reference of the configuration file are valid and complete.
 use super::schema::tests::accepts;
 use super::testing::Directory;
 use super::{problem::Report, schema, tree};
@@ -19,7 +19,7 @@ fn examples() -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_example_loads_and_fits_the_schema() {
+fn every_example_loads_and_is_valid_by_the_schema() {
     let directory = Directory::new();
     let schema = schema();
     let examples = examples();
@@ -34,7 +34,7 @@ fn every_example_loads_and_fits_the_schema() {
 }
 
 #[test]
-fn only_examples_of_unwise_things_have_warnings() {
+fn only_examples_of_unwise_settings_have_warnings() {
     let directory = Directory::new();
     for (name, text) in examples() {
         let warnings = directory.warnings(&text);
@@ -44,7 +44,7 @@ fn only_examples_of_unwise_things_have_warnings() {
 }
 
 #[test]
-fn the_reference_mentions_every_key_and_every_name() {
+fn reference_mentions_every_key_and_every_choice() {
     fn words(value: &serde_json::Value, found: &mut BTreeSet<String>) {
         match value {
             serde_json::Value::Object(map) => {
@@ -67,7 +67,7 @@ fn the_reference_mentions_every_key_and_every_name() {
 }
 
 #[test]
-fn the_reference_shows_the_defaults() {
+fn reference_shows_the_defaults() {
     fn defaults(schema: &serde_json::Value, found: &mut Vec<(String, String)>) {
         for (key, inner) in schema.as_object().into_iter().flatten() {
             for (name, property) in inner.as_object().into_iter().flatten().filter(|_| key == "properties") {
@@ -93,9 +93,9 @@ fn the_reference_shows_the_defaults() {
     }
 }
 
-/// The two files of the design.
+/// The smallest file, and one that uses most of the format.
 #[test]
-fn the_sketches_load() {
+fn smallest_and_full_files_load() {
     let directory = Directory::new();
     let smallest = directory.loaded(include_str!("../../config/examples/smallest.yaml"));
     assert_eq!(smallest.config.policy.routes().len(), 1);
@@ -121,7 +121,7 @@ fn the_sketches_load() {
 
 proptest! {
     #[test]
-    fn no_edit_of_a_good_file_makes_it_panic(from in 0..FULL.len(), length in 0_usize..60, text in TEXT) {
+    fn arbitrary_edit_of_a_good_file_does_not_panic(from in 0..FULL.len(), length in 0_usize..60, text in TEXT) {
         let to = (from + length).min(FULL.len());
         if FULL.is_char_boundary(from) && FULL.is_char_boundary(to) {
             let edited = format!("{}{text}{}", &FULL[..from], &FULL[to..]);
@@ -137,7 +137,7 @@ thread_local! {
 const TEXT: &str = r"[a-z:{}\[\], \n*&]{0,12}";
 
 #[test]
-fn a_hostile_file_gets_no_more_errors_than_people_read() {
+fn hostile_file_gets_a_bounded_number_of_errors() {
     let directory = Directory::new();
     let keys: String = (0..50_000).map(|key| format!("k{key}: 1, ")).collect();
     let errors = directory.errors(&format!("{{ {keys} }}"));

@@ -1,8 +1,10 @@
-//! Notices that the configuration file, or a file that it names, has another content than what was loaded.
+//! Detects that the content of the configuration file, or of a file that it names, differs from
+//! what was loaded.
 //!
-//! Directories are watched, not files: Kubernetes replaces a mounted ConfigMap by swapping a symbolic link, after which a watch
-//! on the file itself is dead. What counts is the content: an event only says "look again", and a look every 30 seconds
-//! covers what no event tells (a network file system, a directory that was made anew).
+//! It watches directories, not files: Kubernetes updates a mounted ConfigMap by swapping a symbolic
+//! link, after which a watch on the file itself is dead. Only the content counts: an event merely
+//! triggers a check, and a check every 30 seconds covers changes without events (on a network file
+//! system, or in a directory that was created again).
 use crate::tasks::Stop;
 use aws_lc_rs::digest::{SHA256, digest};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -15,12 +17,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use zeroize::Zeroizing;
 
 const POLL: Duration = Duration::from_secs(30);
-/// How long a directory must have been quiet: an editor and a ConfigMap's swap make several events.
+/// How long a directory must be quiet before its files are checked, because an editor and a
+/// ConfigMap update cause several events.
 const QUIET: Duration = Duration::from_millis(200);
-/// A directory that is never quiet is looked at all the same.
+/// After this time the files are checked even if the directory is never quiet.
 const LONGEST_DEBOUNCE: Duration = Duration::from_secs(2);
 
-/// What a set of files held when they were read: a digest for each, or nothing for one that could not be read.
+/// The content of a set of files when they were read: a digest for each, or `None` for a file that
+/// could not be read.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Fingerprint(BTreeMap<PathBuf, Option<[u8; 32]>>);
 
@@ -30,12 +34,12 @@ impl Fingerprint {
         self.0.insert(path, content.map(sha256));
     }
 
-    /// The files.
+    /// The files of the set.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.0.keys().map(PathBuf::as_path)
     }
 
-    /// The same files as they are now.
+    /// Reads the same files again.
     fn refreshed(&self) -> Self {
         let read = |path: &PathBuf| (path.clone(), read_bounded(path).ok().map(|bytes| sha256(&bytes)));
         Self(self.0.keys().map(read).collect())
@@ -43,7 +47,7 @@ impl Fingerprint {
 }
 
 impl fmt::Debug for Fingerprint {
-    /// The files alone: a short secret can be found by its digest.
+    /// Shows the paths alone, because a short secret can be guessed from its digest.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_set().entries(self.0.keys()).finish()
     }
@@ -68,14 +72,15 @@ pub(crate) fn read_bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     if bytes.len() as u64 == limit { Err("it is larger than 1MiB".into()) } else { Ok(bytes) }
 }
 
-/// The task that watches.
+/// The task that watches the files.
 #[derive(Debug)]
 pub struct Watch {
     followed: watch::Receiver<Fingerprint>,
     changed: mpsc::Sender<()>,
 }
 
-/// The other end: says when something has changed, and is told what was loaded then.
+/// The handle of [`Watch`]: it reports changes, and receives the fingerprint of what was loaded in
+/// response.
 #[derive(Debug)]
 pub struct Changes {
     follow: watch::Sender<Fingerprint>,
@@ -83,40 +88,43 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Waits until a followed file has another content than its fingerprint says; `None` once the task has ended.
+    /// Waits until the content of a followed file differs from its fingerprint. Returns `None` once
+    /// the task has ended.
     pub async fn next(&mut self) -> Option<()> {
         self.changed.recv().await
     }
 
-    /// Follows these files from now on: what a load has read, whether it succeeded or not.
+    /// Follows these files from now on: those that a load has read, whether it succeeded or not.
     pub fn follow(&self, fingerprint: Fingerprint) {
         self.follow.send_replace(fingerprint);
     }
 }
 
 impl Watch {
-    /// Watches what `load` has read. A change between the load and the first look is not missed.
+    /// Watches the files that `load` has read. A change between the load and the first check is not
+    /// missed.
     pub fn new(fingerprint: Fingerprint) -> (Self, Changes) {
         let (follow, followed) = watch::channel(fingerprint);
-        // One pending event is enough: whoever takes it looks at everything.
+        // One pending event is enough, because its receiver checks everything.
         let (sender, changed) = mpsc::channel(1);
         (Self { followed, changed: sender }, Changes { follow, changed })
     }
 
-    /// Runs until it is told to stop, or until nobody listens any more.
+    /// Runs until `stop` is signalled, or until the receiver is gone.
     pub async fn run(mut self, mut stop: Stop) -> Result<(), String> {
-        let (poke, mut poked) = mpsc::channel(1);
-        let mut directories = Directories::new(poke);
+        let (wake, mut events) = mpsc::channel(1);
+        let mut directories = Directories::new(wake);
         let mut reported = None;
         loop {
             if self.followed.has_changed().unwrap_or(false) {
-                // It was followed anew while events settled: what was reported before was answered.
+                // A new fingerprint arrived while events settled, so the last report was answered.
                 reported = None;
             }
             let known = self.followed.borrow_and_update().clone();
             directories.watch(&known);
-            let now = look(known.clone()).await?;
-            // A content is reported once; whoever loads it, well or not, answers by following what it has read.
+            let now = check(known.clone()).await?;
+            // Each content is reported once. The receiver loads it and answers with the fingerprint
+            // of what it has read, even if the load failed.
             if now == known {
                 reported = None;
             } else if reported.as_ref() != Some(&now) {
@@ -132,58 +140,60 @@ impl Watch {
                     Ok(()) => reported = None,
                     Err(_) => return Ok(()),
                 },
-                Some(()) = poked.recv() => settle(&mut poked).await,
+                Some(()) = events.recv() => settle(&mut events).await,
                 () = sleep(POLL) => directories.forget(),
             }
         }
     }
 }
 
-/// Reading may block, so it leaves the runtime's thread.
-async fn look(known: Fingerprint) -> Result<Fingerprint, String> {
+/// Reads the files again, off the runtime's threads because reading may block.
+async fn check(known: Fingerprint) -> Result<Fingerprint, String> {
     tokio::task::spawn_blocking(move || known.refreshed()).await.map_err(|error| error.to_string())
 }
 
-/// Waits until no event has come for a while.
-async fn settle(poked: &mut mpsc::Receiver<()>) {
-    let quiet = async { while let Ok(Some(())) = timeout(QUIET, poked.recv()).await {} };
+/// Waits until there has been no event for a while.
+async fn settle(events: &mut mpsc::Receiver<()>) {
+    let quiet = async { while let Ok(Some(())) = timeout(QUIET, events.recv()).await {} };
     tokio::select! {
         () = quiet => {}
         () = sleep_until(Instant::now() + LONGEST_DEBOUNCE) => {}
     }
 }
 
-/// The directories of the followed files, as far as they can be watched.
+/// The directories of the followed files, those that can be watched.
 struct Directories {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
-    poke: mpsc::Sender<()>,
+    wake: mpsc::Sender<()>,
 }
 
 impl Directories {
-    fn new(poke: mpsc::Sender<()>) -> Self {
-        let mut directories = Self { watcher: None, watched: BTreeSet::new(), poke };
+    fn new(wake: mpsc::Sender<()>) -> Self {
+        let mut directories = Self { watcher: None, watched: BTreeSet::new(), wake };
         directories.forget();
         directories
     }
 
-    /// Starts over: a directory that was removed and made again is another one to the kernel.
+    /// Starts over, because a directory that was removed and created again is a different one to
+    /// the kernel.
     fn forget(&mut self) {
-        let poke = self.poke.clone();
-        // A full channel has an event in it already.
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| !event.kind.is_access()) {
-                let _ = poke.try_send(());
+        let wake = self.wake.clone();
+        // If the channel is full, an event is already pending.
+        let watcher = notify::recommended_watcher(move |result: notify::Result<notify::Event>| {
+            if result.is_ok_and(|event| !event.kind.is_access()) {
+                let _ = wake.try_send(());
             }
         });
         if let Err(error) = &watcher {
-            tracing::warn!(%error, "files cannot be watched; they are looked at every 30 seconds");
+            tracing::warn!(%error, "files cannot be watched; they are checked every 30 seconds");
         }
         self.watcher = watcher.ok();
         self.watched.clear();
     }
 
-    /// Watches what is not yet watched. What cannot be watched, such as a directory that does not exist, is left to the poll.
+    /// Watches directories that are not watched yet. A directory that cannot be watched, for
+    /// example because it does not exist, is left to the poll.
     fn watch(&mut self, fingerprint: &Fingerprint) {
         let Some(watcher) = &mut self.watcher else { return };
         let wanted: BTreeSet<PathBuf> = fingerprint.files().flat_map(directories_of).collect();
@@ -201,7 +211,8 @@ impl Directories {
     }
 }
 
-/// The directory in which a file is named, and the one in which it is, if its name is a symbolic link.
+/// The directory that contains the file's name, and, if that name is a symbolic link, the directory
+/// that contains its target.
 fn directories_of(file: &Path) -> impl Iterator<Item = PathBuf> {
     let parent = |path: &Path| match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Some(PathBuf::from(".")),
@@ -217,7 +228,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
 
     fn fingerprint(files: &[&Path]) -> Fingerprint {
         let mut fingerprint = Fingerprint::default();
@@ -243,17 +254,17 @@ mod tests {
 
     impl Running {
         async fn changed(&mut self) {
-            timeout(PATIENCE, self.changes.next()).await.expect("a change is noticed").expect("it runs");
+            timeout(TIMEOUT, self.changes.next()).await.expect("a change is reported").expect("it runs");
         }
 
         async fn stop(self) {
             self.stopper.stop();
-            timeout(PATIENCE, self.task).await.expect("it stops").expect("no panic").expect("no error");
+            timeout(TIMEOUT, self.task).await.expect("it stops").expect("no panic").expect("no error");
         }
     }
 
     #[tokio::test]
-    async fn every_swap_of_a_config_map_is_noticed() {
+    async fn every_config_map_update_is_reported() {
         let root = tempfile::tempdir().expect("a directory");
         let mount = root.path();
         let version = |name: &str, content: &str| {
@@ -276,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_that_are_named_count_and_the_same_content_does_not() {
+    async fn change_of_a_named_file_is_reported_and_same_content_is_not() {
         let root = tempfile::tempdir().expect("a directory");
         let (config, key) = (root.path().join("proxy.yaml"), root.path().join("key"));
         fs::write(&config, "a").expect("written");
@@ -293,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_before_the_first_look_is_noticed() {
+    async fn change_before_the_first_check_is_reported() {
         let root = tempfile::tempdir().expect("a directory");
         let config = root.path().join("proxy.yaml");
         fs::write(&config, "a").expect("written");
@@ -305,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_content_that_was_gone_when_it_was_loaded_is_noticed_again() {
+    async fn content_that_changed_back_and_again_is_reported_again() {
         let root = tempfile::tempdir().expect("a directory");
         let config = root.path().join("proxy.yaml");
         fs::write(&config, "a").expect("written");
@@ -320,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn pipes_devices_and_large_files_are_not_read() {
+    fn device_directory_and_large_file_are_not_read() {
         let root = tempfile::tempdir().expect("a directory");
         assert!(read_bounded(Path::new("/dev/zero")).is_err());
         assert!(read_bounded(root.path()).is_err());

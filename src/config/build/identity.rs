@@ -1,4 +1,4 @@
-//! Where the identity comes from, what signs our assertions, and whether anything needs either.
+//! The source of the identity, the keys that sign our assertions, and whether anything needs them.
 use super::Builder;
 use crate::assertion::MAX_LIFETIME;
 use crate::config::file::{AssertionFile, FilesFile, IdentityFile};
@@ -12,17 +12,19 @@ use crate::policy::{CredentialRule, Route};
 use std::time::Duration;
 
 const SOCKET_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
-/// A longer assertion outlives what it was made for: it is used within seconds.
+/// An assertion that is valid for longer causes a warning, because assertions are used within
+/// seconds.
 const LONG_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
-/// How we sign, and what others need to verify it.
+/// How we sign assertions, and the keys that verify them.
 pub(super) struct Assertion {
     pub(super) settings: AssertionSettings,
     pub(super) published: Vec<SigningKey>,
 }
 
 impl Builder<'_> {
-    /// The source that the command line, the file or the environment names, in this order.
+    /// The source that the command line, the file or the environment names, in this order of
+    /// precedence.
     pub(super) fn identity_source(&mut self, file: Option<&IdentityFile>) -> Option<IdentitySource> {
         let identity = KeyPath::default().key("identity");
         let workload_api = file.and_then(|file| file.workload_api.as_ref());
@@ -31,7 +33,7 @@ impl Builder<'_> {
             self.error(&identity.key("files"), "the identity comes from the Workload API or from files, not from both")
                 .help("remove `files` or `workload_api`");
         }
-        let overridden = self.surroundings.overrides.workload_api_socket.clone();
+        let overridden = self.inputs.overrides.workload_api_socket.clone();
         if overridden.is_some() && files.is_some() {
             self.warn(
                 &identity.key("files"),
@@ -50,7 +52,7 @@ impl Builder<'_> {
         if socket.is_routable() {
             self.warn(
                 &path,
-                format!("{socket} is not on this machine: the Workload API has no TLS, so its keys cross the network"),
+                format!("{socket} is not on this machine: the Workload API has no TLS, so private keys cross the network in the clear"),
             )
             .help("use the Unix socket of the SPIRE agent");
         }
@@ -61,7 +63,7 @@ impl Builder<'_> {
     fn socket(&mut self, path: &KeyPath, written: Option<&Text>) -> Option<Endpoint> {
         let (text, origin) = match written {
             Some(written) => (written.0.clone(), String::new()),
-            None => ((self.surroundings.environment)(SOCKET_VARIABLE)?, format!("{SOCKET_VARIABLE}: ")),
+            None => ((self.inputs.environment)(SOCKET_VARIABLE)?, format!("{SOCKET_VARIABLE}: ")),
         };
         match parse_endpoint(&text) {
             Ok(socket) => Some(socket),
@@ -80,26 +82,27 @@ impl Builder<'_> {
         }
     }
 
-    /// Whether a route needs the identity; an error if one does and nothing says where it comes from.
+    /// Whether a route needs the identity. If one does and no source is configured, that is an
+    /// error.
     pub(super) fn needed_identity(&mut self, source: Option<&IdentitySource>, needing: Option<&str>) -> bool {
         let path = KeyPath::default().key("identity");
         match (source, needing) {
             (None, Some(route)) if self.report.is_clean(&path) => {
                 let message =
-                    format!("route `{route}` needs this workload's identity, and nothing says where it comes from");
+                    format!("route `{route}` needs this workload's identity, and no source for it is configured");
                 self.error(&path, message).help(format!(
                     "set {SOCKET_VARIABLE}, or write identity: {{ workload_api: {{ socket: unix:///… }} }}, or identity: {{ files: … }}"
                 ));
             }
             (Some(_), None) if self.is_written(&path.key("workload_api")) || self.is_written(&path.key("files")) => {
-                self.warn(&path, "nothing needs an identity, so none is asked for");
+                self.warn(&path, "nothing needs an identity, so none is requested");
             }
             _ => {}
         }
         needing.is_some()
     }
 
-    /// What signs our assertions.
+    /// The settings of the assertions that we sign, and the keys to publish.
     pub(super) fn assertion(&mut self, file: Option<&IdentityFile>) -> Assertion {
         let path = KeyPath::default().key("identity").key("assertion");
         let Some(file) = file.map(|file| &file.assertion) else {
@@ -114,8 +117,8 @@ impl Builder<'_> {
             let path = path.key("retired").index(index);
             let Some(retired) = self.signing_key(&path, &retired.key_file, kid(&retired.kid)) else { continue };
             if published.iter().any(|other| other.kid() == retired.kid()) {
-                let message = format!("a second key with the id `{}`", retired.kid());
-                self.error(&path, message).help("write { key_file: …, kid: … } with the id that it had");
+                let message = format!("this is a second key with the id `{}`", retired.kid());
+                self.error(&path, message).help("write { key_file: …, kid: … } with the id that the key had");
             }
             published.push(retired);
         }
@@ -129,8 +132,8 @@ impl Builder<'_> {
             self.error(path, "an assertion is valid for an hour at most")
                 .help("it is used within seconds: 5m is plenty");
         } else if lifetime > LONG_LIFETIME {
-            self.warn(path, "an assertion is used within seconds; a long life only helps whoever steals it")
-                .help("5m is plenty; beyond the SVID's own life it is worth nothing");
+            self.warn(path, "an assertion is used within seconds; a long lifetime only helps someone who steals it")
+                .help("5m is plenty; an assertion signed with the SVID's key is worthless once the SVID has expired");
         }
     }
 
@@ -139,9 +142,9 @@ impl Builder<'_> {
             (None, Some(_)) => {
                 self.error(
                     &path.key("issuer"),
-                    "`issuer` is required with `key_file`: a verifier finds the key by its issuer",
+                    "`issuer` is required with `key_file`: verifiers find the key by its issuer",
                 )
-                .help("write the URL under which `idjag-proxy jwks` is published");
+                .help("write the URL under which the keys (see `idjag-proxy jwks`) are published");
             }
             (Some(issuer), _) => self.check_plain_http(&path.key("issuer"), &issuer.0),
             (None, None) => {}
@@ -151,7 +154,7 @@ impl Builder<'_> {
         }
     }
 
-    /// A private key from a PEM file.
+    /// Reads a private key from a PEM file.
     pub(super) fn signing_key(&mut self, path: &KeyPath, file: &SecretPath, kid: Option<String>) -> Option<SigningKey> {
         let pem = self.read(path, &file.0)?;
         match SigningKey::from_pem(&pem, kid) {
@@ -164,20 +167,20 @@ impl Builder<'_> {
         }
     }
 
-    /// A listener for keys that has none to show.
+    /// Warns of a listener for keys if there are no keys to publish.
     pub(super) fn warn_of_unpublished(&mut self, assertion: &Assertion, listen: &Listen) {
         let intended = KeyPath::default().key("identity").key("assertion").key("key_file");
         if assertion.published.is_empty() && !listen.jwks.is_empty() && !self.is_written(&intended) {
             let path = KeyPath::default().key("listen").key("jwks");
             self.warn(
                 &path,
-                "there are no keys to publish: assertions are signed with the SVID's, and carry its certificate",
+                "there are no keys to publish: assertions are signed with the SVID's key and carry its certificate",
             );
         }
     }
 }
 
-/// Whether requests of this route cannot leave without the workload's identity.
+/// Whether requests of this route need the workload's identity.
 pub(super) fn needs_identity(route: &Route) -> bool {
     let by_token = matches!(&route.credential, CredentialRule::Token(rule) if rule.grant.needs_identity());
     by_token || route.upstream.tls.as_ref().is_some_and(crate::tls::ClientTls::needs_identity)

@@ -1,9 +1,9 @@
-//! Where the process listens, and its own settings.
+//! The listeners, and the settings of the process.
 use super::Builder;
 use crate::config::file::{File, ListenFile, LogFormatFile, LogLevelFile, PlainHttpFile};
 use crate::config::leaf::Size;
 use crate::config::problem::KeyPath;
-use crate::config::runtime::{Listen, ListenAddress, LogFormat, Process, ProcessLimits};
+use crate::config::runtime::{Listen, ListenAddress, LogFormat, ProcessLimits, ProcessSettings};
 use crate::issuer::PlainHttp;
 use crate::policy::HostPattern;
 use crate::telemetry::Level;
@@ -16,7 +16,7 @@ const METRICS_PORT: u16 = 17090;
 impl Builder<'_> {
     pub(super) fn listen(&mut self, file: &ListenFile) -> Listen {
         let path = KeyPath::default().key("listen");
-        let overrides = self.surroundings.overrides;
+        let overrides = self.inputs.overrides;
         let outbound_default =
             [(Ipv4Addr::LOCALHOST, OUTBOUND_PORT).into(), (Ipv6Addr::LOCALHOST, OUTBOUND_PORT).into()];
         let metrics_default = [(Ipv6Addr::UNSPECIFIED, METRICS_PORT).into()];
@@ -24,8 +24,8 @@ impl Builder<'_> {
         let metrics = addresses(&overrides.listen_metrics, file.metrics.as_deref(), &metrics_default);
         let jwks = addresses(&[], Some(&file.jwks), &[]);
         if outbound.is_empty() {
-            self.error(&path.key("outbound"), "the agent needs an address")
-                .help("remove the key for 127.0.0.1:17080 and [::1]:17080");
+            self.error(&path.key("outbound"), "the agent needs an address to connect to")
+                .help("remove the key to listen on 127.0.0.1:17080 and [::1]:17080");
         }
         let everything = [("outbound", &outbound), ("metrics", &metrics), ("jwks", &jwks)];
         let mut seen: Vec<SocketAddr> = Vec::new();
@@ -37,7 +37,7 @@ impl Builder<'_> {
             }
             seen.push(*address);
             if *key == "outbound" && !address.ip().is_loopback() {
-                self.warn(&path.key(key), format!("whoever reaches {address} can use this workload's authority"))
+                self.warn(&path.key(key), format!("anyone who can reach {address} can use this workload's authority"))
                     .help("listen on 127.0.0.1 and [::1], unless something else keeps strangers out");
             }
         }
@@ -45,7 +45,7 @@ impl Builder<'_> {
         Listen { outbound, metrics, admin, jwks }
     }
 
-    pub(super) fn process(&mut self, file: &File) -> Process {
+    pub(super) fn process(&mut self, file: &File) -> ProcessSettings {
         let path = KeyPath::default();
         if file.drain.idle > file.drain.deadline {
             self.error(
@@ -60,9 +60,9 @@ impl Builder<'_> {
             LogLevelFile::Debug => Level::Debug,
             LogLevelFile::Trace => Level::Trace,
         };
-        Process {
+        ProcessSettings {
             workers: file.workers.map(|count| count.0),
-            log_level: self.surroundings.overrides.log_level.unwrap_or(level),
+            log_level: self.inputs.overrides.log_level.unwrap_or(level),
             log_format: match file.log.format {
                 LogFormatFile::Json => LogFormat::Json,
                 LogFormatFile::Pretty => LogFormat::Pretty,
@@ -79,7 +79,8 @@ impl Builder<'_> {
         }
     }
 
-    /// The hosts besides loopback; each is a warning, because what goes there can be read on the way.
+    /// The hosts other than loopback. Each causes a warning, because what is sent there can be read
+    /// on the path.
     pub(super) fn plain_http(&mut self, file: &PlainHttpFile) -> PlainHttp {
         let path = KeyPath::default().key("allow_plain_http");
         let mut hosts = PlainHttp::default();
@@ -89,30 +90,32 @@ impl Builder<'_> {
             match host {
                 HostPattern::Exact(name) if **name == *"loopback" => {}
                 HostPattern::Exact(name) => {
-                    self.warn(&path, format!("credentials go to {name} in the clear: anyone on the way can use them"));
+                    self.warn(&path, format!("credentials are sent to {name} in the clear: anyone on the path can read and use them"));
                     hosts.hosts.insert(name.to_string());
                 }
                 HostPattern::Suffix(_) => {
-                    self.error(&path, "plain HTTP is allowed host by host").help("write each host out");
+                    self.error(&path, "plain HTTP is allowed host by host").help("list each host by its name");
                 }
             }
         }
         hosts
     }
 
-    /// Refuses a URL to which a credential or a key would go in the clear.
+    /// Refuses a URL if a credential or a key would be sent to it, or fetched from it, in the
+    /// clear.
     pub(super) fn check_plain_http(&mut self, path: &KeyPath, url: &str) {
         let Ok(url) = Url::parse(url) else { return };
         if url.scheme() == "http" && !self.plain_http.allows(&url) {
             let host = url.host_str().unwrap_or_default().to_owned();
-            self.error(path, "what goes to this URL would cross the network in the clear")
-                .help(format!("write `https`, or accept it by allow_plain_http: [{host}]"));
+            self.error(path, "requests to this URL would cross the network in the clear")
+                .help(format!("write `https`, or accept it with allow_plain_http: [{host}]"));
         }
     }
 }
 
-/// The command line's addresses, else the file's, else the defaults. The machine may lack a default, and `::1` of a flag too: flags
-/// are written once for machines with IPv6 and without.
+/// Takes the addresses of the command line, or else those of the file, or else the defaults. The
+/// machine may lack a default address, and also the `::1` of a flag, because the same flags are
+/// used on machines with and without IPv6.
 fn addresses(overridden: &[SocketAddr], written: Option<&[SocketAddr]>, default: &[SocketAddr]) -> Vec<ListenAddress> {
     let listed = |list: &[SocketAddr], explicit: fn(SocketAddr) -> bool| -> Vec<ListenAddress> {
         list.iter().map(|address| ListenAddress { address: *address, explicit: explicit(*address) }).collect()
@@ -124,7 +127,8 @@ fn addresses(overridden: &[SocketAddr], written: Option<&[SocketAddr]>, default:
     }
 }
 
-/// Sizes are at most 1 TiB, which a 64-bit machine can count.
+/// A size as a number of bytes. Sizes are at most 1 TiB, which fits in the `usize` of a 64-bit
+/// machine.
 pub(super) fn bytes(size: Size) -> usize {
     usize::try_from(size.0).unwrap_or(usize::MAX)
 }

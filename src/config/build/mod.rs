@@ -1,8 +1,9 @@
-//! The second pass: from the file types to the runtime types of the parts. Here is decided what values mean together: which
-//! server a name is, whether a flow can have this subject, whether two routes could both match.
+//! The second pass: from the file types to the runtime types of the other modules. It decides what
+//! values mean together: which server a name refers to, whether a flow can have this subject,
+//! whether two routes could match the same request.
 //!
-//! It collects problems as the first pass does, and goes on with what is left. What it makes of a file with problems is thrown
-//! away whole.
+//! Like the first pass it collects problems and continues with what is left. If there is any error,
+//! the result is discarded as a whole.
 mod identity;
 mod listen;
 mod routes;
@@ -25,44 +26,44 @@ use crate::tls::Roots;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
-/// Where things come from besides the file.
+/// The inputs of the second pass other than the file.
 #[derive(Clone, Copy)]
-pub(crate) struct Surroundings<'a> {
-    /// The directory that relative paths start from.
+pub(crate) struct Inputs<'a> {
+    /// The directory that relative paths are resolved against.
     pub(crate) directory: &'a Path,
     pub(crate) environment: Environment<'a>,
     pub(crate) overrides: &'a Overrides,
 }
 
-/// What the second pass works with.
+/// The state of the second pass.
 pub(crate) struct Builder<'a> {
     report: &'a mut Report,
     fingerprint: &'a mut Fingerprint,
     tree: &'a Node,
-    surroundings: Surroundings<'a>,
+    inputs: Inputs<'a>,
     plain_http: PlainHttp,
     outbound_ports: Vec<u16>,
     web_roots: Option<Roots>,
 }
 
-/// Builds the configuration. `None`: what is wrong is in the report.
+/// Builds the configuration. Returns `None` after it has reported what is wrong.
 pub(crate) fn build<'a>(
     file: &File,
     tree: &'a Node,
     report: &'a mut Report,
     fingerprint: &'a mut Fingerprint,
-    surroundings: Surroundings<'a>,
+    inputs: Inputs<'a>,
 ) -> Option<Config> {
     let mut builder = Builder {
         report,
         fingerprint,
         tree,
-        surroundings,
+        inputs,
         plain_http: PlainHttp::default(),
         outbound_ports: Vec::new(),
         web_roots: None,
     };
-    // The only version that there is; the next one is told apart here.
+    // There is only one version so far; the next one will be distinguished here.
     let Version = file.version;
     let listen = builder.listen(&file.listen);
     builder.outbound_ports = listen.outbound.iter().map(|listen| listen.address.port()).collect();
@@ -90,7 +91,8 @@ pub(crate) fn build<'a>(
 }
 
 impl Builder<'_> {
-    /// Reports an error about the value at `path`, unless the first pass has found that value broken already.
+    /// Reports an error about the value at `path`, unless the first pass has already found that
+    /// value broken.
     fn error(&mut self, path: &KeyPath, message: impl Into<String>) -> &mut Problem {
         self.report.derived_error(self.tree.position(path), path, message.into())
     }
@@ -108,12 +110,12 @@ impl Builder<'_> {
         self.tree.position(path).line
     }
 
-    /// A path of the file, from the directory that the file is in.
+    /// Resolves a path in the file against the directory that the file is in.
     fn resolve(&self, file: &Path) -> PathBuf {
-        self.surroundings.directory.join(file)
+        self.inputs.directory.join(file)
     }
 
-    /// The content of a file that the value at `path` names.
+    /// Reads the file that the value at `path` names.
     fn read(&mut self, path: &KeyPath, file: &Path) -> Option<Zeroizing<Vec<u8>>> {
         match self.watched(file) {
             Ok(content) => Some(content),
@@ -124,7 +126,7 @@ impl Builder<'_> {
         }
     }
 
-    /// The content of a file, which is watched from now on whether it can be read or not.
+    /// Reads a file, which is watched from now on even if it cannot be read.
     fn watched(&mut self, file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
         let file = self.resolve(file);
         let content = read_bounded(&file);
@@ -132,7 +134,7 @@ impl Builder<'_> {
         content.map_err(|reason| format!("{} cannot be read: {reason}", file.display()))
     }
 
-    /// The machine's authorities; read once, because that takes a while.
+    /// The certificate authorities of this machine. They are read once because that takes a while.
     fn web_roots(&mut self) -> Roots {
         self.web_roots.get_or_insert_with(|| crate::tls::web_roots().into()).clone()
     }

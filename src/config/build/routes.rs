@@ -1,4 +1,4 @@
-//! Routes: their names, their credentials, and whether two of them could both be meant.
+//! Routes: their names, their credentials, and whether two of them could match the same request.
 use super::Builder;
 use super::identity::needs_identity;
 use super::listen::bytes;
@@ -13,12 +13,13 @@ use http::header::AUTHORIZATION;
 use std::collections::{HashMap, HashSet};
 use zeroize::Zeroizing;
 
-/// 1 MiB: every request in flight may have its body kept.
+/// The largest body that is kept for a replay: 1 MiB, because every request in flight may have its
+/// body kept.
 const MAX_REPLAY: u64 = 1 << 20;
 
-/// The routes together.
+/// The result of building the routes.
 pub(super) struct Routes {
-    /// Absent: it could not be built, which is in the report.
+    /// Absent if the policy could not be built; the reason is in the report.
     pub(super) policy: Option<Policy>,
     /// The name of the first route that needs the workload's identity.
     pub(super) needing_identity: Option<String>,
@@ -44,7 +45,7 @@ impl Builder<'_> {
         let paths: Vec<KeyPath> = file.routes.iter().map(|route| root.index(route.index)).collect();
         self.check_names(&paths, &routes);
         self.check_aliases(&paths, &routes);
-        self.check_kept(&paths, &routes);
+        self.check_kept_credentials(&paths, &routes);
         self.warn_of_unmatched(file);
         let unmatched = match file.unmatched {
             UnmatchedFile::Refuse => Unmatched::Refuse,
@@ -57,10 +58,10 @@ impl Builder<'_> {
                 for conflict in conflicts {
                     let line = self.line(&paths[conflict.first].key("match"));
                     let message = format!(
-                        "one request could match this route and the one on line {line}, and neither is more specific"
+                        "a request could match both this route and the one on line {line}, and neither is more specific"
                     );
                     self.error(&paths[conflict.second].key("match"), message)
-                        .help("tell them apart by path, methods, port or headers; the order in the file never matters");
+                        .help("make them differ in path, methods, port or headers; their order in the file does not matter");
                 }
                 None
             }
@@ -68,7 +69,8 @@ impl Builder<'_> {
         Routes { policy, needing_identity }
     }
 
-    /// Exactly one of `token`, `legacy_secret` and `tunnel`. `None`: it could not be built, which is in the report.
+    /// Builds the credential from exactly one of `token`, `legacy_secret` and `tunnel`. Returns
+    /// `None` after it has reported what is wrong.
     fn credential(&mut self, path: &KeyPath, route: &RouteFile, tokens: &mut Tokens<'_>) -> Option<CredentialRule> {
         let given = [
             ("token", route.token.is_some()),
@@ -86,7 +88,7 @@ impl Builder<'_> {
             [first, second, ..] => {
                 self.error(
                     &path.key(second),
-                    format!("a route has one credential, and this one has `{first}` already"),
+                    format!("a route has one credential, and this one already has `{first}`"),
                 );
                 return None;
             }
@@ -95,7 +97,7 @@ impl Builder<'_> {
         match (&route.token, &route.legacy_secret) {
             (Some(TokenOfRoute::None), _) => {
                 if route.keep_credentials {
-                    self.warn(&path.key("keep_credentials"), "whatever credential the agent holds goes to this host");
+                    self.warn(&path.key("keep_credentials"), "any credential that the agent sends goes to this host");
                 }
                 Some(CredentialRule::None { keep_credentials: route.keep_credentials })
             }
@@ -105,20 +107,20 @@ impl Builder<'_> {
         }
     }
 
-    /// Keys that mean something with one kind of credential only.
+    /// Checks the keys that are only valid with one kind of credential.
     fn check_credential_keys(&mut self, path: &KeyPath, route: &RouteFile) {
         let without_token = matches!(route.token, None | Some(TokenOfRoute::None));
         if route.keep_credentials && !matches!(route.token, Some(TokenOfRoute::None)) {
             self.error(
                 &path.key("keep_credentials"),
-                "only a route with `token: none` may let the agent's own credentials pass",
+                "only a route with `token: none` may forward the agent's own credentials",
             );
         }
         if route.scopes.is_some() && without_token {
             self.error(&path.key("scopes"), "scopes belong to a token, and this route has none");
         }
         if route.replay.is_some() && without_token {
-            self.error(&path.key("replay"), "a request is sent again with a new token, and this route has none");
+            self.error(&path.key("replay"), "a replay sends the request with a new token, and this route has none");
         }
         if !route.tunnel {
             return;
@@ -128,16 +130,16 @@ impl Builder<'_> {
         for path in
             conditions.into_iter().chain(others).filter(|path| self.tree.find(path).is_some()).collect::<Vec<_>>()
         {
-            self.error(&path, "a tunnel is opaque: only host and port of its CONNECT are seen").help("remove this key");
+            self.error(&path, "a tunnel is opaque: only the host and port of its CONNECT are visible").help("remove this key");
         }
     }
 
     fn legacy_secret(&mut self, path: &KeyPath, file: &LegacySecretFile) -> Option<CredentialRule> {
         self.warn(
             path,
-            "a static key is an anti-pattern: it is never renewed, and whoever reads it can use it from anywhere",
+            "a static key is an anti-pattern: it is never renewed, and anyone who reads it can use it from anywhere",
         )
-        .help("use a token as soon as the service takes one");
+        .help("use a token as soon as the service accepts one");
         self.check_header(&path.key("header"), &file.header);
         let secret = self.secret(&path.key("file"), &file.file)?;
         let prefix = file.prefix.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
@@ -145,7 +147,7 @@ impl Builder<'_> {
         let Ok(mut value) = HeaderValue::from_bytes(&value) else {
             self.error(
                 &path.key("file"),
-                "what it holds cannot stand in a header: it has a line end or another control character in it",
+                "its content cannot be sent in a header: it contains a line break or another control character",
             );
             return None;
         };
@@ -155,21 +157,21 @@ impl Builder<'_> {
 
     fn check_route(&mut self, path: &KeyPath, route: &RouteFile, credential: &CredentialRule) {
         if route.replay.as_ref().is_some_and(|replay| replay.max_body.0 > MAX_REPLAY) {
-            self.error(&path.key("replay").key("max_body"), "a body that is kept for a replay has at most 1MiB")
-                .help("it is kept in memory, for each of `limits.requests` requests");
+            self.error(&path.key("replay").key("max_body"), "a body that is kept for a replay may have at most 1MiB")
+                .help("bodies are kept in memory, one for each of up to `limits.requests` requests");
         }
         for (name, _) in &route.r#match.headers.0 {
-            let kept = matches!(credential, CredentialRule::None { keep_credentials: true });
-            if !kept && name == AUTHORIZATION {
+            let keeps_credentials = matches!(credential, CredentialRule::None { keep_credentials: true });
+            if !keeps_credentials && name == AUTHORIZATION {
                 self.warn(
                     &path.key("match").key("headers"),
-                    format!("`{name}` is removed from what leaves; it only chooses the route"),
+                    format!("`{name}` only selects the route; it is removed from the request that leaves"),
                 );
             }
         }
         let port = route.r#match.port.map(|port| port.0);
-        let own = matches!(&route.r#match.host, HostPattern::Exact(host) if is_loopback(host));
-        if own && port.is_some_and(|port| self.outbound_ports.contains(&port)) {
+        let is_own_host = matches!(&route.r#match.host, HostPattern::Exact(host) if is_loopback(host));
+        if is_own_host && port.is_some_and(|port| self.outbound_ports.contains(&port)) {
             self.warn(
                 &path.key("match"),
                 "no request can reach this route: at this address the first path segment names the host",
@@ -181,22 +183,22 @@ impl Builder<'_> {
         let mut seen: HashMap<&str, &KeyPath> = HashMap::new();
         for (path, route) in paths.iter().zip(routes) {
             if &*route.name == "none" {
-                self.error(&path.key("name"), "`none` is the name for requests that no route matches")
-                    .help("choose another");
+                self.error(&path.key("name"), "`none` is the name for requests that match no route")
+                    .help("choose another name");
             }
             let Some(first) = seen.insert(&route.name, path) else { continue };
             let (line, is_named) = (self.line(first), self.is_written(&path.key("name")));
             let problem =
-                self.error(&path.key("name"), format!("the route on line {line} is called `{}` as well", route.name));
+                self.error(&path.key("name"), format!("the route on line {line} is also called `{}`", route.name));
             problem.help(if is_named {
-                "names are unique: they are labels in metrics"
+                "names must be unique, because they are labels in metrics"
             } else {
-                "its name is its host: give one of them a `name`"
+                "a route without `name` is named after its host: give one of them a `name`"
             });
         }
     }
 
-    /// One alias stands for one host; all routes of that host share it.
+    /// Checks that an alias stands for one host; all routes of that host share it.
     fn check_aliases(&mut self, paths: &[KeyPath], routes: &[Route]) {
         let mut hosts: HashMap<&str, (&HostPattern, usize)> = HashMap::new();
         let exact = routes.iter().filter_map(|route| match &route.matcher.host {
@@ -211,7 +213,7 @@ impl Builder<'_> {
                 self.error(&path, "an alias stands for one host, and this route matches many");
             }
             if alias.contains('.') || exact.contains(&**alias) {
-                self.error(&path, "an alias must not look like a host: both stand in the same place of a base URL")
+                self.error(&path, "an alias must not look like a host: both appear in the same place of a base URL")
                     .help("write one word without dots");
             }
             match hosts.get(&**alias) {
@@ -227,18 +229,19 @@ impl Builder<'_> {
         }
     }
 
-    /// The header of users' tokens is removed on every route, so that none reaches an upstream.
-    fn check_kept(&mut self, paths: &[KeyPath], routes: &[Route]) {
+    /// Refuses to keep the agent's credentials where that would forward a user's token. The header
+    /// of users' tokens is removed on every route, so that none reaches an upstream.
+    fn check_kept_credentials(&mut self, paths: &[KeyPath], routes: &[Route]) {
         let users = |route: &&Route| matches!(&route.credential, CredentialRule::Token(rule) if matches!(&rule.source, TokenSource::Header(name) if name == AUTHORIZATION));
         let Some(users) = routes.iter().find(users) else { return };
         for (path, route) in paths.iter().zip(routes) {
             if matches!(route.credential, CredentialRule::None { keep_credentials: true }) {
                 let message = format!(
-                    "`authorization` does not pass here: on route `{}` it brings a user's token, which reaches no upstream",
+                    "`authorization` is not forwarded here: on route `{}` it carries a user's token, which must not reach an upstream",
                     users.name
                 );
                 self.error(&path.key("keep_credentials"), message).help(
-                    "let users' tokens come in a header of their own: subject: { header: { name: x-user-token, … } }",
+                    "use a separate header for users' tokens: subject: { header: { name: x-user-token, … } }",
                 );
             }
         }
@@ -247,7 +250,7 @@ impl Builder<'_> {
     fn warn_of_unmatched(&mut self, file: &File) {
         let root = KeyPath::default();
         if matches!(file.unmatched, UnmatchedFile::Pass) {
-            self.warn(&root.key("unmatched"), "requests that no route matches reach any host that the agent likes")
+            self.warn(&root.key("unmatched"), "requests that match no route may go to any host that the agent chooses")
                 .help("list the hosts as routes with `token: none`");
         } else if file.routes.is_empty() && self.report.is_sound(&root.key("routes")) {
             self.warn(&root.key("routes"), "there are no routes: every request is refused");

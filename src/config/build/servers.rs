@@ -1,4 +1,4 @@
-//! Authorization servers, and how we prove who we are to them.
+//! Authorization servers, and how we authenticate to them.
 use super::Builder;
 use crate::config::decode::{Mapping, closest, list_words};
 use crate::config::file::{AssertionAudienceFile, ClientAuthFile, ParameterFile, QuirksFile, ServerFile, TrustFile};
@@ -10,7 +10,7 @@ use crate::tls::{PeerIds, ServerTrust, roots_from_pem};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// What only the proxy says in a token request (RFC 6749, 7521, 7523, 8693, 8707).
+/// The parameters of a token request that only the proxy sets (RFC 6749, 7521, 7523, 8693, 8707).
 pub(super) const OWN_PARAMETERS: [&str; 14] = [
     "grant_type",
     "client_id",
@@ -28,7 +28,8 @@ pub(super) const OWN_PARAMETERS: [&str; 14] = [
     "scope",
 ];
 
-/// The servers by name. One that could not be built is still known, so that a reference to it is not reported as unknown.
+/// The servers by name. A server that could not be built is still known, so that a reference to it
+/// is not reported as unknown.
 pub(super) struct Servers {
     known: HashMap<String, Option<usize>>,
     built: Vec<Arc<AuthorizationServer>>,
@@ -39,7 +40,7 @@ impl Servers {
         self.built
     }
 
-    /// The server that the value at `path` names; an unknown name is an error.
+    /// Finds the server that the value at `path` names, or reports an unknown name.
     pub(super) fn find(
         &self,
         name: &Name,
@@ -54,8 +55,8 @@ impl Servers {
                 let problem = builder.error(path, format!("there is no authorization server `{}`", name.0));
                 match closest(&name.0, &known) {
                     Some(similar) => problem.help(format!("did you mean `{similar}`?")),
-                    None if known.is_empty() => problem.help("describe it under `authorization_servers`"),
-                    None => problem.help(format!("there is {}", list_words(&known[..known.len().min(12)], "and"))),
+                    None if known.is_empty() => problem.help("define it under `authorization_servers`"),
+                    None => problem.help(format!("defined here: {}", list_words(&known[..known.len().min(12)], "and"))),
                 };
                 None
             }
@@ -114,7 +115,7 @@ impl Builder<'_> {
             Endpoints::Explicit { token, .. } => ("endpoints", token.scheme() == "http"),
         };
         if plain && matches!(file.client_auth, ClientAuthFile::SpiffeX509) {
-            self.error(&path.key(url), "`spiffe_x509` proves who we are in the TLS handshake, and plain HTTP has none");
+            self.error(&path.key(url), "`spiffe_x509` authenticates in the TLS handshake, and plain HTTP has none");
         }
     }
 
@@ -140,20 +141,20 @@ impl Builder<'_> {
         })
     }
 
-    /// A secret from its file.
+    /// Reads a secret from its file.
     pub(super) fn secret(&mut self, path: &KeyPath, file: &SecretPath) -> Option<Secret> {
         let bytes = self.read(path, &file.0)?;
         match Secret::from_file_bytes(bytes.to_vec()) {
             Ok(secret) => Some(secret),
             Err(reason) => {
                 let message = format!("{} {reason}", self.resolve(&file.0).display());
-                self.error(path, message).help("it holds the secret and nothing else");
+                self.error(path, message).help("the file must contain the secret and nothing else");
                 None
             }
         }
     }
 
-    /// Which certificate a server must show.
+    /// The certificates that are accepted from a server.
     pub(super) fn trust(&mut self, path: &KeyPath, file: &TrustFile) -> Option<ServerTrust> {
         match file {
             TrustFile::WebPki => Some(ServerTrust::WebPki(self.web_roots())),
@@ -180,7 +181,7 @@ impl Builder<'_> {
             }
         }
         if ids.is_empty() {
-            self.error(path, "an empty list would let nobody in, or anybody").help("name at least one SPIFFE ID");
+            self.error(path, "an empty list could mean no server or any server").help("name at least one SPIFFE ID");
         }
         let peers = PeerIds::new(ids.iter().map(|id| &id.0)).ok()?;
         Some(ServerTrust::Spiffe(Arc::new(peers)))
@@ -202,7 +203,7 @@ impl Builder<'_> {
             if anonymous {
                 self.error(
                     &path.key("omit").index(index),
-                    "without `client_id` nothing says who asks: `client_auth` is `none`",
+                    "without `client_id` the server cannot tell who is asking, because `client_auth` is `none`",
                 );
             }
             quirks.omit.insert(parameter);
@@ -211,9 +212,9 @@ impl Builder<'_> {
             if OWN_PARAMETERS.contains(&name.0.as_str()) {
                 self.error(
                     &path.key("extra_parameters").key(&name.0),
-                    format!("`{}` is set by the proxy alone", name.0),
+                    format!("`{}` is set by the proxy itself", name.0),
                 )
-                .help("an extra parameter is one that no key of this file stands for");
+                .help("extra parameters are for what no other key of this file covers");
             }
             quirks.extra_parameters.insert(name.0.clone(), value.0.clone());
         }

@@ -1,5 +1,5 @@
-//! Who is the subject, who the actor: which combinations of flow, subject and actor mean something. Whatever does not is an
-//! error here, before anything is sent.
+//! The valid combinations of flow, subject and actor. Any other combination is reported as an error
+//! here, before anything is sent.
 use super::Builder;
 use crate::config::file::{SubjectFile, TokenFile};
 use crate::config::problem::KeyPath;
@@ -10,21 +10,23 @@ use crate::jose::TokenKind;
 use std::sync::Arc;
 
 impl Builder<'_> {
-    /// The table, row by row.
+    /// Checks the subject and the actor of a token against its flow.
     pub(super) fn check_subject_and_actor(&mut self, path: &KeyPath, flow: &Flow, token: &TokenFile) {
         let user = !matches!(token.subject, SubjectFile::Own);
         let (subject, actor) = (path.key("subject"), path.key("actor"));
         if user && matches!(flow, Flow::ClientCredentials { .. }) {
-            self.error(&subject, "`client_credentials` is the client itself: it cannot speak for a user")
+            self.error(&subject, "`client_credentials` stands for the client itself and cannot act for a user")
                 .help("use id_jag, token_exchange, jwt_bearer or self_issued");
         }
         if token.actor.is_some() {
             let reason = match flow {
-                Flow::ClientCredentials { .. } => "`client_credentials` is the client itself, so nobody acts for it",
-                Flow::SelfIssued { .. } => {
-                    "`self_issued` writes `act` itself: this agent around the chain that it was given"
+                Flow::ClientCredentials { .. } => {
+                    "`client_credentials` stands for the client itself, so nobody acts for it"
                 }
-                Flow::JwtBearer { .. } => "`jwt_bearer` has no place for an actor (RFC 7523)",
+                Flow::SelfIssued { .. } => {
+                    "`self_issued` sets `act` itself: this agent, wrapped around the chain that it received"
+                }
+                Flow::JwtBearer { .. } => "`jwt_bearer` has no parameter for an actor (RFC 7523)",
                 Flow::IdJag { .. } | Flow::TokenExchange { .. } => "",
             };
             if !reason.is_empty() {
@@ -34,20 +36,20 @@ impl Builder<'_> {
         if token.eager && user {
             self.error(
                 &path.key("eager"),
-                "readiness cannot wait for a user: without the user's token there is nothing to ask for",
+                "readiness cannot wait for a user: without the user's token there is nothing to request",
             )
             .help("remove `eager`, or write `subject: self`");
         }
         if let (Flow::ClientCredentials { server }, ClientAuth::None) = (flow, &flow_server(flow).client_auth) {
             let message = format!(
-                "`{}` is asked without any proof of who asks (RFC 6749 §4.4: confidential clients only)",
+                "`{}` gets no proof of who is asking (RFC 6749 §4.4 is for confidential clients only)",
                 server.name
             );
             self.warn(&path.key("flow"), message).help("give the server a `client_auth`");
         }
     }
 
-    /// What a user's token must be before anything of it is used.
+    /// Checks that a user's token can be verified before anything in it is used.
     pub(super) fn check_user_rule(&mut self, path: &KeyPath, rule: &UserTokenRule) {
         if rule.audience.is_empty() && rule.kind != TokenKind::IdToken {
             self.error(&path.key("audience"), "`audience` is required: what this token's `aud` must contain")
@@ -55,12 +57,13 @@ impl Builder<'_> {
         }
         if matches!(rule.server.endpoints, Endpoints::Explicit { jwks: None, .. }) {
             let message =
-                format!("a token of `{}` cannot be verified: its `endpoints` name no `jwks`", rule.server.name);
+                format!("a token of `{}` cannot be verified: its `endpoints` do not name `jwks`", rule.server.name);
             self.error(&path.key("server"), message).help("add `jwks`, or remove `endpoints` to discover both");
         }
     }
 
-    /// A JWT-SVID comes from the Workload API alone.
+    /// Refuses what needs a JWT-SVID if the identity comes from files. Only the Workload API issues
+    /// JWT-SVIDs.
     pub(super) fn check_jwt_svid(
         &mut self,
         path: &KeyPath,
@@ -71,7 +74,8 @@ impl Builder<'_> {
         if !matches!(source, Some(IdentitySource::Files(_))) {
             return;
         }
-        let help = "use identity.workload_api, or a flow and client authentication that the X.509-SVID is enough for";
+        let help =
+            "use identity.workload_api, or a flow and a client authentication for which the X.509-SVID is enough";
         let own = matches!(subject, Subject::Own);
         if own && matches!(flow, Flow::IdJag { .. } | Flow::TokenExchange { .. } | Flow::JwtBearer { .. }) {
             self.error(&path.key("flow"), "this flow sends the JWT-SVID, and identity.files has only an X.509-SVID")
@@ -97,21 +101,21 @@ impl Builder<'_> {
         }
     }
 
-    /// What a token asks for although its server is never told.
+    /// Warns of parameters that a token sets although its server never receives them.
     pub(super) fn warn_of_omitted(&mut self, path: &KeyPath, flow: &Flow, token: &TokenFile) {
         let server = flow_server(flow);
-        let asked = [
+        let parameters = [
             (Parameter::Resource, token.resource.is_some()),
             (Parameter::Audience, token.audience.is_some()),
             (Parameter::Scope, !token.scopes.is_empty()),
         ];
-        for (parameter, is_asked) in asked {
-            let told_elsewhere = matches!(flow, Flow::IdJag { idp, .. } if !idp.quirks.omit.contains(&parameter));
-            if is_asked && server.quirks.omit.contains(&parameter) && !told_elsewhere {
+        for (parameter, is_set) in parameters {
+            let sent_to_idp = matches!(flow, Flow::IdJag { idp, .. } if !idp.quirks.omit.contains(&parameter));
+            if is_set && server.quirks.omit.contains(&parameter) && !sent_to_idp {
                 let key = if parameter == Parameter::Scope { "scopes" } else { parameter.as_str() };
                 self.warn(
                     &path.key(key),
-                    format!("`{}` is never told: its quirks omit `{}`", server.name, parameter.as_str()),
+                    format!("`{}` never receives it: its quirks omit `{}`", server.name, parameter.as_str()),
                 );
             }
         }

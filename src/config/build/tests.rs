@@ -10,12 +10,12 @@ const SERVERS: &str = "authorization_servers:
   cal: { issuer: 'https://cal.example', client_id: c, client_auth: none }
 ";
 
-/// A file with the two servers above and one route with this token.
+/// Returns a file with the two servers above and one route with this token.
 fn with_token(token: &str) -> String {
     format!("{SERVERS}routes: [{{ match: {{ host: a.example }}, token: {{ {token} }} }}]\nunmatched: refuse\n")
 }
 
-/// Checks that the text has exactly one error, and that it says this.
+/// Checks that the text has exactly one error, and that its message contains `expected`.
 fn one_error(directory: &Directory, text: &str, expected: &str) {
     let errors = directory.errors(text);
     assert_eq!(errors.len(), 1, "{errors:#?}\n{text}");
@@ -23,7 +23,7 @@ fn one_error(directory: &Directory, text: &str, expected: &str) {
 }
 
 #[test]
-fn plain_http_is_for_loopback_and_listed_hosts() {
+fn plain_http_is_allowed_to_loopback_and_listed_hosts_only() {
     let directory = Directory::new();
     let text = with_token("flow: { client_credentials: { server: corp } }");
     for (url, allowed) in [
@@ -36,7 +36,7 @@ fn plain_http_is_for_loopback_and_listed_hosts() {
         if allowed {
             directory.loaded(&text);
         } else {
-            one_error(&directory, &text, "corp.issuer: what goes to this URL would cross the network in the clear");
+            one_error(&directory, &text, "corp.issuer: requests to this URL would cross the network in the clear");
         }
     }
     let listed =
@@ -45,19 +45,19 @@ fn plain_http_is_for_loopback_and_listed_hosts() {
         directory
             .warnings(&listed)
             .iter()
-            .any(|warning| warning.contains("allow_plain_http[1]: credentials go to corp.example in the clear"))
+            .any(|warning| warning.contains("allow_plain_http[1]: credentials are sent to corp.example in the clear"))
     );
     one_error(&directory, &(text.clone() + "allow_plain_http: ['*.example']\n"), "plain HTTP is allowed host by host");
     let upstream = text.replace("} } }]", "} } , upstream: { url: 'http://b.example' } }]");
-    one_error(&directory, &upstream, "routes[0].upstream.url: what goes to this URL");
+    one_error(&directory, &upstream, "routes[0].upstream.url: requests to this URL");
     directory.loaded("routes: [{ match: { host: a }, token: none, upstream: { url: 'http://b.example' } }]");
     let x509 =
         text.replace("https://corp.example', client_auth: spiffe_jwt", "http://127.0.0.1', client_auth: spiffe_x509");
-    one_error(&directory, &x509, "`spiffe_x509` proves who we are in the TLS handshake");
+    one_error(&directory, &x509, "`spiffe_x509` authenticates in the TLS handshake");
 }
 
 #[test]
-fn an_identity_is_needed_only_where_something_uses_it() {
+fn identity_is_required_only_where_something_uses_it() {
     let directory = Directory::new();
     let nothing = |_: &str| None;
     let needs = with_token("flow: { client_credentials: { server: corp } }");
@@ -73,7 +73,7 @@ fn an_identity_is_needed_only_where_something_uses_it() {
     assert!(directory.warnings(&unused)[0].contains("nothing needs an identity"));
     let mtls = "routes: [{ match: { host: a }, token: none, upstream: { url: 'https://b', tls: { client_certificate: svid } } }]";
     assert!(directory.loaded(mtls).config.needs_identity);
-    // Order: flag, file, environment.
+    // The order of precedence: flag, file, environment.
     let written = format!("identity: {{ workload_api: {{ socket: unix:///file.sock }} }}\n{needs}");
     let source = |overrides: &Overrides| {
         directory.write("proxy.yaml", &written);
@@ -95,7 +95,7 @@ fn an_identity_is_needed_only_where_something_uses_it() {
 }
 
 #[test]
-fn files_have_no_jwt_svid() {
+fn jwt_svid_from_files_is_refused() {
     let directory = Directory::new();
     let files = "identity: { files: { certificate: svid/c, key: svid/k, bundle: svid/b } }\n";
     let own = with_token("flow: { jwt_bearer: { server: cal } }");
@@ -120,7 +120,7 @@ fn files_have_no_jwt_svid() {
 }
 
 #[test]
-fn assertions() {
+fn invalid_assertion_settings_are_reported() {
     let directory = Directory::new();
     let with = |assertion: &str| {
         format!(
@@ -144,11 +144,11 @@ fn assertions() {
         ),
         "a second key with the id `k`",
     );
-    assert!(directory.warnings(&with("lifetime: 20m"))[0].contains("only helps whoever steals it"));
+    assert!(directory.warnings(&with("lifetime: 20m"))[0].contains("only helps someone who steals it"));
 }
 
 #[test]
-fn listeners_and_the_process() {
+fn listeners_and_process_settings_are_checked() {
     let directory = Directory::new();
     let plain = "routes: [{ match: { host: a }, token: none }]\n";
     let listen = directory.loaded(plain).config.listen;
@@ -160,7 +160,7 @@ fn listeners_and_the_process() {
     directory.write("proxy.yaml", plain);
     let listen = load(&directory.path("proxy.yaml"), &|_| None, &flags).map_err(|_| ()).expect("good").config.listen;
     let explicit: Vec<bool> = listen.outbound.iter().map(|listen| listen.explicit).collect();
-    assert_eq!(explicit, [true, false, true], "flags are written once for machines with IPv6 and without");
+    assert_eq!(explicit, [true, false, true], "the same flags are used on machines with and without IPv6");
     one_error(&directory, &format!("{plain}listen: {{ outbound: [] }}"), "the agent needs an address");
     one_error(
         &directory,
@@ -170,7 +170,7 @@ fn listeners_and_the_process() {
     one_error(&directory, &format!("{plain}drain: {{ idle: 30s }}"), "`deadline` is shorter than `idle`");
     let warnings = directory.warnings(&format!("{plain}listen: {{ outbound: ['0.0.0.0:1'] }}\nunmatched: pass\n"));
     assert!(
-        warnings[0].contains("can use this workload's authority") && warnings[1].contains("reach any host"),
+        warnings[0].contains("can use this workload's authority") && warnings[1].contains("may go to any host"),
         "{warnings:?}"
     );
     assert!(directory.warnings("routes: []")[0].contains("every request is refused"));
@@ -178,7 +178,7 @@ fn listeners_and_the_process() {
 }
 
 #[test]
-fn what_is_legal_and_unwise() {
+fn unwise_settings_are_warnings() {
     let directory = Directory::new();
     let text = format!(
         "{SERVERS}  idle: {{ issuer: 'https://i', client_auth: none }}\ntokens: {{ t: {{ flow: {{ jwt_bearer: {{ server: cal }} }} }} }}\nroutes:
@@ -191,9 +191,9 @@ fn what_is_legal_and_unwise() {
         "authorization_servers.corp: nothing uses",
         "authorization_servers.idle: nothing uses",
         "tokens.t: no route uses",
-        "routes[0].keep_credentials: whatever credential",
+        "routes[0].keep_credentials: any credential",
         "routes[1].match: no request can reach this route",
-        "routes[2].token.flow: `cal` is asked without any proof",
+        "routes[2].token.flow: `cal` gets no proof",
     ] {
         assert!(warnings.iter().any(|warning| warning.contains(expected)), "{expected}\n{warnings:#?}");
     }
@@ -201,7 +201,7 @@ fn what_is_legal_and_unwise() {
 }
 
 #[test]
-fn no_secret_is_in_what_is_said() {
+fn messages_and_debug_output_contain_no_secret() {
     let directory = Directory::new();
     let text = "authorization_servers:
   a: { issuer: 'https://a', client_id: a, client_auth: { client_secret_basic: { secret_file: keys/client-secret } } }
@@ -210,8 +210,8 @@ routes:
   - { match: { host: b }, token: { flow: { client_credentials: { server: a } } } }
 ";
     let loaded = directory.loaded(text);
-    let said: String = loaded.warnings.iter().map(|warning| warning.render("warning")).collect();
-    assert!(!said.contains("canary-5c0e"));
+    let rendered: String = loaded.warnings.iter().map(|warning| warning.render("warning")).collect();
+    assert!(!rendered.contains("canary-5c0e"));
     assert!(!format!("{:?}", loaded.config.servers).contains("canary-5c0e"));
     assert!(!format!("{:?}", loaded.fingerprint).contains("canary-5c0e"));
 }

@@ -1,4 +1,5 @@
-//! Tokens: from what a file says of one to grants, one for each set of scopes that routes ask for.
+//! Tokens: from their description in the file to grants, one for each set of scopes that routes
+//! request.
 use super::Builder;
 use super::servers::Servers;
 use crate::config::decode::{OneOrMore, closest};
@@ -18,7 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A token, before a route says how much of it.
+/// A token before a route narrows its scopes.
 #[derive(Clone)]
 struct Template {
     grant: Grant,
@@ -27,14 +28,14 @@ struct Template {
     eager: bool,
 }
 
-/// Whose authority it is, and where the token comes from that says so.
+/// The subject of a token, and the source of the token that proves it.
 struct Authority {
     subject: Subject,
     source: TokenSource,
     file_token: Option<Secret>,
 }
 
-/// What tokens are made of, and those that were made.
+/// The inputs of tokens, and the tokens built so far.
 pub(super) struct Tokens<'a> {
     servers: &'a Servers,
     assertion: &'a AssertionSettings,
@@ -54,20 +55,21 @@ impl<'a> Tokens<'a> {
         Self { servers, assertion, identity, named, grants: HashMap::new(), used_servers: HashSet::new() }
     }
 
-    /// Builds the tokens that have a name, whether a route uses them or not.
+    /// Builds the named tokens, whether a route uses them or not.
     pub(super) fn define(&mut self, file: &File, builder: &mut Builder<'_>) {
         let root = KeyPath::default().key("tokens");
         for (name, token) in &file.tokens.0 {
             let path = root.key(&name.0);
             if name.0 == "none" {
-                builder.error(&path, "`none` is the word for no token").help("choose another name");
+                builder.error(&path, "`none` means no token").help("choose another name");
             }
             let template = self.template(&path, token, builder);
             self.named.insert(name.0.clone(), template);
         }
     }
 
-    /// The token of a route with the scopes that the route asks for. `None`: it could not be built, which is in the report.
+    /// Builds the token of a route with the scopes that the route requests. Returns `None` after it
+    /// has reported what is wrong.
     pub(super) fn of_route(
         &mut self,
         path: &KeyPath,
@@ -98,13 +100,13 @@ impl<'a> Tokens<'a> {
             let problem = builder.error(&path.key("token"), format!("there is no token `{}`", name.0));
             match closest(&name.0, &known) {
                 Some(similar) => problem.help(format!("did you mean `{similar}`?")),
-                None => problem.help("describe it under `tokens`, or here as a mapping"),
+                None => problem.help("define it under `tokens`, or describe it here as a mapping"),
             };
         }
         None
     }
 
-    /// Routes that ask for the same thing share one grant, and so one cached token.
+    /// Routes that request the same thing share one grant, and therefore one cached token.
     fn shared(&mut self, grant: Grant) -> Arc<Grant> {
         self.grants.entry(grant.digest()).or_insert_with(|| Arc::new(grant)).clone()
     }
@@ -126,7 +128,7 @@ impl<'a> Tokens<'a> {
             scopes: sorted(&token.scopes),
             assertion: self.assertion.clone(),
         };
-        // The rules above say it better; this holds whatever they forget.
+        // The rules above give better messages. This is a safety net for what they miss.
         if let Err(error) = grant.check()
             && builder.report.is_clean(&KeyPath::default())
         {
@@ -190,7 +192,7 @@ impl<'a> Tokens<'a> {
         Some(Authority { subject: Subject::User(rule), source, file_token })
     }
 
-    /// Servers and tokens that nothing refers to: legal, and probably a mistake.
+    /// Warns of servers and tokens that nothing refers to: legal, but probably a mistake.
     pub(super) fn warn_of_unused(&self, file: &File, builder: &mut Builder<'_>) {
         let used = file.routes.iter().filter_map(|route| match &route.item.token {
             Some(TokenOfRoute::Named(name)) => Some(name),
@@ -208,7 +210,8 @@ impl<'a> Tokens<'a> {
 }
 
 impl Builder<'_> {
-    /// A user's token from its file. Whoever writes it may come later than we do: until then requests are refused, and no start.
+    /// Reads a user's token from its file. The file may be written after the proxy has started.
+    /// Until then requests are refused, but the proxy starts.
     fn users_token(&mut self, path: &KeyPath, file: &Path) -> Option<Secret> {
         let read = self.watched(file).and_then(|bytes| {
             Secret::from_file_bytes(bytes.to_vec())
@@ -217,17 +220,17 @@ impl Builder<'_> {
         match read {
             Ok(token) => Some(token),
             Err(message) => {
-                self.warn(path, message).help("the user's requests get a 401 until it holds a token");
+                self.warn(path, message).help("requests for this user get a 401 until the file holds a token");
                 None
             }
         }
     }
 
-    /// A route narrows its token and never widens it.
+    /// Checks that a route requests a subset of its token's scopes.
     fn check_subset(&mut self, path: &KeyPath, scopes: &[Scope], allowed: &[String]) {
         self.warn_of_repeated(path, scopes);
         if scopes.is_empty() && !allowed.is_empty() {
-            self.warn(path, "without any scope the server grants what it likes")
+            self.warn(path, "without a scope the server decides what to grant")
                 .help("name the scopes, or remove the key");
         }
         for (index, scope) in scopes.iter().enumerate().filter(|(_, scope)| !allowed.contains(&scope.0)) {
@@ -243,13 +246,13 @@ impl Builder<'_> {
     fn warn_of_repeated(&mut self, path: &KeyPath, scopes: &[Scope]) {
         for (index, scope) in scopes.iter().enumerate() {
             if scopes[..index].contains(scope) {
-                self.warn(&path.index(index), format!("the scope `{}` is asked for twice", scope.0));
+                self.warn(&path.index(index), format!("the scope `{}` is listed twice", scope.0));
             }
         }
     }
 }
 
-/// Sorted and without duplicates, so that equal sets are equal grants.
+/// Sorts the scopes and removes duplicates, so that equal sets make equal grants.
 fn sorted(scopes: &[Scope]) -> Vec<String> {
     let mut scopes: Vec<String> = scopes.iter().map(|scope| scope.0.clone()).collect();
     scopes.sort_unstable();

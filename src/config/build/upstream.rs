@@ -7,8 +7,8 @@ use crate::policy::{CredentialRule, Origin, Scheme, Upstream};
 use crate::tls::{ClientTls, Present};
 use http::HeaderName;
 
-/// Fields that belong to one connection or to the message's framing, or that say where a request goes: none can carry a
-/// credential (RFC 9110 §7.6.1).
+/// Fields that belong to one connection or to the framing of the message, or that say where a
+/// request goes. None of them can carry a credential (RFC 9110 §7.6.1).
 const STRUCTURAL_HEADERS: [&str; 13] = [
     "connection",
     "content-length",
@@ -26,7 +26,7 @@ const STRUCTURAL_HEADERS: [&str; 13] = [
 ];
 
 impl Builder<'_> {
-    /// The upstream of a route. `None`: it could not be built, which is in the report.
+    /// Builds the upstream of a route. Returns `None` after it has reported what is wrong.
     pub(super) fn upstream(
         &mut self,
         path: &KeyPath,
@@ -56,9 +56,9 @@ impl Builder<'_> {
         if present == Present::Svid && matches!(tls.server, TrustFile::WebPki) && route.upstream.url.is_none() {
             self.warn(
                 &path.key("tls").key("client_certificate"),
-                "the SVID is shown to whatever the public certificate authorities vouch for",
+                "the SVID is presented to any server that a public certificate authority vouches for",
             )
-            .help("pin the upstream by `server: { spiffe_ids: […] }` or `{ ca_file: … }`");
+            .help("pin the upstream with `server: { spiffe_ids: […] }` or `server: { ca_file: … }`");
         }
         let alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Some(Upstream { origin, tls: Some(ClientTls { trust, present, alpn }) })
@@ -73,11 +73,11 @@ impl Builder<'_> {
             None => false,
         };
         if loopback && self.outbound_ports.contains(&port) {
-            self.error(path, "this is where the proxy itself listens for the agent: a loop");
+            self.error(path, "the proxy itself listens for the agent at this address: requests would loop");
         }
     }
 
-    /// A header that a credential may stand in.
+    /// Checks that a credential may be sent in this header.
     pub(super) fn check_header(&mut self, path: &KeyPath, name: &HeaderName) {
         if STRUCTURAL_HEADERS.contains(&name.as_str()) {
             self.error(

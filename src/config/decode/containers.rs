@@ -1,4 +1,4 @@
-//! Optional values, lists and mappings of any type of the file format.
+//! Optional values, lists and mappings of the file format's types.
 use super::{Decode, Decoder, Definitions, Leaf};
 use crate::config::problem::{Position, Step};
 use crate::config::tree::{Node, Value, printable};
@@ -6,7 +6,7 @@ use serde_json::json;
 
 impl<T: Decode> Decode for Option<T> {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
-        // What cannot be read counts as absent; the report knows.
+        // A value that cannot be decoded is treated as absent; its error is in the report.
         Some(T::decode(node, decoder))
     }
 
@@ -28,7 +28,7 @@ impl<T: Decode> Decode for Option<T> {
 }
 
 impl<T: Decode> Decode for Vec<T> {
-    /// Items that cannot be read are left out.
+    /// Decodes a list. Items that cannot be decoded are left out.
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         let Value::List(items) = &node.value else {
             let problem = decoder.wrong_kind(node, &Self::expected());
@@ -53,7 +53,8 @@ impl<T: Decode> Decode for Vec<T> {
     }
 }
 
-/// An item of a list and its index in the file, which is not its index among the items that could be read.
+/// An item of a list with its index in the file, which may differ from its index among the items
+/// that could be decoded.
 #[derive(Clone, Debug)]
 pub(crate) struct Numbered<T> {
     pub(crate) index: usize,
@@ -78,7 +79,7 @@ impl<T: Decode> Decode for Numbered<T> {
     }
 }
 
-/// One value, or a list of them.
+/// One value, or a list of values.
 #[derive(Clone, Debug)]
 pub(crate) struct OneOrMore<T>(pub(crate) Vec<T>);
 
@@ -91,7 +92,7 @@ impl<T: Decode> Decode for OneOrMore<T> {
     }
 
     fn expected() -> String {
-        format!("{}, or a list of such", T::expected())
+        format!("{}, or a list of them", T::expected())
     }
 
     fn describe(definitions: &mut Definitions) -> serde_json::Value {
@@ -100,12 +101,12 @@ impl<T: Decode> Decode for OneOrMore<T> {
     }
 }
 
-/// A mapping whose keys the file chooses, in the order of the file.
+/// A mapping whose keys are chosen by the user, in the order of the file.
 #[derive(Clone, Debug)]
 pub(crate) struct Mapping<K, T>(pub(crate) Vec<(K, T)>);
 
 impl<K: Leaf, T: Decode> Decode for Mapping<K, T> {
-    /// Entries that cannot be read are left out.
+    /// Decodes a mapping. Entries that cannot be decoded are left out.
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         let Value::Map(entries) = &node.value else {
             decoder.wrong_kind(node, &Self::expected());

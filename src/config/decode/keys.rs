@@ -1,16 +1,16 @@
 //! Mappings with known keys: the records and the choices of the file format.
 use super::{Decode, Decoder, closest, default_node, list_words};
 use crate::config::problem::{Position, Step};
-use crate::config::tree::{Entry, Node, Value, printable};
+use crate::config::tree::{MapEntry, Node, Value, printable};
 
-/// A mapping with known keys, while `record!` takes them out one by one.
+/// A mapping with known keys, from which `record!` takes the values one by one.
 pub(crate) struct Fields<'n> {
     node: &'n Node,
     known: &'static [&'static str],
 }
 
 impl<'n> Fields<'n> {
-    /// Refuses what is not a mapping; reports keys that are not known.
+    /// Refuses anything but a mapping, and reports unknown keys.
     pub(crate) fn open(node: &'n Node, decoder: &mut Decoder<'_>, known: &'static [&'static str]) -> Option<Self> {
         let Value::Map(entries) = &node.value else {
             let expected = format!("a mapping with {}", list_words(known, "and"));
@@ -23,7 +23,8 @@ impl<'n> Fields<'n> {
         Some(Self { node, known })
     }
 
-    /// The value of a key; its default, which is YAML, where the file does not have it or has it wrong.
+    /// Returns the value of a key, or its default, given as YAML, if the key is missing or its
+    /// value is invalid.
     pub(crate) fn take<T: Decode>(
         &self,
         key: &'static str,
@@ -43,24 +44,24 @@ impl<'n> Fields<'n> {
     }
 }
 
-fn unknown_key(entry: &Entry, decoder: &mut Decoder<'_>, known: &[&str]) {
-    const SECRETIVE: [&str; 6] = ["secret", "password", "passphrase", "private", "credential", "key"];
+fn unknown_key(entry: &MapEntry, decoder: &mut Decoder<'_>, known: &[&str]) {
+    const SECRET_WORDS: [&str; 6] = ["secret", "password", "passphrase", "private", "credential", "key"];
     if decoder.report.is_full() {
         return;
     }
     let lowercase = entry.key.to_lowercase();
     let problem = decoder.error(entry.at, format!("unknown key `{}`", printable(&entry.key)));
-    if SECRETIVE.iter().any(|word| lowercase.contains(word)) {
+    if SECRET_WORDS.iter().any(|word| lowercase.contains(word)) {
         problem.unquoted();
     }
     match closest(&entry.key, known) {
         Some(similar) => problem.help(format!("did you mean `{similar}`?")),
-        None if known.is_empty() => problem.help("there are no keys here"),
+        None if known.is_empty() => problem.help("no keys are allowed here"),
         None => problem.help(format!("the keys here are {}", list_words(known, "and"))),
     };
 }
 
-/// How a choice was written: which of its names, and the node of its content, if it has one.
+/// A choice as it was written: one of its names, and the node of its content, if there is one.
 pub(crate) struct Chosen<'n> {
     pub(crate) name: &'static str,
     pub(crate) at: Position,
@@ -80,7 +81,7 @@ impl<'n> Chosen<'n> {
                     return None;
                 }
                 [_, second, ..] => {
-                    let problem = decoder.error(second.at, "a choice has one key, this is a second one");
+                    let problem = decoder.error(second.at, "a choice has one key, and this is a second one");
                     problem.help(format!("choose one of {}", expected()));
                     return None;
                 }
@@ -100,7 +101,7 @@ impl<'n> Chosen<'n> {
         Some(Self { name, at, content })
     }
 
-    /// What belongs to the chosen name.
+    /// Decodes the content of the chosen name.
     pub(crate) fn content<T: Decode>(&self, decoder: &mut Decoder<'_>) -> Option<T> {
         match self.content {
             Some(node) => decoder.within(Step::Key(self.name.to_owned()), |decoder| T::decode(node, decoder)),

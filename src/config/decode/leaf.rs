@@ -1,21 +1,22 @@
-//! Values that are one word or number, and what of the environment may stand in them.
+//! Values that are one word or number, and the environment variables in them.
 use super::{Decode, Decoder, Definitions, Environment};
 use crate::config::tree::{Node, Value, printable};
 use serde_json::json;
 
-/// A value that is written as one word or number.
+/// A type whose values are written as one word or number.
 pub(crate) trait Leaf: Sized {
-    /// "a duration such as 30s"
+    /// Describes a valid value, such as "a duration such as 30s".
     const EXPECTED: &'static str;
-    /// Whether the value is a secret or says where one is. Then the environment has no say in it, and it is never shown.
+    /// Whether the value is a secret or names one. Such a value is never shown, and environment
+    /// variables are not expanded in it.
     const SECRET: bool = false;
-    /// Whether quotes would make it another kind of value, as they do with numbers and booleans.
+    /// Whether quotes would turn the value into text, as they do with numbers and booleans.
     const UNQUOTED: bool = false;
 
-    /// From the text, or why not; the reason does not repeat the text.
+    /// Parses the text, or says why it is invalid; the reason does not repeat the text.
     fn parse(text: &str) -> Result<Self, String>;
 
-    /// Its JSON Schema, without a description.
+    /// The JSON Schema, without a description.
     fn schema() -> serde_json::Value {
         json!({ "type": "string" })
     }
@@ -29,8 +30,8 @@ impl<L: Leaf> Decode for L {
         };
         let named = text.contains("${");
         if named && L::SECRET {
-            let problem =
-                decoder.error(node.at, "the environment is not read for a field that holds or names a secret");
+            let problem = decoder
+                .error(node.at, "environment variables are not expanded in a field that holds or names a secret");
             problem.help("write the path of the file itself").unquoted();
             return None;
         }
@@ -41,7 +42,7 @@ impl<L: Leaf> Decode for L {
         let expanded = expand(text, decoder.environment);
         let result = expanded.and_then(|text| L::parse(&text));
         if let Err(reason) = &result {
-            // The text as written: what a variable holds may not be fit to be shown.
+            // Show the text as written, because the value of a variable may be confidential.
             let found = if L::SECRET { String::new() } else { format!(", found `{}`", printable(text)) };
             let problem = decoder.error(node.at, format!("expected {}{found}: {reason}", L::EXPECTED));
             if L::SECRET {
@@ -62,7 +63,7 @@ impl<L: Leaf> Decode for L {
         }
         definitions.entry("Environment").or_insert_with(|| {
             json!({
-                "description": "A value with `${NAME}` in it, which is read from the environment.",
+                "description": "A value that contains `${NAME}`, which is replaced by the environment variable.",
                 "type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}",
             })
         });
@@ -70,7 +71,7 @@ impl<L: Leaf> Decode for L {
     }
 }
 
-/// Replaces `${NAME}` by what the environment has; `$${` stands for a `${` that is meant.
+/// Replaces `${NAME}` by the value of the variable; `$${` is an escaped `${`.
 fn expand(text: &str, environment: Environment<'_>) -> Result<String, String> {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
@@ -85,9 +86,9 @@ fn expand(text: &str, environment: Environment<'_>) -> Result<String, String> {
         expanded.push_str(before);
         let (name, after) = rest.split_once('}').ok_or("a `${` without its `}`")?;
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-            return Err("`${NAME}` holds one variable's name and nothing else".into());
+            return Err("`${…}` must contain the name of a variable and nothing else".into());
         }
-        expanded.push_str(&environment(name).ok_or_else(|| format!("the environment has no variable `{name}`"))?);
+        expanded.push_str(&environment(name).ok_or_else(|| format!("the environment variable `{name}` is not set"))?);
         rest = after;
     }
     expanded.push_str(rest);

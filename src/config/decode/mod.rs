@@ -1,8 +1,9 @@
-//! From the tree to the file types, and from the file types to the JSON Schema. Each type is described once, by `record!` or
-//! `choice!`, and both come from that description.
+//! Decodes the tree into the file types, and describes the file types as JSON Schema. Each type is
+//! described once, by `record!` or `choice!`, and both are generated from that description.
 //!
-//! Decoding never stops at the first problem. A field that cannot be read counts as absent afterwards, so that the rest of its
-//! record is still looked at; only a required field takes its record with it.
+//! Decoding never stops at the first problem. A field that cannot be decoded is treated as absent,
+//! so that the rest of its record is still checked; only a required field that is missing discards
+//! its record.
 mod containers;
 mod keys;
 mod leaf;
@@ -15,10 +16,10 @@ use super::problem::{KeyPath, Position, Problem, Report, Step};
 use super::tree::{self, Node, Value};
 use serde_json::Map;
 
-/// Reads one variable of the environment.
+/// Reads one environment variable.
 pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// What is being decoded, and what was found so far.
+/// The path of the value that is being decoded, and the problems found so far.
 pub(crate) struct Decoder<'a> {
     pub(crate) report: &'a mut Report,
     environment: Environment<'a>,
@@ -49,32 +50,32 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// The JSON Schemas of the named types, by name.
+/// The JSON Schemas of the types that have names.
 pub(crate) type Definitions = Map<String, serde_json::Value>;
 
-/// A type of the file format.
+/// A type that the file format has.
 pub(crate) trait Decode: Sized {
-    /// `None`: what is wrong is in the report.
+    /// Decodes a value. Returns `None` after it has reported what is wrong.
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self>;
 
-    /// The value of a key that is not there and has no default.
+    /// The value of a key that is missing and has no default.
     fn absent(at: Position, decoder: &mut Decoder<'_>) -> Option<Self> {
         decoder.error(at, format!("this key is required: {}", Self::expected()));
         None
     }
 
-    /// What belongs here, in words: "a duration such as 30s".
+    /// Describes a valid value in words: "a duration such as 30s".
     fn expected() -> String;
 
-    /// Its JSON Schema; a type with a name of its own goes to the definitions and is referred to.
+    /// Returns the JSON Schema. A type that has a name is added to the definitions and referred to.
     fn describe(definitions: &mut Definitions) -> serde_json::Value;
 
-    /// Whether a mapping may leave the key out although no default is given for it.
+    /// Whether the key may be left out although it has no default.
     fn may_be_absent() -> bool {
         false
     }
 
-    /// The value that the bare name of a choice stands for: all its defaults.
+    /// The value of a choice that is written as its name alone: all its defaults.
     fn by_name_alone(at: Position, decoder: &mut Decoder<'_>) -> Option<Self> {
         decoder.error(at, format!("the name alone is not enough: it needs {}", Self::expected()));
         None
@@ -86,13 +87,13 @@ pub(crate) trait Decode: Sized {
     }
 }
 
-/// The tree of a default that `record!` was given.
+/// Parses a default that was given to `record!`.
 pub(crate) fn default_node(yaml: &str) -> Node {
     let mut report = Report::new(std::path::Path::new("default"), yaml);
-    tree::parse(yaml, &mut report).expect("a default is YAML, which a test reads through")
+    tree::parse(yaml, &mut report).expect("defaults are valid YAML, which a test checks")
 }
 
-/// The known word that `word` is probably a misspelling of.
+/// The known word that `word` most likely misspells.
 pub(crate) fn closest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
     let word: String = word.chars().take(64).collect::<String>().to_lowercase().replace('-', "_");
     let scored = known.iter().map(|candidate| (strsim::damerau_levenshtein(&word, candidate), *candidate));
@@ -102,10 +103,10 @@ pub(crate) fn closest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
     (close || begun).then_some(candidate)
 }
 
-/// "`a`, `b` or `c`"
+/// Lists words as in "`a`, `b` or `c`".
 pub(crate) fn list_words(words: &[&str], last: &str) -> String {
     match words {
-        [] => "nothing in it".to_owned(),
+        [] => "no keys".to_owned(),
         [only] => format!("`{only}`"),
         [first @ .., end] => {
             let first: Vec<String> = first.iter().map(|word| format!("`{word}`")).collect();

@@ -1,4 +1,4 @@
-//! The file as it is written. Every type here is described once; `///` is what an editor shows.
+//! The types of the configuration file. Editors show the `///` texts.
 mod process;
 mod route;
 mod server;
@@ -18,29 +18,34 @@ use process::DrainFile;
 use std::time::Duration;
 
 record! {
-    /// Who may call what, with whose authority.
+    /// Which requests may leave, where they go, and with whose authority.
     File {
-        /// The version of this format.
+        /// The version of the file format.
         version: Version = "1",
-        /// Where the workload's identity comes from. Absent: the Workload API at `SPIFFE_ENDPOINT_SOCKET`, if anything needs an identity.
+        /// The source of the workload's identity. Absent: the Workload API at
+        /// `SPIFFE_ENDPOINT_SOCKET`, if anything needs an identity.
         identity: Option<IdentityFile>,
-        /// Where the proxy listens.
+        /// The addresses that the proxy listens on.
         listen: ListenFile = "{}",
-        /// The authorization servers, by name: those that issue tokens, and those whose users' tokens are accepted.
+        /// The authorization servers by name: those that issue access tokens, and those that issue
+        /// the users' tokens.
         authorization_servers: Mapping<Name, ServerFile> = "{}",
-        /// Tokens that several routes share, by name: what to ask for, and in whose name.
+        /// Tokens that routes can share, by name: what to request, and in whose name.
         tokens: Mapping<Name, TokenFile> = "{}",
-        /// Which request gets which token. The order never matters: the most specific route wins.
+        /// Which request gets which token. The most specific route wins, whatever the order.
         routes: Vec<Numbered<RouteFile>> = "[]",
-        /// What happens to a request that no route matches.
+        /// What happens to a request that matches no route.
         unmatched: UnmatchedFile = "refuse",
-        /// Hosts, besides loopback, that may be spoken to over plain HTTP where a credential is sent or a key is fetched: upstreams that get a credential, authorization servers, JWKS, metadata.
+        /// Hosts other than loopback that may be contacted over plain HTTP even though a credential
+        /// is sent or a key is fetched: upstreams that get a credential, authorization servers,
+        /// JWKS, metadata.
         allow_plain_http: PlainHttpFile = "loopback",
-        /// The longest that a request waits for a token.
+        /// The longest time that a request waits for a token.
         token_timeout: Duration = "10s",
-        /// How the process ends.
+        /// How the process shuts down.
         drain: DrainFile = "{}",
-        /// Threads that carry requests. Absent: the CPU quota rounded up, without a quota at most 2.
+        /// The number of worker threads. Absent: the CPU quota rounded up, or at most 2 without a
+        /// quota.
         workers: Option<Count>,
         /// What is logged.
         log: LogFile = "{}",

@@ -1,4 +1,4 @@
-//! The process: where it listens, what it logs, how it ends.
+//! Settings of the process: where it listens, what it logs, how it shuts down.
 use crate::config::decode::{Decode, Decoder, Definitions, OneOrMore};
 use crate::config::describe::{choice, record};
 use crate::config::leaf::{AdminSocket, Count, Size};
@@ -8,20 +8,25 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 record! {
-    /// Where the proxy listens.
+    /// The addresses that the proxy listens on.
     ListenFile {
-        /// For the agent. Loopback only, unless something else keeps strangers out. Absent: 127.0.0.1:17080 and [::1]:17080, of which the machine may lack one.
+        /// Addresses that the agent connects to: loopback only, unless something else keeps
+        /// strangers out. Absent: 127.0.0.1:17080 and [::1]:17080, of which the machine may lack
+        /// one.
         outbound: Option<Vec<SocketAddr>>,
-        /// For `/metrics`, `/livez`, `/readyz` and `/startupz`. Absent: [::]:17090.
+        /// Addresses that serve `/metrics`, `/livez`, `/readyz` and `/startupz`. Absent:
+        /// [::]:17090.
         metrics: Option<Vec<SocketAddr>>,
-        /// For `idjag-proxy status`: a Unix socket that only its owner may open. Absent: none.
+        /// The Unix socket that `idjag-proxy status` connects to; only its owner may open it.
+        /// Absent: none.
         admin: Option<AdminSocket>,
-        /// For the JWK set of the assertions that this workload signs. Absent: none.
+        /// Addresses that serve the JWK set of the assertions that this workload signs. Absent:
+        /// none.
         jwks: Vec<SocketAddr> = "[]",
     }
 }
 
-/// The hosts, besides loopback, that may be spoken to over plain HTTP.
+/// The hosts other than loopback that may be contacted over plain HTTP.
 #[derive(Clone, Debug)]
 pub(crate) struct PlainHttpFile(pub(crate) Vec<HostPattern>);
 
@@ -40,11 +45,11 @@ impl Decode for PlainHttpFile {
 }
 
 record! {
-    /// How the process ends.
+    /// How the process shuts down.
     DrainFile {
-        /// How long the agent must have held no connection.
+        /// How long the agent must have held no connection before the process ends.
         idle: Duration = "1s",
-        /// When the process ends at the latest; below the pod's grace period.
+        /// The longest time that shutting down may take. Keep it below the pod's grace period.
         deadline: Duration = "25s",
     }
 }
@@ -52,19 +57,19 @@ record! {
 record! {
     /// What is logged.
     LogFile {
-        /// The least important line that is written.
+        /// The log level: less important lines are not written.
         level: LogLevelFile = "info",
-        /// How a line looks.
+        /// The format of log lines.
         format: LogFormatFile = "json",
     }
 }
 
 choice! {
-    /// How important a line is.
+    /// The importance of a log line.
     LogLevelFile {
-        /// What needs a person.
+        /// What needs somebody's attention.
         "error" => Error,
-        /// What may come to need one.
+        /// What may come to need attention.
         "warn" => Warn,
         /// One line per request, and changes of state.
         "info" => Info,
@@ -76,11 +81,11 @@ choice! {
 }
 
 choice! {
-    /// How a line looks.
+    /// The format of log lines.
     LogFormatFile {
         /// One JSON object per line.
         "json" => Json,
-        /// For a terminal.
+        /// Text for people at a terminal.
         "pretty" => Pretty,
     }
 }
@@ -88,13 +93,13 @@ choice! {
 record! {
     /// Limits of the whole process.
     LimitsFile {
-        /// Connections of the agent at one time.
+        /// How many connections the agent may have open at once.
         connections: Count = "10000",
-        /// Requests in flight at one time.
+        /// How many requests may be in flight at once.
         requests: Count = "10000",
-        /// All header fields of a request together.
+        /// The size of all header fields of one request.
         request_headers: Size = "64KiB",
-        /// Tokens of users that are kept at one time.
+        /// How many users' tokens are cached at once.
         delegated_tokens: Count = "10000",
     }
 }

@@ -1,4 +1,4 @@
-//! Routes: which request gets which token, with how much of it, and where it goes.
+//! Routes: which request gets which token with which scopes, and where it goes.
 use super::server::TrustFile;
 use super::token::TokenFile;
 use crate::config::decode::{Decode, Decoder, Definitions, Mapping};
@@ -11,59 +11,63 @@ use serde_json::json;
 use std::time::Duration;
 
 record! {
-    /// One route. Exactly one of `token`, `legacy_secret` and `tunnel` says which credential its requests carry.
+    /// One route. Exactly one of `token`, `legacy_secret` and `tunnel` determines which credential
+    /// its requests carry.
     RouteFile {
-        /// Its name in metrics and logs. Absent: its host.
+        /// The name in metrics and logs. Absent: the host.
         name: Option<Name>,
-        /// Which requests take it.
+        /// Which requests take this route.
         r#match: MatchFile,
-        /// The token that its requests carry: a name from `tokens`, a token of its own, or `none`.
+        /// The token that the requests carry: a name from `tokens`, a token described in place, or
+        /// `none`.
         token: Option<TokenOfRoute>,
-        /// The scopes that it asks for, out of the token's. Absent: all of them.
+        /// The scopes to request, out of the token's scopes. Absent: all of them.
         scopes: Option<Vec<Scope>>,
-        /// A static key for a service that takes nothing better. An anti-pattern, and shown as one.
+        /// A static key for a service that accepts nothing better. An anti-pattern, and reported as
+        /// one.
         legacy_secret: Option<LegacySecretFile>,
-        /// Opaque TLS by CONNECT, without a credential.
+        /// Whether this is opaque TLS through CONNECT, without a credential.
         tunnel: bool = "false",
-        /// Whether the agent's own credentials pass. Only with `token: none`.
+        /// Whether the agent's own credentials are forwarded. Only with `token: none`.
         keep_credentials: bool = "false",
-        /// Where its requests go. Absent: to the request's own host over `https`.
+        /// Where the requests go. Absent: to the request's own host over `https`.
         upstream: UpstreamFile = "{}",
-        /// A name for its host in base URLs: `http://127.0.0.1:17080/ALIAS/…`.
+        /// A name for the host in base URLs: `http://127.0.0.1:17080/ALIAS/…`.
         alias: Option<Name>,
         /// How long the parts of a request may take.
         timeouts: TimeoutsFile = "{}",
         /// How large a request may be.
         limits: RouteLimitsFile = "{}",
-        /// Whether a request with a body is sent again after the upstream has refused the token. Absent: only one without a body.
+        /// Whether a request with a body is sent again after the upstream has rejected the token.
+        /// Absent: only a request without a body is.
         replay: Option<ReplayFile>,
     }
 }
 
 record! {
-    /// Which requests take a route; all conditions must hold.
+    /// Which requests take a route; all conditions must be met.
     MatchFile {
-        /// The host: exact, or every host below one (`*.example.com`).
+        /// The host: an exact name, or every host below a name (`*.example.com`).
         host: HostPattern,
-        /// The port. Absent: the default port of the scheme that the agent used.
+        /// The port. Absent: the default port of the scheme that the agent uses.
         port: Option<Port>,
-        /// The path: exact, with a one-segment `*`, or everything below one (`/v1/**`).
+        /// The path: exact, with `*` for one segment, or everything below a path (`/v1/**`).
         path: PathPattern = "/**",
-        /// The methods. Empty: any.
+        /// The methods. Empty: any method.
         methods: Vec<Method> = "[]",
-        /// Headers that must be present with these values.
+        /// Headers that must be present with exactly these values.
         headers: Mapping<HeaderName, HeaderValue> = "{}",
     }
 }
 
-/// A route's token: its name, a mapping, or `none`.
+/// A route's token: a name, a mapping, or `none`.
 #[derive(Clone, Debug)]
 pub(crate) enum TokenOfRoute {
-    /// No credential at all.
+    /// Requests carry no credential.
     None,
-    /// One of `tokens`.
+    /// Requests carry one of `tokens`.
     Named(Name),
-    /// One of its own.
+    /// Requests carry a token that is described in place.
     Own(Box<TokenFile>),
 }
 
@@ -88,11 +92,11 @@ impl Decode for TokenOfRoute {
 record! {
     /// A static key.
     LegacySecretFile {
-        /// The file that holds it; relative to this file.
+        /// The file that holds the key, relative to the configuration file.
         file: SecretPath,
-        /// The header that carries it.
+        /// The header that carries the key.
         header: HeaderName,
-        /// What stands in front of it in the header, such as `"Bearer "`.
+        /// Text in front of the key in the header, such as `"Bearer "`.
         prefix: Option<HeaderValue>,
     }
 }
@@ -100,9 +104,9 @@ record! {
 record! {
     /// Where a route's requests go.
     UpstreamFile {
-        /// Scheme, host and port. Absent: `https` to the request's own host.
+        /// The scheme, host and port. Absent: `https` to the request's own host.
         url: Option<OriginUrl>,
-        /// How it is spoken to over TLS.
+        /// Settings of TLS to the upstream.
         tls: UpstreamTlsFile = "{}",
     }
 }
@@ -110,15 +114,15 @@ record! {
 record! {
     /// TLS to an upstream.
     UpstreamTlsFile {
-        /// Which certificate it must show.
+        /// Which certificate the upstream must present.
         server: TrustFile = "web_pki",
-        /// Which certificate we show. Absent: none.
+        /// Which certificate the proxy presents. Absent: none.
         client_certificate: Option<ClientCertificateFile>,
     }
 }
 
 choice! {
-    /// Which certificate we show.
+    /// Which certificate the proxy presents.
     ClientCertificateFile {
         /// The X.509-SVID.
         "svid" => Svid,
@@ -128,11 +132,11 @@ choice! {
 record! {
     /// How long the parts of a request may take.
     TimeoutsFile {
-        /// To reach the upstream, TLS included.
+        /// The longest time to connect to the upstream, including TLS.
         connect: Duration = "5s",
-        /// From the request's last byte to the response's head.
+        /// The longest time from the last byte of the request to the head of the response.
         response: Duration = "60s",
-        /// Without a byte in either direction of a body, a WebSocket or a tunnel.
+        /// The longest time without a byte in either direction of a body, a WebSocket or a tunnel.
         idle: Duration = "15m",
     }
 }
@@ -140,25 +144,26 @@ record! {
 record! {
     /// How large a request may be.
     RouteLimitsFile {
-        /// The body. Absent: any size, because bodies are streamed.
+        /// The largest body. Absent: any size, because bodies are streamed.
         request_body: Option<Size>,
     }
 }
 
 record! {
-    /// Requests that are kept for one replay.
+    /// Bodies that are kept so that a request can be sent once more.
     ReplayFile {
-        /// The largest body that is kept in memory: at most 1MiB. Times `limits.requests`, it is the most that all of them take.
+        /// The largest body that is kept in memory, at most 1MiB. All kept bodies together take up
+        /// to this size times `limits.requests`.
         max_body: Size = "64KiB",
     }
 }
 
 choice! {
-    /// What happens to a request that no route matches.
+    /// What happens to a request that matches no route.
     UnmatchedFile {
-        /// It is refused with 403.
+        /// The request is refused with 403.
         "refuse" => Refuse,
-        /// It goes where the agent sent it, without a credential of ours.
+        /// The request goes where the agent sent it, without a credential of ours.
         "pass" => Pass,
     }
 }

@@ -1,4 +1,4 @@
-//! Authorization servers, and how this client proves who it is to them.
+//! Authorization servers, and how this client authenticates to them.
 use crate::config::decode::Mapping;
 use crate::config::describe::{choice, record};
 use crate::config::leaf::{FilePath, Issuer, SecretPath, Text, WebUrl};
@@ -7,29 +7,29 @@ use std::time::Duration;
 record! {
     /// One authorization server.
     ServerFile {
-        /// Its issuer identifier, exactly as its metadata and its tokens spell it.
+        /// The issuer identifier, spelled exactly as in the server's metadata and tokens.
         issuer: Issuer,
-        /// How this client proves who it is.
+        /// How this client authenticates.
         client_auth: ClientAuthFile,
-        /// The id under which it knows this client. Absent: the SPIFFE ID.
+        /// The client id by which the server knows this workload. Absent: the SPIFFE ID.
         client_id: Option<Text>,
-        /// Its endpoints. Absent: discovered from the issuer (RFC 8414, OpenID Connect).
+        /// The server's endpoints. Absent: discovered from the issuer (RFC 8414, OpenID Connect).
         endpoints: Option<EndpointsFile>,
-        /// Which certificate it must show.
+        /// Which certificate the server must present.
         tls: TrustFile = "web_pki",
-        /// Where it differs from the standards.
+        /// Where the server differs from the standards.
         quirks: QuirksFile = "{}",
-        /// How long it may take.
+        /// How long requests to the server may take.
         timeouts: ServerTimeoutsFile = "{}",
     }
 }
 
 record! {
-    /// How long a server may take.
+    /// How long requests to a server may take.
     ServerTimeoutsFile {
-        /// To reach it, TLS included.
+        /// The longest time to connect, including TLS.
         connect: Duration = "3s",
-        /// For one request, from connecting to the last byte of the answer.
+        /// The longest time of one request, from connecting to the last byte of the answer.
         total: Duration = "10s",
     }
 }
@@ -39,27 +39,28 @@ record! {
     EndpointsFile {
         /// The token endpoint.
         token: WebUrl,
-        /// Its JWK set; needed where its users' tokens are verified.
+        /// The JWK set. Needed where users' tokens of this server are verified.
         jwks: Option<WebUrl>,
     }
 }
 
 choice! {
-    /// How this client proves who it is.
+    /// How this client authenticates.
     ClientAuthFile {
-        /// The JWT-SVID as client assertion of SPIFFE client authentication.
+        /// With the JWT-SVID as the client assertion of SPIFFE client authentication.
         "spiffe_jwt" => SpiffeJwt,
-        /// The X.509-SVID as client certificate.
+        /// With the X.509-SVID as client certificate.
         "spiffe_x509" => SpiffeX509,
-        /// An assertion signed with a key that the server knows (RFC 7523 §2.2).
+        /// With an assertion signed with a key that the server knows (RFC 7523 §2.2).
         "private_key_jwt" => PrivateKeyJwt(KeyFile),
-        /// A password in the `Authorization` header (RFC 6749 §2.3.1).
+        /// With a password in the `Authorization` header (RFC 6749 §2.3.1).
         "client_secret_basic" => ClientSecretBasic(ClientSecretFile),
-        /// A password in the form (RFC 6749 §2.3.1).
+        /// With a password in the form (RFC 6749 §2.3.1).
         "client_secret_post" => ClientSecretPost(ClientSecretFile),
-        /// The JWT-SVID as an ordinary client assertion, which is what cloud providers' federated credentials take.
+        /// With the JWT-SVID as an ordinary client assertion, as federated credentials of cloud
+        /// providers expect it.
         "jwt_svid_bearer" => JwtSvidBearer,
-        /// Nothing: the server knows this client by its id alone, or is only asked for keys.
+        /// Not at all: the server knows this client by its id alone, or is only asked for keys.
         "none" => None,
     }
 }
@@ -67,9 +68,9 @@ choice! {
 record! {
     /// A private key.
     KeyFile {
-        /// The key in PEM; relative to this file.
+        /// The file with the key in PEM, relative to the configuration file.
         key_file: SecretPath,
-        /// Its id. Absent: its RFC 7638 thumbprint.
+        /// The key's id. Absent: its RFC 7638 thumbprint.
         kid: Option<Text>,
     }
 }
@@ -77,17 +78,18 @@ record! {
 record! {
     /// A client secret.
     ClientSecretFile {
-        /// The file that holds it; relative to this file.
+        /// The file that holds the secret, relative to the configuration file.
         secret_file: SecretPath,
     }
 }
 
 choice! {
-    /// Which certificate a server must show.
+    /// Which certificate a server must present.
     TrustFile {
-        /// One of the Web PKI for its host name.
+        /// A certificate of the Web PKI for the server's host name.
         "web_pki" => WebPki,
-        /// One for its host name that the authorities in this PEM file issued, and no others.
+        /// A certificate for the server's host name, issued by one of the authorities in this PEM
+        /// file and no others.
         "ca_file" => CaFile(FilePath),
         /// An X.509-SVID with one of these SPIFFE IDs.
         "spiffe_ids" => SpiffeIds(Vec<Text>),
@@ -97,11 +99,13 @@ choice! {
 record! {
     /// Where a server differs from the standards.
     QuirksFile {
-        /// Parameters that are left out of every request, because the server refuses them.
+        /// Parameters that are left out of every token request because the server refuses them.
         omit: Vec<ParameterFile> = "[]",
-        /// Parameters that are added to every token request. They cannot replace one that the proxy sets.
+        /// Parameters that are added to every token request. They cannot replace a parameter that
+        /// the proxy sets.
         extra_parameters: Mapping<Text, Text> = "{}",
-        /// What `aud` of a client assertion names: RFC 7523bis and SPIFFE say the issuer, RFC 7523 the token endpoint.
+        /// The `aud` of a client assertion: the issuer by RFC 7523bis and SPIFFE, the token
+        /// endpoint by RFC 7523.
         assertion_audience: AssertionAudienceFile = "issuer",
     }
 }
@@ -113,7 +117,7 @@ choice! {
         "resource" => Resource,
         /// RFC 8693.
         "audience" => Audience,
-        /// RFC 6749; some servers refuse it beside a client assertion.
+        /// RFC 6749. Some servers refuse it together with a client assertion.
         "client_id" => ClientId,
         /// RFC 6749.
         "scope" => Scope,
@@ -123,7 +127,7 @@ choice! {
 }
 
 choice! {
-    /// Whom a client assertion is for.
+    /// The audience of a client assertion.
     AssertionAudienceFile {
         /// The issuer identifier.
         "issuer" => Issuer,

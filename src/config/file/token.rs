@@ -1,47 +1,48 @@
-//! Tokens: what to ask for, and in whose name.
+//! Tokens: what to request, and in whose name.
 use crate::config::decode::OneOrMore;
 use crate::config::describe::{choice, record};
 use crate::config::leaf::{Name, Resource, Scope, SecretPath, Text};
 use http::HeaderName;
 
 record! {
-    /// A token: what to ask for, and in whose name.
+    /// A token: what to request, and in whose name.
     TokenFile {
-        /// What happens at the authorization server.
+        /// How the token is obtained.
         flow: FlowFile,
-        /// In whose name.
+        /// In whose name the token is requested.
         subject: SubjectFile = "self",
-        /// Who acts for the subject, sent as `actor_token` (RFC 8693). Absent: nobody is named.
+        /// Who acts for the subject, sent as `actor_token` (RFC 8693). Absent: no actor is named.
         actor: Option<ActorFile>,
         /// The resource that the token is for (RFC 8707): one, or a list.
         resource: Option<OneOrMore<Resource>>,
         /// The audience that the token is for (RFC 8693): one, or a list.
         audience: Option<OneOrMore<Text>>,
-        /// The most that any route may ask for.
+        /// The scopes that routes may request.
         scopes: Vec<Scope> = "[]",
-        /// Whether readiness waits for it. Only for tokens of the workload itself.
+        /// Whether readiness waits for this token. Only for tokens of the workload itself.
         eager: bool = "false",
     }
 }
 
 choice! {
-    /// What happens at the authorization server.
+    /// How a token is obtained.
     FlowFile {
-        /// The client itself asks (RFC 6749 §4.4).
+        /// With the client's own authority (RFC 6749 §4.4).
         "client_credentials" => ClientCredentials(ServerOnlyFile),
-        /// An assertion that this workload signs itself is exchanged.
+        /// In exchange for an assertion that this workload signs itself.
         "self_issued" => SelfIssued(SelfIssuedFile),
-        /// The identity provider issues an ID-JAG, and the resource's authorization server redeems it.
+        /// With an ID-JAG that the identity provider issues and the resource's authorization server
+        /// redeems.
         "id_jag" => IdJag(IdJagFile),
-        /// A token is exchanged for an access token (RFC 8693).
+        /// In exchange for the subject's token (RFC 8693).
         "token_exchange" => TokenExchange(ServerOnlyFile),
-        /// A token is redeemed as an authorization grant (RFC 7523).
+        /// With the subject's token as an authorization grant (RFC 7523).
         "jwt_bearer" => JwtBearer(ServerOnlyFile),
     }
 }
 
 record! {
-    /// The server of a flow.
+    /// The server of a flow that needs only one.
     ServerOnlyFile {
         /// The authorization server that issues the access token.
         server: Name,
@@ -79,53 +80,55 @@ record! {
 }
 
 choice! {
-    /// In whose name a token is asked for.
+    /// In whose name a token is requested.
     SubjectFile {
         /// The workload itself.
         "self" => Own,
-        /// A user, whose token the agent sends in a header. It never reaches the upstream.
+        /// A user whose token the agent sends in a header. That token never reaches the upstream.
         "header" => Header(SubjectHeaderFile),
-        /// A user, whose token stands in a file.
+        /// A user whose token is in a file.
         "file" => File(SubjectTokenFile),
     }
 }
 
 record! {
-    /// A user's token in a header.
-    SubjectHeaderFile {
-        /// The header's name.
-        name: HeaderName,
-        /// The server that issued the token, and whose keys verify it.
-        server: Name,
-        /// What kind of token it is.
-        r#type: SubjectTypeFile,
-        /// What its `aud` must contain. Absent, and only for `id_token`: our client id at that server.
-        audience: Option<OneOrMore<Text>>,
+/// A user's token in a header.
+SubjectHeaderFile {
+    /// The header's name.
+    name: HeaderName,
+    /// The server that issued the token. Its keys verify it.
+    server: Name,
+    /// What kind of token it is.
+    r#type: SubjectTypeFile,
+    /// What the token's `aud` must contain. Absent, which only an `id_token` allows: our client
+    /// id at that server.
+    audience: Option<OneOrMore<Text>>,
     }
-}
+    }
 
 record! {
     /// A user's token in a file.
     SubjectTokenFile {
-        /// The file; relative to this one, read again when it changes.
+        /// The file, relative to the configuration file. It is read again when it changes.
         path: SecretPath,
-        /// The server that issued the token, and whose keys verify it.
+        /// The server that issued the token. Its keys verify it.
         server: Name,
         /// What kind of token it is.
         r#type: SubjectTypeFile,
-        /// What its `aud` must contain. Absent, and only for `id_token`: our client id at that server.
+        /// What the token's `aud` must contain. Absent, which only an `id_token` allows: our client
+        /// id at that server.
         audience: Option<OneOrMore<Text>>,
     }
 }
 
 choice! {
-    /// What kind of token a user's is.
+    /// The kind of a user's token.
     SubjectTypeFile {
         /// An OpenID Connect ID token.
         "id_token" => IdToken,
         /// An access token that is a JWT (RFC 9068).
         "access_token" => AccessToken,
-        /// Another JWT.
+        /// Any other JWT.
         "jwt" => Jwt,
     }
 }
@@ -133,7 +136,7 @@ choice! {
 choice! {
     /// Who acts for the subject.
     ActorFile {
-        /// This workload, by its JWT-SVID.
+        /// This workload, named by its JWT-SVID.
         "jwt_svid" => JwtSvid,
     }
 }

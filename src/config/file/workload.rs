@@ -7,11 +7,11 @@ use serde_json::json;
 use std::time::Duration;
 
 record! {
-    /// The workload's identity: from the Workload API, or from files.
+    /// The workload's identity, from the Workload API or from files.
     IdentityFile {
         /// The SPIFFE Workload API.
         workload_api: Option<WorkloadApiFile>,
-        /// Files that somebody else keeps current, such as spiffe-helper or cert-manager.
+        /// Files that another program keeps current, such as spiffe-helper or cert-manager.
         files: Option<FilesFile>,
         /// The assertions that this workload signs itself.
         assertion: AssertionFile = "{}",
@@ -21,44 +21,46 @@ record! {
 record! {
     /// The SPIFFE Workload API.
     WorkloadApiFile {
-        /// `unix:///path` or `tcp://IP:port`. Absent: what `SPIFFE_ENDPOINT_SOCKET` says.
+        /// `unix:///path` or `tcp://IP:port`. Absent: the value of `SPIFFE_ENDPOINT_SOCKET`.
         socket: Option<Text>,
-        /// Which identity, where the Workload API offers several.
+        /// Which identity to use if the Workload API offers several.
         hint: Option<Text>,
     }
 }
 
 record! {
-    /// An X.509-SVID in PEM files, read again when they change.
+    /// An X.509-SVID in PEM files, which are read again when they change.
     FilesFile {
-        /// The certificate, then its intermediates.
+        /// The certificate, followed by its intermediates.
         certificate: FilePath,
         /// The private key.
         key: SecretPath,
-        /// The trust bundle of the own trust domain: PEM certificates.
+        /// The trust bundle of the workload's own trust domain: PEM certificates.
         bundle: FilePath,
     }
 }
 
 record! {
-    /// The assertions that this workload signs itself (flow `self_issued`). Without a key of its own here they are signed with the SVID's.
+    /// The assertions that this workload signs itself (flow `self_issued`). Without `key_file` they
+    /// are signed with the SVID's key.
     AssertionFile {
-        /// `iss` of the assertions. Absent: the SPIFFE ID. Required with `key_file`, because that key is found by its issuer.
+        /// The `iss` of the assertions. Absent: the SPIFFE ID. Required with `key_file`, because
+        /// verifiers find that key by its issuer.
         issuer: Option<Issuer>,
-        /// A private key in PEM, instead of the SVID's.
+        /// The file with a private key in PEM, used instead of the SVID's key.
         key_file: Option<SecretPath>,
         /// The key's id. Absent: its RFC 7638 thumbprint.
         kid: Option<Text>,
-        /// Earlier keys that are still published, until the last assertion that they signed has expired.
+        /// Earlier keys that stay published until the last assertion they signed has expired.
         retired: Vec<RetiredKeyFile> = "[]",
         /// How long an assertion is valid.
         lifetime: Duration = "5m",
-        /// The longest chain of actors, this agent included, that is signed.
+        /// The longest chain of actors that is signed, including this agent.
         max_depth: Count = "3",
     }
 }
 
-/// An earlier key: its file, or its file and its id.
+/// An earlier key: its file alone, or its file and its id.
 #[derive(Clone, Debug)]
 pub(crate) struct RetiredKeyFile {
     pub(crate) key_file: SecretPath,
@@ -68,9 +70,9 @@ pub(crate) struct RetiredKeyFile {
 record! {
     /// An earlier key and its id.
     RetiredKeyMappingFile {
-        /// The key in PEM.
+        /// The file with the key in PEM.
         key_file: SecretPath,
-        /// Its id. Absent: its RFC 7638 thumbprint.
+        /// The key's id. Absent: its RFC 7638 thumbprint.
         kid: Option<Text>,
     }
 }

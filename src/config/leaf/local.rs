@@ -1,4 +1,4 @@
-//! What is on this machine: addresses, sockets, files.
+//! Values that name something on this machine: addresses, sockets, files.
 use crate::config::decode::Leaf;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ impl Leaf for SocketAddr {
         match Self::from_str(text) {
             Ok(address) => Ok(address),
             Err(_) if text.starts_with("localhost:") => {
-                Err("write `127.0.0.1` or `[::1]`: a name may mean anything".into())
+                Err("write `127.0.0.1` or `[::1]`, because a name may resolve to any address".into())
             }
             Err(_) if text.starts_with(':') => Err("write `0.0.0.0` or `[::]` for every interface".into()),
             Err(_) => Err("it is not an IP address with a port".into()),
@@ -30,8 +30,8 @@ impl Leaf for AdminSocket {
     fn parse(text: &str) -> Result<Self, String> {
         match text.strip_prefix("unix://") {
             Some(path) if path.starts_with('/') && path.len() > 1 => Ok(Self(PathBuf::from(path))),
-            Some(_) => Err("three slashes: the path is absolute".into()),
-            None => Err("only a Unix socket keeps the agent out, which shares the network".into()),
+            Some(_) => Err("write three slashes, because the path must be absolute".into()),
+            None => Err("use a Unix socket: the agent shares the network and could reach any other listener".into()),
         }
     }
 
@@ -40,7 +40,7 @@ impl Leaf for AdminSocket {
     }
 }
 
-/// A file without secrets; relative to the configuration file.
+/// The path of a file without secrets, relative to the configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FilePath(pub(crate) PathBuf);
 
@@ -52,7 +52,8 @@ impl Leaf for FilePath {
     }
 }
 
-/// A file that holds a secret; relative to the configuration file. The environment has no say in it.
+/// The path of a file that holds a secret, relative to the configuration file. Environment
+/// variables are not expanded in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SecretPath(pub(crate) PathBuf);
 
@@ -68,8 +69,8 @@ impl Leaf for SecretPath {
 fn file_path(text: &str) -> Result<PathBuf, String> {
     match text {
         "" => Err("it is empty".into()),
-        _ if text.contains("-----BEGIN") => Err("this is the content; write it to a file and name that".into()),
-        _ if text.chars().any(char::is_control) => Err("it has a control character in it".into()),
+        _ if text.contains("-----BEGIN") => Err("this is the content: write it to a file and give the path".into()),
+        _ if text.chars().any(char::is_control) => Err("it contains a control character".into()),
         _ => Ok(PathBuf::from(text)),
     }
 }
@@ -79,11 +80,11 @@ fn file_path(text: &str) -> Result<PathBuf, String> {
 pub(crate) struct Version;
 
 impl Leaf for Version {
-    const EXPECTED: &'static str = "the version of the format, which is 1";
+    const EXPECTED: &'static str = "the version of the file format, which is 1";
     const UNQUOTED: bool = true;
 
     fn parse(text: &str) -> Result<Self, String> {
-        if text == "1" { Ok(Self) } else { Err("this program reads version 1".into()) }
+        if text == "1" { Ok(Self) } else { Err("this program supports version 1".into()) }
     }
 
     fn schema() -> Value {
@@ -97,7 +98,7 @@ mod tests {
     use crate::config::leaf::{accepts, refuses};
 
     #[test]
-    fn addresses_sockets_and_files() {
+    fn invalid_address_socket_or_path_is_refused() {
         refuses::<SocketAddr>(&["localhost:80", ":80", "127.0.0.1", "a:1"]);
         accepts::<AdminSocket>(&["unix:///run/a.sock"]);
         refuses::<AdminSocket>(&["unix://run", "/run/a.sock", "127.0.0.1:1"]);

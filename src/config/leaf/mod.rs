@@ -1,4 +1,5 @@
-//! The values that are one word or number: each says what it expects, and why a text is not that.
+//! The types whose values are one word or number. Each describes what it expects, and why a text is
+//! invalid.
 mod local;
 mod web;
 
@@ -9,28 +10,28 @@ use super::decode::Leaf;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Free text: a client id, a key id, an audience.
+/// Free text, such as a client id, a key id or an audience.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Text(pub(crate) String);
 
 impl Leaf for Text {
-    const EXPECTED: &'static str = "a text";
+    const EXPECTED: &'static str = "text";
 
     fn parse(text: &str) -> Result<Self, String> {
         match text {
             "" => Err("it is empty".into()),
-            _ if text.chars().any(char::is_control) => Err("it has a control character in it".into()),
+            _ if text.chars().any(char::is_control) => Err("it contains a control character".into()),
             _ => Ok(Self(text.to_owned())),
         }
     }
 
-    /// `2026` is a number to a YAML editor and a key id to us.
+    /// To a YAML editor `2026` is a number; to us it may be a key id.
     fn schema() -> Value {
         json!({ "type": ["string", "number", "boolean"] })
     }
 }
 
-/// The name of a server, a token or a route: also its label in metrics.
+/// The name of a server, a token or a route, which is also its label in metrics.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Name(pub(crate) String);
 
@@ -42,7 +43,7 @@ impl Leaf for Name {
         let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
         match text.len() {
             1..=63 if begins && text.chars().all(valid) => Ok(Self(text.to_owned())),
-            _ => Err("1 to 63 letters, digits, `-`, `_` and `.`, the first a letter or digit".into()),
+            _ => Err("use 1 to 63 letters, digits, `-`, `_` and `.`, starting with a letter or digit".into()),
         }
     }
 
@@ -81,7 +82,7 @@ impl Leaf for Port {
     fn parse(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(port) if port > 0 => Ok(Self(port)),
-            _ => Err("it is not such a number".into()),
+            _ => Err("it is not a number in this range".into()),
         }
     }
 
@@ -90,7 +91,7 @@ impl Leaf for Port {
     }
 }
 
-/// How many of something: at least one.
+/// A count of at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Count(pub(crate) usize);
 
@@ -101,7 +102,7 @@ impl Leaf for Count {
     fn parse(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(count @ 1..=1_000_000) => Ok(Self(count)),
-            _ => Err("it is not such a number".into()),
+            _ => Err("it is not a number in this range".into()),
         }
     }
 
@@ -176,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_and_sizes_have_units() {
+    fn duration_or_size_without_a_unit_is_refused() {
         assert_eq!(Duration::parse("1m 30s"), Ok(Duration::from_secs(90)));
         refuses::<Duration>(&["30", "0s", "2days", "-1s", "soon", ""]);
         assert_eq!(Size::parse("64KiB"), Ok(Size(65536)));
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_words() {
+    fn name_with_other_characters_is_refused() {
         accepts::<Name>(&["a", "calendar-2.eu_1"]);
         refuses::<Name>(&["", "-a", "a b", "ä", &"a".repeat(64)]);
     }

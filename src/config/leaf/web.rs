@@ -1,4 +1,4 @@
-//! What HTTP and OAuth speak of: URLs, hosts, headers, scopes.
+//! Values of HTTP and OAuth: URLs, hosts, headers, scopes.
 use crate::config::decode::Leaf;
 use crate::policy::{HostPattern, PathPattern};
 use http::{HeaderName, HeaderValue, Method};
@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use std::str::FromStr;
 use url::Url;
 
-/// An issuer identifier (RFC 8414 §2), kept as written: it is compared as a string (AM-3). Whether `http` is allowed is decided
-/// where the listed hosts are known.
+/// An issuer identifier (RFC 8414 §2), kept as written because it is compared as a string (RFC 8414
+/// §3.3). Whether `http` is allowed is decided later, where the listed hosts are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Issuer(pub(crate) String);
 
@@ -17,14 +17,14 @@ impl Leaf for Issuer {
     fn parse(text: &str) -> Result<Self, String> {
         let url = web_url(text)?;
         match url {
-            _ if url.query().is_some() => Err("an issuer has no query (RFC 8414 §2)".into()),
-            _ if url.fragment().is_some() => Err("an issuer has no fragment (RFC 8414 §2)".into()),
+            _ if url.query().is_some() => Err("an issuer must not have a query (RFC 8414 §2)".into()),
+            _ if url.fragment().is_some() => Err("an issuer must not have a fragment (RFC 8414 §2)".into()),
             _ => Ok(Self(text.to_owned())),
         }
     }
 }
 
-/// An `http` or `https` URL of a server.
+/// An `http` or `https` URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WebUrl(pub(crate) Url);
 
@@ -33,11 +33,11 @@ impl Leaf for WebUrl {
 
     fn parse(text: &str) -> Result<Self, String> {
         let url = web_url(text)?;
-        if url.fragment().is_some() { Err("it has a fragment (`#…`)".into()) } else { Ok(Self(url)) }
+        if url.fragment().is_some() { Err("it must not have a fragment (`#…`)".into()) } else { Ok(Self(url)) }
     }
 }
 
-/// Scheme, host and port, and nothing else.
+/// A scheme, host and port without a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OriginUrl(pub(crate) Url);
 
@@ -47,7 +47,7 @@ impl Leaf for OriginUrl {
     fn parse(text: &str) -> Result<Self, String> {
         let url = web_url(text)?;
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            return Err("it ends after host and port: the request's own path is used".into());
+            return Err("it must end after the host and port: the path of the request is used".into());
         }
         Ok(Self(url))
     }
@@ -55,13 +55,13 @@ impl Leaf for OriginUrl {
 
 fn web_url(text: &str) -> Result<Url, String> {
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err("it has a space or control character in it".into());
+        return Err("it contains a space or a control character".into());
     }
     let url = Url::parse(text).map_err(|error| error.to_string())?;
     match url.scheme() {
-        "https" | "http" if !text.contains("://") => Err("`//` is missing behind the scheme".into()),
+        "https" | "http" if !text.contains("://") => Err("`//` is missing after the scheme".into()),
         "https" | "http" if !url.username().is_empty() || url.password().is_some() => {
-            Err("it has a user name or password in it: those belong into `client_auth`".into())
+            Err("it contains a user name or password: those belong in `client_auth`".into())
         }
         "https" | "http" if url.host_str().is_none_or(str::is_empty) => Err("it has no host".into()),
         "https" | "http" => Ok(url),
@@ -79,8 +79,8 @@ impl Leaf for Resource {
     fn parse(text: &str) -> Result<Self, String> {
         let url = Url::parse(text).map_err(|error| error.to_string())?;
         match url {
-            _ if text.contains('#') => Err("a resource has no fragment (RFC 8707 §2)".into()),
-            _ if text.chars().any(|c| c.is_whitespace() || c.is_control()) => Err("it has a space in it".into()),
+            _ if text.contains('#') => Err("a resource must not have a fragment (RFC 8707 §2)".into()),
+            _ if text.chars().any(|c| c.is_whitespace() || c.is_control()) => Err("it contains a space".into()),
             _ => Ok(Self(text.to_owned())),
         }
     }
@@ -94,18 +94,18 @@ impl Leaf for Scope {
     const EXPECTED: &'static str = "a scope such as `calendar:read`";
 
     fn parse(text: &str) -> Result<Self, String> {
-        // OC-6: scope-token = 1*( %x21 / %x23-5B / %x5D-7E )
+        // scope-token = 1*( %x21 / %x23-5B / %x5D-7E )
         match text {
             "" => Err("it is empty".into()),
-            _ if text.contains(' ') => Err("one scope per list item, without spaces".into()),
+            _ if text.contains(' ') => Err("write one scope per list item, without spaces".into()),
             _ if !text.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) => {
-                Err("a scope is printable ASCII without `\"` and `\\` (RFC 6749 §3.3)".into())
+                Err("a scope consists of printable ASCII without `\"` and `\\` (RFC 6749 §3.3)".into())
             }
             _ => Ok(Self(text.to_owned())),
         }
     }
 
-    /// A bare number is a scope too.
+    /// Even a bare number is a valid scope.
     fn schema() -> Value {
         json!({ "type": ["string", "number", "boolean"] })
     }
@@ -131,7 +131,7 @@ impl Leaf for HeaderName {
     const EXPECTED: &'static str = "a header name such as `x-api-key`";
 
     fn parse(text: &str) -> Result<Self, String> {
-        Self::from_str(text).map_err(|_| "a name is letters, digits and `-`".into())
+        Self::from_str(text).map_err(|_| "a header name consists of letters, digits and `-`".into())
     }
 }
 
@@ -139,7 +139,7 @@ impl Leaf for HeaderValue {
     const EXPECTED: &'static str = "a header value";
 
     fn parse(text: &str) -> Result<Self, String> {
-        Self::from_str(text).map_err(|_| "a value is printable ASCII".into())
+        Self::from_str(text).map_err(|_| "a header value consists of printable ASCII".into())
     }
 
     fn schema() -> Value {
@@ -152,9 +152,9 @@ impl Leaf for Method {
 
     fn parse(text: &str) -> Result<Self, String> {
         match text {
-            "CONNECT" => Err("CONNECT is not matched: write `tunnel: true`".into()),
+            "CONNECT" => Err("CONNECT cannot be matched: write `tunnel: true`".into()),
             "TRACE" => Err("TRACE is never forwarded: it would echo the token".into()),
-            _ if text.chars().any(|c| c.is_ascii_lowercase()) => Err("methods are upper case".into()),
+            _ if text.chars().any(|c| c.is_ascii_lowercase()) => Err("methods are written in upper case".into()),
             _ => Self::from_str(text).map_err(|_| "it is not a method".into()),
         }
     }
@@ -166,7 +166,7 @@ mod tests {
     use crate::config::leaf::{accepts, refuses};
 
     #[test]
-    fn issuers() {
+    fn issuer_that_is_not_a_plain_web_url_is_refused() {
         accepts::<Issuer>(&["https://idp.example", "https://idp.example/realms/a", "http://127.0.0.1:8080/realms/a"]);
         refuses::<Issuer>(&[
             "idp.example",
@@ -184,19 +184,19 @@ mod tests {
     }
 
     #[test]
-    fn scopes_follow_the_grammar() {
+    fn scope_outside_the_grammar_is_refused() {
         accepts::<Scope>(&["calendar:read", "https://a/b", "!#[]~"]);
         refuses::<Scope>(&["", "a b", "a\"b", "a\\b", "é", "a\tb"]);
     }
 
     #[test]
-    fn origins_end_after_the_port() {
+    fn origin_with_a_path_is_refused() {
         accepts::<OriginUrl>(&["https://a:8443", "http://[::1]:80", "https://a/"]);
         refuses::<OriginUrl>(&["https://a/x", "https://a?x", "https://a#", "https://u@a", "a:80"]);
     }
 
     #[test]
-    fn methods_are_upper_case_and_forwarded() {
+    fn lower_case_or_unforwarded_method_is_refused() {
         refuses::<Method>(&["get", "CONNECT", "TRACE", "G T", ""]);
     }
 }

@@ -1,12 +1,12 @@
-//! The tree of a file: every value and every key knows where it stands, and a scalar keeps the text that was written (`007` and
-//! `2026-11` are not numbers until somebody asks for one).
+//! The tree of a file: every value and every key knows its position, and a scalar keeps the text
+//! that was written (`007` and `2026-11` are not numbers until a number is expected).
 mod reader;
 
 pub(crate) use reader::{MAX_BYTES, parse};
 
 use super::problem::{KeyPath, Position, Step};
 
-/// A value and where it stands.
+/// A value and its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
     pub(crate) at: Position,
@@ -17,25 +17,26 @@ pub(crate) struct Node {
 pub(crate) enum Value {
     /// Nothing, `~` or `null`.
     Null,
-    /// `plain`: written without quotes, so that `true` and `80` may be a boolean and a number.
+    /// A scalar. It is `plain` if it was written without quotes, so that `true` and `80` may be a
+    /// boolean and a number.
     Scalar {
         text: String,
         plain: bool,
     },
     List(Vec<Node>),
-    Map(Vec<Entry>),
+    Map(Vec<MapEntry>),
 }
 
-/// A key of a mapping, where it stands, and its value.
+/// A key of a mapping, its position, and its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct MapEntry {
     pub(crate) key: String,
     pub(crate) at: Position,
     pub(crate) value: Node,
 }
 
 impl Node {
-    pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
+    pub(crate) fn entry(&self, key: &str) -> Option<&MapEntry> {
         match &self.value {
             Value::Map(entries) => entries.iter().find(|entry| entry.key == key),
             _ => None,
@@ -47,7 +48,7 @@ impl Node {
         path.0.iter().try_fold(self, |node, step| node.inside(step))
     }
 
-    /// The keys of a mapping, in the order of the file; of anything else, none.
+    /// The keys of a mapping, in the order of the file; empty for any other value.
     pub(crate) fn keys(&self) -> Vec<String> {
         match &self.value {
             Value::Map(entries) => entries.iter().map(|entry| entry.key.clone()).collect(),
@@ -63,7 +64,8 @@ impl Node {
         }
     }
 
-    /// Where the value at `path` stands; for a value that the file does not have, the nearest one around it.
+    /// The position of the value at `path`, or of the closest value around it if the file does not
+    /// have it.
     pub(crate) fn position(&self, path: &KeyPath) -> Position {
         let mut node = self;
         for step in &path.0 {
@@ -73,7 +75,7 @@ impl Node {
         node.at
     }
 
-    /// The same value as if it stood at `at`: for defaults, which stand nowhere.
+    /// Moves the value to `at`. Used for defaults, which have no position of their own.
     pub(crate) fn moved_to(mut self, at: Position) -> Self {
         self.at = at;
         match &mut self.value {
@@ -87,7 +89,8 @@ impl Node {
         self
     }
 
-    /// What it is, for the sentence "expected …, found …". The text of a scalar is not part of it.
+    /// Names the kind of value, for the sentence "expected …, found …". The text of a scalar is not
+    /// shown.
     pub(crate) fn kind(&self) -> &'static str {
         match &self.value {
             Value::Null => "nothing",
@@ -97,7 +100,7 @@ impl Node {
         }
     }
 
-    /// The same value as JSON, for the schema's defaults.
+    /// Converts the value to JSON, for the defaults in the schema.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         match &self.value {
             Value::Null => serde_json::Value::Null,
@@ -113,7 +116,7 @@ impl Node {
     }
 }
 
-/// A key as it may be shown: short, and without characters that act on a terminal.
+/// Makes a key safe to show: short, and without control characters.
 pub(crate) fn printable(text: &str) -> String {
     let mut shown: String = text.chars().take(60).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(60).is_some() {

@@ -1,22 +1,24 @@
-//! YAML text to a tree.
+//! Parses YAML text into a tree.
 //!
-//! The parser of `serde_yaml` is read at the level of its events, because its deserializer turns a scalar into a number before
-//! anyone can see the text. Budgets hold against hostile input: size, depth, and the copies that aliases make.
-use super::{Entry, Node, Value, printable};
+//! It consumes the events of `serde_yaml`'s parser, because its deserializer turns a scalar into a
+//! number before the text can be seen. Budgets protect against hostile input: size, depth, and the
+//! copies that aliases make.
+use super::{MapEntry, Node, Value, printable};
 use crate::config::problem::{KeyPath, Position, Report, Step};
 use serde_yaml::granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span};
 use std::collections::HashMap;
 
 /// The largest file that is read, in bytes.
 pub(crate) const MAX_BYTES: usize = 1024 * 1024;
-/// Lists and mappings inside each other; the deepest key of the schema stands at 8.
+/// How deeply lists and mappings may be nested; the deepest key of the schema is at level 8.
 const MAX_DEPTH: usize = 24;
-/// Values in the tree, counting every copy that an alias makes.
+/// The largest number of values in the tree, counting every copy that an alias makes.
 const MAX_NODES: usize = 200_000;
-/// Characters of all scalars, counting every copy that an alias makes.
+/// The total length of all scalars, in bytes, counting every copy that an alias makes.
 const MAX_TEXT: usize = 4 * MAX_BYTES;
 
-/// The tree of a file; `None` after a syntax error, which is then in the report. Duplicate keys are reported, and the first counts.
+/// Parses a file. Returns `None` after it has reported a syntax error. Duplicate keys are reported,
+/// and the first one is used.
 pub(crate) fn parse(text: &str, report: &mut Report) -> Option<Node> {
     let mut options = Options::default();
     options.flow_nesting_limit = MAX_DEPTH;
@@ -41,20 +43,20 @@ struct Budget {
     text: usize,
 }
 
-/// A syntax error, or a construct that this file format does not have.
-struct Failure {
+/// A syntax error, or a YAML construct that the file format does not support.
+struct SyntaxError {
     at: Position,
     message: String,
     help: Option<&'static str>,
 }
 
-impl Failure {
+impl SyntaxError {
     fn new(at: Position, message: impl Into<String>, help: &'static str) -> Self {
         Self { at, message: message.into(), help: Some(help) }
     }
 }
 
-impl From<ScanError> for Failure {
+impl From<ScanError> for SyntaxError {
     fn from(error: ScanError) -> Self {
         let at = Position { line: error.marker().line(), column: error.marker().col() + 1 };
         Self { at, message: format!("not YAML: {}", error.info()), help: None }
@@ -70,14 +72,14 @@ struct Reader<'text, 'report, P: Iterator<Item = Result<(Event<'text>, Span), Sc
 }
 
 impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<'text, '_, P> {
-    fn document(&mut self) -> Result<Node, Failure> {
+    fn document(&mut self) -> Result<Node, SyntaxError> {
         let mut document = None;
         while let Some((event, span)) = self.parser.next().transpose()? {
             match event {
                 Event::StreamStart | Event::DocumentEnd => {}
                 Event::StreamEnd => break,
                 Event::DocumentStart(..) if document.is_some() => {
-                    return Err(Failure::new(
+                    return Err(SyntaxError::new(
                         start(&span),
                         "a second document",
                         "one file holds one document: remove the `---`",
@@ -88,27 +90,35 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
             }
         }
         document.ok_or_else(|| {
-            Failure::new(Position { line: 1, column: 1 }, "the file is empty", "write at least one route")
+            SyntaxError::new(Position { line: 1, column: 1 }, "the file is empty", "write at least one route")
         })
     }
 
-    fn next_node(&mut self, depth: usize) -> Result<Node, Failure> {
+    fn next_node(&mut self, depth: usize) -> Result<Node, SyntaxError> {
         let (event, span) = self.next_event()?;
         self.node(event, &span, depth)
     }
 
-    fn next_event(&mut self) -> Result<(Event<'text>, Span), Failure> {
+    fn next_event(&mut self) -> Result<(Event<'text>, Span), SyntaxError> {
         match self.parser.next() {
             Some(next) => Ok(next?),
-            None => Err(Failure { at: Position::default(), message: "not YAML: it ends too early".into(), help: None }),
+            None => Err(SyntaxError {
+                at: Position::default(),
+                message: "not YAML: the text ends too early".into(),
+                help: None,
+            }),
         }
     }
 
-    fn node(&mut self, event: Event<'text>, span: &Span, depth: usize) -> Result<Node, Failure> {
+    fn node(&mut self, event: Event<'text>, span: &Span, depth: usize) -> Result<Node, SyntaxError> {
         let at = start(span);
         self.spend(at, 1, 0)?;
         if depth > MAX_DEPTH {
-            return Err(Failure::new(at, "too many levels of lists and mappings", "the format needs fewer than ten"));
+            return Err(SyntaxError::new(
+                at,
+                "too many levels of lists and mappings",
+                "the format needs fewer than ten",
+            ));
         }
         let (value, anchor, tagged) = match event {
             Event::Scalar(text, style, anchor, tag) => {
@@ -121,7 +131,7 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
             other => return Err(unexpected(&other, span)),
         };
         if tagged {
-            return Err(Failure::new(
+            return Err(SyntaxError::new(
                 at,
                 "a YAML tag",
                 "tags have no meaning here: remove the word that starts with `!`",
@@ -136,7 +146,7 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
         Ok(node)
     }
 
-    fn list(&mut self, depth: usize) -> Result<Value, Failure> {
+    fn list(&mut self, depth: usize) -> Result<Value, SyntaxError> {
         let mut items = Vec::new();
         loop {
             match self.next_event()? {
@@ -150,8 +160,8 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
         }
     }
 
-    fn map(&mut self, depth: usize) -> Result<Value, Failure> {
-        let mut entries: Vec<Entry> = Vec::new();
+    fn map(&mut self, depth: usize) -> Result<Value, SyntaxError> {
+        let mut entries: Vec<MapEntry> = Vec::new();
         let mut lines: HashMap<String, usize> = HashMap::new();
         loop {
             let (event, span) = self.next_event()?;
@@ -159,59 +169,63 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
             let key = match event {
                 Event::MappingEnd => return Ok(Value::Map(entries)),
                 Event::Scalar(text, ..) => text.into_owned(),
-                _ => return Err(Failure::new(at, "a key that is not a word", "write keys as plain words")),
+                _ => return Err(SyntaxError::new(at, "a key that is not a word", "write keys as plain words")),
             };
             self.spend(at, 1, key.len())?;
             if key == "<<" {
-                return Err(Failure::new(
+                return Err(SyntaxError::new(
                     at,
                     "a merge key",
-                    "merge keys are not read: repeat the keys, or alias a whole value",
+                    "merge keys are not supported: repeat the keys, or alias a whole value",
                 ));
             }
             self.path.0.push(Step::Key(printable(&key)));
             let mut value = self.next_node(depth + 1)?;
             if value.value == Value::Null {
-                // Nothing stands nowhere; its key is where a reader looks.
+                // A missing value has no position of its own; a reader looks at its key.
                 value.at = at;
             }
             match lines.get(&key) {
                 Some(line) => {
-                    let message = format!("the key `{}` stands here a second time", printable(&key));
+                    let message = format!("the key `{}` appears a second time", printable(&key));
                     self.report
                         .error(at, &self.path, message)
                         .help(format!("the first is on line {line}; remove one of them"));
                 }
                 None => {
                     lines.insert(key.clone(), at.line);
-                    entries.push(Entry { key, at, value });
+                    entries.push(MapEntry { key, at, value });
                 }
             }
             self.path.0.pop();
         }
     }
 
-    fn copy(&mut self, anchor: usize, at: Position) -> Result<Node, Failure> {
+    fn copy(&mut self, anchor: usize, at: Position) -> Result<Node, SyntaxError> {
         let Some(node) = self.anchors.get(&anchor) else {
-            return Err(Failure::new(at, "an alias inside the value that it names", "write the value out"));
+            return Err(SyntaxError::new(at, "an alias inside the value that it names", "write the value out"));
         };
         let (nodes, text) = size(node);
         self.spend(at, nodes, text)?;
         Ok(Node { at, value: self.anchors[&anchor].value.clone() })
     }
 
-    fn spend(&mut self, at: Position, nodes: usize, text: usize) -> Result<(), Failure> {
+    fn spend(&mut self, at: Position, nodes: usize, text: usize) -> Result<(), SyntaxError> {
         match (self.budget.nodes.checked_sub(nodes), self.budget.text.checked_sub(text)) {
             (Some(nodes), Some(text)) => {
                 self.budget = Budget { nodes, text };
                 Ok(())
             }
-            _ => Err(Failure::new(at, "the file holds too much", "aliases count as often as they are used: use fewer")),
+            _ => Err(SyntaxError::new(
+                at,
+                "the file contains too much",
+                "an alias counts each time it is used: use fewer",
+            )),
         }
     }
 }
 
-/// Values and characters of a tree, which is what a copy of it costs.
+/// The number of values and the length of all scalars in a tree, which is what a copy of it costs.
 fn size(node: &Node) -> (usize, usize) {
     let add = |(nodes, text): (usize, usize), (more_nodes, more_text)| (nodes + more_nodes, text + more_text);
     match &node.value {
@@ -224,7 +238,8 @@ fn size(node: &Node) -> (usize, usize) {
     }
 }
 
-/// A plain scalar is null in the spellings of YAML 1.2's core schema (§10.3.2).
+/// Classifies a scalar. A plain scalar is null in the spellings of YAML 1.2's core schema
+/// (§10.3.2).
 fn scalar(text: String, style: ScalarStyle) -> Value {
     let plain = style == ScalarStyle::Plain;
     match text.as_str() {
@@ -237,12 +252,12 @@ fn start(span: &Span) -> Position {
     Position { line: span.start.line(), column: span.start.col() + 1 }
 }
 
-fn unexpected(event: &Event<'_>, span: &Span) -> Failure {
+fn unexpected(event: &Event<'_>, span: &Span) -> SyntaxError {
     let message = match event {
         Event::UnresolvedAlias(_) => "an alias that nothing defines",
-        _ => "not YAML that this file can hold",
+        _ => "a YAML construct that is not supported here",
     };
-    Failure { at: start(span), message: message.into(), help: None }
+    SyntaxError { at: start(span), message: message.into(), help: None }
 }
 
 #[cfg(test)]
@@ -260,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn scalars_keep_their_text_and_their_place() {
+    fn scalars_keep_their_text_and_position() {
         let tree = parse_text("kid: 2026-11\nn: 007\nhex: 0x10\nfloat: 1.10\n").expect("tree");
         for (key, line, column, text) in
             [("kid", 1, 6, "2026-11"), ("n", 2, 4, "007"), ("hex", 3, 6, "0x10"), ("float", 4, 8, "1.10")]
@@ -279,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_not_the_word_null() {
+    fn quoted_null_is_a_word() {
         let tree = parse_text("a:\nb: ~\nc: 'null'\n").expect("tree");
         assert_eq!(tree.entry("a").map(|e| (&e.value.value, e.value.at.line)), Some((&Value::Null, 1)));
         assert_eq!(tree.entry("b").map(|e| &e.value.value), Some(&Value::Null));
@@ -287,14 +302,14 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_name_both_lines_and_reading_goes_on() {
+    fn duplicate_keys_name_both_lines_and_parsing_continues() {
         let error = parse_text("a: 1\nb: 2\na: 3\nb: 4\n").expect_err("duplicates");
-        assert!(error.contains("f:3:1: a: the key `a` stands here a second time (the first is on line 1"), "{error}");
+        assert!(error.contains("f:3:1: a: the key `a` appears a second time (the first is on line 1"), "{error}");
         assert!(error.contains("f:4:1: b:"), "{error}");
     }
 
     #[test]
-    fn an_alias_is_a_copy() {
+    fn alias_is_a_copy() {
         let tree = parse_text("a: &x [1, 2]\nb: *x\n").expect("tree");
         assert_eq!(tree.entry("a").map(|e| e.value.to_json()), tree.entry("b").map(|e| e.value.to_json()));
         assert!(parse_text("a: &x [*x]").expect_err("itself").contains("inside the value"));
@@ -302,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_format_does_not_have() {
+    fn unsupported_constructs_are_refused() {
         assert!(parse_text("a: !secret b").expect_err("tag").contains("a YAML tag"));
         assert!(parse_text("a: 1\n---\nb: 2\n").expect_err("documents").contains("second document"));
         assert!(parse_text("x: &x {a: 1}\ny: {<<: *x}\n").expect_err("merge").contains("merge key"));

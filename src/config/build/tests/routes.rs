@@ -3,25 +3,25 @@ use crate::config::testing::Directory;
 use crate::policy::CredentialRule;
 
 #[test]
-fn a_route_has_one_credential() {
+fn route_without_exactly_one_credential_is_refused() {
     let directory = Directory::new();
     let route = |rest: &str| format!("routes: [{{ match: {{ host: a.example }}{rest} }}]");
     one_error(&directory, &route(""), "1:10: routes[0]: this route does not say which credential");
     one_error(
         &directory,
         &route(", token: none, tunnel: true"),
-        "routes[0].tunnel: a route has one credential, and this one has `token` already",
+        "routes[0].tunnel: a route has one credential, and this one already has `token`",
     );
     one_error(&directory, &route(", tunnel: true, keep_credentials: true"), "only a route with `token: none`");
     one_error(&directory, &route(", token: none, scopes: [a]"), "scopes belong to a token");
-    one_error(&directory, &route(", token: none, replay: {}"), "a request is sent again with a new token");
+    one_error(&directory, &route(", token: none, replay: {}"), "a replay sends the request with a new token");
     one_error(&directory, &route(", tunnel: true, upstream: {}"), "routes[0].upstream: a tunnel is opaque");
-    // A misspelt key may have been the credential: one problem, not two.
+    // A misspelled key may have been the credential: one problem is reported, not two.
     one_error(&directory, &route(", tokn: none"), "unknown key `tokn` (did you mean `token`?)");
 }
 
 #[test]
-fn a_legacy_secret_comes_from_its_file() {
+fn legacy_secret_is_read_from_its_file() {
     let directory = Directory::new();
     let route = "routes: [{ match: { host: a.example }, legacy_secret: { file: keys/search-api-key, header: authorization, prefix: 'Bearer ' } }]";
     let loaded = directory.loaded(route);
@@ -33,13 +33,13 @@ fn a_legacy_secret_comes_from_its_file() {
     one_error(&directory, &route.replace("search", "serach"), "cannot be read: No such file");
     one_error(&directory, &route.replace("authorization", "transfer-encoding"), "cannot carry a credential");
     directory.write("keys/two-lines", "a\nb\n");
-    one_error(&directory, &route.replace("search-api-key", "two-lines"), "what it holds cannot stand in a header");
+    one_error(&directory, &route.replace("search-api-key", "two-lines"), "its content cannot be sent in a header");
     directory.write("keys/empty", "\n");
     one_error(&directory, &route.replace("search-api-key", "empty"), "keys/empty is empty");
 }
 
 #[test]
-fn upstreams() {
+fn invalid_upstream_is_refused() {
     let directory = Directory::new();
     let route =
         |rest: &str| format!("routes: [{{ match: {{ host: a.example }}, token: none, upstream: {{ {rest} }} }}]");
@@ -58,7 +58,7 @@ fn upstreams() {
         &route("url: 'http://b', tls: { client_certificate: svid }"),
         "upstream.tls: plain HTTP has no TLS",
     );
-    one_error(&directory, &route("url: 'http://127.0.0.1:17080'"), "a loop");
+    one_error(&directory, &route("url: 'http://127.0.0.1:17080'"), "requests would loop");
     one_error(
         &directory,
         &route("tls: { server: { ca_file: keys/client-secret } }"),
@@ -67,7 +67,7 @@ fn upstreams() {
 }
 
 #[test]
-fn routes_that_cannot_be_told_apart() {
+fn routes_that_match_the_same_request_are_refused() {
     let directory = Directory::new();
     let text = "routes:
   - { name: a, match: { host: x.example, path: '/v1/*/y' }, token: none }
@@ -79,23 +79,24 @@ fn routes_that_cannot_be_told_apart() {
     let errors = directory.errors(text);
     assert_eq!(errors.len(), 3, "{errors:#?}");
     assert!(
-        errors[0].starts_with("3:23: routes[1].match: one request could match this route and the one on line 2"),
+        errors[0].starts_with("3:23: routes[1].match: a request could match both this route and the one on line 2"),
         "{}",
         errors[0]
     );
-    assert!(errors[1].contains("routes[2].name: the route on line 2 is called `a` as well"), "{}", errors[1]);
+    assert!(errors[1].contains("routes[2].name: the route on line 2 is also called `a`"), "{}", errors[1]);
     assert!(
-        errors[2].contains("the route on line 5 is called `z.example` as well (its name is its host"),
+        errors[2]
+            .contains("the route on line 5 is also called `z.example` (a route without `name` is named after its host"),
         "{}",
         errors[2]
     );
-    // A conflict is found although one of the two could not be built.
+    // The conflict is found even if one of the two routes could not be built.
     let broken = text.replace("'/v1/*/y' }, token: none", "'/v1/*/y' }, token: t");
     assert_eq!(directory.errors(&broken).len(), 4);
 }
 
 #[test]
-fn aliases() {
+fn ambiguous_alias_is_refused() {
     let directory = Directory::new();
     let text = "routes:
   - { name: a, match: { host: x.example, path: /a }, alias: x, token: none }
@@ -118,7 +119,7 @@ fn aliases() {
 }
 
 #[test]
-fn what_is_kept_for_a_replay_is_bounded() {
+fn replay_body_above_the_limit_is_refused() {
     let directory = Directory::new();
     let route = |size: &str| {
         with_token("flow: { token_exchange: { server: corp } }")
@@ -128,18 +129,18 @@ fn what_is_kept_for_a_replay_is_bounded() {
     one_error(
         &directory,
         &route("1048577B"),
-        "routes[0].replay.max_body: a body that is kept for a replay has at most 1MiB",
+        "routes[0].replay.max_body: a body that is kept for a replay may have at most 1MiB",
     );
 }
 
 #[test]
-fn what_the_agent_keeps_and_what_is_taken_from_it_is_said_truly() {
+fn authorization_header_that_is_removed_or_kept_is_reported() {
     let directory = Directory::new();
     let by_header = |name: &str| {
         format!("match: {{ host: a, headers: {{ {name}: x }} }}, token: none }}, {{ match: {{ host: b }}, token: none")
     };
     let warnings = |name: &str| directory.warnings(&format!("routes: [{{ {} }}]", by_header(name)));
-    assert!(warnings("authorization")[0].contains("`authorization` is removed from what leaves"));
+    assert!(warnings("authorization")[0].contains("`authorization` only selects the route"));
     assert!(warnings("cookie").is_empty(), "{:?}", warnings("cookie"));
 
     let users = |header: &str| {
@@ -153,6 +154,6 @@ fn what_the_agent_keeps_and_what_is_taken_from_it_is_said_truly() {
     one_error(
         &directory,
         &users("authorization"),
-        "routes[1].keep_credentials: `authorization` does not pass here: on route `a.example` it brings a user's token",
+        "routes[1].keep_credentials: `authorization` is not forwarded here: on route `a.example` it carries a user's token",
     );
 }

@@ -4,19 +4,19 @@ use crate::policy::CredentialRule;
 use std::sync::Arc;
 
 #[test]
-fn who_may_be_subject_and_actor() {
+fn subject_and_actor_are_checked_against_the_flow() {
     let directory = Directory::new();
     let user = "subject: { header: { name: x-user, server: corp, type: id_token } }";
     let flows = [
         (
             "client_credentials: { server: corp }",
-            "token.subject: `client_credentials` is the client itself",
+            "token.subject: `client_credentials` stands for the client itself",
             "token.actor: `client_credentials`",
         ),
-        ("self_issued: { server: cal }", "", "token.actor: `self_issued` writes `act` itself"),
+        ("self_issued: { server: cal }", "", "token.actor: `self_issued` sets `act` itself"),
         ("id_jag: { idp: corp, server: cal }", "", ""),
         ("token_exchange: { server: corp }", "", ""),
-        ("jwt_bearer: { server: cal }", "", "token.actor: `jwt_bearer` has no place for an actor"),
+        ("jwt_bearer: { server: cal }", "", "token.actor: `jwt_bearer` has no parameter for an actor"),
     ];
     for (flow, user_error, actor_error) in flows {
         directory.loaded(&with_token(&format!("flow: {{ {flow} }}")));
@@ -35,7 +35,7 @@ fn who_may_be_subject_and_actor() {
 }
 
 #[test]
-fn a_users_token_must_be_verifiable() {
+fn users_token_that_cannot_be_verified_is_refused() {
     let directory = Directory::new();
     for kind in ["access_token", "jwt"] {
         let flow =
@@ -54,7 +54,7 @@ fn a_users_token_must_be_verifiable() {
 }
 
 #[test]
-fn references_name_the_nearest() {
+fn unknown_reference_suggests_the_closest_name() {
     let directory = Directory::new();
     one_error(
         &directory,
@@ -67,7 +67,7 @@ fn references_name_the_nearest() {
         "{SERVERS}tokens: {{ calendar: {{ flow: {{ jwt_bearer: {{ server: cal }} }} }} }}\nroutes: [{{ match: {{ host: a }}, token: calender }}]\n"
     );
     one_error(&directory, &named, "routes[0].token: there is no token `calender` (did you mean `calendar`?)");
-    // A server or token that is broken itself is not unknown.
+    // A server or token that is itself broken is not reported as unknown.
     let broken = named.replace("calender", "calendar").replace("https://cal.example", "cal.example");
     one_error(&directory, &broken, "authorization_servers.cal.issuer");
     let broken = named.replace("calender", "calendar").replace("jwt_bearer", "jwt_baerer");
@@ -75,7 +75,7 @@ fn references_name_the_nearest() {
 }
 
 #[test]
-fn a_route_narrows_its_token() {
+fn route_may_narrow_but_not_widen_its_token() {
     let directory = Directory::new();
     let text = format!(
         "{SERVERS}tokens: {{ t: {{ flow: {{ jwt_bearer: {{ server: cal }} }}, scopes: [b, a, b] }} }}\nroutes:
@@ -97,7 +97,7 @@ fn a_route_narrows_its_token() {
     assert!(Arc::ptr_eq(grants[0], grants[1]));
     assert_eq!(grants[0].scopes, ["a"]);
     assert_eq!(grants[2].scopes, ["a", "b"]);
-    assert!(loaded.warnings.iter().any(|warning| warning.message.contains("the scope `b` is asked for twice")));
+    assert!(loaded.warnings.iter().any(|warning| warning.message.contains("the scope `b` is listed twice")));
     one_error(
         &directory,
         &text.replace("token: t, scopes: [a] }\n  - { name: two", "token: t, scopes: [a, c] }\n  - { name: two"),
@@ -106,7 +106,7 @@ fn a_route_narrows_its_token() {
 }
 
 #[test]
-fn quirks() {
+fn quirks_that_contradict_the_configuration_are_reported() {
     let directory = Directory::new();
     let with = |quirks: &str| {
         with_token("flow: { token_exchange: { server: cal } }, scopes: [a], resource: 'https://r/'")
@@ -116,17 +116,17 @@ fn quirks() {
         one_error(
             &directory,
             &with(&format!("extra_parameters: {{ {own}: x }}")),
-            &format!("`{own}` is set by the proxy alone"),
+            &format!("`{own}` is set by the proxy itself"),
         );
     }
-    one_error(&directory, &with("omit: [client_id]"), "nothing says who asks");
+    one_error(&directory, &with("omit: [client_id]"), "the server cannot tell who is asking");
     let warnings = directory.warnings(&with("omit: [scope, resource], extra_parameters: { tenant: 7 }"));
-    assert!(warnings.iter().any(|warning| warning.contains("token.scopes: `cal` is never told")), "{warnings:?}");
-    assert!(warnings.iter().any(|warning| warning.contains("token.resource: `cal` is never told")), "{warnings:?}");
+    assert!(warnings.iter().any(|warning| warning.contains("token.scopes: `cal` never receives it")), "{warnings:?}");
+    assert!(warnings.iter().any(|warning| warning.contains("token.resource: `cal` never receives it")), "{warnings:?}");
 }
 
 #[test]
-fn a_users_token_comes_from_its_file_and_the_file_is_watched() {
+fn users_token_file_is_read_and_watched() {
     let directory = Directory::new();
     let text = with_token(
         "flow: { token_exchange: { server: corp } }, subject: { file: { path: run/t, server: corp, type: id_token } }",
@@ -149,7 +149,7 @@ fn a_users_token_comes_from_its_file_and_the_file_is_watched() {
     assert_eq!(held(&text), (Some("alices".to_owned()), Vec::new()));
     directory.write("run/t", "\n");
     refused("is empty");
-    // What would block for ever, or never end, is not opened.
+    // A file whose reading could block for ever, or never end, is not opened.
     std::fs::remove_file(directory.path("run/t")).expect("removed");
     nix::unistd::mkfifo(&directory.path("run/t"), nix::sys::stat::Mode::S_IRUSR).expect("a pipe");
     refused("it is not a regular file");
