@@ -1,48 +1,60 @@
-//! `idjag-proxy check`: everything that is wrong with a file, as a compiler would say it, or what the file allows whom.
-use super::{EX_CONFIG, complain, environment, print};
+//! `idjag-proxy check`: reports every problem of a file as a compiler would, or describes what the
+//! file allows.
+use super::{EX_CONFIG, environment, print, print_error};
 use crate::config::{Loaded, Overrides, Problem, Problems, load, summary};
 use std::path::Path;
 use std::process::ExitCode;
 
 const SOCKET_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
+/// Stands for the socket of the Workload API where the environment does not name it.
+const ASSUMED_SOCKET: &str = "unix:///where-it-runs";
 
 pub(super) fn run(file: &Path) -> ExitCode {
-    let (complaints, answer) = check(file, &environment);
-    if !complaints.is_empty() {
-        complain(complaints.trim_end());
+    let Checked { messages, description } = check(file, &environment);
+    if !messages.is_empty() {
+        print_error(messages.trim_end());
     }
-    match answer {
-        Some(answer) => {
-            print(&answer);
+    match description {
+        Some(description) => {
+            print(&description);
             ExitCode::SUCCESS
         }
         None => ExitCode::from(EX_CONFIG),
     }
 }
 
-/// What there is to complain about, and, for a file that can be used, what it says.
-fn check(file: &Path, environment: &dyn Fn(&str) -> Option<String>) -> (String, Option<String>) {
-    // A file is checked where it is written; the socket is where it runs.
+/// The result of checking a file.
+struct Checked {
+    /// Errors, warnings and notes.
+    messages: String,
+    /// What a valid file allows.
+    description: Option<String>,
+}
+
+fn check(file: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Checked {
+    // The file is checked where it is written, but the socket exists only where the proxy will run.
     let with_socket = |name: &str| match environment(name) {
-        None if name == SOCKET_VARIABLE => Some("unix:///where-it-runs".to_owned()),
+        None if name == SOCKET_VARIABLE => Some(ASSUMED_SOCKET.to_owned()),
         value => value,
     };
     match load(file, &with_socket, &Overrides::default()) {
         Ok(Loaded { config, warnings, .. }) => {
-            let mut complaints = render(&warnings, "warning");
+            let mut messages = render(&warnings, "warning");
             let sentences = summary(&config);
-            let assumed = sentences.contains("unix:///where-it-runs");
+            let assumed = sentences.contains(ASSUMED_SOCKET);
             if assumed {
-                complaints
-                    .push_str(&format!("note: where it runs, {SOCKET_VARIABLE} must name the Workload API's socket\n"));
+                messages.push_str(&format!(
+                    "note: at run time, {SOCKET_VARIABLE} must name the socket of the Workload API\n"
+                ));
             }
             let verdict = count(0, warnings.len());
-            let sentences = sentences.replace("unix:///where-it-runs", &format!("${SOCKET_VARIABLE}"));
-            (complaints, Some(format!("{}: {verdict}\n\n{sentences}", file.display())))
+            let sentences = sentences.replace(ASSUMED_SOCKET, &format!("${SOCKET_VARIABLE}"));
+            Checked { messages, description: Some(format!("{}: {verdict}\n\n{sentences}", file.display())) }
         }
         Err(Problems { errors, warnings, .. }) => {
             let problems = render(&errors, "error") + &render(&warnings, "warning");
-            (format!("{problems}{}: {}\n", file.display(), count(errors.len(), warnings.len())), None)
+            let messages = format!("{problems}{}: {}\n", file.display(), count(errors.len(), warnings.len()));
+            Checked { messages, description: None }
         }
     }
 }
@@ -64,20 +76,20 @@ fn count(errors: usize, warnings: usize) -> String {
 mod tests {
     use super::*;
 
-    fn checked(text: &str) -> (String, Option<String>) {
+    fn checked(text: &str) -> Checked {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("proxy.yaml");
         std::fs::write(&file, text).expect("written");
-        let (complaints, answer) = check(&file, &|_| None);
+        let Checked { messages, description } = check(&file, &|_| None);
         let short = |text: String| text.replace(&format!("{}/", directory.path().display()), "");
-        (short(complaints), answer.map(short))
+        Checked { messages: short(messages), description: description.map(short) }
     }
 
     #[test]
-    fn a_good_file_is_read_back() {
-        let (complaints, answer) = checked(include_str!("../../config/examples/smallest.yaml"));
-        assert_eq!(complaints, "note: where it runs, SPIFFE_ENDPOINT_SOCKET must name the Workload API's socket\n");
-        let answer = answer.expect("good");
+    fn good_file_is_described() {
+        let Checked { messages, description } = checked(include_str!("../../config/examples/smallest.yaml"));
+        assert_eq!(messages, "note: at run time, SPIFFE_ENDPOINT_SOCKET must name the socket of the Workload API\n");
+        let answer = description.expect("good");
         assert!(
             answer.starts_with("proxy.yaml: no errors, no warnings\n\nThe agent connects to 127.0.0.1:17080"),
             "{answer}"
@@ -86,9 +98,10 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_file_shows_where() {
-        let (complaints, answer) = checked("routes:\n  - match: { hots: a }\n    token: none\nunmatched: pass\n");
-        assert_eq!(answer, None);
+    fn problems_of_a_bad_file_are_shown_in_place() {
+        let Checked { messages, description } =
+            checked("routes:\n  - match: { hots: a }\n    token: none\nunmatched: pass\n");
+        assert_eq!(description, None);
         let expected = "error: proxy.yaml:2:12: routes[0].match.host: this key is required: a host such as `api.example.com` or `*.example.com`
    |
  2 |   - match: { hots: a }
@@ -100,7 +113,7 @@ error: proxy.yaml:2:14: routes[0].match.hots: unknown key `hots`
    |              ^
    = help: did you mean `host`?
 
-warning: proxy.yaml:4:12: unmatched: requests that no route matches reach any host that the agent likes
+warning: proxy.yaml:4:12: unmatched: requests that match no route may go to any host that the agent chooses
    |
  4 | unmatched: pass
    |            ^
@@ -108,16 +121,16 @@ warning: proxy.yaml:4:12: unmatched: requests that no route matches reach any ho
 
 proxy.yaml: 2 errors, 1 warning
 ";
-        assert_eq!(complaints, expected);
+        assert_eq!(messages, expected);
     }
 
     #[test]
-    fn a_file_that_is_not_there() {
-        let (complaints, answer) = check(Path::new("/nowhere/proxy.yaml"), &|_| None);
+    fn missing_file_is_reported() {
+        let Checked { messages, description } = check(Path::new("/nowhere/proxy.yaml"), &|_| None);
         assert!(
-            complaints.starts_with("error: /nowhere/proxy.yaml:1:1: it cannot be read: No such file"),
-            "{complaints}"
+            messages.starts_with("error: /nowhere/proxy.yaml:1:1: cannot read the file: No such file"),
+            "{messages}"
         );
-        assert_eq!(answer, None);
+        assert_eq!(description, None);
     }
 }

@@ -1,7 +1,9 @@
-//! `idjag-proxy demo`: a whole small world in one process, over real sockets, and a walk through it.
+//! `idjag-proxy demo`: starts every part in one process, over real sockets, and walks through some
+//! stories.
 //!
-//! The peers are those of [`crate::dev`], the proxies are the real ones of [`crate::app`]. Every line that is shown was taken from
-//! what the peers received, not from what the proxy says of itself.
+//! The peers are those of [`crate::dev`], and the proxies are the real ones of [`crate::app`].
+//! Every line that is shown is taken from what the peers received, not from what the proxy reports
+//! about itself.
 mod agent;
 mod observed;
 mod page;
@@ -10,7 +12,7 @@ mod stories;
 mod story;
 mod world;
 
-use super::{EX_FAILED, complain};
+use super::{EX_FAILED, print_error};
 use page::Page;
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -18,15 +20,16 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use world::World;
 
-/// Users' tokens on disk, for the curl lines, are renewed long before their hour is over.
+/// How often the users' tokens on disk, which the curl lines use, are renewed. They expire after an
+/// hour.
 const USER_TOKEN_RENEWAL: Duration = Duration::from_secs(1800);
 
-/// Walks the stories; then stays up, unless `once`.
+/// Walks through the stories, then keeps running unless `once`.
 pub(super) fn run(once: bool) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(&format!("the runtime could not start: {error}"));
+            print_error(&format!("the runtime could not start: {error}"));
             return ExitCode::from(EX_FAILED);
         }
     };
@@ -34,13 +37,13 @@ pub(super) fn run(once: bool) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EX_FAILED),
         Err(error) => {
-            complain(&format!("the demo failed: {error:#}"));
+            print_error(&format!("the demo failed: {error:#}"));
             ExitCode::from(EX_FAILED)
         }
     }
 }
 
-/// Whether every step went as it should.
+/// Returns whether every check passed.
 async fn demo(once: bool) -> anyhow::Result<bool> {
     let colours = std::io::stdout().is_terminal() && super::environment("NO_COLOR").is_none();
     let mut page = Page::new(colours);
@@ -54,7 +57,7 @@ async fn demo(once: bool) -> anyhow::Result<bool> {
     Ok(page.all_good())
 }
 
-/// Until someone wants it to end.
+/// Keeps running until a signal arrives.
 async fn stay(world: &World) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     loop {

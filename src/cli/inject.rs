@@ -1,5 +1,5 @@
 //! `idjag-proxy inject`
-use super::{EX_DATAERR, EX_FAILED, complain, print};
+use super::{EX_DATAERR, EX_FAILED, print, print_error};
 use crate::kubernetes::{Defaults, IMAGE, PullPolicy, Socket, inject_manifests};
 use clap::Args;
 use std::io::{IsTerminal, Read};
@@ -37,26 +37,26 @@ impl Sidecar {
 pub(super) fn run(arguments: Arguments) -> ExitCode {
     let mut input = std::io::stdin();
     if input.is_terminal() {
-        complain("reading manifests from standard input");
+        print_error("reading manifests from standard input");
     }
     let mut text = String::new();
     if let Err(error) = input.read_to_string(&mut text) {
-        complain(&format!("standard input cannot be read: {error}"));
+        print_error(&format!("standard input cannot be read: {error}"));
         return ExitCode::from(EX_FAILED);
     }
     let injected = match inject_manifests(&text, &arguments.sidecar.into_defaults()) {
         Ok(injected) => injected,
         Err(error) => {
-            complain(&error.to_string());
+            print_error(&error.to_string());
             return ExitCode::from(EX_DATAERR);
         }
     };
     for note in &injected.notes {
-        complain(&note.to_string());
+        print_error(&note.to_string());
     }
     if injected.skipped() > 0 && !arguments.allow_skipped {
         // Nothing on standard output: the other end of a pipe must not apply a part.
-        complain(&format!(
+        print_error(&format!(
             "{} of the workloads cannot be injected; nothing was written. --allow-skipped passes them through as they are",
             injected.skipped()
         ));

@@ -1,7 +1,7 @@
 //! `idjag-proxy injector`
 use super::inject::Sidecar;
-use super::signals::until_told;
-use super::{EX_FAILED, complain, environment};
+use super::signals::run_until_signal;
+use super::{EX_FAILED, environment, print_error};
 use crate::clock::Clock;
 use crate::kubernetes::injector::{Api, Settings, bind};
 use crate::tasks::Stop;
@@ -61,7 +61,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         ended
     });
     let Err(error) = ended else { return ExitCode::SUCCESS };
-    complain(&format!("idjag-proxy: {error}"));
+    print_error(&format!("idjag-proxy: {error}"));
     ExitCode::from(EX_FAILED)
 }
 
@@ -73,7 +73,7 @@ fn serve(arguments: Arguments, logs: &Logs) -> Result<(), String> {
         let settings = arguments.into_settings(&api);
         let bound = bind(settings, api, &Clock::system(), Some(logs))?;
         let (stopper, stop) = Stop::pair();
-        until_told(bound.run(stop), stopper, "reviews are answered for a while yet").await
+        run_until_signal(bound.run(stop), stopper, "reviews are answered for a while yet").await
     });
     runtime.shutdown_background();
     ended

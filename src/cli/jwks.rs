@@ -1,5 +1,6 @@
-//! `idjag-proxy jwks`: the same set as the listener's, to host anywhere.
-use super::{EX_CONFIG, complain, environment, print};
+//! `idjag-proxy jwks`: prints the key set that `listen.jwks` serves, so that it can be hosted
+//! elsewhere.
+use super::{EX_CONFIG, print_error, environment, print};
 use crate::config::{Overrides, load};
 use crate::jose::jwks;
 use std::path::Path;
@@ -8,8 +9,8 @@ use std::process::ExitCode;
 pub(super) fn run(file: &Path) -> ExitCode {
     match load(file, &environment, &Overrides::default()) {
         Ok(loaded) if loaded.config.published_keys.is_empty() => {
-            complain(
-                "This configuration signs with the SVID's key, which verifies by its certificate: there is no key to publish.",
+            print_error(
+                "There is no key to publish: this configuration signs with the SVID's key, which is verified through its certificate.",
             );
             print("{\"keys\":[]}\n");
             ExitCode::SUCCESS
@@ -19,7 +20,7 @@ pub(super) fn run(file: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(problems) => {
-            complain(&problems.to_string());
+            print_error(&problems.to_string());
             ExitCode::from(EX_CONFIG)
         }
     }

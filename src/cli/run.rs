@@ -1,9 +1,9 @@
-//! `idjag-proxy run`
-use super::signals::until_told;
-use super::{EX_CONFIG, EX_FAILED, complain, environment};
+//! `idjag-proxy run`: runs the proxy until a signal stops it.
+use super::signals::run_until_signal;
+use super::{EX_CONFIG, EX_FAILED, environment, print_error};
 use crate::app::bind;
 use crate::clock::Clock;
-use crate::config::{LogFormat, Overrides, Process, Source};
+use crate::config::{LogFormat, Overrides, ProcessSettings, Source};
 use crate::tasks::Stop;
 use crate::telemetry::{Format, Logs};
 use std::path::Path;
@@ -15,7 +15,7 @@ pub(super) fn run(file: &Path, overrides: Overrides) -> ExitCode {
     let loaded = match source.load() {
         Ok(loaded) => loaded,
         Err(problems) => {
-            complain(&problems.to_string());
+            print_error(&problems.to_string());
             return ExitCode::from(EX_CONFIG);
         }
     };
@@ -26,18 +26,19 @@ pub(super) fn run(file: &Path, overrides: Overrides) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!(path = %warning.path, line = warning.line, "{}", warning.message);
     }
-    // The control plane's runtime: one thread is enough, and a busy data plane cannot starve it.
+    // The runtime of the control plane. One thread is enough, and a busy data plane cannot starve
+    // it.
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()
         {
             Ok(runtime) => runtime,
             Err(error) => return failed(&format!("the runtime could not start: {error}")),
         };
-    let log_of_parts = Some(logs.clone());
+    let shared_logs = Some(logs.clone());
     let ended = runtime.block_on(async move {
-        let bound = bind(loaded, source, &Clock::system(), log_of_parts).map_err(|error| error.to_string())?;
+        let bound = bind(loaded, source, &Clock::system(), shared_logs).map_err(|error| error.to_string())?;
         let (stopper, stop) = Stop::pair();
-        until_told(bound.run(stop), stopper, "draining").await
+        run_until_signal(bound.run(stop), stopper, "draining").await
     });
     runtime.shutdown_background();
     if let Err(error) = &ended {
@@ -48,11 +49,11 @@ pub(super) fn run(file: &Path, overrides: Overrides) -> ExitCode {
 }
 
 fn failed(error: &str) -> ExitCode {
-    complain(&format!("idjag-proxy: {error}"));
+    print_error(&format!("idjag-proxy: {error}"));
     ExitCode::from(EX_FAILED)
 }
 
-fn start_logs(process: &Process) -> Result<Logs, String> {
+fn start_logs(process: &ProcessSettings) -> Result<Logs, String> {
     let format = match process.log_format {
         LogFormat::Json => Format::Json,
         LogFormat::Pretty => Format::Pretty,

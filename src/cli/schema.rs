@@ -1,4 +1,4 @@
-//! `idjag-proxy schema`
+//! `idjag-proxy schema`: prints the JSON Schema of the configuration file.
 use super::print;
 use crate::config::schema;
 use std::process::ExitCode;

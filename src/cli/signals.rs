@@ -1,9 +1,10 @@
-//! What the system tells a process that runs until it is told to stop.
+//! The signals that stop a process.
 use crate::tasks::Stopper;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Runs `running` to its end, which a first signal asks for, saying what happens `until_then`. A second one leaves at once.
-pub(super) async fn until_told(
+/// Runs `running` to its end. The first signal asks it to stop, and `until_then` is logged as what
+/// happens in the meantime; the second one returns at once.
+pub(super) async fn run_until_signal(
     running: impl Future<Output = Result<(), String>>,
     stopper: Stopper,
     until_then: &str,
@@ -11,17 +12,17 @@ pub(super) async fn until_told(
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
     tokio::pin!(running);
-    let mut told = false;
+    let mut is_stopping = false;
     loop {
         tokio::select! {
             ended = &mut running => return ended,
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        if std::mem::replace(&mut told, true) {
-            return Err("a second signal came: left at once".to_owned());
+        if std::mem::replace(&mut is_stopping, true) {
+            return Err("received a second signal: stopped at once".to_owned());
         }
-        tracing::info!("told to stop: {until_then}");
+        tracing::info!("received a signal to stop: {until_then}");
         stopper.stop();
     }
 }

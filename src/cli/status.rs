@@ -1,5 +1,6 @@
-//! `idjag-proxy status` and `idjag-proxy log-level`
-use super::{EX_FAILED, complain, print, small_runtime};
+//! `idjag-proxy status` and `idjag-proxy log-level`: requests to the admin socket of a running
+//! proxy.
+use super::{EX_FAILED, print, print_error, small_runtime};
 use crate::admin::{Client, ClientError, RouteStatus, Status};
 use crate::clock::{Clock, Timestamp};
 use std::fmt::Write;
@@ -37,11 +38,11 @@ fn ask<T>(question: impl Future<Output = Result<T, ClientError>>) -> Result<T, S
 }
 
 fn failed(error: &str) -> ExitCode {
-    complain(&format!("idjag-proxy: {error}"));
+    print_error(&format!("idjag-proxy: {error}"));
     ExitCode::from(EX_FAILED)
 }
 
-/// The page that people read.
+/// Renders the status for people.
 fn page(status: &Status, now: Timestamp) -> String {
     let mut out = String::new();
     let line = |out: &mut String, name: &str, value: &str| {
@@ -55,7 +56,7 @@ fn page(status: &Status, now: Timestamp) -> String {
     }
     if let Some(identity) = &status.identity {
         let id = identity.spiffe_id.as_deref().unwrap_or("none yet");
-        let ends = identity.expires_at.map_or_else(String::new, |at| format!(", ends {}", from_now(at, now)));
+        let ends = identity.expires_at.map_or_else(String::new, |at| format!(", expires {}", from_now(at, now)));
         line(&mut out, "identity", &format!("{id}{ends}"));
         let state = if identity.connected { "connected" } else { "not connected" };
         line(&mut out, "", &format!("from {} ({state})", identity.source));
@@ -66,22 +67,22 @@ fn page(status: &Status, now: Timestamp) -> String {
     let hash: String = status.config.hash.chars().take(12).collect();
     line(&mut out, "config", &format!("{hash}, loaded {}", from_now(status.config.loaded_at, now)));
     if let Some(refused) = &status.config.refused {
-        line(&mut out, "", &format!("the newest file is refused: {refused}"));
+        line(&mut out, "", &format!("the new file was refused: {refused}"));
     }
     line(&mut out, "traffic", &format!("{} requests in flight, {} connections", status.requests, status.connections));
     line(&mut out, "log level", &status.log_level);
     for route in &status.routes {
-        line(&mut out, "route", &routed(route, now));
+        line(&mut out, "route", &route_line(route, now));
     }
     out
 }
 
-fn routed(route: &RouteStatus, now: Timestamp) -> String {
+fn route_line(route: &RouteStatus, now: Timestamp) -> String {
     let token = match &route.token {
         Some(token) if token.usable => {
-            format!(", held: {} until {}", token.scopes.join(" "), from_now(token.expires_at, now))
+            format!(", token for {} expires {}", token.scopes.join(" "), from_now(token.expires_at, now))
         }
-        Some(_) => ", held but over".to_owned(),
+        Some(_) => ", token expired".to_owned(),
         None => String::new(),
     };
     let notes: String = route.notes.iter().map(|note| format!("  ! {note}")).collect();
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_from_now() {
+    fn times_are_relative_to_now() {
         let now = Timestamp::from_unix_seconds(1000);
         assert_eq!(from_now(1090, now), "in 1m 30s");
         assert_eq!(from_now(940, now), "1m ago");

@@ -147,7 +147,9 @@ fn obtained(grant: &Grant) -> String {
         Flow::IdJag { idp, server } => {
             format!("The token comes from {}, in return for an ID-JAG that {} issues.", asked(server), asked(idp))
         }
-        Flow::TokenExchange { server } => format!("The token comes from {}, by token exchange (RFC 8693).", asked(server)),
+        Flow::TokenExchange { server } => {
+            format!("The token comes from {}, by token exchange (RFC 8693).", asked(server))
+        }
         Flow::JwtBearer { server } => format!(
             "The token comes from {}, with {} as the grant (RFC 7523).",
             asked(server),
@@ -199,7 +201,8 @@ Everything else is refused.
         );
         assert!(secret.contains("No identity is needed"));
         assert!(
-            summary(include_str!("../../config/examples/no-credential.yaml")).contains("with the agent's own credentials")
+            summary(include_str!("../../config/examples/no-credential.yaml"))
+                .contains("with the agent's own credentials")
         );
         assert!(
             summary(include_str!("../../config/examples/spiffe-mtls.yaml"))

@@ -1,4 +1,4 @@
-//! The demo is the first thing that people run.
+//! The demo, which is the first thing that people run.
 use super::agent::{self, Reply};
 use super::binary::BINARY;
 use super::rig::within;
@@ -11,23 +11,23 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-/// Every story, and what must have been seen to hold in it.
+/// Every story with checks that must have passed in it.
 const STORIES: [(&str, &[&str]); 6] = [
     (
-        "The agent alone",
+        "The agent on its own",
         &[
-            "the token is about the agent itself, and nobody else",
-            "the token is good here",
-            "every token came from the proxy's cache: a hit",
+            "the token names the agent itself, and nobody else",
+            "the token is valid here",
+            "every token came from the proxy's cache",
         ],
     ),
     (
         "Alice, through calendar-bot",
         &[
-            "the token speaks for alice",
-            "and says that calendar-bot acts",
-            "the user's own token has stayed behind",
-            "every token came from the proxy's cache: a hit",
+            "the token represents alice",
+            "and says that calendar-bot acts for her",
+            "the user's own token did not leave the proxy",
+            "every token came from the proxy's cache",
         ],
     ),
     (
@@ -37,9 +37,9 @@ const STORIES: [(&str, &[&str]); 6] = [
     (
         "Across two companies",
         &[
-            "it is for the partner's server alone",
+            "it is meant for the partner's server and no other",
             "the partner knows who acts for whom: alice → calendar-bot",
-            "the token is good here",
+            "the token is valid here",
         ],
     ),
     (
@@ -47,11 +47,11 @@ const STORIES: [(&str, &[&str]); 6] = [
         &[
             "403: the delegation policy says no",
             "401: the signature does not verify",
-            "403: what no route names is refused",
+            "403: hosts without a route are refused",
             "it was replaced: the API saw one token, the real one",
         ],
     ),
-    ("The certificate is renewed", &["another certificate", "the access token is still good: no new exchange"]),
+    ("The certificate is renewed", &["it is another certificate", "the access token is still valid: no new exchange"]),
 ];
 
 fn demo(arguments: &[&str]) -> Command {
@@ -60,15 +60,15 @@ fn demo(arguments: &[&str]) -> Command {
     command
 }
 
-/// The values of the fields of this name, in order.
+/// The values of the fields with this name, in order.
 fn fields<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
     let values = text.lines().filter_map(|line| line.strip_prefix("        ")?.strip_prefix(name)?.strip_prefix(' '));
     values.map(str::trim).collect()
 }
 
 #[tokio::test]
-async fn the_walk_tells_every_story_and_shows_no_token() {
-    let output = within(demo(&["--once"]).output(), "the walk").await.expect("runs");
+async fn demo_tells_every_story_and_shows_no_token() {
+    let output = within(demo(&["--once"]).output(), "the end of the demo").await.expect("runs");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     let mut stories = text.split("\n━━ ");
@@ -90,7 +90,7 @@ async fn the_walk_tells_every_story_and_shows_no_token() {
     let (corp, partner) = (server("authorization server"), server("partner's server"));
     assert_eq!(fields(stories[0], "signed by"), [&corp]);
     assert_eq!(fields(stories[3], "signed by"), [&corp, &partner], "an ID-JAG and an access token");
-    assert!(stories[0].contains("signs an ID-JAG: ES256, the key of its X.509-SVID"), "{}", stories[0]);
+    assert!(stories[0].contains("signs an ID-JAG (ES256) with the key of its X.509-SVID"), "{}", stories[0]);
     for proof in fields(stories[3], "client_assertion") {
         assert!(proof.ends_with("signed by the authority of the trust domain demo.example, ES256"), "{proof}");
     }
@@ -106,7 +106,7 @@ async fn the_walk_tells_every_story_and_shows_no_token() {
     assert_eq!(text.split_whitespace().find(token), None, "a whole token was printed");
 }
 
-/// What a line with `curl` asks for: the shell says what its arguments are.
+/// Sends the request of a line with `curl`. The shell splits the line into its arguments.
 async fn curl(line: &str) -> Reply {
     let script = format!("curl() {{ printf '%s\\n' \"$@\"; }}; grep() {{ cat; }}; {line}");
     let output = within(Command::new("sh").args(["-c", &script]).output(), line).await.expect("a shell");
@@ -144,17 +144,17 @@ async fn shell(line: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_it_invites_to_works_and_sigterm_ends_it() {
+async fn suggested_commands_work_and_sigterm_stops_the_demo() {
     let mut running = demo(&[]).stdout(Stdio::piped()).spawn().expect("started");
     let mut lines = BufReader::new(running.stdout.take().expect("a pipe")).lines();
     let mut invited = BTreeMap::new();
     let mut is_invitation = false;
     loop {
         let line = within(lines.next_line(), "the end of the walk").await.expect("read").expect("more");
-        if line.contains("Ctrl-C ends it") {
+        if line.contains("Press Ctrl-C to stop") {
             break;
         }
-        is_invitation |= line.contains("It is all still running");
+        is_invitation |= line.contains("Everything is still running");
         if let Some((name, value)) =
             line.strip_prefix("        ").filter(|_| is_invitation).and_then(|line| line.split_at_checked(21))
         {
@@ -168,7 +168,7 @@ async fn what_it_invites_to_works_and_sigterm_ends_it() {
         ("for alice", 200),
         ("across companies", 200),
         ("for bob: refused", 403),
-        ("nowhere: refused", 403),
+        ("no route: refused", 403),
         ("readiness", 200),
     ] {
         let reply = curl(&take(name)).await;
@@ -178,7 +178,7 @@ async fn what_it_invites_to_works_and_sigterm_ends_it() {
     let metadata = take("metadata");
     let issuer = metadata.split(' ').nth(1).and_then(|url| url.split_once("/.well-known")).expect("a URL").0;
     assert_eq!(curl(&metadata).await.json()["issuer"], issuer);
-    assert!(shell(&take("what it holds")).await.contains("ready      yes\n"));
+    assert!(shell(&take("its status")).await.contains("ready      yes\n"));
     let configuration = take("its configuration");
     assert!(shell(&configuration).await.contains("authorization_servers:"));
     assert!(invited.is_empty(), "{invited:?}");
@@ -193,12 +193,12 @@ async fn what_it_invites_to_works_and_sigterm_ends_it() {
 }
 
 #[tokio::test]
-async fn a_demo_that_cannot_run_does_not_end_well() {
+async fn demo_that_cannot_run_fails() {
     let mut nowhere = demo(&["--once"]);
     let output = within(nowhere.env("TMPDIR", "/nowhere").output(), "its end").await.expect("runs");
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(
-        String::from_utf8_lossy(&output.stderr).starts_with("the demo failed: cannot make /nowhere/"),
+        String::from_utf8_lossy(&output.stderr).starts_with("the demo failed: cannot create /nowhere/"),
         "{output:?}"
     );
 }

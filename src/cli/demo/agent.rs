@@ -1,4 +1,4 @@
-//! The agent: a client that knows a proxy and nothing of tokens.
+//! The agent: a client that knows its proxy, but nothing about tokens.
 use anyhow::Context;
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
-/// What the agent got.
+/// The answer that the agent received.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) body: String,
@@ -17,19 +17,20 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    /// `12.3 ms`
+    /// The duration as in `12.3 ms`.
     pub(super) fn time(&self) -> String {
         format!("{:.1} ms", self.took.as_secs_f64() * 1000.0)
     }
 
-    /// A member of the problem document (RFC 9457) that a refusal comes with.
+    /// A member of the problem document (RFC 9457) in a refusal.
     pub(super) fn problem(&self, member: &str) -> String {
         let document: Value = serde_json::from_str(&self.body).unwrap_or_default();
         document[member].as_str().unwrap_or("").to_owned()
     }
 }
 
-/// `GET` of an absolute `http://` URL by way of the proxy, with these fields and no other.
+/// Sends a `GET` for an absolute `http://` URL through the proxy, with these header fields and no
+/// others.
 pub(super) async fn get(proxy: SocketAddr, url: &str, fields: &[(&str, &str)]) -> anyhow::Result<Reply> {
     let start = Instant::now();
     let host = url.strip_prefix("http://").and_then(|rest| rest.split('/').next()).context("an http:// URL")?;
@@ -49,7 +50,7 @@ pub(super) async fn get(proxy: SocketAddr, url: &str, fields: &[(&str, &str)]) -
     tokio::pin!(connection);
     let (head, body) = tokio::select! {
         reply = &mut exchange => reply?,
-        // The connection may end with the last byte of the answer, which is then already here.
+        // The connection may end with the last byte of the answer, which has then already arrived.
         ended = &mut connection => {
             ended?;
             exchange.await?

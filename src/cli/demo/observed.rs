@@ -1,33 +1,33 @@
-//! What the peers received because of one call of the agent.
+//! What the peers received as a result of one call of the agent.
 use super::agent::{Reply, get};
 use super::world::{Agent, World};
 use crate::dev::authorization_server::{AuthorizationServer, Recorded};
 use crate::dev::resource_server::{ResourceServer, Seen};
 use std::net::SocketAddr;
 
-/// One call, from every side.
+/// One call as seen from every side.
 pub(super) struct Observed {
     pub(super) reply: Reply,
-    /// Token requests that the company's server answered meanwhile.
+    /// Token requests that the company's server answered during the call.
     pub(super) corp: Vec<Recorded>,
-    /// Token requests that the partner's server answered meanwhile.
+    /// Token requests that the partner's server answered during the call.
     pub(super) partner: Vec<Recorded>,
-    /// What arrived at the API.
+    /// The request that arrived at the API.
     pub(super) upstream: Option<Seen>,
-    /// How often the proxy looked into its cache for this call and found the token.
+    /// How often the proxy found the token in its cache.
     pub(super) hits: u64,
-    /// How often it looked and did not find it.
+    /// How often the proxy did not find the token in its cache.
     pub(super) misses: u64,
 }
 
-/// `token_cache_total` of the proxy, all tiers together.
+/// The sums of `token_cache_total` over all tiers.
 #[derive(Clone, Copy)]
-struct Cache {
+struct CacheCounts {
     hits: u64,
     misses: u64,
 }
 
-/// A call to be made.
+/// A call that the agent makes.
 pub(super) struct Call<'a> {
     pub(super) agent: &'a Agent,
     pub(super) url: &'a str,
@@ -36,14 +36,14 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Makes it, and looks at what it caused.
+    /// Makes the call and collects what it caused.
     pub(super) async fn make(&self, world: &World) -> anyhow::Result<Observed> {
         let metrics = self.agent.proxy.metrics()?;
-        let asked = |server: &AuthorizationServer| server.requests().len();
-        let (corp, partner, arrived) = (asked(&world.corp), asked(&world.partner), self.upstream.requests().len());
-        let before = Cache::read(metrics).await?;
+        let count = |server: &AuthorizationServer| server.requests().len();
+        let (corp, partner, arrived) = (count(&world.corp), count(&world.partner), self.upstream.requests().len());
+        let before = CacheCounts::read(metrics).await?;
         let reply = get(self.agent.proxy.outbound()?, self.url, self.fields).await?;
-        let after = Cache::read(metrics).await?;
+        let after = CacheCounts::read(metrics).await?;
         let since = |server: &AuthorizationServer, mark: usize| server.requests().split_off(mark);
         Ok(Observed {
             reply,
@@ -56,7 +56,7 @@ impl Call<'_> {
     }
 }
 
-impl Cache {
+impl CacheCounts {
     async fn read(metrics: SocketAddr) -> anyhow::Result<Self> {
         let page = get(metrics, &format!("http://{metrics}/metrics"), &[]).await?.body;
         let sum = |result: &str| {

@@ -1,23 +1,23 @@
-//! How the walk looks.
+//! Prints the walk-through, and keeps the result of its checks.
 use crate::cli::print;
 use serde_json::Value;
 
-/// Claims in the order in which people read them; others follow.
+/// The order in which claims are shown; other claims follow.
 const ORDER: [&str; 10] = ["iss", "sub", "act", "aud", "client_id", "scope", "resource", "iat", "exp", "jti"];
-/// What is left out where a kind of token has been shown in full before.
+/// Claims that are left out after a token of the same kind has been shown in full.
 const DETAILS: [&str; 5] = ["client_id", "resource", "iat", "exp", "jti"];
 const NAME_WIDTH: usize = 20;
 
 /// How much of a token is shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Detail {
-    /// All of it.
+    /// Every claim.
     Full,
-    /// Who, for whom, where, what.
+    /// The claims that say who, for whom, where and what.
     Brief,
 }
 
-/// What is printed, and whether every check held.
+/// The printed page with its counters and failed checks.
 pub(super) struct Page {
     colours: bool,
     stories: usize,
@@ -40,13 +40,13 @@ impl Page {
         Self { colours, stories: 0, steps: 0, checks: 0, failed: Vec::new() }
     }
 
-    /// A heading without a number.
+    /// Prints a heading without a number.
     pub(super) fn heading(&mut self, title: &str) {
         let title = self.styled(Style::Title, title);
         print(&format!("\n{title}\n"));
     }
 
-    /// The next story; steps count from 1 again.
+    /// Starts the next story; its steps count from 1.
     pub(super) fn story(&mut self, title: &str, about: &str) {
         self.stories += 1;
         self.steps = 0;
@@ -54,7 +54,7 @@ impl Page {
         print(&format!("{}\n\n", indented(about, 3)));
     }
 
-    /// A part of a story.
+    /// Starts the next part of a story.
     pub(super) fn phase(&mut self, name: &str) {
         let name = self.styled(Style::Faint, &format!("── {name}"));
         // The story's own text ends with an empty line.
@@ -62,30 +62,30 @@ impl Page {
         print(&format!("{gap}   {name}\n"));
     }
 
-    /// The next step: who does what to whom.
+    /// Prints the next step: who does what.
     pub(super) fn step(&mut self, who: &str, what: &str) {
         self.steps += 1;
         let (number, who) = (self.steps, self.styled(Style::Actor, who));
         print(&format!("{number:>4}  {who}  {what}\n"));
     }
 
-    /// Name and value below a step.
+    /// Prints a name and a value below a step.
     pub(super) fn field(&mut self, name: &str, value: &str) {
         let name = self.styled(Style::Faint, &format!("{name:<NAME_WIDTH$}"));
         print(&format!("        {name} {value}\n"));
     }
 
-    /// A sentence below a step.
+    /// Prints a sentence below a step.
     pub(super) fn note(&mut self, text: &str) {
         print(&format!("{}\n", indented(text, 8)));
     }
 
-    /// A line as it is.
+    /// Prints a line without indentation.
     pub(super) fn line(&mut self, text: &str) {
         print(&format!("{text}\n"));
     }
 
-    /// A token's claims, the interesting ones first; `now` in seconds since the epoch.
+    /// Prints a token's claims, the interesting ones first. `now` is in seconds since the epoch.
     pub(super) fn claims(&mut self, claims: &Value, now: u64, detail: Detail) {
         let Some(members) = claims.as_object() else { return };
         let others = members.keys().map(String::as_str).filter(|name| !ORDER.contains(name));
@@ -105,7 +105,7 @@ impl Page {
         }
     }
 
-    /// A thing that must be so, and whether it is.
+    /// Prints a claim and whether it holds.
     pub(super) fn check(&mut self, holds: bool, claim: &str) {
         self.checks += 1;
         if holds {
@@ -113,17 +113,17 @@ impl Page {
             print(&format!("      {mark} {claim}\n"));
         } else {
             let mark = self.styled(Style::Bad, "✗");
-            print(&format!("      {mark} {claim}: this is NOT so\n"));
+            print(&format!("      {mark} {claim}: this is NOT the case\n"));
             self.failed.push(format!("story {}: {claim}", self.stories));
         }
     }
 
-    /// Whether every check held.
+    /// Whether every check passed.
     pub(super) fn all_good(&self) -> bool {
         self.failed.is_empty()
     }
 
-    /// The last line of the walk.
+    /// Prints the last line of the walk-through.
     pub(super) fn summary(&mut self, seconds: f64) {
         let (stories, checks, failed) = (self.stories, self.checks, self.failed.len());
         let passed = checks - failed;
@@ -156,13 +156,13 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// An actor with the actors inside it, in the order in which one reads them.
+/// Formats an actor with the actors nested in it, outermost first.
 fn act(value: &Value) -> String {
     let inner = value.get("act").map(|inner| format!(", act: {}", act(inner))).unwrap_or_default();
     format!("{{ sub: {}{inner} }}", text(&value["sub"]))
 }
 
-/// A `NumericDate` as its distance from now.
+/// Formats a `NumericDate` as its distance from now.
 fn relative(value: &Value, now: u64, direction: &str) -> String {
     value.as_u64().map_or_else(|| value.to_string(), |instant| format!("{} s {direction}", instant.abs_diff(now)))
 }
@@ -173,7 +173,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn one_broken_claim_fails_the_walk() {
+    fn failed_check_fails_the_walk() {
         let mut page = Page::new(false);
         page.story("a story", "about something");
         page.check(true, "this holds");
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_reads_from_the_current_actor_inwards() {
+    fn actor_chain_starts_with_the_current_actor() {
         let nested = json!({ "act": { "sub": "orchestrator" }, "sub": "worker" });
         assert_eq!(act(&nested), "{ sub: worker, act: { sub: orchestrator } }");
     }

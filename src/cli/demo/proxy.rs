@@ -1,4 +1,4 @@
-//! One real proxy, as `idjag-proxy run` would start it.
+//! One real proxy, started as `idjag-proxy run` would start it.
 use crate::app::{Addresses, bind};
 use crate::clock::Clock;
 use crate::config::{Overrides, Source};
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a proxy may take to get its identity and become ready.
+/// The longest time that a proxy may take to get its identity and become ready.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
-/// A running proxy. Dropping it ends it.
+/// A running proxy. Dropping it stops it.
 pub(super) struct RunningProxy {
     addresses: Addresses,
     config: PathBuf,
@@ -21,7 +21,8 @@ pub(super) struct RunningProxy {
 }
 
 impl RunningProxy {
-    /// Writes the configuration to `directory` and runs it; returns once the proxy is ready.
+    /// Writes the configuration to `directory` and runs a proxy with it. Returns once the proxy is
+    /// ready.
     pub(super) async fn start(name: &str, yaml: &str, directory: &Path) -> anyhow::Result<Self> {
         let config = directory.join(format!("{name}.yaml"));
         std::fs::write(&config, yaml).with_context(|| format!("cannot write {}", config.display()))?;
@@ -38,22 +39,22 @@ impl RunningProxy {
         Ok(proxy)
     }
 
-    /// Where the agent connects.
+    /// The address that the agent connects to.
     pub(super) fn outbound(&self) -> anyhow::Result<SocketAddr> {
         self.addresses.outbound.first().copied().context("the proxy has no outbound listener")
     }
 
-    /// Where metrics and probes are.
+    /// The address that serves metrics and probes.
     pub(super) fn metrics(&self) -> anyhow::Result<SocketAddr> {
         self.addresses.metrics.first().copied().context("the proxy has no metrics listener")
     }
 
-    /// Where its configuration is.
+    /// The path of its configuration.
     pub(super) fn config(&self) -> &Path {
         &self.config
     }
 
-    /// Drains and ends.
+    /// Drains and stops the proxy.
     pub(super) async fn stop(mut self) {
         self.stopper.stop();
         self.tasks.next_end().await;
@@ -72,7 +73,8 @@ impl RunningProxy {
             }
             tokio::select! {
                 ended = self.tasks.next_end() => bail!("the proxy ended: {:?}", ended.result),
-                // Readiness is asked for over HTTP, as a kubelet does: there is nothing to wait on but the next question.
+                // Readiness is polled over HTTP, as a kubelet does: there is nothing else to wait
+                // for.
                 () = tokio::time::sleep(Duration::from_millis(10)) => {}
             }
         }

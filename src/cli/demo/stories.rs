@@ -12,7 +12,7 @@ const EVENTS: &str = "http://calendar.demo.example/v1/events";
 const TASK: &str = "http://worker.demo.example/v1/plan-my-week";
 const TRIPS: &str = "http://travel.partner.example/v1/trips";
 
-/// Tells all of them.
+/// Tells all the stories.
 pub(super) async fn walk(page: &mut Page, world: &World) -> anyhow::Result<()> {
     let start = Instant::now();
     cast(page, world)?;
@@ -34,35 +34,38 @@ fn cast(page: &mut Page, world: &World) -> anyhow::Result<()> {
     for agent in [&world.bot, &world.orchestrator, &world.worker] {
         page.field(agent.name, &format!("{}  proxy at http://{}", agent.id, agent.proxy.outbound()?));
     }
-    page.field("authorization server", &format!("{}  the company's; alice logs in here", world.corp.issuer()));
+    page.field("authorization server", &format!("{}  the company's own; alice logs in here", world.corp.issuer()));
     page.field("partner's server", &format!("{}  another company's", world.partner.issuer()));
-    page.field("calendar API", &format!("{}  mutual TLS, tokens of the company's server", world.calendar.url()));
-    page.field("travel API", &format!("{}  TLS, tokens of the partner's server", world.travel.url()));
+    page.field(
+        "calendar API",
+        &format!("{}  mutual TLS; accepts tokens of the company's server", world.calendar.url()),
+    );
+    page.field("travel API", &format!("{}  TLS; accepts tokens of the partner's server", world.travel.url()));
     Ok(())
 }
 
-/// Seed story one: the agent by itself.
+/// The first story: the agent acts as itself.
 async fn alone(page: &mut Page, world: &World) -> anyhow::Result<()> {
     page.story(
-        "The agent alone",
+        "The agent on its own",
         "calendar-bot wants to know which rooms are free. No user is involved: it acts as itself.\n\
-         It was given no key, no secret and no SDK; it was given a proxy on localhost.",
+         It has no key, no secret and no SDK. All it has is a proxy on localhost.",
     );
     let call = Call { agent: &world.bot, url: ROOMS, fields: &[], upstream: &world.calendar };
     let observed = call.make(world).await?;
     story::request(page, &call);
     let access = story::exchange(page, world, &observed, Detail::Full)?;
-    page.check(access.claims["sub"] == world.bot.id.as_str(), "the token is about the agent itself, and nobody else");
+    page.check(access.claims["sub"] == world.bot.id.as_str(), "the token names the agent itself, and nobody else");
     story::resource(page, &call, &observed, "calendar API")?;
     story::again(page, world, &call, &observed.reply).await
 }
 
-/// Seed story two: alice through calendar-bot.
+/// The second story: the agent acts for alice.
 async fn for_alice(page: &mut Page, world: &World) -> anyhow::Result<()> {
     page.story(
         "Alice, through calendar-bot",
-        "Alice asks calendar-bot for her events. The agent passes on the ID token that she got when she logged in.\n\
-         The proxy verifies it, and says in the assertion who is represented (sub) and who acts (act).",
+        "Alice asks calendar-bot for her events. The agent passes on the ID token that she received when she logged in.\n\
+         The proxy verifies it, and states in the assertion who is represented (sub) and who acts (act).",
     );
     let alice = world.id_token("alice", &world.bot)?;
     let fields = [("x-user-token", alice.as_str())];
@@ -70,18 +73,18 @@ async fn for_alice(page: &mut Page, world: &World) -> anyhow::Result<()> {
     let observed = call.make(world).await?;
     story::request(page, &call);
     let access = story::exchange(page, world, &observed, Detail::Full)?;
-    page.check(access.claims["sub"] == "user:alice", "the token speaks for alice");
-    page.check(access.claims["act"]["sub"] == world.bot.id.as_str(), "and says that calendar-bot acts");
+    page.check(access.claims["sub"] == "user:alice", "the token represents alice");
+    page.check(access.claims["act"]["sub"] == world.bot.id.as_str(), "and says that calendar-bot acts for her");
     story::resource(page, &call, &observed, "calendar API")?;
     story::again(page, world, &call, &observed.reply).await
 }
 
-/// The nested chain: alice, orchestrator, worker.
+/// A chain of actors: alice, orchestrator, worker.
 async fn nested(page: &mut Page, world: &World) -> anyhow::Result<()> {
     page.story(
         "A chain: alice → orchestrator → worker",
-        "Alice asks the orchestrator to plan her week. It hands a part of that to the worker, another agent with a proxy of its own,\n\
-         and the worker needs alice's calendar. Each proxy adds its own agent to the chain and signs.",
+        "Alice asks the orchestrator to plan her week. It hands part of the task to the worker, another agent with its own proxy,\n\
+         and the worker needs alice's calendar. Each proxy adds its own agent to the chain and signs it.",
     );
     let alice = world.id_token("alice", &world.orchestrator)?;
     let fields = [("x-user-token", alice.as_str())];
@@ -92,7 +95,7 @@ async fn nested(page: &mut Page, world: &World) -> anyhow::Result<()> {
     page.check(chain(&access.claims) == "alice → orchestrator", "the chain so far: alice → orchestrator");
     story::resource(page, &call, &first, "worker")?;
 
-    page.phase("the worker goes on, with the token that it was called with");
+    page.phase("the worker continues, with the token that it was called with");
     let received =
         first.upstream.as_ref().and_then(|seen| seen.headers.get(header::AUTHORIZATION)).context("no token")?;
     let received = received.to_str()?.trim_start_matches("Bearer ").to_owned();
@@ -105,16 +108,16 @@ async fn nested(page: &mut Page, world: &World) -> anyhow::Result<()> {
         chain(&access.claims) == "alice → orchestrator → worker",
         "the whole chain: alice → orchestrator → worker",
     );
-    page.check(access.claims["sub"] == "user:alice", "and it is still alice's calendar");
+    page.check(access.claims["sub"] == "user:alice", "and it is still about alice");
     story::resource(page, &call, &second, "calendar API")
 }
 
-/// The IETF draft's two legs, between two companies.
+/// The two legs of the ID-JAG draft, between two companies.
 async fn across(page: &mut Page, world: &World) -> anyhow::Result<()> {
     page.story(
         "Across two companies",
-        "Alice's trips are with a partner, who trusts the company's authorization server but not its agents' assertions.\n\
-         So the company's server issues the ID-JAG (leg 1), and the partner's redeems it (leg 2).",
+        "Alice's trips are stored by a partner, which trusts the company's authorization server, but not assertions signed by its agents.\n\
+         So the company's server issues the ID-JAG (leg 1), and the partner's server redeems it (leg 2).",
     );
     let alice = world.id_token("alice", &world.bot)?;
     let fields = [("x-user-token", alice.as_str())];
@@ -122,11 +125,11 @@ async fn across(page: &mut Page, world: &World) -> anyhow::Result<()> {
     let observed = call.make(world).await?;
     story::request(page, &call);
     page.phase("leg 1, at the company");
-    let issue = observed.corp.first().context("no ID-JAG was asked for")?;
+    let issue = observed.corp.first().context("no ID-JAG was requested")?;
     page.step("proxy → company's server", "POST /token");
     story::form(page, &issue.form, "");
     let id_jag = story::answer(page, world.now(), "company's server", issue, Detail::Full)?;
-    page.check(id_jag.claims["aud"] == world.partner.issuer(), "it is for the partner's server alone");
+    page.check(id_jag.claims["aud"] == world.partner.issuer(), "it is meant for the partner's server and no other");
     page.phase("leg 2, at the partner");
     let redeem = observed.partner.first().context("the ID-JAG was not redeemed")?;
     page.step("proxy → partner's server", "POST /token");
@@ -141,11 +144,11 @@ async fn across(page: &mut Page, world: &World) -> anyhow::Result<()> {
 }
 
 async fn refusals(page: &mut Page, world: &World) -> anyhow::Result<()> {
-    page.story("What is refused, and why", "A sidecar is worth as much as what it does not let through.");
+    page.story("What is refused, and why", "A sidecar is only worth what it keeps out.");
     let bot = &world.bot;
     let call = |url, fields| Call { agent: bot, url, fields, upstream: &world.calendar };
 
-    page.phase("bob never said that calendar-bot may act for him");
+    page.phase("bob never allowed calendar-bot to act for him");
     let bob = world.id_token("bob", bot)?;
     let fields = [("x-user-token", bob.as_str())];
     let bobs = call(EVENTS, &fields);
@@ -153,22 +156,22 @@ async fn refusals(page: &mut Page, world: &World) -> anyhow::Result<()> {
     story::request(page, &bobs);
     story::refusal(page, &observed, 403, "the delegation policy says no, and the agent can tell its user why");
 
-    page.phase("somebody changed alice's token");
+    page.phase("somebody tampered with alice's token");
     let forged = forged(&world.id_token("alice", bot)?)?;
     let fields = [("x-user-token", forged.as_str())];
     let forgery = call(EVENTS, &fields);
     let observed = forgery.make(world).await?;
     story::request(page, &forgery);
-    story::refusal(page, &observed, 401, "the signature does not verify, so nothing of it is used");
-    page.check(observed.corp.is_empty(), "the authorization server was not even asked");
+    story::refusal(page, &observed, 401, "the signature does not verify, so nothing in the token is used");
+    page.check(observed.corp.is_empty(), "the authorization server was not even contacted");
 
-    page.phase("the agent wants to go where no route leads");
+    page.phase("the agent calls a host that no route names");
     let elsewhere = call("http://paste.example/upload", &[]);
     let observed = elsewhere.make(world).await?;
     story::request(page, &elsewhere);
-    story::refusal(page, &observed, 403, "what no route names is refused");
+    story::refusal(page, &observed, 403, "hosts without a route are refused");
 
-    page.phase("the agent brings a credential of its own");
+    page.phase("the agent sends a credential of its own");
     let fields = [("authorization", "Bearer i-made-this-up")];
     let smuggled = call(ROOMS, &fields);
     let observed = smuggled.make(world).await?;
@@ -182,30 +185,30 @@ async fn refusals(page: &mut Page, world: &World) -> anyhow::Result<()> {
 async fn rotation(page: &mut Page, world: &World) -> anyhow::Result<()> {
     page.story(
         "The certificate is renewed",
-        "SVIDs live for an hour at most; the Workload API pushes a new one, and no call fails.",
+        "SVIDs live for an hour at most. The Workload API pushes a new one, and no call fails.",
     );
     let certificate = || world.bot.workload_api.svids().first().map(|svid| svid.chain.clone());
     let before = certificate();
     world.bot.workload_api.rotate()?;
     page.step("workload API → proxy", "a new X.509-SVID for calendar-bot, with a new key");
-    page.check(certificate() != before, "another certificate");
+    page.check(certificate() != before, "it is another certificate");
     let call = Call { agent: &world.bot, url: ROOMS, fields: &[], upstream: &world.calendar };
     let observed = call.make(world).await?;
     page.step("calendar-bot → calendar API", &format!("{} in {}", observed.reply.status, observed.reply.time()));
     page.check(
         observed.reply.status == 200 && observed.corp.is_empty(),
-        "the access token is still good: no new exchange",
+        "the access token is still valid: no new exchange",
     );
     Ok(())
 }
 
-/// What to try while it stays up.
+/// Shows what to try while everything keeps running.
 pub(super) fn invite(page: &mut Page, world: &World) -> anyhow::Result<()> {
     let (proxy, metrics) = (world.bot.proxy.outbound()?, world.bot.proxy.metrics()?);
     let token = |user| world.user_token_file(user).display().to_string();
-    // `cargo run` puts nothing on the PATH.
+    // `cargo run` does not put the program on the PATH.
     let binary = std::env::current_exe().context("this program's own path")?;
-    page.heading("It is all still running. Try:");
+    page.heading("Everything is still running. Try:");
     let lines = [
         ("as a proxy", format!("curl -x http://{proxy} {ROOMS}")),
         ("as a base URL", format!("curl http://{proxy}/calendar/v1/rooms")),
@@ -218,11 +221,11 @@ pub(super) fn invite(page: &mut Page, world: &World) -> anyhow::Result<()> {
             "for bob: refused",
             format!("curl -H \"x-user-token: $(cat {})\" http://{proxy}/calendar/v1/events", token("bob")),
         ),
-        ("nowhere: refused", format!("curl -i http://{proxy}/paste.example/upload")),
+        ("no route: refused", format!("curl -i http://{proxy}/paste.example/upload")),
         ("metrics", format!("curl -s http://{metrics}/metrics | grep token")),
         ("readiness", format!("curl http://{metrics}/readyz")),
         (
-            "what it holds",
+            "its status",
             format!("{} status --admin {}/calendar-bot.admin", binary.display(), world.directory.path().display()),
         ),
         ("its configuration", format!("cat {}", world.bot.proxy.config().display())),
@@ -231,11 +234,11 @@ pub(super) fn invite(page: &mut Page, world: &World) -> anyhow::Result<()> {
     for (name, line) in lines {
         page.field(name, &line);
     }
-    page.line("\n   Ctrl-C ends it.");
+    page.line("\n   Press Ctrl-C to stop.");
     Ok(())
 }
 
-/// The same token with another subject, and the signature that it had.
+/// The same token with another subject and the original signature.
 fn forged(token: &str) -> anyhow::Result<String> {
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,5 +1,5 @@
-//! The steps that every story shares, in the order of the ID-JAG token exchange flow: an assertion is created, exchanged for an
-//! access token, and the access token opens the API.
+//! The steps that the stories share, in the order of the ID-JAG token exchange flow: an assertion
+//! is created and exchanged for an access token, and the access token opens the API.
 use super::agent::Reply;
 use super::observed::{Call, Observed};
 use super::page::{Detail, Page};
@@ -10,31 +10,34 @@ use anyhow::Context;
 use http::header;
 use serde_json::Value;
 
-/// How often a call is repeated for the timing of a cache hit.
+/// How often a call is repeated to time cache hits.
 const REPETITIONS: usize = 20;
 
-/// What the agent sends, and what it does not.
+/// Shows what the agent sends.
 pub(super) fn request(page: &mut Page, call: &Call<'_>) {
     page.step(&format!("{} → its proxy", call.agent.name), &format!("GET {}", call.url));
     if call.fields.is_empty() {
-        page.note("plain HTTP to localhost, without a credential");
+        page.note("plain HTTP to localhost, without any credential");
     }
     for (name, value) in call.fields {
         page.field(name, &shortened(value));
     }
 }
 
-/// The assertion, its exchange, and the access token that comes of it.
+/// Shows the assertion, its exchange, and the access token that results.
 pub(super) fn exchange(page: &mut Page, world: &World, observed: &Observed, detail: Detail) -> anyhow::Result<Token> {
-    let request = observed.corp.first().context("no token was asked for")?;
+    let request = observed.corp.first().context("no token was requested")?;
     let (name, assertion) = presented(&request.form).context("the request carries no assertion")?;
     page.step("proxy", "looks for an access token in its cache");
-    page.check(observed.misses > 0 && observed.hits == 0, "there is none yet: a miss");
+    page.check(observed.misses > 0 && observed.hits == 0, "there is none yet: a cache miss");
     page.phase("the assertion");
     let algorithm = text(&assertion.header["alg"]);
-    let key =
-        if jwt::has_x5c(&assertion) { "the key of its X.509-SVID; the chain travels in x5c" } else { "its own key" };
-    page.step("proxy", &format!("signs an ID-JAG: {algorithm}, {key}"));
+    let key = if jwt::has_x5c(&assertion) {
+        "with the key of its X.509-SVID; the chain is in x5c"
+    } else {
+        "with its own key"
+    };
+    page.step("proxy", &format!("signs an ID-JAG ({algorithm}) {key}"));
     page.field("typ", &text(&assertion.header["typ"]));
     page.claims(&assertion.claims, world.now(), detail);
     page.phase("the exchange");
@@ -43,11 +46,11 @@ pub(super) fn exchange(page: &mut Page, world: &World, observed: &Observed, deta
         form(page, &request.form, name);
     }
     let access = answer(page, world.now(), "authorization server", request, detail)?;
-    page.step("proxy", "keeps the access token until shortly before it expires; the assertion is used up");
+    page.step("proxy", "caches the access token until shortly before it expires; the assertion is spent");
     Ok(access)
 }
 
-/// The authorization server's decision, and the token if there is one.
+/// Shows the authorization server's decision and returns the token that it issued.
 pub(super) fn answer(
     page: &mut Page,
     now: u64,
@@ -55,10 +58,11 @@ pub(super) fn answer(
     request: &Recorded,
     detail: Detail,
 ) -> anyhow::Result<Token> {
-    page.step(server, "verifies, then decides");
+    page.step(server, "verifies the request, then decides");
     let client = request.client.as_deref().unwrap_or("nobody");
-    page.check(request.client.is_some(), &format!("the client is {client}, by a JWT-SVID made for this server"));
-    let decided = "signature, audience, lifetime and first use are right; agent, scope and delegation are allowed";
+    page.check(request.client.is_some(), &format!("the client is {client}, proved by a JWT-SVID made for this server"));
+    let decided =
+        "signature, audience and lifetime are right, and it is the first use; agent, scope and delegation are allowed";
     page.check(request.status == 200, decided);
     let token = request.answer["access_token"].as_str().context("the answer has no token")?;
     let token = jwt::decode(token)?;
@@ -73,7 +77,7 @@ pub(super) fn answer(
     Ok(token)
 }
 
-/// The API's side, and what the agent gets.
+/// Shows the API's side and the answer to the agent.
 pub(super) fn resource(page: &mut Page, call: &Call<'_>, observed: &Observed, api: &str) -> anyhow::Result<()> {
     page.phase("the call");
     let seen = observed.upstream.as_ref().context("nothing arrived at the API")?;
@@ -88,19 +92,19 @@ pub(super) fn resource(page: &mut Page, call: &Call<'_>, observed: &Observed, ap
     let field = seen.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or("");
     page.field("authorization", &shortened(field));
     page.step(api, "verifies the token: signature, issuer, audience, expiry, scope");
-    page.check(seen.claims.is_some(), "the token is good here");
+    page.check(seen.claims.is_some(), "the token is valid here");
     if call.fields.iter().any(|(name, _)| *name == "x-user-token") {
-        page.check(seen.headers.get("x-user-token").is_none(), "the user's own token has stayed behind");
+        page.check(seen.headers.get("x-user-token").is_none(), "the user's own token did not leave the proxy");
     }
     page.step(
         &format!("{api} → {}", call.agent.name),
         &format!("{} in {}", observed.reply.status, observed.reply.time()),
     );
-    page.check(observed.reply.status == 200, "the agent has its answer");
+    page.check(observed.reply.status == 200, "the agent got its answer");
     Ok(())
 }
 
-/// The same call again, and again.
+/// Repeats the call and shows that the token comes from the cache.
 pub(super) async fn again(page: &mut Page, world: &World, call: &Call<'_>, first: &Reply) -> anyhow::Result<()> {
     page.phase("and again");
     let (mut times, mut asked, mut hits, mut good) = (Vec::new(), 0, 0, 0);
@@ -115,12 +119,12 @@ pub(super) async fn again(page: &mut Page, world: &World, call: &Call<'_>, first
     let median = times[REPETITIONS / 2].as_secs_f64() * 1000.0;
     let what = format!("{REPETITIONS} more calls, median {median:.1} ms; the first took {}", first.time());
     page.step(&format!("{} → its proxy", call.agent.name), &what);
-    page.check(good == REPETITIONS && asked == 0, "no authorization server was asked");
-    page.check(hits == REPETITIONS, "every token came from the proxy's cache: a hit");
+    page.check(good == REPETITIONS && asked == 0, "no authorization server was contacted");
+    page.check(hits == REPETITIONS, "every token came from the proxy's cache");
     Ok(())
 }
 
-/// A refusal: who said no, why, and what the agent reads.
+/// Shows a refusal: who refused, why, and what the agent is told.
 pub(super) fn refusal(page: &mut Page, observed: &Observed, status: u16, why: &str) {
     let reply = &observed.reply;
     if let Some((code, reason)) = observed.corp.last().and_then(|request| request.refusal.as_ref()) {
@@ -137,7 +141,7 @@ pub(super) fn refusal(page: &mut Page, observed: &Observed, status: u16, why: &s
     page.check(observed.upstream.is_none(), "nothing reached the API");
 }
 
-/// The parameters of a token request; the token that was shown before is not shown again.
+/// Shows the parameters of a token request. The token that was shown before is not shown again.
 pub(super) fn form(page: &mut Page, form: &Form, shown: &str) {
     for (name, value) in &form.0 {
         let value = match jwt::decode(value) {
@@ -153,7 +157,8 @@ pub(super) fn form(page: &mut Page, form: &Form, shown: &str) {
     }
 }
 
-/// Who, and by which algorithm. A JWT-SVID need not name its issuer, because its subject does (JWT-SVID §3).
+/// Names the signer and the algorithm. A JWT-SVID need not name its issuer, because its subject
+/// does (JWT-SVID §3).
 fn signer(token: &Token) -> String {
     let authority = || {
         let domain = token.claims["sub"].as_str().and_then(jwt::trust_domain).unwrap_or("no");
@@ -167,7 +172,7 @@ fn presented(form: &Form) -> Option<(&'static str, Token)> {
     ["subject_token", "assertion"].into_iter().find_map(|name| Some((name, form.token(name)?)))
 }
 
-/// The user and the actors, the first delegate first: `alice → orchestrator → worker`.
+/// The user and the actors in the order of delegation: `alice → orchestrator → worker`.
 pub(super) fn chain(claims: &Value) -> String {
     let short = |name: &Value| text(name).rsplit(['/', ':']).next().unwrap_or("").to_owned();
     let mut names = Vec::new();
@@ -181,7 +186,7 @@ pub(super) fn chain(claims: &Value) -> String {
     names.join(" → ")
 }
 
-/// Tokens are long, and nobody should copy one from a terminal.
+/// Shortens a token, because tokens are long and should not be copied from a terminal.
 fn shortened(value: &str) -> String {
     match value.char_indices().nth(24) {
         Some((cut, _)) => format!("{}… ({} characters)", &value[..cut], value.chars().count()),
@@ -199,7 +204,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_chain_begins_with_the_user() {
+    fn chain_starts_with_the_user() {
         let orchestrator = json!({ "sub": "spiffe://demo.example/orchestrator" });
         let act = json!({ "sub": "spiffe://demo.example/worker", "act": orchestrator });
         assert_eq!(chain(&json!({ "sub": "user:alice", "act": act })), "alice → orchestrator → worker");
@@ -207,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_never_shown_whole() {
+    fn token_is_never_shown_in_full() {
         let token = "x".repeat(400);
         assert!(!shortened(&token).contains(&token[..30]));
         assert_eq!(shortened("Bearer i-made-this-up"), "Bearer i-made-this-up");

@@ -1,4 +1,4 @@
-//! The peers, and who may do what. All of it in memory and on loopback.
+//! The peers of the demo and their policies, in memory and on loopback.
 use super::proxy::RunningProxy;
 use crate::clock::Clock;
 use crate::dev::authorization_server::{
@@ -20,7 +20,7 @@ pub(super) const WORKER_API: &str = "https://worker.demo.example/";
 pub(super) const TRAVEL: &str = "https://travel.partner.example/";
 const USER_TOKEN_TTL: Duration = Duration::from_secs(3600);
 
-/// An agent: what it is called, the Workload API that attests it, and the proxy beside it.
+/// An agent with the Workload API that attests it and the proxy beside it.
 pub(super) struct Agent {
     pub(super) name: &'static str,
     pub(super) id: String,
@@ -28,11 +28,11 @@ pub(super) struct Agent {
     pub(super) proxy: RunningProxy,
 }
 
-/// Everything that runs.
+/// Everything that runs in the demo.
 pub(super) struct World {
     pub(super) clock: Clock,
     pub(super) directory: Directory,
-    /// The company's authorization server, where its people log in too.
+    /// The company's authorization server, where its users log in as well.
     pub(super) corp: AuthorizationServer,
     /// Another company's authorization server.
     pub(super) partner: AuthorizationServer,
@@ -44,7 +44,7 @@ pub(super) struct World {
     pub(super) worker: Agent,
 }
 
-/// The servers, before there are agents.
+/// The servers, before the agents are started.
 struct Peers {
     clock: Clock,
     domain: TrustDomain,
@@ -56,7 +56,7 @@ struct Peers {
 }
 
 impl World {
-    /// Starts all of it.
+    /// Starts the servers and the agents.
     pub(super) async fn start() -> anyhow::Result<Self> {
         let clock = Clock::system();
         let directory = Directory::new()?;
@@ -71,13 +71,13 @@ impl World {
         Ok(world)
     }
 
-    /// The token that `user` got when she logged in at the company, for this agent's use.
+    /// The ID token that `user` received on logging in at the company, issued to this agent.
     pub(super) fn id_token(&self, user: &str, agent: &Agent) -> anyhow::Result<String> {
         let claims = json!({ "iss": self.corp.issuer(), "sub": format!("user:{user}"), "aud": agent.id });
         self.corp.keys().mint("JWT", USER_TOKEN_TTL, claims)
     }
 
-    /// Files for the curl lines: alice's and bob's tokens.
+    /// Writes alice's and bob's tokens to the files that the curl lines use.
     pub(super) fn write_user_tokens(&self) -> anyhow::Result<()> {
         for user in ["alice", "bob"] {
             fs::write(self.user_token_file(user), self.id_token(user, &self.bot)?)?;
@@ -85,17 +85,17 @@ impl World {
         Ok(())
     }
 
-    /// Where the token of `user` is.
+    /// The path of the file with the token of `user`.
     pub(super) fn user_token_file(&self, user: &str) -> PathBuf {
         self.directory.path().join(format!("{user}.jwt"))
     }
 
-    /// Seconds since the epoch.
+    /// The current time in seconds since the epoch.
     pub(super) fn now(&self) -> u64 {
         self.clock.now().unix_seconds()
     }
 
-    /// Drains the proxies; the peers end with the value.
+    /// Drains the proxies. The peers stop when they are dropped.
     pub(super) async fn stop(self) {
         tokio::join!(self.bot.proxy.stop(), self.orchestrator.proxy.stop(), self.worker.proxy.stop());
     }
@@ -121,7 +121,8 @@ impl Peers {
         Ok(Self { clock: clock.clone(), domain, corp, partner, calendar, worker_api, travel })
     }
 
-    /// What administrators have set up: registrations, scopes, who may act for whom, what each API asks for.
+    /// Sets up what administrators would: registrations, scopes, who may act for whom, and what
+    /// each API requires.
     fn set_policy(&self) {
         let id = |path: &str| self.domain.workload(path);
         for server in [&self.corp, &self.partner] {
@@ -257,7 +258,7 @@ routes:
         )
     }
 
-    /// An upstream by mutual TLS, where only this SPIFFE ID may answer.
+    /// An upstream over mutual TLS where only this SPIFFE ID is accepted.
     fn pinned(&self, server: &ResourceServer, path: &str) -> String {
         let id = self.domain.workload(path);
         let url = server.url();
@@ -273,21 +274,22 @@ fn rule(server: &AuthorizationServer, audience: &str, scopes: &[(&str, &str)]) -
     };
     TokenRule {
         issuer: server.issuer().to_owned(),
-        // As if fetched long ago: this API's own work is not what the timings are about.
+        // The keys are at hand as if fetched long ago, because the timings are not about the work
+        // of this API.
         keys: KeySource::Authority(server.keys().clone()),
         audience: audience.to_owned(),
         scopes: scopes.iter().map(scope).collect(),
     }
 }
 
-/// A directory for sockets and files that ends with the demo; only its owner gets in.
+/// A directory for sockets and files that is removed with the demo. Only its owner can enter it.
 pub(super) struct Directory(PathBuf);
 
 impl Directory {
     fn new() -> anyhow::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
         let path = std::env::temp_dir().join(format!("idjag-proxy-demo-{:08x}", fastrand::u32(..)));
-        fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
     }
 
@@ -298,7 +300,8 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // What is left of it does no harm: sockets, public keys, tokens that expire within the hour.
+        // If removing it fails, what is left is harmless: sockets, public keys, tokens that expire
+        // within an hour.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

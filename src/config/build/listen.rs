@@ -90,7 +90,12 @@ impl Builder<'_> {
             match host {
                 HostPattern::Exact(name) if **name == *"loopback" => {}
                 HostPattern::Exact(name) => {
-                    self.warn(&path, format!("credentials are sent to {name} in the clear: anyone on the path can read and use them"));
+                    self.warn(
+                        &path,
+                        format!(
+                            "credentials are sent to {name} in the clear: anyone on the path can read and use them"
+                        ),
+                    );
                     hosts.hosts.insert(name.to_string());
                 }
                 HostPattern::Suffix(_) => {

@@ -60,8 +60,9 @@ impl Builder<'_> {
                     let message = format!(
                         "a request could match both this route and the one on line {line}, and neither is more specific"
                     );
-                    self.error(&paths[conflict.second].key("match"), message)
-                        .help("make them differ in path, methods, port or headers; their order in the file does not matter");
+                    self.error(&paths[conflict.second].key("match"), message).help(
+                        "make them differ in path, methods, port or headers; their order in the file does not matter",
+                    );
                 }
                 None
             }
@@ -130,7 +131,8 @@ impl Builder<'_> {
         for path in
             conditions.into_iter().chain(others).filter(|path| self.tree.find(path).is_some()).collect::<Vec<_>>()
         {
-            self.error(&path, "a tunnel is opaque: only the host and port of its CONNECT are visible").help("remove this key");
+            self.error(&path, "a tunnel is opaque: only the host and port of its CONNECT are visible")
+                .help("remove this key");
         }
     }
 
@@ -240,9 +242,8 @@ impl Builder<'_> {
                     "`authorization` is not forwarded here: on route `{}` it carries a user's token, which must not reach an upstream",
                     users.name
                 );
-                self.error(&path.key("keep_credentials"), message).help(
-                    "use a separate header for users' tokens: subject: { header: { name: x-user-token, … } }",
-                );
+                self.error(&path.key("keep_credentials"), message)
+                    .help("use a separate header for users' tokens: subject: { header: { name: x-user-token, … } }");
             }
         }
     }
