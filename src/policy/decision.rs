@@ -1,4 +1,4 @@
-//! The decision: which route a request takes, or that it takes none.
+//! Decides which route a request takes, if any.
 use super::matcher::{HostPattern, Rank};
 use super::path::normalized;
 use super::route::{CredentialRule, Route, Scheme};
@@ -7,47 +7,47 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// What happens to a request that no route matches.
+/// What happens to a request that matches no route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unmatched {
-    /// 403.
+    /// The request is refused with 403.
     Refuse,
-    /// It goes where the agent sent it, without a credential.
+    /// The request goes where the agent sent it, without a credential.
     Pass,
 }
 
-/// Whom a request is for, as read from its one authority.
+/// The target of a request, as read from its one authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'r> {
     /// The scheme that the agent used.
     pub scheme: Scheme,
-    /// Lower case.
+    /// The host in lower case.
     pub host: &'r str,
-    /// Explicit or the scheme's default.
+    /// The port, explicit or the scheme's default.
     pub port: u16,
 }
 
-/// What the policy says of a request.
+/// The policy's decision about a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Take the route at this index of [`Policy::routes`].
     Route(usize),
-    /// No route matches, and such requests pass.
+    /// No route matches, and the policy lets such requests pass.
     Pass,
-    /// No route matches.
+    /// No route matches, and the policy refuses such requests.
     Refuse,
 }
 
-/// Two routes of equal rank that one request could match.
+/// Two routes of equal rank that could match the same request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// Index of the one.
+    /// The index of the first route.
     pub first: usize,
-    /// Index of the other.
+    /// The index of the second route.
     pub second: usize,
 }
 
-/// All routes, ordered by how specific they are. A clone shares them.
+/// All routes, ordered by how specific they are. Clones share the routes.
 #[derive(Clone)]
 pub struct Policy {
     routes: Vec<Arc<Route>>,
@@ -59,7 +59,11 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Orders the routes. The order in the file never matters: two of equal rank that could both match are a conflict.
+    /// Orders the routes by how specific they are. The order in the file does not matter, so two
+    /// routes of equal rank that could match the same request are a conflict.
+    ///
+    /// # Errors
+    /// Returns the first conflicts.
     pub fn new(routes: Vec<Route>, unmatched: Unmatched) -> Result<Self, Vec<Conflict>> {
         let conflicts = conflicts(&routes);
         if !conflicts.is_empty() {
@@ -89,7 +93,7 @@ impl Policy {
         &self.routes
     }
 
-    /// What happens to a request that no route matches.
+    /// What happens to a request that matches no route.
     pub fn unmatched(&self) -> Unmatched {
         self.unmatched
     }
@@ -99,7 +103,7 @@ impl Policy {
         self.aliases.get(name).map(|host| &**host)
     }
 
-    /// Which route a request takes. Routes that only tunnel are not for requests.
+    /// Decides which route a request takes. Tunnel routes are not considered.
     pub fn route(&self, target: Target<'_>, path: &str, method: &Method, headers: &HeaderMap) -> Decision {
         let path = normalized(path);
         let found = self.for_host(target).find(|route| {
@@ -112,8 +116,9 @@ impl Policy {
         found.map_or_else(|| self.no_route(), Decision::Route)
     }
 
-    /// Which route a CONNECT takes: one for the most specific host that has any for this port; of these, one that tunnels before
-    /// one that does not. A tunnel for all hosts of a domain is no way around the rules of one of them.
+    /// Decides which route a CONNECT takes: a route of the most specific host that has routes for
+    /// this port, a tunnel route if that host has one. A tunnel to all hosts of a domain therefore
+    /// does not bypass the routes of one of these hosts.
     pub fn connect(&self, target: Target<'_>) -> Decision {
         let host = |index: usize| &self.routes[index].matcher.host;
         let Some(first) = self.for_host(target).next() else { return self.no_route() };
@@ -122,7 +127,8 @@ impl Policy {
         Decision::Route(found.unwrap_or(first))
     }
 
-    /// The route that a refused request probably meant, for the error message: one for its host, else the nearest host.
+    /// The route that a refused request probably meant, for the error message: a route for its
+    /// host, or else for the most similar host.
     pub fn nearest(&self, host: &str) -> Option<&Route> {
         let for_host = self.routes.iter().find(|route| route.matcher.host.matches(host));
         let nearest = || {
@@ -150,8 +156,8 @@ impl Policy {
     }
 }
 
-/// The first conflicts, as many as anyone will read. Routes of equal rank that one request could match have the same host, so
-/// only those are compared.
+/// Finds the first conflicts, at most 100. Routes of equal rank that could match the same request
+/// have the same host, so only those are compared.
 fn conflicts(routes: &[Route]) -> Vec<Conflict> {
     const MOST: usize = 100;
     let mut groups: HashMap<(bool, Rank, &HostPattern), Vec<usize>> = HashMap::new();
@@ -202,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_route_wins_whatever_the_order() {
+    fn most_specific_route_wins_in_any_order() {
         let mut routes = vec![
             route("suffix", "*.example.com", "/**", &[]),
             route("all", "api.example.com", "/**", &[]),
@@ -228,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tunnel_for_a_domain_is_no_way_around_the_route_of_a_host() {
+    fn tunnel_to_a_domain_does_not_bypass_the_route_of_a_host() {
         let tunnel = |name, host| Route { credential: CredentialRule::Tunnel, ..route(name, host, "/**", &[]) };
         let connect = |routes: &[Route], host| {
             let policy = Policy::new(routes.to_vec(), Unmatched::Refuse).map_err(|_| ()).expect("no conflict");
@@ -261,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_no_route_names_matches_none() {
+    fn port_that_no_route_names_is_refused() {
         let mut with_port = route("admin", "api.example.com", "/**", &[]);
         with_port.matcher.port = Some(8443);
         let policy = Policy::new(vec![route("api", "api.example.com", "/**", &[]), with_port], Unmatched::Refuse);
@@ -273,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_rank_and_overlap_is_a_conflict() {
+    fn overlapping_routes_of_equal_rank_conflict() {
         let conflict = |a: Route, b: Route| Policy::new(vec![a, b], Unmatched::Refuse).err();
         let one = route("one", "a.example", "/x/*/y", &[]);
         assert_eq!(

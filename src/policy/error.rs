@@ -1,6 +1,6 @@
-//! Why a route's pattern is refused.
+//! The error of an invalid pattern.
 
-/// Why a pattern was refused, for people.
+/// An invalid host or path pattern. The text says why it is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct PatternError(pub String);

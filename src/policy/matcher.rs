@@ -1,46 +1,53 @@
-//! What a route matches: host, port, path, methods, headers.
+//! The conditions of a route: host, port, path, methods, headers.
 use super::error::PatternError;
-use super::path::PathPattern;
+use super::path::{PathPattern, PathRank};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-/// A host name, or every host below one (`*.suffix`). Lower case.
+/// A host name, or every host below a name (`*.suffix`), in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostPattern {
-    /// `api.example.com`, `127.0.0.1`, `[::1]`
+    /// One host, such as `api.example.com`, `127.0.0.1` or `[::1]`.
     Exact(Box<str>),
-    /// `*.example.com` is kept as `.example.com`
+    /// Every host below a name: `*.example.com` is stored as `.example.com`.
     Suffix(Box<str>),
 }
 
 impl HostPattern {
-    /// Reads a host, without scheme and port.
+    /// Parses a host without scheme and port.
+    ///
+    /// # Errors
+    /// [`PatternError`] says what to write instead.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         let host = text.to_ascii_lowercase();
         if host.contains("://") || host.contains('/') {
-            return Err(PatternError("a host stands alone, without a scheme or a path: `api.example.com`".into()));
+            return Err(PatternError("a host is written without a scheme or a path: `api.example.com`".into()));
         }
         if host.starts_with('[') {
             let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
             return match inner.map(str::parse::<std::net::Ipv6Addr>) {
                 Some(Ok(address)) => Ok(Self::Exact(format!("[{address}]").into())),
-                _ => Err(PatternError("an IPv6 address stands in brackets: `[::1]`; a port goes into `port`".into())),
+                _ => Err(PatternError(
+                    "an IPv6 address is written in brackets: `[::1]`; a port belongs in `port`".into(),
+                )),
             };
         }
         if host.contains(':') {
-            return Err(PatternError("a port goes into `port`: `match: { host: api.example.com, port: 8443 }`".into()));
+            return Err(PatternError(
+                "a port belongs in `port`: `match: { host: api.example.com, port: 8443 }`".into(),
+            ));
         }
         let (name, suffix) = host.strip_prefix("*.").map_or((host.as_str(), false), |rest| (rest, true));
         if name.contains('*') {
-            return Err(PatternError("`*` stands alone in front of a suffix: `*.example.com`".into()));
+            return Err(PatternError("`*` is only allowed as the whole first label: `*.example.com`".into()));
         }
         let valid = |label: &str| !label.is_empty() && label.len() <= 63 && label.bytes().all(is_host_byte);
         if name.len() > 253 || !name.split('.').all(valid) {
-            return Err(PatternError("a host is made of letters, digits, `-`, `_` and dots".into()));
+            return Err(PatternError("a host consists of letters, digits, `-`, `_` and dots".into()));
         }
         Ok(if suffix { Self::Suffix(format!(".{name}").into()) } else { Self::Exact(name.into()) })
     }
 
-    /// Whether a lower-case host matches.
+    /// Whether the host, which is in lower case, matches.
     pub fn matches(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => **name == *host,
@@ -48,11 +55,10 @@ impl HostPattern {
         }
     }
 
-    /// Exact before suffix, a longer suffix before a shorter one.
-    fn rank(&self) -> (bool, usize) {
+    fn rank(&self) -> HostRank {
         match self {
-            Self::Exact(_) => (true, 0),
-            Self::Suffix(suffix) => (false, suffix.len()),
+            Self::Exact(_) => HostRank { is_exact: true, suffix_length: 0 },
+            Self::Suffix(suffix) => HostRank { is_exact: false, suffix_length: suffix.len() },
         }
     }
 }
@@ -70,27 +76,47 @@ impl std::fmt::Display for HostPattern {
     }
 }
 
-/// The conditions of one route; all must hold.
+/// The conditions of one route; a request must meet all of them.
 #[derive(Clone, Debug)]
 pub struct Match {
     /// The host.
     pub host: HostPattern,
-    /// Absent: the default port of the scheme that the agent used.
+    /// The port; absent: the default port of the scheme that the agent used.
     pub port: Option<u16>,
     /// The path.
     pub path: PathPattern,
-    /// Empty: any.
+    /// The methods; empty: any method.
     pub methods: Vec<Method>,
-    /// Each must be present with this value.
+    /// Header fields that must be present with these values.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// How specific a match is; greater wins.
-pub(super) type Rank = ((bool, usize), bool, (usize, bool), bool, usize);
+/// How specific a match is: the first field that differs decides, and the greater one wins.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Rank {
+    host: HostRank,
+    has_port: bool,
+    path: PathRank,
+    has_methods: bool,
+    headers: usize,
+}
+
+/// An exact host is more specific than a suffix, and a longer suffix than a shorter one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct HostRank {
+    is_exact: bool,
+    suffix_length: usize,
+}
 
 impl Match {
     pub(super) fn rank(&self) -> Rank {
-        (self.host.rank(), self.port.is_some(), self.path.rank(), !self.methods.is_empty(), self.headers.len())
+        Rank {
+            host: self.host.rank(),
+            has_port: self.port.is_some(),
+            path: self.path.rank(),
+            has_methods: !self.methods.is_empty(),
+            headers: self.headers.len(),
+        }
     }
 
     pub(super) fn port_matches(&self, port: u16, default: u16) -> bool {
@@ -105,7 +131,7 @@ impl Match {
         self.headers.iter().all(|(name, value)| headers.get_all(name).iter().any(|actual| actual == value))
     }
 
-    /// Whether one request could match both.
+    /// Whether some request matches both.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         let hosts = self.host == other.host
             || matches!((&self.host, &other.host), (HostPattern::Suffix(a), HostPattern::Suffix(b)) if a.ends_with(&**b) || b.ends_with(&**a));
@@ -124,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts() {
+    fn host_pattern_matches_whole_labels() {
         assert_eq!(HostPattern::parse("API.Example.com").expect("host"), HostPattern::Exact("api.example.com".into()));
         let suffix = HostPattern::parse("*.example.com").expect("suffix");
         assert!(suffix.matches("a.example.com") && suffix.matches("a.b.example.com"));

@@ -1,4 +1,5 @@
-//! Which request may go where, with whose authority. Pure: a decision is a function of the routes and the request's head.
+//! Decides which requests may go where, and with whose authority. It is pure: a decision is a
+//! function of the routes and the head of the request.
 mod decision;
 mod error;
 mod matcher;
@@ -8,5 +9,5 @@ mod route;
 pub use decision::{Conflict, Decision, Policy, Target, Unmatched};
 pub use error::PatternError;
 pub use matcher::{HostPattern, Match};
-pub use path::{PathHazard, PathPattern, hazard, normalized};
+pub use path::{PathAmbiguity, PathPattern, ambiguity, normalized};
 pub use route::{CredentialRule, Limits, Origin, Route, Scheme, Timeouts, TokenRule, TokenSource, Upstream};

@@ -1,13 +1,22 @@
-//! Path patterns, and the paths that a route with a credential refuses because the upstream may read them otherwise than we do.
+//! Path patterns, and ambiguous paths, which a route with a credential refuses because the upstream
+//! may interpret them differently.
 use super::error::PatternError;
 use std::borrow::Cow;
 
-/// An exact path, a path with one-segment `*`, or everything at and below a path (`/x/**`).
+/// An exact path, a path with `*` for a segment, or everything at and below a path (`/x/**`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPattern {
     segments: Vec<Segment>,
-    /// `/**` at the end: any number of further segments, none included.
+    /// Whether the pattern ends with `/**`, which matches any number of further segments, including
+    /// none.
     open: bool,
+}
+
+/// A longer literal prefix is more specific; of equal ones, an exact path.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct PathRank {
+    literal_length: usize,
+    is_exact: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,28 +26,31 @@ enum Segment {
 }
 
 impl PathPattern {
-    /// Every path.
+    /// The pattern that matches every path.
     pub fn any() -> Self {
         Self { segments: Vec::new(), open: true }
     }
 
-    /// Reads `/v1/events`, `/v1/*/events` or `/v1/**`.
+    /// Parses `/v1/events`, `/v1/*/events` or `/v1/**`.
+    ///
+    /// # Errors
+    /// [`PatternError`] says what to write instead.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         let Some(rest) = text.strip_prefix('/') else {
             return Err(PatternError("a path starts with `/`".into()));
         };
         if text.contains(['?', '#']) {
-            return Err(PatternError("a path has no query and no fragment: routes match the path alone".into()));
+            return Err(PatternError("a path must not have a query or a fragment: routes match the path alone".into()));
         }
-        if hazard(text).is_some() {
+        if ambiguity(text).is_some() {
             return Err(PatternError(
-                "a path with dot segments, `//`, an encoded slash or backslash never matches".into(),
+                "a path with dot segments, `//`, a backslash or an encoded slash never matches".into(),
             ));
         }
         let (rest, open) = match rest.strip_suffix("**") {
             Some("") => return Ok(Self::any()),
             Some(before) if before.ends_with('/') => (before.strip_suffix('/').unwrap_or(before), true),
-            Some(_) => return Err(PatternError("`**` stands alone in the last segment: `/x/**`".into())),
+            Some(_) => return Err(PatternError("`**` must be the whole last segment: `/x/**`".into())),
             None => (rest, false),
         };
         let segments = normalized(rest)
@@ -46,7 +58,7 @@ impl PathPattern {
             .map(|segment| match segment {
                 "*" => Ok(Segment::Any),
                 literal if literal.contains('*') => Err(PatternError(
-                    "`*` stands for one whole segment: `/x/*/y`; `**` only at the end: `/x/**`".into(),
+                    "`*` stands for one whole segment, as in `/x/*/y`, and `**` is only allowed at the end, as in `/x/**`".into(),
                 )),
                 literal => Ok(Segment::Literal(literal.into())),
             })
@@ -54,7 +66,7 @@ impl PathPattern {
         Ok(Self { segments, open })
     }
 
-    /// Whether a path, normalised by [`normalized`], matches.
+    /// Whether a path matches. It must have been normalized by [`normalized`].
     pub fn matches(&self, path: &str) -> bool {
         if self.segments.is_empty() {
             return self.open;
@@ -70,14 +82,13 @@ impl PathPattern {
         self.open || actual.next().is_none()
     }
 
-    /// How specific it is: the length of its literal prefix, then whether it is exact.
-    pub(super) fn rank(&self) -> (usize, bool) {
+    pub(super) fn rank(&self) -> PathRank {
         let literal = self.segments.iter().map_while(|segment| match segment {
             Segment::Literal(text) => Some(text.len() + 1),
             Segment::Any => None,
         });
         let exact = !self.open && self.segments.iter().all(|segment| *segment != Segment::Any);
-        (literal.sum(), exact)
+        PathRank { literal_length: literal.sum(), is_exact: exact }
     }
 
     /// Whether some path matches both.
@@ -104,23 +115,23 @@ impl std::fmt::Display for PathPattern {
     }
 }
 
-/// What makes a path ambiguous between us and an upstream.
+/// Why an upstream may interpret a path differently from this proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PathHazard {
-    /// `%2F` or `%5C`
+pub enum PathAmbiguity {
+    /// An encoded slash or backslash: `%2F` or `%5C`.
     EncodedSeparator,
-    /// `.` or `..`, encoded or with a path parameter behind it
+    /// A segment `.` or `..`, possibly encoded or followed by a path parameter.
     DotSegment,
-    /// `//`
+    /// An empty segment: `//`.
     EmptySegment,
-    /// `\`
+    /// A backslash.
     Backslash,
-    /// `%00`–`%1F`, `%7F`
+    /// A control character, possibly encoded: `%00` to `%1F`, `%7F`.
     Control,
 }
 
-impl PathHazard {
-    /// For people.
+impl PathAmbiguity {
+    /// Names the ambiguity in a sentence.
     pub fn describe(self) -> &'static str {
         match self {
             Self::EncodedSeparator => "an encoded slash or backslash",
@@ -132,36 +143,36 @@ impl PathHazard {
     }
 }
 
-/// The first hazard in a raw path, if any.
-pub fn hazard(path: &str) -> Option<PathHazard> {
+/// Finds the first ambiguity in a path as it was sent.
+pub fn ambiguity(path: &str) -> Option<PathAmbiguity> {
     let bytes = path.as_bytes();
     let mut segment = 0;
     for (at, &byte) in bytes.iter().enumerate() {
         match byte {
             b'/' => {
                 if at > 0 && bytes[at - 1] == b'/' {
-                    return Some(PathHazard::EmptySegment);
+                    return Some(PathAmbiguity::EmptySegment);
                 }
                 if is_dots(&path[segment..at]) {
-                    return Some(PathHazard::DotSegment);
+                    return Some(PathAmbiguity::DotSegment);
                 }
                 segment = at + 1;
             }
-            b'\\' => return Some(PathHazard::Backslash),
-            0..=0x1f | 0x7f => return Some(PathHazard::Control),
+            b'\\' => return Some(PathAmbiguity::Backslash),
+            0..=0x1f | 0x7f => return Some(PathAmbiguity::Control),
             b'%' => match escape(&bytes[at..]) {
-                Some(b'/' | b'\\') => return Some(PathHazard::EncodedSeparator),
-                Some(0..=0x1f | 0x7f) => return Some(PathHazard::Control),
+                Some(b'/' | b'\\') => return Some(PathAmbiguity::EncodedSeparator),
+                Some(0..=0x1f | 0x7f) => return Some(PathAmbiguity::Control),
                 _ => {}
             },
             _ => {}
         }
     }
-    is_dots(&path[segment..]).then_some(PathHazard::DotSegment)
+    is_dots(&path[segment..]).then_some(PathAmbiguity::DotSegment)
 }
 
-/// The path as it is matched: escapes of unreserved characters (RFC 3986 §2.3) are undone, so that `%61dmin` is `admin` to us as
-/// it is to the upstream. What is forwarded stays as it came.
+/// Decodes escaped unreserved characters (RFC 3986 §2.3) for matching, so that `%61dmin` matches
+/// `admin`, as it does at the upstream. The path that is forwarded is not changed.
 pub fn normalized(path: &str) -> Cow<'_, str> {
     if !path.contains('%') {
         return Cow::Borrowed(path);
@@ -185,7 +196,7 @@ pub fn normalized(path: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The byte that `%XX` at the start stands for.
+/// The byte that `%XX` at the start of `bytes` encodes.
 fn escape(bytes: &[u8]) -> Option<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     match bytes {
@@ -194,7 +205,8 @@ fn escape(bytes: &[u8]) -> Option<u8> {
     }
 }
 
-/// Whether a segment is `.` or `..` to some reader: encoded, or before a path parameter (`..;x`).
+/// Whether some implementation may read a segment as `.` or `..`: encoded, or followed by a path
+/// parameter (`..;x`).
 fn is_dots(segment: &str) -> bool {
     let name = segment.split_once(';').map_or(segment, |(name, _)| name);
     if name.len() > 6 || name.is_empty() {
@@ -212,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_match_whole_segments() {
+    fn pattern_matches_whole_segments() {
         assert!(pattern("/v1/events").matches("/v1/events"));
         assert!(!pattern("/v1/events").matches("/v1/events/"));
         assert!(!pattern("/v1/events").matches("/v1/eventsX"));
@@ -228,15 +240,15 @@ mod tests {
     }
 
     #[test]
-    fn wrong_patterns_say_why() {
+    fn invalid_pattern_is_refused() {
         for text in ["v1", "/v1/a*", "/v1/**/x", "/a?x=1", "/a/../b", "/a//b", "/x**"] {
             assert!(PathPattern::parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn ambiguous_paths_are_hazards() {
-        use PathHazard::*;
+    fn ambiguous_path_is_found() {
+        use PathAmbiguity::*;
         for (path, expected) in [
             ("/a%2Fb", Some(EncodedSeparator)),
             ("/a%5cb", Some(EncodedSeparator)),
@@ -253,18 +265,18 @@ mod tests {
             ("/%zz", None),
             ("/%", None),
         ] {
-            assert_eq!(hazard(path), expected, "{path}");
+            assert_eq!(ambiguity(path), expected, "{path}");
         }
     }
 
     #[test]
-    fn escapes_of_unreserved_characters_are_undone_for_matching() {
+    fn escaped_unreserved_characters_are_decoded_for_matching() {
         assert_eq!(normalized("/%61dmin/%7Eme/%20x%"), "/admin/~me/%20x%");
         assert!(matches!(normalized("/plain"), Cow::Borrowed(_)));
     }
 
     #[test]
-    fn overlap() {
+    fn overlapping_patterns_are_found() {
         assert!(pattern("/a/*/x").overlaps(&pattern("/a/**")));
         assert!(!pattern("/a/*/x").overlaps(&pattern("/a/*/y")));
         assert!(!pattern("/a").overlaps(&pattern("/a/b")));

@@ -1,4 +1,4 @@
-//! One route: what it matches, which credential its requests carry, and where they go.
+//! A route: which requests it matches, which credential they carry, and where they go.
 use super::matcher::Match;
 use crate::exchange::Grant;
 use crate::secret::Secret;
@@ -8,74 +8,76 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A route, as the configuration has built it.
+/// A route as built from the configuration.
 #[derive(Clone)]
 pub struct Route {
-    /// Unique; the label in metrics and logs.
+    /// The name, which is unique and the label in metrics and logs.
     pub name: Arc<str>,
-    /// What it matches.
+    /// Which requests take this route.
     pub matcher: Match,
-    /// A name for its host in base URLs.
+    /// A name for the host in base URLs.
     pub alias: Option<Box<str>>,
-    /// What its requests carry.
+    /// What the requests carry.
     pub credential: CredentialRule,
-    /// Where they go.
+    /// Where the requests go.
     pub upstream: Upstream,
-    /// How long they may take.
+    /// How long the requests may take.
     pub timeouts: Timeouts,
-    /// How large they may be.
+    /// How large the requests may be.
     pub limits: Limits,
-    /// Bodies up to this many bytes are kept for one replay after a 401; absent: only requests without a body are replayed.
+    /// Bodies of up to this many bytes are kept for one replay after a 401; absent: only requests
+    /// without a body are replayed.
     pub replay_max_body: Option<usize>,
 }
 
-/// What a route's requests carry: exactly one of these.
+/// What the requests of a route carry.
 #[derive(Clone)]
 pub enum CredentialRule {
     /// An access token.
     Token(TokenRule),
-    /// A static key, for services that take nothing better.
+    /// A static key, for services that accept nothing better.
     LegacySecret {
-        /// Where it goes.
+        /// The header that carries the key.
         header: HeaderName,
-        /// What goes there; marked sensitive.
+        /// The value of the header, marked as sensitive.
         value: HeaderValue,
     },
-    /// Opaque TLS by CONNECT.
+    /// Opaque TLS through CONNECT.
     Tunnel,
-    /// Nothing of ours.
+    /// No credential of ours.
     None {
-        /// Whether the agent's own credentials pass.
+        /// Whether the agent's own credentials are forwarded.
         keep_credentials: bool,
     },
 }
 
-/// Which token, in whose name.
+/// Which access token the requests carry, and in whose name.
 #[derive(Clone)]
 pub struct TokenRule {
-    /// What is asked for at the authorization server.
+    /// What is requested from the authorization server.
     pub grant: Arc<Grant>,
-    /// Where the user's token comes from, on a delegated grant.
+    /// The source of the user's token on a delegated grant.
     pub source: TokenSource,
-    /// What the file of a [`TokenSource::File`] held when the configuration was loaded; absent: nothing usable.
+    /// The content of a [`TokenSource::File`] when the configuration was loaded; absent if it was
+    /// not usable.
     pub file_token: Option<Secret>,
-    /// Readiness waits for it.
+    /// Whether readiness waits for this token.
     pub eager: bool,
 }
 
-/// Where a subject's token comes from.
+/// The source of the subject's token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenSource {
-    /// The workload itself: none is needed.
+    /// The subject is the workload itself and needs no token.
     Own,
-    /// A header that the agent sends; it is removed before the request leaves.
+    /// A header that the agent sends. It is removed before the request leaves.
     Header(HeaderName),
-    /// A file; when it changes, the configuration is loaded again.
+    /// A file. The configuration is loaded again when it changes.
     File(PathBuf),
 }
 
 impl Route {
-    /// The server that issues the token of the workload's own that it carries, if it carries one.
+    /// The name of the server that issues the workload's own token, if the route uses one.
     pub fn own_issuer(&self) -> Option<&str> {
         match &self.credential {
             CredentialRule::Token(rule) if !rule.grant.is_delegated() => Some(&rule.grant.server().name),
@@ -85,43 +87,43 @@ impl Route {
 }
 
 impl CredentialRule {
-    /// Whether requests leave with a credential that we put on them.
+    /// Whether requests leave with a credential that the proxy adds.
     pub fn injects(&self) -> bool {
         matches!(self, Self::Token(_) | Self::LegacySecret { .. })
     }
 }
 
-/// Where a route's requests go.
+/// Where the requests of a route go.
 #[derive(Clone)]
 pub struct Upstream {
-    /// Absent: `https` to the request's own host, on 443 or `match.port`.
+    /// The origin; absent: `https` to the request's own host, on port 443 or `match.port`.
     pub origin: Option<Origin>,
-    /// How it is spoken to over TLS; absent only where `origin` is plain HTTP.
+    /// The TLS settings; absent only where `origin` is plain HTTP.
     pub tls: Option<ClientTls>,
 }
 
-/// Scheme, host and port.
+/// A scheme, host and port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// `http` or `https`
+    /// The scheme.
     pub scheme: Scheme,
-    /// Lower case; an IPv6 address in brackets.
+    /// The host in lower case, an IPv6 address in brackets.
     pub host: Box<str>,
-    /// Always explicit.
+    /// The port, always explicit.
     pub port: u16,
 }
 
-/// How an origin is spoken to.
+/// The scheme of an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
-    /// In the clear.
+    /// Plain HTTP.
     Http,
-    /// Over TLS.
+    /// HTTP over TLS.
     Https,
 }
 
 impl Scheme {
-    /// 80 or 443.
+    /// The default port: 80 or 443.
     pub const fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
@@ -131,7 +133,8 @@ impl Scheme {
 }
 
 impl Origin {
-    /// `host` or `host:port`, as `Host` and `:authority` spell it: a default port is left out.
+    /// The origin as written in `Host` and `:authority`: `host` or `host:port`, without a default
+    /// port.
     pub fn authority(&self) -> String {
         if self.port == self.scheme.default_port() {
             self.host.to_string()
@@ -144,11 +147,11 @@ impl Origin {
 /// How long the parts of a request may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// To reach the upstream, TLS included.
+    /// The longest time to connect to the upstream, including TLS.
     pub connect: Duration,
-    /// From the request's last byte to the response's head.
+    /// The longest time from the last byte of the request to the head of the response.
     pub response: Duration,
-    /// Without a byte in either direction of a body, a WebSocket or a tunnel.
+    /// The longest time without a byte in either direction of a body, a WebSocket or a tunnel.
     pub idle: Duration,
 }
 
@@ -161,6 +164,6 @@ impl Default for Timeouts {
 /// How large a request may be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a request's body; absent: no limit, because bodies are streamed.
+    /// The largest body of a request in bytes; absent: no limit, because bodies are streamed.
     pub request_body: Option<u64>,
 }

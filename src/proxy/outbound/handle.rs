@@ -128,11 +128,11 @@ fn route<'t>(table: &'t Table, destination: &Destination, parts: &Parts) -> Resu
     let path = destination.path.path();
     let decision = table.policy.route(destination.target(), path, &parts.method, &parts.headers);
     let entry = table.entry(&decision).ok_or_else(|| table.no_route(destination))?;
-    match crate::policy::hazard(path).filter(|_| entry.route.credential.injects()) {
-        Some(hazard) => {
-            let hazard = hazard.describe();
+    match crate::policy::ambiguity(path).filter(|_| entry.route.credential.injects()) {
+        Some(ambiguity) => {
+            let ambiguity = ambiguity.describe();
             let detail =
-                format!("The path has {hazard}, which the upstream may interpret differently from this proxy.");
+                format!("The path has {ambiguity}, which the upstream may interpret differently from this proxy.");
             Err(Refusal::new(Reason::AmbiguousPath, detail))
         }
         None => Ok(entry),
