@@ -1,4 +1,4 @@
-//! Misbehaviour to order: what a server answers instead of, or before, its normal answer.
+//! Fault injection: what a server does instead of, or before, sending its normal answer.
 use super::http::{Body, HangUp, full, lock};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -11,60 +11,63 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
-/// One misbehaviour.
+/// A fault that affects one request.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// Exactly this answer; the request is not looked at.
+    /// The server sends exactly this answer and ignores the request.
     Answer {
         /// The status code.
         status: StatusCode,
-        /// Fields beside `content-length`.
+        /// Header fields in addition to `content-length`.
         headers: Vec<(HeaderName, HeaderValue)>,
         /// The body.
         body: Bytes,
     },
-    /// The normal answer, a JSON object, with these members put over its own; `null` removes one.
+    /// The server sends the normal answer, a JSON object, with these members replaced; `null`
+    /// removes a member.
     Patch(Value),
-    /// The normal answer, once the gate is opened.
+    /// The server sends the normal answer once the gate is opened.
     Hold(Gate),
-    /// The head of the normal answer at once, its body once the gate is opened.
+    /// The server sends the head of the normal answer at once, and its body once the gate is
+    /// opened.
     HoldBody(Gate),
-    /// No answer: the connection is closed.
+    /// The server closes the connection without an answer.
     HangUp,
-    /// The connection is closed if it has served a request before, as a server does whose keep-alive has just run out.
+    /// The server closes the connection if it has served a request before, as if its keep-alive
+    /// timeout had just expired.
     HangUpIfReused,
 }
 
 impl Fault {
-    /// A status with a body of its own.
+    /// Answers with a status and a short text.
     pub fn status(status: StatusCode) -> Self {
         Self::Answer { status, headers: Vec::new(), body: Bytes::from(format!("{status}\n")) }
     }
 
-    /// A JSON answer.
+    /// Answers with JSON.
     pub fn json(status: StatusCode, body: &Value) -> Self {
         let body = Bytes::from(body.to_string());
         Self::Answer { status, headers: Vec::new(), body }
             .header(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
     }
 
-    /// An error of RFC 6749 §5.2.
+    /// Answers with an OAuth error (RFC 6749 §5.2).
     pub fn oauth_error(status: StatusCode, code: &str) -> Self {
         Self::json(status, &json!({ "error": code, "error_description": "scripted" }))
     }
 
-    /// 401 with the challenge of RFC 6750 §3.1 for a token that is not good any more.
+    /// Answers with 401 and the challenge for an invalid token (RFC 6750 §3.1).
     pub fn invalid_token() -> Self {
         let challenge = HeaderValue::from_static(r#"Bearer realm="dev", error="invalid_token""#);
         Self::status(StatusCode::UNAUTHORIZED).header(http::header::WWW_AUTHENTICATE, challenge)
     }
 
-    /// 302 to somewhere else.
+    /// Answers with a redirect to `location`.
     pub fn redirect(status: StatusCode, location: HeaderValue) -> Self {
         Self::status(status).header(http::header::LOCATION, location)
     }
 
-    /// 200 with `length` bytes that begin like JSON and never become it.
+    /// Answers with 200 and `length` bytes that begin like JSON but are not JSON.
     pub fn huge(length: usize) -> Self {
         let mut body = vec![b' '; length];
         body[0] = b'{';
@@ -72,7 +75,7 @@ impl Fault {
             .header(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
     }
 
-    /// The same answer with one more field; other kinds have none.
+    /// Adds a header field to an [`Fault::Answer`]; other faults are not changed.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if let Self::Answer { headers, .. } = &mut self {
             headers.push((name, value));
@@ -81,7 +84,7 @@ impl Fault {
     }
 }
 
-/// Holds requests until it is opened. Clones are the same gate.
+/// Holds requests until it is opened. Clones refer to the same gate.
 #[derive(Clone, Debug)]
 pub struct Gate {
     open: Arc<watch::Sender<bool>>,
@@ -95,14 +98,14 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// Lets everyone pass, now and later.
+    /// Releases all requests, now and in the future.
     pub fn open(&self) {
         self.open.send_replace(true);
     }
 
-    /// Waits until `count` requests have come to the gate.
+    /// Waits until `count` requests have reached the gate.
     pub async fn reached_by(&self, count: u64) {
-        // The sender is this gate's own.
+        // This cannot fail, because the gate owns the sender.
         let _ = self.waiting.subscribe().wait_for(|waiting| *waiting >= count).await;
     }
 
@@ -112,38 +115,40 @@ impl Gate {
     }
 }
 
-/// What one endpoint is to do wrong: a queue, one entry per request, and after that perhaps the same for ever.
+/// The faults of one endpoint: a queue with one fault for each request, and optionally a fault for
+/// all later requests.
 #[derive(Debug, Default)]
-pub struct Faults(Mutex<Script>);
+pub struct Faults(Mutex<FaultQueue>);
 
 #[derive(Debug, Default)]
-struct Script {
+struct FaultQueue {
     next: VecDeque<Fault>,
     always: Option<Fault>,
 }
 
 impl Faults {
-    /// The next request that has no fault yet gets this one.
+    /// Adds a fault for the next request that has none yet.
     pub fn next(&self, fault: Fault) {
         lock(&self.0).next.push_back(fault);
     }
 
-    /// The same for `count` requests.
+    /// Adds the same fault for `count` requests.
     pub fn next_many(&self, count: usize, fault: &Fault) {
         lock(&self.0).next.extend(std::iter::repeat_n(fault, count).cloned());
     }
 
-    /// Every request after the queued ones, until [`Self::clear`].
+    /// Sets a fault for every request after the queued ones, until [`Self::clear`].
     pub fn always(&self, fault: Fault) {
         lock(&self.0).always = Some(fault);
     }
 
-    /// Normal answers again.
+    /// Removes all faults.
     pub fn clear(&self) {
-        *lock(&self.0) = Script::default();
+        *lock(&self.0) = FaultQueue::default();
     }
 
-    /// Answers as scripted, or else normally. `reused` says whether the connection has served a request before.
+    /// Applies the next fault, or answers normally if there is none. `reused` says whether the
+    /// connection has served a request before.
     pub(super) async fn apply(
         &self,
         reused: bool,
@@ -175,12 +180,13 @@ impl Faults {
     }
 
     fn take(&self) -> Option<Fault> {
-        let mut script = lock(&self.0);
-        script.next.pop_front().or_else(|| script.always.clone())
+        let mut queue = lock(&self.0);
+        queue.next.pop_front().or_else(|| queue.always.clone())
     }
 }
 
-/// The body, once the gate is open. Its length is not announced, so that the head goes out by itself.
+/// Sends the body once the gate is open. Its length is not announced, so that the head is sent
+/// separately.
 fn held(body: Body, gate: Gate) -> Body {
     let frames = stream::once(async move {
         gate.pass().await;

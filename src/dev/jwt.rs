@@ -1,5 +1,5 @@
-//! JWTs as the receiving side reads them. Signatures are checked by jsonwebtoken, with the key of a JWK Set or of an `x5c` chain;
-//! every claim is for the caller to judge. The check-list ids (JB-…) are those of the project's standards digest.
+//! JWTs from the receiver's point of view. Signatures are checked by jsonwebtoken with the key of a
+//! JWK set or of an `x5c` chain; the caller checks the claims.
 use crate::clock::Timestamp;
 use anyhow::{Context, bail, ensure};
 use base64::Engine;
@@ -16,21 +16,21 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-/// Clocks may differ by this much (JB-6).
+/// How much clocks may differ (RFC 7519 §4.1.4).
 const LEEWAY: Duration = Duration::from_secs(5);
-/// JB-3: nothing longer is parsed.
+/// The longest token that is parsed, in bytes.
 const MAX_LENGTH: usize = 32 * 1024;
 
-/// Header and claims of a compact JWS.
+/// The header and the claims of a compact JWS.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Token {
     /// The JOSE header.
     pub header: Value,
-    /// The payload; always an object.
+    /// The payload, which is always an object.
     pub claims: Value,
 }
 
-/// Decodes without trusting: for choosing the key, and for showing what is inside.
+/// Decodes a token without verifying it, to choose the key or to show its content.
 pub fn decode(token: &str) -> anyhow::Result<Token> {
     ensure!(token.len() <= MAX_LENGTH, "the token is longer than {MAX_LENGTH} bytes");
     let parts: Vec<&str> = token.split('.').collect();
@@ -38,7 +38,7 @@ pub fn decode(token: &str) -> anyhow::Result<Token> {
     ensure!(!signature.is_empty(), "the signature is empty");
     let token = Token { header: part(header)?, claims: part(claims)? };
     ensure!(token.header.is_object() && token.claims.is_object(), "header and payload must be JSON objects");
-    ensure!(token.header.get("crit").is_none(), "unknown critical header"); // JB-2
+    ensure!(token.header.get("crit").is_none(), "unknown critical header"); // RFC 7515 §4.1.11
     Ok(token)
 }
 
@@ -47,16 +47,17 @@ fn part(text: &str) -> anyhow::Result<Value> {
     serde_json::from_slice(&bytes).context("not JSON")
 }
 
-/// Verifies with the key that the header's `kid` names; without a `kid`, only if the set has exactly one key (JB-5).
+/// Verifies a token with the key that the header's `kid` names (RFC 7515 §4.1.4). Without a `kid`,
+/// the set must contain exactly one key.
 pub fn verify_with_jwks(token: &str, jwks: &Value, usage: &str) -> anyhow::Result<Token> {
     let decoded = decode(token)?;
-    let keys = jwks["keys"].as_array().context("no JWK Set")?;
+    let keys = jwks["keys"].as_array().context("not a JWK set")?;
     let mut usable = keys.iter().filter(|key| key.get("use").is_none_or(|value| value == usage));
     let jwk = match decoded.header["kid"].as_str() {
         Some(kid) => usable.find(|key| key["kid"] == kid).with_context(|| format!("unknown kid {kid:?}"))?,
         None => {
-            let only = usable.next().context("no key")?;
-            ensure!(usable.next().is_none(), "no kid, and several keys");
+            let only = usable.next().context("there is no key")?;
+            ensure!(usable.next().is_none(), "there is no kid, and there are several keys");
             only
         }
     };
@@ -77,13 +78,14 @@ pub fn has_x5c(token: &Token) -> bool {
     token.header.get("x5c").is_some()
 }
 
-/// The SPIFFE ID that the leaf of the header's `x5c` claims; not verified, for choosing the trust domain's bundle.
+/// The SPIFFE ID in the leaf of the header's `x5c`. It is not verified, and only serves to choose
+/// the trust domain's bundle.
 pub fn x5c_id(token: &Token) -> anyhow::Result<String> {
     spiffe_id(x5c(token)?.first().context("x5c is empty")?)
 }
 
-/// Verifies with the leaf of the header's `x5c`, whose chain must end in `bundle`: the trust domain's authorities. Gives the
-/// SPIFFE ID of the leaf with the token.
+/// Verifies a token with the leaf of the header's `x5c`, whose chain must lead to `bundle`, the
+/// trust domain's authorities. Returns the token and the SPIFFE ID of the leaf.
 pub fn verify_with_x5c(token: &str, bundle: &[CertificateDer<'_>], now: Timestamp) -> anyhow::Result<(Token, String)> {
     let decoded = decode(token)?;
     let chain = x5c(&decoded)?;
@@ -101,7 +103,8 @@ pub fn verify_with_x5c(token: &str, bundle: &[CertificateDer<'_>], now: Timestam
     Ok((decoded, id))
 }
 
-/// Path validation of an X.509-SVID (X509-SVID §5) against its trust domain's authorities; gives its SPIFFE ID.
+/// Validates the chain of an X.509-SVID (X509-SVID §5) against its trust domain's authorities.
+/// Returns its SPIFFE ID.
 pub fn verify_chain(
     chain: &[CertificateDer<'_>],
     bundle: &[CertificateDer<'_>],
@@ -119,14 +122,15 @@ pub fn verify_chain(
     spiffe_id(leaf)
 }
 
-/// The SPIFFE ID of a leaf: its one URI SAN; a CA certificate is none (X509-SVID §2, §4.1).
+/// The SPIFFE ID of a leaf, which is its only URI SAN. A CA certificate is not an SVID (X509-SVID
+/// §2, §4.1).
 pub fn spiffe_id(leaf: &CertificateDer<'_>) -> anyhow::Result<String> {
     let (_, leaf) = X509Certificate::from_der(leaf).context("unreadable certificate")?;
-    ensure!(!leaf.is_ca(), "a CA certificate is no SVID");
-    let names = leaf.subject_alternative_name()?.context("no subjectAltName")?;
+    ensure!(!leaf.is_ca(), "a CA certificate is not an SVID");
+    let names = leaf.subject_alternative_name()?.context("there is no subjectAltName")?;
     let uris: Vec<&str> = names.value.general_names.iter().filter_map(uri).collect();
     let [id] = uris[..] else { bail!("an SVID has exactly one URI SAN, this has {}", uris.len()) };
-    ensure!(trust_domain(id).is_some(), "{id} is no SPIFFE ID of a workload");
+    ensure!(trust_domain(id).is_some(), "{id} is not the SPIFFE ID of a workload");
     Ok(id.to_owned())
 }
 
@@ -134,16 +138,17 @@ fn uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
     if let GeneralName::URI(uri) = name { Some(uri) } else { None }
 }
 
-/// The trust domain's bare name in a workload's SPIFFE ID.
+/// The bare name of the trust domain in a workload's SPIFFE ID.
 pub fn trust_domain(id: &str) -> Option<&str> {
     let (name, path) = id.strip_prefix("spiffe://")?.split_once('/')?;
     (!name.is_empty() && !path.is_empty()).then_some(name)
 }
 
-/// `exp` must be there and ahead, `nbf` and `iat` not ahead (JB-6).
+/// Checks that `exp` is present and in the future, and that `nbf` and `iat` are not in the future
+/// (RFC 7519 §4.1.4 to §4.1.6).
 pub fn check_times(claims: &Value, now: Timestamp) -> anyhow::Result<()> {
     let at = |name: &str| claims[name].as_u64().map(Timestamp::from_unix_seconds);
-    let exp = at("exp").context("no exp")?;
+    let exp = at("exp").context("there is no exp")?;
     ensure!(exp.plus(LEEWAY) > now, "expired {} s ago", now.since(exp).as_secs());
     for name in ["nbf", "iat"] {
         ensure!(at(name).is_none_or(|instant| instant <= now.plus(LEEWAY)), "{name} is in the future");
@@ -151,13 +156,14 @@ pub fn check_times(claims: &Value, now: Timestamp) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `typ`, compared as a media type: without case, `application/` optional (RFC 7515 §4.1.9).
+/// Compares `typ` as a media type: case does not matter, and `application/` is optional (RFC 7515
+/// §4.1.9).
 pub fn has_typ(token: &Token, expected: &str) -> bool {
     let typ = token.header["typ"].as_str().unwrap_or("").to_ascii_lowercase();
     typ.strip_prefix("application/").unwrap_or(&typ) == expected.to_ascii_lowercase()
 }
 
-/// The members of `aud`, a string or an array of strings.
+/// The values of `aud`, which is a string or an array of strings.
 pub fn audiences(claims: &Value) -> Vec<&str> {
     match &claims["aud"] {
         Value::String(one) => vec![one],
@@ -167,15 +173,16 @@ pub fn audiences(claims: &Value) -> Vec<&str> {
 }
 
 fn x5c(token: &Token) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let chain = token.header["x5c"].as_array().context("no x5c")?;
+    let chain = token.header["x5c"].as_array().context("there is no x5c")?;
     let der = |text: &Value| STANDARD.decode(text.as_str().unwrap_or("")).map(CertificateDer::from);
     chain.iter().map(der).collect::<Result<_, _>>().context("x5c is not standard base64 (RFC 7515 §4.1.6)")
 }
 
 fn check_signature(token: &str, key: &DecodingKey, algorithms: Vec<Algorithm>) -> anyhow::Result<()> {
-    let mut validation = Validation::new(*algorithms.first().context("no algorithm")?);
+    let mut validation = Validation::new(*algorithms.first().context("there is no algorithm")?);
     validation.algorithms = algorithms;
-    // The claims are the caller's: each kind of token has other rules, and time is the given clock's.
+    // The caller checks the claims, because each kind of token has its own rules, and because time
+    // comes from the given clock.
     validation.required_spec_claims.clear();
     validation.validate_exp = false;
     validation.validate_aud = false;
@@ -208,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn an_svid_of_every_key_type_signs() {
+    fn svid_of_every_key_type_signs() {
         let clock = Clock::system();
         let domain = TrustDomain::new("example.org", &clock).unwrap();
         for key_type in [KeyType::P256, KeyType::P384, KeyType::Rsa2048, KeyType::Ed25519] {
@@ -220,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_svid_is_refused() {
+    fn flawed_svid_is_refused() {
         let clock = Clock::system();
         let domain = TrustDomain::new("example.org", &clock).unwrap();
         for flaw in
@@ -236,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn authorities_rotate_with_overlap() {
+    fn x509_authorities_rotate_with_overlap() {
         let clock = Clock::system();
         let ca = TrustDomain::new("example.org", &clock).unwrap().x509;
         let old = ca.issue(&SvidRequest::new(ID)).unwrap();
@@ -251,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn published_keys_verify_until_they_are_revoked() {
+    fn published_keys_verify_until_revoked() {
         for algorithm in [JwtAlgorithm::Es256, JwtAlgorithm::Rs256] {
             let authority = JwtAuthority::new(algorithm, &Clock::system()).unwrap();
             let token = authority.mint("at+jwt", Duration::from_secs(60), json!({ "sub": "alice" })).unwrap();

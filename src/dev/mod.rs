@@ -1,8 +1,10 @@
-//! Peers in one process: a certificate and JWT authority per trust domain, a SPIFFE Workload API, an OAuth authorization server
-//! and a resource server. They speak the real protocols over real sockets, for the integration tests and the demo.
+//! The peers of the integration tests and the demo, in one process: certificate and JWT authorities
+//! of a trust domain, a SPIFFE Workload API, an OAuth authorization server and a resource server.
+//! They speak the real protocols over real sockets.
 //!
-//! This module imports `clock`, `secret`, `tasks` and libraries, and nothing else of the crate: it must not check the proxy's
-//! assertions with the code that made them. It is no product: keys live in memory, and nothing here is fast or hardened.
+//! This module imports `clock`, `secret`, `tasks` and libraries, and nothing else of the crate,
+//! because it must not check the proxy's assertions with the code that made them. It is not meant
+//! for production: keys live in memory, and nothing here is fast or hardened.
 pub mod authorization_server;
 pub mod ca;
 pub mod faults;

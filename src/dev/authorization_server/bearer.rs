@@ -1,4 +1,4 @@
-//! RFC 7523: a JWT as the grant.
+//! The JWT bearer grant (RFC 7523 §2.1).
 use super::State;
 use super::exchange::{responsible_client, user};
 use super::issue::{Asked, Principal, words};
@@ -18,9 +18,9 @@ impl State {
         form: &Form,
         asked: &Asked,
     ) -> Outcome<Value> {
-        let assertion = form.value("assertion").ok_or_else(|| Refusal::invalid_request("no assertion"))?;
+        let assertion = form.value("assertion").ok_or_else(|| Refusal::invalid_request("assertion is missing"))?;
         let presented = self.presented(registry, assertion).await;
-        // IJ-R1
+        // ID-JAG §4.4.1, RFC 7521 §5.2
         let presented = presented.map_err(|error| Refusal::invalid_grant(format!("assertion: {error:#}")))?;
         let client = responsible_client(registry, client, &presented)?;
         let is_id_jag = jwt::has_typ(&presented.token, ID_JAG_TYP);
@@ -32,7 +32,9 @@ impl State {
                 let endpoint = self.token_endpoint();
                 user(&presented, &["jwt", "at+jwt", ""], &[&self.issuer, &endpoint, &client.id])?
             }
-            Signer::Issuer { .. } => return Err(Refusal::invalid_grant("this issuer's tokens are no grant here")),
+            Signer::Issuer { .. } => {
+                return Err(Refusal::invalid_grant("tokens of this issuer are not accepted as a grant"));
+            }
             Signer::Agent(_) => self.self_issued(registry, &client, &presented)?,
             Signer::Workload(id) => self.workload(&client, id, &presented)?,
         };
@@ -40,14 +42,15 @@ impl State {
         self.access_token(registry, &client, asked, principal)
     }
 
-    /// Leg 2: an identity provider's ID-JAG (IJ-R1 to IJ-R7). Who may act for whom is the identity provider's decision.
+    /// Redeems an identity provider's ID-JAG, leg 2 (ID-JAG §4.4.1). Who may act for whom is the
+    /// identity provider's decision.
     fn redeem(&self, registry: &Registry, client: &Client, asked: &Asked, id_jag: &Presented) -> Outcome<Value> {
         self.check_id_jag(registry, client, id_jag, true)?;
         let claims = &id_jag.token.claims;
-        let subject = id_jag.claim("sub").ok_or_else(|| Refusal::invalid_grant("no sub"))?.to_owned();
+        let subject = id_jag.claim("sub").ok_or_else(|| Refusal::invalid_grant("sub is missing"))?.to_owned();
         let principal = Principal { subject, act: claims.get("act").cloned() };
         principal.check_chain(&registry.policy)?;
-        // IJ-R5: the request may narrow what the ID-JAG says, and no more.
+        // The request may narrow what the ID-JAG grants, but not widen it (ID-JAG §4.4.1).
         let allowed = id_jag.claim("scope").map(words);
         let scopes = match (&asked.scopes, allowed) {
             (Some(asked), Some(allowed)) => {

@@ -1,4 +1,4 @@
-//! Client authentication (CA-1 to CA-8, SC-1 to SC-6).
+//! Client authentication (RFC 6749 §2.3, RFC 7521 §4.2, RFC 7523 §3, SPIFFE client authentication).
 use super::State;
 use super::refusal::{Outcome, Refusal};
 use super::registry::{Authentication, Client, KeySource, Registry};
@@ -12,10 +12,10 @@ use std::time::Duration;
 
 const JWT_SPIFFE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe";
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-/// CA-7: an assertion that lives longer is not one for a single request.
+/// The longest lifetime of a client assertion, which is meant for a single request (RFC 7523 §3).
 const LONGEST_LIFE: Duration = Duration::from_secs(600);
 
-/// The client that the request proves, or nobody if it does not try to.
+/// Authenticates the client. Returns `None` if the request does not try to authenticate.
 pub(super) async fn authenticate(
     server: &State,
     registry: &Registry,
@@ -24,7 +24,7 @@ pub(super) async fn authenticate(
     let form = &request.form;
     let methods = [request.authorization.as_deref(), form.value("client_secret"), form.value("client_assertion")];
     if methods.iter().flatten().count() > 1 {
-        return Err(Refusal::invalid_request("more than one client authentication (CA-1, RFC 6749 §2.3)"));
+        return Err(Refusal::invalid_request("more than one client authentication (RFC 6749 §2.3)"));
     }
     let client = match methods {
         [Some(field), _, _] => basic(registry, field)?,
@@ -42,7 +42,7 @@ pub(super) async fn authenticate(
             Some(id) => without_credential(server, registry, request, id)?,
         },
     };
-    // CA-5
+    // RFC 7521 §4.2
     match form.value("client_id") {
         Some(id) if id != client.id => {
             let reason = format!("client_id {id} is not the authenticated client {}", client.id);
@@ -56,12 +56,15 @@ fn basic(registry: &Registry, field: &str) -> Outcome<Client> {
     let malformed = || Refusal::invalid_client("malformed Basic credentials");
     let (scheme, credentials) = field.split_once(' ').ok_or_else(malformed)?;
     if !scheme.eq_ignore_ascii_case("basic") {
-        return Err(Refusal::invalid_client(format!("no client authentication by {scheme}")));
+        return Err(Refusal::invalid_client(format!(
+            "client authentication with the scheme {scheme} is not supported"
+        )));
     }
     let text = STANDARD.decode(credentials.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let text = text.ok_or_else(malformed)?;
     let (id, secret) = text.split_once(':').ok_or_else(malformed)?;
-    // RFC 6749 §2.3.1: both are form-encoded first, so that a ':' in the id cannot be the separator.
+    // RFC 6749 §2.3.1: both are form-encoded first, so that a ':' in the id is not taken for the
+    // separator.
     let client = named(registry, Some(&form_decoded(id)))?;
     let Authentication::SecretBasic(expected) = &client.authentication else { return Err(other_method(&client)) };
     same_secret(expected, &form_decoded(secret))?;
@@ -77,14 +80,15 @@ fn same_secret(expected: &str, presented: &str) -> Outcome<()> {
     if expected == presented { Ok(()) } else { Err(Refusal::invalid_client("wrong client secret")) }
 }
 
-/// `spiffe_x509` has nothing in the form but the `client_id`, nor has a public client.
+/// Authenticates a client that sends only its `client_id` in the form: one with `spiffe_x509`, or a
+/// public client.
 fn without_credential(server: &State, registry: &Registry, request: &TokenRequest, id: &str) -> Outcome<Client> {
     let client = named(registry, Some(id))?;
     match client.authentication {
         Authentication::None => Ok(client),
         Authentication::SpiffeX509 => {
             let spiffe_id = certificate(server, registry, request)
-                .map_err(|error| Refusal::invalid_client(format!("client certificate (SC-3): {error:#}")))?;
+                .map_err(|error| Refusal::invalid_client(format!("client certificate: {error:#}")))?;
             by_spiffe_id(client, &spiffe_id)
         }
         _ => Err(other_method(&client)),
@@ -113,38 +117,39 @@ async fn by_assertion(server: &State, registry: &Registry, request: &TokenReques
             private_key_jwt(server, assertion, keys).await.map_err(refuse)?;
             let is_client = |name: &str| token.claims[name] == client.id.as_str();
             if !is_client("iss") || !is_client("sub") {
-                return Err(Refusal::invalid_client("iss and sub must both be the client_id (CA-4)"));
+                return Err(Refusal::invalid_client("iss and sub must both be the client_id (RFC 7523 §3)"));
             }
             check_audience(server, registry, &token.claims)?;
             Ok(client)
         }
         (Some(JWT_SPIFFE | JWT_BEARER), _) => Err(other_method(&client)),
-        (kind, _) => Err(Refusal::invalid_client(format!("client_assertion_type {kind:?} (CA-2)"))),
+        (kind, _) => Err(Refusal::invalid_client(format!("unsupported client_assertion_type {kind:?}"))),
     }
 }
 
 async fn private_key_jwt(server: &State, assertion: &str, keys: &KeySource) -> anyhow::Result<()> {
-    let token = jwt::verify_with_jwks(assertion, &keys.jwks().await?, "sig")?; // CA-3
+    let token = jwt::verify_with_jwks(assertion, &keys.jwks().await?, "sig")?;
     let now = server.clock.now();
     jwt::check_times(&token.claims, now)?;
     let typ = token.header["typ"].as_str().unwrap_or("JWT");
     let known = jwt::has_typ(&token, "client-authentication+jwt") || typ.eq_ignore_ascii_case("jwt");
-    anyhow::ensure!(known, "typ {typ} is no client assertion's");
+    anyhow::ensure!(known, "typ {typ} is not that of a client assertion");
     let exp = Timestamp::from_unix_seconds(token.claims["exp"].as_u64().unwrap_or(0));
-    anyhow::ensure!(exp <= now.plus(LONGEST_LIFE), "exp is too far ahead (CA-7)");
-    let jti = token.claims["jti"].as_str().ok_or_else(|| anyhow::anyhow!("no jti"))?;
+    anyhow::ensure!(exp <= now.plus(LONGEST_LIFE), "exp is too far in the future");
+    let jti = token.claims["jti"].as_str().ok_or_else(|| anyhow::anyhow!("jti is missing"))?;
     let first = server.first_use(&format!("client {} {jti}", token.claims["iss"]), exp);
-    anyhow::ensure!(first, "jti {jti} was used before (CA-8)");
+    anyhow::ensure!(first, "jti {jti} was used before");
     Ok(())
 }
 
-/// RFC 7523bis, SC-1, SC-6: the issuer identifier as the sole audience.
+/// Checks that the issuer identifier is the only audience (draft-ietf-oauth-rfc7523bis, SPIFFE
+/// client authentication).
 fn check_audience(server: &State, registry: &Registry, claims: &Value) -> Outcome<()> {
     let endpoint = server.token_endpoint();
     let expected = if registry.policy.client_assertion_for_endpoint { endpoint.as_str() } else { &server.issuer };
     match jwt::audiences(claims)[..] {
         [only] if only == expected => Ok(()),
-        ref other => Err(Refusal::invalid_client(format!("aud is {other:?}, not {expected:?} alone (CA-6)"))),
+        ref other => Err(Refusal::invalid_client(format!("aud is {other:?}, not {expected:?} alone"))),
     }
 }
 
@@ -156,8 +161,8 @@ fn by_spiffe_id(client: Client, spiffe_id: &str) -> Outcome<Client> {
 }
 
 fn named(registry: &Registry, id: Option<&str>) -> Outcome<Client> {
-    let id = id.ok_or_else(|| Refusal::invalid_client("no client_id"))?;
-    registry.client(id).cloned().ok_or_else(|| Refusal::invalid_client(format!("no client {id} is registered")))
+    let id = id.ok_or_else(|| Refusal::invalid_client("client_id is missing"))?;
+    registry.client(id).cloned().ok_or_else(|| Refusal::invalid_client(format!("the client {id} is not registered")))
 }
 
 fn other_method(client: &Client) -> Refusal {

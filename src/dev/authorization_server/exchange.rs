@@ -1,4 +1,4 @@
-//! RFC 8693: a token for a token.
+//! Token exchange (RFC 8693).
 use super::State;
 use super::issue::{Asked, Principal};
 use super::presented::{Presented, Signer};
@@ -22,7 +22,7 @@ impl State {
         form: &Form,
         asked: &Asked,
     ) -> Outcome<Value> {
-        let missing = |name: &str| Refusal::invalid_request(format!("no {name}"));
+        let missing = |name: &str| Refusal::invalid_request(format!("{name} is missing"));
         let subject_token = form.value("subject_token").ok_or_else(|| missing("subject_token"))?;
         let kind = form.value("subject_token_type").ok_or_else(|| missing("subject_token_type"))?;
         let presented = self.presented(registry, subject_token).await;
@@ -48,7 +48,7 @@ impl State {
                 answer["issued_token_type"] = json!(ACCESS_TOKEN);
                 Ok(answer)
             }
-            Some(other) => Err(Refusal::invalid_request(format!("no tokens of type {other} here"))),
+            Some(other) => Err(Refusal::invalid_request(format!("tokens of type {other} are not issued here"))),
         }
     }
 
@@ -57,7 +57,7 @@ impl State {
             (Signer::Agent(_), JWT) => self.self_issued(registry, client, token),
             (Signer::Workload(id), JWT) => self.workload(client, id, token),
             (Signer::Issuer { user_tokens: true, .. }, ID_TOKEN) => {
-                // IJ-I3: the ID token was issued to this very client.
+                // The ID token must have been issued to this client (ID-JAG §4.3.3).
                 user(token, &["jwt", ""], &[&client.id])
             }
             (Signer::Issuer { user_tokens: true, .. }, ACCESS_TOKEN | JWT) => {
@@ -68,10 +68,11 @@ impl State {
         }
     }
 
-    /// An assertion that the agent signed itself (seeds of ID-JAG): `sub` is the agent, or a user for whom it acts.
+    /// The principal of an assertion that the agent signed itself: `sub` is the agent, or a user
+    /// for whom it acts.
     pub(super) fn self_issued(&self, registry: &Registry, client: &Client, token: &Presented) -> Outcome<Principal> {
         self.check_id_jag(registry, client, token, token.claim("client_id").is_some())?;
-        let subject = token.claim("sub").ok_or_else(|| Refusal::invalid_grant("no sub"))?;
+        let subject = token.claim("sub").ok_or_else(|| Refusal::invalid_grant("sub is missing"))?;
         let act = token.token.claims.get("act").cloned();
         let actor = act.as_ref().and_then(|act| act["sub"].as_str());
         match actor {
@@ -88,7 +89,8 @@ impl State {
         Ok(Principal { subject: subject.to_owned(), act })
     }
 
-    /// What holds for every ID-JAG: IJ-R2, IJ-R3, IJ-R4 if it names a client, IJ-R6, IJ-R7.
+    /// Checks the rules for every ID-JAG (ID-JAG §4.4.1): `typ`, the sole audience, the client if
+    /// it names one, `cnf`, and single use.
     pub(super) fn check_id_jag(
         &self,
         registry: &Registry,
@@ -99,29 +101,29 @@ impl State {
         let claims = &presented.token.claims;
         if !jwt::has_typ(&presented.token, ID_JAG_TYP) {
             let typ = &presented.token.header["typ"];
-            return Err(Refusal::invalid_grant(format!("typ is {typ}, not {ID_JAG_TYP} (IJ-R2)")));
+            return Err(Refusal::invalid_grant(format!("typ is {typ}, not {ID_JAG_TYP}")));
         }
         let audiences = jwt::audiences(claims);
         if audiences != [self.issuer.as_str()] {
-            return Err(Refusal::invalid_grant(format!("aud is {audiences:?}, not this issuer alone (IJ-R3)")));
+            return Err(Refusal::invalid_grant(format!("aud is {audiences:?}, not this issuer alone")));
         }
         if names_client && presented.claim("client_id") != Some(client.id.as_str()) {
             let named = &claims["client_id"];
-            return Err(Refusal::invalid_grant(format!("issued to the client {named}, not to {} (IJ-R4)", client.id)));
+            return Err(Refusal::invalid_grant(format!("issued to the client {named}, not to {}", client.id)));
         }
         if claims.get("cnf").is_some() {
-            return Err(Refusal::invalid_grant("bound to a key that was not proved (IJ-R6)"));
+            return Err(Refusal::invalid_grant("bound to a key whose possession was not proved"));
         }
-        let jti = presented.claim("jti").ok_or_else(|| Refusal::invalid_grant("no jti"))?;
+        let jti = presented.claim("jti").ok_or_else(|| Refusal::invalid_grant("jti is missing"))?;
         let expiry = Timestamp::from_unix_seconds(claims["exp"].as_u64().unwrap_or(0));
         let first = self.first_use(&format!("assertion {} {jti}", claims["iss"]), expiry);
         if registry.policy.single_use_assertions && !first {
-            return Err(Refusal::invalid_grant(format!("the assertion {jti} was used before (IJ-R7)")));
+            return Err(Refusal::invalid_grant(format!("the assertion {jti} was used before")));
         }
         Ok(())
     }
 
-    /// A JWT-SVID as the subject: the workload itself.
+    /// The principal of a JWT-SVID: the workload itself.
     pub(super) fn workload(&self, client: &Client, id: &str, token: &Presented) -> Outcome<Principal> {
         self.check_workload_audience(token)?;
         if !client.is_named(id) {
@@ -144,7 +146,8 @@ impl State {
         }
     }
 
-    /// RFC 7523bis: for grants, the issuer or the token endpoint, and nobody else.
+    /// Checks that the issuer or the token endpoint is the only audience, as
+    /// draft-ietf-oauth-rfc7523bis requires for grants.
     fn check_workload_audience(&self, token: &Presented) -> Outcome<()> {
         match jwt::audiences(&token.token.claims)[..] {
             [only] if only == self.issuer || only == self.token_endpoint() => Ok(()),
@@ -155,22 +158,24 @@ impl State {
     }
 }
 
-/// A user's token from a trusted issuer: `typ` and `aud` as given; the chain that it carries is kept.
+/// The principal of a user's token from a trusted issuer. `typ` and `aud` must have one of these
+/// values. Its chain of actors is kept.
 pub(super) fn user(presented: &Presented, types: &[&str], audiences: &[&str]) -> Outcome<Principal> {
     let typ = presented.token.header["typ"].as_str().unwrap_or("");
     if !types.iter().any(|known| jwt::has_typ(&presented.token, known)) {
-        return Err(Refusal::invalid_grant(format!("typ {typ:?} is no such user's token")));
+        return Err(Refusal::invalid_grant(format!("typ {typ:?} is not accepted for this kind of token")));
     }
     let claims = &presented.token.claims;
     if !jwt::audiences(claims).iter().any(|audience| audiences.contains(audience)) {
         let aud = &claims["aud"];
         return Err(Refusal::invalid_grant(format!("aud of the user's token is {aud}, expected one of {audiences:?}")));
     }
-    let subject = presented.claim("sub").ok_or_else(|| Refusal::invalid_grant("no sub"))?;
+    let subject = presented.claim("sub").ok_or_else(|| Refusal::invalid_grant("sub is missing"))?;
     Ok(Principal { subject: subject.to_owned(), act: claims.get("act").cloned() })
 }
 
-/// The authenticated client; or, where the agent is registered without client authentication, the one who signed.
+/// The authenticated client, or the agent that signed if it is registered without client
+/// authentication.
 pub(super) fn responsible_client(registry: &Registry, client: Option<Client>, token: &Presented) -> Outcome<Client> {
     let signer = match &token.signer {
         Signer::Agent(agent) => Some(agent.as_ref()),

@@ -1,4 +1,4 @@
-//! What was asked, who it is for, whether they may, and the tokens that come of it.
+//! Decides whether a request is allowed, and issues the tokens.
 use super::State;
 use super::record::Form;
 use super::refusal::{Outcome, Refusal};
@@ -6,18 +6,19 @@ use super::registry::{Client, Policy, Registry, matches};
 use super::request::{ID_JAG, ID_JAG_TYP};
 use serde_json::{Value, json};
 
-/// The access that a request names.
+/// The access that a request asks for.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
-    /// `None`: no `scope` parameter.
+    /// The scopes; `None` without a `scope` parameter.
     pub(super) scopes: Option<Vec<String>>,
-    /// RFC 8707.
+    /// The resources (RFC 8707).
     pub(super) resources: Vec<String>,
-    /// RFC 8693.
+    /// The audiences (RFC 8693).
     pub(super) audiences: Vec<String>,
 }
 
-/// In whose name: `sub`, and the chain of `act`, outermost first, as in a token.
+/// The subject of a token and its chain of actors, nested as in a token with the current actor
+/// outermost.
 #[derive(Clone, Debug)]
 pub(super) struct Principal {
     pub(super) subject: String,
@@ -28,11 +29,11 @@ impl Asked {
     pub(super) fn new(form: &Form) -> Outcome<Self> {
         let all = |name: &str| form.values(name).into_iter().map(str::to_owned).collect::<Vec<_>>();
         let resources = all("resource");
-        // RFC 8707 §2: absolute, without a fragment.
+        // RFC 8707 §2: an absolute URI without a fragment.
         if let Some(bad) = resources.iter().find(|uri| url::Url::parse(uri).is_err() || uri.contains('#')) {
             return Err(Refusal::new(
                 "invalid_target",
-                format!("resource {bad:?} is no absolute URI without fragment"),
+                format!("resource {bad:?} is not an absolute URI without a fragment"),
             ));
         }
         Ok(Self { scopes: form.value("scope").map(words), resources, audiences: all("audience") })
@@ -40,7 +41,7 @@ impl Asked {
 }
 
 impl Principal {
-    /// The actors, outermost (the current one) first.
+    /// The actors, the current (outermost) one first.
     fn actors(&self) -> Outcome<Vec<&str>> {
         let mut actors = Vec::new();
         let mut next = self.act.as_ref();
@@ -55,7 +56,7 @@ impl Principal {
         Ok(actors)
     }
 
-    /// Every actor, or without one the client, must be allowed to act for the subject.
+    /// Checks that every actor, or the client if there is none, may act for the subject.
     pub(super) fn check_delegation(&self, registry: &Registry, client: &Client) -> Outcome<()> {
         self.check_chain(&registry.policy)?;
         let actors = self.actors()?;
@@ -75,7 +76,7 @@ impl Principal {
         if actors.is_empty() && !as_itself && !known { Err(denied(&client.id)) } else { Ok(()) }
     }
 
-    /// The chain is not too long and has no loop.
+    /// Checks that the chain is not too long and has no loop.
     pub(super) fn check_chain(&self, policy: &Policy) -> Outcome<()> {
         let actors = self.actors()?.len();
         if actors <= policy.max_actors {
@@ -87,7 +88,7 @@ impl Principal {
 }
 
 impl State {
-    /// An access token (RFC 9068) and the answer around it (RFC 6749 §5.1).
+    /// Issues an access token (RFC 9068) and returns the answer (RFC 6749 §5.1).
     pub(super) fn access_token(
         &self,
         registry: &Registry,
@@ -113,7 +114,7 @@ impl State {
         Ok(json!({ "access_token": token, "token_type": "Bearer", "expires_in": ttl.as_secs(), "scope": scope }))
     }
 
-    /// An ID-JAG (§3.1 of the draft) and the answer around it (§4.3.4).
+    /// Issues an ID-JAG (ID-JAG §3.1) and returns the answer (ID-JAG §4.3.4).
     pub(super) fn id_jag(
         &self,
         registry: &Registry,
@@ -126,7 +127,7 @@ impl State {
         };
         let known = registry.policy.id_jag_audiences.iter().find(|known| known.issuer == *audience);
         let Some(known) = known.filter(|known| known.issuer != self.issuer) else {
-            return Err(Refusal::new("invalid_target", format!("no ID-JAGs for {audience} here")));
+            return Err(Refusal::new("invalid_target", format!("ID-JAGs for {audience} are not issued here")));
         };
         let there = known.client_ids.iter().find(|(here, _)| *here == client.id).map(|(_, there)| there);
         let scope = granted(client, &registry.policy, asked)?.join(" ");
@@ -151,7 +152,8 @@ impl State {
     }
 }
 
-/// The scopes that the client gets: what it asks for, if it may; without asking, all that it may.
+/// The scopes to grant: those that the client requests, if it may have them, or all that it may
+/// have if it requests none.
 fn granted(client: &Client, policy: &Policy, asked: &Asked) -> Outcome<Vec<String>> {
     let Some(scopes) = &asked.scopes else {
         return Ok(client.scopes.iter().filter(|scope| !scope.ends_with('*')).cloned().collect());
@@ -168,12 +170,12 @@ fn granted(client: &Client, policy: &Policy, asked: &Asked) -> Outcome<Vec<Strin
 fn targets(client: &Client, asked: &Asked) -> Outcome<Vec<String>> {
     let targets: Vec<String> = asked.resources.iter().chain(&asked.audiences).cloned().collect();
     match targets.iter().find(|target| !client.targets.is_empty() && !client.targets.contains(target)) {
-        Some(target) => Err(Refusal::new("invalid_target", format!("{} may not ask for {target}", client.id))),
+        Some(target) => Err(Refusal::new("invalid_target", format!("{} may not request {target}", client.id))),
         None => Ok(targets),
     }
 }
 
-/// The words of a space-separated list.
+/// Splits a space-separated list.
 pub(super) fn words(text: &str) -> Vec<String> {
     text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }

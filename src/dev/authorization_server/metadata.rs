@@ -1,9 +1,10 @@
-//! RFC 8414 and OpenID Connect Discovery: one document at both places.
+//! The metadata document of RFC 8414 and OpenID Connect Discovery, served at both locations.
 use super::State;
 use crate::dev::http::lock;
 use serde_json::{Value, json};
 
-/// RFC 8414 §3.1 puts the well-known part before the issuer's path, OpenID Connect Discovery §4 behind it.
+/// Whether `path` is a location of the document: RFC 8414 §3.1 puts the well-known part before the
+/// issuer's path, OpenID Connect Discovery §4 after it.
 pub(super) fn is_path(path: &str, issuer_path: &str) -> bool {
     path == format!("/.well-known/oauth-authorization-server{issuer_path}")
         || path == format!("{issuer_path}/.well-known/openid-configuration")

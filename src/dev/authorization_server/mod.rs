@@ -1,6 +1,7 @@
-//! An OAuth authorization server, and an identity provider that issues ID-JAGs: metadata, JWKS and a token endpoint with RFC 8693,
-//! RFC 7523 and `client_credentials`. It is strict where the drafts are: the check-list ids in comments (IJ-…, CA-…, SC-…) are
-//! those of the project's standards digest.
+//! An OAuth authorization server, and an identity provider that issues ID-JAGs: metadata, JWKS and
+//! a token endpoint with RFC 8693, RFC 7523 and `client_credentials`. It is as strict as the drafts
+//! are. In this module, "ID-JAG §…" refers to draft-ietf-oauth-identity-assertion-authz-grant-04,
+//! and "SPIFFE client authentication" to draft-ietf-oauth-spiffe-client-auth-02.
 mod bearer;
 mod client_auth;
 mod exchange;
@@ -34,16 +35,16 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
-/// How to set a server up.
+/// The settings of a server.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// The path of the issuer: empty, or as in `/realms/agents`.
+    /// The path of the issuer: empty, or a path such as `/realms/agents`.
     pub path: String,
-    /// The host in the issuer and in every URL: `127.0.0.1`, or a name that leads there.
+    /// The host in the issuer and in every URL: `127.0.0.1`, or a name that resolves to it.
     pub host: String,
-    /// HTTPS, perhaps with client certificates for `spiffe_x509`.
+    /// TLS settings for HTTPS, with client certificates for `spiffe_x509`; absent for plain HTTP.
     pub tls: Option<ServerTls>,
-    /// What it signs with.
+    /// The signing algorithm.
     pub algorithm: JwtAlgorithm,
 }
 
@@ -53,7 +54,7 @@ impl Default for Setup {
     }
 }
 
-/// A running authorization server on a port of 127.0.0.1. Dropping it ends it.
+/// A running authorization server on a port of 127.0.0.1. Dropping it stops it.
 #[derive(Debug)]
 pub struct AuthorizationServer {
     server: Server,
@@ -61,7 +62,7 @@ pub struct AuthorizationServer {
 }
 
 impl AuthorizationServer {
-    /// Binds a port and serves.
+    /// Binds a port and starts serving.
     pub async fn start(setup: &Setup, clock: &Clock) -> anyhow::Result<Self> {
         let (server, listener) = Server::bind(setup.tls.as_ref(), clock).await?;
         let issuer = format!("{}://{}:{}{}", server.scheme(), setup.host, server.address().port(), setup.path);
@@ -91,39 +92,40 @@ impl AuthorizationServer {
         format!("{}/token", self.issuer())
     }
 
-    /// The URL of the JWK Set.
+    /// The URL of the JWK set.
     pub fn jwks_uri(&self) -> String {
         format!("{}/jwks", self.issuer())
     }
 
-    /// Where it listens.
+    /// The address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
     }
 
-    /// What it signs with: rotate it here, or mint users' tokens as this issuer.
+    /// The signing keys, to rotate them or to mint users' tokens as this issuer.
     pub fn keys(&self) -> &JwtAuthority {
         &self.state.keys
     }
 
-    /// Registers a client; one of the same id is replaced.
+    /// Registers a client, replacing one with the same id.
     pub fn register(&self, client: Client) {
         let mut registry = lock(&self.state.registry);
         registry.clients.retain(|known| known.id != client.id);
         registry.clients.push(client);
     }
 
-    /// Forgets a client.
+    /// Removes a client.
     pub fn unregister(&self, id: &str) {
         lock(&self.state.registry).clients.retain(|client| client.id != id);
     }
 
-    /// Trusts the SVIDs of a trust domain, by whatever bundle it has at the time (SC-4).
+    /// Trusts the SVIDs of a trust domain, verified with the bundle that it has at the time (SPIFFE
+    /// client authentication).
     pub fn trust_domain(&self, domain: &TrustDomain) {
         lock(&self.state.registry).domains.push(domain.clone());
     }
 
-    /// Trusts another issuer; one of the same name is replaced.
+    /// Trusts another issuer, replacing one with the same identifier.
     pub fn trust_issuer(&self, issuer: TrustedIssuer) {
         let mut registry = lock(&self.state.registry);
         registry.issuers.retain(|known| known.issuer != issuer.issuer);
@@ -135,22 +137,22 @@ impl AuthorizationServer {
         change(&mut lock(&self.state.registry).policy);
     }
 
-    /// Puts these members over the metadata document; `null` removes one.
+    /// Replaces these members of the metadata document; `null` removes a member.
     pub fn patch_metadata(&self, patch: Value) {
         *lock(&self.state.metadata_patch) = patch;
     }
 
-    /// Misbehaviour to order.
+    /// The faults to inject.
     pub fn faults(&self) -> &Endpoints {
         &self.state.faults
     }
 
-    /// The connections so far.
+    /// How many connections have been accepted.
     pub fn connections(&self) -> u64 {
         self.server.connections()
     }
 
-    /// The token requests that have been answered, oldest first; the last few thousand.
+    /// The last few thousand token requests that have been answered, oldest first.
     pub fn requests(&self) -> Vec<Recorded> {
         lock(&self.state.record).all().cloned().collect()
     }
@@ -160,28 +162,28 @@ impl AuthorizationServer {
         lock(&self.state.record).all().next_back().cloned()
     }
 
-    /// How many requests of this leg have been answered, refusals included.
+    /// How many requests of this leg have been answered, including refusals.
     pub fn count(&self, leg: Leg) -> usize {
         lock(&self.state.record).all().filter(|recorded| recorded.leg == leg).count()
     }
 
-    /// How many token requests have come in, answered or not.
+    /// How many token requests have arrived, answered or not.
     pub fn arrivals(&self) -> u64 {
         *self.state.arrivals.borrow()
     }
 
-    /// Waits until `count` token requests have come in.
+    /// Waits until `count` token requests have arrived.
     pub async fn reached_by(&self, count: u64) {
-        // The sender lives as long as this server.
+        // This cannot fail, because the server owns the sender.
         let _ = self.state.arrivals.subscribe().wait_for(|arrivals| *arrivals >= count).await;
     }
 
-    /// New handshakes use this from now on; the issuer's scheme stays.
+    /// Uses these TLS settings for new handshakes. The scheme of the issuer does not change.
     pub fn set_tls(&self, tls: &ServerTls) -> anyhow::Result<()> {
         self.server.set_tls(tls)
     }
 
-    /// Resets every connection and refuses new ones.
+    /// Closes every connection and refuses new ones.
     pub async fn stop(&self) {
         self.server.stop().await;
     }

@@ -1,22 +1,22 @@
-//! Recognising a token that is presented as subject, actor or assertion: who signed it, and is it good?
+//! Verifies a token that is presented as subject, actor or assertion, and determines who signed it.
 use super::State;
 use super::registry::{Client, KeySource, Registry};
 use crate::dev::jwt::{self, Token};
 use anyhow::{Context, ensure};
 
-/// A token whose signature and times are good.
+/// A token whose signature and times are valid.
 #[derive(Debug)]
 pub(super) struct Presented {
     pub(super) token: Token,
     pub(super) signer: Signer,
 }
 
-/// Who vouches for it.
+/// The party that signed a token.
 #[derive(Debug)]
 pub(super) enum Signer {
-    /// A registered agent, with its SVID's key or with its own.
+    /// A registered agent, with the key of its SVID or with a key of its own.
     Agent(Box<Client>),
-    /// A trust domain: the token is a JWT-SVID of this workload.
+    /// A trust domain: the token is the JWT-SVID of this workload.
     Workload(String),
     /// A trusted issuer, or this server itself.
     Issuer { id_jags: bool, user_tokens: bool },
@@ -39,7 +39,7 @@ impl State {
             Presented { token, signer: Signer::Agent(Box::new(client.clone())) }
         } else if issuer == self.issuer {
             let token = jwt::verify_with_jwks(jwt, &self.keys.jwks(), "sig")?;
-            // IJ-I6: an identity provider redeems no ID-JAG of its own.
+            // An identity provider must not redeem its own ID-JAGs (ID-JAG §8.3).
             Presented { token, signer: Signer::Issuer { id_jags: false, user_tokens: true } }
         } else if let Some(trusted) = registry.issuers.iter().find(|trusted| trusted.issuer == issuer) {
             let token = jwt::verify_with_jwks(jwt, &trusted.keys.jwks().await?, "sig")?;
@@ -55,13 +55,14 @@ impl State {
         Ok(presented)
     }
 
-    /// Verifies a JWT-SVID by the bundle of its subject's trust domain (JWT-SVID §3-5, SC-6); the audience is the caller's.
+    /// Verifies a JWT-SVID with the bundle of its subject's trust domain (JWT-SVID §3 to §5). The
+    /// caller checks the audience.
     pub(super) fn jwt_svid(&self, registry: &Registry, jwt: &str) -> anyhow::Result<Token> {
         let decoded = jwt::decode(jwt)?;
         let allowed = ["alg", "kid", "typ"];
-        let header = decoded.header.as_object().context("no header")?;
+        let header = decoded.header.as_object().context("the header is missing")?;
         ensure!(header.keys().all(|name| allowed.contains(&name.as_str())), "a JWT-SVID has only alg, kid and typ");
-        let subject = decoded.claims["sub"].as_str().context("no sub")?;
+        let subject = decoded.claims["sub"].as_str().context("sub is missing")?;
         let token = jwt::verify_with_jwks(jwt, &registry.domain_of(subject)?.jwt.bundle(), "jwt-svid")?;
         jwt::check_times(&token.claims, self.clock.now())?;
         Ok(token)
@@ -71,7 +72,7 @@ impl State {
         let domain = registry.domain_of(&jwt::x5c_id(decoded)?)?;
         let (token, id) = jwt::verify_with_x5c(jwt, &domain.x509.bundle(), self.clock.now())?;
         let client = registry.agent(&id).with_context(|| format!("the agent {id} is not registered"))?;
-        let issuer = token.claims["iss"].as_str().context("no iss")?;
+        let issuer = token.claims["iss"].as_str().context("iss is missing")?;
         let own = client.assertion_issuer.as_ref().is_some_and(|(name, _)| name == issuer);
         ensure!(issuer == id || own, "signed by {id}, but iss is {issuer}");
         Ok(Presented { token, signer: Signer::Agent(Box::new(client.clone())) })

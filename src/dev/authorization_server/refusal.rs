@@ -3,7 +3,8 @@ use crate::dev::http::{Body, full};
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
-/// No token: the code and a description for the client, and the reason for whoever runs the server.
+/// A refused token request: the error code for the client, and the reason for the operator of the
+/// server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) code: &'static str,
@@ -29,10 +30,11 @@ impl Refusal {
         Self::new("invalid_client", reason)
     }
 
-    /// `challenge`: the client used the `Authorization` field, so that RFC 6749 §5.2 wants a `WWW-Authenticate`.
+    /// The answer. `challenge` says that the client used the `Authorization` field, so that RFC
+    /// 6749 §5.2 requires `WWW-Authenticate`.
     pub(super) fn response(&self, challenge: bool) -> Response<Body> {
         let (status, description) = match self.code {
-            // No hint which check failed (CA-1 to CA-8).
+            // The client gets no hint as to which check failed.
             "invalid_client" => (StatusCode::UNAUTHORIZED, "client authentication failed"),
             _ => (StatusCode::BAD_REQUEST, self.reason.as_str()),
         };
@@ -44,7 +46,7 @@ impl Refusal {
     }
 }
 
-/// A JSON answer that nobody may store (RFC 6749 §5.1).
+/// A JSON answer that must not be stored (RFC 6749 §5.1).
 pub(super) fn json_response(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
     let mut response = Response::new(full(body.to_string()));
     *response.status_mut() = status;

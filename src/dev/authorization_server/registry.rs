@@ -1,4 +1,4 @@
-//! Whom the server knows, and what it lets them do. All of it is an administrator's work, not the protocol's.
+//! The clients, issuers and policies that an administrator would configure.
 use crate::dev::ca::{JwtAuthority, TrustDomain};
 use anyhow::Context;
 use bytes::Bytes;
@@ -8,14 +8,14 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use std::time::Duration;
 
-/// Where the public keys of an issuer or of a client come from.
+/// The source of the public keys of an issuer or a client.
 #[derive(Clone, Debug)]
 pub enum KeySource {
-    /// A JWK Set.
+    /// A JWK set.
     Jwks(Value),
-    /// The keys that this authority publishes at the moment.
+    /// The keys that this authority currently publishes.
     Authority(JwtAuthority),
-    /// A JWK Set that is fetched each time; plain HTTP.
+    /// A JWK set that is fetched each time over plain HTTP.
     Url(String),
 }
 
@@ -34,10 +34,10 @@ impl KeySource {
     }
 }
 
-/// The one way in which a client proves who it is (RFC 6749 §2.3).
+/// The method by which a client authenticates (RFC 6749 §2.3).
 #[derive(Clone, Debug)]
 pub enum Authentication {
-    /// A public client.
+    /// None: a public client.
     None,
     /// `client_secret_basic` with this secret.
     SecretBasic(String),
@@ -45,34 +45,35 @@ pub enum Authentication {
     SecretPost(String),
     /// `private_key_jwt`.
     PrivateKeyJwt(KeySource),
-    /// `spiffe_jwt`: a JWT-SVID as `…:jwt-spiffe` assertion.
+    /// `spiffe_jwt`: a JWT-SVID as an assertion of type `…:jwt-spiffe`.
     SpiffeJwt,
-    /// A JWT-SVID as an ordinary `…:jwt-bearer` client assertion.
+    /// A JWT-SVID as an ordinary client assertion of type `…:jwt-bearer`.
     JwtSvidBearer,
     /// `spiffe_x509`: an X.509-SVID as TLS client certificate.
     SpiffeX509,
 }
 
-/// A registered client: an agent, mostly.
+/// A registered client, usually an agent.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// Its `client_id`.
+    /// The `client_id`.
     pub id: String,
-    /// How it authenticates.
+    /// How the client authenticates.
     pub authentication: Authentication,
-    /// The SPIFFE ID of the agent, exact or with `/*` at the end: for the `spiffe_*` methods, and for assertions that are
-    /// signed with an SVID's key.
+    /// The SPIFFE ID of the agent, exact or with `/*` at the end. It is needed for the `spiffe_*`
+    /// methods, and for assertions that are signed with an SVID's key.
     pub spiffe_id: Option<String>,
-    /// The issuer of assertions that it signs with a key of its own, and that key.
+    /// The issuer and the keys of assertions that the client signs with a key of its own.
     pub assertion_issuer: Option<(String, KeySource)>,
-    /// The scopes that it may ask for; `calendar:*` stands for every scope that begins with `calendar:`.
+    /// The scopes that the client may request; `calendar:*` stands for every scope that begins with
+    /// `calendar:`.
     pub scopes: Vec<String>,
-    /// The audiences and resources that it may name; empty for any.
+    /// The audiences and resources that the client may name; empty for any.
     pub targets: Vec<String>,
 }
 
 impl Client {
-    /// A client without an SVID, a key, or a scope.
+    /// A client without an SVID, a key or a scope.
     pub fn new(id: &str, authentication: Authentication) -> Self {
         Self {
             id: id.to_owned(),
@@ -89,55 +90,55 @@ impl Client {
         Self::new(spiffe_id, authentication).spiffe_id(spiffe_id)
     }
 
-    /// The same with this SPIFFE ID.
+    /// Sets the SPIFFE ID.
     pub fn spiffe_id(mut self, pattern: &str) -> Self {
         self.spiffe_id = Some(pattern.to_owned());
         self
     }
 
-    /// The same, signing assertions as `issuer`.
+    /// Sets the issuer and the keys of the client's own assertions.
     pub fn assertions(mut self, issuer: &str, keys: KeySource) -> Self {
         self.assertion_issuer = Some((issuer.to_owned(), keys));
         self
     }
 
-    /// The same with these scopes.
+    /// Sets the scopes.
     pub fn scopes(mut self, scopes: &[&str]) -> Self {
         self.scopes = owned(scopes);
         self
     }
 
-    /// The same with these audiences and resources.
+    /// Sets the audiences and resources.
     pub fn targets(mut self, targets: &[&str]) -> Self {
         self.targets = owned(targets);
         self
     }
 
-    /// Whether this SPIFFE ID is the agent's (SC-4).
+    /// Whether this SPIFFE ID belongs to the client (SPIFFE client authentication).
     pub(super) fn is_agent(&self, id: &str) -> bool {
         self.spiffe_id.as_deref().is_some_and(|pattern| matches(pattern, id))
     }
 
-    /// Whether `name` names this client: its `client_id` or its SPIFFE ID.
+    /// Whether `name` is the client's `client_id` or its SPIFFE ID.
     pub(super) fn is_named(&self, name: &str) -> bool {
         self.id == name || self.is_agent(name)
     }
 }
 
-/// Another issuer whose tokens count here.
+/// Another issuer whose tokens are accepted.
 #[derive(Clone, Debug)]
 pub struct TrustedIssuer {
-    /// Its issuer identifier, compared as a string.
+    /// The issuer identifier, compared as a string.
     pub issuer: String,
-    /// Its signing keys.
+    /// The issuer's signing keys.
     pub keys: KeySource,
-    /// Whether its ID-JAGs are redeemed.
+    /// Whether ID-JAGs of this issuer are redeemed.
     pub id_jags: bool,
-    /// Whether its ID tokens and access tokens count as a user's token.
+    /// Whether ID tokens and access tokens of this issuer are accepted as a user's token.
     pub user_tokens: bool,
 }
 
-/// Somebody may act for somebody. Both sides are exact, or end in `*`.
+/// Permission to act for a user. Both values are exact or end in `*`.
 #[derive(Clone, Debug)]
 pub struct Delegation {
     /// The agent's SPIFFE ID or `client_id`.
@@ -149,28 +150,30 @@ pub struct Delegation {
 /// A resource authorization server that this identity provider issues ID-JAGs for.
 #[derive(Clone, Debug)]
 pub struct IdJagAudience {
-    /// Its issuer identifier.
+    /// The issuer identifier of the server.
     pub issuer: String,
-    /// Our `client_id` and the same client's `client_id` there; who is not listed has the same one.
+    /// The `client_id` here and the `client_id` of the same client there. A client that is not
+    /// listed has the same id.
     pub client_ids: Vec<(String, String)>,
 }
 
-/// What goes for everyone.
+/// The policy for all clients.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// Who may act for whom. Empty: nobody for anybody.
+    /// Who may act for whom. If it is empty, nobody may act for anybody.
     pub delegations: Vec<Delegation>,
-    /// How many actors an `act` chain may have.
+    /// The largest number of actors in an `act` chain.
     pub max_actors: usize,
-    /// Grants what is left of a scope instead of refusing one that is too wide.
+    /// Whether a scope that is too wide is narrowed instead of refused.
     pub narrow_scopes: bool,
-    /// Refuses an ID-JAG or a self-issued assertion that was seen before (IJ-R7).
+    /// Whether an ID-JAG or a self-issued assertion that was used before is refused (RFC 7523 §3).
     pub single_use_assertions: bool,
-    /// Takes the token endpoint as the `aud` of a client assertion, instead of the issuer (before RFC 7523bis).
+    /// Whether the `aud` of a client assertion must be the token endpoint instead of the issuer, as
+    /// before RFC 7523bis.
     pub client_assertion_for_endpoint: bool,
-    /// The `aud` of an access token for which no `resource` or `audience` was asked.
+    /// The `aud` of an access token if neither `resource` nor `audience` was requested.
     pub default_audience: String,
-    /// Whose ID-JAGs may be asked for here.
+    /// The servers for which ID-JAGs are issued.
     pub id_jag_audiences: Vec<IdJagAudience>,
     /// The lifetime of access tokens.
     pub access_token_ttl: Duration,
@@ -194,7 +197,7 @@ impl Default for Policy {
     }
 }
 
-/// Everything above, for one server.
+/// The registrations of one server.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Registry {
     pub(super) clients: Vec<Client>,
@@ -213,13 +216,14 @@ impl Registry {
     }
 
     pub(super) fn domain_of(&self, spiffe_id: &str) -> anyhow::Result<&TrustDomain> {
-        let name = crate::dev::jwt::trust_domain(spiffe_id).with_context(|| format!("{spiffe_id} is no SPIFFE ID"))?;
+        let name =
+            crate::dev::jwt::trust_domain(spiffe_id).with_context(|| format!("{spiffe_id} is not a SPIFFE ID"))?;
         let domain = self.domains.iter().find(|domain| domain.name() == name);
         domain.with_context(|| format!("the trust domain {name} is not trusted here"))
     }
 }
 
-/// Exact, or a prefix before a final `*`.
+/// Whether `text` equals the pattern, or begins with it if the pattern ends in `*`.
 pub(super) fn matches(pattern: &str, text: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(prefix) => text.starts_with(prefix),

@@ -1,4 +1,4 @@
-//! What the server knows: its clients, its keys, and what came in.
+//! The state of the server: its clients, its keys, and the requests it has received.
 use super::record::Record;
 use super::registry::Registry;
 use crate::clock::{Clock, Timestamp};
@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Mutex;
 use tokio::sync::watch;
 
-/// What the server knows.
+/// The state of the server.
 pub(super) struct State {
     pub(super) issuer: String,
     pub(super) path: String,
@@ -19,26 +19,27 @@ pub(super) struct State {
     pub(super) keys: JwtAuthority,
     pub(super) registry: Mutex<Registry>,
     pub(super) metadata_patch: Mutex<Value>,
-    /// Ids of assertions that were taken, until they expire (IJ-R7, CA-8).
+    /// The ids of assertions that were accepted, until they expire, to detect replays (RFC 7523
+    /// §3).
     pub(super) seen: Mutex<HashMap<String, Timestamp>>,
     pub(super) record: Mutex<Record>,
     pub(super) arrivals: watch::Sender<u64>,
     pub(super) faults: Endpoints,
 }
 
-/// The misbehaviour of each endpoint.
+/// The faults of each endpoint.
 #[derive(Debug, Default)]
 pub struct Endpoints {
-    /// `/token`.
+    /// The faults of `/token`.
     pub token: Faults,
-    /// Both metadata documents.
+    /// The faults of both metadata documents.
     pub metadata: Faults,
-    /// The JWK Set.
+    /// The faults of the JWK set.
     pub jwks: Faults,
 }
 
 impl State {
-    /// Takes note of an assertion's id; false if it was there before.
+    /// Records the id of an assertion. Returns false if it was used before.
     pub(super) fn first_use(&self, id: &str, expiry: Timestamp) -> bool {
         let now = self.clock.now();
         let mut seen = lock(&self.seen);
@@ -46,7 +47,7 @@ impl State {
         seen.insert(id.to_owned(), expiry).is_none()
     }
 
-    /// A copy to work with, so that no lock is held while keys are fetched.
+    /// A copy of the registry, so that no lock is held while keys are fetched.
     pub(super) fn registry(&self) -> Registry {
         lock(&self.registry).clone()
     }

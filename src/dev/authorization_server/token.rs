@@ -1,4 +1,5 @@
-//! The token endpoint: reads the form, authenticates the client, dispatches by grant type, records.
+//! The token endpoint: it reads the form, authenticates the client, dispatches by grant type, and
+//! records the request.
 use super::issue::{Asked, Principal};
 use super::record::{Form, Leg, Recorded};
 use super::refusal::{Outcome, Refusal, json_response};
@@ -27,8 +28,8 @@ impl State {
             certificates: connection.client_chain.clone(),
         };
         self.arrivals.send_modify(|arrivals| *arrivals += 1);
-        let mut judgement = Judgement::default();
-        let normal = self.judge(&request, &mut judgement);
+        let mut verdict = Verdict::default();
+        let normal = self.decide(&request, &mut verdict);
         let response = self.faults.token.apply(connection.requests() > 1, normal).await?;
         let (head, body) = response.into_parts();
         let Ok(body) = body.collect().await;
@@ -38,47 +39,48 @@ impl State {
             certificate_id: request.certificates.first().and_then(|leaf| jwt::spiffe_id(leaf).ok()),
             form: request.form,
             authorization: request.authorization,
-            client: judgement.client,
+            client: verdict.client,
             status: head.status.as_u16(),
-            refusal: judgement.refusal.map(|refusal| (refusal.code.to_owned(), refusal.reason)),
+            refusal: verdict.refusal.map(|refusal| (refusal.code.to_owned(), refusal.reason)),
             answer: serde_json::from_slice(&body).unwrap_or_default(),
         });
         Ok(Response::from_parts(head, crate::dev::http::full(body)))
     }
 
-    async fn judge(&self, request: &TokenRequest, judgement: &mut Judgement) -> Response<Body> {
-        match self.grant(request, judgement).await {
+    async fn decide(&self, request: &TokenRequest, verdict: &mut Verdict) -> Response<Body> {
+        match self.grant(request, verdict).await {
             Ok(answer) => json_response(StatusCode::OK, &answer),
             Err(refusal) => {
                 let response = refusal.response(request.authorization.is_some());
-                judgement.refusal = Some(refusal);
+                verdict.refusal = Some(refusal);
                 response
             }
         }
     }
 
-    async fn grant(&self, request: &TokenRequest, judgement: &mut Judgement) -> Outcome<Value> {
+    async fn grant(&self, request: &TokenRequest, verdict: &mut Verdict) -> Outcome<Value> {
         let form = &request.form;
         if let Some(name) = form.repeated() {
             return Err(Refusal::invalid_request(format!("{name} is given twice")));
         }
         let registry = self.registry();
         let client = client_auth::authenticate(self, &registry, request).await?;
-        judgement.client = client.as_ref().map(|client| client.id.clone());
+        verdict.client = client.as_ref().map(|client| client.id.clone());
         let asked = Asked::new(form)?;
         match form.value("grant_type") {
             Some("client_credentials") => self.client_credentials(&registry, client, &asked),
             Some(TOKEN_EXCHANGE) => self.token_exchange(&registry, client, form, &asked).await,
             Some(JWT_BEARER) => self.jwt_bearer(&registry, client, form, &asked).await,
-            Some(other) => Err(Refusal::new("unsupported_grant_type", format!("no grant of type {other}"))),
-            None => Err(Refusal::invalid_request("no grant_type")),
+            Some(other) => {
+                Err(Refusal::new("unsupported_grant_type", format!("grants of type {other} are not supported")))
+            }
+            None => Err(Refusal::invalid_request("grant_type is missing")),
         }
     }
 
-    /// RFC 6749 §4.4: only a client that has proved who it is gets a token as itself.
+    /// The client credentials grant, which only authenticated clients may use (RFC 6749 §4.4).
     fn client_credentials(&self, registry: &Registry, client: Option<Client>, asked: &Asked) -> Outcome<Value> {
-        let client =
-            client.ok_or_else(|| Refusal::invalid_client("client_credentials without client authentication"))?;
+        let client = client.ok_or_else(|| Refusal::invalid_client("client_credentials needs client authentication"))?;
         if matches!(client.authentication, Authentication::None) {
             return Err(Refusal::new("unauthorized_client", "a public client has no credentials"));
         }
@@ -86,7 +88,7 @@ impl State {
         self.access_token(registry, &client, asked, Principal { subject, act: None })
     }
 
-    /// What a request is for, by its look alone.
+    /// Classifies a request by its parameters alone.
     fn leg(&self, form: &Form) -> Leg {
         let self_issued = |name: &str| form.token(name).is_some_and(|token| self.looks_self_issued(&token));
         match form.value("grant_type") {
@@ -111,7 +113,7 @@ impl State {
 }
 
 #[derive(Default)]
-struct Judgement {
+struct Verdict {
     client: Option<String>,
     refusal: Option<Refusal>,
 }

@@ -1,4 +1,5 @@
-//! JWT signing keys: a trust domain's for JWT-SVIDs, an authorization server's for ID tokens and access tokens.
+//! JWT signing keys, of a trust domain for JWT-SVIDs or of an authorization server for ID tokens
+//! and access tokens.
 use super::{JwtAlgorithm, KeyType};
 use crate::clock::Clock;
 use anyhow::Context;
@@ -29,47 +30,47 @@ impl fmt::Debug for JwtAuthority {
 }
 
 impl JwtAuthority {
-    /// One fresh key.
+    /// Creates an authority with one new key.
     pub fn new(algorithm: JwtAlgorithm, clock: &Clock) -> anyhow::Result<Self> {
         let keys = Arc::new(Mutex::new(vec![Key::generate(algorithm.key_type())?]));
         Ok(Self { clock: clock.clone(), algorithm, keys })
     }
 
-    /// Adds a key and signs with it; the old ones stay published.
+    /// Adds a key and signs with it. The old keys stay published.
     pub fn rotate(&self) -> anyhow::Result<()> {
         let next = Key::generate(self.algorithm.key_type())?;
         self.lock().push(next);
         Ok(())
     }
 
-    /// Publishes the signing key alone.
+    /// Withdraws every key but the signing key.
     pub fn revoke(&self) {
         let mut keys = self.lock();
         let old = keys.len() - 1;
         keys.drain(..old);
     }
 
-    /// The published keys for OAuth: a JWK Set with `use: sig` (RFC 7517 §5).
+    /// The published keys as a JWK set for OAuth, with `use: sig` (RFC 7517 §5).
     pub fn jwks(&self) -> Value {
         self.published("sig")
     }
 
-    /// The published keys as a SPIFFE bundle: `use: jwt-svid` (JWT-SVID §6).
+    /// The published keys as a SPIFFE bundle, with `use: jwt-svid` (JWT-SVID §6).
     pub fn bundle(&self) -> Value {
         self.published("jwt-svid")
     }
 
-    /// Signs exactly these claims. `typ` goes into the header; `kid` is the signing key's.
+    /// Signs exactly these claims, with `typ` and the signing key's `kid` in the header.
     pub fn sign(&self, typ: &str, claims: &Value) -> anyhow::Result<String> {
         let keys = self.lock();
-        let key = keys.last().context("no key")?;
+        let key = keys.last().context("there is no key")?;
         let mut header = Header::new(self.algorithm.key_type().jws_algorithm());
         header.typ = Some(typ.to_owned());
         header.kid = Some(key.kid.clone());
         jsonwebtoken::encode(&header, claims, &key.private).context("cannot sign")
     }
 
-    /// Signs these claims with `iat`, `exp` and `jti` added where they are missing.
+    /// Signs these claims after adding `iat`, `exp` and `jti` if they are missing.
     pub fn mint(&self, typ: &str, ttl: Duration, mut claims: Value) -> anyhow::Result<String> {
         let now = self.clock.now();
         let members = claims.as_object_mut().context("claims are an object")?;
@@ -79,7 +80,7 @@ impl JwtAuthority {
         self.sign(typ, &claims)
     }
 
-    /// A JWT-SVID (JWT-SVID §3): `sub`, `aud`, `exp`, `iat`.
+    /// Signs a JWT-SVID (JWT-SVID §3) with `sub`, `aud`, `exp` and `iat`.
     pub fn jwt_svid(&self, id: &str, audience: &[String], ttl: Duration) -> anyhow::Result<String> {
         let now = self.clock.now();
         let exp = now.plus(ttl).unix_seconds();

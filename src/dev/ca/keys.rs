@@ -1,4 +1,4 @@
-//! Key pairs: one kind of key, and the JWS algorithm and JWK that belong to it.
+//! Kinds of key pairs with their JWS algorithms and JWKs.
 use anyhow::Context;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
@@ -13,13 +13,13 @@ pub enum KeyType {
     P256,
     /// ECDSA on P-384.
     P384,
-    /// RSA with 2048 bits; takes a noticeable part of a second to make.
+    /// RSA with 2048 bits. Generating one takes a noticeable part of a second.
     Rsa2048,
-    /// Ed25519: legal in X.509, but not for JWT-SVIDs.
+    /// Ed25519, which is allowed in X.509 but not for JWT-SVIDs.
     Ed25519,
 }
 
-/// What a [`super::JwtAuthority`] signs with.
+/// The algorithm of a [`super::JwtAuthority`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JwtAlgorithm {
     /// ECDSA on P-256 with SHA-256.
@@ -61,7 +61,7 @@ impl KeyType {
         match self {
             Self::P256 | Self::P384 => Ok(EncodingKey::from_ec_der(key.serialized_der())),
             Self::Ed25519 => Ok(EncodingKey::from_ed_der(key.serialized_der())),
-            // jsonwebtoken takes PKCS#1 as DER, and finds it in PKCS#8 only when that is PEM.
+            // jsonwebtoken expects PKCS#1 if the key is DER, and accepts PKCS#8 only if it is PEM.
             Self::Rsa2048 => Ok(EncodingKey::from_rsa_pem(key.serialize_pem().as_bytes())?),
         }
     }

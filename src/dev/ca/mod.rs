@@ -1,4 +1,5 @@
-//! What a SPIRE server would hold: the X.509 and the JWT authorities of a trust domain; and a plain CA for server certificates.
+//! The authorities that a SPIRE server would hold for a trust domain, for X.509 and JWT, and a
+//! plain CA for server certificates.
 mod jwt_authority;
 mod keys;
 mod svid;
@@ -13,18 +14,19 @@ pub use x509_authority::X509Authority;
 
 use crate::clock::Clock;
 
-/// Everything that one trust domain signs with. Clones share the authorities.
+/// The authorities of one trust domain. Clones share them.
 #[derive(Clone, Debug)]
 pub struct TrustDomain {
     name: String,
-    /// Signs X.509-SVIDs.
+    /// The authorities that sign X.509-SVIDs.
     pub x509: X509Authority,
-    /// Signs JWT-SVIDs.
+    /// The keys that sign JWT-SVIDs.
     pub jwt: JwtAuthority,
 }
 
 impl TrustDomain {
-    /// A trust domain with one fresh P-256 authority and one fresh ES256 key. `name` is the bare name, as in `example.org`.
+    /// Creates a trust domain with a new P-256 authority and a new ES256 key. `name` is the bare
+    /// name, as in `example.org`.
     pub fn new(name: &str, clock: &Clock) -> anyhow::Result<Self> {
         Ok(Self {
             name: name.to_owned(),
@@ -33,17 +35,17 @@ impl TrustDomain {
         })
     }
 
-    /// The bare name.
+    /// The bare name of the trust domain.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The trust domain as a SPIFFE ID, the key of bundle maps: `spiffe://example.org`.
+    /// The SPIFFE ID of the trust domain, which is the key of bundle maps: `spiffe://example.org`.
     pub fn spiffe_id(&self) -> String {
         format!("spiffe://{}", self.name)
     }
 
-    /// The SPIFFE ID of a workload: `path` without the leading slash.
+    /// The SPIFFE ID of a workload. `path` has no leading slash.
     pub fn workload(&self, path: &str) -> String {
         format!("spiffe://{}/{path}", self.name)
     }

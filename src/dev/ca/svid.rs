@@ -1,4 +1,4 @@
-//! An X.509-SVID, and the ways in which a test wants it to be wrong.
+//! X.509-SVIDs, and the deliberate flaws that tests need.
 use super::KeyType;
 use crate::clock::Timestamp;
 use anyhow::Context;
@@ -8,42 +8,42 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What to issue.
+/// A request to issue an SVID.
 #[derive(Clone, Debug)]
 pub struct SvidRequest {
-    /// The SPIFFE ID, `spiffe://example.org/agent`.
+    /// The SPIFFE ID, as in `spiffe://example.org/agent`.
     pub id: String,
-    /// From now to `notAfter`; certificates have whole seconds.
+    /// The time from now to `notAfter`. Certificates have whole seconds.
     pub ttl: Duration,
-    /// The kind of the leaf's key.
+    /// The kind of key.
     pub key_type: KeyType,
-    /// The operator's hint (Workload API, `X509SVID.hint`); empty for none.
+    /// The operator's hint (`X509SVID.hint` of the Workload API); empty for none.
     pub hint: String,
-    /// What is wrong with it.
+    /// A deliberate flaw.
     pub flaw: Option<Flaw>,
 }
 
-/// A deliberate mistake. The broken rule is in the X509-SVID standard, §2-5.
+/// A deliberate flaw, which violates the X509-SVID standard, §2 to §5.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flaw {
     /// `notAfter` has passed.
     Expired,
     /// `notBefore` is an hour away.
     NotYetValid,
-    /// The leaf says `cA=TRUE`.
+    /// The leaf has `cA=TRUE`.
     CaLeaf,
-    /// Two URI SANs.
+    /// The leaf has two URI SANs.
     TwoUriSans,
-    /// Only a DNS SAN.
+    /// The leaf has only a DNS SAN.
     NoUriSan,
-    /// The private key is not the certificate's.
+    /// The private key does not belong to the certificate.
     KeyMismatch,
-    /// The certificate has this SPIFFE ID, the answer says the requested one.
+    /// The certificate has this SPIFFE ID, and the answer names the requested one.
     OtherId(String),
 }
 
 impl SvidRequest {
-    /// A P-256 SVID for one hour, without a hint.
+    /// Requests a P-256 SVID for one hour, without a hint.
     pub fn new(id: &str) -> Self {
         Self {
             id: id.to_owned(),
@@ -54,25 +54,25 @@ impl SvidRequest {
         }
     }
 
-    /// The same with another lifetime.
+    /// Sets the lifetime.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// The same with another kind of key.
+    /// Sets the kind of key.
     pub fn key_type(mut self, key_type: KeyType) -> Self {
         self.key_type = key_type;
         self
     }
 
-    /// The same with a hint.
+    /// Sets the hint.
     pub fn hint(mut self, hint: &str) -> Self {
         hint.clone_into(&mut self.hint);
         self
     }
 
-    /// The same, broken.
+    /// Sets a flaw.
     pub fn flaw(mut self, flaw: Flaw) -> Self {
         self.flaw = Some(flaw);
         self
@@ -82,13 +82,13 @@ impl SvidRequest {
 /// An issued SVID with its private key.
 #[derive(Clone)]
 pub struct Svid {
-    /// The SPIFFE ID that was asked for.
+    /// The SPIFFE ID that was requested.
     pub id: String,
     /// The operator's hint; empty for none.
     pub hint: String,
-    /// DER, leaf first, without the authority.
+    /// The certificates in DER, leaf first, without the authority.
     pub chain: Vec<CertificateDer<'static>>,
-    /// PKCS#8 DER.
+    /// The private key as PKCS#8 DER.
     pub key: Vec<u8>,
     /// When the leaf expires.
     pub not_after: Timestamp,
@@ -101,7 +101,7 @@ impl fmt::Debug for Svid {
 }
 
 impl Svid {
-    /// The chain as the Workload API sends it: DER certificates one after the other.
+    /// The chain as the Workload API sends it: concatenated DER certificates.
     pub fn chain_der(&self) -> Vec<u8> {
         self.chain.iter().flat_map(|certificate| certificate.as_ref().to_vec()).collect()
     }
@@ -116,7 +116,10 @@ impl Svid {
         pem_block("PRIVATE KEY", &self.key)
     }
 
-    /// For a rustls server or client. Errors if the key is not the certificate's ([`Flaw::KeyMismatch`]).
+    /// The chain and the key for a rustls server or client.
+    ///
+    /// # Errors
+    /// The key does not belong to the certificate ([`Flaw::KeyMismatch`]).
     pub fn certified_key(&self) -> anyhow::Result<Arc<CertifiedKey>> {
         certified_key(self.chain.clone(), &self.key)
     }
@@ -125,10 +128,10 @@ impl Svid {
 pub(super) fn certified_key(chain: Vec<CertificateDer<'static>>, key: &[u8]) -> anyhow::Result<Arc<CertifiedKey>> {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let key = PrivatePkcs8KeyDer::from(key.to_vec()).into();
-    Ok(Arc::new(CertifiedKey::from_der(chain, key, &provider).context("certificate and key do not fit")?))
+    Ok(Arc::new(CertifiedKey::from_der(chain, key, &provider).context("the key does not belong to the certificate")?))
 }
 
-/// Certificates as one PEM text.
+/// Encodes certificates as one PEM text.
 pub(super) fn pem(certificates: &[CertificateDer<'_>]) -> String {
     certificates.iter().map(|certificate| pem_block("CERTIFICATE", certificate)).collect()
 }

@@ -1,4 +1,5 @@
-//! A plain CA for server certificates, as a company's own Web PKI: names instead of SPIFFE IDs.
+//! A plain CA for server certificates with host names instead of SPIFFE IDs, like a company's own
+//! PKI.
 use super::KeyType;
 use super::svid::{certified_key, pem};
 use super::x509_authority::date;
@@ -30,7 +31,7 @@ impl fmt::Debug for WebCa {
 }
 
 impl WebCa {
-    /// A fresh CA.
+    /// Creates a CA.
     pub fn new(clock: &Clock) -> anyhow::Result<Self> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, format!("idjag-proxy dev CA {}", fastrand::u64(..)));
@@ -38,11 +39,12 @@ impl WebCa {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params.not_before = date(clock.now().minus(DAY))?;
         params.not_after = date(clock.now().plus(3650 * DAY))?;
-        let authority = CertifiedIssuer::self_signed(params, KeyType::P256.generate()?).context("cannot make a CA")?;
+        let authority =
+            CertifiedIssuer::self_signed(params, KeyType::P256.generate()?).context("cannot create a CA")?;
         Ok(Self { clock: clock.clone(), authority: Arc::new(authority) })
     }
 
-    /// A certificate for one day and for these names: DNS names or IP addresses.
+    /// Issues a certificate that is valid for one day and for these DNS names or IP addresses.
     pub fn server_certificate(&self, names: &[&str]) -> anyhow::Result<Arc<CertifiedKey>> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names)?;
@@ -57,7 +59,7 @@ impl WebCa {
         certified_key(vec![leaf.der().clone()], key.serialized_der())
     }
 
-    /// The CA's certificate, DER.
+    /// The CA's certificate in DER.
     pub fn certificate(&self) -> CertificateDer<'static> {
         self.authority.der().clone()
     }

@@ -1,5 +1,5 @@
-//! The X.509 authorities of a trust domain. They rotate as SPIRE's do: `prepare` publishes a new one, `activate` signs with it,
-//! `revoke` takes the old ones out of the bundle.
+//! The X.509 authorities of a trust domain. They rotate as SPIRE's do: `prepare` publishes a new
+//! authority, `activate` signs with it, and `revoke` removes the old ones from the bundle.
 use super::KeyType;
 use super::svid::{Flaw, Svid, SvidRequest, pem};
 use crate::clock::{Clock, Timestamp};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use time::OffsetDateTime;
 
-/// Certificates start a little early, so that clocks that differ by seconds agree on them.
+/// Certificates start to be valid this much early, so that clocks may differ by a few seconds.
 const BACKDATE: Duration = Duration::from_secs(60);
 const AUTHORITY_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -40,14 +40,15 @@ impl fmt::Debug for X509Authority {
 }
 
 impl X509Authority {
-    /// One fresh P-256 authority, published and signing.
+    /// Creates one P-256 authority, which is published and signs.
     pub fn new(trust_domain: &str, clock: &Clock) -> anyhow::Result<Self> {
         let first = authority(trust_domain, clock)?;
         let state = State { published: vec![first], active: 0 };
         Ok(Self { trust_domain: trust_domain.to_owned(), clock: clock.clone(), state: Arc::new(Mutex::new(state)) })
     }
 
-    /// Issues an SVID, for whatever id is asked: an authority of one trust domain can lie about another.
+    /// Issues an SVID for any SPIFFE ID, so that tests can let an authority sign for a foreign
+    /// trust domain.
     pub fn issue(&self, request: &SvidRequest) -> anyhow::Result<Svid> {
         let key = request.key_type.generate()?;
         let (not_before, not_after) = validity(request, self.clock.now());
@@ -67,7 +68,7 @@ impl X509Authority {
         })
     }
 
-    /// Publishes one more authority, which does not sign yet.
+    /// Publishes another authority, which does not sign yet.
     pub fn prepare(&self) -> anyhow::Result<()> {
         let next = authority(&self.trust_domain, &self.clock)?;
         self.lock().published.push(next);
@@ -80,7 +81,8 @@ impl X509Authority {
         state.active = state.published.len() - 1;
     }
 
-    /// Takes every authority but the signing one out of the bundle: what they signed is not trusted any more.
+    /// Removes every authority but the signing one from the bundle. What the others have signed is
+    /// no longer trusted.
     pub fn revoke(&self) {
         let mut state = self.lock();
         let active = state.active;
@@ -88,7 +90,7 @@ impl X509Authority {
         *state = State { published: vec![signing], active: 0 };
     }
 
-    /// A new authority, at once: [`Self::prepare`], [`Self::activate`] and [`Self::revoke`].
+    /// Replaces the authority at once: [`Self::prepare`], [`Self::activate`] and [`Self::revoke`].
     pub fn replace(&self) -> anyhow::Result<()> {
         self.prepare()?;
         self.activate();
@@ -96,12 +98,12 @@ impl X509Authority {
         Ok(())
     }
 
-    /// Every published authority, DER.
+    /// The published authorities in DER.
     pub fn bundle(&self) -> Vec<CertificateDer<'static>> {
         self.lock().published.iter().map(|authority| authority.der().clone()).collect()
     }
 
-    /// The bundle as the Workload API sends it: DER certificates one after the other.
+    /// The bundle as the Workload API sends it: concatenated DER certificates.
     pub fn bundle_der(&self) -> Vec<u8> {
         self.bundle().iter().flat_map(|certificate| certificate.as_ref().to_vec()).collect()
     }
@@ -118,14 +120,15 @@ impl X509Authority {
 
 fn authority(trust_domain: &str, clock: &Clock) -> anyhow::Result<Authority> {
     let mut params = CertificateParams::default();
-    // A distinct subject, as SPIRE gives by a serial number: chain building by name then finds the one authority.
+    // A distinct subject, which SPIRE achieves with a serial number, so that building a chain by
+    // name finds the right authority.
     params.distinguished_name.push(DnType::CommonName, format!("{trust_domain} {}", fastrand::u64(..)));
     params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = date(clock.now().minus(BACKDATE))?;
     params.not_after = date(clock.now().plus(AUTHORITY_TTL))?;
-    CertifiedIssuer::self_signed(params, KeyType::P256.generate()?).context("cannot make an authority")
+    CertifiedIssuer::self_signed(params, KeyType::P256.generate()?).context("cannot create an authority")
 }
 
 fn validity(request: &SvidRequest, now: Timestamp) -> (Timestamp, Timestamp) {
@@ -154,7 +157,7 @@ fn leaf_params(
     };
     params.is_ca = match request.flaw {
         Some(Flaw::CaLeaf) => IsCa::Ca(BasicConstraints::Unconstrained),
-        // rcgen's NoCa leaves BasicConstraints out, which the standard does not allow (X509-SVID §4.1).
+        // rcgen's NoCa omits BasicConstraints, which the standard does not allow (X509-SVID §4.1).
         _ => IsCa::ExplicitNoCa,
     };
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -171,5 +174,5 @@ fn uri(text: &str) -> anyhow::Result<SanType> {
 
 pub(super) fn date(instant: Timestamp) -> anyhow::Result<OffsetDateTime> {
     let seconds = i64::try_from(instant.unix_seconds())?;
-    OffsetDateTime::from_unix_timestamp(seconds).context("a date that certificates cannot hold")
+    OffsetDateTime::from_unix_timestamp(seconds).context("a date that a certificate cannot represent")
 }

@@ -1,4 +1,5 @@
-//! The HTTP server under the dev servers: HTTP/1.1 and HTTP/2, plain or TLS, on loopback, that can stop and come back on its port.
+//! The HTTP server of the dev servers: HTTP/1.1 and HTTP/2, plain or over TLS, on loopback. It can
+//! stop and restart on the same port.
 mod tls;
 
 pub use tls::{ClientCertificates, ServerTls};
@@ -25,15 +26,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-/// What the dev servers answer with.
+/// The body of an answer.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// A body of known bytes.
+/// Makes a body of known bytes.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).boxed_unsync()
 }
 
-/// Ends the connection without an answer.
+/// Closes the connection without an answer.
 #[derive(Debug)]
 pub struct HangUp;
 
@@ -45,32 +46,32 @@ impl fmt::Display for HangUp {
 
 impl std::error::Error for HangUp {}
 
-/// A connection, as the answering side sees it.
+/// A connection as the server sees it.
 #[derive(Debug)]
 pub struct Connection {
-    /// Counts from 1 over the life of the server.
+    /// The number of the connection, counted from 1 over the life of the server.
     pub number: u64,
-    /// The client's certificate chain, verified by the handshake; empty without one.
+    /// The client's certificate chain, verified in the handshake; empty if there is none.
     pub client_chain: Vec<CertificateDer<'static>>,
     requests: AtomicU64,
     upgraded: Mutex<JoinSet<()>>,
 }
 
 impl Connection {
-    /// How many requests have come on it, this one included.
+    /// How many requests have arrived on this connection, including the current one.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Runs what follows an upgrade; it ends with the server.
+    /// Runs the protocol that follows an upgrade until the server stops.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         lock(&self.upgraded).spawn(task);
     }
 }
 
-/// Answers requests.
+/// A service that answers requests.
 pub trait Answer: Send + Sync + 'static {
-    /// Answers one request, or hangs up.
+    /// Answers one request, or closes the connection.
     fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -78,7 +79,7 @@ pub trait Answer: Send + Sync + 'static {
     ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, HangUp>> + Send>>;
 }
 
-/// A listening server. Dropping it ends every connection.
+/// A listening server. Dropping it closes every connection.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -101,8 +102,8 @@ impl fmt::Debug for Shared {
 }
 
 impl Server {
-    /// Binds a port of 127.0.0.1. Connections wait until [`Self::serve`] says who answers, because that often has to know the
-    /// address.
+    /// Binds a port of 127.0.0.1. Connections wait for [`Self::serve`], because the service often
+    /// has to know the address.
     pub async fn bind(tls: Option<&ServerTls>, clock: &Clock) -> anyhow::Result<(Self, TcpListener)> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot bind a port of 127.0.0.1")?;
         let shared = Shared {
@@ -116,23 +117,23 @@ impl Server {
         Ok((Self { address, shared: Arc::new(shared), accepting: Mutex::default() }, listener))
     }
 
-    /// Answers the connections of this listener.
+    /// Starts to answer the connections of this listener.
     pub fn serve(&self, listener: TcpListener, answer: Arc<dyn Answer>) {
         *lock(&self.shared.answer) = Some(Arc::clone(&answer));
         lock(&self.accepting).spawn(accept(listener, Arc::clone(&self.shared), answer));
     }
 
-    /// Where it listens.
+    /// The address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// `http` or `https`.
+    /// The scheme: `http` or `https`.
     pub fn scheme(&self) -> &'static str {
         if lock(&self.shared.tls).is_some() { "https" } else { "http" }
     }
 
-    /// How many connections have been accepted, TLS handshakes that failed included.
+    /// How many connections have been accepted, including those whose TLS handshake failed.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::Relaxed)
     }
@@ -142,13 +143,13 @@ impl Server {
         self.shared.open.load(Ordering::Relaxed)
     }
 
-    /// New handshakes use this from now on.
+    /// Uses these TLS settings for new handshakes.
     pub fn set_tls(&self, tls: &ServerTls) -> anyhow::Result<()> {
         *lock(&self.shared.tls) = Some(tls.config(&self.shared.clock)?);
         Ok(())
     }
 
-    /// Resets every connection and refuses new ones.
+    /// Closes every connection and refuses new ones.
     pub async fn stop(&self) {
         let mut accepting = std::mem::take(&mut *lock(&self.accepting));
         accepting.shutdown().await;
@@ -156,7 +157,7 @@ impl Server {
 
     /// Listens on the same port again.
     pub async fn restart(&self) -> anyhow::Result<()> {
-        let answer = lock(&self.shared.answer).clone().context("it has never served")?;
+        let answer = lock(&self.shared.answer).clone().context("the server was never started")?;
         let listener = TcpListener::bind(self.address).await.context("cannot bind the port again")?;
         lock(&self.accepting).spawn(accept(listener, Arc::clone(&self.shared), answer));
         Ok(())
@@ -171,7 +172,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, answer: Arc<dyn Answ
                 Ok((stream, _)) => {
                     connections.spawn(connection(stream, Arc::clone(&shared), Arc::clone(&answer)));
                 }
-                // Out of descriptors, or a client that left already: the next one may do better.
+                // Either no descriptor is free or the client has already left. The next connection
+                // may succeed.
                 Err(_) => tokio::task::yield_now().await,
             },
             Some(_) = connections.join_next() => {}
@@ -192,13 +194,14 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>, answer: Arc<dyn Answ
     let number = shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
     shared.open.fetch_add(1, Ordering::Relaxed);
     let _open = Open(Arc::clone(&shared));
-    // Without it, small answers wait for the client's delayed ACK; it cannot fail on an open socket.
+    // Otherwise small answers would wait for the client's delayed ACK. This cannot fail on an open
+    // socket.
     let _ = stream.set_nodelay(true);
     let tls = lock(&shared.tls).clone();
     match tls {
         None => serve(stream, number, Vec::new(), answer).await,
         Some(config) => {
-            // The client sees its alert; tests judge what the client makes of it.
+            // The client receives an alert; tests check how it reacts.
             let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
@@ -218,20 +221,20 @@ where
         Arc::clone(&answer).answer(request, Arc::clone(&connection))
     });
     let server = auto::Builder::new(TokioExecutor::new());
-    // An error is the client's leaving or a scripted hang-up.
+    // An error means that the client left, or that a fault closed the connection.
     let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
     let mut upgraded = std::mem::take(&mut *lock(&connection.upgraded));
     while upgraded.join_next().await.is_some() {}
 }
 
-/// The whole body and its trailers. An error means that the client broke off.
+/// Reads the whole body and its trailers. An error means that the client disconnected.
 pub async fn collect(body: Incoming) -> anyhow::Result<(Bytes, http::HeaderMap)> {
-    let collected = body.collect().await.context("the request's body broke off")?;
+    let collected = body.collect().await.context("the request's body ended early")?;
     let trailers = collected.trailers().cloned().unwrap_or_default();
     Ok((collected.to_bytes(), trailers))
 }
 
-/// A lock whose holder panicked still guards plain data.
+/// Locks a mutex even if a holder has panicked, because it guards plain data.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

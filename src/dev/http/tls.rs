@@ -1,4 +1,4 @@
-//! TLS of the dev servers.
+//! TLS settings of the dev servers.
 use crate::clock::Clock;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
@@ -11,38 +11,38 @@ use std::time::Duration;
 /// Whether the server asks for a client certificate.
 #[derive(Clone, Debug)]
 pub enum ClientCertificates {
-    /// It does not.
+    /// The server does not ask for one.
     NotAsked,
-    /// It asks; one that is presented must lead to these authorities.
+    /// The server asks, and a certificate that is presented must chain to these authorities.
     Optional(Vec<CertificateDer<'static>>),
-    /// Without one that leads to these authorities, the handshake fails.
+    /// The handshake fails without a certificate that chains to these authorities.
     Required(Vec<CertificateDer<'static>>),
 }
 
-/// A server's side of TLS.
+/// The TLS settings of a server.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
-    /// Its own certificate: an SVID, or one of [`crate::dev::ca::WebCa`].
+    /// The server's certificate: an SVID, or a certificate of [`crate::dev::ca::WebCa`].
     pub certificate: Arc<CertifiedKey>,
-    /// Which clients it lets in.
+    /// Which clients are admitted.
     pub clients: ClientCertificates,
-    /// Offered by ALPN, best first; empty for no ALPN.
+    /// The protocols offered through ALPN, preferred first; empty for no ALPN.
     pub alpn: Vec<&'static str>,
 }
 
 impl ServerTls {
-    /// Any client, HTTP/2 before HTTP/1.1.
+    /// Admits any client and prefers HTTP/2 to HTTP/1.1.
     pub fn new(certificate: Arc<CertifiedKey>) -> Self {
         Self { certificate, clients: ClientCertificates::NotAsked, alpn: vec!["h2", "http/1.1"] }
     }
 
-    /// The same with this demand on clients.
+    /// Sets which clients are admitted.
     pub fn clients(mut self, clients: ClientCertificates) -> Self {
         self.clients = clients;
         self
     }
 
-    /// The same without HTTP/2.
+    /// Offers HTTP/1.1 only.
     pub fn http1_only(mut self) -> Self {
         self.alpn = vec!["http/1.1"];
         self

@@ -1,4 +1,4 @@
-//! Who gets in: client certificate and access token (RFC 6750, RFC 9068).
+//! Access control by client certificate and access token (RFC 6750, RFC 9068).
 use super::{Seen, State};
 use crate::dev::authorization_server::KeySource;
 use crate::dev::http::{Body, full, lock};
@@ -7,32 +7,33 @@ use anyhow::{Context, ensure};
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::Value;
 
-/// Which access tokens are good here.
+/// Which access tokens are accepted.
 #[derive(Clone, Debug)]
 pub struct TokenRule {
     /// The authorization server's issuer identifier.
     pub issuer: String,
-    /// Its keys.
+    /// The keys of the authorization server.
     pub keys: KeySource,
-    /// What `aud` must contain.
+    /// The value that `aud` must contain.
     pub audience: String,
-    /// The scope that a path needs; the first rule that fits counts, and a path without a rule needs none.
+    /// The scopes that paths require. The first rule that matches applies, and a path without a
+    /// rule requires none.
     pub scopes: Vec<ScopeRule>,
 }
 
-/// A scope for part of the API.
+/// The scope that a part of the API requires.
 #[derive(Clone, Debug)]
 pub struct ScopeRule {
-    /// The methods; empty for all.
+    /// The methods; empty for any.
     pub methods: Vec<&'static str>,
-    /// What the path begins with.
+    /// The prefix of the paths.
     pub path: String,
-    /// The scope that the token must have.
+    /// The required scope.
     pub scope: String,
 }
 
 impl State {
-    /// Lets the request in, or says why not.
+    /// Admits the request, or returns a refusal.
     pub(super) async fn admit(&self, seen: &mut Seen) -> Result<(), Response<Body>> {
         let clients = lock(&self.clients).clone();
         if let Some(clients) = clients
@@ -43,7 +44,7 @@ impl State {
         let rule = lock(&self.tokens).clone();
         let Some(rule) = rule else { return Ok(()) };
         let Some(token) = bearer(seen) else {
-            return Err(answer(StatusCode::UNAUTHORIZED, Some("Bearer realm=\"dev\""), "an access token is needed"));
+            return Err(answer(StatusCode::UNAUTHORIZED, Some("Bearer realm=\"dev\""), "an access token is required"));
         };
         let claims = self.verified(&rule, &token).await.map_err(|error| {
             let challenge = "Bearer realm=\"dev\", error=\"invalid_token\"";
@@ -69,7 +70,7 @@ impl State {
         jwt::check_times(&claims, self.clock.now())?;
         let here = jwt::audiences(&claims).contains(&rule.audience.as_str());
         ensure!(here, "aud is {}, not {}", claims["aud"], rule.audience);
-        claims["sub"].as_str().context("no sub")?;
+        claims["sub"].as_str().context("sub is missing")?;
         Ok(claims)
     }
 }
@@ -81,7 +82,7 @@ impl ScopeRule {
     }
 }
 
-/// The token, if there is exactly one `Authorization` field and it is a Bearer one.
+/// The token, if there is exactly one `Authorization` field and its scheme is Bearer.
 fn bearer(seen: &Seen) -> Option<String> {
     let mut fields = seen.headers.get_all(header::AUTHORIZATION).iter();
     let field = fields.next()?.to_str().ok()?;

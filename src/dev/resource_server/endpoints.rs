@@ -1,4 +1,4 @@
-//! The paths of the API.
+//! The endpoints of the API.
 use super::{Seen, State};
 use crate::dev::http::{Body, Connection, full};
 use aws_lc_rs::digest;
@@ -51,7 +51,7 @@ async fn echo(request: Request<Incoming>, seen: &mut Seen) -> Response<Body> {
     let mut digest = digest::Context::new(&digest::SHA256);
     let mut length = 0;
     while let Some(frame) = body.frame().await {
-        // The client broke off, and nobody reads the answer.
+        // The client disconnected, and nobody reads the answer.
         let Ok(frame) = frame else { break };
         match frame.into_data() {
             Ok(data) => {
@@ -75,7 +75,7 @@ async fn echo(request: Request<Incoming>, seen: &mut Seen) -> Response<Body> {
 
 fn sse(events: broadcast::Receiver<Option<String>>) -> Response<Body> {
     let frames = stream::unfold(events, |mut events| async move {
-        // An error: a reader so slow that events were lost, or the server's end.
+        // An error means that a slow reader has lost events, or that the server has stopped.
         let event = events.recv().await.ok().flatten()?;
         let frame = Frame::data(Bytes::from(format!("data: {event}\n\n")));
         Some((Ok::<_, Infallible>(frame), events))
@@ -85,7 +85,7 @@ fn sse(events: broadcast::Receiver<Option<String>>) -> Response<Body> {
     response
 }
 
-/// RFC 6455 §4.2.2, then every message back.
+/// Accepts a WebSocket (RFC 6455 §4.2.2) and echoes every message.
 fn websocket(mut request: Request<Incoming>, connection: &Connection) -> Response<Body> {
     let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY) else {
         return empty(StatusCode::UPGRADE_REQUIRED);
@@ -112,19 +112,19 @@ fn websocket(mut request: Request<Incoming>, connection: &Connection) -> Respons
     response
 }
 
-/// Unary gRPC in shape: the message back, the status behind it.
+/// Answers like a unary gRPC method: it echoes the message, followed by the status.
 async fn grpc(request: Request<Incoming>) -> Response<Body> {
     let grpc_status = HeaderName::from_static("grpc-status");
     let failure = request.headers().get("x-grpc-fail").cloned();
     let mut response = match failure {
-        // Trailers-Only: everything in the header.
+        // A Trailers-Only response has everything in the header.
         Some(status) => {
             let mut response = empty(StatusCode::OK);
             response.headers_mut().insert(grpc_status, status);
             response
         }
         None => {
-            // Broken off by the client: nobody reads the answer.
+            // The client disconnected: nobody reads the answer.
             let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
             let mut trailers = HeaderMap::new();
             trailers.insert(grpc_status, HeaderValue::from_static("0"));
@@ -139,7 +139,7 @@ fn with_trailer() -> Response<Body> {
     let mut trailers = HeaderMap::new();
     trailers.insert("x-checksum", HeaderValue::from_static("42"));
     let mut response = Response::new(followed_by(Bytes::from_static(b"a body with a trailer\n"), trailers));
-    // HTTP/1.1 sends only trailers that were announced.
+    // HTTP/1.1 only sends trailers that were announced.
     response.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-checksum"));
     response
 }
@@ -165,7 +165,7 @@ fn broken() -> Response<Body> {
         if first {
             return Some((Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"half"))), false));
         }
-        // Not at once: hyper writes the header and the first half when it has to wait for more.
+        // The error is delayed, so that hyper writes the header and the first half while it waits.
         tokio::task::yield_now().await;
         None
     });

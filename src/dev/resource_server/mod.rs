@@ -1,5 +1,5 @@
-//! An upstream: HTTP/1.1 and HTTP/2, plain or TLS, perhaps with client certificates, that checks access tokens and shows what
-//! reached it.
+//! An upstream that checks access tokens and shows what it received. It speaks HTTP/1.1 and HTTP/2,
+//! plain or over TLS, optionally with client certificates.
 mod access;
 mod endpoints;
 mod record;
@@ -22,19 +22,19 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{broadcast, watch};
 
-/// A running resource server on a port of 127.0.0.1. Dropping it ends it.
+/// A running resource server on a port of 127.0.0.1. Dropping it stops it.
 ///
-/// | path | what it does |
+/// | path | answer |
 /// |---|---|
-/// | `/sse` | an event stream of what [`ResourceServer::send_event`] says |
-/// | `/ws` | WebSocket, echoes messages |
+/// | `/sse` | an event stream of what [`ResourceServer::send_event`] sends |
+/// | `/ws` | a WebSocket that echoes messages |
 /// | `/trailers` | a body with a trailer |
 /// | `/bytes/N` | N bytes, streamed |
-/// | `/status/N` | an empty answer of that status |
-/// | `/reject` | 413 before any body was read |
-/// | `/broken` | breaks off in the middle of the body |
+/// | `/status/N` | an empty answer with that status |
+/// | `/reject` | 413 before the body is read |
+/// | `/broken` | an answer that ends in the middle of its body |
 /// | any, with `content-type: application/grpc` | echoes the body, `grpc-status` in the trailers; `x-grpc-fail: N` for trailers only |
-/// | any other | JSON of what it saw: method, path, fields, client, claims, length and SHA-256 of the body |
+/// | any other | JSON that describes the request: method, path, fields, client, claims, length and SHA-256 of the body |
 #[derive(Debug)]
 pub struct ResourceServer {
     server: Server,
@@ -44,12 +44,12 @@ pub struct ResourceServer {
 struct State {
     clock: Clock,
     tokens: Mutex<Option<TokenRule>>,
-    /// SPIFFE IDs that may call, by client certificate; `None` for anyone.
+    /// The SPIFFE IDs that may call with a client certificate; `None` for anyone.
     clients: Mutex<Option<Vec<String>>>,
     faults: Faults,
     record: Mutex<Record>,
     arrivals: watch::Sender<u64>,
-    /// `None` ends the streams.
+    /// The events of `/sse`; `None` ends the streams.
     events: broadcast::Sender<Option<String>>,
 }
 
@@ -60,7 +60,8 @@ impl fmt::Debug for State {
 }
 
 impl ResourceServer {
-    /// Binds a port and serves anyone, until [`Self::require_tokens`] or [`Self::require_clients`].
+    /// Binds a port and serves any client until [`Self::require_tokens`] or
+    /// [`Self::require_clients`].
     pub async fn start(tls: Option<&ServerTls>, clock: &Clock) -> anyhow::Result<Self> {
         let (server, listener) = Server::bind(tls, clock).await?;
         let state = Arc::new(State {
@@ -76,53 +77,53 @@ impl ResourceServer {
         Ok(Self { server, state })
     }
 
-    /// Where it listens.
+    /// The address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
     }
 
-    /// `http://127.0.0.1:PORT`, or `https`.
+    /// The base URL: `http://127.0.0.1:PORT`, or the same with `https`.
     pub fn url(&self) -> String {
         format!("{}://{}", self.server.scheme(), self.address())
     }
 
-    /// Asks for access tokens from now on.
+    /// Requires access tokens from now on.
     pub fn require_tokens(&self, rule: TokenRule) {
         *lock(&self.state.tokens) = Some(rule);
     }
 
-    /// Asks for a client certificate with one of these SPIFFE IDs from now on.
+    /// Requires a client certificate with one of these SPIFFE IDs from now on.
     pub fn require_clients(&self, ids: &[&str]) {
         *lock(&self.state.clients) = Some(ids.iter().map(|id| (*id).to_owned()).collect());
     }
 
-    /// Misbehaviour to order.
+    /// The faults to inject.
     pub fn faults(&self) -> &Faults {
         &self.state.faults
     }
 
-    /// Sends an event to every open `/sse` stream, and says how many there are.
+    /// Sends an event to every open `/sse` stream. Returns how many there are.
     pub fn send_event(&self, data: &str) -> usize {
         self.state.events.send(Some(data.to_owned())).unwrap_or(0)
     }
 
     /// Ends every open `/sse` stream.
     pub fn end_events(&self) {
-        // An error means that there is none.
+        // An error means that no stream is open.
         let _ = self.state.events.send(None);
     }
 
-    /// The connections so far, failed TLS handshakes included.
+    /// How many connections have been accepted, including those whose TLS handshake failed.
     pub fn connections(&self) -> u64 {
         self.server.connections()
     }
 
-    /// The connections that are open.
+    /// How many connections are open.
     pub fn open_connections(&self) -> u64 {
         self.server.open_connections()
     }
 
-    /// The requests whose answer has begun, oldest first; the last few thousand.
+    /// The last few thousand requests whose answer has begun, oldest first.
     pub fn requests(&self) -> Vec<Seen> {
         lock(&self.state.record).all().cloned().collect()
     }
@@ -132,30 +133,30 @@ impl ResourceServer {
         lock(&self.state.record).all().next_back().cloned()
     }
 
-    /// How many requests have come in.
+    /// How many requests have arrived.
     pub fn arrivals(&self) -> u64 {
         *self.state.arrivals.borrow()
     }
 
-    /// Waits until `count` requests have come in.
+    /// Waits until `count` requests have arrived.
     pub async fn reached_by(&self, count: u64) {
-        // The sender lives as long as this server.
+        // This cannot fail, because the server owns the sender.
         let _ = self.state.arrivals.subscribe().wait_for(|arrivals| *arrivals >= count).await;
     }
 
-    /// Waits until `count` clients listen to `/sse`.
+    /// Waits until `count` clients have opened `/sse`.
     pub async fn listened_to_by(&self, count: usize) {
         while self.state.events.receiver_count() < count {
             tokio::task::yield_now().await;
         }
     }
 
-    /// New handshakes use this from now on.
+    /// Uses these TLS settings for new handshakes.
     pub fn set_tls(&self, tls: &ServerTls) -> anyhow::Result<()> {
         self.server.set_tls(tls)
     }
 
-    /// Resets every connection and refuses new ones.
+    /// Closes every connection and refuses new ones.
     pub async fn stop(&self) {
         self.server.stop().await;
     }

@@ -1,4 +1,4 @@
-//! What reached the upstream, for tests to assert on.
+//! The requests that reached the server, for tests to check.
 use crate::dev::http::Connection;
 use crate::dev::jwt;
 use http::{HeaderMap, Request, Uri, Version};
@@ -6,32 +6,32 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 
-const KEPT: usize = 4096;
+const MAX_RECORDED: usize = 4096;
 
-/// One request as it arrived, and the status of the answer.
+/// A request as it arrived, with the status of the answer.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// The method.
     pub method: String,
-    /// The request target: origin-form over HTTP/1.1, absolute over HTTP/2.
+    /// The request target: in origin form over HTTP/1.1, absolute over HTTP/2.
     pub target: Uri,
-    /// HTTP/1.1 or HTTP/2.
+    /// The version of HTTP.
     pub version: Version,
-    /// Every field, credentials included.
+    /// All header fields, including credentials.
     pub headers: HeaderMap,
-    /// What followed the body.
+    /// The trailers after the body.
     pub trailers: HeaderMap,
     /// The SPIFFE ID of the client certificate.
     pub client: Option<String>,
-    /// The number of the connection; counts from 1.
+    /// The number of the connection, counted from 1.
     pub connection: u64,
-    /// Which request of its connection it is; counts from 1.
+    /// The number of the request on its connection, counted from 1.
     pub on_connection: u64,
-    /// The claims of the access token, once it has been verified.
+    /// The claims of the access token, if it was verified.
     pub claims: Option<Value>,
-    /// Bytes in the body, and their SHA-256 in hexadecimal; for the echo endpoints.
+    /// The length of the body in bytes and its SHA-256 in hexadecimal, on the echo endpoints.
     pub body: Option<(u64, String)>,
-    /// The status of the answer; `None` if the server hung up.
+    /// The status of the answer; `None` if the server closed the connection.
     pub status: Option<u16>,
 }
 
@@ -52,13 +52,14 @@ impl Seen {
         }
     }
 
-    /// The host that was addressed: `:authority`, or `Host`.
+    /// The host of the request: `:authority` or `Host`.
     pub fn host(&self) -> &str {
         let host = self.headers.get("host").and_then(|value| value.to_str().ok());
         self.target.authority().map(http::uri::Authority::as_str).or(host).unwrap_or("")
     }
 
-    /// For people. The token itself is left out: an echo must not hand it to the agent.
+    /// Describes the request as JSON. The token is left out, because the echo must not pass it to
+    /// the agent.
     pub(super) fn to_json(&self) -> Value {
         let (length, digest) = self.body.clone().unwrap_or_default();
         json!({
@@ -100,13 +101,13 @@ pub(super) struct Record(VecDeque<Seen>);
 
 impl Record {
     pub(super) fn push(&mut self, seen: Seen) {
-        if self.0.len() == KEPT {
+        if self.0.len() == MAX_RECORDED {
             self.0.pop_front();
         }
         self.0.push_back(seen);
     }
 
-    /// The newest last.
+    /// The records, newest last.
     pub(super) fn all(&self) -> impl DoubleEndedIterator<Item = &Seen> {
         self.0.iter()
     }

@@ -22,7 +22,7 @@ fn get(url: &str) -> Request<Full<Bytes>> {
 }
 
 #[tokio::test]
-async fn a_token_is_checked_and_never_echoed() {
+async fn token_is_checked_and_never_echoed() {
     let server = ResourceServer::start(None, &Clock::system()).await.unwrap();
     let keys = JwtAuthority::new(JwtAlgorithm::Es256, &Clock::system()).unwrap();
     server.require_tokens(TokenRule {
@@ -55,7 +55,7 @@ async fn a_token_is_checked_and_never_echoed() {
 }
 
 #[tokio::test]
-async fn events_are_sent_when_told() {
+async fn events_reach_open_streams() {
     let server = ResourceServer::start(None, &Clock::system()).await.unwrap();
     let mut response = client().request(get(&format!("{}/sse", server.url()))).await.unwrap();
     server.listened_to_by(1).await;
@@ -67,7 +67,7 @@ async fn events_are_sent_when_told() {
 }
 
 #[tokio::test]
-async fn a_websocket_echoes() {
+async fn websocket_echoes() {
     let server = ResourceServer::start(None, &Clock::system()).await.unwrap();
     let stream = tokio::net::TcpStream::connect(server.address()).await.unwrap();
     let url = format!("ws://{}/ws", server.address());
@@ -77,7 +77,7 @@ async fn a_websocket_echoes() {
 }
 
 #[tokio::test]
-async fn grpc_status_comes_in_the_trailers() {
+async fn grpc_status_is_in_the_trailers() {
     let server = ResourceServer::start(None, &Clock::system()).await.unwrap();
     let h2 = HttpClient::builder(TokioExecutor::new()).http2_only(true).build_http::<Full<Bytes>>();
     let request = Request::post(format!("{}/echo.Echo/Unary", server.url())).header("content-type", "application/grpc");
@@ -88,7 +88,7 @@ async fn grpc_status_comes_in_the_trailers() {
 }
 
 #[tokio::test]
-async fn faults_come_once_and_streams_have_their_length() {
+async fn queued_fault_applies_once_and_streams_have_their_length() {
     let server = ResourceServer::start(None, &Clock::system()).await.unwrap();
     let client = client();
     server.faults().next(Fault::invalid_token());

@@ -1,4 +1,5 @@
-//! A SPIFFE Workload API over a Unix socket, as a SPIRE agent offers it, and a handle to make it misbehave.
+//! A SPIFFE Workload API on a Unix socket, like that of a SPIRE agent, with a handle to make it
+//! misbehave.
 #[expect(missing_docs, reason = "generated code")]
 pub mod proto;
 mod published;
@@ -25,20 +26,21 @@ use tokio_stream::wrappers::UnixListenerStream;
 pub use tonic::Code;
 use tonic::transport::Server;
 
-/// One trust domain's Workload API for one workload. Every change is pushed to the open streams as a complete state.
+/// The Workload API of one trust domain for one workload. Every change is pushed to the open
+/// streams as a complete state.
 pub struct WorkloadApi {
     socket: PathBuf,
     domain: TrustDomain,
     clock: Clock,
-    script: Mutex<Script>,
+    scenario: Mutex<Scenario>,
     published: watch::Sender<Arc<Published>>,
     calls: Arc<Mutex<Calls>>,
     server: Mutex<Option<Running>>,
     renewal: Mutex<Tasks>,
 }
 
-/// What the test, or the demo, wants to be served.
-struct Script {
+/// What the test or the demo wants to be served.
+struct Scenario {
     identities: Vec<SvidRequest>,
     svids: Vec<Svid>,
     federated: Vec<TrustDomain>,
@@ -60,9 +62,10 @@ impl fmt::Debug for WorkloadApi {
 }
 
 impl WorkloadApi {
-    /// Binds `socket` (replacing a stale file) and serves. Until [`Self::set_identities`] it answers `PermissionDenied`.
+    /// Binds `socket`, replacing a stale file, and serves. Until [`Self::set_identities`] it
+    /// answers `PermissionDenied`.
     pub async fn start(socket: &Path, domain: &TrustDomain, clock: &Clock) -> anyhow::Result<Arc<Self>> {
-        let script = Script {
+        let scenario = Scenario {
             identities: Vec::new(),
             svids: Vec::new(),
             federated: Vec::new(),
@@ -71,12 +74,12 @@ impl WorkloadApi {
             mode: Mode::Serve,
             epoch: 0,
         };
-        let (published, _) = watch::channel(Arc::new(script.publish(domain)));
+        let (published, _) = watch::channel(Arc::new(scenario.publish(domain)));
         let api = Arc::new(Self {
             socket: socket.to_owned(),
             domain: domain.clone(),
             clock: clock.clone(),
-            script: Mutex::new(script),
+            scenario: Mutex::new(scenario),
             published,
             calls: Arc::default(),
             server: Mutex::default(),
@@ -86,103 +89,110 @@ impl WorkloadApi {
         Ok(api)
     }
 
-    /// The address as `SPIFFE_ENDPOINT_SOCKET` has it.
+    /// The address in the form of `SPIFFE_ENDPOINT_SOCKET`.
     pub fn endpoint(&self) -> String {
         format!("unix://{}", self.socket.display())
     }
 
-    /// The socket's path.
+    /// The path of the socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// The calls so far.
+    /// How many calls there have been.
     pub fn calls(&self) -> Calls {
         *lock(&self.calls)
     }
 
-    /// Issues these SVIDs with the signing authority and pushes them; the first is the default identity (WA-5). Ends
-    /// [`Self::withdraw`] and [`Self::hang`]. An empty list answers `PermissionDenied`.
+    /// Issues these SVIDs with the signing authority and pushes them; the first one is the default
+    /// identity (SPIFFE Workload API, "Default Identity"). Ends [`Self::withdraw`] and
+    /// [`Self::hang`]. An empty list is answered with `PermissionDenied`.
     pub fn set_identities(&self, identities: &[SvidRequest]) -> anyhow::Result<()> {
         let svids = identities.iter().map(|request| self.domain.x509.issue(request)).collect::<Result<_, _>>()?;
-        self.change(|script| {
-            script.identities = identities.to_vec();
-            script.svids = svids;
-            script.mode = Mode::Serve;
+        self.change(|scenario| {
+            scenario.identities = identities.to_vec();
+            scenario.svids = svids;
+            scenario.mode = Mode::Serve;
         });
         Ok(())
     }
 
-    /// Issues the same identities anew, by whichever authority signs now, and pushes them.
+    /// Issues the same identities again, with the authority that signs now, and pushes them.
     pub fn rotate(&self) -> anyhow::Result<()> {
-        let identities = lock(&self.script).identities.clone();
+        let identities = lock(&self.scenario).identities.clone();
         self.set_identities(&identities)
     }
 
-    /// Pushes the present SVIDs with the trust domain's present bundles, as after a `prepare` or a `revoke`.
+    /// Pushes the current SVIDs with the trust domain's current bundles, for example after a
+    /// `prepare` or a `revoke`.
     pub fn push_bundles(&self) {
         self.change(|_| {});
     }
 
-    /// The SVIDs that were last issued.
+    /// The SVIDs that were issued last.
     pub fn svids(&self) -> Vec<Svid> {
-        lock(&self.script).svids.clone()
+        lock(&self.scenario).svids.clone()
     }
 
-    /// Pushes exactly this answer, however broken, to X.509-SVID streams; the next change replaces it.
+    /// Pushes exactly this answer, even if it is invalid, to X.509-SVID streams. The next change
+    /// replaces it.
     pub fn push_raw(&self, answer: X509svidResponse) {
-        let script = lock(&self.script);
-        let mut published = script.publish(&self.domain);
+        let scenario = lock(&self.scenario);
+        let mut published = scenario.publish(&self.domain);
         published.x509_svids = answer;
         self.published.send_replace(Arc::new(published));
     }
 
-    /// The answer that is being pushed, to break and give to [`Self::push_raw`].
+    /// The answer that is currently pushed, to be modified and given to [`Self::push_raw`].
     pub fn answer(&self) -> X509svidResponse {
         self.published.borrow().x509_svids.clone()
     }
 
-    /// Ends every stream with `PermissionDenied` (WA-7), and answers new ones so, until [`Self::restore`].
+    /// Ends every stream with `PermissionDenied`, which withdraws the identities, and refuses new
+    /// streams with it until [`Self::restore`].
     pub fn withdraw(&self) {
         self.refuse(Code::PermissionDenied);
     }
 
-    /// Like [`Self::withdraw`] with another code.
+    /// Does the same as [`Self::withdraw`] with another code.
     pub fn refuse(&self, code: Code) {
-        self.change(|script| script.mode = Mode::Refuse(code));
+        self.change(|scenario| scenario.mode = Mode::Refuse(code));
     }
 
-    /// Accepts calls and says nothing, until [`Self::restore`]. Open streams stay silent.
+    /// Accepts calls without answering until [`Self::restore`]. Open streams stay silent.
     pub fn hang(&self) {
-        self.change(|script| script.mode = Mode::Hang);
+        self.change(|scenario| scenario.mode = Mode::Hang);
     }
 
-    /// Serves again.
+    /// Serves normally again.
     pub fn restore(&self) {
-        self.change(|script| script.mode = Mode::Serve);
+        self.change(|scenario| scenario.mode = Mode::Serve);
     }
 
-    /// Ends every stream with `Unavailable`; new ones are served.
+    /// Ends every stream with `Unavailable`. New streams are served.
     pub fn close_streams(&self) {
-        self.change(|script| script.epoch += 1);
+        self.change(|scenario| scenario.epoch += 1);
     }
 
-    /// Pushes the bundles of these foreign trust domains beside the own one.
+    /// Pushes the bundles of these foreign trust domains in addition to the trust domain's own
+    /// bundle.
     pub fn federate(&self, domains: &[TrustDomain]) {
-        self.change(|script| script.federated = domains.to_vec());
+        self.change(|scenario| scenario.federated = domains.to_vec());
     }
 
-    /// The lifetime of the JWT-SVIDs that are issued from now on; five minutes at first, as SPIRE's.
+    /// Sets the lifetime of JWT-SVIDs that are issued from now on. The default is five minutes, as
+    /// in SPIRE.
     pub fn set_jwt_svid_ttl(&self, ttl: Duration) {
-        self.change(|script| script.jwt_svid_ttl = ttl);
+        self.change(|scenario| scenario.jwt_svid_ttl = ttl);
     }
 
-    /// Answers `FetchJWTSVID`, and it alone, with this error; `None` ends that.
+    /// Answers only `FetchJWTSVID` with this error, until it is set to `None`.
     pub fn refuse_jwt_svids(&self, code: Option<Code>) {
-        self.change(|script| script.jwt_refusal = code);
+        self.change(|scenario| scenario.jwt_refusal = code);
     }
 
-    /// Issues new SVIDs at half of their life from now on, as an agent does, for a process that stays up.
+    /// Renews the SVIDs at half of their lifetime from now on, as an agent does, for a process that
+    /// keeps running.
     pub fn renew_automatically(self: &Arc<Self>) {
         let api = Arc::downgrade(self);
         let mut changes = self.published.subscribe();
@@ -200,19 +210,19 @@ impl WorkloadApi {
         });
     }
 
-    /// Ends every connection and removes the socket, as an agent that stops.
+    /// Closes every connection and removes the socket, as an agent does when it stops.
     pub async fn remove_socket(&self) {
         let Some(mut running) = lock(&self.server).take() else { return };
         self.close_streams();
         running.stopper.stop();
         running.tasks.next_end().await;
-        // Gone already is as good.
+        // It does not matter if the file is already gone.
         let _ = std::fs::remove_file(&self.socket);
     }
 
-    /// Makes the socket, a new inode, and serves on it.
+    /// Creates the socket, with a new inode, and serves on it.
     pub fn resume_socket(&self) -> anyhow::Result<()> {
-        // A stale file of an earlier process would make the bind fail; that there is none is the normal case.
+        // A stale file of an earlier process would make the bind fail. Normally there is none.
         let _ = std::fs::remove_file(&self.socket);
         let listener =
             UnixListener::bind(&self.socket).with_context(|| format!("cannot listen on {}", self.socket.display()))?;
@@ -224,21 +234,22 @@ impl WorkloadApi {
         Ok(())
     }
 
-    fn change(&self, change: impl FnOnce(&mut Script)) {
-        let mut script = lock(&self.script);
-        change(&mut script);
-        self.published.send_replace(Arc::new(script.publish(&self.domain)));
+    fn change(&self, change: impl FnOnce(&mut Scenario)) {
+        let mut scenario = lock(&self.scenario);
+        change(&mut scenario);
+        self.published.send_replace(Arc::new(scenario.publish(&self.domain)));
     }
 
-    /// Until half of the shortest remaining life has passed; far away while there is no SVID.
+    /// The time until half of the shortest remaining lifetime has passed; a long time if there is
+    /// no SVID.
     fn until_renewal(&self) -> Duration {
-        let first: Option<Timestamp> = lock(&self.script).svids.iter().map(|svid| svid.not_after).min();
+        let first: Option<Timestamp> = lock(&self.scenario).svids.iter().map(|svid| svid.not_after).min();
         let day = Duration::from_secs(24 * 3600);
         first.map_or(day, |expiry| (expiry.since(self.clock.now()) / 2).max(Duration::from_secs(1)))
     }
 }
 
-impl Script {
+impl Scenario {
     fn publish(&self, domain: &TrustDomain) -> Published {
         let own = domain.x509.bundle_der();
         let svid = |svid: &Svid| X509svid {

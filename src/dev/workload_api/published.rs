@@ -1,27 +1,27 @@
-//! What the service answers calls from.
+//! The state that the service answers calls from.
 use super::proto::{JwtBundlesResponse, X509BundlesResponse, X509svidResponse};
 use crate::dev::ca::JwtAuthority;
 use std::time::Duration;
 use tonic::Code;
 
-/// How many calls of each kind have come in, refused ones included.
+/// How many calls of each kind have arrived, including refused ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
-    /// `FetchX509SVID` streams opened.
+    /// How many `FetchX509SVID` streams were opened.
     pub x509_svid: u64,
-    /// `FetchX509Bundles` streams opened.
+    /// How many `FetchX509Bundles` streams were opened.
     pub x509_bundles: u64,
-    /// `FetchJWTSVID` calls.
+    /// How many `FetchJWTSVID` calls were made.
     pub jwt_svid: u64,
-    /// `FetchJWTBundles` streams opened.
+    /// How many `FetchJWTBundles` streams were opened.
     pub jwt_bundles: u64,
 }
 
-/// What calls are answered from.
+/// The state that calls are answered from.
 #[derive(Debug)]
 pub(super) struct Published {
     pub(super) mode: Mode,
-    /// A stream ends when this differs from what it was when the stream began.
+    /// Changes when the streams that are open have to end.
     pub(super) epoch: u64,
     pub(super) x509_svids: X509svidResponse,
     pub(super) x509_bundles: X509BundlesResponse,

@@ -1,4 +1,4 @@
-//! The gRPC side: every call looks at what is published and follows it.
+//! The gRPC service: every call reads the published state and follows its changes.
 use super::proto::spiffe_workload_api_server::SpiffeWorkloadApi;
 use super::proto::{
     JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
@@ -10,17 +10,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status};
 
-/// What every call works with.
+/// The state that the calls share.
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) published: watch::Receiver<Arc<Published>>,
     pub(super) calls: Arc<Mutex<Calls>>,
 }
 
-type Answer<T> = Result<Response<BoxStream<'static, Result<T, Status>>>, Status>;
+type StreamResult<T> = Result<Response<BoxStream<'static, Result<T, Status>>>, Status>;
 
 impl Service {
-    fn follow<T: Send + 'static>(&self, select: fn(&Published) -> T) -> Answer<T> {
+    fn follow<T: Send + 'static>(&self, select: fn(&Published) -> T) -> StreamResult<T> {
         let follower = Follower { published: self.published.clone(), epoch: self.epoch(), state: Follow::First };
         let stream = stream::unfold(follower, move |follower| follower.next(select));
         Ok(Response::new(stream.boxed()))
@@ -49,7 +49,8 @@ enum Follow {
 }
 
 impl Follower {
-    /// The next message: at once the present state (WA-4), later each complete new one (WA-2).
+    /// The next message: the current state without delay, then each new one, always complete
+    /// (SPIFFE Workload API, "Stream Responses").
     async fn next<T>(mut self, select: fn(&Published) -> T) -> Option<(Result<T, Status>, Self)> {
         loop {
             match self.state {
@@ -76,13 +77,14 @@ impl Follower {
 
 fn refusal(code: Code) -> Status {
     match code {
-        // SPIRE's own words, which people search for.
+        // This is SPIRE's message, which people search for.
         Code::PermissionDenied => Status::permission_denied("no identity issued"),
-        code => Status::new(code, "scripted refusal"),
+        code => Status::new(code, "injected fault"),
     }
 }
 
-/// Every call must carry `workload.spiffe.io: true`, so that a browser or an SSRF cannot make one (Workload API §6).
+/// Checks that the call carries `workload.spiffe.io: true`, which a browser or an SSRF attack
+/// cannot send (SPIFFE Workload API §6).
 fn check_metadata<T>(request: &Request<T>) -> Result<(), Status> {
     match request.metadata().get("workload.spiffe.io") {
         Some(value) if value == "true" => Ok(()),
@@ -96,19 +98,19 @@ impl SpiffeWorkloadApi for Service {
     type FetchX509BundlesStream = BoxStream<'static, Result<X509BundlesResponse, Status>>;
     type FetchJWTBundlesStream = BoxStream<'static, Result<JwtBundlesResponse, Status>>;
 
-    async fn fetch_x509svid(&self, request: Request<X509svidRequest>) -> Answer<X509svidResponse> {
+    async fn fetch_x509svid(&self, request: Request<X509svidRequest>) -> StreamResult<X509svidResponse> {
         self.count(|calls| calls.x509_svid += 1);
         check_metadata(&request)?;
         self.follow(|published| published.x509_svids.clone())
     }
 
-    async fn fetch_x509_bundles(&self, request: Request<X509BundlesRequest>) -> Answer<X509BundlesResponse> {
+    async fn fetch_x509_bundles(&self, request: Request<X509BundlesRequest>) -> StreamResult<X509BundlesResponse> {
         self.count(|calls| calls.x509_bundles += 1);
         check_metadata(&request)?;
         self.follow(|published| published.x509_bundles.clone())
     }
 
-    async fn fetch_jwt_bundles(&self, request: Request<JwtBundlesRequest>) -> Answer<JwtBundlesResponse> {
+    async fn fetch_jwt_bundles(&self, request: Request<JwtBundlesRequest>) -> StreamResult<JwtBundlesResponse> {
         self.count(|calls| calls.jwt_bundles += 1);
         check_metadata(&request)?;
         self.follow(|published| published.jwt_bundles.clone())
@@ -122,9 +124,9 @@ impl SpiffeWorkloadApi for Service {
             return Err(Status::invalid_argument("audience must be specified"));
         }
         let published = self.answering().await?;
-        let asked = |id: &&Issued| request.spiffe_id.is_empty() || request.spiffe_id == id.spiffe_id;
+        let is_requested = |id: &&Issued| request.spiffe_id.is_empty() || request.spiffe_id == id.spiffe_id;
         let mut svids = Vec::new();
-        for identity in published.identities.iter().filter(asked) {
+        for identity in published.identities.iter().filter(is_requested) {
             let svid = published
                 .jwt
                 .jwt_svid(&identity.spiffe_id, &request.audience, published.jwt_svid_ttl)
@@ -142,12 +144,13 @@ impl SpiffeWorkloadApi for Service {
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         check_metadata(&request)?;
-        Err(Status::unimplemented("this Workload API leaves validation to the caller, who has the bundles"))
+        Err(Status::unimplemented("this Workload API leaves validation to the caller, which has the bundles"))
     }
 }
 
 impl Service {
-    /// What is published once the mode is not to hang any more; an error if it is to refuse, or if the streams were closed.
+    /// The published state once calls no longer hang. It is an error if calls are refused or the
+    /// streams were closed.
     async fn answering(&self) -> Result<Arc<Published>, Status> {
         let mut published = self.published.clone();
         let epoch = self.epoch();

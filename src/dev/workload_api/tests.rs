@@ -1,4 +1,4 @@
-//! With the `spiffe` crate as the client, which is not ours.
+//! Tests with the `spiffe` crate, an independent implementation, as the client.
 use super::*;
 use crate::dev::ca::Flaw;
 use crate::dev::jwt;
@@ -27,7 +27,7 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn a_stream_sees_rotation_withdrawal_and_return() {
+async fn stream_receives_rotation_withdrawal_and_restoration() {
     let rig = Rig::start().await;
     let client = rig.client().await;
     assert!(matches!(client.fetch_x509_context().await, Err(WorkloadApiError::NoIdentityIssued)));
@@ -56,7 +56,7 @@ async fn federated_bundles_are_pushed() {
 }
 
 #[tokio::test]
-async fn jwt_svids_verify_and_can_be_refused() {
+async fn jwt_svids_are_issued_or_refused() {
     let rig = Rig::start().await;
     rig.api.set_identities(&[SvidRequest::new(ID)]).unwrap();
     let client = rig.client().await;
@@ -70,7 +70,7 @@ async fn jwt_svids_verify_and_can_be_refused() {
 }
 
 #[tokio::test]
-async fn the_socket_goes_and_comes_back() {
+async fn socket_can_be_removed_and_restored() {
     let rig = Rig::start().await;
     rig.api.set_identities(&[SvidRequest::new(ID)]).unwrap();
     let client = rig.client().await;
@@ -84,7 +84,7 @@ async fn the_socket_goes_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_broken_answer_reaches_the_client() {
+async fn invalid_answer_reaches_the_client() {
     let rig = Rig::start().await;
     rig.api.set_identities(&[SvidRequest::new(ID).flaw(Flaw::TwoUriSans)]).unwrap();
     assert!(rig.client().await.fetch_x509_context().await.is_err());
