@@ -1,4 +1,4 @@
-//! What one request costs on the way through, part by part: `cargo bench`.
+//! Benchmarks of the steps that a request goes through: `cargo bench`.
 use divan::{Bencher, black_box};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use idjag_proxy::assertion::IdJag;
@@ -23,7 +23,7 @@ fn main() {
     divan::main();
 }
 
-/// An ID-JAG signed with ES256, as for every exchange of `self_issued`.
+/// Signs an ID-JAG with ES256, as every exchange of `self_issued` does.
 #[divan::bench]
 fn assertion_signing(bencher: Bencher<'_, '_>) {
     let pair = rcgen::KeyPair::generate().expect("a P-256 key");
@@ -44,23 +44,23 @@ fn assertion_signing(bencher: Bencher<'_, '_>) {
 }
 
 #[derive(Clone)]
-struct AtOnce(Clock);
+struct InstantMint(Clock);
 
-impl Mint for AtOnce {
+impl Mint for InstantMint {
     async fn mint(&self, _: &Grant, _: Option<&Secret>) -> Result<Minted, ExchangeError> {
         let expires_at = self.0.now().plus(Duration::from_secs(3600));
         Ok(Minted { token: Secret::new("x".repeat(900)), expires_at, scopes: Vec::new() })
     }
 }
 
-/// A held token, looked at by the clock and put into `Authorization`.
+/// Takes a cached token, checks its expiry, and puts it into `Authorization`.
 #[divan::bench]
 fn cache_hit(bencher: Bencher<'_, '_>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let clock = Clock::system();
     let metrics = Metrics::new(&Registrar::default(), ["as"]).expect("metrics");
-    let (tokens, owner) = Tokens::new(AtOnce(clock.clone()), None, clock, metrics, Settings::default());
+    let (tokens, owner) = Tokens::new(InstantMint(clock.clone()), None, clock, metrics, Settings::default());
     let (_stopper, stop) = Stop::pair();
     let mut running = tokio::task::JoinSet::new();
     running.spawn_on(owner.run(stop), runtime.handle());
@@ -73,7 +73,7 @@ fn cache_hit(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// The route of a request, of a hundred on twenty hosts.
+/// Finds the route of a request among a hundred routes on twenty hosts.
 #[divan::bench]
 fn route_match(bencher: Bencher<'_, '_>) {
     let routes =
@@ -86,7 +86,7 @@ fn route_match(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// What a usual agent sends, with what must not pass taken off.
+/// Removes the header fields that must not be forwarded from a typical request.
 #[divan::bench]
 fn header_rewrite(bencher: Bencher<'_, '_>) {
     let mut sent = HeaderMap::new();

@@ -1,9 +1,10 @@
-//! Which crates may be in the binary, and under which licences. Advisories need a network and are not looked up here;
-//! `cargo deny check` with `.deny.toml` does that for those who have it.
+//! Checks which crates are in the binary, and their licences. Advisories need a network and are not
+//! checked here; `cargo deny check` with `.deny.toml` does that where there is one.
 use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Node, PackageId};
 use std::collections::BTreeSet;
 
-/// One crypto provider, no OpenSSL, no RustCrypto RSA (RUSTSEC-2023-0071), no abandoned YAML.
+/// Crates that must not be built: a second crypto provider, OpenSSL, RustCrypto RSA
+/// (RUSTSEC-2023-0071), abandoned YAML crates.
 const BANNED: &[&str] =
     &["ring", "openssl", "openssl-sys", "native-tls", "rsa", "serde_yml", "libyml", "yaml-rust", "chrono"];
 
@@ -28,12 +29,14 @@ const LICENCES: &[&str] = &[
 fn metadata() -> Metadata {
     let mut command = MetadataCommand::new();
     command.manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
-    // Crates of other platforms are in the graph too; a build for this one has not fetched them.
+    // The graph also contains crates for other platforms, which a build for this one has not
+    // fetched.
     command.features(CargoOpt::AllFeatures).other_options(["--locked".to_owned()]);
     command.exec().expect("cargo metadata")
 }
 
-/// What is built into the binary or builds it; not what only tests use.
+/// The packages that are built into the binary or needed to build it, without those that only tests
+/// use.
 fn shipped(metadata: &Metadata) -> BTreeSet<PackageId> {
     let resolve = metadata.resolve.as_ref().expect("a resolved graph");
     let root = resolve.root.clone().expect("a root package");
@@ -53,8 +56,9 @@ fn shipped(metadata: &Metadata) -> BTreeSet<PackageId> {
     seen
 }
 
-/// Whether this dependency is built. The graph also has optional ones that nothing switches on but a feature of the form
-/// `name?/feature`, as rustls-webpki's `ring?/alloc`, because they are in the lock file; `cargo tree` leaves those out.
+/// Whether this dependency is built. The graph also contains optional dependencies that are only
+/// named by a feature of the form `name?/feature`, such as rustls-webpki's `ring?/alloc`, because
+/// they are in the lock file. `cargo tree` leaves those out.
 fn is_on(metadata: &Metadata, node: &Node, dependency: &PackageId) -> bool {
     let package = &metadata[&node.id];
     let target = &metadata[dependency].name;
@@ -72,7 +76,7 @@ fn is_on(metadata: &Metadata, node: &Node, dependency: &PackageId) -> bool {
 }
 
 #[test]
-fn an_optional_crate_counts_once_a_feature_names_it() {
+fn optional_crate_counts_if_a_feature_enables_it() {
     let metadata = metadata();
     let (node, on) = metadata
         .resolve
@@ -100,7 +104,7 @@ fn no_banned_crate_is_built() {
 }
 
 #[test]
-fn every_licence_is_on_the_list() {
+fn every_licence_is_allowed() {
     let metadata = metadata();
     let shipped = shipped(&metadata);
     let wrong: Vec<String> = metadata
@@ -113,7 +117,8 @@ fn every_licence_is_on_the_list() {
     assert!(wrong.is_empty(), "licences:\n{}", wrong.join("\n"));
 }
 
-/// An SPDX expression without nesting deeper than one pair of brackets: some alternative, all of whose parts are allowed.
+/// Whether some alternative of an SPDX expression consists of allowed licences only. At most one
+/// pair of brackets is supported.
 fn allowed(expression: &str) -> bool {
     let expression = expression.replace('/', " OR ");
     let all = |text: &str| text.split(" AND ").all(|part| LICENCES.contains(&part.trim().trim_matches(['(', ')'])));
@@ -127,7 +132,7 @@ fn allowed(expression: &str) -> bool {
 }
 
 #[test]
-fn expressions_are_read() {
+fn licence_expressions_are_evaluated() {
     assert!(allowed("MIT OR GPL-3.0"));
     assert!(allowed("MIT/Apache-2.0"));
     assert!(allowed("ISC AND (Apache-2.0 OR ISC)"));

@@ -1,4 +1,5 @@
-//! The keys that verify what this workload signs: at the listener, and by the command, for those who host them elsewhere.
+//! The keys that verify this workload's assertions, as served by the listener and printed by the
+//! command.
 use super::agent::{self, full, request};
 use super::binary::BINARY;
 use super::rig::{Proxy, World, within};
@@ -13,7 +14,8 @@ use tokio::process::Command;
 
 const ISSUER: &str = "https://agents.test/agent";
 
-/// A configuration that signs with `current.pem` and has retired `old.pem`, and that private key.
+/// Returns a configuration that signs with `current.pem` and has retired `old.pem`, and the retired
+/// private key.
 fn signing(world: &World) -> (String, SigningKey) {
     let pem = |algorithm| rcgen::KeyPair::generate_for(algorithm).expect("a key").serialize_pem();
     let old = pem(&rcgen::PKCS_ED25519);
@@ -38,7 +40,7 @@ async fn start(world: &World, config: &str) -> (Proxy, String) {
     (proxy, url)
 }
 
-/// Asks the listener.
+/// Fetches the keys from the listener.
 async fn published(proxy: &Proxy, url: &str) -> Value {
     let reply = agent::get(proxy.jwks.expect("a listener"), url, &[]).await;
     assert_eq!((reply.status.as_u16(), reply.header("content-type")), (200, "application/jwk-set+json"));
@@ -51,14 +53,14 @@ async fn by_command(file: &Path) -> Output {
 }
 
 #[tokio::test]
-async fn what_is_signed_is_verified_by_the_keys_that_are_published() {
+async fn published_keys_verify_assertions_of_current_and_retired_keys() {
     let world = World::start().await;
     let (config, old) = signing(&world);
     let (proxy, url) = start(&world, &config).await;
     let keys = published(&proxy, &format!("{url}/jwks")).await;
     assert_eq!(published(&proxy, &format!("{url}/.well-known/jwks.json")).await, keys);
     let names: Vec<&Value> = keys["keys"].as_array().expect("a list").iter().map(|key| &key["kid"]).collect();
-    assert_eq!(names, ["2", "1"], "the retired one, too");
+    assert_eq!(names, ["2", "1"], "including the retired key");
     for key in keys["keys"].as_array().expect("a list") {
         let public = ["kty", "crv", "x", "y", "alg", "use", "kid"];
         let members = key.as_object().expect("a key");
@@ -66,7 +68,7 @@ async fn what_is_signed_is_verified_by_the_keys_that_are_published() {
         assert_eq!(key["use"], "sig");
     }
 
-    // An authorization server that knows nothing but where the keys are.
+    // The authorization server knows only the URL of the keys.
     let agent = Client::agent(&world.agent_id(), Authentication::SpiffeJwt).scopes(&["read"]);
     world.corp.register(agent.assertions(ISSUER, KeySource::Url(format!("{url}/jwks"))));
     let reply = proxy.get_for(&world.id_token("alice"), "http://user.test/x").await;
@@ -75,7 +77,7 @@ async fn what_is_signed_is_verified_by_the_keys_that_are_published() {
         world.corp.last_request().and_then(|asked| asked.form.token("subject_token")).expect("an assertion");
     assert_eq!((&assertion.header["kid"], &assertion.claims["iss"]), (&json!("2"), &json!(ISSUER)));
 
-    // And what the last key has signed is still good.
+    // An assertion signed with the retired key is still accepted.
     let claims = json!({ "iss": ISSUER, "sub": "user:alice" });
     let of_old = old.sign("oauth-id-jag+jwt", &claims).expect("signed");
     assert_eq!(jwt::verify_with_jwks(&of_old, &keys, "sig").expect("verified").claims, claims);
@@ -86,7 +88,7 @@ async fn what_is_signed_is_verified_by_the_keys_that_are_published() {
 }
 
 #[tokio::test]
-async fn nothing_else_is_at_the_listener() {
+async fn keys_listener_serves_nothing_else() {
     let world = World::open().await;
     let (proxy, url) = start(&world, &signing(&world).0).await;
     let listener = proxy.jwks.expect("a listener");
@@ -98,20 +100,20 @@ async fn nothing_else_is_at_the_listener() {
         let ask = request(&method, &format!("{url}/jwks"), &[]).body(full("")).expect("request");
         assert_eq!(agent::send(listener, ask).await.status, 405, "{method}");
     }
-    // Nor is the listener a way around the routes.
+    // The listener cannot be used as a proxy either.
     assert_eq!(agent::get(listener, "http://open.test/x", &[]).await.status, 404);
     assert_eq!(world.api.arrivals(), 0);
 }
 
 #[tokio::test]
-async fn a_configuration_without_a_key_of_its_own_publishes_an_empty_set_and_says_why() {
+async fn configuration_without_key_file_publishes_an_empty_set() {
     let world = World::open().await;
     let (proxy, url) = start(&world, &(listening(&world) + &world.routes())).await;
     assert_eq!(published(&proxy, &format!("{url}/jwks")).await, json!({ "keys": [] }));
     let output = by_command(&world.directory.path().join("proxy.yaml")).await;
     assert!(output.status.success(), "{output:?}");
     assert_eq!(serde_json::from_slice::<Value>(&output.stdout).expect("JSON"), json!({ "keys": [] }));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("there is no key to publish"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("There is no key to publish"), "{output:?}");
     let output = by_command(&world.write("bad.yaml", "lisen: {}\n")).await;
     assert_eq!((output.status.code(), output.stdout.len()), (Some(78), 0), "{output:?}");
 }

@@ -20,12 +20,12 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Each document's name and text.
+/// The name and the text of each document.
 fn documents() -> impl Iterator<Item = (&'static str, String)> {
     DOCUMENTS.into_iter().map(|name| (name, std::fs::read_to_string(root().join(name)).expect("a document")))
 }
 
-/// What is wrong with a configuration, if anything is.
+/// The problems of a configuration, if there are any.
 fn problems(text: &str) -> Option<String> {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("readme.yaml");
@@ -80,7 +80,7 @@ fn mcp_example_gives_each_tool_its_own_scopes() {
     assert_eq!(mcp_call(&config, &[]), expected("mcp-rest", &["mcp:use"]));
 }
 
-/// Texts between single backticks, outside blocks.
+/// The texts between single backticks, outside code blocks.
 fn spans(text: &str) -> impl Iterator<Item = &str> {
     text.split("```").step_by(2).flat_map(|prose| prose.split('`').skip(1).step_by(2))
 }
@@ -102,7 +102,7 @@ fn every_mapping_in_a_sentence_is_valid_configuration() {
     assert!(found > 0);
 }
 
-/// Fails where `values` has a key that the chart's schema does not know.
+/// Fails if `values` has a key that the chart's schema does not know.
 fn known(schema: &Value, part: &Value, values: &Value, at: &str) {
     let part = match part["$ref"].as_str() {
         Some(name) => schema.pointer(name.trim_start_matches('#')).expect("a definition"),
@@ -165,7 +165,7 @@ fn files_that_a_document_names_exist() {
             let exists = target.starts_with("http") || file.is_none_or(|file| directory.join(file).exists());
             assert!(exists, "{name} links to {target}, which is not there");
         }
-        // To kubectl, `deploy/NAME` is a Deployment.
+        // For kubectl, `deploy/NAME` is a Deployment.
         for line in text.lines().filter(|line| !line.contains("kubectl")) {
             for word in line.split(|letter: char| !letter.is_ascii() || !is_path(letter as u8)) {
                 let word = word.trim_end_matches(['.', '/']);

@@ -1,5 +1,5 @@
-//! What the process holds and shows to nobody: not in a log at its most talkative, a metric, a status or an error, nor in what a
-//! crash leaves behind.
+//! Secrets never appear in the log at its most verbose level, in metrics, in the status, in errors,
+//! or in what a crash leaves behind.
 use super::agent::{self, Reply};
 use super::binary::Process;
 use super::rig::{LEGACY_KEY, Ports, World, within};
@@ -14,10 +14,10 @@ use std::time::Duration;
 use tokio::process::Command;
 
 const CLIENT_SECRET: &str = "canary-client-secret-77";
-/// Secrets of the agent's own, which are none of ours.
+/// Secrets of the agent itself.
 const AGENTS_OWN: [&str; 4] = ["canary-agents-own", "canary-no-token", "canary-cookie", "canary-query"];
 
-/// A configuration with a client that has a password, for itself and for users.
+/// Writes a configuration with a client that has a password, used for itself and for users.
 fn config(world: &World) -> PathBuf {
     let by_secret = format!(
         "  by-secret:
@@ -39,7 +39,7 @@ tokens:
     world.write("process.yaml", &format!("{preamble}{}{}{}", world.routes(), route("by-secret"), route("exchanged")))
 }
 
-/// Mixed success and failure; what the proxy itself had to say to it.
+/// Makes calls that succeed and calls that fail. Returns the answers that the proxy itself made.
 async fn calls(world: &World, proxy: &Ports) -> String {
     let token =
         || world.user_token(&json!({ "sub": "user:alice", "nonce": fastrand::u64(..) }), Duration::from_secs(600));
@@ -49,7 +49,7 @@ async fn calls(world: &World, proxy: &Ports) -> String {
         agent::get(proxy.outbound, &format!("http://{host}/x?key=canary-query"), &fields).await
     };
     let mut shown = String::new();
-    // The upstream here is one that shows what it got; what this proxy says is everything else.
+    // This upstream echoes what it received, so only answers of the proxy are collected.
     let mut note =
         |reply: &Reply| shown.push_str(&if reply.status.is_success() { String::new() } else { format!("{reply:?}") });
     for host in
@@ -58,7 +58,7 @@ async fn calls(world: &World, proxy: &Ports) -> String {
         note(&call(host, &token()).await);
     }
     note(&call("user.test", AGENTS_OWN[1]).await);
-    // Authorization servers that quote what they were sent, or hand out what cannot be used.
+    // Authorization servers that quote what they were sent, or issue tokens that cannot be used.
     let quote = |words: &str| {
         let description = format!("{words} is not good");
         Fault::json(StatusCode::BAD_REQUEST, &json!({ "error": "invalid_grant", "error_description": description }))
@@ -88,7 +88,7 @@ async fn calls(world: &World, proxy: &Ports) -> String {
     shown
 }
 
-/// Everything that went over a wire and is a secret.
+/// All secrets that were sent over a connection.
 fn secrets(world: &World) -> BTreeSet<String> {
     let seen = world.api.requests();
     let issued =
@@ -102,18 +102,18 @@ fn secrets(world: &World) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_secret_is_in_any_log_metric_status_or_error() {
+async fn log_metrics_status_and_errors_contain_no_secret() {
     let world = World::start().await;
     let mut process = Process::start(&world, &config(&world), "trace");
     let proxy = process.ready(&world).await;
     let mut shown = calls(&world, &proxy).await;
     let admin = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_idjag-proxy"));
-        // Spelt as in the file, here; a path is as good.
+        // Spelled as in the file here. A path works as well.
         let socket = format!("unix://{}", world.directory.path().join("admin.sock").display());
         command.args(arguments).args(["--admin", &socket]).output()
     };
-    // More than the level `trace` says: what the libraries say, which it leaves out.
+    // More verbose than the level `trace`, which leaves out the libraries.
     within(admin(&["log-level", "trace,h2=trace,hyper=trace,rustls=trace,tonic=trace"]), "the level")
         .await
         .expect("run");
@@ -131,10 +131,10 @@ async fn no_secret_is_in_any_log_metric_status_or_error() {
     process.signal(Signal::SIGTERM);
     assert_eq!(process.code().await, Some(0));
     let log = process.log();
-    assert!(log.contains("nowhere.test") && log.contains("h2::"), "the log is at its most talkative");
+    assert!(log.contains("nowhere.test") && log.contains("h2::"), "the log is at its most verbose");
     shown.push_str(&log);
     for secret in secrets {
-        // A signature alone would be enough to find a token by.
+        // The signature alone would identify a token.
         let tail = secret.rsplit('.').next().expect("a part");
         let place = shown
             .find(tail)
@@ -144,7 +144,7 @@ async fn no_secret_is_in_any_log_metric_status_or_error() {
 }
 
 #[tokio::test]
-async fn a_crash_leaves_no_memory_behind() {
+async fn crash_leaves_no_core_dump() {
     let world = World::open().await;
     let mut process = Process::start_with_core_dumps(&world, &config(&world));
     let proxy = process.ready(&world).await;
@@ -153,7 +153,8 @@ async fn a_crash_leaves_no_memory_behind() {
     let limits = of_process("limits");
     let limit = limits.lines().find(|line| line.starts_with("Max core file size")).expect("the line");
     let words: Vec<&str> = limit.split_whitespace().collect();
-    // 1 keeps the kernel from piping a dump as well, 0 only from writing one.
+    // A limit of 1 also keeps the kernel from piping a dump; a limit of 0 only keeps it from
+    // writing one.
     assert!(words[4..6] == ["1", "1"] || words[4..6] == ["0", "0"], "{limit}");
     assert_eq!(u32::from_str_radix(of_process("coredump_filter").trim(), 16), Ok(0), "no memory is dumped");
     process.signal(Signal::SIGABRT);
