@@ -1,4 +1,5 @@
-//! The binary as a process of its own: started, found by what it logs, signalled, measured.
+//! The binary as a process of its own: started, found by the ports that it logs, signalled and
+//! measured.
 use super::rig::{Ports, World, until, within};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
@@ -10,7 +11,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_idjag-proxy");
 
-/// `idjag-proxy run`, writing to a file.
+/// A running `idjag-proxy run` that logs to a file.
 pub(crate) struct Process {
     pub(crate) child: Child,
     log: PathBuf,
@@ -21,20 +22,21 @@ impl Process {
         Self::spawn(world, Command::new(BINARY).args(["run", "--log-level", level]).arg(config))
     }
 
-    /// One that may have at most `most` file descriptors.
+    /// Starts a process that may open at most `most` file descriptors.
     pub(crate) fn start_short_of_descriptors(world: &World, config: &Path, most: u32) -> Self {
         let script = format!("ulimit -n {most} && exec \"$0\" run \"$1\"");
         Self::spawn(world, Command::new("sh").args(["-c", &script, BINARY]).arg(config))
     }
 
-    /// One that whoever starts it lets dump core.
+    /// Starts a process without a limit on core dumps.
     pub(crate) fn start_with_core_dumps(world: &World, config: &Path) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-c", "ulimit -c $(ulimit -H -c) && exec \"$0\" run \"$1\"", BINARY]).arg(config);
         Self::spawn(world, shell.current_dir(world.directory.path()))
     }
 
-    /// One whose standard output and error are the same pipe, which is read only where somebody reads it.
+    /// Starts a process whose standard output and error are one pipe, which is read only when the
+    /// test reads it.
     pub(crate) fn start_on_a_pipe(world: &World, config: &Path) -> (Self, ChildStdout) {
         let mut shell = Command::new("sh");
         shell
@@ -58,7 +60,7 @@ impl Process {
         String::from_utf8_lossy(&std::fs::read(&self.log).expect("read")).into_owned()
     }
 
-    /// Its ports, once it is ready.
+    /// Waits until it is ready and returns its ports.
     pub(crate) async fn ready(&self, world: &World) -> Ports {
         let line = || self.log().lines().find(|line| line.contains("listening")).map(str::to_owned);
         until(async || line().is_some(), "the line with the addresses").await;
@@ -75,7 +77,8 @@ impl Process {
         within(self.child.wait(), "the end of the process").await.expect("waited").code()
     }
 
-    /// A line of `/proc/PID/status` in KiB: `VmRSS` is what it holds in memory now, `VmHWM` the most that it ever held.
+    /// Reads a line of `/proc/PID/status` in KiB: `VmRSS` is its resident memory, `VmHWM` the
+    /// largest that it ever had.
     pub(crate) fn memory(&self, line: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a running process");
         let value = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':')).expect("the line");
@@ -87,7 +90,7 @@ impl Process {
     }
 }
 
-/// What the line `listening` says.
+/// Reads the ports from the log line `listening`.
 pub(crate) fn ports(world: &World, line: &str) -> Ports {
     let address = |listener: &str| -> SocketAddr {
         let rest = &line[line.find(listener).expect("the listener")..];
@@ -98,7 +101,8 @@ pub(crate) fn ports(world: &World, line: &str) -> Ports {
     Ports { outbound: address("outbound"), metrics: address("metrics"), admin, jwks: None }
 }
 
-/// Lets this process, which is agent and upstream at once, hold as many sockets as the system allows; says how many.
+/// Allows this process, which is both agent and upstream, to open as many sockets as the system
+/// permits, and returns how many.
 pub(crate) fn many_descriptors() -> u64 {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raised");

@@ -1,4 +1,4 @@
-//! One line for each request, and what is in it: operators search and count by these names.
+//! The log line of each request, and its fields, by which operators search and count.
 use super::agent::{self, Http1, Http2, Raw, full, request};
 use super::binary::Process;
 use super::rig::{Ports, World, until, within};
@@ -31,20 +31,20 @@ async fn start(world: &World, log: &str) -> (Process, Ports) {
     (process, ports)
 }
 
-/// The lines of requests so far.
+/// Returns the log lines of requests so far.
 fn lines(process: &Process) -> Vec<Value> {
     let log = process.log();
     let whole = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     whole.filter(|line| line["target"] == "idjag_proxy::request").collect()
 }
 
-/// Message, method, host, path, route, status and refusal.
-fn told(line: &Value) -> String {
+/// Summarises a line: message, method, host, path, route, status and refusal.
+fn summary(line: &Value) -> String {
     let names = ["message", "method", "host", "path", "route", "status", "refused"];
     names.map(|name| line[name].as_str().map_or_else(|| line[name].to_string(), str::to_owned)).join(" ")
 }
 
-/// One request after the other, each in its own way.
+/// Sends one request after the other, each of another kind.
 async fn calls(world: &World, proxy: &Ports) {
     let outbound = proxy.outbound;
     let traced = [("traceparent", TRACEPARENT)];
@@ -56,20 +56,20 @@ async fn calls(world: &World, proxy: &Ports) {
     assert_eq!(agent::post(outbound, "http://nowhere.test/grpc", &grpc, b"").await.status, 200);
     assert_eq!(proxy.get("http://api.test/status/404").await.status, 404);
     assert!(agent::raw(outbound, "GET /x HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
-    // Sent twice, asked for once.
+    // The agent sends it once, and the proxy sends it twice.
     world.api.faults().next(Fault::invalid_token());
     assert_eq!(proxy.get("http://api.test/replayed").await.status, 200);
     let mut http2 = Http2::connect(outbound).await;
     let get = request(&Method::GET, "http://open.test/http2", &[]).body(full("")).expect("request");
     assert_eq!(http2.send(get).await.status, 200);
-    // A tunnel, and what is in it.
+    // A tunnel, and a request inside it.
     let mut raw = Raw::connect(outbound).await;
     raw.write("CONNECT open.test:80 HTTP/1.1\r\nhost: open.test:80\r\n\r\n").await;
     assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
     assert_eq!(Http1::over(raw.stream).await.get("/inside", &[("host", "open.test")]).await.status, 200);
 }
 
-const TOLD: [&str; 12] = [
+const SUMMARIES: [&str; 12] = [
     "request GET api.test /traced api 200 ",
     "request POST legacy.test /key legacy 200 ",
     "request GET nowhere.test /x none 403 no_route",
@@ -85,11 +85,11 @@ const TOLD: [&str; 12] = [
 ];
 
 #[tokio::test]
-async fn every_request_is_one_line_and_nothing_else_is() {
+async fn each_request_is_logged_as_one_line_and_nothing_else_is() {
     let world = World::open().await;
     let (mut process, proxy) = start(&world, "").await;
     calls(&world, &proxy).await;
-    // One that leaves before it has an answer.
+    // An agent that leaves before the response.
     let gate = Gate::default();
     world.api.faults().next(Fault::Hold(gate.clone()));
     let mut leaving = Raw::connect(proxy.outbound).await;
@@ -98,7 +98,7 @@ async fn every_request_is_one_line_and_nothing_else_is() {
     drop(leaving);
     until(async || lines(&process).iter().any(|line| line["message"] == "aborted"), "its line").await;
     gate.open();
-    // Probes, scrapes and questions over the admin socket are no requests of the agent's.
+    // Probes, scrapes and requests to the admin socket are not logged.
     assert_eq!(proxy.probe("/readyz").await.status, 200);
     proxy.scrape().await;
     proxy.status().await;
@@ -106,7 +106,7 @@ async fn every_request_is_one_line_and_nothing_else_is() {
     assert_eq!(process.code().await, Some(0));
 
     let lines = lines(&process);
-    assert_eq!(lines.iter().map(told).collect::<Vec<_>>(), TOLD);
+    assert_eq!(lines.iter().map(summary).collect::<Vec<_>>(), SUMMARIES);
     for line in &lines {
         let members = line.as_object().expect("an object");
         let unknown: Vec<_> = members.keys().filter(|name| !FIELDS.contains(&name.as_str())).collect();
@@ -122,7 +122,7 @@ async fn every_request_is_one_line_and_nothing_else_is() {
 }
 
 #[tokio::test]
-async fn for_people_the_same_lines_are_no_json() {
+async fn pretty_format_logs_the_same_lines_as_text() {
     let world = World::open().await;
     let (mut process, proxy) = start(&world, "log: { format: pretty }\n").await;
     calls(&world, &proxy).await;
@@ -130,7 +130,7 @@ async fn for_people_the_same_lines_are_no_json() {
     assert_eq!(process.code().await, Some(0));
     let log = process.log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("idjag_proxy::request")).collect();
-    assert_eq!(lines.len(), TOLD.len() - 1, "{log}");
+    assert_eq!(lines.len(), SUMMARIES.len() - 1, "{log}");
     assert!(!log.lines().any(|line| line.starts_with('{')), "{log}");
     let (first, refused) = (lines[0], lines[2]);
     for part in [" INFO ", "request", "method=GET", "host=api.test", "path=/traced", "route=\"api\"", "status=200"] {

@@ -1,11 +1,13 @@
-//! What the process logs. One subscriber for all tests: scoped ones miss call sites that another thread met first.
+//! Captures the log of this process. All tests share one subscriber, because a scoped one misses
+//! call sites that another thread reached first.
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// The lines of all tests since the first that asked.
+/// The lines of all tests since capturing started.
 #[derive(Clone, Default)]
 pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
 
-/// Starts capturing, once. Lines of other tests are among them: look for something of your own.
+/// Starts capturing, once for all tests. The lines of other tests are included, so search for a
+/// text that is unique to the test.
 pub(crate) fn capture() -> &'static Lines {
     static LINES: OnceLock<Lines> = OnceLock::new();
     LINES.get_or_init(|| {
@@ -17,7 +19,7 @@ pub(crate) fn capture() -> &'static Lines {
 }
 
 impl Lines {
-    /// How many lines are as wanted.
+    /// Counts the lines that satisfy `wanted`.
     pub(crate) fn count(&self, wanted: impl Fn(&str) -> bool) -> usize {
         let bytes = self.0.lock().expect("no panic").clone();
         String::from_utf8_lossy(&bytes).lines().filter(|line| wanted(line)).count()

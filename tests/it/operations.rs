@@ -1,4 +1,4 @@
-//! The proxy as those see it who run it: probes, identity, reload, drain, metrics.
+//! The proxy as its operators see it: probes, identity, reload, drain, metrics.
 use super::agent::{self, Http1, full, request};
 use super::rig::{Proxy, RESOURCE, World, until, within};
 use http::Method;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 #[tokio::test]
-async fn without_an_identity_it_lives_is_not_ready_and_says_why() {
+async fn proxy_without_identity_is_live_but_not_ready_and_says_why() {
     let world = World::open().await;
     world.workload_api.withdraw();
     let proxy = world.starting(&world.routes()).await;
@@ -27,7 +27,7 @@ async fn without_an_identity_it_lives_is_not_ready_and_says_why() {
         reply.is_refusal(503, "identity_missing");
         assert_ne!(reply.header("retry-after"), "");
     }
-    assert_eq!(proxy.get("http://open.test/x").await.status, 200, "what needs no identity goes on");
+    assert_eq!(proxy.get("http://open.test/x").await.status, 200, "routes that need no identity keep working");
     world.workload_api.restore();
     proxy.until_ready().await;
     assert_eq!(proxy.probe("/startupz").await.status, 200);
@@ -36,7 +36,7 @@ async fn without_an_identity_it_lives_is_not_ready_and_says_why() {
 }
 
 #[tokio::test]
-async fn readiness_waits_for_eager_tokens_and_startup_does_not() {
+async fn readiness_waits_for_eager_tokens_but_startup_does_not() {
     let world = World::open().await;
     let gate = Gate::default();
     world.corp.faults().token.next(Fault::Hold(gate.clone()));
@@ -50,7 +50,7 @@ async fn readiness_waits_for_eager_tokens_and_startup_does_not() {
     until(async || proxy.probe("/startupz").await.status == 200, "started").await;
     let reply = proxy.probe("/readyz").await;
     assert_eq!(reply.status, 503);
-    assert!(reply.text().contains("early"), "the body names what it waits for: {}", reply.text());
+    assert!(reply.text().contains("early"), "the body names what it is waiting for: {}", reply.text());
     gate.open();
     proxy.until_ready().await;
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
@@ -58,7 +58,7 @@ async fn readiness_waits_for_eager_tokens_and_startup_does_not() {
 }
 
 #[tokio::test]
-async fn an_expired_svid_ends_every_route_that_injects_and_the_next_one_brings_them_back() {
+async fn expired_svid_stops_injecting_routes_until_the_next_svid() {
     let world = World::open().await;
     world.corp.policy(|policy| policy.access_token_ttl = Duration::from_secs(24 * 3600));
     let proxy = world.proxy().await;
@@ -85,7 +85,7 @@ async fn an_expired_svid_ends_every_route_that_injects_and_the_next_one_brings_t
     }
 }
 
-/// An upstream with an SVID of its own that wants to see the agent's.
+/// Starts an upstream that has an SVID of its own and requires the agent's.
 async fn mutual(world: &World) -> ResourceServer {
     ResourceServer::start(Some(&mutual_tls(world)), &world.clock).await.expect("server")
 }
@@ -105,7 +105,7 @@ fn pinned(name: &str, upstream: &ResourceServer, id: &str) -> String {
 }
 
 #[tokio::test]
-async fn only_the_pinned_peer_gets_anything() {
+async fn only_the_pinned_peer_receives_requests() {
     let world = World::open().await;
     let upstream = mutual(&world).await;
     let right = pinned("right", &upstream, &world.domain.workload("reports"));
@@ -117,12 +117,12 @@ async fn only_the_pinned_peer_gets_anything() {
     assert_eq!(proxy.get("http://right.test/x").await.status, 200);
     assert_eq!(upstream.last_request().expect("seen").client, Some(world.agent_id()));
     proxy.get("http://wrong.test/x").await.is_refusal(502, "upstream_tls");
-    assert_eq!(upstream.arrivals(), 1, "nor by the other route's connection");
+    assert_eq!(upstream.arrivals(), 1, "and nothing on the connection of the other route");
 }
 
-/// With TLS 1.3 that is said only after the handshake, in place of the answer.
+/// With TLS 1.3 the refusal arrives only after the handshake, in place of the response.
 #[tokio::test]
-async fn an_upstream_that_refuses_our_certificate_is_a_tls_error_and_says_so() {
+async fn refusal_of_our_certificate_is_reported_as_a_tls_error() {
     let world = World::open().await;
     for (name, tls) in [("one", mutual_tls(&world).http1_only()), ("two", mutual_tls(&world))] {
         let upstream = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
@@ -133,7 +133,7 @@ async fn an_upstream_that_refuses_our_certificate_is_a_tls_error_and_says_so() {
             world.domain.workload("reports"),
         );
         let proxy = world.proxy_with(&route).await;
-        // Where the upstream's reset overtakes its alert, nobody can know why.
+        // If the upstream's reset overtakes its alert, the reason is lost.
         let told = async || {
             let reply = proxy.get(&format!("http://{name}.test/x")).await;
             assert_eq!(reply.status, 502, "{}", reply.text());
@@ -147,7 +147,7 @@ async fn an_upstream_that_refuses_our_certificate_is_a_tls_error_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_svid_rotates_under_load_without_a_failed_request() {
+async fn svid_rotation_under_load_fails_no_request() {
     let world = World::open().await;
     let upstream = mutual(&world).await;
     let route = pinned("reports", &upstream, &world.domain.workload("reports"));
@@ -177,7 +177,7 @@ async fn the_svid_rotates_under_load_without_a_failed_request() {
 }
 
 #[tokio::test]
-async fn a_reload_follows_the_symlink_swap_of_a_configmap_and_a_broken_one_changes_nothing() {
+async fn reload_follows_a_configmap_swap_and_refuses_a_broken_file() {
     let world = World::open().await;
     let root = world.directory.path().to_owned();
     let publish = |version: &str, routes: &str| {
@@ -203,7 +203,7 @@ async fn a_reload_follows_the_symlink_swap_of_a_configmap_and_a_broken_one_chang
     publish("..2", "routes:\n  - { match: { host: one.test }, tokn: itself }\n");
     proxy.until_metric("config_reloads_total{result=\"refused\"}", |count| count >= 1.0).await;
     let status = proxy.status().await;
-    assert_eq!(status["config"]["hash"], hash, "the old one is in force");
+    assert_eq!(status["config"]["hash"], hash, "the old configuration is in force");
     assert!(status["config"]["refused"].as_str().is_some_and(|why| why.contains("tokn")), "{status}");
     assert_eq!(proxy.get("http://one.test/x").await.status, 200);
     assert_eq!(proxy.probe("/readyz").await.status, 200);
@@ -216,7 +216,7 @@ async fn a_reload_follows_the_symlink_swap_of_a_configmap_and_a_broken_one_chang
 }
 
 #[tokio::test]
-async fn a_users_token_from_a_file_is_the_one_that_the_file_holds_now() {
+async fn user_token_file_is_read_for_each_request() {
     let world = World::start().await;
     let directory = world.directory.path().join("users");
     std::fs::create_dir(&directory).expect("made");
@@ -243,7 +243,7 @@ async fn a_users_token_from_a_file_is_the_one_that_the_file_holds_now() {
 }
 
 #[tokio::test]
-async fn a_reload_that_withdraws_an_issuers_keys_ends_the_tokens_of_its_users() {
+async fn reload_that_removes_an_issuers_keys_drops_its_users_tokens() {
     let world = World::start().await;
     let (token, jwks) = (world.corp.token_endpoint(), world.corp.jwks_uri());
     let explicit = format!("client_auth: spiffe_jwt, endpoints: {{ token: \"{token}\", jwks: \"{jwks}\" }} }}");
@@ -258,7 +258,7 @@ async fn a_reload_that_withdraws_an_issuers_keys_ends_the_tokens_of_its_users() 
 }
 
 #[tokio::test]
-async fn a_drain_finishes_what_is_in_flight_and_goes_on_accepting_until_the_agent_is_gone() {
+async fn drain_finishes_requests_and_accepts_until_the_agent_is_gone() {
     let world = World::open().await;
     let mut proxy = world.proxy().await;
     let gate = Gate::default();
@@ -286,7 +286,7 @@ async fn a_drain_finishes_what_is_in_flight_and_goes_on_accepting_until_the_agen
 }
 
 #[tokio::test]
-async fn a_drain_ends_at_its_deadline_whatever_the_agent_holds() {
+async fn drain_ends_at_its_deadline_with_open_connections() {
     let world = World::open().await;
     let routes = world.routes().replace("deadline: 20s", "deadline: 200ms");
     let mut proxy = world.proxy_with(&routes).await;
@@ -297,14 +297,14 @@ async fn a_drain_ends_at_its_deadline_whatever_the_agent_holds() {
     assert_eq!(proxy.ended().await.result, Ok(()));
 }
 
-/// Names and labels, without values.
+/// Returns the names and labels of all series, without their values.
 fn series(text: &str) -> BTreeSet<String> {
     let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     lines.filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name.to_owned()).collect()
 }
 
 #[tokio::test]
-async fn every_series_is_there_from_the_start_and_hostile_requests_make_none() {
+async fn all_series_exist_from_the_start_and_hostile_requests_add_none() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let before = proxy.scrape().await;
@@ -365,7 +365,7 @@ async fn every_series_is_there_from_the_start_and_hostile_requests_make_none() {
 }
 
 #[tokio::test]
-async fn series_of_the_identity_are_there_where_none_is_configured() {
+async fn identity_series_exist_without_a_configured_identity() {
     let world = World::open().await;
     let text = format!(
         "listen: {{ outbound: [\"127.0.0.1:0\"], metrics: [\"127.0.0.1:0\"] }}\n\
@@ -387,10 +387,11 @@ async fn series_of_the_identity_are_there_where_none_is_configured() {
 }
 
 #[tokio::test]
-async fn a_reload_brings_the_series_of_its_routes_and_servers_and_takes_the_others_away() {
+async fn reload_adds_and_removes_series_of_routes_and_servers() {
     let world = World::open().await;
     let proxy = world.proxy().await;
-    // A series may bear both, so that the new names are compared as the old ones.
+    // A series may have both names, so the new ones are replaced by the old ones before the
+    // comparison.
     let of = |text: &str, label: &str, name: &str| -> BTreeSet<String> {
         let wanted = format!("{label}=\"{name}\"");
         series(text)
@@ -416,7 +417,7 @@ async fn a_reload_brings_the_series_of_its_routes_and_servers_and_takes_the_othe
 }
 
 #[tokio::test]
-async fn the_expiry_of_a_token_follows_its_route_to_another_server() {
+async fn token_expiry_series_follows_its_route_to_another_server() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let expiries = |text: &str| -> BTreeSet<String> {

@@ -1,4 +1,4 @@
-//! The process itself: exit codes, signals, and a log that nobody reads.
+//! The process itself: exit codes, signals, and a log whose reader stalls.
 use super::agent::{self, Http1, full, request};
 use super::binary::{BINARY, Process, ports};
 use super::rig::{World, until, within};
@@ -15,7 +15,7 @@ fn config(world: &World) -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_bad_configuration_ends_with_78_and_every_problem() {
+async fn invalid_configuration_exits_with_78_and_lists_every_problem() {
     let world = World::open().await;
     let bad = world.write("bad.yaml", "routes:\n  - { match: { hots: a.test }, token: nobody }\nlisen: {}\n");
     let mut process = Process::start(&world, &bad, "info");
@@ -31,7 +31,7 @@ async fn command(arguments: &[&str]) -> Output {
 }
 
 #[tokio::test]
-async fn a_command_line_that_is_none_ends_with_2_and_how_to_use_it() {
+async fn invalid_command_line_exits_with_2_and_shows_usage() {
     for arguments in [
         &[][..],
         &["rnu"],
@@ -54,7 +54,7 @@ async fn a_command_line_that_is_none_ends_with_2_and_how_to_use_it() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_ends_with_1_and_names_the_setting() {
+async fn port_in_use_exits_with_1_and_names_the_setting() {
     let world = World::open().await;
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = taken.local_addr().expect("an address").to_string();
@@ -64,12 +64,12 @@ async fn a_port_that_is_taken_ends_with_1_and_names_the_setting() {
         let output = command(&["run", config, &format!("--listen-{setting}"), &address]).await;
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let says = |text: &[u8]| String::from_utf8_lossy(text).contains(&format!("listen.{setting}: {address}"));
-        assert!(says(&output.stderr) && says(&output.stdout), "people and the log are told: {output:?}");
+        assert!(says(&output.stderr) && says(&output.stdout), "both standard error and the log say so: {output:?}");
     }
 }
 
 #[tokio::test]
-async fn status_ends_with_1_while_the_proxy_is_not_ready_in_either_form() {
+async fn status_exits_with_1_in_both_formats_while_not_ready() {
     let world = World::open().await;
     let socket = format!("unix://{}", world.directory.path().join("admin.sock").display());
     let status = async || {
@@ -78,7 +78,7 @@ async fn status_ends_with_1_while_the_proxy_is_not_ready_in_either_form() {
         let ready = serde_json::from_slice::<serde_json::Value>(&json.stdout).map(|status| status["ready"].clone());
         (page.status.code(), json.status.code(), ready.ok())
     };
-    assert_eq!(status().await, (Some(1), Some(1), None), "there is no proxy");
+    assert_eq!(status().await, (Some(1), Some(1), None), "no proxy is running");
     world.workload_api.withdraw();
     let proxy = world.starting(&world.routes()).await;
     assert_eq!(proxy.probe("/readyz").await.status, 503);
@@ -89,7 +89,7 @@ async fn status_ends_with_1_while_the_proxy_is_not_ready_in_either_form() {
 }
 
 #[tokio::test]
-async fn a_second_signal_leaves_at_once() {
+async fn second_signal_exits_immediately() {
     let world = World::open().await;
     let mut process = Process::start(&world, &config(&world), "info");
     let _held = agent::Raw::connect(process.ready(&world).await.outbound).await;
@@ -99,10 +99,10 @@ async fn a_second_signal_leaves_at_once() {
     assert_eq!(process.code().await, Some(1));
     let log = process.log();
     let is_reason = |line: &str| line.starts_with('{') && line.contains("stopped") && line.contains("a second signal");
-    assert!(log.lines().any(is_reason), "the log says why it ended:\n{log}");
+    assert!(log.lines().any(is_reason), "the log says why the process ended:\n{log}");
 }
 
-/// Reads lines until one has `word` in it.
+/// Reads lines until one contains `word`.
 async fn line_with(pipe: &mut (impl AsyncBufRead + Unpin), word: &str) -> String {
     let mut line = String::new();
     while !line.contains(word) {
@@ -114,7 +114,7 @@ async fn line_with(pipe: &mut (impl AsyncBufRead + Unpin), word: &str) -> String
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_nobody_reads_costs_lines_and_neither_requests_nor_memory_nor_the_exit() {
+async fn stalled_log_reader_costs_lines_but_no_requests_memory_or_exit() {
     let world = World::open().await;
     let (mut process, pipe) = Process::start_on_a_pipe(&world, &config(&world));
     let mut pipe = BufReader::with_capacity(512, pipe);
@@ -138,7 +138,8 @@ async fn a_log_that_nobody_reads_costs_lines_and_neither_requests_nor_memory_nor
                 line_with(&mut pipe, "after-the-stall.test").await;
             };
             let call = async {
-                // The first of these lines may be lost as well: there is room once the reader has read.
+                // The first of these lines may be lost as well, because there is room only after
+                // the reader has read.
                 loop {
                     proxy.get("http://after-the-stall.test/x").await;
                 }
@@ -150,7 +151,7 @@ async fn a_log_that_nobody_reads_costs_lines_and_neither_requests_nor_memory_nor
         }
     }
     let growth = process.memory("VmHWM") - before;
-    assert!(growth < 24 * 1024, "{growth} KiB for lines that wait");
+    assert!(growth < 24 * 1024, "{growth} KiB for queued lines");
     drop(agent);
     process.signal(Signal::SIGTERM);
     assert_eq!(process.code().await, Some(0));

@@ -1,4 +1,4 @@
-//! What a reload changes, and what it refuses.
+//! Which changes a reload applies, and which it refuses.
 use super::agent;
 use super::rig::{Proxy, World, until};
 use idjag_proxy::dev::faults::Fault;
@@ -9,7 +9,7 @@ async fn until_reloaded(proxy: &Proxy, result: &str, count: f64) {
 }
 
 #[tokio::test]
-async fn the_first_route_that_needs_an_identity_has_it_asked_for_and_the_last_one_ends_the_need() {
+async fn identity_is_fetched_once_a_reload_needs_it_and_not_required_after_that() {
     let world = World::open().await;
     let url = world.api.url();
     let legacy = format!(
@@ -24,13 +24,13 @@ async fn the_first_route_that_needs_an_identity_has_it_asked_for_and_the_last_on
     let proxy = world.proxy_with(&legacy).await;
     assert_eq!(proxy.metric("identity_required").await, 0.0);
     assert!(proxy.status().await["identity"].is_null());
-    assert_eq!(proxy.get("http://legacy.test/x").await.status, 200, "nobody has registered this workload");
+    assert_eq!(proxy.get("http://legacy.test/x").await.status, 200, "this workload is not registered");
 
     world.workload_api.restore();
     write(&both);
     until_reloaded(&proxy, "accepted", 1.0).await;
     for host in ["api.test", "legacy.test"] {
-        assert_eq!(proxy.get(&format!("http://{host}/x")).await.status, 200, "at once: {host}");
+        assert_eq!(proxy.get(&format!("http://{host}/x")).await.status, 200, "immediately: {host}");
     }
     assert_eq!(proxy.probe("/readyz").await.status, 200);
     assert_eq!(proxy.metric("identity_required").await, 1.0);
@@ -47,7 +47,7 @@ async fn the_first_route_that_needs_an_identity_has_it_asked_for_and_the_last_on
 }
 
 #[tokio::test]
-async fn what_needs_a_restart_is_refused_by_name_and_the_routes_of_before_stay() {
+async fn change_that_needs_a_restart_is_refused_by_name() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let text = world.preamble() + &world.routes();
@@ -70,7 +70,7 @@ async fn what_needs_a_restart_is_refused_by_name_and_the_routes_of_before_stay()
 }
 
 #[tokio::test]
-async fn a_grant_that_one_of_its_routes_wants_eagerly_is_fetched_until_it_is_there() {
+async fn eager_grant_shared_with_a_lazy_route_is_fetched_until_obtained() {
     for eager_first in [true, false] {
         let world = World::open().await;
         world.corp.faults().token.always(Fault::HangUp);
@@ -95,7 +95,7 @@ async fn a_grant_that_one_of_its_routes_wants_eagerly_is_fetched_until_it_is_the
 }
 
 #[tokio::test]
-async fn a_key_that_leaves_the_file_is_published_until_what_it_signed_has_expired_and_no_longer() {
+async fn removed_key_is_published_until_its_last_assertion_expires() {
     let world = World::open().await;
     for name in ["first.pem", "second.pem"] {
         world.write(name, &rcgen::KeyPair::generate().expect("a key").serialize_pem());
@@ -119,7 +119,7 @@ async fn a_key_that_leaves_the_file_is_published_until_what_it_signed_has_expire
     until_reloaded(&proxy, "accepted", 1.0).await;
     assert_eq!(published().await, both);
     world.clock.shift(299 - 60);
-    assert_eq!(published().await, both, "an assertion of the first may be a minute from its end");
+    assert_eq!(published().await, both, "an assertion of the first key may be valid for another minute");
     world.clock.shift(61);
     until(async || published().await == BTreeSet::from(["second".to_owned()]), "the first is published no longer")
         .await;

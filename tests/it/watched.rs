@@ -1,11 +1,11 @@
-//! The binary, watched from outside: what it holds while nothing goes on, and whether it holds no more afterwards.
+//! Compares what the binary holds before and after an attack: memory, connections, requests.
 use super::agent::{Http1, full, request};
 use super::binary::{Process, many_descriptors};
 use super::rig::{Ports, World, until};
 use http::Method;
 use std::future::Future;
 
-/// A ready process, and what it held before anything went on.
+/// A ready process, and what it held when it was idle.
 pub(crate) struct Watched {
     pub(crate) world: World,
     pub(crate) process: Process,
@@ -15,7 +15,7 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// With this configuration, whose routes are at least [`World::routes`].
+    /// Starts the process with this configuration, which contains at least [`World::routes`].
     pub(crate) async fn start(world: World, config: &str) -> Self {
         many_descriptors();
         let config = world.write("process.yaml", config);
@@ -24,13 +24,13 @@ impl Watched {
         assert_eq!(proxy.get("http://api.test/x").await.status, 200);
         let mut watched = Self { world, process, proxy, descriptors: 0.0, memory: 0 };
         watched.neighbour().await;
-        watched.quiet().await;
+        watched.idle().await;
         watched.descriptors = watched.proxy.descriptors().await;
         watched.memory = watched.process.memory("VmHWM");
         watched
     }
 
-    /// Somebody else, who is served.
+    /// Another agent, which must be served during the attack.
     pub(crate) async fn neighbour(&self) {
         let mut agent = Http1::connect(self.proxy.outbound).await;
         for _ in 0..100 {
@@ -39,7 +39,7 @@ impl Watched {
         }
     }
 
-    /// Attacks for as long as the neighbour has something to do.
+    /// Attacks for as long as the neighbour sends requests.
     pub(crate) async fn besieged_by(&self, attack: impl Future<Output = ()>) {
         let attack = async {
             attack.await;
@@ -51,8 +51,9 @@ impl Watched {
         }
     }
 
-    /// Nothing is in flight and nothing is open, connections to the upstream included.
-    async fn quiet(&self) {
+    /// Waits until no request is in flight and no connection is open, including those to the
+    /// upstream.
+    async fn idle(&self) {
         self.proxy.until_idle().await;
         self.world.api.stop().await;
         self.world.api.restart().await.expect("restarted");
@@ -61,12 +62,13 @@ impl Watched {
         }
     }
 
-    /// Nothing is left of it, it serves, and it never took more than `most` KiB for it.
+    /// Checks that nothing of the attack is left, that the process serves, and that it never took
+    /// more than `most` KiB for it.
     pub(crate) async fn is_as_before(&mut self, most: u64) {
-        self.quiet().await;
+        self.idle().await;
         until(async || self.proxy.descriptors().await <= self.descriptors, "no descriptor is left open").await;
         self.neighbour().await;
-        assert!(self.process.child.try_wait().expect("asked").is_none(), "it lives");
+        assert!(self.process.child.try_wait().expect("asked").is_none(), "the process is running");
         let growth = self.process.memory("VmHWM") - self.memory;
         assert!(growth < most, "it took {growth} KiB");
         assert_eq!(self.process.log().matches("panicked").count(), 0);
