@@ -1,6 +1,6 @@
 //! `idjag-proxy check`: reports every problem of a file as a compiler would, or describes what the
 //! file allows.
-use super::{EX_CONFIG, environment, print, print_error};
+use super::terminal::{EX_CONFIG, environment, print, print_error};
 use crate::config::{Loaded, Overrides, Problem, Problems, load, summary};
 use std::path::Path;
 use std::process::ExitCode;

@@ -12,7 +12,7 @@ mod stories;
 mod story;
 mod world;
 
-use super::{EX_FAILED, print_error};
+use super::terminal::{EX_FAILED, environment, print_error};
 use page::Page;
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -45,7 +45,7 @@ pub(super) fn run(once: bool) -> ExitCode {
 
 /// Returns whether every check passed.
 async fn demo(once: bool) -> anyhow::Result<bool> {
-    let colours = std::io::stdout().is_terminal() && super::environment("NO_COLOR").is_none();
+    let colours = std::io::stdout().is_terminal() && environment("NO_COLOR").is_none();
     let mut page = Page::new(colours);
     let world = World::start().await?;
     stories::walk(&mut page, &world).await?;

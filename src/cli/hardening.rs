@@ -15,7 +15,7 @@ pub(super) fn harden() {
     // Only Linux has the filter, and only Linux pipes dumps to a handler.
     let filtered = std::fs::write("/proc/self/coredump_filter", "0").is_ok();
     if !limited || (cfg!(target_os = "linux") && !filtered) {
-        super::print_error("core dumps could not be disabled");
+        super::terminal::print_error("core dumps could not be disabled");
     }
     // Where the limit cannot be raised, the connection limit and the back-off of accepting keep the
     // process working.

@@ -1,5 +1,5 @@
 //! `idjag-proxy inject`
-use super::{EX_DATAERR, EX_FAILED, print, print_error};
+use super::terminal::{EX_DATAERR, EX_FAILED, print, print_error};
 use crate::kubernetes::{Defaults, IMAGE, PullPolicy, Socket, inject_manifests};
 use clap::Args;
 use std::io::{IsTerminal, Read};

@@ -1,7 +1,7 @@
 //! `idjag-proxy injector`
 use super::inject::Sidecar;
 use super::signals::run_until_signal;
-use super::{EX_FAILED, environment, print_error};
+use super::terminal::{EX_FAILED, environment, print_error};
 use crate::clock::Clock;
 use crate::kubernetes::injector::{Api, Settings, bind};
 use crate::tasks::Stop;
@@ -43,7 +43,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:17090")]
     metrics: SocketAddr,
     /// error, warn, info, debug or trace.
-    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = super::log_level)]
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = super::terminal::log_level)]
     log_level: Level,
 }
 

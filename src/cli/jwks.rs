@@ -1,6 +1,6 @@
 //! `idjag-proxy jwks`: prints the key set that `listen.jwks` serves, so that it can be hosted
 //! elsewhere.
-use super::{EX_CONFIG, environment, print, print_error};
+use super::terminal::{EX_CONFIG, environment, print, print_error};
 use crate::config::{Overrides, load};
 use crate::jose::jwks;
 use std::path::Path;

@@ -13,6 +13,7 @@ mod run;
 mod schema;
 mod signals;
 mod status;
+mod terminal;
 
 use crate::config::Overrides;
 use crate::identity::{Endpoint, parse_endpoint};
@@ -22,14 +23,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-/// The input data is invalid (sysexits(3)).
-#[cfg(feature = "kubernetes")]
-pub(crate) const EX_DATAERR: u8 = 65;
-/// The configuration is invalid (sysexits(3)).
-pub(crate) const EX_CONFIG: u8 = 78;
-/// An operation failed.
-pub(crate) const EX_FAILED: u8 = 1;
+use terminal::log_level;
 
 /// Gives an AI agent's outbound calls an identity: plain HTTP in, an authenticated request over (m)TLS out.
 #[derive(Parser)]
@@ -162,32 +156,4 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
 /// Parses the path of a socket, with or without the `unix://` of `listen.admin`.
 fn socket(text: &str) -> Result<PathBuf, Infallible> {
     Ok(PathBuf::from(text.strip_prefix("unix://").unwrap_or(text)))
-}
-
-fn log_level(text: &str) -> Result<Level, String> {
-    Level::parse(text).ok_or_else(|| "use error, warn, info, debug or trace".to_owned())
-}
-
-/// Reads one environment variable.
-#[expect(clippy::disallowed_methods, reason = "the one place that hands the environment to `config`")]
-pub(crate) fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-/// Prints one line for people on standard error.
-#[expect(clippy::print_stderr, reason = "the command line talks to people")]
-pub(crate) fn print_error(text: &str) {
-    eprintln!("{text}");
-}
-
-/// Prints a result on standard output. It is not an error if the reader has gone away.
-pub(crate) fn print(text: &str) {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
-/// A runtime for one short request.
-fn small_runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

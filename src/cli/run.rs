@@ -1,6 +1,6 @@
 //! `idjag-proxy run`: runs the proxy until a signal stops it.
 use super::signals::run_until_signal;
-use super::{EX_CONFIG, EX_FAILED, environment, print_error};
+use super::terminal::{EX_CONFIG, EX_FAILED, environment, print_error};
 use crate::app::bind;
 use crate::clock::Clock;
 use crate::config::{LogFormat, Overrides, ProcessSettings, Source};

@@ -1,5 +1,5 @@
 //! `idjag-proxy schema`: prints the JSON Schema of the configuration file.
-use super::print;
+use super::terminal::print;
 use crate::config::schema;
 use std::process::ExitCode;
 

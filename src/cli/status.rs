@@ -1,6 +1,6 @@
 //! `idjag-proxy status` and `idjag-proxy log-level`: requests to the admin socket of a running
 //! proxy.
-use super::{EX_FAILED, print, print_error, small_runtime};
+use super::terminal::{EX_FAILED, print, print_error, small_runtime};
 use crate::admin::{Client, ClientError, RouteStatus, Status};
 use crate::clock::{Clock, Timestamp};
 use std::fmt::Write;

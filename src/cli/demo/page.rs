@@ -1,5 +1,5 @@
 //! Prints the walk-through, and keeps the result of its checks.
-use crate::cli::print;
+use crate::cli::terminal::print;
 use serde_json::Value;
 
 /// The order in which claims are shown; other claims follow.
