@@ -1,63 +1,86 @@
-//! `idjag-proxy`: a sidecar that gives an AI agent's outbound calls an identity.
+//! `idjag-proxy` is a sidecar that gives the outbound calls of an AI agent an identity.
 //!
-//! The agent speaks plain HTTP to localhost and holds no credential. The proxy holds the pod's SPIFFE identity, turns it into an
-//! assertion, exchanges that at the authorization server, caches the access token, and puts it on the request over (m)TLS.
+//! The agent speaks plain HTTP to localhost and holds no credential. The proxy holds the pod's
+//! SPIFFE identity, turns it into an assertion, exchanges the assertion for an access token at an
+//! authorization server, caches the token, and sends each request with it over (m)TLS.
 //!
 //! # Ports
 //!
-//! | where | who connects | what is there |
+//! | address | who connects | what it serves |
 //! |---|---|---|
-//! | `127.0.0.1:17080`, `[::1]:17080` | the agent | forward proxy, base URLs, virtual hosts, CONNECT; HTTP/1.1 and h2c |
-//! | `[::]:17090` | kubelet, Prometheus | `/metrics`, `/livez`, `/readyz`, `/startupz` |
-//! | `/run/idjag-proxy/admin.sock` | an operator | status, log level; mode 0600, because the agent shares the network and not this file |
-//! | off, unless `listen.jwks` | authorization servers | the keys that sign assertions |
+//! | `127.0.0.1:17080`, `[::1]:17080` | the agent | forward proxy, base URLs, virtual hosts, CONNECT; HTTP/1.1 and cleartext HTTP/2 |
+//! | `[::]:17090` | the kubelet, Prometheus | `/metrics`, `/livez`, `/readyz`, `/startupz` |
+//! | `/run/idjag-proxy/admin.sock` | an operator | the status and the log level; mode 0600, because the agent shares the network but not this file |
+//! | none, unless `listen.jwks` is set | authorization servers | the public keys of the keys that sign assertions |
 //!
 //! # One request
 //!
 //! ```text
-//! accept -> proxy::downstream (request guard, hyper) -> proxy::outbound
-//!   target       one authority, read once: policy, TLS and Host derive from it
-//!   route        policy: pure
-//!   credential   the only await before sending; on a hit it is ready at once
-//!   strip, place what is spoofable goes, what is ours comes, in this order
-//!   forward      the worker's own pool; after a 401 one other token, once
-//!   answer       the body streamed, never collected
+//! accept -> request guard -> hyper -> proxy::outbound::handle
+//!   destination  one authority, read once: policy, TLS and Host are derived from it
+//!   route        policy; pure
+//!   credential   the only await before sending; a cached token is ready at once
+//!   headers      what the agent could forge is removed
+//!   send         on the worker's own pool; after a 401 once more, with another token
+//!   response     the body is streamed, never collected
 //! ```
 //!
-//! Errors leave by `?` to the one place that makes responses (`proxy::error`). `Outcome` is made before the first stage and
-//! consumed by the last; dropping it records `aborted`.
+//! Errors leave by `?` to the one place that makes responses, `proxy::error`. An `Outcome` is created
+//! before the first stage and consumed by the last; if it is dropped before, the request is recorded
+//! as aborted.
 //!
 //! # Layers
 //!
-//! | layer | modules | knows nothing of |
+//! | layer | modules | must not know |
 //! |---|---|---|
 //! | 5 composition | `cli` → [`app`] → [`config`] | - |
-//! | 4 traffic | [`admin`] → [`proxy`] → [`policy`] | the file's format, the environment, the command line |
+//! | 4 traffic | [`admin`] → [`proxy`] → [`policy`] | the format of the file, the environment, the command line |
 //! | 3 tokens | [`token`] → [`exchange`] → [`issuer`] | the agent's request |
 //! | 2 credentials | [`tls`] → [`identity`] | routes, OAuth |
-//! | 1 protocol | [`assertion`], [`jose`] | sockets, tasks, files: pure functions |
-//! | 0 vocabulary | [`http_server`] → [`tasks`], [`telemetry`]; [`single_flight`] → [`clock`]; [`listen`], [`secret`] | any domain word |
+//! | 1 protocol | [`assertion`], [`jose`] | sockets, tasks, files: these are pure functions |
+//! | 0 vocabulary | [`clock`], [`http_server`], [`listen`], [`secret`], [`single_flight`], [`tasks`], [`telemetry`] | any word of the domain |
 //!
-//! A module imports lower layers, and sideways along the arrows; `tests/it/layers.rs` holds it. `dev` (a feature) is the embedded
-//! Workload API, authorization server and resource server of the demo and the tests; it imports layer 0 alone, because it must
-//! not check our assertions with the code that made them. `kubernetes` (a feature) is `inject` and the `injector` webhook, which
-//! put this proxy into pods; neither is in the sidecar's image. It, too, imports layer 0 alone.
+//! A module imports lower layers, and its own layer along the arrows. Two modules stand beside the
+//! layers, each a feature, and import layer 0 alone. `dev` is the Workload API, authorization server
+//! and resource server of the demo and the tests, which must not check our assertions with the code
+//! that made them. `kubernetes` is `inject` and the `injector` webhook, which put the proxy into pods;
+//! it is not in the sidecar's image.
+//!
+//! Inside a folder, files do not import each other in circles: what several of them need stands in a
+//! file below them. Parameters are named values, not tuples. `tests/it/layers.rs` holds all of this.
+//!
+//! # What a change touches
+//!
+//! | change | files | should stay untouched |
+//! |---|---|---|
+//! | a source of the identity | `identity/<new>.rs` and its arm in `identity/source.rs`, `config` | `app`, `proxy`, `token`, `exchange`, `tls` |
+//! | a grant flow | `exchange/grant.rs`, `exchange/request.rs`, `config` | `token`, `proxy`, `identity` |
+//! | a client authentication | `exchange/client_auth.rs`, `issuer/settings.rs`, `config` | everything else |
+//! | a refusal | its row in `proxy/error.rs` | metrics and the tests' tables, which read the rows |
+//! | a metric | the module that owns the value, by [`telemetry::Registrar`] | `telemetry`, `app` |
+//! | a listener | `app/listeners.rs` and its task in `app/run.rs`, `config` | everything else |
+//! | a setting | its file type in `config/file`, its runtime type in the module that uses it | other modules |
+//! | a route's property in `check` and `status` | its file type, its runtime type in `policy`, its `Display` | the commands that print it |
 //!
 //! # Threads
 //!
-//! The data plane is N worker threads, each with its own runtime, listeners (`SO_REUSEPORT`) and upstream connections, so that a
-//! request lives and dies on one core. The control plane (identity, tokens, admin, reload) is one other runtime. What crosses is
-//! immutable snapshots.
+//! The data plane has N worker threads, each with its own runtime, listening sockets
+//! (`SO_REUSEPORT`) and upstream connections, so that a request stays on one core. The control plane
+//! (identity, tokens, admin, reload) has one other runtime. What crosses threads are immutable
+//! snapshots.
 //!
-//! # Invariants, as absences
+//! # Invariants
 //!
-//! - No request goes out unauthenticated because something was slow, missing or broken.
-//! - No token is sent to an origin that its route does not name, follows a redirect, or is shown to the agent.
-//! - No expired or refused token is used; no refused one comes back by a mint that began before.
+//! - No request is sent unauthenticated because something was slow, missing or broken.
+//! - No token is sent to an origin that its route does not name, follows a redirect, or is shown to
+//!   the agent.
+//! - No expired or refused token is used. A mint that began before the refusal cannot bring a
+//!   refused token back.
 //! - No module below layer 5 reads the environment, or a file that it was not given.
-//! - Nothing buffers a body, but for the bounded replay of a route that asks for it.
+//! - Nothing buffers a body, except the bounded replay buffer of a route that asks for it.
 //! - No secret type can be printed or serialised.
-//! - No task exists that [`app`] cannot name, but for those of a worker's connections, which end with their worker.
+//! - No task exists that [`app`] does not name, except those of a worker's connections, which end
+//!   with their worker.
 pub mod admin;
 pub mod app;
 pub mod assertion;
