@@ -1,4 +1,4 @@
-//! `idjag-proxy inject`
+//! The command `idjag-proxy inject`.
 use super::terminal::{EX_DATAERR, EX_FAILED, print, print_error};
 use crate::kubernetes::{Defaults, IMAGE, PullPolicy, Socket, inject_manifests};
 use clap::Args;
@@ -9,21 +9,21 @@ use std::process::ExitCode;
 pub(super) struct Arguments {
     #[command(flatten)]
     sidecar: Sidecar,
-    /// Pass a workload that cannot be injected through as it is, instead of failing.
+    /// Pass through workloads that cannot be injected, instead of failing.
     #[arg(long)]
     allow_skipped: bool,
 }
 
-/// What a pod gets that says nothing else by annotation.
+/// The sidecar of a pod whose annotations ask for nothing else.
 #[derive(Args)]
 pub(super) struct Sidecar {
     /// The sidecar's image.
     #[arg(long, default_value = IMAGE)]
     image: String,
-    /// When a node pulls it: Always, IfNotPresent or Never. Kubernetes' own default where not given.
+    /// When nodes pull the image: Always, IfNotPresent or Never [default: Kubernetes' own].
     #[arg(long, value_name = "POLICY")]
     image_pull_policy: Option<PullPolicy>,
-    /// Where the Workload API is: `csi`, `csi:FILE` or `hostPath:/DIRECTORY/FILE`.
+    /// Where the Workload API's socket comes from: `csi`, `csi:FILE` or `hostPath:/DIRECTORY/FILE`.
     #[arg(long, default_value_t)]
     socket: Socket,
 }
@@ -51,13 +51,13 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::from(EX_DATAERR);
         }
     };
-    for note in &injected.notes {
-        print_error(&note.to_string());
+    for report in &injected.reports {
+        print_error(&report.to_string());
     }
     if injected.skipped() > 0 && !arguments.allow_skipped {
-        // Nothing on standard output: the other end of a pipe must not apply a part.
+        // Standard output stays empty: the other end of a pipe must not apply only a part.
         print_error(&format!(
-            "{} of the workloads cannot be injected; nothing was written. --allow-skipped passes them through as they are",
+            "{} of the workloads cannot be injected, and nothing was written; --allow-skipped passes them through as they are",
             injected.skipped()
         ));
         return ExitCode::from(EX_DATAERR);

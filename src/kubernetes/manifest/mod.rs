@@ -1,82 +1,91 @@
-//! Files of manifests: every workload in them gets the sidecar, everything else stays byte by byte as it was written.
+//! Injects the sidecar into files of manifests. Everything that is not a workload stays byte by
+//! byte as it was written.
 mod documents;
+mod error;
 
-use self::documents::{Document, split};
-use super::inject::{Defaults, Existing, Opt, Refusal, inject, opt};
+pub use self::error::ManifestError;
+
+use self::documents::split;
+use super::inject::{Defaults, InjectError, InjectLabel, OnExisting, inject, inject_label};
 use super::names::LABEL_INJECT;
-use super::words::shortened;
-use super::workload::Kind;
+use super::untrusted::truncate;
+use super::workload::WorkloadKind;
 use serde_json::Value;
 use std::fmt;
 
-/// What came of a text.
+/// Manifests with sidecars, and a report on each object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Injected {
-    /// The manifests.
+pub struct InjectedManifests {
+    /// The manifests, in their original order.
     pub text: String,
-    /// One for each object, in order.
-    pub notes: Vec<Note>,
+    /// One report per object, in order.
+    pub reports: Vec<ObjectReport>,
 }
 
-impl Injected {
-    /// How many workloads could not be injected and stand in the text as they were.
+impl InjectedManifests {
+    /// Counts the workloads that could not be injected. The text contains them as they were.
     pub fn skipped(&self) -> usize {
-        self.notes.iter().filter(|note| matches!(note.outcome, Outcome::Skipped(_))).count()
+        self.reports.iter().filter(|report| matches!(report.outcome, ObjectOutcome::Skipped(_))).count()
     }
 }
 
-/// What was done with one object: a line for people, more where there are warnings or reasons.
+/// What was done with one object: one line for people, and one more per warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
+pub struct ObjectReport {
     object: String,
-    outcome: Outcome,
+    outcome: ObjectOutcome,
     warnings: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Outcome {
+enum ObjectOutcome {
+    /// The sidecar was added; it needs this `ConfigMap`.
     Injected {
         config: String,
     },
+    /// The sidecar was there and has been replaced.
     Renewed,
+    /// The label at this path opts out.
     OptedOut(String),
-    Skipped(Refusal),
-    NoWorkload,
-    /// It is no workload either, as far as it can be read.
-    Unread(String),
+    Skipped(InjectError),
+    NotAWorkload,
+    /// The document cannot be read in full, but is not a workload.
+    Unreadable(String),
 }
 
-/// A text that is no manifest.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the document at line {line} is no manifest: {problem}")]
-pub struct ManifestError {
-    line: usize,
-    problem: String,
+impl ObjectOutcome {
+    fn changes_object(&self) -> bool {
+        matches!(self, Self::Injected { .. } | Self::Renewed)
+    }
 }
 
-impl fmt::Display for Note {
+impl fmt::Display for ObjectReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { object, outcome, warnings } = self;
         match outcome {
-            Outcome::Injected { config } => write!(f, "{object}: injected, with ConfigMap {config}")?,
-            Outcome::Renewed => write!(f, "{object}: had a sidecar, made anew")?,
-            Outcome::OptedOut(place) => write!(f, "{object}: left alone, as {place} says")?,
-            Outcome::Skipped(refusal) => write!(f, "{object}: NOT injected: {refusal}")?,
-            Outcome::Unread(problem) => write!(f, "{object}: no workload, passed through, though {problem}")?,
-            Outcome::NoWorkload => write!(f, "{object}: no workload, passed through")?,
+            ObjectOutcome::Injected { config } => write!(f, "{object}: injected, with ConfigMap {config}")?,
+            ObjectOutcome::Renewed => write!(f, "{object}: sidecar renewed")?,
+            ObjectOutcome::OptedOut(label) => write!(f, "{object}: opted out by {label}")?,
+            ObjectOutcome::Skipped(error) => write!(f, "{object}: NOT injected: {error}")?,
+            ObjectOutcome::Unreadable(problem) => {
+                write!(f, "{object}: not a workload, passed through although {problem}")?;
+            }
+            ObjectOutcome::NotAWorkload => write!(f, "{object}: not a workload, passed through")?,
         }
         warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}"))
     }
 }
 
-/// Injects every workload of a YAML or JSON text: several documents, and lists of objects. A document with a workload is written anew, so
-/// that comments inside it are lost; those in front of it stay. Doing it again changes nothing but what
-/// annotations and `defaults` have come to say.
+/// Injects every workload of a YAML or JSON text, which may have several documents and lists of
+/// objects. A document with a workload is written anew, so comments inside it are lost; comments in
+/// front of it stay. Injecting the result again changes only what annotations and `defaults` say
+/// differently by then.
 ///
 /// # Errors
-/// A document that cannot be read and may hold a workload. Workloads that cannot be injected are no error here: see [`Injected::skipped`].
-pub fn inject_manifests(text: &str, defaults: &Defaults) -> Result<Injected, ManifestError> {
-    let (mut output, mut notes) = (String::with_capacity(text.len() + 4096), Vec::new());
+/// A document cannot be read and may contain a workload. A workload that cannot be injected is not
+/// an error; see [`InjectedManifests::skipped`].
+pub fn inject_manifests(text: &str, defaults: &Defaults) -> Result<InjectedManifests, ManifestError> {
+    let (mut output, mut reports) = (String::with_capacity(text.len() + 4096), Vec::new());
     let mut was_changed = false;
     for document in split(text) {
         if was_changed && document.is_bare() {
@@ -86,72 +95,82 @@ pub fn inject_manifests(text: &str, defaults: &Defaults) -> Result<Injected, Man
         let mut value = match (document.parse(), document.text()) {
             (Ok(value), _) => value,
             (Err(error), text) => {
-                // What is no workload is none of our business; kubectl may take what we cannot read.
+                // Only workloads matter here, and kubectl may accept what this parser does not.
                 let kind = document.kind_at_a_glance().ok_or_else(|| error.clone())?;
-                let object = format!("{} at line {}", shortened(&kind), document.line());
-                notes.push(Note { object, outcome: Outcome::Unread(error.problem), warnings: Vec::new() });
+                let object = format!("{} at line {}", truncate(&kind), document.line());
+                let outcome = ObjectOutcome::Unreadable(error.problem);
+                reports.push(ObjectReport { object, outcome, warnings: Vec::new() });
                 output.push_str(text);
                 continue;
             }
         };
-        let before = notes.len();
-        walk(&mut value, "", &mut notes, defaults);
-        was_changed = notes[before..].iter().any(Note::changes);
+        let before = reports.len();
+        inject_objects(&mut value, &ItemType::default(), &mut reports, defaults);
+        was_changed = reports[before..].iter().any(|report| report.outcome.changes_object());
         output.push_str(&if was_changed { document.replaced(&value)? } else { document.text().to_owned() });
     }
-    Ok(Injected { text: output, notes })
+    Ok(InjectedManifests { text: output, reports })
 }
 
-impl Note {
-    fn changes(&self) -> bool {
-        matches!(self.outcome, Outcome::Injected { .. } | Outcome::Renewed)
-    }
+/// The type that a typed list, such as a `DeploymentList`, gives its items, which may leave it out.
+/// Empty outside of one.
+#[derive(Default)]
+struct ItemType {
+    api_version: String,
+    kind: String,
 }
 
-/// One object, or those of a list. `of` is the kind that a typed list gives its items, which need not say it.
-fn walk(object: &mut Value, of: &str, notes: &mut Vec<Note>, defaults: &Defaults) {
+/// Injects one object, or every object of a list.
+fn inject_objects(object: &mut Value, default: &ItemType, reports: &mut Vec<ObjectReport>, defaults: &Defaults) {
     let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     if let (Some(item_kind), Some(items)) =
         (kind.strip_suffix("List"), object.get_mut("items").and_then(Value::as_array_mut))
     {
-        let of = if item_kind.is_empty() { String::new() } else { format!("{api_version} {item_kind}") };
-        items.iter_mut().for_each(|item| walk(item, &of, notes, defaults));
+        let item_type = match item_kind {
+            "" => ItemType::default(),
+            kind => ItemType { api_version, kind: kind.to_owned() },
+        };
+        items.iter_mut().for_each(|item| inject_objects(item, &item_type, reports, defaults));
         return;
     }
     if object.is_null() {
         return;
     }
-    let (default_version, default_kind) = of.split_once(' ').unwrap_or_default();
-    let or = |said: String, default: &str| if said.is_empty() { default.to_owned() } else { said };
-    let (api_version, kind) = (or(api_version, default_version), or(kind, default_kind));
-    let (outcome, warnings) = match Kind::of(&api_version, &kind) {
-        Some(kind) => workload(object, kind, defaults),
-        None => (Outcome::NoWorkload, Vec::new()),
+    let or = |given: String, default: &str| if given.is_empty() { default.to_owned() } else { given };
+    let (api_version, kind) = (or(api_version, &default.api_version), or(kind, &default.kind));
+    let (outcome, warnings) = match WorkloadKind::of(&api_version, &kind) {
+        Some(kind) => inject_workload(object, kind, defaults),
+        None => (ObjectOutcome::NotAWorkload, Vec::new()),
     };
-    notes.push(Note { object: describe(object, &kind), outcome, warnings });
+    reports.push(ObjectReport { object: describe(object, &kind), outcome, warnings });
 }
 
-fn workload(object: &mut Value, kind: Kind, defaults: &Defaults) -> (Outcome, Vec<String>) {
+fn inject_workload(object: &mut Value, kind: WorkloadKind, defaults: &Defaults) -> (ObjectOutcome, Vec<String>) {
+    let skipped = |error| (ObjectOutcome::Skipped(error), Vec::new());
     let path = kind.metadata_path();
     let Some(pod) = kind.pod_mut(object) else {
-        return (Outcome::Skipped(Refusal::Shape("it has no pod template")), Vec::new());
+        return skipped(InjectError::Shape("it has no pod template"));
     };
-    if opt(pod) == Ok(Opt::Out) {
-        return (Outcome::OptedOut(format!("{path}.labels[{LABEL_INJECT}]")), Vec::new());
+    if inject_label(pod) == Ok(InjectLabel::Disabled) {
+        return (ObjectOutcome::OptedOut(format!("{path}.labels[{LABEL_INJECT}]")), Vec::new());
     }
-    let done = match inject(pod, defaults, Existing::Renew) {
-        Ok(done) => done,
-        Err(refusal) => return (Outcome::Skipped(refusal), Vec::new()),
+    let injection = match inject(pod, defaults, OnExisting::Renew) {
+        Ok(injection) => injection,
+        Err(error) => return skipped(error),
     };
-    if json_patch::patch(pod, &done.patch).is_err() {
-        return (Outcome::Skipped(Refusal::Shape("the patch does not fit it")), Vec::new());
+    if json_patch::patch(pod, &injection.patch).is_err() {
+        return skipped(InjectError::Shape("the patch does not apply to it"));
     }
-    let outcome = if done.existed { Outcome::Renewed } else { Outcome::Injected { config: done.config } };
-    (outcome, done.warnings)
+    let outcome = if injection.had_sidecar {
+        ObjectOutcome::Renewed
+    } else {
+        ObjectOutcome::Injected { config: injection.config }
+    };
+    (outcome, injection.warnings)
 }
 
-/// `Deployment agents/calendar`
+/// Names an object as `Deployment agents/calendar`.
 fn describe(object: &Value, kind: &str) -> String {
     let metadata = |key: &str| object.pointer("/metadata")?.get(key)?.as_str();
     let name = metadata("name").or_else(|| metadata("generateName")).unwrap_or("(without a name)");
@@ -159,12 +178,6 @@ fn describe(object: &Value, kind: &str) -> String {
     match metadata("namespace") {
         Some(namespace) => format!("{kind} {namespace}/{name}"),
         None => format!("{kind} {name}"),
-    }
-}
-
-impl Document<'_> {
-    fn error(&self, problem: impl fmt::Display) -> ManifestError {
-        ManifestError { line: self.line(), problem: problem.to_string() }
     }
 }
 
@@ -185,12 +198,12 @@ spec:
       - {name: data, configMap: {name: data, defaultMode: 0644}}
 ";
 
-    fn injected(text: &str) -> Injected {
+    fn injected(text: &str) -> InjectedManifests {
         inject_manifests(text, &Defaults::default()).expect("manifests")
     }
 
-    fn notes(injected: &Injected) -> Vec<String> {
-        injected.notes.iter().map(ToString::to_string).collect()
+    fn reports(injected: &InjectedManifests) -> Vec<String> {
+        injected.reports.iter().map(ToString::to_string).collect()
     }
 
     fn objects(text: &str) -> Vec<Value> {
@@ -198,7 +211,7 @@ spec:
     }
 
     #[test]
-    fn every_kind_of_workload() {
+    fn every_workload_kind_is_injected() {
         for (api_version, kind) in [
             ("v1", "Pod"),
             ("apps/v1", "Deployment"),
@@ -216,25 +229,25 @@ spec:
                 _ => format!("spec: {{template: {{{pod}}}}}"),
             };
             let done = injected(&format!("apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: x}}\n{spec}\n"));
-            assert_eq!(notes(&done), [format!("{kind} x: injected, with ConfigMap idjag-proxy")]);
-            let kind = Kind::of(api_version, kind).expect("known");
+            assert_eq!(reports(&done), [format!("{kind} x: injected, with ConfigMap idjag-proxy")]);
+            let kind = WorkloadKind::of(api_version, kind).expect("known");
             let object = &objects(&done.text)[0];
             assert_eq!(kind.pod(object).expect("a pod")["spec"]["initContainers"][0]["name"], "idjag-proxy");
         }
     }
 
     #[test]
-    fn what_is_no_workload_stays_byte_by_byte() {
+    fn other_objects_stay_byte_by_byte() {
         let service = "---  # a service\napiVersion: v1\nkind: Service   # with a comment\nmetadata: {name:   s}\n";
         let rest = "---\n# nothing\n---\nkind: Rollout\napiVersion: argoproj.io/v1\nspec: {a: 1.10, b: 0644, c: yes}\n";
         let done = injected(&format!("{DEPLOYMENT}{service}{rest}"));
         assert!(done.text.ends_with(&format!("{service}{rest}")), "{}", done.text);
         let expected = [
             "Deployment agents/calendar: injected, with ConfigMap idjag-proxy",
-            "Service s: no workload, passed through",
-            "Rollout (without a name): no workload, passed through",
+            "Service s: not a workload, passed through",
+            "Rollout (without a name): not a workload, passed through",
         ];
-        assert_eq!(notes(&done), expected);
+        assert_eq!(reports(&done), expected);
         let untouched = format!("{service}{rest}");
         assert_eq!(injected(&untouched).text, untouched);
     }
@@ -251,29 +264,29 @@ spec:
     }
 
     #[test]
-    fn a_second_time_changes_nothing() {
+    fn injecting_twice_changes_nothing() {
         let once = injected(&format!("{DEPLOYMENT}---\napiVersion: v1\nkind: Service\n"));
         let twice = injected(&once.text);
         assert_eq!(twice.text, once.text);
-        assert_eq!(notes(&twice)[0], "Deployment agents/calendar: had a sidecar, made anew");
+        assert_eq!(reports(&twice)[0], "Deployment agents/calendar: sidecar renewed");
     }
 
     #[test]
-    fn lists_of_both_sorts() {
+    fn items_of_plain_and_typed_lists_are_injected() {
         let item = "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: c}]}}";
         let list = format!("apiVersion: v1\nkind: List\nitems:\n- {item}\n- {{kind: Secret, metadata: {{name: s}}}}\n");
         let done = injected(&list);
         assert_eq!(
-            notes(&done),
-            ["Pod a: injected, with ConfigMap idjag-proxy", "Secret s: no workload, passed through"]
+            reports(&done),
+            ["Pod a: injected, with ConfigMap idjag-proxy", "Secret s: not a workload, passed through"]
         );
         assert_eq!(objects(&done.text)[0]["items"][0]["spec"]["initContainers"][0]["name"], "idjag-proxy");
         let typed = "apiVersion: v1\nkind: PodList\nitems: [{metadata: {name: a}, spec: {containers: [{name: c}]}}]\n";
-        assert_eq!(notes(&injected(typed)), ["Pod a: injected, with ConfigMap idjag-proxy"]);
+        assert_eq!(reports(&injected(typed)), ["Pod a: injected, with ConfigMap idjag-proxy"]);
     }
 
     #[test]
-    fn json_stays_json() {
+    fn json_document_stays_json() {
         let pod = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [{"name": "c"}]}}"#;
         let done = injected(pod);
         let value: Value = serde_json::from_str(&done.text).expect("JSON");
@@ -281,30 +294,29 @@ spec:
     }
 
     #[test]
-    fn what_cannot_be_injected_stands_as_it_was() {
+    fn workload_that_cannot_be_injected_stays_as_it_was() {
         let bad = DEPLOYMENT.replace("      containers:", "      hostNetwork: true\n      containers:");
         let done = injected(&bad);
         assert_eq!((done.skipped(), &done.text), (1, &bad));
         let expected = "Deployment agents/calendar: NOT injected: hostNetwork is true: \
             every process of the node could use this agent's identity; remove it";
-        assert_eq!(notes(&done), [expected]);
+        assert_eq!(reports(&done), [expected]);
     }
 
     #[test]
-    fn a_workload_that_says_no_is_left_alone() {
+    fn workload_that_opts_out_stays_as_it_was() {
         let out = DEPLOYMENT.replace(
             "    spec:\n      containers:",
             "    metadata: {labels: {idjag-proxy.io/inject: disabled}}\n    spec:\n      containers:",
         );
         let done = injected(&out);
         assert_eq!((done.skipped(), &done.text), (0, &out));
-        let expected =
-            "Deployment agents/calendar: left alone, as spec.template.metadata.labels[idjag-proxy.io/inject] says";
-        assert_eq!(notes(&done), [expected]);
+        let expected = "Deployment agents/calendar: opted out by spec.template.metadata.labels[idjag-proxy.io/inject]";
+        assert_eq!(reports(&done), [expected]);
     }
 
     #[test]
-    fn what_kubectl_takes_is_taken() {
+    fn every_separator_of_kubectl_is_accepted() {
         let pod = |name: &str| {
             format!(
                 r#"{{"apiVersion": "v1", "kind": "Pod", "metadata": {{"name": "{name}"}}, "spec": {{"containers": [{{"name": "c"}}]}}}}"#
@@ -320,13 +332,17 @@ spec:
             assert_eq!(value["spec"]["initContainers"][0]["name"], "idjag-proxy");
         }
         let done = injected(&format!("%YAML 1.1\n---\n{DEPLOYMENT}...\n{DEPLOYMENT}---\n\u{feff}{DEPLOYMENT}"));
-        assert_eq!(done.notes.len(), 3);
+        assert_eq!(done.reports.len(), 3);
         assert!(done.text.starts_with("%YAML 1.1\n---\n# Source"), "{}", done.text);
-        assert!(injected(&done.text).notes.iter().all(|note| note.outcome == Outcome::Renewed), "{}", done.text);
+        assert!(
+            injected(&done.text).reports.iter().all(|report| report.outcome == ObjectOutcome::Renewed),
+            "{}",
+            done.text
+        );
     }
 
     #[test]
-    fn what_cannot_be_read_and_is_no_workload_stays() {
+    fn unreadable_document_stays_unless_it_may_be_a_workload() {
         for other in [
             "apiVersion: v1\nkind: ConfigMap\ndata: {a: 1, a: 2}\n",
             "kind: ConfigMap\nmetadata: {name: x\n",
@@ -335,12 +351,16 @@ spec:
             let done = injected(&format!("{other}---\n{DEPLOYMENT}"));
             assert!(done.text.starts_with(other), "{}", done.text);
             assert_eq!(done.skipped(), 0);
-            assert!(notes(&done)[0].contains("at line 1: no workload, passed through, though "), "{:?}", notes(&done));
+            assert!(
+                reports(&done)[0].contains("at line 1: not a workload, passed through although "),
+                "{:?}",
+                reports(&done)
+            );
         }
         assert_eq!(
-            notes(&injected("kind: ConfigMap\na: 1\na: 2\n")),
+            reports(&injected("kind: ConfigMap\na: 1\na: 2\n")),
             [
-                "ConfigMap at line 1: no workload, passed through, though the key `a` is there twice, at line 3, column 1"
+                "ConfigMap at line 1: not a workload, passed through although the key `a` appears twice, at line 3, column 1"
             ]
         );
         for workload in [
@@ -352,16 +372,16 @@ spec:
             "a: 1\na: 2\n",
         ] {
             let error = inject_manifests(workload, &Defaults::default()).expect_err(workload);
-            assert!(error.to_string().contains(" is no manifest: "), "{error}");
+            assert!(error.to_string().contains(" is not a manifest: "), "{error}");
         }
     }
 
     #[test]
-    fn a_document_that_cannot_be_read_is_named_by_its_line() {
+    fn unreadable_document_is_named_by_its_line() {
         let error =
             inject_manifests(&format!("{DEPLOYMENT}---\na: [1\nb: 2\n"), &Defaults::default()).expect_err("bad");
         let shown = error.to_string();
-        assert!(shown.starts_with("the document at line 12 is no manifest: "), "{shown}");
+        assert!(shown.starts_with("the document at line 12 is not a manifest: "), "{shown}");
         assert!(shown.contains("line 14") || shown.contains("line 13"), "{shown}");
     }
 }

@@ -6,7 +6,7 @@ fn texts(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn documents_begin_at_their_marker() {
+fn document_begins_at_its_marker() {
     assert_eq!(texts("a: 1\n---\nb: 2\n--- # c\nc: 3"), ["a: 1\n", "---\nb: 2\n", "--- # c\nc: 3"]);
     assert_eq!(texts("---\r\na: 1\r\n---\r\n"), ["---\r\na: 1\r\n", "---\r\n"]);
     assert_eq!(texts("text: |\n  ---\n  --- a\n----\n"), ["text: |\n  ---\n  --- a\n----\n"]);
@@ -19,7 +19,7 @@ fn documents_begin_at_their_marker() {
 }
 
 #[test]
-fn json_objects_in_a_row_are_a_document_each() {
+fn each_of_several_json_objects_is_a_document() {
     assert_eq!(texts("{\"a\": 1}\n{\"b\":\n{}} {}\n"), ["{\"a\": 1}", "\n{\"b\":\n{}}", " {}\n"]);
     assert_eq!(texts("\u{feff}{}{}"), ["\u{feff}{}", "{}"]);
     assert_eq!(split("{}\n{}\n{}\n").iter().map(Document::line).collect::<Vec<_>>(), [1, 1, 2]);
@@ -27,7 +27,7 @@ fn json_objects_in_a_row_are_a_document_each() {
 }
 
 #[test]
-fn oddly_spelt_booleans_are_text() {
+fn oddly_capitalised_boolean_is_text() {
     let value = read("{a: tRue, b: yEs, c: [YES, oN, Off, n], d: {tRUE: True}, e: 'no'}");
     let expected = serde_json::json!({
         "a": "tRue", "b": "yEs", "c": [true, "oN", false, false], "d": {"tRUE": true}, "e": "no",
@@ -37,11 +37,11 @@ fn oddly_spelt_booleans_are_text() {
 }
 
 fn read(text: &str) -> Value {
-    parse(text, DuplicateKeyPolicy::Error).unwrap_or_else(|flaw| panic!("{text}: {}", flaw.problem))
+    parse(text, DuplicateKeyPolicy::Error).unwrap_or_else(|error| panic!("{text}: {}", error.problem))
 }
 
 #[test]
-fn what_is_around_a_document_is_no_part_of_it() {
+fn directives_and_markers_are_not_content() {
     let expected = serde_json::json!({"a": "%b"});
     for text in [
         "%YAML 1.2\n---\na: '%b'\n",
@@ -52,11 +52,11 @@ fn what_is_around_a_document_is_no_part_of_it() {
     ] {
         assert_eq!(read(text), expected, "{text:?}");
     }
-    assert_eq!(read("---\na: '\n%b'\n"), serde_json::json!({"a": " %b"}), "nor is what looks like it inside");
+    assert_eq!(read("---\na: '\n%b'\n"), serde_json::json!({"a": " %b"}), "a line within a text is content");
 }
 
 #[test]
-fn comments_in_front_stay() {
+fn comments_in_front_belong_to_the_head() {
     let head = |text: &str| split(text)[0].head();
     assert_eq!(head("--- # d\n\n# Source: x\nkind: A\n# c\n"), "--- # d\n\n# Source: x\n");
     assert_eq!(head("--- {kind: A}\n"), "---\n");
@@ -98,13 +98,13 @@ fn values() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_back(value in values()) {
+    fn written_value_is_read_back(value in values()) {
         let text = yaml(&value).expect("written");
         prop_assert_eq!(read(&text), value);
     }
 
     #[test]
-    fn the_pieces_are_the_text(text in "(---|-|a: 1|\n|\r\n| |#|\\.\\.\\.|[{][}]|%|\u{feff}){0,20}") {
+    fn documents_concatenate_to_the_text(text in "(---|-|a: 1|\n|\r\n| |#|\\.\\.\\.|[{][}]|%|\u{feff}){0,20}") {
         prop_assert_eq!(texts(&text).concat(), text);
     }
 }
