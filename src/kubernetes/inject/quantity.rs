@@ -1,10 +1,11 @@
-//! Kubernetes quantities, as far as a sidecar's resources need them.
+//! Kubernetes quantities, as far as the sidecar's resources need them.
 
-/// An amount in thousandths: of a core, or of a byte.
+/// An amount in thousandths of a core or of a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Milli(u128);
 
-/// Reads `250m`, `0.5`, `2`, `64Mi`, `1.5Gi`, `128M`, `1e3`. Not read: signs, and the suffixes below a thousandth.
+/// Parses quantities such as `250m`, `0.5`, `2`, `64Mi`, `1.5Gi`, `128M` and `1e3`. Signs and the
+/// suffixes below a thousandth are not accepted.
 pub(super) fn parse(text: &str) -> Option<Milli> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
@@ -14,11 +15,11 @@ pub(super) fn parse(text: &str) -> Option<Milli> {
     }
     let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
     let scaled = digits.checked_mul(multiplier(suffix)?)?;
-    // Rounded up, as Kubernetes does.
+    // Kubernetes rounds up, too.
     Some(Milli(scaled.div_ceil(10_u128.pow(u32::try_from(fraction.len()).ok()?))))
 }
 
-/// In thousandths.
+/// Returns the multiplier of a suffix, in thousandths.
 fn multiplier(suffix: &str) -> Option<u128> {
     let thousand = |power: u32| 1000_u128.pow(power + 1);
     let kibi = |power: u32| 1024_u128.pow(power) * 1000;
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantities_compare_as_amounts() {
+    fn quantities_compare_by_value() {
         let amount = |text: &str| parse(text).unwrap_or_else(|| panic!("{text}"));
         assert_eq!(amount("0.25"), amount("250m"));
         assert_eq!(amount("1Gi"), amount("1024Mi"));

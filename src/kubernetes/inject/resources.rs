@@ -1,21 +1,29 @@
-//! What the sidecar may use: `cpu=10m,memory=32Mi,memory-limit=128Mi`.
+//! The sidecar's resources, written as `cpu=10m,memory=32Mi,memory-limit=128Mi`.
 use super::quantity;
 use serde_json::{Map, Value, json};
 
-/// Requests and limits. A limit is absent where it is `none`.
+/// The requests and limits of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Resources {
-    requests: [(&'static str, String); 2],
-    limits: [(&'static str, Option<String>); 2],
+    cpu: Amounts,
+    memory: Amounts,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Amounts {
+    request: String,
+    /// Absent for no limit.
+    limit: Option<String>,
 }
 
 impl Default for Resources {
-    /// Measured (`tests/perf/results.md`): the process holds 12 MiB idle, and 76 at most while 1,000 connections send at once. No limit on
-    /// the CPU, because throttling shows as latency of every call.
+    /// By measurement (`tests/perf/results.md`) the process holds 12 MiB when idle, and at most 76
+    /// MiB while 1,000 connections send at once. The CPU has no limit, because throttling adds
+    /// latency to every call.
     fn default() -> Self {
         Self {
-            requests: [("cpu", "10m".to_owned()), ("memory", "32Mi".to_owned())],
-            limits: [("cpu", None), ("memory", Some("128Mi".to_owned()))],
+            cpu: Amounts { request: "10m".to_owned(), limit: None },
+            memory: Amounts { request: "32Mi".to_owned(), limit: Some("128Mi".to_owned()) },
         }
     }
 }
@@ -23,7 +31,7 @@ impl Default for Resources {
 const KEYS: &str = "cpu, memory, cpu-limit and memory-limit";
 
 impl Resources {
-    /// What the annotation says, over the defaults. Every problem is in the error.
+    /// Parses the annotation; what it leaves out has its default. The error lists every problem.
     pub(super) fn parse(text: &str) -> Result<Self, Vec<String>> {
         let (mut resources, mut problems, mut seen) = (Self::default(), Vec::new(), Vec::new());
         for part in text.split(',').map(str::trim) {
@@ -32,52 +40,54 @@ impl Resources {
                 continue;
             };
             if seen.contains(&key) {
-                problems.push(format!("`{key}` is said twice"));
+                problems.push(format!("`{key}` is given twice"));
             }
             seen.push(key);
-            if let Err(problem) = resources.set(key, amount) {
-                problems.push(problem);
-            }
+            problems.extend(resources.set(key, amount).err());
         }
-        for ((name, request), (_, limit)) in resources.requests.iter().zip(&resources.limits) {
-            let amount = |text: &str| quantity::parse(text);
-            if let Some(limit) = limit.as_ref().filter(|limit| amount(request) > amount(limit)) {
-                problems.push(format!("{name}: {request} is asked for and {limit} allowed; raise `{name}-limit`"));
+        for (name, Amounts { request, limit }) in resources.named() {
+            if let Some(limit) = limit.as_ref().filter(|limit| quantity::parse(request) > quantity::parse(limit)) {
+                problems.push(format!("{name}: the request {request} exceeds the limit {limit}; raise `{name}-limit`"));
             }
         }
         if problems.is_empty() { Ok(resources) } else { Err(problems) }
     }
 
     fn set(&mut self, key: &str, amount: &str) -> Result<(), String> {
-        let (name, is_limit) = match key {
-            "cpu" => (0, false),
-            "memory" => (1, false),
-            "cpu-limit" => (0, true),
-            "memory-limit" => (1, true),
-            _ => return Err(format!("`{key}` is no key; the keys are {KEYS}")),
+        let (amounts, example) = match key {
+            "cpu" | "cpu-limit" => (&mut self.cpu, "10m"),
+            "memory" | "memory-limit" => (&mut self.memory, "32Mi"),
+            _ => return Err(format!("`{key}` is not a known key; the keys are {KEYS}")),
         };
+        let is_limit = key.ends_with("-limit");
         if is_limit && amount == "none" {
-            self.limits[name].1 = None;
+            amounts.limit = None;
             return Ok(());
         }
         if quantity::parse(amount).is_none() {
-            let example = if name == 0 { "10m" } else { "32Mi" };
-            return Err(format!("`{key}={amount}` is no amount; write one such as {example}"));
+            return Err(format!("`{key}={amount}` is not a quantity; write one such as {example}"));
         }
         if is_limit {
-            self.limits[name].1 = Some(amount.to_owned());
+            amounts.limit = Some(amount.to_owned());
         } else {
-            self.requests[name].1 = amount.to_owned();
+            amount.clone_into(&mut amounts.request);
         }
         Ok(())
     }
 
+    fn named(&self) -> [(&'static str, &Amounts); 2] {
+        [("cpu", &self.cpu), ("memory", &self.memory)]
+    }
+
+    /// Returns the value of a container's `resources`.
     pub(super) fn json(&self) -> Value {
-        let requests: Map<String, Value> =
-            self.requests.iter().map(|(name, amount)| ((*name).to_owned(), amount.as_str().into())).collect();
-        let limits: Map<String, Value> = (self.limits.iter())
-            .filter_map(|(name, amount)| Some(((*name).to_owned(), amount.as_deref()?.into())))
-            .collect();
+        let (mut requests, mut limits) = (Map::new(), Map::new());
+        for (name, amounts) in self.named() {
+            requests.insert(name.to_owned(), amounts.request.as_str().into());
+            if let Some(limit) = &amounts.limit {
+                limits.insert(name.to_owned(), limit.as_str().into());
+            }
+        }
         if limits.is_empty() { json!({"requests": requests}) } else { json!({"requests": requests, "limits": limits}) }
     }
 }
@@ -87,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_said_stays() {
+    fn missing_amount_has_its_default() {
         let said = Resources::parse("cpu=50m, cpu-limit=1").expect("good");
         let expected = json!({"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "128Mi"}});
         assert_eq!(said.json(), expected);
@@ -96,15 +106,15 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_said() {
+    fn every_problem_is_reported() {
         let problems = Resources::parse("cpu=fast,disk=1Gi,memory=1Gi,memory=2Gi,,cpu-limit=").expect_err("bad");
         let expected = [
-            "`cpu=fast` is no amount; write one such as 10m",
-            "`disk` is no key; the keys are cpu, memory, cpu-limit and memory-limit",
-            "`memory` is said twice",
+            "`cpu=fast` is not a quantity; write one such as 10m",
+            "`disk` is not a known key; the keys are cpu, memory, cpu-limit and memory-limit",
+            "`memory` is given twice",
             "`` is not KEY=AMOUNT; the keys are cpu, memory, cpu-limit and memory-limit",
-            "`cpu-limit=` is no amount; write one such as 10m",
-            "memory: 2Gi is asked for and 128Mi allowed; raise `memory-limit`",
+            "`cpu-limit=` is not a quantity; write one such as 10m",
+            "memory: the request 2Gi exceeds the limit 128Mi; raise `memory-limit`",
         ];
         assert_eq!(problems, expected);
     }

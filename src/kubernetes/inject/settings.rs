@@ -1,21 +1,22 @@
-//! What a pod's annotations say about its sidecar. Every wrong one is reported, all at once.
+//! The settings of one sidecar, from its pod's annotations. All wrong annotations are reported at
+//! once.
 use super::resources::Resources;
 use super::socket::Socket;
 use crate::kubernetes::names::{ANNOTATION_STATUS, ANNOTATIONS, CONFIG, IMAGE, LABEL_INJECT, LABEL_INJECTED, PREFIX};
-use crate::kubernetes::words::shortened;
+use crate::kubernetes::untrusted::truncate;
 use crate::telemetry::Level;
 use serde_json::Value;
 use std::fmt;
 use std::str::FromStr;
 
-/// What a pod that says nothing gets.
+/// The settings of a pod without annotations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Defaults {
     /// The sidecar's image.
     pub image: String,
-    /// Kubernetes' own default where absent.
+    /// When nodes pull the image; absent for Kubernetes' own default.
     pub image_pull_policy: Option<PullPolicy>,
-    /// Where the Workload API is.
+    /// The source of the Workload API's socket.
     pub socket: Socket,
 }
 
@@ -25,14 +26,14 @@ impl Default for Defaults {
     }
 }
 
-/// When a node pulls the image.
+/// Decides when a node pulls the sidecar's image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PullPolicy {
-    /// Each time.
+    /// Each time that a container starts.
     Always,
-    /// If it has none.
+    /// If the node does not have it.
     IfNotPresent,
-    /// It must have one.
+    /// Never; the node must have it.
     Never,
 }
 
@@ -56,17 +57,17 @@ impl FromStr for PullPolicy {
     }
 }
 
-/// Whether the agent's containers are told of the proxy by environment variables, and what they go around it for.
+/// Environment variables that make the agent's containers use the proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HttpProxy {
-    /// Besides loopback, comma-separated; empty for nothing.
+    /// Comma-separated hosts that bypass the proxy, in addition to loopback; may be empty.
     pub(super) no_proxy: String,
 }
 
-/// One pod's sidecar.
+/// The settings of one pod's sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Settings {
-    /// The `ConfigMap`, and the `Secret` of the same name.
+pub(crate) struct SidecarSettings {
+    /// The name of the `ConfigMap` and of the `Secret`.
     pub(crate) config: String,
     pub(super) image: String,
     pub(super) image_pull_policy: Option<PullPolicy>,
@@ -76,27 +77,27 @@ pub(crate) struct Settings {
     pub(super) http_proxy: Option<HttpProxy>,
 }
 
-/// An annotation that cannot be followed.
+/// An annotation with a wrong name or value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SettingError {
+pub(crate) struct AnnotationError {
     name: String,
     problem: String,
 }
 
-impl fmt::Display for SettingError {
+impl fmt::Display for AnnotationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "annotation {PREFIX}{}: {}", self.name, self.problem)
     }
 }
 
-/// Of one annotation of ours, in bytes.
-const LONGEST: usize = 4096;
-/// Nobody reads more of them.
-const MOST_ERRORS: usize = 16;
+/// The longest value of one of our annotations, in bytes.
+const MAX_VALUE: usize = 4096;
+/// The most errors that are reported. Nobody reads more.
+const MAX_ERRORS: usize = 16;
 
-impl Settings {
-    /// From `metadata.annotations`; what it does not say is as `defaults` have it.
-    pub(crate) fn read(annotations: Option<&Value>, defaults: &Defaults) -> Result<Self, Vec<SettingError>> {
+impl SidecarSettings {
+    /// Reads `metadata.annotations`; what they leave out comes from `defaults`.
+    pub(crate) fn read(annotations: Option<&Value>, defaults: &Defaults) -> Result<Self, Vec<AnnotationError>> {
         let mut settings = Self {
             config: CONFIG.to_owned(),
             image: defaults.image.clone(),
@@ -112,23 +113,23 @@ impl Settings {
             if key == ANNOTATION_STATUS {
                 continue;
             }
-            if errors.len() >= MOST_ERRORS {
+            if errors.len() >= MAX_ERRORS {
                 break;
             }
-            let name = &*shortened(name);
+            let name = &*truncate(name);
             let read = match value.as_str() {
-                Some(text) if text.len() > LONGEST => Err(vec![format!("it is longer than {LONGEST} bytes")]),
+                Some(text) if text.len() > MAX_VALUE => Err(vec![format!("it is longer than {MAX_VALUE} bytes")]),
                 Some(text) => settings.set(name, text, &mut no_proxy),
-                None => Err(vec!["it is no string: put it in quotes".to_owned()]),
+                None => Err(vec!["it is not a string: put it in quotes".to_owned()]),
             };
-            let problems = read.err().into_iter().flatten().take(MOST_ERRORS);
-            errors.extend(problems.map(|problem| SettingError { name: name.to_owned(), problem }));
+            let problems = read.err().into_iter().flatten().take(MAX_ERRORS);
+            errors.extend(problems.map(|problem| AnnotationError { name: name.to_owned(), problem }));
         }
         match (&mut settings.http_proxy, no_proxy) {
             (Some(http_proxy), Some(hosts)) => http_proxy.no_proxy = hosts,
-            (None, Some(_)) => errors.push(SettingError {
+            (None, Some(_)) => errors.push(AnnotationError {
                 name: "no-proxy".to_owned(),
-                problem: format!("it does nothing without {PREFIX}http-proxy: \"true\""),
+                problem: format!("it has no effect without {PREFIX}http-proxy: \"true\""),
             }),
             (_, None) => {}
         }
@@ -143,10 +144,12 @@ impl Settings {
                 return Err(one(format!("`{text}` cannot be the name of a ConfigMap: use a-z, 0-9, `-` and `.`")));
             }
             "image" if is_image(text) => self.image = text.to_owned(),
-            "image" => return Err(one(format!("`{text}` is no image: write one such as {IMAGE}"))),
+            "image" => return Err(one(format!("`{text}` is not an image: write one such as {IMAGE}"))),
             "log-level" => match Level::parse(text) {
                 Some(level) => self.log_level = Some(level),
-                None => return Err(one(format!("`{text}` is no level: write error, warn, info, debug or trace"))),
+                None => {
+                    return Err(one(format!("`{text}` is not a log level: write error, warn, info, debug or trace")));
+                }
             },
             "resources" => self.resources = Resources::parse(text)?,
             "socket" => {
@@ -158,14 +161,16 @@ impl Settings {
                 _ => return Err(one(format!("`{text}` is neither \"true\" nor \"false\""))),
             },
             "no-proxy" if is_host_list(text) => *no_proxy = Some(text.to_owned()),
-            "no-proxy" => return Err(one(format!("`{text}` is no list of hosts: write a.example,10.0.0.0/8"))),
+            "no-proxy" => {
+                return Err(one(format!("`{text}` is not a list of hosts: write one such as a.example,10.0.0.0/8")));
+            }
             _ => return Err(one(unknown(name))),
         }
         Ok(())
     }
 }
 
-/// What to do about an annotation that there is none of.
+/// Says what to do about an annotation of an unknown name.
 fn unknown(name: &str) -> String {
     let label = format!("{PREFIX}{name}");
     if label == LABEL_INJECT || label == LABEL_INJECTED {
@@ -174,13 +179,13 @@ fn unknown(name: &str) -> String {
     let near = ANNOTATIONS.iter().map(|known| (strsim::damerau_levenshtein(known, name), known)).min();
     match near {
         Some((distance, known)) if distance <= 2 => {
-            format!("there is none of this name; did you mean `{PREFIX}{known}`?")
+            format!("unknown annotation; did you mean `{PREFIX}{known}`?")
         }
-        _ => format!("there is none of this name; there are {}", ANNOTATIONS.join(", ")),
+        _ => format!("unknown annotation; the known ones are {}", ANNOTATIONS.join(", ")),
     }
 }
 
-/// A DNS subdomain (RFC 1123), as the names of most objects are.
+/// Whether `text` is a DNS subdomain (RFC 1123 §2.1), as the names of most objects are.
 pub(crate) fn is_object_name(text: &str) -> bool {
     let is_label = |label: &str| {
         let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
@@ -189,7 +194,7 @@ pub(crate) fn is_object_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label)
 }
 
-/// As far as a mistake is seen before the kubelet sees it.
+/// Whether `text` may be an image reference. The kubelet checks the rest.
 fn is_image(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/' | ':' | '@');
     !text.is_empty()
@@ -208,21 +213,21 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn read(annotations: &Value) -> Result<Settings, Vec<String>> {
-        Settings::read(Some(annotations), &Defaults::default())
+    fn read(annotations: &Value) -> Result<SidecarSettings, Vec<String>> {
+        SidecarSettings::read(Some(annotations), &Defaults::default())
             .map_err(|errors| errors.iter().map(ToString::to_string).collect())
     }
 
     #[test]
-    fn a_pod_that_says_nothing_gets_the_defaults() {
-        let settings = Settings::read(None, &Defaults::default()).expect("good");
+    fn pod_without_annotations_gets_the_defaults() {
+        let settings = SidecarSettings::read(None, &Defaults::default()).expect("good");
         assert_eq!(settings.config, "idjag-proxy");
         assert_eq!(settings.image, IMAGE);
         assert_eq!(read(&json!({"other.example/config": "Ü", "idjag-proxy.io/status": "{}"})).expect("good"), settings);
     }
 
     #[test]
-    fn annotations_win() {
+    fn annotations_override_the_defaults() {
         let settings = read(&json!({
             "idjag-proxy.io/config": "calendar.v2",
             "idjag-proxy.io/image": "registry.example:5000/idjag-proxy@sha256:0a",
@@ -242,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_annotation_is_said() {
+    fn every_wrong_annotation_is_reported() {
         let errors = read(&json!({
             "idjag-proxy.io/confg": "a",
             "idjag-proxy.io/config": "A B",
@@ -257,16 +262,16 @@ mod tests {
         }))
         .expect_err("bad");
         let expected = [
-            "annotation idjag-proxy.io/confg: there is none of this name; did you mean `idjag-proxy.io/config`?",
+            "annotation idjag-proxy.io/confg: unknown annotation; did you mean `idjag-proxy.io/config`?",
             "annotation idjag-proxy.io/config: `A B` cannot be the name of a ConfigMap: use a-z, 0-9, `-` and `.`",
             "annotation idjag-proxy.io/http-proxy: `yes` is neither \"true\" nor \"false\"",
-            "annotation idjag-proxy.io/image: `a b` is no image: write one such as idjag-proxy:0.1.0",
+            "annotation idjag-proxy.io/image: `a b` is not an image: write one such as idjag-proxy:0.1.0",
             "annotation idjag-proxy.io/inject: it is a label, not an annotation",
-            "annotation idjag-proxy.io/log-level: `loud` is no level: write error, warn, info, debug or trace",
-            "annotation idjag-proxy.io/no-proxy: `a b` is no list of hosts: write a.example,10.0.0.0/8",
+            "annotation idjag-proxy.io/log-level: `loud` is not a log level: write error, warn, info, debug or trace",
+            "annotation idjag-proxy.io/no-proxy: `a b` is not a list of hosts: write one such as a.example,10.0.0.0/8",
             "annotation idjag-proxy.io/resources: `cpu` is not KEY=AMOUNT; the keys are cpu, memory, cpu-limit and memory-limit",
-            "annotation idjag-proxy.io/socket: it is no string: put it in quotes",
-            "annotation idjag-proxy.io/something-else: there is none of this name; there are config, image, log-level, \
+            "annotation idjag-proxy.io/socket: it is not a string: put it in quotes",
+            "annotation idjag-proxy.io/something-else: unknown annotation; the known ones are config, image, log-level, \
              resources, socket, http-proxy, no-proxy",
         ];
         let expected: Vec<String> =
@@ -279,11 +284,11 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_hosts_alone_does_nothing_and_says_so() {
+    fn no_proxy_without_http_proxy_is_an_error() {
         let errors = read(&json!({"idjag-proxy.io/no-proxy": "a.example"})).expect_err("bad");
         assert_eq!(
             errors,
-            ["annotation idjag-proxy.io/no-proxy: it does nothing without idjag-proxy.io/http-proxy: \"true\""]
+            ["annotation idjag-proxy.io/no-proxy: it has no effect without idjag-proxy.io/http-proxy: \"true\""]
         );
     }
 }

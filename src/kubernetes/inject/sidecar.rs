@@ -1,8 +1,8 @@
-//! The sidecar and its volumes, as JSON. What stands in ports and probes is passed as flags, so that it holds whatever the
-//! configuration file says.
+//! The sidecar and its volumes, as JSON. Addresses that ports and probes rely on are passed as
+//! flags, so the configuration file cannot change them.
 use super::environment::Variables;
-use super::hazard::{list, name};
-use super::settings::{Settings, is_object_name};
+use super::json::{list, name};
+use super::settings::{SidecarSettings, is_object_name};
 use crate::kubernetes::names::{
     CONFIG_KEY, CONTAINER, CSI_DRIVER, METRICS_PORT, METRICS_PORT_NAME, OUTBOUND_PORT, UID, VOLUME_ADMIN,
     VOLUME_CONFIG, VOLUME_NO_TOKEN, VOLUME_SECRETS, VOLUME_WORKLOAD_API,
@@ -11,46 +11,56 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 const CONFIG_DIRECTORY: &str = "/etc/idjag-proxy/config";
-/// The file of the `ConfigMap` says `../secrets/NAME`.
+/// The configuration file refers to the Secret's files as `../secrets/NAME`.
 const SECRETS_DIRECTORY: &str = "/etc/idjag-proxy/secrets";
 const ADMIN_DIRECTORY: &str = "/run/idjag-proxy";
 const WORKLOAD_API_DIRECTORY: &str = "/spiffe-workload-api";
-/// Where Kubernetes puts the token of the pod's service account, which an empty volume hides from the sidecar.
+/// The directory of the pod's service account token, which an empty volume hides from the sidecar.
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// In seconds; until then a pod without an identity waits, and is not restarted over it.
-const STARTUP: u32 = 600;
+/// How long the startup probe waits, in seconds: a pod whose identity is late is not restarted
+/// before.
+const STARTUP_SECONDS: u32 = 600;
 
-const MOUNTS: [(&str, &str, Access); 5] = [
-    (VOLUME_CONFIG, CONFIG_DIRECTORY, Access::Read),
-    (VOLUME_SECRETS, SECRETS_DIRECTORY, Access::Read),
-    (VOLUME_ADMIN, ADMIN_DIRECTORY, Access::Write),
-    (VOLUME_WORKLOAD_API, WORKLOAD_API_DIRECTORY, Access::Read),
-    (VOLUME_NO_TOKEN, TOKEN_DIRECTORY, Access::Read),
+/// A volume's mount in the sidecar.
+struct Mount {
+    volume: &'static str,
+    path: &'static str,
+    access: Access,
+}
+
+const MOUNTS: [Mount; 5] = [
+    Mount { volume: VOLUME_CONFIG, path: CONFIG_DIRECTORY, access: Access::Read },
+    Mount { volume: VOLUME_SECRETS, path: SECRETS_DIRECTORY, access: Access::Read },
+    Mount { volume: VOLUME_ADMIN, path: ADMIN_DIRECTORY, access: Access::Write },
+    Mount { volume: VOLUME_WORKLOAD_API, path: WORKLOAD_API_DIRECTORY, access: Access::Read },
+    Mount { volume: VOLUME_NO_TOKEN, path: TOKEN_DIRECTORY, access: Access::Read },
 ];
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(PartialEq)]
 enum Access {
     Read,
     Write,
 }
 
-fn mount((volume, path, access): (&str, &str, Access)) -> Value {
-    let mut mount = json!({"name": volume, "mountPath": path});
-    if access == Access::Read {
-        mount["readOnly"] = true.into();
+impl Mount {
+    fn json(&self) -> Value {
+        let mut mount = json!({"name": self.volume, "mountPath": self.path});
+        if self.access == Access::Read {
+            mount["readOnly"] = true.into();
+        }
+        mount
     }
-    mount
 }
 
-/// A container that starts before the agent's and ends after them.
-pub(super) fn container(settings: &Settings) -> Value {
+/// Makes the container, which starts before the agent's containers and ends after them.
+pub(super) fn container(settings: &SidecarSettings) -> Value {
     let mut container = json!({
         "name": CONTAINER,
         "image": settings.image,
         "restartPolicy": "Always",
         "args": arguments(settings),
         "ports": [{"name": METRICS_PORT_NAME, "containerPort": METRICS_PORT, "protocol": "TCP"}],
-        "startupProbe": probe("/startupz", 1, STARTUP),
+        "startupProbe": probe("/startupz", 1, STARTUP_SECONDS),
         "readinessProbe": probe("/readyz", 5, 1),
         "livenessProbe": probe("/livez", 10, 6),
         "resources": settings.resources.json(),
@@ -64,7 +74,7 @@ pub(super) fn container(settings: &Settings) -> Value {
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": MOUNTS.map(mount),
+        "volumeMounts": MOUNTS.iter().map(Mount::json).collect::<Vec<_>>(),
     });
     if let Some(policy) = settings.image_pull_policy {
         container["imagePullPolicy"] = policy.as_str().into();
@@ -72,7 +82,7 @@ pub(super) fn container(settings: &Settings) -> Value {
     container
 }
 
-fn arguments(settings: &Settings) -> Vec<String> {
+fn arguments(settings: &SidecarSettings) -> Vec<String> {
     let mut arguments = fixed_arguments().to_vec();
     arguments.push(format!("{SOCKET_FLAG}{}", settings.socket.file()));
     if let Some(level) = settings.log_level {
@@ -81,7 +91,8 @@ fn arguments(settings: &Settings) -> Vec<String> {
     arguments
 }
 
-/// Those that every sidecar has. One that a later version adds belongs behind them, so that pods of earlier ones are still known.
+/// The first arguments of every sidecar. A later version adds its arguments after these, so that
+/// [`recognize`] still knows the pods of earlier versions.
 fn fixed_arguments() -> [String; 6] {
     [
         "run".to_owned(),
@@ -105,8 +116,8 @@ fn probe(path: &str, period: u32, failures: u32) -> Value {
     })
 }
 
-/// In the order of [`crate::kubernetes::names::VOLUMES`].
-pub(super) fn volumes(settings: &Settings) -> [Value; 5] {
+/// Makes the sidecar's volumes, in the order of [`crate::kubernetes::names::VOLUMES`].
+pub(super) fn volumes(settings: &SidecarSettings) -> [Value; 5] {
     [
         json!({"name": VOLUME_CONFIG, "configMap": {"name": settings.config}}),
         json!({"name": VOLUME_SECRETS, "secret": {"secretName": settings.config, "optional": true}}),
@@ -116,29 +127,28 @@ pub(super) fn volumes(settings: &Settings) -> [Value; 5] {
     ]
 }
 
-/// What of a sidecar that is there already counts, once it is known to be one that we wrote.
+/// What matters of a sidecar that the pod has already, once it is known to be ours.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Kept<'s> {
-    /// The `ConfigMap`, and the Secret of the same name.
+pub(super) struct ExistingSidecar<'s> {
+    /// The name of the `ConfigMap` and of the Secret.
     pub(super) config: &'s str,
-    /// The directory of the node that its socket comes from.
+    /// The directory of the node that contains its socket, if it comes from one.
     pub(super) directory: Option<&'s str>,
 }
 
-/// Whether the sidecar of this pod is one that we wrote: here or by hand, now or in an earlier version. A label alone is no proof, because
-/// whoever writes the pod writes its labels. What another webhook may change (image, resources, probes, more mounts) is not looked at.
+/// Checks that the init container `container` is our sidecar, injected by this or an earlier
+/// version or copied by hand. The pod's label does not prove it, because the pod's author sets it.
+/// What another webhook may change (image, resources, probes, further mounts) is not compared.
 ///
 /// # Errors
-/// What is not as we write it.
-pub(super) fn kept(spec: &Value) -> Result<Kept<'_>, &'static str> {
-    let container = list(spec, "initContainers").find(|container| name(container) == CONTAINER);
-    let container = container.ok_or("there is none")?;
+/// How the container or its volumes differ from what we write.
+pub(super) fn recognize<'s>(container: &Value, spec: &'s Value) -> Result<ExistingSidecar<'s>, &'static str> {
     let is = |pointer: &str, value: Value| container.pointer(pointer) == Some(&value);
     if !is("/restartPolicy", "Always".into()) {
         return Err("its restartPolicy is not Always");
     }
     if !is("/securityContext/runAsUser", UID.into()) {
-        return Err("its user is another");
+        return Err("it runs as another user");
     }
     if is("/securityContext/privileged", true.into()) {
         return Err("it is privileged");
@@ -150,18 +160,18 @@ pub(super) fn kept(spec: &Value) -> Result<Kept<'_>, &'static str> {
     let (fixed, further) = arguments.split_at_checked(fixed_arguments().len()).unwrap_or_default();
     let is_known = |argument: &&str| argument.starts_with(SOCKET_FLAG) || argument.starts_with(LEVEL_FLAG);
     if fixed != fixed_arguments() || !further.iter().all(is_known) {
-        return Err("its args are others");
+        return Err("its args differ");
     }
-    for (volume, path, _) in MOUNTS {
+    for Mount { volume, path, .. } in MOUNTS {
         let is_it = |mount: &Value| name(mount) == volume && mount.get("mountPath").is_some_and(|at| at == path);
         if !list(container, "volumeMounts").any(is_it) {
-            return Err("its volumeMounts are others");
+            return Err("its volumeMounts differ");
         }
     }
-    volumes_kept(spec).ok_or("its volumes are others")
+    recognize_volumes(spec).ok_or("its volumes differ")
 }
 
-fn volumes_kept(spec: &Value) -> Option<Kept<'_>> {
+fn recognize_volumes(spec: &Value) -> Option<ExistingSidecar<'_>> {
     let volume = |wanted: &str| list(spec, "volumes").find(|volume| name(volume) == wanted);
     let text = |wanted: &str, pointer: &str| volume(wanted)?.pointer(pointer)?.as_str();
     let config = text(VOLUME_CONFIG, "/configMap/name")?;
@@ -171,11 +181,11 @@ fn volumes_kept(spec: &Value) -> Option<Kept<'_>> {
     let directory = text(VOLUME_WORKLOAD_API, "/hostPath/path");
     let is_csi = text(VOLUME_WORKLOAD_API, "/csi/driver") == Some(CSI_DRIVER);
     let is_ours = config == secret && is_object_name(config) && are_empty && (is_csi || directory.is_some());
-    is_ours.then_some(Kept { config, directory })
+    is_ours.then_some(ExistingSidecar { config, directory })
 }
 
-/// The value of the status annotation.
-pub(super) fn status(settings: &Settings, variables: &BTreeMap<String, Variables>) -> String {
+/// Makes the value of the status annotation.
+pub(super) fn status(settings: &SidecarSettings, variables: &BTreeMap<String, Variables>) -> String {
     let mut status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "image": settings.image,
@@ -188,5 +198,5 @@ pub(super) fn status(settings: &Settings, variables: &BTreeMap<String, Variables
     status.to_string()
 }
 
-/// In the status: what was set in the agent's containers.
+/// The key of the status that records the variables set in the agent's containers.
 pub(super) const VARIABLES: &str = "variables";

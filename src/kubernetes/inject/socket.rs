@@ -4,31 +4,31 @@ use serde_json::{Value, json};
 use std::fmt;
 use std::str::FromStr;
 
-/// By the SPIFFE CSI driver, or from a directory of the node.
+/// The source of the Workload API's socket: the SPIFFE CSI driver, or a directory of the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Socket {
-    /// A volume of `csi.spiffe.io`, which Restricted Pod Security admits.
+    /// A volume of `csi.spiffe.io`, which the Restricted Pod Security Standard admits.
     Csi {
-        /// The socket's name in it.
+        /// The socket's file name in the volume.
         file: String,
     },
-    /// A directory of the node, which only Privileged Pod Security admits.
+    /// A directory of the node, which only the Privileged Pod Security Standard admits.
     HostPath {
-        /// Absolute.
+        /// The directory's absolute path.
         directory: String,
-        /// The socket's name in it.
+        /// The socket's file name in the directory.
         file: String,
     },
 }
 
-/// A text that names no socket.
+/// The text does not name a socket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no socket: write `csi`, `csi:FILE`, or `hostPath:/DIRECTORY/FILE` such as hostPath:/run/spire/agent-sockets/api.sock"
+    "`{0}` is not a socket: write `csi`, `csi:FILE`, or `hostPath:/DIRECTORY/FILE` such as hostPath:/run/spire/agent-sockets/api.sock"
 )]
 pub struct SocketError(String);
 
-/// The name that SPIRE's charts give the socket in a CSI volume.
+/// The file name that SPIRE's charts give the socket in a CSI volume.
 const CSI_FILE: &str = "spire-agent.sock";
 
 impl Default for Socket {
@@ -69,12 +69,14 @@ impl fmt::Display for Socket {
 }
 
 impl Socket {
+    /// Returns the socket's file name in the sidecar's volume.
     pub(super) fn file(&self) -> &str {
         match self {
             Self::Csi { file } | Self::HostPath { file, .. } => file,
         }
     }
 
+    /// Returns the pod's volume that contains the socket.
     pub(super) fn volume(&self) -> Value {
         match self {
             Self::Csi { .. } => json!({"name": VOLUME_WORKLOAD_API, "csi": {"driver": CSI_DRIVER, "readOnly": true}}),
@@ -84,106 +86,13 @@ impl Socket {
         }
     }
 
-    /// The directory of the node, if that is where it comes from.
+    /// Returns the directory of the node that contains the socket, if it comes from one.
     pub(super) fn directory(&self) -> Option<&str> {
         match self {
             Self::Csi { .. } => None,
             Self::HostPath { directory, .. } => Some(directory),
         }
     }
-}
-
-/// Where SPIRE's agents have their sockets: by its charts, and by its own default. Whatever the sidecar's own comes by, an agent that
-/// gets at one of these has it too.
-const SOCKETS: [&str; 2] = ["/run/spire", "/tmp/spire-agent"];
-/// What else of a node shows the socket or what the sidecar holds: the volumes of pods, a container runtime, processes' memory.
-const NODE: [&str; 16] = [
-    "/var/lib/kubelet/pods",
-    "/var/lib/kubelet/plugins",
-    "/var/lib/k0s",
-    "/var/snap/microk8s",
-    "/run/containerd",
-    "/run/crio",
-    "/run/cri-dockerd.sock",
-    "/run/docker",
-    "/run/docker.sock",
-    "/run/k3s",
-    "/run/k0s",
-    "/var/lib/containerd",
-    "/var/lib/containers",
-    "/var/lib/docker",
-    "/var/lib/rancher",
-    "/proc",
-];
-
-/// From where a node's root takes programs, and what it runs of them.
-const COMMANDS: [&str; 15] = [
-    "/bin",
-    "/boot",
-    "/etc/cni",
-    "/etc/cron.d",
-    "/etc/kubernetes",
-    "/etc/systemd",
-    "/lib",
-    "/lib64",
-    "/opt/cni",
-    "/root",
-    "/sbin",
-    "/usr/bin",
-    "/usr/lib",
-    "/usr/local",
-    "/usr/sbin",
-];
-
-/// What a path of the node leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
-    Nothing,
-    /// The Workload API's socket.
-    Socket,
-    /// A part of the node that leads to it.
-    Node,
-}
-
-/// What this path leads to, being it, above it or inside. `own` are the directories of the pod's own socket.
-pub(super) fn reach(host_path: &str, own: &[&str]) -> Reach {
-    let path = normal(host_path);
-    let leads_to = |directory: &&str| overlap(&normal(directory), &path);
-    if own.iter().any(leads_to) || SOCKETS.iter().any(leads_to) {
-        Reach::Socket
-    } else if NODE.iter().any(leads_to) {
-        Reach::Node
-    } else {
-        Reach::Nothing
-    }
-}
-
-/// Whether whoever writes below this path of the node decides what its root runs.
-pub(super) fn holds_commands(host_path: &str) -> bool {
-    let path = normal(host_path);
-    COMMANDS.iter().any(|directory| overlap(&normal(directory), &path))
-}
-
-/// A path without empty parts and detours, and without the alias that `/var/run` is.
-fn normal(path: &str) -> Vec<&str> {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            _ => parts.push(part),
-        }
-    }
-    if parts.starts_with(&["var", "run"]) {
-        parts.remove(0);
-    }
-    parts
-}
-
-fn overlap(one: &[&str], other: &[&str]) -> bool {
-    one.iter().zip(other).all(|(one, other)| one == other)
 }
 
 fn is_file_name(text: &str) -> bool {
@@ -194,7 +103,7 @@ fn is_directory(text: &str) -> bool {
     text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_file_name))
 }
 
-/// What needs no quoting in a URL, so that `unix:///DIRECTORY/FILE` is what it looks like.
+/// Whether a URL takes the character as it is, so that `unix:///DIRECTORY/FILE` needs no escapes.
 fn is_path_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')
 }
@@ -204,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sockets_are_read_and_shown() {
+    fn socket_is_parsed_and_displayed() {
         for text in ["csi", "csi:api.sock", "hostPath:/run/spire/agent-sockets/api.sock"] {
             assert_eq!(text.parse::<Socket>().expect(text).to_string(), text);
         }
@@ -215,41 +124,5 @@ mod tests {
         for text in ["hostPath:run/a/b.sock", "hostPath:/run/../etc/a", "hostPath:/run//a.sock", "hostPath:/run/a/"] {
             assert!(text.parse::<Socket>().is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn a_path_reaches_the_socket_from_above_and_from_inside() {
-        for path in [
-            "/",
-            "/run",
-            "/var/run/",
-            "/run/spire",
-            "/run/spire/agent-sockets/",
-            "/run/spire/other",
-            "/var/run/spire/agent-sockets/api.sock",
-            "/tmp",
-            "/tmp/spire-agent/public",
-            "/var/log/../../run/./spire",
-        ] {
-            assert_eq!(reach(path, &[]), Reach::Socket, "{path}");
-        }
-        for path in [
-            "/var",
-            "/var/lib",
-            "/var/lib/kubelet",
-            "/var/lib/kubelet/pods/1/volumes",
-            "/run/containerd/containerd.sock",
-            "/var/run/docker.sock",
-            "/var/lib/k0s/kubelet/pods",
-            "/var/snap/microk8s/common",
-            "/proc/1",
-        ] {
-            assert_eq!(reach(path, &[]), Reach::Node, "{path}");
-        }
-        for path in ["/run/spire-logs", "/var/log", "/var/lib/kubelet/device-plugins", "/data", "/tmp/x", "/run/udev"] {
-            assert_eq!(reach(path, &[]), Reach::Nothing, "{path}");
-        }
-        assert_eq!(reach("/opt", &["/opt/spire"]), Reach::Socket);
-        assert_eq!(reach("/run/spire/agent-sockets", &["/opt/spire"]), Reach::Socket, "the usual place counts too");
     }
 }

@@ -1,12 +1,16 @@
 use super::*;
 use serde_json::json;
 
-fn of(spec: &Value) -> Vec<String> {
-    found(spec, false).iter().map(ToString::to_string).collect()
+fn pod(spec: &Value) -> Pod<'_> {
+    Pod { object: spec, spec, sidecar_index: None }
 }
 
-fn found(spec: &Value, has_sidecar: bool) -> Vec<Hazard> {
-    hazards(spec, &Guarded { directories: vec!["/opt/spire"], secret: "idjag-proxy", has_sidecar })
+fn of(spec: &Value) -> Vec<String> {
+    found(&pod(spec)).iter().map(ToString::to_string).collect()
+}
+
+fn found(pod: &Pod<'_>) -> Vec<Violation> {
+    violations(pod, &Protected { directories: vec!["/opt/spire"], secret: "idjag-proxy" })
 }
 
 fn with_agent(agent: &Value) -> Value {
@@ -16,7 +20,7 @@ fn with_agent(agent: &Value) -> Value {
 }
 
 #[test]
-fn an_ordinary_pod_has_none() {
+fn ordinary_pod_has_no_violation() {
     let ordinary = json!({
         "hostNetwork": false, "os": {"name": "linux"}, "securityContext": {"runAsUser": 1000},
         "volumes": [{"name": "data", "emptyDir": {}}, {"name": "logs", "hostPath": {"path": "/var/log"}}],
@@ -34,7 +38,7 @@ fn an_ordinary_pod_has_none() {
 }
 
 #[test]
-fn what_the_pod_shares() {
+fn shared_namespaces_and_windows_are_violations() {
     assert_eq!(of(&json!({"hostNetwork": true})), ["hostNetwork is true"]);
     assert_eq!(of(&json!({"hostPID": true})), ["hostPID is true"]);
     assert_eq!(of(&json!({"shareProcessNamespace": true})), ["shareProcessNamespace is true"]);
@@ -57,7 +61,7 @@ fn what_the_pod_shares() {
 }
 
 #[test]
-fn an_agent_with_the_socket() {
+fn agent_that_mounts_the_socket_is_a_violation() {
     for volume in [
         json!({"name": "v", "csi": {"driver": "csi.spiffe.io", "readOnly": true}}),
         json!({"name": "v", "hostPath": {"path": "/run/spire/agent-sockets"}}),
@@ -75,20 +79,20 @@ fn an_agent_with_the_socket() {
     let mut elsewhere = with_agent(&json!({"volumeMounts": [{"name": "v", "mountPath": "/x", "subPath": "log"}]}));
     elsewhere["volumes"] =
         json!([{"name": "v", "hostPath": {"path": "/run"}}, {"name": "w", "csi": {"driver": "csi.spiffe.io"}}]);
-    assert_eq!(of(&elsewhere), Vec::<String>::new(), "neither the other part of it nor a volume that nobody mounts");
+    assert_eq!(of(&elsewhere), Vec::<String>::new(), "another subPath, and a volume that is not mounted");
 }
 
 #[test]
-fn an_agent_that_gets_at_the_sidecar_through_its_node() {
+fn agent_that_mounts_a_revealing_node_path_is_a_violation() {
     for path in ["/var/lib/kubelet", "/var", "/run/containerd", "/proc"] {
         let mut spec = with_agent(&json!({"volumeMounts": [{"name": "v", "mountPath": "/x"}]}));
         spec["volumes"] = json!([{"name": "v", "hostPath": {"path": path}}]);
-        assert_eq!(of(&spec), [format!("container agent mounts {path} of its node")]);
+        assert_eq!(of(&spec), [format!("container agent mounts {path} from its node")]);
     }
 }
 
 #[test]
-fn an_agent_that_reads_the_sidecars_secret() {
+fn agent_that_reads_the_sidecars_secret_is_a_violation() {
     let volumes = [
         json!({"name": "v", "secret": {"secretName": "idjag-proxy"}}),
         json!({"name": "v", "projected": {"sources": [{"configMap": {"name": "a"}}, {"secret": {"name": "idjag-proxy"}}]}}),
@@ -113,7 +117,7 @@ fn an_agent_that_reads_the_sidecars_secret() {
 }
 
 #[test]
-fn many_mounts_of_many_volumes_take_no_longer_than_they_are_long() {
+fn many_mounts_of_many_volumes_take_linear_time() {
     let named = |index: usize| format!("v{index}");
     let volumes: Vec<Value> =
         (0..20_000).map(|index| json!({"name": named(index), "hostPath": {"path": "/proc"}})).collect();
@@ -122,30 +126,30 @@ fn many_mounts_of_many_volumes_take_no_longer_than_they_are_long() {
     let mut spec = with_agent(&json!({"volumeMounts": mounts}));
     spec["volumes"] = volumes.into();
     let started = std::time::Instant::now();
-    assert_eq!(of(&spec), ["container agent mounts /proc of its node"], "once");
+    assert_eq!(of(&spec), ["container agent mounts /proc from its node"], "reported once");
     assert!(started.elapsed() < std::time::Duration::from_secs(1), "{:?}", started.elapsed());
 }
 
 #[test]
-fn a_pod_of_a_stranger_gets_a_bounded_answer() {
+fn hostile_pod_gets_a_bounded_answer() {
     let container = |index: usize| json!({"name": format!("{index}{}", "x".repeat(10_000)), "securityContext": {"runAsUser": 17080}});
-    let hazards = of(&json!({"containers": (0..100).map(container).collect::<Vec<_>>()}));
-    assert_eq!(hazards.len(), MOST);
-    assert!(hazards.iter().all(|hazard| hazard.len() < 200), "{hazards:?}");
+    let violations = of(&json!({"containers": (0..100).map(container).collect::<Vec<_>>()}));
+    assert_eq!(violations.len(), MAX_VIOLATIONS);
+    assert!(violations.iter().all(|violation| violation.len() < 200), "{violations:?}");
 }
 
 #[test]
-fn an_agent_with_the_sidecars_user() {
+fn agent_that_runs_as_the_sidecars_user_is_a_violation() {
     assert_eq!(of(&with_agent(&json!({"securityContext": {"runAsUser": 17080}}))).len(), 1);
     let mut pod = with_agent(&json!({}));
     pod["securityContext"] = json!({"runAsUser": 17080});
     assert_eq!(of(&pod), ["container agent runs as user 17080, which is the sidecar's"]);
     pod["containers"][0]["securityContext"] = json!({"runAsUser": 1000});
-    assert_eq!(of(&pod), Vec::<String>::new(), "the container's own wins");
+    assert_eq!(of(&pod), Vec::<String>::new(), "the container's own user takes precedence");
 }
 
 #[test]
-fn names_and_ports_that_clash() {
+fn names_and_ports_of_the_sidecar_are_violations() {
     assert_eq!(of(&json!({"initContainers": [{"name": "idjag-proxy"}]})), ["a container is named idjag-proxy"]);
     assert_eq!(of(&json!({"volumes": [{"name": "idjag-proxy-admin"}]})), ["a volume is named idjag-proxy-admin"]);
     let ports = json!({"ports": [{"name": "idjag-metrics", "containerPort": 17080}, {"containerPort": 17090}]});
@@ -158,21 +162,21 @@ fn names_and_ports_that_clash() {
 }
 
 #[test]
-fn a_mount_of_what_will_be_the_sidecars() {
+fn mount_of_a_sidecars_volume_is_a_violation() {
     let spec = with_agent(&json!({"volumeMounts": [{"name": "idjag-proxy-secrets", "mountPath": "/s"}]}));
     assert_eq!(of(&spec), ["container agent mounts the volume idjag-proxy-secrets"]);
-    assert_eq!(found(&spec, true).len(), 1, "once it is injected too");
+    assert_eq!(found(&Pod { sidecar_index: Some(0), ..pod(&spec) }).len(), 1, "also once it is injected");
 }
 
 #[test]
-fn what_leads_to_the_node_is_warned_of() {
+fn access_to_the_node_is_warned_about() {
     let risk = |agent: Value, path: &str| {
         let mut spec = with_agent(&agent);
         spec["volumes"] = json!([{"name": "node", "hostPath": {"path": path}}]);
         spec["containers"][0]["volumeMounts"].as_array_mut().into_iter().flatten().for_each(|mount| {
             mount["name"] = json!("node");
         });
-        risks(&spec, false)
+        risks(&pod(&spec))
     };
     let with = |capability: &str| json!({"securityContext": {"capabilities": {"add": ["CHOWN", capability]}}});
     for (agent, path, expected) in [
@@ -183,16 +187,16 @@ fn what_leads_to_the_node_is_warned_of() {
         ),
         (with("SYS_ADMIN"), "/data", "has the capability SYS_ADMIN: nothing on its node is hidden from it"),
         (with("CAP_ALL"), "/data", "has the capability ALL: nothing on its node is hidden from it"),
-        (json!({"volumeMounts": [{}]}), "/etc", "writes /etc of its node, from where its root takes programs"),
+        (json!({"volumeMounts": [{}]}), "/etc", "can write /etc of its node, which holds programs that root runs"),
         (
             json!({"volumeMounts": [{"subPath": "bin"}]}),
             "/usr",
-            "writes /usr/bin of its node, from where its root takes programs",
+            "can write /usr/bin of its node, which holds programs that root runs",
         ),
         (
             json!({"volumeMounts": [{"readOnly": false}]}),
             "/usr/local/bin",
-            "writes /usr/local/bin of its node, from where its root takes programs",
+            "can write /usr/local/bin of its node, which holds programs that root runs",
         ),
     ] {
         assert_eq!(risk(agent, path), [format!("container agent {expected}")]);
