@@ -1,4 +1,4 @@
-//! `idjag-proxy injector`
+//! The command `idjag-proxy injector`.
 use super::inject::Sidecar;
 use super::signals::run_until_signal;
 use super::terminal::{EX_FAILED, environment, print_error};
@@ -11,43 +11,45 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Where the chart puts things.
+/// The name that the chart gives the injector's objects.
 const NAME: &str = "idjag-proxy-injector";
 
 #[derive(Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     sidecar: Sidecar,
-    /// The namespace of its Service, Secret and Lease. Its own, where not given.
+    /// The namespace of the Service, the Secret and the Lease [default: the injector's own].
     #[arg(long)]
     namespace: Option<String>,
-    /// The Service by which the API server calls it.
+    /// The Service through which the API server calls the injector.
     #[arg(long, default_value = NAME)]
     service: String,
-    /// The MutatingWebhookConfiguration into which it puts its certificate.
+    /// The MutatingWebhookConfiguration that the injector writes its CA into.
     #[arg(long, value_name = "NAME", default_value = NAME)]
     webhook_configuration: String,
-    /// The Secret in which it keeps its certificate. It must be there, and may be empty.
+    /// The Secret that stores the certificate. It must exist, and may be empty.
     #[arg(long, value_name = "NAME", default_value = NAME)]
     secret: String,
-    /// The Lease by which its replicas agree who renews the certificate. It must be there, and may be empty.
+    /// The Lease that decides which replica renews the certificate. It must exist, and may be
+    /// empty.
     #[arg(long, value_name = "NAME", default_value = NAME)]
     lease: String,
-    /// How long a certificate is valid; another follows after two thirds of it.
+    /// How long a certificate is valid. It is replaced after two thirds of this time.
     #[arg(long, value_name = "TIME", default_value = "90d", value_parser = humantime::parse_duration)]
     certificate_lifetime: Duration,
-    /// Where the webhook is: HTTPS, POST /mutate.
+    /// The address of the webhook: HTTPS, POST /mutate.
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:8443")]
     listen: SocketAddr,
-    /// Where metrics and probes are.
+    /// The address of metrics and probes.
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:17090")]
     metrics: SocketAddr,
-    /// error, warn, info, debug or trace.
+    /// The log level: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = super::terminal::log_level)]
     log_level: Level,
 }
 
-/// The API servers of a cluster learn of a bundle within a second or two.
+/// How long a new CA is trusted before its certificate is served. API servers see a new bundle
+/// within a second or two.
 const SETTLE: Duration = Duration::from_secs(15);
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
@@ -73,7 +75,7 @@ fn serve(arguments: Arguments, logs: &Logs) -> Result<(), String> {
         let settings = arguments.into_settings(&api);
         let bound = bind(settings, api, &Clock::system(), Some(logs))?;
         let (stopper, stop) = Stop::pair();
-        run_until_signal(bound.run(stop), stopper, "reviews are answered for a while yet").await
+        run_until_signal(bound.run(stop), stopper, "reviews are answered for a few more seconds").await
     });
     runtime.shutdown_background();
     ended
@@ -81,7 +83,8 @@ fn serve(arguments: Arguments, logs: &Logs) -> Result<(), String> {
 
 impl Arguments {
     fn into_settings(self, api: &Api) -> Settings {
-        // The pod's name where there is a pod; two processes of one host differ all the same.
+        // The pod's name, if there is a pod. The random suffix tells two processes on one host
+        // apart.
         let host = environment("HOSTNAME").unwrap_or_else(|| NAME.to_owned());
         Settings {
             defaults: self.sidecar.into_defaults(),

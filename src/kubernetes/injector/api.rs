@@ -1,4 +1,5 @@
-//! The few calls that the injector makes. Each has a deadline; objects are JSON, so that what we write back is what was there.
+//! The injector's calls to the API server. Objects are JSON, so that one which is written back
+//! loses no field.
 use ::http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
 use kube::client::Body;
@@ -6,47 +7,47 @@ use kube::{Client, Config};
 use serde_json::Value;
 use std::time::Duration;
 
-/// The API server.
+/// A client of the API server.
 #[derive(Clone)]
 pub struct Api {
     client: Client,
 }
 
-/// What a call came to, if not to an object.
+/// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ApiError {
-    /// There is no such object.
-    #[error("there is none")]
+    /// The object does not exist.
+    #[error("it does not exist")]
     Missing,
-    /// Somebody else was faster.
-    #[error("it has changed meanwhile")]
+    /// Another client has changed the object since it was read.
+    #[error("it has changed in the meantime")]
     Conflict,
-    /// Anything else.
+    /// The call failed in any other way.
     #[error("{0}")]
-    Trouble(String),
+    Failed(String),
 }
 
-/// For one object of the injector's own.
+/// How long a call about one of the injector's own objects may take.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Of what the API server says of a refusal.
-const LONGEST_REFUSAL: usize = 16 * 1024;
+/// The longest error body that is read, in bytes.
+const MAX_ERROR_BODY: usize = 16 * 1024;
 
 impl Api {
-    /// By the service account of this pod, or by a kubeconfig.
+    /// Makes a client by the service account of this pod, or by a kubeconfig.
     ///
     /// # Errors
-    /// Neither is there, in words.
+    /// There is neither, or it is unusable.
     pub async fn infer() -> Result<Self, String> {
         let config = Config::infer().await.map_err(|error| {
-            format!("no way to the API server: {error}; run it in a pod with a service account, or set KUBECONFIG")
+            format!("the API server is not configured: {error}; run in a pod with a service account, or set KUBECONFIG")
         })?;
         Self::with(config)
     }
 
-    /// An API server at this URL, without credentials.
+    /// Makes a client of the API server at `url` that sends no credentials.
     ///
     /// # Errors
-    /// No client can be made for it.
+    /// The client cannot be set up.
     pub fn at(url: Uri) -> Result<Self, String> {
         Self::with(Config::new(url))
     }
@@ -55,11 +56,12 @@ impl Api {
         config.connect_timeout = Some(Duration::from_secs(3));
         let agent = concat!("idjag-proxy-injector/", env!("CARGO_PKG_VERSION"));
         config.headers.push((header::USER_AGENT, ::http::HeaderValue::from_static(agent)));
-        let client = Client::try_from(config).map_err(|error| format!("no client for the API server: {error}"))?;
+        let client = Client::try_from(config)
+            .map_err(|error| format!("the client of the API server could not be set up: {error}"))?;
         Ok(Self { client })
     }
 
-    /// The namespace of this pod, or of the kubeconfig's context.
+    /// Returns the namespace of this pod, or of the kubeconfig's context.
     pub fn namespace(&self) -> &str {
         self.client.default_namespace()
     }
@@ -68,27 +70,29 @@ impl Api {
         self.call(Method::GET, path, None).await
     }
 
-    /// Hands on an object that is somebody else's as it comes, and keeps nothing of it. The deadline is the caller's.
-    pub(super) async fn stream(&self, path: &str, mut take: impl FnMut(&[u8])) -> Result<(), ApiError> {
-        let trouble = |error: &dyn std::fmt::Display| ApiError::Trouble(format!("GET {path}: {error}"));
-        let request = Request::get(path).body(Body::empty()).map_err(|error| trouble(&error))?;
-        let answer = self.client.send(request).await.map_err(|error| trouble(&chain(&error)))?;
+    /// Passes on the text of an object as it arrives, and keeps none of it: other people's objects
+    /// may be large. The caller sets the deadline.
+    pub(super) async fn stream(&self, path: &str, mut receive: impl FnMut(&[u8])) -> Result<(), ApiError> {
+        let failed = |error: &dyn std::fmt::Display| ApiError::Failed(format!("GET {path}: {error}"));
+        let request = Request::get(path).body(Body::empty()).map_err(|error| failed(&error))?;
+        let answer = self.client.send(request).await.map_err(|error| failed(&chain(&error)))?;
         let (status, mut body) = (answer.status(), answer.into_body());
         if !status.is_success() {
-            let why = refusal(body).await;
+            let why = error_message(body).await;
             let missing = status == StatusCode::NOT_FOUND;
-            return Err(if missing { ApiError::Missing } else { trouble(&format!("{} {why}", status.as_u16())) });
+            return Err(if missing { ApiError::Missing } else { failed(&format!("{} {why}", status.as_u16())) });
         }
-        // To its end, whatever is found before: a connection whose answer was not read cannot be used again.
+        // Read to the end in any case: a connection whose answer was not read cannot be reused.
         while let Some(frame) = body.frame().await {
-            if let Ok(piece) = frame.map_err(|error| trouble(&chain(&error)))?.into_data() {
-                take(&piece);
+            if let Ok(piece) = frame.map_err(|error| failed(&chain(&error)))?.into_data() {
+                receive(&piece);
             }
         }
         Ok(())
     }
 
-    /// Writes an object back. Its `resourceVersion` makes it a [`ApiError::Conflict`] if somebody else wrote since it was read.
+    /// Writes an object back. Its `resourceVersion` makes this a [`ApiError::Conflict`] if it has
+    /// changed since it was read.
     pub(super) async fn put(&self, path: &str, object: &Value) -> Result<Value, ApiError> {
         self.call(Method::PUT, path, Some(object)).await
     }
@@ -98,37 +102,37 @@ impl Api {
     }
 
     async fn call(&self, method: Method, path: &str, object: Option<&Value>) -> Result<Value, ApiError> {
-        let trouble = |error: &dyn std::fmt::Display| ApiError::Trouble(format!("{method} {path}: {error}"));
-        let body = object.map(serde_json::to_vec).transpose().map_err(|error| trouble(&error))?;
+        let failed = |error: &dyn std::fmt::Display| ApiError::Failed(format!("{method} {path}: {error}"));
+        let body = object.map(serde_json::to_vec).transpose().map_err(|error| failed(&error))?;
         let mut request = Request::new(body.unwrap_or_default());
         *request.method_mut() = method.clone();
-        *request.uri_mut() = path.parse().map_err(|error| trouble(&error))?;
+        *request.uri_mut() = path.parse().map_err(|error| failed(&error))?;
         request.headers_mut().insert(header::CONTENT_TYPE, ::http::HeaderValue::from_static("application/json"));
-        // As text, because `kube` would log an answer that is no JSON, and an answer may be a Secret.
+        // As text, because `kube` logs an answer that is not JSON, and the answer may be a Secret.
         let answer = match tokio::time::timeout(DEADLINE, self.client.request_text(request)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(kube::Error::Api(status))) => {
                 return Err(match status.code {
                     404 => ApiError::Missing,
                     409 => ApiError::Conflict,
-                    code => trouble(&format!("{code} {}", status.message)),
+                    code => failed(&format!("{code} {}", status.message)),
                 });
             }
-            Ok(Err(error)) => return Err(trouble(&chain(&error))),
-            Err(_) => return Err(trouble(&format!("no answer within {} s", DEADLINE.as_secs()))),
+            Ok(Err(error)) => return Err(failed(&chain(&error))),
+            Err(_) => return Err(failed(&format!("no answer within {} s", DEADLINE.as_secs()))),
         };
-        serde_json::from_str(&answer).map_err(|_| trouble(&"the answer is no JSON"))
+        serde_json::from_str(&answer).map_err(|_| failed(&"the answer is not JSON"))
     }
 }
 
-/// The message of a `Status`, if it is one.
-async fn refusal(body: Body) -> String {
-    let read = Limited::new(body, LONGEST_REFUSAL).collect().await.ok();
+/// Returns the message of a `Status`, or nothing if the body is something else.
+async fn error_message(body: Body) -> String {
+    let read = Limited::new(body, MAX_ERROR_BODY).collect().await.ok();
     let status: Option<Value> = read.and_then(|read| serde_json::from_slice(&read.to_bytes()).ok());
     status.as_ref().and_then(|status| status.get("message")?.as_str()).unwrap_or_default().to_owned()
 }
 
-/// An error with its causes: the outermost alone says `ServiceError`.
+/// Displays an error with its causes: the outermost alone says only `ServiceError`.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

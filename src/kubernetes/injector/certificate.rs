@@ -1,5 +1,6 @@
-//! The certificates that the injector makes for itself. A generation is a CA that signs one serving certificate; its key is dropped
-//! at once and stored nowhere, so that nobody can sign a second one.
+//! The certificates that the injector makes for itself. A generation is a CA and the one serving
+//! certificate that it signed. The CA's key is dropped at once and stored nowhere, so nobody can
+//! sign a second certificate.
 use crate::clock::Timestamp;
 use arc_swap::ArcSwapOption;
 use rcgen::{
@@ -21,10 +22,10 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
-/// A CA's certificate. Two generations never have the same.
+/// A CA's certificate, which is different in every generation.
 pub(super) type Ca = CertificateDer<'static>;
 
-/// A CA and what it signed.
+/// A CA and the serving certificate that it signed.
 #[derive(Clone)]
 pub(super) struct Generation {
     pub(super) ca_pem: String,
@@ -36,14 +37,14 @@ pub(super) struct Generation {
     pub(super) ends: Timestamp,
 }
 
-/// How a generation stands at some time.
+/// Whether a generation is usable at some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Fitness {
-    Fit,
-    /// It can be used, and should be followed by another.
-    Due,
+pub(super) enum Validity {
+    Valid,
+    /// It is usable and should be replaced.
+    RenewalDue,
     /// Expired, or for another name.
-    Unfit,
+    Invalid,
 }
 
 impl fmt::Debug for Generation {
@@ -52,27 +53,27 @@ impl fmt::Debug for Generation {
     }
 }
 
-/// Clocks differ: a certificate is valid this long before it is made.
+/// A certificate is valid from this long before it was made, because clocks differ.
 const SKEW: Duration = Duration::from_secs(3600);
 
 impl Generation {
-    /// A new one, for the service of this DNS name.
+    /// Makes a generation for the DNS name `name`.
     pub(super) fn make(name: &str, now: Timestamp, lifetime: Duration) -> Result<Self, String> {
         let ends = now.plus(lifetime);
-        let authority = authority(now, ends).map_err(|error| format!("no CA can be made: {error}"))?;
-        let (certificate, key) =
-            serving(name, &authority, (now, ends)).map_err(|error| format!("no certificate can be made: {error}"))?;
+        let authority = authority(now, ends).map_err(|error| format!("the CA could not be made: {error}"))?;
+        let (certificate, key) = serving(name, &authority, now, ends)
+            .map_err(|error| format!("the certificate could not be made: {error}"))?;
         Self::read(&authority.pem(), &certificate, Zeroizing::new(key.serialize_pem()))
     }
 
-    /// From three PEM texts.
+    /// Reads a generation from three PEM texts.
     pub(super) fn read(ca_pem: &str, certificate_pem: &str, key_pem: Zeroizing<String>) -> Result<Self, String> {
         let ca = Ca::from_pem_slice(ca_pem.as_bytes()).map_err(|error| format!("the CA: {error}"))?;
         let chain: Vec<Ca> = Ca::pem_slice_iter(certificate_pem.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|error| format!("the certificate: {error}"))?;
         let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| format!("the key: {error}"))?;
-        let leaf = chain.first().ok_or("there is no certificate")?.clone();
+        let leaf = chain.first().ok_or("the certificate is missing")?.clone();
         let (_, parsed) = X509Certificate::from_der(&leaf).map_err(|error| format!("the certificate: {error}"))?;
         let instant = |seconds: i64| Timestamp::from_unix_seconds(u64::try_from(seconds).unwrap_or(0));
         let (begins, ends) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
@@ -89,13 +90,13 @@ impl Generation {
         })
     }
 
-    /// Judged as the API server will: by the name and the CA, now.
-    pub(super) fn fitness(&self, name: &str, now: Timestamp) -> Fitness {
+    /// Verifies the certificate as the API server does, by the name and the CA.
+    pub(super) fn validity(&self, name: &str, now: Timestamp) -> Validity {
         if self.verify(name, now).is_err() {
-            return Fitness::Unfit;
+            return Validity::Invalid;
         }
         let lifetime = self.ends.since(self.begins);
-        if now.since(self.begins) >= lifetime * 2 / 3 { Fitness::Due } else { Fitness::Fit }
+        if now.since(self.begins) >= lifetime * 2 / 3 { Validity::RenewalDue } else { Validity::Valid }
     }
 
     fn verify(&self, name: &str, now: Timestamp) -> Result<(), rustls::Error> {
@@ -103,7 +104,7 @@ impl Generation {
         let parsed = ParsedCertificate::try_from(leaf)?;
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.clone())?;
-        let name = ServerName::try_from(name).map_err(|_| rustls::Error::General("no DNS name".to_owned()))?;
+        let name = ServerName::try_from(name).map_err(|_| rustls::Error::General("not a DNS name".to_owned()))?;
         let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
         let now = UnixTime::since_unix_epoch(Duration::from_millis(now.unix_millis()));
         verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &[], now, algorithms.all)?;
@@ -117,7 +118,7 @@ fn date(instant: Timestamp) -> Result<OffsetDateTime, Box<dyn std::error::Error>
 
 fn authority(now: Timestamp, ends: Timestamp) -> Result<CertifiedIssuer<'static, KeyPair>, Box<dyn std::error::Error>> {
     let mut params = CertificateParams::default();
-    // The serial tells two generations apart where people look at a bundle.
+    // The suffix distinguishes generations for people who look at a bundle.
     params.distinguished_name.push(DnType::CommonName, format!("idjag-proxy-injector {:08x}", fastrand::u32(..)));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -128,7 +129,8 @@ fn authority(now: Timestamp, ends: Timestamp) -> Result<CertifiedIssuer<'static,
 fn serving(
     name: &str,
     authority: &CertifiedIssuer<'static, KeyPair>,
-    (now, ends): (Timestamp, Timestamp),
+    now: Timestamp,
+    ends: Timestamp,
 ) -> Result<(String, KeyPair), Box<dyn std::error::Error>> {
     let mut params = CertificateParams::new(vec![name.to_owned()])?;
     params.distinguished_name.push(DnType::CommonName, "idjag-proxy-injector");
@@ -141,12 +143,12 @@ fn serving(
     Ok((params.signed_by(&key, authority)?.pem(), key))
 }
 
-/// The certificates of a `caBundle`. What is none is left out: it trusts nothing.
+/// Reads the certificates of a `caBundle`. Anything else in it trusts nothing and is left out.
 pub(super) fn bundle(pem: &[u8]) -> Vec<Ca> {
     Ca::pem_slice_iter(pem).filter_map(Result::ok).collect()
 }
 
-/// A `caBundle` of these.
+/// Writes these certificates as a `caBundle`.
 pub(super) fn bundle_pem(cas: &[Ca]) -> String {
     use base64::Engine;
     let mut pem = String::new();
@@ -162,25 +164,27 @@ pub(super) fn bundle_pem(cas: &[Ca]) -> String {
     pem
 }
 
-/// What handshakes present now. It changes between two handshakes and never within one.
+/// The certificate that handshakes present. A handshake that has begun keeps the one that it
+/// started with.
 #[derive(Debug, Default)]
-pub(super) struct Served(ArcSwapOption<CertifiedKey>);
+pub(super) struct ServedCertificate(ArcSwapOption<CertifiedKey>);
 
-impl Served {
+impl ServedCertificate {
     pub(super) fn set(&self, generation: &Generation) {
         self.0.store(Some(Arc::clone(&generation.certified)));
     }
 }
 
-impl ResolvesServerCert for Served {
+impl ResolvesServerCert for ServedCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.load_full()
     }
 }
 
-/// TLS for the API server. HTTP/1.1 alone: one connection a call in flight finds its way around a node that died without a word,
-/// where HTTP/2's single one would hang until its ping fails.
-pub(super) fn server_config(served: Arc<Served>) -> Result<ServerConfig, rustls::Error> {
+/// Configures TLS for the API server. Only HTTP/1.1 is offered: it takes one connection per call in
+/// flight, so calls get past a node that died silently, where HTTP/2's single connection would hang
+/// until its ping fails.
+pub(super) fn server_config(served: Arc<ServedCertificate>) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
@@ -205,19 +209,19 @@ mod tests {
     }
 
     #[test]
-    fn a_generation_is_fit_then_due_then_unfit() {
+    fn generation_is_valid_then_due_for_renewal_then_invalid() {
         let generation = generation();
-        let at = |days: u32| generation.fitness(NAME, now().plus(days * DAY));
+        let at = |days: u32| generation.validity(NAME, now().plus(days * DAY));
         assert_eq!(
             [at(0), at(59), at(60), at(89), at(91)],
-            [Fitness::Fit, Fitness::Fit, Fitness::Due, Fitness::Due, Fitness::Unfit]
+            [Validity::Valid, Validity::Valid, Validity::RenewalDue, Validity::RenewalDue, Validity::Invalid]
         );
-        assert_eq!(generation.fitness(NAME, now().minus(SKEW / 2)), Fitness::Fit, "a clock that is behind");
-        assert_eq!(generation.fitness("other.idjag-proxy.svc", now()), Fitness::Unfit);
+        assert_eq!(generation.validity(NAME, now().minus(SKEW / 2)), Validity::Valid, "by a clock that is behind");
+        assert_eq!(generation.validity("other.idjag-proxy.svc", now()), Validity::Invalid);
     }
 
     #[test]
-    fn what_is_stored_is_read_back() {
+    fn stored_generation_is_read_back() {
         let made = generation();
         let read = Generation::read(&made.ca_pem, &made.certificate_pem, made.key_pem.clone()).expect("read");
         assert_eq!((read.ca, read.ends), (made.ca.clone(), made.ends));
@@ -225,12 +229,12 @@ mod tests {
         let mixed = Generation::read(&made.ca_pem, &made.certificate_pem, other.key_pem.clone()).expect_err("mixed");
         assert!(mixed.starts_with("the key is not the certificate's"), "{mixed}");
         let foreign = Generation::read(&other.ca_pem, &made.certificate_pem, made.key_pem.clone()).expect("read");
-        assert_eq!(foreign.fitness(NAME, now()), Fitness::Unfit, "a CA that did not sign it");
+        assert_eq!(foreign.validity(NAME, now()), Validity::Invalid, "another CA signed it");
         assert!(Generation::read("", "", Zeroizing::default()).is_err());
     }
 
     #[test]
-    fn a_bundle_is_what_was_put_in() {
+    fn bundle_is_read_back() {
         let cas = [generation().ca, generation().ca];
         assert_eq!(bundle(bundle_pem(&cas).as_bytes()), cas);
         assert_eq!(bundle(b"nothing"), Vec::<Ca>::new());
@@ -238,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_no_key() {
+    fn debug_output_contains_no_key() {
         let generation = generation();
         let shown = format!("{generation:?} {:?}", generation.certified.cert.len());
         assert!(!shown.contains("PRIVATE"), "{shown}");

@@ -1,7 +1,8 @@
-//! Kubernetes events, off the path of reviews: written by one task, the same one not again for a while. Those of reviews are dropped
-//! where they pile up; our own wait apart from them, and go first.
+//! Kubernetes events. One task writes them, so that reviews do not wait for it, and does not repeat
+//! an event for a while. Events about reviews are dropped when too many are waiting; the injector's
+//! own have a queue of their own and are written first.
 use super::api::Api;
-use super::lease::instant;
+use super::timestamps::time;
 use crate::clock::Clock;
 use crate::tasks::Stop;
 use lru::LruCache;
@@ -12,19 +13,20 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Whose doing an event is.
+/// The cause of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
-    /// Ours, and each said once: none is dropped for what reviews bring.
-    Own,
-    /// Whoever sent a review, and nobody has asked who that is: written as often as a person could read.
+pub(super) enum EventSource {
+    /// The injector itself. Reviews cannot delay or displace these events.
+    Injector,
+    /// A review. Callers are not authenticated, so these events are limited to a rate that people
+    /// can read.
     Review,
 }
 
-/// What happened to an object.
+/// An event about an object.
 #[derive(Clone, Debug)]
 pub(super) struct Event {
-    pub(super) cause: Cause,
+    pub(super) source: EventSource,
     pub(super) namespace: String,
     pub(super) involved: Value,
     /// `Normal` or `Warning`.
@@ -33,15 +35,15 @@ pub(super) struct Event {
     pub(super) message: String,
 }
 
-/// Where events are handed in.
+/// The queues of events to write.
 #[derive(Clone)]
 pub(super) struct Events {
     own: mpsc::Sender<Event>,
     reviews: mpsc::Sender<Event>,
 }
 
-/// The task that writes them.
-pub(super) struct Writer {
+/// The task that writes events.
+pub(super) struct EventWriter {
     own: mpsc::Receiver<Event>,
     reviews: mpsc::Receiver<Event>,
     api: Api,
@@ -49,86 +51,91 @@ pub(super) struct Writer {
     identity: String,
 }
 
-/// Of reviews.
-const WAITING: usize = 256;
-/// Of our own, of which hours without an API server bring a few: what is the same is not said again.
-const OWN_WAITING: usize = 64;
-/// A controller tries a refused pod again and again.
+/// How many events about reviews may wait.
+const REVIEW_QUEUE: usize = 256;
+/// How many of the injector's own events may wait. Hours without an API server bring only a few,
+/// because the same problem is not reported twice.
+const OWN_QUEUE: usize = 64;
+/// How long the same event is not written again. A controller retries a refused pod over and over.
 const QUIET: Duration = Duration::from_secs(600);
+/// How many events and namespaces are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
-/// The API server takes no longer message.
-const LONGEST: usize = 1000;
+/// The longest message, in characters. The API server refuses longer ones.
+const MAX_MESSAGE: usize = 1000;
 
-/// Of reviews, all together: this many at once, and one each second.
-const ALL: Rate = Rate { burst: 60.0, pause: 1.0 };
-/// In one namespace.
-const EACH: Rate = Rate { burst: 10.0, pause: 30.0 };
+/// The rate of all events about reviews.
+const TOTAL_RATE: Rate = Rate { burst: 60.0, seconds_per_event: 1.0 };
+/// The rate of the events in one namespace.
+const NAMESPACE_RATE: Rate = Rate { burst: 10.0, seconds_per_event: 30.0 };
 
-/// How many at once, and after how many seconds one more.
+/// How many events may come at once, and how fast this number is replenished.
 #[derive(Clone, Copy)]
 struct Rate {
     burst: f64,
-    pause: f64,
+    seconds_per_event: f64,
 }
 
+/// A token bucket, which holds the events that may be written now.
 struct Bucket {
     rate: Rate,
-    left: f64,
-    at: Instant,
+    available: f64,
+    updated: Instant,
 }
 
-/// How many more events may be written.
-struct Limits {
-    all: Bucket,
-    each: LruCache<String, Bucket>,
+/// Limits the events about reviews, in total and per namespace.
+struct RateLimiter {
+    total: Bucket,
+    by_namespace: LruCache<String, Bucket>,
 }
 
 impl Bucket {
     fn new(rate: Rate) -> Self {
-        Self { rate, left: rate.burst, at: Instant::now() }
+        Self { rate, available: rate.burst, updated: Instant::now() }
     }
 
     fn has_one(&mut self) -> bool {
         let now = Instant::now();
-        self.left = (self.left + (now - self.at).as_secs_f64() / self.rate.pause).min(self.rate.burst);
-        self.at = now;
-        self.left >= 1.0
+        let replenished = (now - self.updated).as_secs_f64() / self.rate.seconds_per_event;
+        self.available = (self.available + replenished).min(self.rate.burst);
+        self.updated = now;
+        self.available >= 1.0
     }
 }
 
-impl Limits {
+impl RateLimiter {
     fn new() -> Self {
-        Self { all: Bucket::new(ALL), each: LruCache::new(REMEMBERED) }
+        Self { total: Bucket::new(TOTAL_RATE), by_namespace: LruCache::new(REMEMBERED) }
     }
 
-    fn take(&mut self, namespace: &str) -> bool {
-        let each = self.each.get_or_insert_mut(namespace.to_owned(), || Bucket::new(EACH));
-        let may = each.has_one() && self.all.has_one();
-        if may {
-            each.left -= 1.0;
-            self.all.left -= 1.0;
+    /// Whether one more event may be written in `namespace`; if so, it is counted.
+    fn admit(&mut self, namespace: &str) -> bool {
+        let bucket = self.by_namespace.get_or_insert_mut(namespace.to_owned(), || Bucket::new(NAMESPACE_RATE));
+        let admitted = bucket.has_one() && self.total.has_one();
+        if admitted {
+            bucket.available -= 1.0;
+            self.total.available -= 1.0;
         }
-        may
+        admitted
     }
 }
 
 impl Events {
-    pub(super) fn new(api: Api, clock: Clock, identity: String) -> (Self, Writer) {
-        let (own, own_receiver) = mpsc::channel(OWN_WAITING);
-        let (reviews, reviews_receiver) = mpsc::channel(WAITING);
-        (Self { own, reviews }, Writer { own: own_receiver, reviews: reviews_receiver, api, clock, identity })
+    pub(super) fn new(api: Api, clock: Clock, identity: String) -> (Self, EventWriter) {
+        let (own, own_receiver) = mpsc::channel(OWN_QUEUE);
+        let (reviews, reviews_receiver) = mpsc::channel(REVIEW_QUEUE);
+        (Self { own, reviews }, EventWriter { own: own_receiver, reviews: reviews_receiver, api, clock, identity })
     }
 
-    /// Hands one in, or drops it.
+    /// Queues an event, or drops it if the queue is full.
     pub(super) fn send(&self, event: Event) {
         let reason = event.reason;
-        match event.cause {
-            Cause::Own => {
+        match event.source {
+            EventSource::Injector => {
                 if let Err(error) = self.own.try_send(event) {
                     tracing::warn!(reason, %error, "an event was dropped");
                 }
             }
-            Cause::Review => {
+            EventSource::Review => {
                 if let Err(error) = self.reviews.try_send(event) {
                     tracing::debug!(reason, %error, "an event was dropped");
                 }
@@ -137,11 +144,11 @@ impl Events {
     }
 }
 
-impl Writer {
-    /// Runs until it is told to stop.
+impl EventWriter {
+    /// Runs until `stop` fires.
     pub(super) async fn run(mut self, mut stop: Stop) -> Result<(), String> {
         let mut written: LruCache<u64, Instant> = LruCache::new(REMEMBERED);
-        let (hasher, mut limits) = (RandomState::new(), Limits::new());
+        let (hasher, mut limiter) = (RandomState::new(), RateLimiter::new());
         loop {
             let event = tokio::select! {
                 () = stop.stopped() => return Ok(()),
@@ -152,8 +159,8 @@ impl Writer {
             if written.get(&key).is_some_and(|at| at.elapsed() < QUIET) {
                 continue;
             }
-            if event.cause == Cause::Review && !limits.take(&event.namespace) {
-                tracing::debug!(namespace = %event.namespace, "an event too many was dropped");
+            if event.source == EventSource::Review && !limiter.admit(&event.namespace) {
+                tracing::debug!(namespace = %event.namespace, "an event was dropped by the rate limit");
                 continue;
             }
             written.put(key, Instant::now());
@@ -171,9 +178,7 @@ impl Writer {
     }
 
     async fn write(&self, event: Event) {
-        let now = self.clock.now();
-        // Whole seconds: a `Time`, not a `MicroTime`.
-        let seconds = instant(crate::clock::Timestamp::from_unix_seconds(now.unix_seconds())).replace(".000000", "");
+        let now = time(self.clock.now());
         let object = json!({
             "apiVersion": "v1",
             "kind": "Event",
@@ -181,12 +186,12 @@ impl Writer {
             "involvedObject": event.involved,
             "type": event.severity,
             "reason": event.reason,
-            "message": event.message.chars().take(LONGEST).collect::<String>(),
+            "message": event.message.chars().take(MAX_MESSAGE).collect::<String>(),
             "source": {"component": "idjag-proxy-injector"},
             "reportingComponent": "idjag-proxy.io/injector",
             "reportingInstance": self.identity,
-            "firstTimestamp": seconds,
-            "lastTimestamp": seconds,
+            "firstTimestamp": now,
+            "lastTimestamp": now,
             "count": 1,
         });
         let path = format!("/api/v1/namespaces/{}/events", event.namespace);
@@ -201,39 +206,40 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn reviews_leave_room_for_our_own_and_do_not_keep_them_waiting() {
+    async fn own_event_is_written_before_those_of_reviews() {
         let api = Api::at("http://127.0.0.1:9".parse().expect("a URL")).expect("a client");
         let (events, mut writer) = Events::new(api, Clock::system(), "a".to_owned());
-        let event = |cause, reason| Event {
-            cause,
+        let event = |source, reason| Event {
+            source,
             namespace: "agents".to_owned(),
             involved: Value::Null,
             severity: "Warning",
             reason,
             message: String::new(),
         };
-        for _ in 0..=WAITING {
-            events.send(event(Cause::Review, "SidecarRefused"));
+        for _ in 0..=REVIEW_QUEUE {
+            events.send(event(EventSource::Review, "SidecarRefused"));
         }
-        events.send(event(Cause::Own, "CertificateRotationFailed"));
+        events.send(event(EventSource::Injector, "CertificateRotationFailed"));
         drop(events);
         assert_eq!(writer.next().await.map(|event| event.reason), Some("CertificateRotationFailed"));
         let mut rest = 0;
         while writer.next().await.is_some() {
             rest += 1;
         }
-        assert_eq!(rest, WAITING, "those of reviews are dropped where they pile up");
+        assert_eq!(rest, REVIEW_QUEUE, "a full queue drops events of reviews");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_namespace_and_no_crowd_of_them_gets_many_events() {
-        let mut limits = Limits::new();
-        let written = |limits: &mut Limits, namespace: &str| (0..100).filter(|_| limits.take(namespace)).count();
-        assert_eq!(written(&mut limits, "a"), 10);
-        let crowd: usize = (0..100).map(|index| written(&mut limits, &format!("n{index}"))).sum();
-        assert_eq!(crowd, 50, "with those of the first");
+    async fn events_are_limited_per_namespace_and_in_total() {
+        let mut limiter = RateLimiter::new();
+        let admitted =
+            |limiter: &mut RateLimiter, namespace: &str| (0..100).filter(|_| limiter.admit(namespace)).count();
+        assert_eq!(admitted(&mut limiter, "a"), 10);
+        let others: usize = (0..100).map(|index| admitted(&mut limiter, &format!("n{index}"))).sum();
+        assert_eq!(others, 50, "the first namespace had ten of the total");
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(written(&mut limits, "a"), 2);
-        assert_eq!(written(&mut limits, "b"), 10);
+        assert_eq!(admitted(&mut limiter, "a"), 2);
+        assert_eq!(admitted(&mut limiter, "b"), 10);
     }
 }

@@ -1,4 +1,5 @@
-//! Probes of the injector. Live: the loop that keeps the certificate turns. Ready: the API server would trust what is served.
+//! The injector's probes. It is live while the certificate's rotation loop runs, and ready while
+//! the API server trusts the certificate that is served.
 use crate::http_server::Probe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,94 +7,97 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A loop that has not turned for this long is stuck: each of its calls has a deadline of seconds.
+/// A rotation loop that has not finished a round for this long is stuck: each of its calls has a
+/// deadline of seconds.
 const STUCK: Duration = Duration::from_secs(300);
-/// What was seen is believed for this long while the API server does not answer. It is far below the time that a CA stays trusted
-/// after its last use.
+/// How long the last observation counts while the API server does not answer. This is far below the
+/// time that a CA stays trusted after its last use.
 const STALE: Duration = Duration::from_secs(600);
 
-/// What the probes look at.
+/// The state that the probes check. Clones share it.
 #[derive(Clone)]
-pub(super) struct Health(Arc<State>);
+pub(super) struct Health(Arc<Shared>);
 
-struct State {
+struct Shared {
     draining: AtomicBool,
-    kept: Mutex<Kept>,
+    rotation: Mutex<RotationReport>,
 }
 
-/// What the loop that keeps the certificate reports.
-struct Kept {
-    turned: Instant,
-    seen: Instant,
+/// The last report of the rotation loop.
+struct RotationReport {
+    last_round: Instant,
+    last_observation: Instant,
+    /// What is missing before the injector is ready.
     waiting_for: Option<String>,
-    /// Why the cluster could not be seen the last time.
-    trouble: Option<String>,
+    /// Why the last observation of the cluster failed.
+    problem: Option<String>,
 }
 
 impl Health {
     pub(super) fn new() -> Self {
         let now = Instant::now();
         let waiting_for = Some("a first look at the cluster".to_owned());
-        Self(Arc::new(State {
+        Self(Arc::new(Shared {
             draining: AtomicBool::new(false),
-            kept: Mutex::new(Kept { turned: now, seen: now, waiting_for, trouble: None }),
+            rotation: Mutex::new(RotationReport { last_round: now, last_observation: now, waiting_for, problem: None }),
         }))
     }
 
+    /// Makes the injector unready because it is shutting down.
     pub(super) fn drain(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
     }
 
-    /// The cluster was seen, and this is what is missing.
-    pub(super) fn saw(&self, waiting_for: Option<String>) {
+    /// Reports an observation of the cluster, and what is missing by it.
+    pub(super) fn observed(&self, waiting_for: Option<String>) {
         let now = Instant::now();
-        let mut kept = self.kept();
-        match (&kept.waiting_for, &waiting_for) {
+        let mut report = self.report();
+        match (&report.waiting_for, &waiting_for) {
             (Some(_), None) => tracing::info!("ready: the API server trusts the certificate that is served"),
             (old, Some(new)) if old.as_ref() != Some(new) => tracing::warn!(waiting_for = %new, "not ready"),
             _ => {}
         }
-        if kept.trouble.take().is_some() {
-            tracing::info!("the cluster is seen again");
+        if report.problem.take().is_some() {
+            tracing::info!("the API server answers again");
         }
-        *kept = Kept { turned: now, seen: now, waiting_for, trouble: None };
+        *report = RotationReport { last_round: now, last_observation: now, waiting_for, problem: None };
     }
 
-    /// The cluster could not be seen.
-    pub(super) fn missed(&self, why: &str) {
-        let mut kept = self.kept();
-        kept.turned = Instant::now();
-        if let Some(waiting_for) = &mut kept.waiting_for {
+    /// Reports that the cluster could not be observed.
+    pub(super) fn unobserved(&self, why: &str) {
+        let mut report = self.report();
+        report.last_round = Instant::now();
+        if let Some(waiting_for) = &mut report.waiting_for {
             why.clone_into(waiting_for);
         }
-        if kept.trouble.is_none() {
-            tracing::warn!(%why, "the cluster cannot be seen; what is served stays as it is");
+        if report.problem.is_none() {
+            tracing::warn!(%why, "the API server does not answer; the served certificate stays as it is");
         }
-        kept.trouble = Some(why.to_owned());
+        report.problem = Some(why.to_owned());
     }
 
-    /// `/livez`
+    /// Returns the result of `/livez`.
     pub(super) fn live(&self) -> Probe {
-        let turned = self.kept().turned.elapsed();
+        let age = self.report().last_round.elapsed();
         let stuck =
-            (turned > STUCK).then(|| format!("the certificate's loop to turn again after {} s", turned.as_secs()));
+            (age > STUCK).then(|| format!("the certificate's loop, which has been stuck for {} s", age.as_secs()));
         Probe { waiting_for: stuck.into_iter().collect() }
     }
 
-    /// `/readyz`
+    /// Returns the result of `/readyz`.
     pub(super) fn ready(&self) -> Probe {
         if self.0.draining.load(Ordering::Relaxed) {
             return Probe { waiting_for: vec!["nothing: it is shutting down".to_owned()] };
         }
-        let kept = self.kept();
-        let unseen = kept.seen.elapsed();
-        let stale = (unseen > STALE).then(|| format!("the API server, silent for {} s", unseen.as_secs()));
-        Probe { waiting_for: kept.waiting_for.clone().or(stale).into_iter().collect() }
+        let report = self.report();
+        let age = report.last_observation.elapsed();
+        let stale = (age > STALE).then(|| format!("the API server, silent for {} s", age.as_secs()));
+        Probe { waiting_for: report.waiting_for.clone().or(stale).into_iter().collect() }
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        // A panic elsewhere leaves plain data.
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn report(&self) -> MutexGuard<'_, RotationReport> {
+        // A panic elsewhere leaves valid data.
+        self.0.rotation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -102,27 +106,27 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_api_server_that_restarts_makes_nobody_unready_one_that_is_gone_does() {
+    async fn injector_becomes_unready_when_the_api_server_is_gone_for_long() {
         let health = Health::new();
         assert_eq!(health.ready().waiting_for, ["a first look at the cluster"]);
-        health.missed("the API server: refused");
+        health.unobserved("the API server: refused");
         assert_eq!(health.ready().waiting_for, ["the API server: refused"]);
-        health.saw(None);
+        health.observed(None);
         assert!(health.ready().is_ok());
         tokio::time::advance(Duration::from_secs(590)).await;
-        health.missed("the API server: refused");
+        health.unobserved("the API server: refused");
         assert!(health.ready().is_ok());
         tokio::time::advance(Duration::from_secs(20)).await;
         assert_eq!(health.ready().waiting_for, ["the API server, silent for 610 s"]);
         assert!(health.live().is_ok());
-        health.saw(None);
+        health.observed(None);
         assert!(health.ready().is_ok());
         health.drain();
         assert_eq!(health.ready().waiting_for, ["nothing: it is shutting down"]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_loop_that_is_stuck_is_not_live() {
+    async fn injector_with_a_stuck_loop_is_not_live() {
         let health = Health::new();
         tokio::time::advance(Duration::from_secs(301)).await;
         assert!(!health.live().is_ok());

@@ -1,5 +1,5 @@
-//! What an operator sees of the injector. Every series is there from the start.
-use super::review::Outcome;
+//! The injector's metrics. Every series exists from the start.
+use super::review::ReviewOutcome;
 use crate::telemetry::Registrar;
 use prometheus::{Histogram, IntCounterVec, IntGauge};
 use std::time::Duration;
@@ -14,7 +14,7 @@ pub(super) struct Metrics {
     pub(super) ready: IntGauge,
 }
 
-/// A workload goes in as it is, with or without a warning.
+/// The combinations of `resource` and `outcome` that occur. Workloads are never changed or refused.
 const REVIEWS: [(&str, &str); 7] = [
     ("pods", "injected"),
     ("pods", "unchanged"),
@@ -24,17 +24,6 @@ const REVIEWS: [(&str, &str); 7] = [
     ("unknown", "unchanged"),
     ("unknown", "malformed"),
 ];
-
-impl Outcome {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Injected => "injected",
-            Self::Unchanged => "unchanged",
-            Self::Refused => "refused",
-            Self::Warned => "warned",
-        }
-    }
-}
 
 impl Metrics {
     pub(super) fn new(registrar: &Registrar) -> prometheus::Result<Self> {
@@ -57,7 +46,7 @@ impl Metrics {
             )?,
             expiry: registrar.gauge(
                 "injector_certificate_expiry_timestamp_seconds",
-                "When the certificate that is served ends, in seconds since the epoch; 0 without one.",
+                "When the served certificate expires, in seconds since the epoch; 0 without one.",
             )?,
             rotations,
             leader: registrar.gauge("injector_leader", "Whether this replica renews the certificate.")?,
@@ -65,11 +54,14 @@ impl Metrics {
         })
     }
 
-    pub(super) fn reviewed(&self, resource: Option<&str>, outcome: Outcome, took: Duration) {
+    /// Counts an answered review. `resource` is `pods` or `workloads`, and absent for anything
+    /// else.
+    pub(super) fn reviewed(&self, resource: Option<&str>, outcome: ReviewOutcome, took: Duration) {
         self.reviews.with_label_values(&[resource.unwrap_or("unknown"), outcome.as_str()]).inc();
         self.duration.observe(took.as_secs_f64());
     }
 
+    /// Counts a review that was malformed or was not read.
     pub(super) fn malformed(&self) {
         self.reviews.with_label_values(&["unknown", "malformed"]).inc();
     }

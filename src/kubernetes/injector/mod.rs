@@ -1,26 +1,29 @@
-//! `idjag-proxy injector`: a mutating webhook that puts the sidecar into pods as they are created, and warns of workloads whose pods it
-//! would refuse. It makes its own certificate and puts it into its own webhook configuration.
+//! `idjag-proxy injector`: a mutating webhook that adds the sidecar to pods as they are created,
+//! and warns about workloads whose pods it would refuse. It makes its own certificate and writes
+//! the CA into its own webhook configuration.
 //!
 //! | where | who connects | what is there |
 //! |---|---|---|
 //! | `[::]:8443` | the API server | `POST /mutate`, HTTPS |
 //! | `[::]:17090` | kubelet, Prometheus | `/metrics`, `/livez`, `/readyz` |
 //!
-//! What it asks of the API server, and nothing more: `get` any `ConfigMap`, `create` events; of its own objects, `get` and `update`
-//! one Secret, one Lease and one `MutatingWebhookConfiguration`, none of which it creates.
+//! These are all the calls that it makes to the API server: `get` any `ConfigMap`, `create` events,
+//! and `get` and `update` its own Secret, Lease and `MutatingWebhookConfiguration`. It creates none
+//! of the three.
 mod api;
 mod certificate;
-mod entry;
 mod events;
 mod health;
-mod keeper;
+mod key_search;
 mod lease;
+mod memory_bound;
 mod metrics;
-mod publish;
+mod quota;
 mod review;
-mod room;
+mod rollout;
+mod rotation;
 mod server;
-mod weight;
+mod timestamps;
 
 pub use api::Api;
 
@@ -30,45 +33,45 @@ use crate::http_server::MetricsEndpoint;
 use crate::listen::{self, Port};
 use crate::tasks::{Stop, Tasks};
 use crate::telemetry::{Logs, ProcessMetrics, Registrar};
-use certificate::Served;
-use events::{Events, Writer};
+use certificate::ServedCertificate;
+use events::{EventWriter, Events};
 use health::Health;
-use keeper::{Held, Keeper, Names, Pace};
 use metrics::Metrics;
-use publish::Timing;
-use review::Policy;
-use room::Room;
+use prometheus::IntGauge;
+use review::ReviewPolicy;
+use rollout::Delays;
+use rotation::{ObjectNames, Rotator, RotatorState, Timing};
 use server::Webhook;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-/// What the command line says.
+/// The settings of an injector, as the command line gives them.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What a pod gets that says nothing.
+    /// The settings of a pod without annotations.
     pub defaults: Defaults,
-    /// Where the injector runs.
+    /// The namespace that the injector runs in.
     pub namespace: String,
     /// The Service under whose name the API server calls.
     pub service: String,
-    /// The `MutatingWebhookConfiguration`.
+    /// The name of the `MutatingWebhookConfiguration`.
     pub webhook_configuration: String,
-    /// The Secret of the certificate.
+    /// The Secret that stores the certificate.
     pub secret: String,
-    /// The Lease of the replica that renews it.
+    /// The Lease that names the replica which renews the certificate.
     pub lease: String,
-    /// The webhook.
+    /// The webhook's address.
     pub listen: SocketAddr,
-    /// Metrics and probes.
+    /// The address of metrics and probes.
     pub metrics: SocketAddr,
-    /// This replica's name; no two have the same.
+    /// This replica's name, which no other has.
     pub identity: String,
-    /// How long a certificate is valid; another follows after two thirds of it.
+    /// How long a certificate is valid. It is replaced after two thirds of this time.
     pub certificate_lifetime: Duration,
-    /// From a CA's being trusted to its being served; below a second only in tests.
+    /// How long every API server may take to see a new CA. A certificate is served this long after
+    /// its CA is trusted; only tests set less than a second.
     pub settle: Duration,
 }
 
@@ -80,20 +83,20 @@ pub struct Bound {
     metrics: TcpListener,
     server: Arc<Webhook>,
     tls: TlsAcceptor,
-    keeper: Keeper,
-    writer: Writer,
+    rotator: Rotator,
+    event_writer: EventWriter,
     endpoint: MetricsEndpoint,
     health: Health,
 }
 
-/// What background work gets to end in good order.
-const GRACE: Duration = Duration::from_secs(20);
-/// A CA stays trusted for this long after its last use.
+/// How long the webhook and the rotation may take to finish.
+const GRACE_PERIOD: Duration = Duration::from_secs(20);
+/// How long a CA stays trusted after its last use.
 const RETIRE: Duration = Duration::from_secs(3600);
 
 impl Settings {
     /// # Errors
-    /// A name that no object can have.
+    /// A name is not valid for an object, or the lifetime is too short.
     fn check(&self) -> Result<(), String> {
         for (flag, name) in [
             ("--namespace", &self.namespace),
@@ -103,22 +106,21 @@ impl Settings {
             ("--lease", &self.lease),
         ] {
             if !is_object_name(name) {
-                return Err(format!("{flag}: `{name}` is no name of an object"));
+                return Err(format!("{flag}: `{name}` is not a valid object name"));
             }
         }
         if self.certificate_lifetime < Duration::from_secs(60) {
-            return Err("--certificate-lifetime: a minute is the least".to_owned());
+            return Err("--certificate-lifetime: it must be at least a minute".to_owned());
         }
         Ok(())
     }
 
-    fn pace(&self) -> Pace {
-        let timing = Timing { settle: self.settle, retire: RETIRE };
-        Pace {
+    fn timing(&self) -> Timing {
+        Timing {
             lifetime: self.certificate_lifetime,
-            timing,
+            delays: Delays { settle: self.settle, retire: RETIRE },
             poll: Duration::from_secs(5),
-            hurry: Duration::from_millis(500),
+            retry: Duration::from_millis(500),
         }
     }
 }
@@ -126,7 +128,7 @@ impl Settings {
 /// Builds the parts and binds the ports. Must be called in a runtime.
 ///
 /// # Errors
-/// What cannot work, with the flag that says it.
+/// A setting that cannot work, with its flag.
 pub fn bind(settings: Settings, api: Api, clock: &Clock, logs: Option<&Logs>) -> Result<Bound, String> {
     settings.check()?;
     let bound = |flag: &str, address: SocketAddr| {
@@ -136,12 +138,14 @@ pub fn bind(settings: Settings, api: Api, clock: &Clock, logs: Option<&Logs>) ->
     let metrics_listener = bound("--metrics", settings.metrics)?;
     let registrar = Registrar::default();
     let health = Health::new();
-    let (metrics, endpoint) = endpoint(&registrar, &health, clock, logs).map_err(|error| error.to_string())?;
-    let (events, writer) = Events::new(api.clone(), clock.clone(), settings.identity.clone());
-    let served = Arc::new(Served::default());
+    let metrics = Metrics::new(&registrar).map_err(|error| error.to_string())?;
+    let endpoint =
+        endpoint(&registrar, metrics.ready.clone(), &health, clock, logs).map_err(|error| error.to_string())?;
+    let (events, event_writer) = Events::new(api.clone(), clock.clone(), settings.identity.clone());
+    let served = Arc::new(ServedCertificate::default());
     let tls = certificate::server_config(Arc::clone(&served)).map_err(|error| error.to_string())?;
-    let pace = settings.pace();
-    let names = Names {
+    let timing = settings.timing();
+    let names = ObjectNames {
         namespace: settings.namespace.clone(),
         service: settings.service,
         webhook_configuration: settings.webhook_configuration,
@@ -149,73 +153,81 @@ pub fn bind(settings: Settings, api: Api, clock: &Clock, logs: Option<&Logs>) ->
         lease: settings.lease,
         identity: settings.identity,
     };
-    let keeper = Keeper {
+    let rotator = Rotator {
         api: api.clone(),
         names,
-        pace,
+        timing,
         clock: clock.clone(),
         served,
         health: health.clone(),
         metrics: metrics.clone(),
         events: events.clone(),
-        state: Held::new(),
+        state: RotatorState::new(),
     };
-    let policy = Policy { defaults: settings.defaults, namespace: settings.namespace };
-    let room = Room::new(server::ALL, server::EACH);
-    let (checks, lookups) = (Arc::new(Semaphore::new(server::CHECKS)), Semaphore::new(server::LOOKUPS));
-    let server = Webhook { policy, api, metrics, events, room, checks, lookups };
+    let policy = ReviewPolicy { defaults: settings.defaults, namespace: settings.namespace };
     Ok(Bound {
         webhook_address: webhook.address,
         metrics_address: metrics_listener.address,
         webhook: webhook.socket,
         metrics: metrics_listener.socket,
-        server: Arc::new(server),
+        server: Arc::new(Webhook::new(policy, api, metrics, events)),
         tls: TlsAcceptor::from(Arc::new(tls)),
-        keeper,
-        writer,
+        rotator,
+        event_writer,
         endpoint,
         health,
     })
 }
 
 impl Bound {
-    /// Where the webhook is.
+    /// The webhook's address.
     pub fn webhook(&self) -> SocketAddr {
         self.webhook_address
     }
 
-    /// Where metrics and probes are.
+    /// The address of metrics and probes.
     pub fn metrics(&self) -> SocketAddr {
         self.metrics_address
     }
 
-    /// Runs until `stop` fires and what was begun is finished, or until a part fails.
+    /// Runs until `stop` fires and the work in progress is finished, or until a part fails.
     ///
     /// # Errors
     /// The part that failed, and why.
     pub async fn run(self, mut stop: Stop) -> Result<(), String> {
-        let Self { webhook_address, metrics_address, webhook, metrics, server, tls, keeper, writer, endpoint, health } =
-            self;
+        let Self {
+            webhook_address,
+            metrics_address,
+            webhook,
+            metrics,
+            server,
+            tls,
+            rotator,
+            event_writer,
+            endpoint,
+            health,
+        } = self;
         tracing::info!(
             webhook = %webhook_address,
             metrics = %metrics_address,
-            identity = %keeper.names.identity,
-            name = %keeper.names.dns(),
+            identity = %rotator.names.identity,
+            name = %rotator.names.dns(),
             image = %server.policy.defaults.image,
             version = env!("CARGO_PKG_VERSION"),
             "listening"
         );
         let webhook = tokio::net::TcpListener::from_std(webhook)
             .map_err(|error| format!("the webhook's listener failed: {error}"))?;
-        // Probes go on being answered until the rest has ended.
+        // Probes are answered until everything else has ended.
         let (stopper, last) = Stop::pair();
         let mut tasks = Tasks::default();
         tasks.spawn("metrics", endpoint.serve(metrics, last.clone()));
-        tasks.spawn("events", writer.run(last));
+        tasks.spawn("events", event_writer.run(last));
         let mut serving = Tasks::default();
         serving.spawn("webhook", server::serve(webhook, tls, server, stop.clone()));
-        serving.spawn("certificate", keeper.run(stop.clone()));
-        // In this order: the same signal ends parts, which may have come to their end by the time that this is looked at.
+        serving.spawn("certificate", rotator.run(stop.clone()));
+        // The order matters: the same signal ends the parts, and they may have ended by the time
+        // that this is polled.
         let ended = tokio::select! {
             biased;
             () = stop.stopped() => Ok(()),
@@ -223,7 +235,7 @@ impl Bound {
             ended = serving.next_end() => Err(ended),
         };
         health.drain();
-        serving.shutdown(GRACE).await;
+        serving.shutdown(GRACE_PERIOD).await;
         stopper.stop();
         tasks.shutdown(Duration::from_secs(1)).await;
         ended.map_err(|ended| {
@@ -235,20 +247,19 @@ impl Bound {
 
 fn endpoint(
     registrar: &Registrar,
+    ready: IntGauge,
     health: &Health,
     clock: &Clock,
     logs: Option<&Logs>,
-) -> prometheus::Result<(Metrics, MetricsEndpoint)> {
+) -> prometheus::Result<MetricsEndpoint> {
     let process = ProcessMetrics::new(registrar, clock.now().unix_seconds(), logs)?;
-    let metrics = Metrics::new(registrar)?;
-    let (ready, probed) = (metrics.ready.clone(), health.clone());
+    let probed = health.clone();
     let refresh = move || {
         process.observe();
         ready.set(i64::from(probed.ready().is_ok()));
     };
     let (live, ready) = (health.clone(), health.clone());
-    let endpoint = MetricsEndpoint::new(registrar, refresh)
+    Ok(MetricsEndpoint::new(registrar, refresh)
         .with_probe("/livez", move || live.live())
-        .with_probe("/readyz", move || ready.ready());
-    Ok((metrics, endpoint))
+        .with_probe("/readyz", move || ready.ready()))
 }

@@ -1,9 +1,9 @@
-//! An admission review in, what to do out. Pure: any bytes are answered, and none of them is a reason to panic.
-use super::weight::weight;
-use crate::kubernetes::inject::{Defaults, Existing, Opt, inject, is_object_name, opt};
+//! Admission reviews and their answers. Pure. Any bytes get an answer, and none make it panic.
+use super::memory_bound::memory_bound;
+use crate::kubernetes::inject::{Defaults, InjectLabel, OnExisting, inject, inject_label, is_object_name};
 use crate::kubernetes::names::{CONFIG_KEY, LABEL_INJECT};
-use crate::kubernetes::words::shortened;
-use crate::kubernetes::workload::Kind;
+use crate::kubernetes::untrusted::truncate;
+use crate::kubernetes::workload::WorkloadKind;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -12,24 +12,25 @@ use serde_json::{Value, json};
 
 const VERSION: &str = "admission.k8s.io/v1";
 
-/// What the API server asks about one object.
+/// A question of the API server about one object.
 #[derive(Debug)]
 pub(super) struct Review {
     uid: String,
-    kind: Option<Kind>,
+    kind: Option<WorkloadKind>,
     resource: String,
     operation: String,
-    /// `pod calendar-7d4f9b-…`
+    /// The pod as messages name it, such as `pod calendar-7d4f9b-…`.
     subject: String,
-    /// The object that an event speaks of.
+    /// The object that an event is about.
     pub(super) involved: Option<Value>,
     pub(super) namespace: String,
     object: Value,
-    /// Nothing may be done besides answering.
+    /// The answer must have no side effects.
     pub(super) dry_run: bool,
 }
 
-/// Everything else is skipped while it is read: the object as it was, the options, who asks.
+/// The fields of an `AdmissionReview` that are read. The others, such as the old object, the
+/// options and the user, are skipped.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Envelope<'b> {
@@ -53,7 +54,7 @@ struct Request<'b> {
     #[serde(default)]
     namespace: Option<String>,
     operation: String,
-    /// Not parsed before its weight is known.
+    /// Parsed only once a bound on its memory is known.
     #[serde(borrow, default)]
     object: Option<&'b RawValue>,
     #[serde(default)]
@@ -67,65 +68,69 @@ struct Resource {
     resource: String,
 }
 
-/// Bytes that are no review.
+/// A body that is not a valid review.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Malformed {
-    #[error("the body is no AdmissionReview: {0}")]
+    #[error("the body is not an AdmissionReview: {0}")]
     NotJson(#[from] serde_json::Error),
-    #[error("the body is no AdmissionReview of {VERSION}, but kind `{kind}` of `{version}`")]
+    #[error("the body is not an AdmissionReview of {VERSION}, but kind `{kind}` of `{version}`")]
     Other { kind: String, version: String },
-    #[error("the AdmissionReview holds no request")]
+    #[error("the AdmissionReview has no request")]
     NoRequest,
-    #[error("the namespace is no namespace")]
+    #[error("the namespace is not a valid name")]
     Namespace,
-    #[error("the object has more parts than any that Kubernetes would keep")]
-    TooHeavy,
+    #[error("the object has more parts than Kubernetes would store")]
+    TooLarge,
 }
 
-/// Of one object when it is parsed, in bytes. A pod of 1,000 environment variables with its managed fields comes to 3 MiB.
-const HEAVIEST: usize = 16 * 1024 * 1024;
-/// Of a `uid`, which is in the answer; the API server's has 36 bytes.
-const LONGEST_UID: usize = 256;
-/// The API server passes on 4 KiB of them all together.
-const MOST_WARNINGS: usize = 16;
+/// The largest memory bound of an object that is parsed, in bytes. It is 3 MiB for a pod of 1,000
+/// environment variables with its managed fields.
+const MAX_PARSED: usize = 16 * 1024 * 1024;
+/// The longest `uid`, in characters. It is repeated in the answer; the API server's has 36.
+const MAX_UID: usize = 256;
+/// The most warnings in an answer. The API server passes on 4 KiB in total.
+const MAX_WARNINGS: usize = 16;
 
-/// Who is known, from the settings of this process.
+/// The settings that reviews are judged by.
 #[derive(Clone, Debug)]
-pub(super) struct Policy {
+pub(super) struct ReviewPolicy {
     pub(super) defaults: Defaults,
     /// The injector's own namespace, whose pods are never injected.
     pub(super) namespace: String,
 }
 
-/// What to do with the object, before anybody has looked whether its `ConfigMap` is there.
+/// What to do with the object if its `ConfigMap` exists.
 #[derive(Debug, PartialEq)]
 pub(super) enum Verdict {
-    /// It goes in as it is.
+    /// Admit it unchanged.
     Unchanged { warnings: Vec<String> },
-    /// A pod gets a sidecar, which needs this `ConfigMap`. The patch is as the answer has it, in base64; none for a pod that has it.
+    /// Admit a pod with the sidecar, which needs the `ConfigMap` `config`. The patch is in base64,
+    /// as in the answer, and absent if the pod has the sidecar already.
     Inject { patch: Option<String>, config: String, warnings: Vec<String> },
-    /// A pod is refused.
+    /// Refuse a pod.
     Refuse { reason: String },
-    /// A workload goes in, its people are warned. Its pods would need this `ConfigMap`, if they come to be.
+    /// Admit a workload with warnings. Its pods would need the `ConfigMap` `config`, unless they
+    /// would be refused.
     Warn { config: Option<String>, warnings: Vec<String> },
 }
 
-/// Whether the `ConfigMap` of a sidecar is there.
+/// The result of looking for a sidecar's `ConfigMap`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Lookup {
     Found,
     Missing,
-    /// It is there, without the file.
+    /// It exists without the configuration file.
     NoFile,
-    /// The API server did not say.
+    /// The API server did not answer the question.
     Unknown(String),
 }
 
 impl Review {
+    /// Parses the body of a request.
     pub(super) fn parse(body: &[u8]) -> Result<Self, Malformed> {
         let Envelope { api_version, kind, request } = serde_json::from_slice(body)?;
         if (api_version.as_str(), kind.as_str()) != (VERSION, "AdmissionReview") {
-            return Err(Malformed::Other { kind: shortened(&kind), version: shortened(&api_version) });
+            return Err(Malformed::Other { kind: truncate(&kind), version: truncate(&api_version) });
         }
         let request = request.ok_or(Malformed::NoRequest)?;
         let is_whole = request.sub_resource.is_none_or(|sub| sub.is_empty());
@@ -134,18 +139,20 @@ impl Review {
             return Err(Malformed::Namespace);
         }
         let Resource { group, resource } = request.resource;
-        let kind = Kind::of_resource(&group, &resource).filter(|_| is_whole);
+        let kind = WorkloadKind::of_resource(&group, &resource).filter(|_| is_whole);
         let object = match request.object {
-            Some(raw) if kind.is_some() && weight(raw.get().as_bytes()) > HEAVIEST => return Err(Malformed::TooHeavy),
+            Some(raw) if kind.is_some() && memory_bound(raw.get().as_bytes()) > MAX_PARSED => {
+                return Err(Malformed::TooLarge);
+            }
             Some(raw) if kind.is_some() => serde_json::from_str(raw.get())?,
             _ => Value::Null,
         };
         let name = request.name.unwrap_or_default();
         Ok(Self {
-            uid: request.uid.chars().take(LONGEST_UID).collect(),
+            uid: request.uid.chars().take(MAX_UID).collect(),
             kind,
-            resource: shortened(&resource),
-            operation: shortened(&request.operation),
+            resource: truncate(&resource),
+            operation: truncate(&request.operation),
             subject: subject(&object, &name),
             involved: kind.and_then(|kind| involved(&object, kind, &namespace)),
             namespace,
@@ -154,62 +161,64 @@ impl Review {
         })
     }
 
-    /// Lets the object go, which is the most of it, once there is a verdict.
+    /// Releases the object, which takes most of the memory, once there is a verdict.
     pub(super) fn without_object(self) -> Self {
         Self { object: Value::Null, ..self }
     }
 
-    /// `pods` or `workloads`, for metrics; nothing for what is not ours.
+    /// Returns `pods` or `workloads`, as metrics name them, and nothing for other resources.
     pub(super) fn resource(&self) -> Option<&'static str> {
         self.kind.map(|kind| if kind.is_pod() { "pods" } else { "workloads" })
     }
 
-    /// What to do. A pod is judged once, as it is created; a workload whenever it is applied.
-    pub(super) fn verdict(&self, policy: &Policy) -> Verdict {
-        let as_it_is = Verdict::Unchanged { warnings: Vec::new() };
+    /// Decides what to do. A pod is judged once, when it is created, and a workload whenever it is
+    /// applied.
+    pub(super) fn verdict(&self, policy: &ReviewPolicy) -> Verdict {
+        let unchanged = Verdict::Unchanged { warnings: Vec::new() };
         let Some(kind) = self.kind else {
             let warning =
-                format!("idjag-proxy: {} are none of its business; its webhook rules are too wide", self.resource);
+                format!("idjag-proxy: {} are not handled; the rules of its webhook are too broad", self.resource);
             return Verdict::Unchanged { warnings: vec![warning] };
         };
-        // The webhook's selectors keep these away; an injector that answers all the same must not break a cluster.
+        // The webhook's selectors exclude these namespaces. If they fail to, the injector must not
+        // break the cluster.
         if self.namespace == "kube-system" || self.namespace == policy.namespace {
-            return as_it_is;
+            return unchanged;
         }
         match self.operation.as_str() {
             "CREATE" if kind.is_pod() => self.pod(policy),
             "CREATE" | "UPDATE" if !kind.is_pod() => self.workload(kind, policy),
-            _ => as_it_is,
+            _ => unchanged,
         }
     }
 
-    fn pod(&self, policy: &Policy) -> Verdict {
+    fn pod(&self, policy: &ReviewPolicy) -> Verdict {
         let is_mirror = self.object.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some();
-        if is_mirror || opt(&self.object) == Ok(Opt::Out) {
+        if is_mirror || inject_label(&self.object) == Ok(InjectLabel::Disabled) {
             return Verdict::Unchanged { warnings: Vec::new() };
         }
-        match inject(&self.object, &policy.defaults, Existing::Keep) {
-            Ok(done) => {
-                let patch = (!done.patch.is_empty()).then(|| STANDARD.encode(done.patch.to_string()));
-                Verdict::Inject { patch, config: done.config, warnings: warnings(&done.warnings) }
+        match inject(&self.object, &policy.defaults, OnExisting::Keep) {
+            Ok(injection) => {
+                let patch = (!injection.patch.is_empty()).then(|| STANDARD.encode(injection.patch.to_string()));
+                Verdict::Inject { patch, config: injection.config, warnings: warnings(&injection.warnings) }
             }
-            Err(refusal) => Verdict::Refuse {
+            Err(error) => Verdict::Refuse {
                 reason: format!(
-                    "{} cannot have the idjag-proxy sidecar: {refusal}. To run it without one, label it {LABEL_INJECT}: disabled",
+                    "{} cannot have the idjag-proxy sidecar: {error}. To run it without one, label it {LABEL_INJECT}: disabled",
                     self.subject
                 ),
             },
         }
     }
 
-    fn workload(&self, kind: Kind, policy: &Policy) -> Verdict {
-        let Some(pod) = kind.pod(&self.object).filter(|pod| opt(pod) != Ok(Opt::Out)) else {
+    fn workload(&self, kind: WorkloadKind, policy: &ReviewPolicy) -> Verdict {
+        let Some(pod) = kind.pod(&self.object).filter(|pod| inject_label(pod) != Ok(InjectLabel::Disabled)) else {
             return Verdict::Unchanged { warnings: Vec::new() };
         };
-        match inject(pod, &policy.defaults, Existing::Keep) {
-            Ok(done) => Verdict::Warn { config: Some(done.config), warnings: warnings(&done.warnings) },
-            Err(refusal) => {
-                let problems = refusal.problems();
+        match inject(pod, &policy.defaults, OnExisting::Keep) {
+            Ok(injection) => Verdict::Warn { config: Some(injection.config), warnings: warnings(&injection.warnings) },
+            Err(error) => {
+                let problems = error.problems();
                 let warning = |problem: &String| format!("idjag-proxy: its pods will be refused: {problem}");
                 Verdict::Warn { config: None, warnings: problems.iter().map(warning).collect() }
             }
@@ -219,34 +228,35 @@ impl Review {
 
 fn warnings(of: &[String]) -> Vec<String> {
     let mut warnings: Vec<String> =
-        of.iter().take(MOST_WARNINGS).map(|warning| format!("idjag-proxy: {warning}")).collect();
-    if of.len() > MOST_WARNINGS {
-        warnings.push(format!("idjag-proxy: and {} more", of.len() - MOST_WARNINGS));
+        of.iter().take(MAX_WARNINGS).map(|warning| format!("idjag-proxy: {warning}")).collect();
+    if of.len() > MAX_WARNINGS {
+        warnings.push(format!("idjag-proxy: and {} more", of.len() - MAX_WARNINGS));
     }
     warnings
 }
 
-/// One that a controller makes has no name yet.
+/// Names the pod in messages. A pod that a controller creates has no name yet.
 fn subject(object: &Value, name: &str) -> String {
     let metadata = |key: &str| object.pointer("/metadata")?.get(key)?.as_str().filter(|text| !text.is_empty());
     match metadata("name").or_else(|| Some(name).filter(|name| !name.is_empty())) {
-        Some(name) => format!("pod {}", shortened(name)),
+        Some(name) => format!("pod {}", truncate(name)),
         None => match metadata("generateName") {
-            Some(prefix) => format!("pod {}…", shortened(prefix)),
+            Some(prefix) => format!("pod {}…", truncate(prefix)),
             None => "this pod".to_owned(),
         },
     }
 }
 
-/// The object that an event speaks of: what made the pod, else the pod; or the workload. It is of a kind that we know and in the review's
-/// namespace, whatever the object says of itself.
-fn involved(object: &Value, kind: Kind, namespace: &str) -> Option<Value> {
+/// Returns the object that an event is about: the pod's controller, or the pod itself if it has
+/// none, or the workload. It is of a known kind and in the review's namespace, whatever the object
+/// claims.
+fn involved(object: &Value, kind: WorkloadKind, namespace: &str) -> Option<Value> {
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let metadata = object.get("metadata")?;
     let owners = metadata.get("ownerReferences").and_then(Value::as_array).into_iter().flatten();
     let mut owners = owners.filter(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true));
     let (source, kind) = match owners.next().filter(|_| kind.is_pod()) {
-        Some(owner) => (owner, Kind::of(&text(owner, "apiVersion"), &text(owner, "kind"))?),
+        Some(owner) => (owner, WorkloadKind::of(&text(owner, "apiVersion"), &text(owner, "kind"))?),
         None => (metadata, kind),
     };
     let (name, uid) = (text(source, "name"), text(source, "uid"));
@@ -261,34 +271,45 @@ fn involved(object: &Value, kind: Kind, namespace: &str) -> Option<Value> {
     Some(involved)
 }
 
-/// The answer's outcome, for metrics.
+/// The outcome of a review, as metrics count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum ReviewOutcome {
     Injected,
     Unchanged,
     Refused,
     Warned,
 }
 
-/// What the API server is told.
+impl ReviewOutcome {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Injected => "injected",
+            Self::Unchanged => "unchanged",
+            Self::Refused => "refused",
+            Self::Warned => "warned",
+        }
+    }
+}
+
+/// The answer to a review.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ReviewAnswer {
     pub(super) body: Value,
-    pub(super) outcome: Outcome,
-    /// Why a pod was refused, or of what a workload's people were warned.
-    pub(super) complaints: Vec<String>,
+    pub(super) outcome: ReviewOutcome,
+    /// Why a pod was refused, or the warnings about a workload.
+    pub(super) problems: Vec<String>,
 }
 
 impl Verdict {
-    /// Of what is held until the answer is out, in bytes.
-    pub(super) fn length(&self) -> usize {
+    /// Returns the size, in bytes, of what is kept until the answer is sent.
+    pub(super) fn size(&self) -> usize {
         match self {
             Self::Inject { patch: Some(patch), .. } => patch.len(),
             _ => 0,
         }
     }
 
-    /// The `ConfigMap` to look for.
+    /// Returns the name of the `ConfigMap` to look for.
     pub(super) fn config(&self) -> Option<&str> {
         match self {
             Self::Inject { config, .. } | Self::Warn { config: Some(config), .. } => Some(config),
@@ -296,12 +317,12 @@ impl Verdict {
         }
     }
 
-    /// The answer. `lookup` is what [`Self::config`] came to; a `ConfigMap` that could not be looked for is no reason to refuse,
-    /// because the kubelet waits for it too.
-    pub(super) fn answer(self, review: &Review, lookup: &Lookup) -> Answer {
+    /// Makes the answer. `lookup` is the result for [`Self::config`]. A pod is not refused if the
+    /// lookup failed, because the kubelet waits for the `ConfigMap`, too.
+    pub(super) fn answer(self, review: &Review, lookup: &Lookup) -> ReviewAnswer {
         let namespace = &review.namespace;
         match self {
-            Self::Unchanged { warnings } => review.allow(Outcome::Unchanged, None, warnings),
+            Self::Unchanged { warnings } => review.allow(ReviewOutcome::Unchanged, None, warnings),
             Self::Refuse { reason } => review.refuse(reason),
             Self::Inject { patch, config, mut warnings } => {
                 match lookup {
@@ -310,14 +331,14 @@ impl Verdict {
                         return review.refuse(reason);
                     }
                     Lookup::Unknown(error) => {
-                        tracing::warn!(%namespace, %config, %error, "whether a ConfigMap is there could not be asked");
+                        tracing::warn!(%namespace, %config, %error, "could not check whether a ConfigMap exists");
                         warnings.push(format!(
-                            "idjag-proxy: nobody could ask whether ConfigMap {namespace}/{config} is there"
+                            "idjag-proxy: could not check whether ConfigMap {namespace}/{config} exists"
                         ));
                     }
                     Lookup::Found => {}
                 }
-                let outcome = if patch.is_some() { Outcome::Injected } else { Outcome::Unchanged };
+                let outcome = if patch.is_some() { ReviewOutcome::Injected } else { ReviewOutcome::Unchanged };
                 review.allow(outcome, patch, warnings)
             }
             Self::Warn { config, mut warnings } => {
@@ -327,27 +348,27 @@ impl Verdict {
                         "idjag-proxy: its pods will be refused: ConfigMap {namespace}/{config} {problem}"
                     ));
                 }
-                let outcome = if warnings.is_empty() { Outcome::Unchanged } else { Outcome::Warned };
+                let outcome = if warnings.is_empty() { ReviewOutcome::Unchanged } else { ReviewOutcome::Warned };
                 review.allow(outcome, None, warnings)
             }
         }
     }
 }
 
-/// What is wrong with the `ConfigMap`, and the command that mends it.
+/// Says what is wrong with the `ConfigMap`, and the command that fixes it.
 fn advice(lookup: &Lookup, namespace: &str, config: &str) -> String {
-    let make = format!("kubectl -n {namespace} create configmap {config} --from-file={CONFIG_KEY}");
+    let create = format!("kubectl -n {namespace} create configmap {config} --from-file={CONFIG_KEY}");
     if *lookup == Lookup::NoFile {
         format!(
-            "ConfigMap {namespace}/{config} has no key {CONFIG_KEY}. Give it one: {make} --dry-run=client -o yaml | kubectl apply -f -"
+            "ConfigMap {namespace}/{config} has no key {CONFIG_KEY}. Add it: {create} --dry-run=client -o yaml | kubectl apply -f -"
         )
     } else {
-        format!("ConfigMap {namespace}/{config} is missing, which configures the idjag-proxy sidecar. Make it: {make}")
+        format!("ConfigMap {namespace}/{config} is missing; it configures the idjag-proxy sidecar. Create it: {create}")
     }
 }
 
 impl Review {
-    fn allow(&self, outcome: Outcome, patch: Option<String>, warnings: Vec<String>) -> Answer {
+    fn allow(&self, outcome: ReviewOutcome, patch: Option<String>, warnings: Vec<String>) -> ReviewAnswer {
         let mut response = json!({"uid": self.uid, "allowed": true});
         if let Some(patch) = patch {
             response["patchType"] = "JSONPatch".into();
@@ -356,17 +377,17 @@ impl Review {
         if !warnings.is_empty() {
             response["warnings"] = warnings.clone().into();
         }
-        Answer {
+        ReviewAnswer {
             body: wrap(response),
             outcome,
-            complaints: if outcome == Outcome::Warned { warnings } else { Vec::new() },
+            problems: if outcome == ReviewOutcome::Warned { warnings } else { Vec::new() },
         }
     }
 
-    fn refuse(&self, reason: String) -> Answer {
+    fn refuse(&self, reason: String) -> ReviewAnswer {
         let status = json!({"status": "Failure", "code": 403, "reason": "Forbidden", "message": reason});
         let response = json!({"uid": self.uid, "allowed": false, "status": status});
-        Answer { body: wrap(response), outcome: Outcome::Refused, complaints: vec![reason] }
+        ReviewAnswer { body: wrap(response), outcome: ReviewOutcome::Refused, problems: vec![reason] }
     }
 }
 

@@ -1,8 +1,8 @@
 use super::*;
 use proptest::prelude::*;
 
-fn policy() -> Policy {
-    Policy { defaults: Defaults::default(), namespace: "idjag-proxy".into() }
+fn policy() -> ReviewPolicy {
+    ReviewPolicy { defaults: Defaults::default(), namespace: "idjag-proxy".into() }
 }
 
 fn pod() -> Value {
@@ -39,12 +39,12 @@ fn deployment(pod: &Value) -> Value {
     json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "calendar", "uid": "u2"}, "spec": {"template": pod}})
 }
 
-fn answered(review: &Value, lookup: &Lookup) -> Answer {
+fn answered(review: &Value, lookup: &Lookup) -> ReviewAnswer {
     let review = Review::parse(review.to_string().as_bytes()).expect("a review");
     review.verdict(&policy()).answer(&review, lookup)
 }
 
-fn patched(object: &Value, answer: &Answer) -> Value {
+fn patched(object: &Value, answer: &ReviewAnswer) -> Value {
     let patch = answer.body["response"]["patch"].as_str().expect("a patch");
     let patch: json_patch::Patch = serde_json::from_slice(&STANDARD.decode(patch).expect("base64")).expect("a patch");
     let mut object = object.clone();
@@ -52,13 +52,13 @@ fn patched(object: &Value, answer: &Answer) -> Value {
     object
 }
 
-fn message(answer: &Answer) -> &str {
+fn message(answer: &ReviewAnswer) -> &str {
     assert_eq!(answer.body["response"]["allowed"], false);
     answer.body["response"]["status"]["message"].as_str().expect("a message")
 }
 
 #[test]
-fn a_pod_gets_the_sidecar_by_a_patch() {
+fn pod_gets_the_sidecar_by_a_patch() {
     let answer = answered(&of_pod(&pod()), &Lookup::Found);
     let response = &answer.body["response"];
     assert_eq!(
@@ -66,34 +66,34 @@ fn a_pod_gets_the_sidecar_by_a_patch() {
         (&json!("705ab4f5"), &json!(true), &json!("JSONPatch"))
     );
     assert_eq!(answer.body["apiVersion"], "admission.k8s.io/v1");
-    assert_eq!(answer.outcome, Outcome::Injected);
+    assert_eq!(answer.outcome, ReviewOutcome::Injected);
     let injected = patched(&pod(), &answer);
     assert_eq!(injected["spec"]["initContainers"][0]["name"], "idjag-proxy");
     let again = answered(&of_pod(&injected), &Lookup::Found);
-    assert_eq!((again.outcome, again.body["response"].get("patch")), (Outcome::Unchanged, None));
+    assert_eq!((again.outcome, again.body["response"].get("patch")), (ReviewOutcome::Unchanged, None));
 }
 
 #[test]
-fn a_missing_configuration_is_refused_with_the_command_that_makes_it() {
+fn pod_without_its_config_map_is_refused_with_the_command_to_create_it() {
     let answer = answered(&of_pod(&pod()), &Lookup::Missing);
-    let expected = "pod calendar-7d4f-…: ConfigMap agents/idjag-proxy is missing, which configures the idjag-proxy sidecar. \
-        Make it: kubectl -n agents create configmap idjag-proxy --from-file=proxy.yaml";
+    let expected = "pod calendar-7d4f-…: ConfigMap agents/idjag-proxy is missing; it configures the idjag-proxy sidecar. \
+        Create it: kubectl -n agents create configmap idjag-proxy --from-file=proxy.yaml";
     assert_eq!(message(&answer), expected);
-    assert_eq!(answer.outcome, Outcome::Refused);
+    assert_eq!(answer.outcome, ReviewOutcome::Refused);
     let answer = answered(&of_pod(&pod()), &Lookup::NoFile);
     assert!(message(&answer).contains("has no key proxy.yaml"), "{}", message(&answer));
 }
 
 #[test]
-fn a_question_without_an_answer_lets_the_pod_in() {
+fn pod_is_admitted_when_its_config_map_cannot_be_looked_up() {
     let answer = answered(&of_pod(&pod()), &Lookup::Unknown("refused".into()));
-    assert_eq!(answer.outcome, Outcome::Injected);
-    let expected = json!(["idjag-proxy: nobody could ask whether ConfigMap agents/idjag-proxy is there"]);
+    assert_eq!(answer.outcome, ReviewOutcome::Injected);
+    let expected = json!(["idjag-proxy: could not check whether ConfigMap agents/idjag-proxy exists"]);
     assert_eq!(answer.body["response"]["warnings"], expected);
 }
 
 #[test]
-fn a_hazard_is_refused_with_what_to_do() {
+fn violation_is_refused_with_advice() {
     let mut bad = pod();
     bad["spec"]["hostNetwork"] = json!(true);
     let answer = answered(&of_pod(&bad), &Lookup::Found);
@@ -104,7 +104,7 @@ fn a_hazard_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn a_workload_is_warned_of_and_goes_in() {
+fn workload_with_violations_is_admitted_with_warnings() {
     let mut bad = pod();
     bad["spec"]["hostPID"] = json!(true);
     bad["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 17080});
@@ -115,20 +115,20 @@ fn a_workload_is_warned_of_and_goes_in() {
         "idjag-proxy: its pods will be refused: container agent runs as user 17080, which is the sidecar's",
     ]);
     assert_eq!(answer.body["response"]["warnings"], expected);
-    assert!(answer.complaints.iter().all(|warning| warning.len() <= 120), "kubectl cuts longer ones");
-    assert_eq!(answer.outcome, Outcome::Warned);
+    assert!(answer.problems.iter().all(|warning| warning.len() <= 120), "kubectl cuts longer ones");
+    assert_eq!(answer.outcome, ReviewOutcome::Warned);
     let answer = answered(&of_workload("deployments", &deployment(&pod())), &Lookup::Missing);
     let expected = json!(["idjag-proxy: its pods will be refused: ConfigMap agents/idjag-proxy is missing"]);
     assert_eq!(answer.body["response"]["warnings"], expected);
     let answer = answered(&of_workload("deployments", &deployment(&pod())), &Lookup::Found);
     assert_eq!(
         (answer.outcome, answer.body["response"].get("warnings"), answer.body["response"].get("patch")),
-        (Outcome::Unchanged, None, None)
+        (ReviewOutcome::Unchanged, None, None)
     );
 }
 
 #[test]
-fn what_is_not_to_be_touched() {
+fn excluded_objects_are_admitted_unchanged() {
     let unchanged = |review: &Value| {
         let answer = answered(review, &Lookup::Missing);
         assert_eq!(answer.body["response"], json!({"uid": "705ab4f5", "allowed": true}), "{review}");
@@ -153,7 +153,7 @@ fn what_is_not_to_be_touched() {
 }
 
 #[test]
-fn what_is_none_of_our_business_goes_in_with_a_word() {
+fn unknown_resource_is_admitted_with_a_warning() {
     let mut foreign = of_pod(&json!({"kind": "Service"}));
     foreign["request"]["resource"]["resource"] = "services".into();
     let mut part = of_pod(&pod());
@@ -161,29 +161,29 @@ fn what_is_none_of_our_business_goes_in_with_a_word() {
     for (review, what) in [(foreign, "services"), (part, "pods")] {
         let answer = answered(&review, &Lookup::Missing);
         assert_eq!(answer.body["response"]["allowed"], true);
-        let expected = json!([format!("idjag-proxy: {what} are none of its business; its webhook rules are too wide")]);
+        let expected = json!([format!("idjag-proxy: {what} are not handled; the rules of its webhook are too broad")]);
         assert_eq!(answer.body["response"]["warnings"], expected);
     }
 }
 
 #[test]
-fn what_is_no_review_says_why() {
+fn malformed_review_is_rejected_with_the_reason() {
     let old = of_pod(&pod()).to_string().replace("admission.k8s.io/v1", "admission.k8s.io/v1beta1");
     let mut elsewhere = of_pod(&pod());
     elsewhere["request"]["namespace"] = "../../secrets".into();
     let deep = format!("{{\"apiVersion\": {}", "[".repeat(100_000));
     for (body, problem) in [
-        ("", "the body is no AdmissionReview: EOF"),
-        ("\u{0}\u{1}", "the body is no AdmissionReview: expected value"),
-        ("[]", "the body is no AdmissionReview: "),
-        ("{}", "the body is no AdmissionReview of admission.k8s.io/v1, but kind `` of ``"),
+        ("", "the body is not an AdmissionReview: EOF"),
+        ("\u{0}\u{1}", "the body is not an AdmissionReview: expected value"),
+        ("[]", "the body is not an AdmissionReview: "),
+        ("{}", "the body is not an AdmissionReview of admission.k8s.io/v1, but kind `` of ``"),
         (
             &old,
-            "the body is no AdmissionReview of admission.k8s.io/v1, but kind `AdmissionReview` of `admission.k8s.io/v1beta1`",
+            "the body is not an AdmissionReview of admission.k8s.io/v1, but kind `AdmissionReview` of `admission.k8s.io/v1beta1`",
         ),
-        (r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}"#, "the AdmissionReview holds no request"),
-        (&elsewhere.to_string(), "the namespace is no namespace"),
-        (&deep, "the body is no AdmissionReview: "),
+        (r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}"#, "the AdmissionReview has no request"),
+        (&elsewhere.to_string(), "the namespace is not a valid name"),
+        (&deep, "the body is not an AdmissionReview: "),
     ] {
         let error = Review::parse(body.as_bytes()).expect_err(problem).to_string();
         assert!(error.starts_with(problem), "{error}");
@@ -191,7 +191,7 @@ fn what_is_no_review_says_why() {
 }
 
 #[test]
-fn an_event_speaks_of_what_made_the_pod() {
+fn event_is_about_the_pods_controller() {
     let involved = |review: &Value| Review::parse(review.to_string().as_bytes()).expect("a review").involved;
     let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "namespace": "agents", "name": "calendar-7d4f", "uid": "u1"});
     assert_eq!(involved(&of_pod(&pod())), Some(owner));
@@ -202,7 +202,7 @@ fn an_event_speaks_of_what_made_the_pod() {
 }
 
 #[test]
-fn an_event_speaks_of_no_other_kind_and_no_other_namespace() {
+fn event_is_only_about_known_kinds_in_the_reviews_namespace() {
     let involved = |object: &Value| Review::parse(of_pod(object).to_string().as_bytes()).expect("a review").involved;
     let owned =
         |owner: Value| json!({"metadata": {"name": "a", "namespace": "kube-system", "ownerReferences": [owner]}});
@@ -217,7 +217,7 @@ fn an_event_speaks_of_no_other_kind_and_no_other_namespace() {
 }
 
 #[test]
-fn what_a_stranger_wrote_is_cut_in_what_we_say() {
+fn untrusted_text_is_truncated_in_answers() {
     let mut bad = pod();
     let long = "x".repeat(100_000);
     bad["metadata"]["generateName"] = long.clone().into();
@@ -229,10 +229,10 @@ fn what_a_stranger_wrote_is_cut_in_what_we_say() {
     bad["spec"]["containers"][0] = json!({"name": long, "securityContext": {"runAsUser": 17080}});
     let answer = answered(&of_pod(&bad), &Lookup::Found);
     assert!(message(&answer).len() < 8000, "{}", message(&answer).len());
-    let mut talkative = pod();
-    talkative["spec"]["containers"] =
+    let mut privileged = pod();
+    privileged["spec"]["containers"] =
         (0..100).map(|_| json!({"name": long, "securityContext": {"privileged": true}})).collect();
-    let answer = answered(&of_pod(&talkative), &Lookup::Found);
+    let answer = answered(&of_pod(&privileged), &Lookup::Found);
     let warnings = answer.body["response"]["warnings"].as_array().expect("warnings");
     assert_eq!(warnings.len(), 17);
     assert_eq!(warnings[16], "idjag-proxy: and 84 more");
@@ -240,15 +240,15 @@ fn what_a_stranger_wrote_is_cut_in_what_we_say() {
 }
 
 #[test]
-fn an_object_of_too_many_parts_is_not_parsed() {
+fn object_with_too_many_parts_is_not_parsed() {
     let many = |part: &str, count: usize| format!("[{}]", vec![part; count].join(","));
     for parts in [many("0", 200_000), many(r#"{"name":"a"}"#, 60_000), many("[0]", 100_000)] {
         let body = of_pod(&json!("PARTS")).to_string().replace("\"PARTS\"", &parts);
         assert!(body.len() < 2 * 1024 * 1024);
         let error = Review::parse(body.as_bytes()).expect_err("heavy").to_string();
-        assert_eq!(error, "the object has more parts than any that Kubernetes would keep");
+        assert_eq!(error, "the object has more parts than Kubernetes would store");
         let old = of_pod(&json!("PARTS")).to_string().replace("\"oldObject\":null", &format!("\"oldObject\":{parts}"));
-        assert!(Review::parse(old.as_bytes()).is_ok(), "what is not looked at weighs nothing");
+        assert!(Review::parse(old.as_bytes()).is_ok(), "fields that are not read do not count");
     }
     let mut large = pod();
     let variable = |index: usize| json!({"name": format!("VARIABLE_{index}"), "value": "x".repeat(1000)});
@@ -257,10 +257,14 @@ fn an_object_of_too_many_parts_is_not_parsed() {
         .map(|index| (format!("k:{{\"name\":\"VARIABLE_{index}\"}}"), json!({".": {}, "f:name": {}, "f:value": {}})))
         .collect();
     large["metadata"]["managedFields"] = json!([{"fieldsV1": {"f:spec": {"f:env": fields}}}]);
-    assert_eq!(answered(&of_pod(&large), &Lookup::Found).outcome, Outcome::Injected, "a real one is small beside it");
+    assert_eq!(
+        answered(&of_pod(&large), &Lookup::Found).outcome,
+        ReviewOutcome::Injected,
+        "a large real pod is far below the limit"
+    );
 }
 
-/// Any JSON, where an object's keys are often those that are looked at.
+/// Generates JSON whose objects often have the keys that `inject` reads.
 fn any_json() -> impl Strategy<Value = Value> {
     let words = [
         "",
@@ -325,7 +329,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A pod with parts that are anything.
+/// Generates pods whose parts are arbitrary JSON.
 fn any_pod() -> impl Strategy<Value = Value> {
     (any_json(), any_json(), any_json(), any_json()).prop_map(|(metadata, container, initial, volumes)| {
         json!({"metadata": metadata, "spec": {"containers": [container], "initContainers": initial, "volumes": volumes}})
@@ -334,12 +338,12 @@ fn any_pod() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn any_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+    fn any_bytes_get_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
         prop_assert!(Review::parse(&bytes).is_err());
     }
 
     #[test]
-    fn any_object_is_answered(object in any_json(), resource in proptest::sample::select(vec!["deployments", "daemonsets"])) {
+    fn any_object_gets_an_answer(object in any_json(), resource in proptest::sample::select(vec!["deployments", "daemonsets"])) {
         for review in [of_pod(&object), of_workload(resource, &object)] {
             let answer = answered(&review, &Lookup::Missing);
             prop_assert_eq!(&answer.body["response"]["uid"], "705ab4f5");
@@ -348,18 +352,18 @@ proptest! {
     }
 
     #[test]
-    fn what_goes_in_patched_comes_out_the_same_a_second_time(object in any_pod()) {
+    fn injected_pod_is_unchanged_by_a_second_review(object in any_pod()) {
         let answer = answered(&of_pod(&object), &Lookup::Found);
-        if answer.outcome == Outcome::Injected {
+        if answer.outcome == ReviewOutcome::Injected {
             let injected = patched(&object, &answer);
             prop_assert_eq!(&injected["spec"]["initContainers"][0]["name"], "idjag-proxy");
             let again = answered(&of_pod(&injected), &Lookup::Found);
-            prop_assert_eq!(again.outcome, Outcome::Unchanged);
+            prop_assert_eq!(again.outcome, ReviewOutcome::Unchanged);
         }
     }
 
     #[test]
-    fn a_part_of_a_review_is_answered(cut in 0_usize..700) {
+    fn truncated_review_gets_an_answer(cut in 0_usize..700) {
         let whole = of_pod(&pod()).to_string();
         let cut = cut.min(whole.len());
         let _ = Review::parse(&whole.as_bytes()[..cut]);

@@ -1,20 +1,21 @@
-//! Every interleaving of replicas, all of which believe that they lead, with crashes, ages and an operator who empties the Secret.
+//! Explores every interleaving of replicas that all believe they lead, with crashes, certificates
+//! that come due for renewal, and an operator who empties the Secret.
 use super::*;
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
 
 const TICK: Duration = Duration::from_secs(1);
-const TIMING: Timing = Timing { settle: Duration::from_secs(2), retire: Duration::from_secs(4) };
-/// A replica stays ready for so long without seeing the cluster.
+const DELAYS: Delays = Delays { settle: Duration::from_secs(2), retire: Duration::from_secs(4) };
+/// How many ticks a replica stays ready without observing the cluster.
 const STALE: u32 = 2;
-/// An API server may go on with a bundle for so long after it was replaced.
+/// How many ticks an API server may use a bundle after it was replaced.
 const LAG: u32 = 1;
 const REPLICAS: usize = 2;
 
-/// One write, and whether it was made on what is still there.
+/// The webconfiguration configuration, with a version that every write increments.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Hook {
+struct Configuration {
     version: u32,
     bundles: Vec<Vec<Ca>>,
 }
@@ -26,11 +27,11 @@ struct Secret {
     next: Option<Ca>,
 }
 
-/// Between two writes of its own.
+/// The position of a replica in its loop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     Idle,
-    ReadHook(Hook),
+    ReadConfiguration(Configuration),
     Write(Step, u32, u32),
 }
 
@@ -38,24 +39,24 @@ enum Phase {
 struct Replica {
     phase: Phase,
     serving: Option<Ca>,
-    memory: Memory,
+    history: History,
     ready: bool,
-    /// Since its last look.
+    /// The ticks since its last observation.
     unseen: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
     now: Duration,
-    hook: Hook,
-    /// What API servers may still go by, with its age.
+    configuration: Configuration,
+    /// Replaced bundles that API servers may still use, each with its age in ticks.
     former: Vec<(Vec<Vec<Ca>>, u32)>,
     secret: Secret,
     replicas: Vec<Replica>,
     made: u8,
     due: Vec<Ca>,
     unfit: Vec<Ca>,
-    /// What the environment may still do.
+    /// How often the environment may still interfere.
     left: Left,
 }
 
@@ -80,15 +81,15 @@ fn ca(number: u8) -> Ca {
 }
 
 fn fresh() -> Replica {
-    Replica { phase: Phase::Idle, serving: None, memory: Memory::default(), ready: false, unseen: 0 }
+    Replica { phase: Phase::Idle, serving: None, history: History::default(), ready: false, unseen: 0 }
 }
 
 impl World {
-    /// As the chart makes it.
+    /// The state after the chart is installed.
     fn installed(left: Left) -> Self {
         Self {
             now: Duration::ZERO,
-            hook: Hook { version: 0, bundles: vec![vec![], vec![]] },
+            configuration: Configuration { version: 0, bundles: vec![vec![], vec![]] },
             former: vec![],
             secret: Secret::default(),
             replicas: vec![fresh(); REPLICAS],
@@ -99,26 +100,26 @@ impl World {
         }
     }
 
-    fn fitness(&self, ca: &Ca) -> Fitness {
+    fn validity(&self, ca: &Ca) -> Validity {
         match (self.unfit.contains(ca), self.due.contains(ca)) {
-            (true, _) => Fitness::Unfit,
-            (false, true) => Fitness::Due,
-            (false, false) => Fitness::Fit,
+            (true, _) => Validity::Invalid,
+            (false, true) => Validity::RenewalDue,
+            (false, false) => Validity::Valid,
         }
     }
 
-    fn observed(&self, hook: &Hook) -> Observed {
-        let seen = |ca: &Ca| Seen { ca: ca.clone(), fitness: self.fitness(ca) };
-        Observed {
-            bundles: hook.bundles.clone(),
-            current: self.secret.current.as_ref().map(seen),
-            next: self.secret.next.as_ref().map(seen),
+    fn observed(&self, configuration: &Configuration) -> ClusterState {
+        let state = |ca: &Ca| GenerationState { ca: ca.clone(), validity: self.validity(ca) };
+        ClusterState {
+            bundles: configuration.bundles.clone(),
+            current: self.secret.current.as_ref().map(state),
+            next: self.secret.next.as_ref().map(state),
         }
     }
 
     fn actions(&self) -> Vec<Action> {
         let mut actions: Vec<Action> = (0..REPLICAS).map(Action::Advance).collect();
-        // Time may not pass a replica that is between two calls for ever: each has a deadline.
+        // A replica cannot stay between two calls forever: each call has a deadline.
         if self.replicas.iter().all(|replica| replica.phase == Phase::Idle || replica.unseen < 1) {
             actions.push(Action::Tick);
         }
@@ -160,46 +161,46 @@ impl World {
         }
     }
 
-    /// One call of one replica.
+    /// Makes one call of one replica.
     fn advance(&mut self, index: usize) {
         let mut replica = self.replicas[index].clone();
         replica.phase = match replica.phase {
-            Phase::Idle => Phase::ReadHook(self.hook.clone()),
-            Phase::ReadHook(hook) => {
-                let observed = self.observed(&hook);
-                replica.memory.observe(&observed, self.now);
-                if takes_up(replica.serving.as_ref(), &observed) {
+            Phase::Idle => Phase::ReadConfiguration(self.configuration.clone()),
+            Phase::ReadConfiguration(configuration) => {
+                let observed = self.observed(&configuration);
+                replica.history.observe(&observed, self.now);
+                if should_serve_current(replica.serving.as_ref(), &observed) {
                     replica.serving = self.secret.current.clone();
                 }
                 replica.unseen = 0;
                 let was = replica.ready;
                 replica.ready = replica.serving.as_ref().is_some_and(|serving| observed.trusts(serving));
                 assert!(replica.ready || !was, "a replica became unready: {self:#?}");
-                match step(&observed, &replica.memory, self.now, TIMING) {
-                    Step::Rest => Phase::Idle,
-                    step => Phase::Write(step, hook.version, self.secret.version),
+                match next_step(&observed, &replica.history, self.now, DELAYS) {
+                    Step::Wait => Phase::Idle,
+                    step => Phase::Write(step, configuration.version, self.secret.version),
                 }
             }
-            Phase::Write(step, hook, secret) => {
-                self.write(step, hook, secret);
+            Phase::Write(step, configuration, secret) => {
+                self.write(step, configuration, secret);
                 Phase::Idle
             }
         };
         self.replicas[index] = replica;
     }
 
-    fn write(&mut self, step: Step, hook: u32, secret: u32) {
+    fn write(&mut self, step: Step, configuration: u32, secret: u32) {
         match step {
             Step::Make if secret == self.secret.version => {
                 self.made += 1;
                 self.secret.next = Some(ca(self.made));
                 self.secret.version += 1;
             }
-            Step::Publish(cas) if hook == self.hook.version => {
-                let entries = self.hook.bundles.len();
-                let former = std::mem::replace(&mut self.hook.bundles, vec![cas; entries]);
+            Step::Publish(cas) if configuration == self.configuration.version => {
+                let entries = self.configuration.bundles.len();
+                let former = std::mem::replace(&mut self.configuration.bundles, vec![cas; entries]);
                 self.former.push((former, 0));
-                self.hook.version += 1;
+                self.configuration.version += 1;
             }
             Step::Promote if secret == self.secret.version => {
                 self.secret.current = self.secret.next.take();
@@ -209,14 +210,14 @@ impl World {
         }
     }
 
-    /// Whoever the API server may call, it trusts.
+    /// Asserts that every API server trusts each replica that it may call.
     fn check(&self) {
         let called = self.replicas.iter().filter(|replica| replica.ready && replica.unseen <= STALE);
         for replica in called {
             let serving = replica.serving.as_ref().expect("a ready replica serves");
             let former = self.former.iter().map(|(bundles, _)| bundles);
-            for bundles in former.chain([&self.hook.bundles]) {
-                // Before the first certificate there was nothing to be called.
+            for bundles in former.chain([&self.configuration.bundles]) {
+                // Before the first certificate no replica was called.
                 let is_first = bundles.iter().all(Vec::is_empty);
                 let trusts = bundles.iter().all(|bundle| bundle.contains(serving));
                 assert!(is_first || trusts, "{serving:?} is not trusted: {self:#?}");
@@ -224,23 +225,23 @@ impl World {
         }
     }
 
-    /// The same state at another time is the same.
+    /// Returns the same value for states that differ only in when they occur.
     fn canonical(&self) -> Self {
         let mut canonical = self.clone();
-        let age = |since: &mut Duration| *since = (self.now - *since).min(TIMING.retire);
+        let age = |since: &mut Duration| *since = (self.now - *since).min(DELAYS.retire);
         canonical.now = Duration::ZERO;
         for replica in &mut canonical.replicas {
-            replica.memory.trusted.iter_mut().for_each(|(_, since)| age(since));
-            replica.memory.unneeded.iter_mut().for_each(|(_, since)| age(since));
+            replica.history.trusted.iter_mut().for_each(|trusted| age(&mut trusted.since));
+            replica.history.unused.iter_mut().for_each(|unused| age(&mut unused.since));
         }
-        // Versions matter only where somebody holds an older one.
-        let (hook, secret) = (self.hook.version, self.secret.version);
-        (canonical.hook.version, canonical.secret.version) = (0, 0);
+        // A version matters only if a replica has read an older one.
+        let (configuration, secret) = (self.configuration.version, self.secret.version);
+        (canonical.configuration.version, canonical.secret.version) = (0, 0);
         for replica in &mut canonical.replicas {
             match &mut replica.phase {
-                Phase::ReadHook(held) => held.version = u32::from(held.version != hook),
-                Phase::Write(_, held_hook, held_secret) => {
-                    *held_hook = u32::from(*held_hook != hook);
+                Phase::ReadConfiguration(held) => held.version = u32::from(held.version != configuration),
+                Phase::Write(_, held_configuration, held_secret) => {
+                    *held_configuration = u32::from(*held_configuration != configuration);
                     *held_secret = u32::from(*held_secret != secret);
                 }
                 Phase::Idle => {}
@@ -250,7 +251,7 @@ impl World {
         canonical
     }
 
-    /// One replica alone brings it to rest, whatever state the others left.
+    /// Asserts that one replica alone reaches a state at rest from this one.
     fn comes_to_rest(&self) {
         let mut world = self.clone();
         for _ in 0..30 {
@@ -263,14 +264,14 @@ impl World {
             world.act(Action::Tick);
         }
         let current = world.secret.current.clone().expect("a certificate");
-        assert_eq!(world.fitness(&current), Fitness::Fit, "from {self:#?}");
+        assert_eq!(world.validity(&current), Validity::Valid, "from {self:#?}");
         assert_eq!(world.secret.next, None, "from {self:#?}");
-        assert_eq!(world.hook.bundles, vec![vec![current.clone()]; 2], "from {self:#?}");
+        assert_eq!(world.configuration.bundles, vec![vec![current.clone()]; 2], "from {self:#?}");
         assert!(world.replicas[0].ready && world.replicas[0].serving == Some(current), "from {self:#?}");
     }
 }
 
-/// Every state that can be reached from `world`, each looked at once.
+/// Checks every state that is reachable from `world` and returns how many there are.
 fn explore(world: World) -> usize {
     let hasher = RandomState::new();
     let (mut seen, mut open) = (HashSet::new(), vec![world]);
@@ -291,67 +292,70 @@ fn explore(world: World) -> usize {
 }
 
 #[test]
-fn from_installed_through_a_rotation_with_a_crash_anywhere() {
+fn rotation_with_a_crash_anywhere_leaves_no_gap() {
     let states = explore(World::installed(Left { ages: 1, crashes: 1, wipes: 0 }));
     println!("{states} states");
     assert!(states > 10_000, "{states} states are too few to mean anything");
 }
 
 #[test]
-fn an_operator_who_empties_the_secret_makes_no_gap() {
+fn emptied_secret_leaves_no_gap() {
     let states = explore(World::installed(Left { ages: 0, crashes: 0, wipes: 1 }));
     assert!(states > 1_000, "{states} states are too few to mean anything");
 }
 
 #[test]
-fn a_configuration_that_lost_its_bundles_gets_them_back() {
-    let current = Some(Seen { ca: ca(1), fitness: Fitness::Fit });
-    let observed = Observed { bundles: vec![vec![], vec![ca(1)]], current, next: None };
-    let mut memory = Memory::default();
-    memory.observe(&observed, TICK);
-    assert_eq!(step(&observed, &memory, TICK, TIMING), Step::Publish(vec![ca(1)]));
+fn lost_bundle_is_restored() {
+    let current = Some(GenerationState { ca: ca(1), validity: Validity::Valid });
+    let observed = ClusterState { bundles: vec![vec![], vec![ca(1)]], current, next: None };
+    let mut history = History::default();
+    history.observe(&observed, TICK);
+    assert_eq!(next_step(&observed, &history, TICK, DELAYS), Step::Publish(vec![ca(1)]));
 }
 
 #[test]
-fn an_expired_certificate_is_followed_at_once() {
-    let unfit = Some(Seen { ca: ca(1), fitness: Fitness::Unfit });
-    let mut observed = Observed { bundles: vec![vec![ca(1)]], current: unfit, next: None };
-    let mut memory = Memory::default();
-    let mut next = |observed: &Observed| {
-        memory.observe(observed, TICK);
-        step(observed, &memory, TICK, TIMING)
+fn expired_certificate_is_replaced_at_once() {
+    let unfit = Some(GenerationState { ca: ca(1), validity: Validity::Invalid });
+    let mut observed = ClusterState { bundles: vec![vec![ca(1)]], current: unfit, next: None };
+    let mut history = History::default();
+    let mut next = |observed: &ClusterState| {
+        history.observe(observed, TICK);
+        next_step(observed, &history, TICK, DELAYS)
     };
     assert_eq!(next(&observed), Step::Make);
-    observed.next = Some(Seen { ca: ca(2), fitness: Fitness::Fit });
+    observed.next = Some(GenerationState { ca: ca(2), validity: Validity::Valid });
     assert_eq!(next(&observed), Step::Publish(vec![ca(1), ca(2)]));
     observed.bundles = vec![vec![ca(1), ca(2)]];
     assert_eq!(next(&observed), Step::Promote);
 }
 
 #[test]
-fn a_foreign_ca_leaves_once_it_is_old() {
-    let current = Some(Seen { ca: ca(1), fitness: Fitness::Fit });
-    let observed = Observed { bundles: vec![vec![ca(1), ca(9)]], current, next: None };
-    let mut memory = Memory::default();
-    memory.observe(&observed, TICK);
-    assert_eq!(step(&observed, &memory, 2 * TICK, TIMING), Step::Rest);
-    memory.observe(&observed, 6 * TICK);
-    assert_eq!(step(&observed, &memory, 6 * TICK, TIMING), Step::Publish(vec![ca(1)]));
+fn foreign_ca_is_removed_once_it_is_old() {
+    let current = Some(GenerationState { ca: ca(1), validity: Validity::Valid });
+    let observed = ClusterState { bundles: vec![vec![ca(1), ca(9)]], current, next: None };
+    let mut history = History::default();
+    history.observe(&observed, TICK);
+    assert_eq!(next_step(&observed, &history, 2 * TICK, DELAYS), Step::Wait);
+    history.observe(&observed, 6 * TICK);
+    assert_eq!(next_step(&observed, &history, 6 * TICK, DELAYS), Step::Publish(vec![ca(1)]));
 }
 
 #[test]
-fn a_configuration_without_entries_is_left_alone() {
-    assert_eq!(step(&Observed::default(), &Memory::default(), TICK, TIMING), Step::Rest);
+fn configuration_without_entries_is_not_changed() {
+    assert_eq!(next_step(&ClusterState::default(), &History::default(), TICK, DELAYS), Step::Wait);
 }
 
 #[test]
-fn what_is_trusted_is_not_left_for_what_is_not() {
-    let seen = |number| Some(Seen { ca: ca(number), fitness: Fitness::Fit });
-    let replaced_by_hand = Observed { bundles: vec![vec![ca(1)]], current: seen(2), next: None };
-    assert!(!takes_up(Some(&ca(1)), &replaced_by_hand));
-    assert!(takes_up(None, &replaced_by_hand), "there is nothing to lose");
-    assert!(takes_up(Some(&ca(3)), &replaced_by_hand), "nor here");
-    assert!(takes_up(Some(&ca(1)), &Observed { bundles: vec![vec![ca(1), ca(2)]], ..replaced_by_hand.clone() }));
-    assert!(!takes_up(Some(&ca(2)), &replaced_by_hand), "it is served already");
-    assert!(!takes_up(Some(&ca(1)), &Observed { current: None, ..replaced_by_hand }));
+fn trusted_certificate_is_not_replaced_by_an_untrusted_one() {
+    let seen = |number| Some(GenerationState { ca: ca(number), validity: Validity::Valid });
+    let replaced_by_hand = ClusterState { bundles: vec![vec![ca(1)]], current: seen(2), next: None };
+    assert!(!should_serve_current(Some(&ca(1)), &replaced_by_hand));
+    assert!(should_serve_current(None, &replaced_by_hand), "nothing is served yet");
+    assert!(should_serve_current(Some(&ca(3)), &replaced_by_hand), "the served one is not trusted either");
+    assert!(should_serve_current(
+        Some(&ca(1)),
+        &ClusterState { bundles: vec![vec![ca(1), ca(2)]], ..replaced_by_hand.clone() }
+    ));
+    assert!(!should_serve_current(Some(&ca(2)), &replaced_by_hand), "it is served already");
+    assert!(!should_serve_current(Some(&ca(1)), &ClusterState { current: None, ..replaced_by_hand }));
 }

@@ -1,81 +1,84 @@
-//! Whether a `ConfigMap` has the file that a sidecar reads, told from its JSON as it comes in. Nothing of it is kept: whoever may write
-//! one in their own namespace may make it 1 MiB of characters that JSON writes with six bytes each.
+//! Looks for the sidecar's configuration file in a `ConfigMap` while its JSON arrives, and keeps
+//! none of it. Anyone may write a `ConfigMap` of 1 MiB in their own namespace, of characters that
+//! take six bytes each in JSON.
 use crate::kubernetes::names::CONFIG_KEY;
 
-/// What has been seen of one object so far. Fed with the whole of a text, in pieces of any length.
+/// The search in one object, whose text arrives in pieces of any length.
 #[derive(Debug, Default)]
-pub(super) struct Search {
-    place: Place,
+pub(super) struct KeySearch {
+    string: StringState,
     depth: usize,
-    /// The text that was read last, as far as it may be a key that is looked for. Escapes stay as they are written: none of these keys
-    /// has a character that anybody escapes.
+    /// The beginning of the last string. Escapes are not decoded, because no key that matters has a
+    /// character that is ever escaped.
     text: Vec<u8>,
-    /// Whether the object's entry that is being read is one that holds files.
+    /// Whether the current entry of the object contains files.
     in_files: bool,
     found: bool,
-    state: State,
+    progress: Progress,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-enum Place {
+enum StringState {
     #[default]
     Outside,
-    Text,
+    Inside,
+    /// Inside a string, after a backslash.
     Escape,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum Progress {
     #[default]
     Before,
     Within,
     After,
 }
 
-/// The entries of a `ConfigMap` that hold files.
+/// The entries of a `ConfigMap` that contain files.
 const FILES: [&[u8]; 2] = [b"data", b"binaryData"];
-/// Of a text, in bytes: longer than any that is looked for.
-const KEPT: usize = 32;
-const _: () = assert!(CONFIG_KEY.len() < KEPT);
+/// How many bytes of a string are kept: more than any key that matters has.
+const MAX_KEY: usize = 32;
+const _: () = assert!(CONFIG_KEY.len() < MAX_KEY);
 
-impl Search {
+impl KeySearch {
+    /// Reads the next piece of the text.
     pub(super) fn read(&mut self, piece: &[u8]) {
         for byte in piece {
-            self.place = match (self.place, byte) {
-                (Place::Text, b'"') => Place::Outside,
-                (Place::Text, b'\\') => self.keep(*byte, Place::Escape),
-                (Place::Text | Place::Escape, _) => self.keep(*byte, Place::Text),
-                (Place::Outside, b'"') => {
+            self.string = match (self.string, byte) {
+                (StringState::Inside, b'"') => StringState::Outside,
+                (StringState::Inside, b'\\') => self.keep(*byte, StringState::Escape),
+                (StringState::Inside | StringState::Escape, _) => self.keep(*byte, StringState::Inside),
+                (StringState::Outside, b'"') => {
                     self.text.clear();
-                    Place::Text
+                    StringState::Inside
                 }
-                (Place::Outside, _) => {
-                    self.mark(*byte);
-                    Place::Outside
+                (StringState::Outside, _) => {
+                    self.read_structure(*byte);
+                    StringState::Outside
                 }
             };
         }
     }
 
-    fn keep(&mut self, byte: u8, next: Place) -> Place {
-        if self.text.len() < KEPT {
+    fn keep(&mut self, byte: u8, next: StringState) -> StringState {
+        if self.text.len() < MAX_KEY {
             self.text.push(byte);
         }
         next
     }
 
-    fn mark(&mut self, byte: u8) {
+    fn read_structure(&mut self, byte: u8) {
         match byte {
             b'{' | b'[' => {
                 self.depth += 1;
-                if self.state == State::Before {
-                    self.state = State::Within;
+                if self.progress == Progress::Before {
+                    self.progress = Progress::Within;
                 }
             }
             b'}' | b']' => {
                 self.depth = self.depth.saturating_sub(1);
                 if self.depth == 0 {
-                    self.state = State::After;
+                    self.progress = Progress::After;
                 }
             }
             b':' if self.depth == 1 => self.in_files = FILES.contains(&&*self.text),
@@ -84,9 +87,9 @@ impl Search {
         }
     }
 
-    /// Whether it is there; nothing for a text that broke off, or is no object at all.
-    pub(super) fn outcome(&self) -> Option<bool> {
-        (self.state == State::After).then_some(self.found)
+    /// Returns whether the file is there, or nothing if the text is incomplete or not an object.
+    pub(super) fn result(&self) -> Option<bool> {
+        (self.progress == Progress::After).then_some(self.found)
     }
 }
 
@@ -96,14 +99,14 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    fn outcome(text: &str, length: usize) -> Option<bool> {
-        let mut search = Search::default();
+    fn result_of(text: &str, length: usize) -> Option<bool> {
+        let mut search = KeySearch::default();
         text.as_bytes().chunks(length).for_each(|piece| search.read(piece));
-        search.outcome()
+        search.result()
     }
 
     #[test]
-    fn it_is_found_where_it_is_a_file_and_nowhere_else() {
+    fn key_is_found_only_where_it_is_a_file() {
         for (object, expected) in [
             (json!({"data": {"proxy.yaml": ""}}), true),
             (json!({"binaryData": {"a": "", "proxy.yaml": ""}, "data": {}}), true),
@@ -113,23 +116,23 @@ mod tests {
             (json!({"metadata": {"annotations": {"data": "x", "proxy.yaml": ""}, "proxy.yaml": ""}}), false),
             (json!({"a": {"data": {"proxy.yaml": ""}}, "b": [{"data": {"proxy.yaml": ""}}]}), false),
             (json!({"data": {"a": {"proxy.yaml": ""}}, "metadata": {"proxy.yaml": ""}}), false),
-            (json!({"data": {"x".repeat(KEPT + 1): "x".repeat(1000)}}), false),
+            (json!({"data": {"x".repeat(MAX_KEY + 1): "x".repeat(1000)}}), false),
             (json!({}), false),
         ] {
             for length in [1, 2, 7, 10_000] {
-                assert_eq!(outcome(&object.to_string(), length), Some(expected), "{object}");
+                assert_eq!(result_of(&object.to_string(), length), Some(expected), "{object}");
             }
         }
     }
 
     #[test]
-    fn what_broke_off_says_nothing() {
+    fn incomplete_text_has_no_result() {
         let whole = json!({"data": {"proxy.yaml": "}}}"}}).to_string();
         for length in 0..whole.len() {
-            assert_eq!(outcome(&whole[..length], 3), None, "{length}");
+            assert_eq!(result_of(&whole[..length], 3), None, "{length}");
         }
         for text in ["", "null", "\"{}\"", "1"] {
-            assert_eq!(outcome(text, 1), None, "{text}");
+            assert_eq!(result_of(text, 1), None, "{text}");
         }
     }
 
@@ -150,16 +153,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_sees_what_a_parser_sees(object in any_json(), pretty: bool, length in 1_usize..40) {
+        fn search_agrees_with_a_parser(object in any_json(), pretty: bool, length in 1_usize..40) {
             let text = if pretty { format!("{object:#}") } else { object.to_string() };
             let has = |key: &str| object.get(key).and_then(|files| files.get(CONFIG_KEY)).is_some();
             let expected = (object.is_object() || object.is_array()).then(|| has("data") || has("binaryData"));
-            prop_assert_eq!(outcome(&text, length), expected);
+            prop_assert_eq!(result_of(&text, length), expected);
         }
 
         #[test]
-        fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
-            Search::default().read(&bytes);
+        fn any_bytes_are_accepted(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+            KeySearch::default().read(&bytes);
         }
     }
 }

@@ -1,0 +1,176 @@
+//! How much of the injector its callers may use, in total and per address. Anyone in the cluster
+//! can reach the port, and no pod may keep the API server out.
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A number of connections, and of bytes of bodies and answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    pub(super) connections: usize,
+    pub(super) bytes: usize,
+}
+
+/// The limits, and what of them is in use.
+pub(super) struct Quota {
+    total: Usage,
+    per_address: Usage,
+    used: Mutex<Used>,
+}
+
+#[derive(Default)]
+struct Used {
+    total: Usage,
+    by_address: HashMap<IpAddr, Usage>,
+}
+
+/// The permission to have one connection, which is returned when it is dropped.
+pub(super) struct Permit {
+    quota: Arc<Quota>,
+    address: IpAddr,
+}
+
+/// Bytes that a caller uses, which are returned when it is dropped.
+pub(super) struct Reservation {
+    permit: Arc<Permit>,
+    bytes: usize,
+}
+
+impl Quota {
+    pub(super) fn new(total: Usage, per_address: Usage) -> Arc<Self> {
+        Arc::new(Self { total, per_address, used: Mutex::default() })
+    }
+
+    /// Admits a connection from this address, unless the quota is exhausted.
+    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Arc<Permit>> {
+        let address = address.to_canonical();
+        let one = Usage { connections: 1, bytes: 0 };
+        self.acquire(address, one).then(|| Arc::new(Permit { quota: Arc::clone(self), address }))
+    }
+
+    fn acquire(&self, address: IpAddr, amount: Usage) -> bool {
+        let mut used = self.used();
+        let by_address = used.by_address.get(&address).copied().unwrap_or_default().plus(amount);
+        let total = used.total.plus(amount);
+        let fits = total.is_within(self.total) && by_address.is_within(self.per_address);
+        if fits {
+            used.total = total;
+            used.by_address.insert(address, by_address);
+        }
+        fits
+    }
+
+    fn release(&self, address: IpAddr, amount: Usage) {
+        let mut used = self.used();
+        used.total = used.total.minus(amount);
+        if let Some(by_address) = used.by_address.get_mut(&address) {
+            *by_address = by_address.minus(amount);
+            if *by_address == Usage::default() {
+                used.by_address.remove(&address);
+            }
+        }
+    }
+
+    fn used(&self) -> MutexGuard<'_, Used> {
+        // A panic elsewhere leaves valid numbers.
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Usage {
+    fn plus(self, other: Self) -> Self {
+        Self { connections: self.connections + other.connections, bytes: self.bytes.saturating_add(other.bytes) }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self {
+            connections: self.connections.saturating_sub(other.connections),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
+    }
+
+    fn is_within(self, limit: Self) -> bool {
+        self.connections <= limit.connections && self.bytes <= limit.bytes
+    }
+}
+
+impl Permit {
+    /// Makes an empty reservation for bytes of this connection.
+    pub(super) fn reserve(self: &Arc<Self>) -> Reservation {
+        Reservation { permit: Arc::clone(self), bytes: 0 }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.quota.release(self.address, Usage { connections: 1, bytes: 0 });
+    }
+}
+
+impl Reservation {
+    /// Changes the reservation to `bytes`. Returns false, and changes nothing, if the quota does
+    /// not allow it.
+    #[must_use]
+    pub(super) fn resize(&mut self, bytes: usize) -> bool {
+        let Permit { quota, address } = &*self.permit;
+        let fits = match bytes.checked_sub(self.bytes) {
+            Some(more) => quota.acquire(*address, Usage { connections: 0, bytes: more }),
+            None => {
+                quota.release(*address, Usage { connections: 0, bytes: self.bytes - bytes });
+                true
+            }
+        };
+        if fits {
+            self.bytes = bytes;
+        }
+        fits
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.permit.quota.release(self.permit.address, Usage { connections: 0, bytes: self.bytes });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quota() -> Arc<Quota> {
+        Quota::new(Usage { connections: 3, bytes: 100 }, Usage { connections: 2, bytes: 60 })
+    }
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    #[test]
+    fn one_address_cannot_exhaust_the_quota() {
+        let quota = quota();
+        let admit = |last| quota.admit(address(last));
+        let (first, _second) = (admit(1).expect("a permit"), admit(1).expect("a permit"));
+        assert!(admit(1).is_none());
+        let IpAddr::V4(v4) = address(1) else { unreachable!("it is IPv4") };
+        assert!(quota.admit(v4.to_ipv6_mapped().into()).is_none(), "another spelling of the same address");
+        let other = admit(2).expect("a permit");
+        assert!(admit(3).is_none(), "three connections are the limit");
+        let (mut one, mut two) = (first.reserve(), other.reserve());
+        assert!(one.resize(60) && !one.resize(61) && !first.reserve().resize(1));
+        assert!(two.resize(40) && !two.resize(41));
+    }
+
+    #[test]
+    fn dropped_usage_is_returned() {
+        let quota = quota();
+        let permit = quota.admit(address(1)).expect("a permit");
+        let mut reservation = permit.reserve();
+        assert!(reservation.resize(60) && reservation.resize(10) && permit.reserve().resize(50));
+        drop(permit);
+        let used = quota.used().by_address[&address(1)];
+        assert_eq!(used, Usage { connections: 1, bytes: 10 }, "a reservation keeps its permit");
+        drop(reservation);
+        assert_eq!(quota.used().total, Usage::default());
+        assert!(quota.used().by_address.is_empty());
+    }
+}
