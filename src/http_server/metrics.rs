@@ -37,7 +37,8 @@ pub struct MetricsEndpoint {
 }
 
 impl MetricsEndpoint {
-    /// Serves the metrics of `registrar`. Before each scrape `refresh` updates the gauges that nothing else updates.
+    /// Serves the metrics of `registrar`. Before each scrape `refresh` updates the gauges that
+    /// nothing else updates.
     pub fn new(registrar: &Registrar, refresh: impl Fn() + Send + Sync + 'static) -> Self {
         Self { registrar: registrar.clone(), refresh: Arc::new(refresh), probes: Vec::new() }
     }

@@ -1,4 +1,4 @@
-//! The accept loop.
+//! Accepts connections and serves them.
 use super::response::FullResponse;
 use crate::tasks::Stop;
 use http::Request;
@@ -60,7 +60,8 @@ where
             next = next => next,
         };
         let Ok(stream) = accepted else {
-            // Most likely the process is out of file descriptors. Without a pause this loop would spin until some are free.
+            // Most likely the process is out of file descriptors. Without a pause this loop would
+            // spin until some are free.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };

@@ -38,10 +38,7 @@ const NEIGHBOURS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules whose circles are still to be cut.
-const CIRCULAR: &[&str] = &["kubernetes", "token"];
-
-/// Modules whose tuple parameters are still to be named.
-const TUPLED: &[&str] = &["kubernetes"];
+const CIRCULAR: &[&str] = &["token"];
 
 #[test]
 fn modules_import_only_what_their_layer_allows() {
@@ -136,8 +133,7 @@ fn circles(imports: &Folder) -> Vec<BTreeSet<String>> {
 fn parameters_are_named_values_and_not_tuples() {
     let mut wrong = BTreeSet::new();
     let sources = Crate::read();
-    let held = |path: &[String]| path.first().is_none_or(|module| !TUPLED.contains(&module.as_str()));
-    for (_, module) in sources.modules.iter().filter(|(path, _)| held(path)) {
+    for module in sources.modules.values() {
         wrong.extend(tuples(module).into_iter().map(|what| format!("{}: {what}", module.file.display())));
     }
     assert!(wrong.is_empty(), "what belongs together is a struct:\n{}", joined(wrong));

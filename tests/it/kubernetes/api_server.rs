@@ -1,5 +1,5 @@
-//! The few paths of an API server that the injector knows: objects with a `resourceVersion`, and a conflict for whoever writes over a
-//! newer one.
+//! An API server of the few paths that the injector calls. Objects have a `resourceVersion`, and a
+//! write over a newer version is a conflict.
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{Method, Request, Response, StatusCode};
@@ -28,11 +28,11 @@ struct Store(Mutex<Objects>);
 
 #[derive(Default)]
 struct Objects {
-    /// By path.
+    /// The objects by their paths.
     objects: BTreeMap<String, Value>,
     version: u64,
     events: Vec<Value>,
-    /// What was asked, as `get configmaps` and the like.
+    /// The calls so far, such as `get configmaps`.
     verbs: BTreeSet<String>,
 }
 
@@ -53,7 +53,8 @@ pub(crate) fn config_map(namespace: &str, name: &str) -> String {
 }
 
 impl ApiServer {
-    /// With what the chart renders, and the `ConfigMap` of the namespace `agents`.
+    /// Starts with the objects that the chart renders, and the `ConfigMap` of the namespace
+    /// `agents`.
     pub(crate) async fn start() -> Self {
         let (server, listener) = Server::bind(None, &Clock::system()).await.expect("bound");
         let store = Arc::new(Store::default());
@@ -74,7 +75,7 @@ impl ApiServer {
         format!("http://{}", self.server.address())
     }
 
-    /// Connections break, new ones are refused.
+    /// Breaks all connections and refuses new ones.
     pub(crate) async fn stop(&self) {
         self.server.stop().await;
     }
@@ -83,7 +84,7 @@ impl ApiServer {
         self.server.restart().await.expect("bound again");
     }
 
-    /// Writes an object as somebody else would.
+    /// Writes an object as another client would.
     pub(crate) fn set(&self, path: &str, object: Value) {
         self.store.lock().write(path, object);
     }
@@ -104,13 +105,14 @@ impl ApiServer {
         self.store.lock().verbs.iter().cloned().collect()
     }
 
-    /// What the real one would trust when it calls the webhook: the bundle of every entry, which must be the same.
+    /// Returns what a real API server would trust when it calls the webhook: the bundle of every
+    /// entry, which must be the same.
     pub(crate) fn trusted(&self) -> RootCertStore {
         let configuration = self.object(&webhooks());
         let bundles: BTreeSet<&str> = (configuration["webhooks"].as_array().expect("entries").iter())
             .map(|entry| entry["clientConfig"]["caBundle"].as_str().unwrap_or_default())
             .collect();
-        assert_eq!(bundles.len(), 1, "every entry has the same");
+        assert_eq!(bundles.len(), 1, "every entry has the same bundle");
         let pem = STANDARD.decode(bundles.first().expect("one")).expect("base64");
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&pem) {

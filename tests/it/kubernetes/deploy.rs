@@ -1,4 +1,4 @@
-//! What is written by hand in `deploy/` is what `inject` writes.
+//! Compares the handwritten manifests in `deploy/` with what `inject` writes.
 use idjag_proxy::kubernetes::{Defaults, inject_manifests};
 use serde_json::Value;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn read(path: &str) -> Value {
     serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The workload as its author has it: without the sidecar, with the annotation that asks for the variables.
+/// Removes the sidecar from a workload, and adds the annotation that asks for the variables.
 fn bare(workload: &Value, template: &str) -> Value {
     let mut bare = workload.clone();
     let pod = bare.pointer_mut(template).expect("a template");
@@ -47,7 +47,7 @@ fn injected(workload: &Value, template: &str, defaults: &Defaults) -> Value {
 }
 
 #[test]
-fn the_base_is_what_inject_writes() {
+fn base_is_what_inject_writes() {
     for (file, template) in WORKLOADS {
         let written = read(&format!("base/{file}"));
         assert_eq!(injected(&bare(&written, template), template, &Defaults::default()), written, "{file}");
@@ -55,7 +55,7 @@ fn the_base_is_what_inject_writes() {
 }
 
 #[test]
-fn the_overlay_is_what_inject_writes_for_a_host_path() {
+fn overlay_is_what_inject_writes_for_a_host_path() {
     let overlay = read("overlays/host-path/kustomization.yaml");
     let defaults = Defaults {
         socket: "hostPath:/run/spire/agent-sockets/spire-agent.sock".parse().expect("a socket"),
@@ -78,7 +78,7 @@ fn the_overlay_is_what_inject_writes_for_a_host_path() {
 }
 
 #[test]
-fn its_configuration_is_one() {
+fn configuration_of_the_base_is_valid() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/proxy.yaml");
     let socket = |name: &str| (name == "SPIFFE_ENDPOINT_SOCKET").then(|| "unix:///s".to_owned());
     let loaded = idjag_proxy::config::load(&file, &socket, &idjag_proxy::config::Overrides::default());

@@ -1,4 +1,4 @@
-//! `idjag-proxy inject` as a process in a pipe.
+//! Runs `idjag-proxy inject` as a process in a pipe.
 use serde_json::Value;
 use std::io::{ErrorKind, Write};
 use std::process::{Command, Stdio};
@@ -18,7 +18,7 @@ fn inject(arguments: &[&str], input: &str) -> Ran {
         .stderr(Stdio::piped())
         .spawn()
         .expect("started");
-    // One that does not like its flags ends before it has read anything.
+    // A process that rejects its flags ends before it reads its input.
     let written = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
     let is_broken = written.as_ref().is_err_and(|error| error.kind() == ErrorKind::BrokenPipe);
     assert!(written.is_ok() || is_broken, "{written:?}");
@@ -32,7 +32,7 @@ const GOOD: &str =
 const BAD: &str = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: spy}\nspec: {hostPID: true, containers: [{name: agent, image: a}]}\n";
 
 #[test]
-fn manifests_come_out_with_the_sidecar() {
+fn manifests_are_written_with_the_sidecar() {
     let flags = [
         "--image=mirror.example/idjag-proxy:2",
         "--image-pull-policy=Never",
@@ -51,7 +51,7 @@ fn manifests_come_out_with_the_sidecar() {
 }
 
 #[test]
-fn one_that_cannot_be_injected_is_an_error_and_nothing_is_written() {
+fn workload_that_cannot_be_injected_is_an_error_and_nothing_is_written() {
     let input = format!("{GOOD}{BAD}");
     let ran = inject(&[], &input);
     assert_eq!((ran.code, ran.out.as_str()), (Some(65), ""));
@@ -62,10 +62,10 @@ fn one_that_cannot_be_injected_is_an_error_and_nothing_is_written() {
 }
 
 #[test]
-fn what_is_no_manifest_is_an_error() {
+fn unreadable_manifest_is_an_error() {
     let ran = inject(&[], "a: [1\n");
     assert_eq!((ran.code, ran.out.as_str()), (Some(65), ""));
-    assert!(ran.err.starts_with("the document at line 1 is no manifest: "), "{}", ran.err);
+    assert!(ran.err.starts_with("the document at line 1 is not a manifest: "), "{}", ran.err);
     assert_eq!(inject(&["--socket=somewhere"], GOOD).code, Some(2));
     assert_eq!(inject(&[], "").code, Some(0));
 }

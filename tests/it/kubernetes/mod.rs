@@ -1,5 +1,5 @@
-//! The Kubernetes half: the webhook over TLS beside an API server of five calls, `inject` as a process, and the manifests in `deploy/`.
-//! A real API server is asked in `tests/cluster`.
+//! Tests of the Kubernetes parts: the webhook over TLS with an API server that knows five calls,
+//! `inject` as a process, and the manifests in `deploy/`. `tests/cluster` uses a real API server.
 mod api_server;
 mod deploy;
 mod inject;

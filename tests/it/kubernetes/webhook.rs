@@ -1,4 +1,4 @@
-//! The webhook as the API server sees it.
+//! Tests of the webhook as the API server calls it.
 use super::api_server::{ApiServer, NAMESPACE, config_map, lease, secret, webhooks};
 use crate::agent;
 use crate::rig::{until, within};
@@ -30,7 +30,7 @@ use tokio_rustls::client::TlsStream;
 pub(super) const NAME: &str = "idjag-proxy-injector.idjag-proxy.svc";
 const DAY: i64 = 24 * 3600;
 
-/// One replica. Dropped, it dies without a word.
+/// One replica. Dropping it ends it without a shutdown.
 pub(super) struct Replica {
     pub(super) webhook: SocketAddr,
     metrics: SocketAddr,
@@ -88,18 +88,19 @@ impl Replica {
     }
 }
 
-/// The metrics of a replica that is ready.
+/// Starts a replica and returns its metrics once it is ready.
 pub(crate) async fn scrape() -> String {
     let api = ApiServer::start().await;
     Replica::ready(&api, "a").await.probe("/metrics").await.text()
 }
 
-/// What the API server does: TLS by the bundle of the configuration, for the name of the Service.
+/// Connects as the API server does: TLS by the bundle of the configuration, for the name of the
+/// Service.
 pub(super) async fn connect(roots: RootCertStore, address: SocketAddr) -> Result<TlsStream<TcpStream>, String> {
     connect_from([127, 0, 0, 1], roots, address).await
 }
 
-/// The same, from another address of this machine, as another pod has one.
+/// Connects from another address of this machine, as another pod would.
 pub(super) async fn connect_from(
     from: [u8; 4],
     roots: RootCertStore,
@@ -153,7 +154,7 @@ pub(super) fn review(namespace: &str, object: &Value) -> Value {
     })
 }
 
-/// The answer's `response`.
+/// Sends a review and returns the `response` of the answer.
 pub(super) async fn ask(api: &ApiServer, replica: &Replica, review: &Value) -> Value {
     let reply = within(send(api, replica.webhook, post(review.to_string())), "an answer").await.expect("an answer");
     assert_eq!((reply.status, reply.header("content-type")), (StatusCode::OK, "application/json"), "{}", reply.text());
@@ -172,7 +173,7 @@ fn patched(object: &Value, response: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn an_installed_injector_makes_itself_trusted_and_injects() {
+async fn installed_injector_becomes_trusted_and_injects() {
     let api = ApiServer::start().await;
     let replica = Replica::ready(&api, "a").await;
     let response = ask(&api, &replica, &review("agents", &pod())).await;
@@ -188,13 +189,13 @@ async fn an_installed_injector_makes_itself_trusted_and_injects() {
     let kept = api.object(&secret());
     assert_eq!((&kept["metadata"]["futureField"], &kept["type"]), (&json!([1]), &json!("Opaque")), "nothing is lost");
     let data = kept["data"].as_object().expect("data");
-    assert_eq!(data.keys().collect::<Vec<_>>(), ["ca.crt", "tls.crt", "tls.key"], "the CA's key is nowhere");
+    assert_eq!(data.keys().collect::<Vec<_>>(), ["ca.crt", "tls.crt", "tls.key"], "the CA's key is not stored");
     assert_eq!(api.object(&lease())["spec"]["holderIdentity"], "a");
     assert_eq!(replica.probe("/livez").await.status, 200);
 }
 
 #[tokio::test]
-async fn it_asks_for_what_its_role_allows_and_no_more() {
+async fn injector_makes_only_the_calls_that_its_role_allows() {
     let api = ApiServer::start().await;
     let replica = Replica::ready(&api, "a").await;
     api.remove(&config_map("agents", "idjag-proxy"));
@@ -214,7 +215,7 @@ async fn it_asks_for_what_its_role_allows_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_missing_configuration_is_refused_and_the_pods_owner_hears_of_it() {
+async fn pod_without_its_config_map_is_refused_with_an_event_on_its_owner() {
     let api = ApiServer::start().await;
     let replica = Replica::ready(&api, "a").await;
     api.remove(&config_map("agents", "idjag-proxy"));
@@ -235,7 +236,7 @@ async fn a_missing_configuration_is_refused_and_the_pods_owner_hears_of_it() {
     };
     until(async || !refused().is_empty(), "an event").await;
     let events = refused();
-    assert_eq!(events.len(), 1, "not of the dry run, and not again and again: {events:?}");
+    assert_eq!(events.len(), 1, "none for the dry run, and no repetition: {events:?}");
     assert_eq!(
         (&events[0]["involvedObject"]["kind"], &events[0]["involvedObject"]["uid"]),
         (&json!("ReplicaSet"), &json!("u7"))
@@ -248,7 +249,7 @@ async fn a_missing_configuration_is_refused_and_the_pods_owner_hears_of_it() {
 }
 
 #[tokio::test]
-async fn a_workload_goes_in_with_a_warning() {
+async fn workload_with_a_violation_is_admitted_with_a_warning() {
     let api = ApiServer::start().await;
     let replica = Replica::ready(&api, "a").await;
     let mut template = pod();
@@ -267,7 +268,7 @@ async fn a_workload_goes_in_with_a_warning() {
 }
 
 #[tokio::test]
-async fn replicas_agree_and_one_takes_over_from_another() {
+async fn second_replica_takes_the_lease_over_when_the_first_stops() {
     let api = ApiServer::start().await;
     let first = Replica::ready(&api, "a").await;
     let second = Replica::ready(&api, "b").await;
@@ -278,22 +279,23 @@ async fn replicas_agree_and_one_takes_over_from_another() {
     until(async || leads(&second).await, "the second leads").await;
     assert_eq!(api.object(&lease())["spec"]["holderIdentity"], "b");
     assert_eq!(api.object(&lease())["spec"]["leaseTransitions"], 2);
-    // The one that stops answers for a while yet, and then ends in good order.
+    // The replica that stops answers for a while longer and then ends cleanly.
     assert_eq!(first.probe("/readyz").await.text(), "waiting for nothing: it is shutting down\n");
     assert_eq!(ask(&api, &first, &review("agents", &pod())).await["allowed"], true);
     let closes = async |replica: &Replica| {
         let reply = send(&api, replica.webhook, post(review("agents", &pod()).to_string())).await.expect("an answer");
         reply.header("connection") == "close"
     };
-    assert!(closes(&first).await && !closes(&second).await, "the next review goes to a replica that stays");
+    assert!(closes(&first).await && !closes(&second).await, "the next review goes to the other replica");
     let mut first = first;
     let ended = within(first.running.join_next(), "its end").await.expect("a task").expect("no panic");
     assert_eq!(ended, Ok(()));
-    // Its port may be another server's by now.
+    // Another server may have its port by now.
     assert!(send(&api, first.webhook, post(review("agents", &pod()).to_string())).await.is_err());
 }
 
-/// Calls both replicas all the time, as the API server would: with what the configuration trusts at that very moment.
+/// Calls the replicas continuously, as the API server would, and trusts what the configuration has
+/// at each call.
 struct Caller {
     calls: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -339,9 +341,9 @@ fn served(api: &ApiServer) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_fails_no_call() {
+async fn rotation_fails_no_call() {
     let (api, clock) = (Arc::new(ApiServer::start().await), Clock::shiftable());
-    // Two months ago; the caller's time is the machine's.
+    // Two months ago. The caller uses the machine's clock.
     clock.shift(-61 * DAY);
     let first = Replica::start(&api, "a", &clock);
     first.until_ready().await;
@@ -368,7 +370,7 @@ async fn a_rotation_fails_no_call() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_emptied_secret_fails_no_call() {
+async fn emptied_secret_fails_no_call() {
     let api = Arc::new(ApiServer::start().await);
     let replica = Replica::ready(&api, "a").await;
     let caller = Caller::start(&api, vec![replica.webhook]);
@@ -383,7 +385,7 @@ async fn an_emptied_secret_fails_no_call() {
 }
 
 #[tokio::test]
-async fn bundles_that_were_wiped_come_back() {
+async fn removed_bundles_are_restored() {
     let api = ApiServer::start().await;
     let replica = Replica::ready(&api, "a").await;
     let mut wiped = api.object(&webhooks());
@@ -396,7 +398,7 @@ async fn bundles_that_were_wiped_come_back() {
 }
 
 #[tokio::test]
-async fn without_its_objects_it_waits_and_says_for_what() {
+async fn missing_objects_are_named_by_readyz() {
     let api = ApiServer::start().await;
     let (configuration, kept) = (api.object(&webhooks()), api.object(&secret()));
     api.remove(&webhooks());
@@ -405,21 +407,21 @@ async fn without_its_objects_it_waits_and_says_for_what() {
     let says = async |what: &str| {
         until(async || replica.probe("/readyz").await.text().contains(what), what).await;
     };
-    says("waiting for MutatingWebhookConfiguration idjag-proxy-injector: there is none").await;
+    says("waiting for MutatingWebhookConfiguration idjag-proxy-injector: it does not exist").await;
     api.set(&webhooks(), configuration);
-    says("waiting for Secret idjag-proxy-injector: there is none").await;
+    says("waiting for Secret idjag-proxy-injector: it does not exist").await;
     api.set(&secret(), kept);
     replica.until_ready().await;
 }
 
 #[tokio::test]
-async fn an_api_server_that_restarts_costs_no_pod() {
+async fn pod_is_admitted_while_the_api_server_restarts() {
     let api = ApiServer::start().await;
     let replica = Replica::ready(&api, "a").await;
     api.stop().await;
     let response = ask(&api, &replica, &review("agents", &pod())).await;
     assert_eq!(response["allowed"], true);
-    assert_eq!(response["warnings"][0], "idjag-proxy: nobody could ask whether ConfigMap agents/idjag-proxy is there");
+    assert_eq!(response["warnings"][0], "idjag-proxy: could not check whether ConfigMap agents/idjag-proxy exists");
     assert_eq!(replica.probe("/readyz").await.status, 200);
     api.restart().await;
     let asked = async || ask(&api, &replica, &review("agents", &pod())).await.get("warnings").is_none();
@@ -427,7 +429,7 @@ async fn an_api_server_that_restarts_costs_no_pod() {
 }
 
 #[tokio::test]
-async fn whatever_comes_is_answered() {
+async fn malformed_requests_are_answered() {
     let api = ApiServer::start().await;
     let replica = Replica::ready(&api, "a").await;
     let bare = |method: Method, path: &str| {
@@ -444,14 +446,15 @@ async fn whatever_comes_is_answered() {
         (post(huge), 413),
     ] {
         let reply = within(send(&api, replica.webhook, request), "an answer").await;
-        // A server that turns a huge body away need not read it to its end.
+        // A server that rejects a huge body need not read it to its end.
         let is_cut = status == 413 && reply.is_err();
         assert!(is_cut || reply.as_ref().is_ok_and(|reply| reply.status.as_u16() == status), "{status}: {reply:?}");
     }
     let mut foreign = review("agents", &json!({"kind": "Service"}));
     foreign["request"]["resource"]["resource"] = json!("services");
     assert_eq!(ask(&api, &replica, &foreign).await["allowed"], true);
-    // Not TLS; half a handshake; half a head; half a body. None of them keeps others from their answer.
+    // Not TLS, half a handshake, half a head, half a body: none of them delays the answers of
+    // others.
     let mut held = Vec::new();
     for bytes in [&b"POST /mutate HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01", b""] {
         let mut stream = TcpStream::connect(replica.webhook).await.expect("connected");
@@ -471,7 +474,7 @@ async fn whatever_comes_is_answered() {
 }
 
 #[tokio::test]
-async fn every_series_is_there_from_the_start() {
+async fn every_series_exists_from_the_start() {
     let api = ApiServer::start().await;
     let replica = Replica::start(&api, "a", &Clock::system());
     let text = replica.probe("/metrics").await.text();
@@ -492,7 +495,7 @@ async fn every_series_is_there_from_the_start() {
 }
 
 #[tokio::test]
-async fn the_process_finds_its_cluster_and_leaves_in_good_order() {
+async fn process_runs_by_a_kubeconfig_and_ends_cleanly() {
     let api = ApiServer::start().await;
     let directory = tempfile::tempdir().expect("a directory");
     let kubeconfig = kubeconfig(&api, directory.path());
@@ -507,14 +510,14 @@ async fn the_process_finds_its_cluster_and_leaves_in_good_order() {
     nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).expect("signalled");
     let code = within(child.wait(), "its end").await.expect("waited").code();
     assert_eq!(code, Some(0), "{}", said());
-    assert_eq!(api.object(&lease())["spec"]["holderIdentity"], "", "the lease is let go");
+    assert_eq!(api.object(&lease())["spec"]["holderIdentity"], "", "the lease is released");
     let key = api.object(&secret())["data"]["tls.key"].as_str().expect("a key").to_owned();
     let pem = String::from_utf8(STANDARD.decode(&key).expect("base64")).expect("PEM");
     let secret_line = pem.lines().nth(1).expect("a line");
     assert!(!said().contains(secret_line) && !said().contains(&key[40..80]), "the key is in the log");
 }
 
-/// The file by which a process finds this API server.
+/// Writes the kubeconfig of this API server.
 pub(super) fn kubeconfig(api: &ApiServer, directory: &Path) -> PathBuf {
     let path = directory.join("kubeconfig");
     let text = json!({

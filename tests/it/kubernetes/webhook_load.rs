@@ -1,4 +1,4 @@
-//! The webhook under whoever reaches its port: no review, however made, takes more than the memory it has, and no caller keeps the API
+//! The webhook under hostile callers: no review exhausts the memory, and no caller keeps the API
 //! server out.
 use super::api_server::{ApiServer, config_map};
 use super::webhook::{Replica, ask, connect, connect_from, kubeconfig, pod, post, process, review, send};
@@ -11,12 +11,12 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 
-/// An address that is not the API server's.
+/// The address of a caller that is not the API server.
 const STRANGER: [u8; 4] = [127, 0, 0, 2];
-/// Sooner than what a stranger holds is taken from them.
+/// An answer within this time did not wait for the timeouts of other callers.
 const SOON: Duration = Duration::from_secs(2);
 
-/// A review of a pod that has these parts somewhere in its spec.
+/// Makes a review of a pod that has `parts` somewhere in its spec.
 fn of_parts(parts: &str) -> String {
     let mut object = pod();
     object["spec"]["parts"] = json!("PARTS");
@@ -27,7 +27,7 @@ fn many(part: &str, bytes: usize) -> String {
     format!("[{}]", vec![part; bytes / (part.len() + 1)].join(","))
 }
 
-/// In MiB: the most that the process has held.
+/// Returns the most memory that the process has held, in MiB.
 fn high_water(id: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
@@ -47,7 +47,7 @@ async fn address_in(log: &std::path::Path) -> SocketAddr {
 /// The chart allows 128 MiB.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reviews_that_grow_as_they_are_read_do_not_fill_memory() {
+async fn reviews_that_grow_when_parsed_do_not_exhaust_memory() {
     let api = ApiServer::start().await;
     let directory = tempfile::tempdir().expect("a directory");
     let log = directory.path().join("log");
@@ -76,7 +76,7 @@ async fn reviews_that_grow_as_they_are_read_do_not_fill_memory() {
                     let head = format!("POST /mutate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
                     let (mut reading, mut writing) = tokio::io::split(&mut stream);
                     let write = async {
-                        // One that is turned away is not read to its end.
+                        // A rejected body is not read to its end.
                         let _ = writing.write_all(head.as_bytes()).await;
                         let _ = writing.write_all(body.as_bytes()).await;
                     };
@@ -92,7 +92,7 @@ async fn reviews_that_grow_as_they_are_read_do_not_fill_memory() {
         }
     }
     let loaded = high_water(id);
-    // As many connections as one address may have, each with a head that does not end.
+    // As many connections as one address may have, each with an unfinished head.
     let mut held = Vec::new();
     for _ in 0..250 {
         let mut stream = connect_from(STRANGER, api.trusted(), address).await.expect("TLS");
@@ -103,14 +103,14 @@ async fn reviews_that_grow_as_they_are_read_do_not_fill_memory() {
     let crowded = high_water(id);
     println!("MiB at rest {at_rest}, under reviews {loaded}, with 250 connections {crowded}");
     let reply = within(send(&api, address, post(review("agents", &pod()).to_string())), "an answer").await;
-    assert_eq!(reply.expect("an answer").status, 200, "it is alive");
+    assert_eq!(reply.expect("an answer").status, 200, "the process still answers");
     assert!(crowded < 112, "MiB at rest {at_rest}, under reviews {loaded}, with 250 connections {crowded}");
 }
 
-/// Its characters are such that JSON takes six bytes for each.
+/// JSON takes six bytes for each of the file's characters.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_config_maps_that_many_pods_name_do_not_fill_memory() {
+async fn large_config_maps_of_many_pods_do_not_exhaust_memory() {
     let api = ApiServer::start().await;
     let filling = "\u{1}".repeat(1_000_000);
     api.set(&config_map("agents", "whole"), json!({"data": {"a": filling, "proxy.yaml": "routes: []"}}));
@@ -132,7 +132,7 @@ async fn large_config_maps_that_many_pods_name_do_not_fill_memory() {
         reply.json()["response"].clone()
     };
     let found = response("whole").await;
-    assert_eq!((&found["allowed"], found.get("warnings")), (&json!(true), None), "it is read to its end");
+    assert_eq!((&found["allowed"], found.get("warnings")), (&json!(true), None), "the whole object is read");
     let message = response("other").await["status"]["message"].as_str().expect("a message").to_owned();
     assert!(message.contains("ConfigMap agents/other has no key proxy.yaml"), "{message}");
     let at_rest = high_water(id);
@@ -165,11 +165,11 @@ async fn ends(stream: &mut TlsStream<TcpStream>) -> bool {
 }
 
 #[tokio::test]
-async fn a_stranger_with_many_connections_and_bodies_keeps_nobody_out() {
+async fn stranger_with_many_connections_and_bodies_delays_nobody() {
     let api = ApiServer::start().await;
     let replica = Replica::ready(&api, "a").await;
     let mut held = Vec::new();
-    // Announced, and never sent.
+    // Bodies that are announced and never sent.
     for _ in 0..40 {
         let mut stream = connect_from(STRANGER, api.trusted(), replica.webhook).await.expect("TLS");
         let head = format!("POST /mutate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{{", 3 * 1024 * 1024);
@@ -179,7 +179,7 @@ async fn a_stranger_with_many_connections_and_bodies_keeps_nobody_out() {
     let started = Instant::now();
     assert_eq!(ask(&api, &replica, &review("agents", &pod())).await["allowed"], true);
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
-    // Sent but for the last byte: as much as one address may hold, and no more.
+    // Bodies without their last byte, as many as one address may have and more.
     let most = vec![b' '; 3 * 1024 * 1024 - 1];
     let mut turned_away = 0;
     for stream in &mut held[..5] {
@@ -190,21 +190,21 @@ async fn a_stranger_with_many_connections_and_bodies_keeps_nobody_out() {
     let started = Instant::now();
     assert_eq!(ask(&api, &replica, &review("agents", &pod())).await["allowed"], true);
     assert!(started.elapsed() < SOON, "{:?} ({turned_away})", started.elapsed());
-    // Connections alone.
+    // Connections that send nothing.
     let mut idle = 0;
     for _ in 0..1200 {
         let Ok(stream) = connect_from(STRANGER, api.trusted(), replica.webhook).await else { break };
         held.push(stream);
         idle += 1;
     }
-    assert!((100..256).contains(&idle), "{idle}: an address has its share");
+    assert!((100..256).contains(&idle), "{idle}: an address has a limit of its own");
     let started = Instant::now();
     assert_eq!(ask(&api, &replica, &review("agents", &pod())).await["allowed"], true);
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
 }
 
 #[tokio::test]
-async fn a_body_says_how_long_it_is() {
+async fn body_without_a_length_is_rejected() {
     let api = ApiServer::start().await;
     let replica = Replica::ready(&api, "a").await;
     let mut stream = connect(api.trusted(), replica.webhook).await.expect("TLS");
@@ -216,7 +216,7 @@ async fn a_body_says_how_long_it_is() {
 }
 
 #[tokio::test]
-async fn only_who_sends_reviews_keeps_a_connection() {
+async fn only_callers_that_send_reviews_keep_a_connection() {
     let api = ApiServer::start().await;
     let replica = Replica::ready(&api, "a").await;
     let body = review("agents", &pod()).to_string();
@@ -231,7 +231,7 @@ async fn only_who_sends_reviews_keeps_a_connection() {
     let mut kept = open(&good).await;
     let (silent, slow, lost) = tokio::join!(ends(&mut silent), ends(&mut slow), ends(&mut lost));
     assert!(silent && slow && lost, "silent {silent}, slow {slow}, lost {lost}");
-    // Longer than a first head may take.
+    // By now more time has passed than a first head may take.
     let mut answers = vec![0; 64 * 1024];
     let first = within(kept.read(&mut answers), "an answer").await.expect("an answer");
     assert!(answers[..first].starts_with(b"HTTP/1.1 200"));
@@ -241,7 +241,7 @@ async fn only_who_sends_reviews_keeps_a_connection() {
 }
 
 #[tokio::test]
-async fn a_large_review_keeps_no_probe_waiting() {
+async fn large_review_does_not_delay_probes() {
     let api = ApiServer::start().await;
     let replica = Replica::ready(&api, "a").await;
     let mut large = pod();
@@ -255,7 +255,7 @@ async fn a_large_review_keeps_no_probe_waiting() {
 }
 
 #[tokio::test]
-async fn a_stranger_writes_few_events() {
+async fn events_of_refused_pods_are_limited_per_namespace() {
     let api = ApiServer::start().await;
     let replica = Replica::ready(&api, "a").await;
     let mut bad = pod();
@@ -266,12 +266,12 @@ async fn a_stranger_writes_few_events() {
         assert_eq!(ask(&api, &replica, &review("agents", &bad)).await["allowed"], false);
     }
     until(async || api.events().len() >= before + 10, "the first events").await;
-    // Another namespace's comes behind all of the first one's.
+    // The event of another namespace comes after all those of the first.
     bad["metadata"]["name"] = json!("last");
     ask(&api, &replica, &review("others", &bad)).await;
     let of =
         |namespace: &str| api.events().iter().filter(|event| event["involvedObject"]["namespace"] == namespace).count();
     until(async || of("others") == 1, "its event").await;
-    // One more each 30 seconds, on a machine that is as slow as that.
+    // On a slow machine there may be one more for each 30 seconds.
     assert!((10..13).contains(&of("agents")), "{}", of("agents"));
 }
