@@ -270,7 +270,7 @@ def refusals(world: Cluster) -> list[tuple[str, dict, list[str]]]:
                 "settings": "volumes: [{ name: idjag-proxy-config, emptyDir: {} }]",
                 "container": "volumeMounts: [{ name: idjag-proxy-config, mountPath: /x }]",
             },
-            ["container agent mounts the volume idjag-proxy-config", "it is the sidecar's; mount another one"],
+            ["container agent mounts the volume idjag-proxy-config", "it belongs to the sidecar; mount another one"],
         ),
         ("agents", {"settings": "os: { name: windows }"}, ["it runs on Windows", "the sidecar runs on Linux"]),
         (
@@ -279,20 +279,20 @@ def refusals(world: Cluster) -> list[tuple[str, dict, list[str]]]:
             ["label idjag-proxy.io/inject is `yes`", "write enabled or disabled"],
         ),
         annotation("confg", "x", "idjag-proxy.io/confg", "did you mean `idjag-proxy.io/config`?"),
-        annotation("colour", "red", "idjag-proxy.io/colour: there is none of this name; there are config, image"),
+        annotation("colour", "red", "idjag-proxy.io/colour: unknown annotation; the known ones are config, image"),
         annotation("inject", "enabled", "idjag-proxy.io/inject: it is a label, not an annotation"),
         annotation("config", "My_Agent", "`My_Agent` cannot be the name of a ConfigMap: use a-z, 0-9, `-` and `.`"),
-        annotation("image", "a b", "`a b` is no image: write one such as idjag-proxy:"),
-        annotation("log_level", "loud", "log-level: `loud` is no level: write error, warn, info, debug or trace"),
-        annotation("socket", "/run/api.sock", "`/run/api.sock` is no socket: write `csi`, `csi:FILE`, or `hostPath:/"),
+        annotation("image", "a b", "`a b` is not an image: write one such as idjag-proxy:"),
+        annotation("log_level", "loud", "log-level: `loud` is not a log level: write error, warn, info"),
+        annotation("socket", "/run/api.sock", "`/run/api.sock` is not a socket: write `csi`, `csi:FILE`, or `hostPath"),
         annotation("http_proxy", "on", '`on` is neither "true" nor "false"'),
-        annotation("no_proxy", "a.example", 'it does nothing without idjag-proxy.io/http-proxy: "true"'),
-        annotation("no_proxy", "a b", "`a b` is no list of hosts: write a.example,10.0.0.0/8"),
+        annotation("no_proxy", "a.example", 'it has no effect without idjag-proxy.io/http-proxy: "true"'),
+        annotation("no_proxy", "a b", "`a b` is not a list of hosts: write one such as a.example,10.0.0.0/8"),
         annotation("resources", "cpu", "`cpu` is not KEY=AMOUNT; the keys are cpu, memory, cpu-limit and memory-limit"),
-        annotation("resources", "disk=1Gi", "`disk` is no key; the keys are cpu, memory, cpu-limit and memory-limit"),
-        annotation("resources", "cpu=fast", "`cpu=fast` is no amount; write one such as 10m"),
-        annotation("resources", "cpu=1m,cpu=2m", "`cpu` is said twice"),
-        annotation("resources", "memory=1Gi", "memory: 1Gi is asked for and 128Mi allowed; raise `memory-limit`"),
+        annotation("resources", "disk=1Gi", "`disk` is not a known key; the keys are cpu, memory, cpu-limit"),
+        annotation("resources", "cpu=fast", "`cpu=fast` is not a quantity; write one such as 10m"),
+        annotation("resources", "cpu=1m,cpu=2m", "`cpu` is given twice"),
+        annotation("resources", "memory=1Gi", "memory: the request 1Gi exceeds the limit 128Mi; raise `memory-limit`"),
         annotation("config", "nowhere", "ConfigMap agents/nowhere is missing", MAKE.format("agents", "nowhere")),
         ("empty", {}, ["ConfigMap empty/idjag-proxy is missing", MAKE.format("empty", "idjag-proxy")]),
         (
@@ -318,7 +318,7 @@ def doubted(world: Cluster):
     for fields, warning in [
         (
             {"settings": "terminationGracePeriodSeconds: 5"},
-            "terminationGracePeriodSeconds is 5: calls of a stopping pod may be cut; use 30",
+            "terminationGracePeriodSeconds is 5: calls may be cut off when the pod stops; use 30",
         ),
         (
             {"container": "securityContext: { privileged: true }"},
@@ -326,15 +326,15 @@ def doubted(world: Cluster):
         ),
         (
             proxied | {"container": "env: [{ name: HTTP_PROXY, value: 'http://other.example' }]"},
-            "container agent keeps its own HTTP_PROXY: it does not use the proxy by itself",
+            "container agent keeps its own HTTP_PROXY and therefore does not use the proxy",
         ),
         (
             proxied | {"container": "env: [{ name: no_proxy, value: other.example }]"},
-            "container agent keeps its own no_proxy; it should hold localhost,127.0.0.1,::1",
+            "container agent keeps its own no_proxy; it should contain localhost,127.0.0.1,::1",
         ),
         (
             proxied | {"container": "envFrom: [{ configMapRef: { name: any } }]"},
-            "container agent has envFrom: if http_proxy or no_proxy come by it, those set here win over them",
+            "container agent has envFrom: if it brings http_proxy or no_proxy, those set here override them",
         ),
     ]:
         done = world.ask(agents.PLAIN, "create", "--dry-run=server", "-o", "json", **plain("agents", fields))
@@ -350,7 +350,7 @@ def misconfigured(world: Cluster):
     def answer():
         return world.ask(agents.PLAIN, "create", "--dry-run=server", "-o", "json", **plain("agents", {}))
 
-    warning = "Warning: idjag-proxy: nobody could ask whether ConfigMap agents/idjag-proxy is there"
+    warning = "Warning: idjag-proxy: could not check whether ConfigMap agents/idjag-proxy exists"
     binding = world.get("clusterrolebinding", INJECTOR)
     world.kubectl("delete", "clusterrolebinding", INJECTOR)
     try:
@@ -375,7 +375,7 @@ def misconfigured(world: Cluster):
             return world.node.ask_kubectl(*words)
 
         def warned():
-            return "configmaps are none of its business; its webhook rules are too wide" in asked().stderr
+            return "configmaps are not handled; the rules of its webhook are too broad" in asked().stderr
 
         wait_until("the warning of the rules", warned, 30)
         expect(asked().returncode == 0, f"a ConfigMap was refused: {asked().stderr}")
