@@ -77,7 +77,7 @@ impl MetricsEndpoint {
         }
     }
 
-    /// Lists all paths as a sentence does.
+    /// Lists all paths in words.
     fn paths(&self) -> String {
         let Some((last, others)) = self.probes.split_last() else { return "/metrics".to_owned() };
         let others: String = others.iter().map(|probe| format!(", {}", probe.path)).collect();

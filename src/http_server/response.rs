@@ -20,7 +20,7 @@ pub(crate) fn text(status: StatusCode, body: impl Into<Bytes>) -> FullResponse {
     response(status, "text/plain; charset=utf-8", body)
 }
 
-/// Makes the 404 of a port or socket that serves only `paths`, as a sentence names them.
+/// Makes the 404 of `place`, a port or a socket. `paths` lists what it serves, in words.
 pub(crate) fn not_found(place: &str, paths: &str) -> FullResponse {
     text(StatusCode::NOT_FOUND, format!("not found; this {place} serves {paths}\n"))
 }

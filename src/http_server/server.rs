@@ -74,7 +74,7 @@ where
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30)).max_buf_size(16 * 1024);
-            // A prober that breaks its connection off loses its own answer alone.
+            // A broken connection affects its own client only.
             let _ = builder.serve_connection(TokioIo::new(stream), service).await;
         });
     }

@@ -24,7 +24,7 @@ const NODE: [&str; 16] = [
     "/proc",
 ];
 
-/// Directories of programs that root runs on a node, and of what decides which it runs.
+/// Directories of programs that root runs on a node, and of the configuration that decides which.
 const PROGRAMS: [&str; 15] = [
     "/bin",
     "/boot",

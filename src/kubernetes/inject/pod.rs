@@ -3,7 +3,7 @@ use super::json::{list, name};
 use crate::kubernetes::names::{CONTAINER, LABEL_INJECTED};
 use serde_json::Value;
 
-/// A pod or pod template whose shape is what a patch of it relies on.
+/// A pod or pod template, checked for the shape that a patch relies on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pod<'p> {
     /// The value with `metadata` and `spec`.
@@ -31,7 +31,7 @@ impl<'p> Pod<'p> {
     /// Checks the shape of `object`.
     ///
     /// # Errors
-    /// What a pod must have and this object has not.
+    /// The object lacks what every pod has.
     pub(super) fn read(object: &'p Value) -> Result<Self, &'static str> {
         let spec = object.get("spec").filter(|spec| spec.is_object()).ok_or("it has no spec")?;
         if list(spec, "containers").next().is_none() {

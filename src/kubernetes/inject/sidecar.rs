@@ -17,8 +17,8 @@ const ADMIN_DIRECTORY: &str = "/run/idjag-proxy";
 const WORKLOAD_API_DIRECTORY: &str = "/spiffe-workload-api";
 /// The directory of the pod's service account token, which an empty volume hides from the sidecar.
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// How long the startup probe waits, in seconds: a pod whose identity is late is not restarted
-/// before.
+/// How long the startup probe waits, in seconds: a pod that waits for its identity is not restarted
+/// within this time.
 const STARTUP_SECONDS: u32 = 600;
 
 /// A volume's mount in the sidecar.

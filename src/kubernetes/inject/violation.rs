@@ -40,7 +40,7 @@ pub(crate) enum Violation {
     ContainerName,
     /// The container that has the sidecar's name and label differs from what we write.
     Foreign(&'static str),
-    /// A volume has the name of one of the sidecar's.
+    /// A volume has the name of a sidecar's volume.
     VolumeName(String),
     /// The container has a port of the name that the sidecar's metrics port needs.
     PortName(String),
@@ -79,7 +79,7 @@ impl fmt::Display for Violation {
 }
 
 impl Violation {
-    /// Says why it is one, and what to do.
+    /// Says why the violation matters, and what to do about it.
     pub(crate) fn advice(&self) -> &'static str {
         match self {
             Self::HostNetwork => "every process of the node could use this agent's identity; remove it",

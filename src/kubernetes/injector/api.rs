@@ -1,4 +1,4 @@
-//! The injector's calls to the API server. Objects are JSON, so that one which is written back
+//! The injector's calls to the API server. Objects are JSON, so that an object that is written back
 //! loses no field.
 use ::http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};

@@ -1,5 +1,5 @@
-//! The injector's probes. It is live while the certificate's rotation loop runs, and ready while
-//! the API server trusts the certificate that is served.
+//! The injector's probes. The injector is live while the certificate's rotation loop runs, and
+//! ready while the API server trusts the certificate that is served.
 use crate::http_server::Probe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -24,13 +24,13 @@ struct Used {
     by_address: HashMap<IpAddr, Usage>,
 }
 
-/// The permission to have one connection, which is returned when it is dropped.
+/// The permission to have one connection. Dropping it frees the connection.
 pub(super) struct Permit {
     quota: Arc<Quota>,
     address: IpAddr,
 }
 
-/// Bytes that a caller uses, which are returned when it is dropped.
+/// Bytes that a caller uses. Dropping it frees them.
 pub(super) struct Reservation {
     permit: Arc<Permit>,
     bytes: usize,

@@ -49,15 +49,15 @@ pub(super) struct Delays {
 /// so that a new leader does not start its waits anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct History {
-    /// The CA of `next`, since every bundle contains it.
+    /// The CA of `next`, and since when every bundle contains it.
     trusted: Option<CaSince>,
     /// The CA of `current`.
     current: Option<Ca>,
-    /// The CAs in bundles that belong to neither generation, since they do.
+    /// The CAs in bundles that belong to neither generation, and since when.
     unused: Vec<CaSince>,
 }
 
-/// A CA, and since when something is true of it.
+/// A CA, and the time since which something holds for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct CaSince {
     ca: Ca,

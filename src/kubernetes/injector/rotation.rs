@@ -133,7 +133,7 @@ enum Readiness {
 /// A round could not be finished. The reason has been reported.
 struct RoundFailed;
 
-/// The most steps in one round: more than lie between any two states at rest.
+/// The most steps in one round: more than lead from any state to one of rest.
 const MAX_STEPS: usize = 8;
 
 impl Rotator {
@@ -146,7 +146,7 @@ impl Rotator {
                 Ok(Readiness::NotReady) => retry,
                 Err(RoundFailed) => (retry * 2_u32.pow(self.state.failures.min(8))).min(poll),
             };
-            // Replicas that start together should not call the API server together for ever.
+            // Replicas that start together should not call the API server together forever.
             let pause = pause.mul_f64(0.9 + 0.2 * fastrand::f64());
             tokio::select! {
                 () = stop.stopped() => break,

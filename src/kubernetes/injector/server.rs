@@ -74,8 +74,8 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the lookup of a `ConfigMap` may take, with the wait for its permit. After that the pod
 /// is admitted.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long connections are accepted after the injector became unready: a Service may send calls
-/// here for so many seconds.
+/// How long connections are accepted after the injector became unready: Services keep routing calls
+/// here for a few seconds.
 const LINGER: Duration = Duration::from_secs(8);
 /// How long calls in flight may take to finish after that.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(8);

@@ -90,7 +90,7 @@ fn is_end(line: &str) -> bool {
     line.strip_prefix("...").is_some_and(|rest| rest.trim().is_empty() || rest.starts_with(char::is_whitespace))
 }
 
-/// Whether `text` is directives, which belong to the document that follows.
+/// Whether `text` consists of directives, which belong to the document that follows.
 fn is_preamble(text: &str) -> bool {
     let is_directive = |line: &str| without_byte_order_mark(line).starts_with('%');
     let is_empty = |line: &str| line.trim().is_empty() || line.starts_with('#');

@@ -78,8 +78,8 @@ impl fmt::Display for ObjectReport {
 
 /// Injects every workload of a YAML or JSON text, which may have several documents and lists of
 /// objects. A document with a workload is written anew, so comments inside it are lost; comments in
-/// front of it stay. Injecting the result again changes only what annotations and `defaults` say
-/// differently by then.
+/// front of it stay. Injecting the result again changes only what follows from changed annotations
+/// or `defaults`.
 ///
 /// # Errors
 /// A document cannot be read and may contain a workload. A workload that cannot be injected is not
