@@ -16,7 +16,7 @@ RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length
 PATH = "/v1/events"
 # As many fields as a simple HTTP library sends.
 FIELDS = {"user-agent": "instructions/1", "accept": "*/*", "accept-encoding": "gzip, deflate"}
-TIMEOUT = 60
+TIMEOUT = 300
 
 
 class Http1Agent:

@@ -21,13 +21,14 @@ from instructions.peers import AuthorizationServer, Http1Agent, Http2Agent, Upst
 
 HERE = Path(__file__).resolve().parent
 BUDGET = HERE / "budget.toml"
-WARM_UP, COUNTED = 200, 2000  # requests
+WARM_UP, COUNTED = 100, 1000  # requests
 
 CONFIGURATION = """
 listen: {{ outbound: ["127.0.0.1:{port}"], metrics: ["127.0.0.1:{metrics}"] }}
 workers: 1
 log: {{ level: warn }}
 drain: {{ idle: 1ms }}
+token_timeout: 5m
 identity: {{ files: {{ certificate: agent.pem, key: agent.key, bundle: bundle.pem }} }}
 authorization_servers:
   sso:
@@ -35,6 +36,7 @@ authorization_servers:
     client_id: agent
     client_auth: {{ client_secret_basic: {{ secret_file: secret }} }}
     endpoints: {{ token: {issuer}/token, jwks: {issuer}/jwks }}
+    timeouts: {{ connect: 5m, total: 5m }}
 tokens:
   own: {{ flow: {{ client_credentials: {{ server: sso }} }} }}
   delegated:
@@ -45,6 +47,7 @@ routes:
   - {{ match: {{ host: delegated.example }}, token: delegated, upstream: {{ url: "http://127.0.0.1:{plain}" }} }}
   - match: {{ host: mtls.example }}
     token: own
+    timeouts: {{ connect: 5m }}
     upstream:
       url: https://127.0.0.1:{secured}
       tls: {{ server: {{ spiffe_ids: ["{upstream_id}"] }}, client_certificate: svid }}
@@ -97,19 +100,23 @@ class World:
             Scenario("mTLS out", Http1Agent, "mtls.example", secured),
         ]
 
-    def count(self, binary: Path, scenario: Scenario, requests: int) -> int:
+    def count(self, binary: Path, scenario: Scenario, requests: int, at_least: float) -> tuple[int, float]:
         """Counts the instructions of a whole run with this many requests, start and end
-        included.
+        included. Returns them and how many seconds the requests took: `at_least` this many,
+        because the proxy is left idle until then.
         """
         name = f"{scenario.name.replace(' ', '-').replace('/', '')}-{requests}"
         proxy = Counted(binary, self.configuration, self.port, name)
         try:
             proxy.wait_until_started()
+            started = time.monotonic()
             agent = scenario.agent(self.port, scenario.host, scenario.headers)
             for _ in range(requests):
                 call(proxy, agent, scenario)
+            time.sleep(max(0.0, at_least - (time.monotonic() - started)))
+            took = time.monotonic() - started
             agent.socket.close()
-            return proxy.stop()
+            return proxy.stop(), took
         finally:
             proxy.kill()
             if scenario.upstream is not None:
@@ -130,9 +137,11 @@ def call(proxy: Counted, agent, scenario: Scenario):
 
 
 def per_request(world: World, binary: Path, scenario: Scenario) -> int:
-    """Returns the difference of two runs per request, without their start and end."""
-    few = world.count(binary, scenario, WARM_UP)
-    many = world.count(binary, scenario, WARM_UP + COUNTED)
+    """Returns the difference of two runs per request, without their start and end. Both take
+    equally long, so that it contains no periodic work either, however busy the machine is.
+    """
+    many, took = world.count(binary, scenario, WARM_UP + COUNTED, at_least=0)
+    few, _ = world.count(binary, scenario, WARM_UP, at_least=took)
     return round((many - few) / COUNTED)
 
 
