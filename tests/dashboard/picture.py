@@ -74,7 +74,11 @@ class _Drawing:
         points = next(iter(found.values()), [])
         value = points[-1][1] if points else 0.0
         fill = NAMED[colour(panel, value)]
-        text = "none" if panel.unit == "s" and value <= 0 and "identity" in panel.title else _shown(value, panel.unit)
+        text = (
+            "none"
+            if panel.unit == "s" and value <= 0 and "identity" in panel.title.lower()
+            else _shown(value, panel.unit)
+        )
         self.parts.append(f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{height}" rx="2" fill="{fill}"/>')
         if len(points) > 1:
             line = self.path(points, (x, y + height - 26, width, 24), _bounds([points], 0))
