@@ -135,8 +135,8 @@ def shows(panel: Panel, prometheus: Prometheus, missing: str | None):
 def fine(dashboard: Dashboard, prometheus: Prometheus):
     """Expects each stat of a healthy namespace to be green, or blue if it has no thresholds.
 
-    Its agents also call a broken upstream, and for a user whom the server refuses, but so rarely that
-    the shares stay green.
+    Its agents also call a broken upstream, and for a user whom the server refuses, but so rarely
+    that the shares stay green.
     """
     for panel in (one for one in dashboard.panels if one.kind == "stat" and one.title != "Alerts"):
         expression, _ = panel.queries[0]
