@@ -2,6 +2,7 @@
 use http::{HeaderMap, HeaderValue, Method};
 use idjag_proxy::config::{Config, Overrides, load};
 use idjag_proxy::policy::{CredentialRule, Decision, Scheme, Target};
+use idjag_proxy::proxy::{Reason, Refusal};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -176,4 +177,21 @@ fn files_that_a_document_names_exist() {
             }
         }
     }
+}
+
+/// The troubleshooting table begins rows about refused calls with the status and the reason.
+#[test]
+fn reasons_in_the_troubleshooting_table_exist() {
+    let (_, calls) = include_str!("../../deploy/TROUBLESHOOTING.md").split_once("\n## The call\n").expect("a section");
+    let rows: Vec<&str> = calls.split("\n## ").next().expect("its text").lines().skip(3).collect();
+    let mut found = 0;
+    for row in rows.iter().filter_map(|row| row.strip_prefix("| ")) {
+        let (status, name) = row.split_once(" `").unwrap_or_else(|| panic!("no status and reason: {row}"));
+        let name = name.split('`').next().expect("a reason");
+        let reason = Reason::ALL.iter().find(|reason| reason.as_str() == name);
+        let reason = *reason.unwrap_or_else(|| panic!("the proxy has no reason {name}"));
+        assert_eq!(Refusal::new(reason, "").status().as_str(), status, "{name}");
+        found += 1;
+    }
+    assert!(found > 5, "{rows:#?}");
 }
