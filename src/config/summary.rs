@@ -71,8 +71,8 @@ fn what(route: &Route) -> String {
     format!("{methods} to {}{port}{path}{headers} {verb}", matcher.host)
 }
 
-/// Describes the destination, such as "to https://reports.svc:8443 over mutual TLS (it must be
-/// spiffe://example.org/reports)".
+/// Describes the destination, such as `to https://reports.svc:8443 over mutual TLS (it must be
+/// spiffe://example.org/reports)`.
 fn place(upstream: &Upstream, route: &Route) -> String {
     let to = match &upstream.origin {
         Some(origin) => format!("to {}", url(origin)),

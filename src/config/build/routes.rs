@@ -5,6 +5,7 @@ use super::listen::bytes;
 use super::tokens::Tokens;
 use crate::config::file::{File, LegacySecretFile, RouteFile, TokenOfRoute, UnmatchedFile};
 use crate::config::problem::KeyPath;
+use crate::host::without_brackets;
 use crate::policy::{
     CredentialRule, HostPattern, Limits, Match, Policy, Route, Timeouts, TokenSource, Unmatched, Upstream,
 };
@@ -285,6 +286,6 @@ fn runtime_route(file: &RouteFile, credential: CredentialRule, upstream: Upstrea
 }
 
 fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    let address = without_brackets(host).parse::<std::net::IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }

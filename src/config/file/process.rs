@@ -11,11 +11,11 @@ record! {
     /// The addresses that the proxy listens on.
     ListenFile {
         /// Addresses that the agent connects to: loopback only, unless something else keeps
-        /// strangers out. Absent: 127.0.0.1:17080 and [::1]:17080, of which the machine may lack
-        /// one.
+        /// strangers out. Absent: `127.0.0.1:17080` and `[::1]:17080`, of which the machine may
+        /// lack one.
         outbound: Option<Vec<SocketAddr>>,
         /// Addresses that serve `/metrics`, `/livez`, `/readyz` and `/startupz`. Absent:
-        /// [::]:17090.
+        /// `[::]:17090`.
         metrics: Option<Vec<SocketAddr>>,
         /// The Unix socket that `idjag-proxy status` connects to; only its owner may open it.
         /// Absent: none.
