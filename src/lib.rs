@@ -38,7 +38,7 @@
 //! | 3 tokens | [`token`] → [`exchange`] → [`issuer`] | the agent's request |
 //! | 2 credentials | [`tls`] → [`identity`] | routes, OAuth |
 //! | 1 protocol | [`assertion`], [`jose`] | sockets, tasks, files: these are pure functions |
-//! | 0 vocabulary | [`clock`], [`http_server`], [`listen`], [`secret`], [`single_flight`], [`tasks`], [`telemetry`] | any word of the domain |
+//! | 0 vocabulary | [`clock`], [`host`], [`http_server`], [`listen`], [`secret`], [`single_flight`], [`sync`], [`tasks`], [`telemetry`] | any word of the domain |
 //!
 //! A module imports lower layers, and its own layer along the arrows. Two modules stand beside the
 //! layers, each a feature, and import layer 0 alone. `dev` is the Workload API, authorization server
@@ -90,6 +90,7 @@ pub mod config;
 #[cfg(feature = "dev")]
 pub mod dev;
 pub mod exchange;
+pub mod host;
 pub mod http_server;
 pub mod identity;
 pub mod issuer;
@@ -101,6 +102,7 @@ pub mod policy;
 pub mod proxy;
 pub mod secret;
 pub mod single_flight;
+pub mod sync;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;

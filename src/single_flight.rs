@@ -4,7 +4,8 @@
 //! Neither stores a future: the caller that leads drives its own, in place or in a task, so a fetch need not be `Send`.
 //! A caller that hangs up cancels nothing for the others. If it was the leader, one of those that wait leads next.
 use crate::clock::{Clock, Timestamp};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use crate::sync::lock;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -294,11 +295,6 @@ impl<T, E> Served<T, E> {
 /// Whether `now` is less than `span` after `at`. A clock that was set back to before `at` ends the span.
 fn is_within(at: Timestamp, span: Duration, now: Timestamp) -> bool {
     at <= now && now.since(at) < span
-}
-
-/// Nothing panics while it holds one of these locks, so poison means nothing.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Fault injection: what a server does instead of, or before, sending its normal answer.
-use super::http::{Body, HangUp, full, lock};
+use super::http::{Body, HangUp, full};
+use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderName, HeaderValue, Response, StatusCode};

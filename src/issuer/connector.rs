@@ -1,5 +1,6 @@
 //! Connections to authorization servers: TCP without Nagle, TLS as the server's setting says, and plain http only where that is allowed.
 use super::settings::PlainHttp;
+use crate::host::without_brackets;
 use crate::tls::reason;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::dns::Name;
@@ -49,7 +50,7 @@ pub(super) enum Transport {
 impl Connector {
     async fn connect(self, uri: http::Uri) -> Result<Transport, ConnectError> {
         if uri.scheme_str() == Some("https") {
-            let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+            let host = without_brackets(uri.host().unwrap_or_default()).to_owned();
             let name = ServerName::try_from(host)
                 .map_err(|_| ConnectError::Tls("the URL names no host for TLS".to_owned()))?;
             let stream = self.tcp(uri, HttpConnector::new()).await?;

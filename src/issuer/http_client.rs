@@ -5,6 +5,7 @@ use super::freshness::http_date;
 use super::settings::{AuthorizationServer, ClientAuth};
 use super::workload::Workload;
 use crate::clock::Timestamp;
+use crate::sync::lock;
 use crate::tls::{ClientTls, Present, client_config, reason};
 use bytes::Bytes;
 use http::header::{ACCEPT, RETRY_AFTER, USER_AGENT};
@@ -12,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use url::Url;
 
@@ -100,7 +101,7 @@ impl HttpClient {
             Some(_) if tls.needs_identity() => self.workload.snapshot()?.revision,
             _ => 0,
         };
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pool = lock(&self.pool);
         if let Some(pool) = pool.as_ref().filter(|pool| pool.revision == revision) {
             return Ok(pool.client.clone());
         }

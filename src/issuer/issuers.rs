@@ -2,8 +2,9 @@
 use super::runtime::Issuer;
 use super::settings::AuthorizationServer;
 use super::workload::Workload;
+use crate::sync::lock;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// Keeps one [`Issuer`] for each server of the configuration. Clones share them.
 #[derive(Clone)]
@@ -26,7 +27,7 @@ impl Issuers {
 
     /// What is known of a server. Servers that a reload has dropped are forgotten.
     pub fn get(&self, server: &Arc<AuthorizationServer>) -> Arc<Issuer> {
-        let mut issuers = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut issuers = lock(&self.by_address);
         let address = Arc::as_ptr(server).addr();
         if let Some(issuer) = issuers.get(&address) {
             return Arc::clone(issuer);

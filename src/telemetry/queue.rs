@@ -1,5 +1,6 @@
 //! A writer that never blocks. Lines wait in a queue that is bounded in bytes until one thread
 //! writes them. Lines that do not fit are dropped and counted.
+use crate::sync::lock;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -79,7 +80,7 @@ impl Queue {
 
     /// The lock is held while a line is copied, never while lines are written.
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.waiting)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Registers every metric of the process and removes the series of routes and servers that a reload
 //! removes.
+use crate::sync::lock;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, Result,
     TextEncoder,
 };
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// The metrics of this process. Clones share them.
 ///
@@ -57,8 +58,7 @@ impl Registrar {
     /// Removes every series that has all of `labels`, given as names and values, whichever module
     /// registered it. A handle that is still in use keeps counting, unseen.
     pub fn remove_series(&self, labels: &[(&str, &str)]) {
-        let labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
-        labelled.iter().for_each(|metric| metric.remove_series(labels));
+        lock(&self.labelled).iter().for_each(|metric| metric.remove_series(labels));
     }
 
     /// The registry behind it, for metrics that register themselves.
@@ -82,8 +82,7 @@ impl Registrar {
 
     fn register_labelled<B: MetricVecBuilder + 'static>(&self, metric: MetricVec<B>) -> Result<MetricVec<B>> {
         let metric = self.register(metric)?;
-        let mut labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
-        labelled.push(Box::new(metric.clone()));
+        lock(&self.labelled).push(Box::new(metric.clone()));
         Ok(metric)
     }
 }

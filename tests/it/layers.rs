@@ -8,12 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Module, layer, and what it may import of its own layer.
 const LAYERS: &[(&str, u8, &[&str])] = &[
     ("clock", 0, &[]),
+    ("host", 0, &[]),
     ("http_server", 0, &["tasks", "telemetry"]),
     ("listen", 0, &[]),
     ("secret", 0, &[]),
-    ("single_flight", 0, &["clock"]),
+    ("single_flight", 0, &["clock", "sync"]),
+    ("sync", 0, &[]),
     ("tasks", 0, &[]),
-    ("telemetry", 0, &[]),
+    ("telemetry", 0, &["sync"]),
     ("jose", 1, &[]),
     ("assertion", 1, &[]),
     ("identity", 2, &[]),
@@ -33,8 +35,8 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
 /// assertions with the code that made them; `kubernetes` puts the proxy into pods and shares none of
 /// its parts.
 const NEIGHBOURS: &[(&str, &[&str])] = &[
-    ("dev", &["clock", "secret", "tasks"]),
-    ("kubernetes", &["clock", "http_server", "listen", "tasks", "telemetry"]),
+    ("dev", &["clock", "secret", "sync", "tasks"]),
+    ("kubernetes", &["clock", "http_server", "listen", "sync", "tasks", "telemetry"]),
 ];
 
 /// Modules whose circles are still to be cut.

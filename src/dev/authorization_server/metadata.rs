@@ -1,6 +1,6 @@
 //! The metadata document of RFC 8414 and OpenID Connect Discovery, served at both locations.
 use super::State;
-use crate::dev::http::lock;
+use crate::sync::lock;
 use serde_json::{Value, json};
 
 /// Whether `path` is a location of the document: RFC 8414 §3.1 puts the well-known part before the

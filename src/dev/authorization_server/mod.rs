@@ -22,8 +22,9 @@ pub use registry::{Authentication, Client, Delegation, IdJagAudience, KeySource,
 pub use state::Endpoints;
 
 use super::ca::{JwtAlgorithm, JwtAuthority, TrustDomain};
-use super::http::{Answer, Body, Connection, HangUp, Server, ServerTls, full, lock};
+use super::http::{Answer, Body, Connection, HangUp, Server, ServerTls, full};
 use crate::clock::Clock;
+use crate::sync::lock;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use refusal::json_response;

@@ -4,7 +4,7 @@ use super::registry::Registry;
 use crate::clock::{Clock, Timestamp};
 use crate::dev::ca::JwtAuthority;
 use crate::dev::faults::Faults;
-use crate::dev::http::lock;
+use crate::sync::lock;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::fmt;

@@ -2,11 +2,12 @@
 //! and access tokens.
 use super::{JwtAlgorithm, KeyType};
 use crate::clock::Clock;
+use crate::sync::lock;
 use anyhow::Context;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Signs JWTs with the newest of its keys and publishes all of them. Clones share the keys.
@@ -94,7 +95,7 @@ impl JwtAuthority {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Key>> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.keys)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::KeyType;
 use super::svid::{Flaw, Svid, SvidRequest, pem};
 use crate::clock::{Clock, Timestamp};
+use crate::sync::lock;
 use anyhow::Context;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -10,7 +11,7 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -114,7 +115,7 @@ impl X509Authority {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -5,6 +5,7 @@ mod tls;
 pub use tls::{ClientCertificates, ServerTls};
 
 use crate::clock::Clock;
+use crate::sync::lock;
 use anyhow::Context;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -20,7 +21,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -232,9 +233,4 @@ pub async fn collect(body: Incoming) -> anyhow::Result<(Bytes, http::HeaderMap)>
     let collected = body.collect().await.context("the request's body ended early")?;
     let trailers = collected.trailers().cloned().unwrap_or_default();
     Ok((collected.to_bytes(), trailers))
-}
-
-/// Locks a mutex even if a holder has panicked, because it guards plain data.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,9 @@
 //! Access control by client certificate and access token (RFC 6750, RFC 9068).
 use super::{Seen, State};
 use crate::dev::authorization_server::KeySource;
-use crate::dev::http::{Body, full, lock};
+use crate::dev::http::{Body, full};
 use crate::dev::jwt;
+use crate::sync::lock;
 use anyhow::{Context, ensure};
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::Value;

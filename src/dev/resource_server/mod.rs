@@ -10,8 +10,9 @@ pub use access::{ScopeRule, TokenRule};
 pub use record::Seen;
 
 use super::faults::Faults;
-use super::http::{Answer, Body, Connection, HangUp, Server, ServerTls, lock};
+use super::http::{Answer, Body, Connection, HangUp, Server, ServerTls};
 use crate::clock::Clock;
+use crate::sync::lock;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use record::Record;

@@ -9,6 +9,7 @@ pub use published::Calls;
 
 use crate::clock::{Clock, Timestamp};
 use crate::dev::ca::{Svid, SvidRequest, TrustDomain};
+use crate::sync::lock;
 use crate::tasks::{Stop, Stopper, Tasks};
 use anyhow::Context;
 use proto::spiffe_workload_api_server::SpiffeWorkloadApiServer;
@@ -18,7 +19,7 @@ use service::Service;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -294,10 +295,6 @@ async fn serve(listener: UnixListener, service: Service, mut stop: Stop) -> Resu
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move { stop.stopped().await })
         .await
         .map_err(|error| error.to_string())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

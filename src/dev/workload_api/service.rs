@@ -5,8 +5,9 @@ use super::proto::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
 };
 use super::published::{Calls, Issued, Mode, Published};
+use crate::sync::lock;
 use futures_util::stream::{self, BoxStream, StreamExt};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status};
 
@@ -31,7 +32,7 @@ impl Service {
     }
 
     fn count(&self, count: fn(&mut Calls)) {
-        count(&mut self.calls.lock().unwrap_or_else(PoisonError::into_inner));
+        count(&mut lock(&self.calls));
     }
 }
 

@@ -1,9 +1,10 @@
 //! The injector's probes. The injector is live while the certificate's rotation loop runs, and
 //! ready while the API server trusts the certificate that is served.
 use crate::http_server::Probe;
+use crate::sync::lock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -96,8 +97,7 @@ impl Health {
     }
 
     fn report(&self) -> MutexGuard<'_, RotationReport> {
-        // A panic elsewhere leaves valid data.
-        self.0.rotation.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.rotation)
     }
 }
 

@@ -1,8 +1,9 @@
 //! How much of the injector its callers may use, in total and per address. Anyone in the cluster
 //! can reach the port, and no pod may keep the API server out.
+use crate::sync::lock;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A number of connections, and of bytes of bodies and answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,8 +73,7 @@ impl Quota {
     }
 
     fn used(&self) -> MutexGuard<'_, Used> {
-        // A panic elsewhere leaves valid numbers.
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.used)
     }
 }
 

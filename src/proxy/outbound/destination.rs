@@ -1,4 +1,5 @@
 //! The destination of a request. Its one authority is read here, once; policy, TLS and the forwarded `Host` all derive from it.
+use crate::host::without_brackets;
 use crate::policy::{Origin, Policy, Scheme, Target};
 use crate::proxy::downstream::Arrival;
 use crate::proxy::error::{Reason, Refusal};
@@ -144,7 +145,7 @@ fn same_destination(tunnel: &Authority, host: &Authority) -> bool {
 /// Whether an authority is this listener's own: a loopback name with its port. This also defeats DNS rebinding by a web page, whose host
 /// name is never a loopback name.
 fn is_own(authority: &Authority, local: SocketAddr) -> bool {
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let host = without_brackets(authority.host());
     let loopback = host.eq_ignore_ascii_case("localhost")
         || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip == local.ip());
     loopback && authority.port_u16().unwrap_or(Scheme::Http.default_port()) == local.port()

@@ -6,6 +6,7 @@ use super::pool::{Connection, Established, Http1Lease, Pool, Stream};
 use super::request_body::RequestBody;
 use super::resolver::Resolver;
 use crate::clock::Timestamp;
+use crate::host::without_brackets;
 use crate::identity::Identity;
 use crate::policy::Origin;
 use crate::proxy::guard::{Guard, NamedBy};
@@ -81,7 +82,7 @@ pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<PoolKey>, guard: &Guard) 
 /// Opens a TCP connection. If the name has several addresses, each gets a head start over the next one (RFC 8305 §5), so that an
 /// address that does not answer costs a moment and not the whole deadline.
 async fn tcp(resolver: &Rc<Resolver>, to: Destined<'_>) -> Result<TcpStream, SendError> {
-    let host = to.origin.host.trim_start_matches('[').trim_end_matches(']');
+    let host = without_brackets(&to.origin.host);
     let mut addresses = resolve(resolver, host, to.origin.port).await?.into_iter();
     let mut attempts = FuturesUnordered::new();
     let mut last_error = SendError::Resolve(Arc::new(std::io::Error::other("the name has no address")));
@@ -144,7 +145,7 @@ fn tune(stream: &TcpStream) {
 /// The name for SNI and verification. A SPIFFE peer is verified by its ID and not by this name (SPIFFE X509-SVID §5), so a host
 /// that is not a DNS name gets a placeholder.
 fn server_name(host: &str) -> ServerName<'static> {
-    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let bare = without_brackets(host).to_owned();
     ServerName::try_from(bare).unwrap_or_else(|_| ServerName::try_from("invalid.invalid").expect("a DNS name"))
 }
 
