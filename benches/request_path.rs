@@ -3,7 +3,7 @@ use divan::{Bencher, black_box};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use idjag_proxy::assertion::IdJag;
 use idjag_proxy::clock::{Clock, Timestamp};
-use idjag_proxy::exchange::{AssertionSettings, ExchangeError, Flow, Grant, Minted, Subject};
+use idjag_proxy::exchange::{AssertionSettings, ExchangeError, Flow, Grant, GrantSpec, Minted, Subject};
 use idjag_proxy::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
 use idjag_proxy::jose::SigningKey;
 use idjag_proxy::policy::{
@@ -139,7 +139,7 @@ fn grant() -> Arc<Grant> {
         quirks: Quirks::default(),
         deadlines: Deadlines::default(),
     });
-    Arc::new(Grant {
+    let spec = GrantSpec {
         flow: Flow::ClientCredentials { server },
         subject: Subject::Own,
         actor: None,
@@ -147,5 +147,6 @@ fn grant() -> Arc<Grant> {
         audiences: Vec::new(),
         scopes: vec!["calendar:read".into()],
         assertion: AssertionSettings::default(),
-    })
+    };
+    Arc::new(Grant::new(spec).expect("a grant"))
 }

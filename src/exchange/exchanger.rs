@@ -8,7 +8,7 @@ use super::request::TokenRequest;
 use super::response::Issued;
 use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
-use crate::issuer::{IssuerError, Issuers, Workload};
+use crate::issuer::{Issuers, Workload};
 use crate::jose::InvalidToken;
 use crate::secret::Secret;
 use std::sync::Arc;
@@ -42,7 +42,6 @@ impl Exchanger {
     pub async fn mint(&self, grant: &Grant, user: Option<&Secret>) -> Result<Minted, ExchangeError> {
         let context = &*self.0;
         let server = &grant.server().name;
-        grant.check().map_err(|error| ExchangeError::new(server, IssuerError::Configuration(error.to_string())))?;
         let principal = Box::pin(Principal::of(grant, user, context)).await?;
         let issued = TokenRequest { context, grant, principal: &principal }.access_token().await?;
         minted(issued, grant, &principal, context.workload().now())

@@ -4,30 +4,35 @@ use crate::issuer::{AuthorizationServer, Endpoints};
 use crate::jose::{SigningKey, TokenKind};
 use crate::tls::ServerTrust;
 use aws_lc_rs::digest::{Context, SHA256};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
-/// Everything that one access token is asked for with, but for the user's token itself.
+/// A grant that can be asked for: a [`GrantSpec`] that contradicts neither itself nor the standards.
 #[derive(Clone, Debug)]
-pub struct Grant {
-    /// What happens at which server.
+pub struct Grant(GrantSpec);
+
+/// Everything that an access token is asked for with, except the user's token itself.
+#[derive(Clone, Debug)]
+pub struct GrantSpec {
+    /// Which requests are sent to which server.
     pub flow: Flow,
-    /// Whose authority it is.
+    /// Whose authority the token carries.
     pub subject: Subject,
-    /// Who acts, where the server is told by a token.
+    /// Who acts, for servers that learn it from a token.
     pub actor: Option<ActorToken>,
-    /// RFC 8707 identifiers of what the token is for.
+    /// What the token is for (RFC 8707).
     pub resources: Vec<String>,
-    /// RFC 8693 audiences; for `id_jag` in place of the resource server's issuer, where the identity provider wants an alias.
+    /// RFC 8693 audiences. For `id_jag` they replace the resource server's issuer, if the identity provider wants an alias.
     pub audiences: Vec<String>,
     /// Sorted, without duplicates.
     pub scopes: Vec<String>,
-    /// How we sign what we say ourselves.
+    /// How assertions of our own are made.
     pub assertion: AssertionSettings,
 }
 
-/// What happens at which server.
+/// Which requests are sent to which server.
 #[derive(Clone, Debug)]
 pub enum Flow {
     /// RFC 6749 §4.4.
@@ -35,14 +40,14 @@ pub enum Flow {
         /// Issues the access token.
         server: Arc<AuthorizationServer>,
     },
-    /// We sign an ID-JAG ourselves, and the server takes it.
+    /// We sign an ID-JAG ourselves, and the server accepts it.
     SelfIssued {
         /// Issues the access token.
         server: Arc<AuthorizationServer>,
-        /// How it takes it.
+        /// How the ID-JAG is presented.
         grant: SelfIssuedGrant,
     },
-    /// The identity provider signs an ID-JAG, and the resource's server takes it.
+    /// The identity provider signs an ID-JAG, and the resource's server accepts it.
     IdJag {
         /// Issues the ID-JAG.
         idp: Arc<AuthorizationServer>,
@@ -61,12 +66,51 @@ pub enum Flow {
     },
 }
 
-/// How a server takes an assertion that we signed.
+/// The facts about one flow. Everything but the requests themselves (`request.rs`) reads them here.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowFacts<'a> {
+    /// The name of the flow in the configuration.
+    pub name: &'static str,
+    /// The server that issues the access token.
+    pub server: &'a Arc<AuthorizationServer>,
+    /// The server that issues what the access token is asked for with.
+    pub idp: Option<&'a Arc<AuthorizationServer>>,
+    /// What the flow uses of the workload's identity, in addition to what its servers and the grant's actor need.
+    pub identity: IdentityUse,
+    /// Why the subject cannot be a user; `None` if it can.
+    pub no_user: Option<&'static str>,
+    /// Why there is no place for an `actor_token`; `None` if there is one.
+    pub no_actor: Option<&'static str>,
+    /// The form in which the access token arrives.
+    pub response: TokenResponse,
+}
+
+/// What a flow uses of the workload's identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentityUse {
+    /// Nothing: the subject is the client that authenticates.
+    Nothing,
+    /// The JWT-SVID, as the subject of the workload's own grants.
+    JwtSvidOfOwnSubject,
+    /// The SPIFFE ID, as the issuer, the subject or an actor of the assertion.
+    SpiffeId,
+}
+
+/// The form of a response that carries an access token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenResponse {
+    /// RFC 6749 §5.1.
+    OAuth,
+    /// RFC 8693 §2.2.1, with an `issued_token_type`.
+    TokenExchange,
+}
+
+/// How an assertion that we signed is presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SelfIssuedGrant {
-    /// As `subject_token` of RFC 8693, of type `jwt`.
+    /// As the `subject_token` of RFC 8693, of type `jwt`.
     TokenExchange,
-    /// As `assertion` of RFC 7523.
+    /// As the `assertion` of RFC 7523.
     JwtBearer,
 }
 
@@ -75,25 +119,25 @@ pub enum SelfIssuedGrant {
 pub enum Subject {
     /// The workload's own.
     Own,
-    /// A user's, who is named by a token.
+    /// The authority of a user, whom a token names.
     User(UserTokenRule),
 }
 
 /// What a user's token must be.
 #[derive(Clone, Debug)]
 pub struct UserTokenRule {
-    /// Who issued it.
+    /// The server that issued it.
     pub server: Arc<AuthorizationServer>,
-    /// What it is.
+    /// The kind of token.
     pub kind: TokenKind,
-    /// One of these must be in its `aud`; empty, for an ID token only, means our client id at `server`.
+    /// One of these must be in its `aud`. For an ID token the list may be empty, which means our client id at `server`.
     pub audience: Vec<String>,
 }
 
-/// What a server is told of the actor.
+/// How a server learns who the actor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActorToken {
-    /// Our JWT-SVID, as `actor_token`.
+    /// From our JWT-SVID, as `actor_token`.
     JwtSvid,
 }
 
@@ -102,9 +146,9 @@ pub enum ActorToken {
 pub struct AssertionSettings {
     /// `iss`; `None` is the SPIFFE ID.
     pub issuer: Option<String>,
-    /// What signs; `None` is the SVID's key, with the SVID in `x5c`.
+    /// The key that signs; `None` is the SVID's key, with the SVID in `x5c`.
     pub key: Option<SigningKey>,
-    /// From `iat` to `exp`; more than [`MAX_LIFETIME`] counts as that.
+    /// The time from `iat` to `exp`; at most [`MAX_LIFETIME`] is used.
     pub lifetime: Duration,
     /// The longest chain of actors, ourselves included.
     pub max_depth: usize,
@@ -116,122 +160,161 @@ impl Default for AssertionSettings {
     }
 }
 
-/// A grant that says two things at once.
+/// Why a [`GrantSpec`] is not a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GrantError {
-    /// Nobody but the client can be meant.
-    #[error("client_credentials is the client itself: it has no user's subject")]
-    UserOfClientCredentials,
-    /// There is no place for it.
-    #[error("{0} sends no actor_token: remove `actor`")]
+    /// The flow cannot act for a user.
+    #[error("{0}")]
+    User(&'static str),
+    /// The flow has no place for an actor.
+    #[error("{0}: remove `actor`")]
     Actor(&'static str),
-    /// Nothing names it.
+    /// Nothing says whom the user's token must be for.
     #[error("`audience` must be given for a user's token that is not an id_token")]
     NoAudience,
-    /// Nowhere to get keys.
+    /// There are no keys to verify the user's token with.
     #[error("a user's token of this server cannot be verified: its `endpoints` name no `jwks`")]
     NoKeys,
-    /// There is nothing to refuse by.
+    /// Not even this workload fits into the chain of actors.
     #[error("`max_depth` must be at least 1: this workload is an actor itself")]
     NoDepth,
 }
 
-/// A grant's identity in caches: equal for grants that are asked of the same server, by one name, and that it cannot tell apart.
+/// A grant's identity in caches. Two grants have the same digest if they are asked of the same server, under one name, and if the
+/// server cannot tell them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GrantDigest(pub [u8; 32]);
 
 impl Flow {
-    /// The configuration's word for it.
-    pub fn name(&self) -> &'static str {
+    /// One row for each flow.
+    pub fn facts(&self) -> FlowFacts<'_> {
         match self {
-            Self::ClientCredentials { .. } => "client_credentials",
-            Self::SelfIssued { .. } => "self_issued",
-            Self::IdJag { .. } => "id_jag",
-            Self::TokenExchange { .. } => "token_exchange",
-            Self::JwtBearer { .. } => "jwt_bearer",
+            Self::ClientCredentials { server } => FlowFacts {
+                name: "client_credentials",
+                server,
+                idp: None,
+                identity: IdentityUse::Nothing,
+                no_user: Some("`client_credentials` stands for the client itself and cannot act for a user"),
+                no_actor: Some("`client_credentials` stands for the client itself, so nobody acts for it"),
+                response: TokenResponse::OAuth,
+            },
+            Self::SelfIssued { server, grant } => FlowFacts {
+                name: "self_issued",
+                server,
+                idp: None,
+                identity: IdentityUse::SpiffeId,
+                no_user: None,
+                no_actor: Some(
+                    "`self_issued` sets `act` itself: this agent, wrapped around the chain that it received",
+                ),
+                response: match grant {
+                    SelfIssuedGrant::TokenExchange => TokenResponse::TokenExchange,
+                    SelfIssuedGrant::JwtBearer => TokenResponse::OAuth,
+                },
+            },
+            Self::IdJag { idp, server } => FlowFacts {
+                name: "id_jag",
+                server,
+                idp: Some(idp),
+                identity: IdentityUse::JwtSvidOfOwnSubject,
+                no_user: None,
+                no_actor: None,
+                response: TokenResponse::OAuth,
+            },
+            Self::TokenExchange { server } => FlowFacts {
+                name: "token_exchange",
+                server,
+                idp: None,
+                identity: IdentityUse::JwtSvidOfOwnSubject,
+                no_user: None,
+                no_actor: None,
+                response: TokenResponse::TokenExchange,
+            },
+            Self::JwtBearer { server } => FlowFacts {
+                name: "jwt_bearer",
+                server,
+                idp: None,
+                identity: IdentityUse::JwtSvidOfOwnSubject,
+                no_user: None,
+                no_actor: Some("`jwt_bearer` has no parameter for an actor (RFC 7523)"),
+                response: TokenResponse::OAuth,
+            },
         }
     }
 }
 
 impl Grant {
+    /// Checks that the parts fit together. Nothing is ever sent for a grant whose parts do not.
+    ///
+    /// # Errors
+    /// [`GrantError`], the first one found.
+    pub fn new(spec: GrantSpec) -> Result<Self, GrantError> {
+        let facts = spec.flow.facts();
+        if let (Subject::User(_), Some(why)) = (&spec.subject, facts.no_user) {
+            return Err(GrantError::User(why));
+        }
+        if let (Some(_), Some(why)) = (spec.actor, facts.no_actor) {
+            return Err(GrantError::Actor(why));
+        }
+        if spec.assertion.max_depth == 0 {
+            return Err(GrantError::NoDepth);
+        }
+        if let Subject::User(rule) = &spec.subject {
+            rule.check()?;
+        }
+        Ok(Self(spec))
+    }
+
+    /// The same grant with other scopes, which must be sorted and without duplicates.
+    #[must_use]
+    pub fn with_scopes(mut self, scopes: Vec<String>) -> Self {
+        self.0.scopes = scopes;
+        self
+    }
+
     /// The server that issues the access token.
     pub fn server(&self) -> &Arc<AuthorizationServer> {
-        match &self.flow {
-            Flow::ClientCredentials { server }
-            | Flow::SelfIssued { server, .. }
-            | Flow::IdJag { server, .. }
-            | Flow::TokenExchange { server }
-            | Flow::JwtBearer { server } => server,
-        }
+        self.flow.facts().server
     }
 
     /// Every server that takes part.
     pub fn servers(&self) -> impl Iterator<Item = &Arc<AuthorizationServer>> {
-        let idp = match &self.flow {
-            Flow::IdJag { idp, .. } => Some(idp),
-            _ => None,
-        };
-        let users = match &self.subject {
-            Subject::User(rule) => Some(&rule.server),
-            Subject::Own => None,
-        };
-        std::iter::once(self.server()).chain(idp).chain(users)
+        let facts = self.flow.facts();
+        std::iter::once(facts.server).chain(facts.idp).chain(self.user().map(|rule| &rule.server))
     }
 
-    /// Whether it cannot be had without the workload's identity.
+    /// Whether the token can be obtained only with the workload's identity.
     pub fn needs_identity(&self) -> bool {
-        let speaks_for_itself = match &self.flow {
-            Flow::ClientCredentials { .. } => false,
-            Flow::SelfIssued { .. } => true,
-            Flow::IdJag { .. } | Flow::TokenExchange { .. } | Flow::JwtBearer { .. } => !self.is_delegated(),
+        let facts = self.flow.facts();
+        let flow_needs_it = match facts.identity {
+            IdentityUse::Nothing => false,
+            IdentityUse::JwtSvidOfOwnSubject => !self.is_delegated(),
+            IdentityUse::SpiffeId => true,
         };
-        let idp = if let Flow::IdJag { idp, .. } = &self.flow { Some(idp) } else { None };
-        speaks_for_itself
+        flow_needs_it
             || self.actor.is_some()
-            || self.server().uses_identity()
-            || idp.is_some_and(|idp| idp.uses_identity())
-            || matches!(&self.subject, Subject::User(rule) if rule.needs_identity())
+            || facts.server.uses_identity()
+            || facts.idp.is_some_and(|idp| idp.uses_identity())
+            || self.user().is_some_and(UserTokenRule::needs_identity)
     }
 
-    /// Whether it is asked for in a user's name.
+    /// Whether the token is asked for in a user's name.
     pub fn is_delegated(&self) -> bool {
-        matches!(self.subject, Subject::User(_))
+        self.user().is_some()
     }
 
-    /// Whether it means one thing; nothing is sent for a grant that does not.
-    pub fn check(&self) -> Result<(), GrantError> {
-        match &self.flow {
-            Flow::ClientCredentials { .. } if self.is_delegated() => return Err(GrantError::UserOfClientCredentials),
-            Flow::IdJag { .. } | Flow::TokenExchange { .. } => {}
-            flow if self.actor.is_some() => return Err(GrantError::Actor(flow.name())),
-            _ => {}
-        }
-        if self.assertion.max_depth == 0 {
-            return Err(GrantError::NoDepth);
-        }
-        let Subject::User(rule) = &self.subject else { return Ok(()) };
-        if rule.audience.is_empty() && rule.kind != TokenKind::IdToken {
-            return Err(GrantError::NoAudience);
-        }
-        match rule.server.endpoints {
-            Endpoints::Explicit { jwks: None, .. } => Err(GrantError::NoKeys),
-            _ => Ok(()),
-        }
-    }
-
-    /// A digest of everything that a server decides on, and of why it is believed: whom we take for it, and whose keys a user's
-    /// token is verified with. Nothing that rotates is in it: no key, no secret, no SVID. The SPIFFE ID and the user's token are not
-    /// part of a grant.
+    /// A digest of everything that a server decides on, and of why the server is believed: how it is recognised, and whose keys a
+    /// user's token is verified with. It covers nothing that rotates: no key, no secret, no SVID. The SPIFFE ID and the user's
+    /// token are not part of a grant.
     pub fn digest(&self) -> GrantDigest {
+        let facts = self.flow.facts();
         let mut digest = Digest(Context::new(&SHA256));
-        digest.text(self.flow.name());
-        match &self.flow {
-            Flow::SelfIssued { grant, .. } => digest.flag(*grant == SelfIssuedGrant::TokenExchange),
-            Flow::IdJag { idp, .. } => digest.server(idp),
-            _ => {}
-        }
-        digest.server(self.server());
-        if let Subject::User(rule) = &self.subject {
+        digest.text(facts.name);
+        digest.flag(facts.response == TokenResponse::TokenExchange);
+        digest.flag(facts.idp.is_some());
+        facts.idp.iter().for_each(|idp| digest.server(idp));
+        digest.server(facts.server);
+        if let Some(rule) = self.user() {
             digest.text("user");
             digest.text(match rule.kind {
                 TokenKind::IdToken => "id_token",
@@ -251,9 +334,34 @@ impl Grant {
         digest.number(self.assertion.max_depth as u64);
         GrantDigest(digest.0.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
+
+    fn user(&self) -> Option<&UserTokenRule> {
+        match &self.subject {
+            Subject::User(rule) => Some(rule),
+            Subject::Own => None,
+        }
+    }
+}
+
+impl Deref for Grant {
+    type Target = GrantSpec;
+
+    fn deref(&self) -> &GrantSpec {
+        &self.0
+    }
 }
 
 impl UserTokenRule {
+    fn check(&self) -> Result<(), GrantError> {
+        if self.audience.is_empty() && self.kind != TokenKind::IdToken {
+            return Err(GrantError::NoAudience);
+        }
+        match self.server.endpoints {
+            Endpoints::Explicit { jwks: None, .. } => Err(GrantError::NoKeys),
+            _ => Ok(()),
+        }
+    }
+
     /// An ID token's audience is our client id at its issuer, which may be the SPIFFE ID.
     fn needs_identity(&self) -> bool {
         self.audience.is_empty() && self.server.client_id.is_none()
@@ -267,7 +375,7 @@ impl AssertionSettings {
     }
 }
 
-/// Every part with its length, so that no two lists of parts have one digest.
+/// Adds every part with its length, so that different lists of parts have different digests.
 struct Digest(Context);
 
 impl Digest {

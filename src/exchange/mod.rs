@@ -17,6 +17,7 @@ mod tests;
 pub use error::ExchangeError;
 pub use exchanger::{Exchanger, Minted};
 pub use grant::{
-    ActorToken, AssertionSettings, Flow, Grant, GrantDigest, GrantError, SelfIssuedGrant, Subject, UserTokenRule,
+    ActorToken, AssertionSettings, Flow, FlowFacts, Grant, GrantDigest, GrantError, GrantSpec, IdentityUse,
+    SelfIssuedGrant, Subject, TokenResponse, UserTokenRule,
 };
 pub use metrics::Metrics;

@@ -6,7 +6,7 @@ use super::form::Form;
 use super::grant::{ActorToken, Flow, Grant, SelfIssuedGrant};
 use super::metrics::Leg;
 use super::principal::{Principal, User};
-use super::response::{self, Expected, Issued};
+use super::response::{self, Expected, Issued, SentRequest};
 use crate::assertion::{Actor, ID_JAG_TYP, IdJag, new_jti};
 use crate::clock::Timestamp;
 use crate::issuer::{Issuer, IssuerError};
@@ -78,6 +78,7 @@ impl TokenRequest<'_> {
             };
             authenticate(&mut form, issuer, &audience).await?;
             let secrets = std::mem::take(&mut form.secrets);
+            let sent = SentRequest { secrets, delegated: self.grant.is_delegated() };
             let request = form.into_request(&endpoint, &issuer.server().quirks);
             let request = request.map_err(|_| IssuerError::Configuration(format!("{endpoint} is no URL of HTTP")))?;
             let asked_at = self.context.workload().now();
@@ -85,7 +86,7 @@ impl TokenRequest<'_> {
             if let Some(busy) = answer.busy(self.context.workload().now()) {
                 return Err(busy.into());
             }
-            match response::refusal(&answer, &secrets, self.grant.is_delegated()) {
+            match response::refusal(&answer, &sent) {
                 Some(refusal) => Err(Failure::Refused(refusal)),
                 None => response::token(&answer, self.expected(step), asked_at),
             }
@@ -95,12 +96,9 @@ impl TokenRequest<'_> {
     }
 
     fn expected<'s>(&self, step: Step<'s>) -> Expected<'s> {
-        match (step, &self.grant.flow) {
-            (Step::IdJag { audience }, _) => Expected::IdJag { audience },
-            (_, Flow::TokenExchange { .. } | Flow::SelfIssued { grant: SelfIssuedGrant::TokenExchange, .. }) => {
-                Expected::Exchanged
-            }
-            _ => Expected::AccessToken,
+        match step {
+            Step::IdJag { audience } => Expected::IdJag { audience },
+            Step::Redeem { .. } | Step::Access => Expected::AccessToken(self.grant.flow.facts().response),
         }
     }
 

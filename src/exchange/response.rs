@@ -1,5 +1,6 @@
 //! What a token endpoint answered, and whether it may be believed (OC-1 to OC-7, IJ-C1 to IJ-C3).
 use super::error::{Failure, Refusal};
+use super::grant::TokenResponse;
 use crate::assertion::ID_JAG_TYP;
 use crate::clock::Timestamp;
 use crate::issuer::{Answer, IssuerError};
@@ -27,12 +28,21 @@ const ID_JAG_TYPE: &str = "urn:ietf:params:oauth:token-type:id-jag";
 /// Which answer is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expected<'a> {
-    /// An access token by RFC 6749 §5.1.
-    AccessToken,
-    /// An access token by RFC 8693 §2.2.1.
-    Exchanged,
-    /// An ID-JAG for this resource authorization server.
+    /// An access token.
+    AccessToken(TokenResponse),
+    /// An ID-JAG for the resource authorization server with this issuer identifier.
     IdJag { audience: &'a str },
+}
+
+impl Expected<'_> {
+    /// The `issued_token_type`s that are accepted, if the response must have one, and the `token_type` (RFC 8693 §2.2.1).
+    fn types(self) -> (&'static [&'static str], &'static str) {
+        match self {
+            Self::AccessToken(TokenResponse::OAuth) => (&[], "Bearer"),
+            Self::AccessToken(TokenResponse::TokenExchange) => (&[ACCESS_TOKEN_TYPE, JWT_TYPE], "Bearer"),
+            Self::IdJag { .. } => (&[ID_JAG_TYPE], "N_A"),
+        }
+    }
 }
 
 /// A token that a server issued.
@@ -51,22 +61,11 @@ pub(super) fn token(answer: &Answer, expected: Expected<'_>, asked_at: Timestamp
     let members = object(&answer.body).map_err(|error| unusable(format!("it {error}")))?;
     let token = text(&members, "access_token")?;
     let token_type = text(&members, "token_type")?;
-    match expected {
-        Expected::AccessToken => must_be(&["Bearer"], "token_type", token_type, str::eq_ignore_ascii_case)?,
-        Expected::Exchanged => {
-            must_be(
-                &[ACCESS_TOKEN_TYPE, JWT_TYPE],
-                "issued_token_type",
-                text(&members, "issued_token_type")?,
-                str::eq,
-            )?;
-            must_be(&["Bearer"], "token_type", token_type, str::eq_ignore_ascii_case)?;
-        }
-        Expected::IdJag { .. } => {
-            must_be(&[ID_JAG_TYPE], "issued_token_type", text(&members, "issued_token_type")?, str::eq)?;
-            must_be(&["N_A"], "token_type", token_type, str::eq_ignore_ascii_case)?;
-        }
+    let (issued_token_types, expected_type) = expected.types();
+    if !issued_token_types.is_empty() {
+        must_be(issued_token_types, "issued_token_type", text(&members, "issued_token_type")?, str::eq)?;
     }
+    must_be(&[expected_type], "token_type", token_type, str::eq_ignore_ascii_case)?;
     if !is_token68(token) {
         return Err(unusable(
             "the token has characters that a header must not have, or is longer than 64 KiB".to_owned(),
@@ -75,7 +74,7 @@ pub(super) fn token(answer: &Answer, expected: Expected<'_>, asked_at: Timestamp
     let mut expires_at = asked_at.plus(lifetime(members.get("expires_in"))?);
     match expected {
         Expected::IdJag { audience } => expires_at = expires_at.min(check_id_jag(token, audience)?),
-        Expected::AccessToken | Expected::Exchanged => {
+        Expected::AccessToken(_) => {
             // Opaque to us, but where it tells its end it is believed, if that is sooner.
             let claimed = Unverified::parse(token).ok().and_then(|token| expiry(&token.claims));
             expires_at = claimed.map_or(expires_at, |at| expires_at.min(at));
@@ -89,8 +88,16 @@ fn unusable(why: impl Into<String>) -> Failure {
     IssuerError::Response(why.into()).into()
 }
 
-/// The OAuth error in an answer that is not a success; `secrets` were in the request.
-pub(super) fn refusal(answer: &Answer, secrets: &[String], delegated: bool) -> Option<Refusal> {
+/// What reading an error needs to know of the request that it answers.
+pub(super) struct SentRequest {
+    /// The credentials in it, which an answer must not be seen to repeat.
+    pub(super) secrets: Vec<String>,
+    /// Whether the grant acts for a user.
+    pub(super) delegated: bool,
+}
+
+/// The OAuth error in an answer that is not a success.
+pub(super) fn refusal(answer: &Answer, request: &SentRequest) -> Option<Refusal> {
     if answer.status.is_success() {
         return None;
     }
@@ -104,8 +111,8 @@ pub(super) fn refusal(answer: &Answer, secrets: &[String], delegated: bool) -> O
     Some(Refusal {
         status: answer.status.as_u16(),
         code: code.to_owned(),
-        description: for_the_log(description, secrets),
-        delegated,
+        description: for_the_log(description, &request.secrets),
+        delegated: request.delegated,
     })
 }
 

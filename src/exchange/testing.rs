@@ -1,5 +1,5 @@
 //! A server on loopback that answers what a test says, and the other ends that the tests share.
-use super::{ExchangeError, Exchanger, Flow, Grant, Metrics, Minted, Subject};
+use super::{ExchangeError, Exchanger, Flow, Grant, GrantSpec, Metrics, Minted, Subject};
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
@@ -131,8 +131,8 @@ pub(super) fn token() -> Reply {
     )
 }
 
-pub(super) fn grant(flow: Flow) -> Grant {
-    Grant {
+pub(super) fn grant(flow: Flow) -> GrantSpec {
+    GrantSpec {
         flow,
         subject: Subject::Own,
         actor: None,
@@ -144,7 +144,7 @@ pub(super) fn grant(flow: Flow) -> Grant {
 }
 
 /// The client itself, at this server.
-pub(super) fn client_credentials(server: AuthorizationServer) -> Grant {
+pub(super) fn client_credentials(server: AuthorizationServer) -> GrantSpec {
     grant(Flow::ClientCredentials { server: Arc::new(server) })
 }
 
@@ -165,11 +165,13 @@ impl Bench {
         Self { exchanger: Exchanger::new(identity, clock.clone(), metrics), clock, registrar }
     }
 
-    pub(super) async fn mint(&self, grant: &Grant) -> Result<Minted, ExchangeError> {
-        self.exchanger.mint(grant, None).await
+    pub(super) async fn mint(&self, spec: &GrantSpec) -> Result<Minted, ExchangeError> {
+        let grant = Grant::new(spec.clone()).expect("a grant");
+        self.exchanger.mint(&grant, None).await
     }
 
-    pub(super) async fn mint_for(&self, grant: &Grant, user: &str) -> Result<Minted, ExchangeError> {
-        self.exchanger.mint(grant, Some(&Secret::new(user.to_owned()))).await
+    pub(super) async fn mint_for(&self, spec: &GrantSpec, user: &str) -> Result<Minted, ExchangeError> {
+        let grant = Grant::new(spec.clone()).expect("a grant");
+        self.exchanger.mint(&grant, Some(&Secret::new(user.to_owned()))).await
     }
 }

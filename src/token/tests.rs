@@ -1,7 +1,7 @@
 //! The owner with an authorization server that the test plays: every mint is a question that the test answers.
 use super::*;
 use crate::clock::Clock;
-use crate::exchange::{AssertionSettings, ExchangeError, Flow, Grant, Minted, Subject, UserTokenRule};
+use crate::exchange::{AssertionSettings, ExchangeError, Flow, Grant, GrantSpec, Minted, Subject, UserTokenRule};
 use crate::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
 use crate::secret::Secret;
 use crate::tasks::{Stop, Stopper};
@@ -97,7 +97,7 @@ pub(super) fn grant(scope: &str, delegated: bool) -> Arc<Grant> {
         kind: crate::jose::TokenKind::AccessToken,
         audience: vec!["agent".into()],
     };
-    Arc::new(Grant {
+    let spec = GrantSpec {
         flow: if delegated {
             Flow::TokenExchange { server: server() }
         } else {
@@ -109,7 +109,8 @@ pub(super) fn grant(scope: &str, delegated: bool) -> Arc<Grant> {
         audiences: Vec::new(),
         scopes: vec![scope.into()],
         assertion: AssertionSettings::default(),
-    })
+    };
+    Arc::new(Grant::new(spec).expect("a grant"))
 }
 
 async fn on_one_thread(test: impl Future<Output = ()>) {

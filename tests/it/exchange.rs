@@ -11,8 +11,8 @@ use idjag_proxy::dev::ca::{JwtAlgorithm, KeyType, SvidRequest, TrustDomain, WebC
 use idjag_proxy::dev::http::{ClientCertificates, ServerTls};
 use idjag_proxy::dev::workload_api::WorkloadApi as Agent;
 use idjag_proxy::exchange::{
-    ActorToken, AssertionSettings, ExchangeError, Exchanger, Flow, Grant, Metrics, Minted, SelfIssuedGrant, Subject,
-    UserTokenRule,
+    ActorToken, AssertionSettings, ExchangeError, Exchanger, Flow, Grant, GrantSpec, Metrics, Minted, SelfIssuedGrant,
+    Subject, UserTokenRule,
 };
 use idjag_proxy::identity::{self, Identity, WorkloadApi, WorkloadApiSettings, WorkloadApiTiming, parse_endpoint};
 use idjag_proxy::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
@@ -102,12 +102,14 @@ impl Rig {
         (described("idp", &self.idp), described("ras", &self.ras))
     }
 
-    async fn mint(&self, grant: &Grant) -> Result<Minted, ExchangeError> {
-        self.exchanger.mint(grant, None).await
+    async fn mint(&self, spec: &GrantSpec) -> Result<Minted, ExchangeError> {
+        let grant = Grant::new(spec.clone()).expect("a grant");
+        self.exchanger.mint(&grant, None).await
     }
 
-    async fn mint_for(&self, grant: &Grant, user: String) -> Result<Minted, ExchangeError> {
-        self.exchanger.mint(grant, Some(&Secret::new(user))).await
+    async fn mint_for(&self, spec: &GrantSpec, user: String) -> Result<Minted, ExchangeError> {
+        let grant = Grant::new(spec.clone()).expect("a grant");
+        self.exchanger.mint(&grant, Some(&Secret::new(user))).await
     }
 
     /// Alice's ID token from the identity provider, issued to this agent.
@@ -175,8 +177,8 @@ fn methods() -> Vec<Method> {
     ]
 }
 
-fn grant(flow: Flow) -> Grant {
-    Grant {
+fn grant(flow: Flow) -> GrantSpec {
+    GrantSpec {
         flow,
         subject: Subject::Own,
         actor: None,
@@ -187,9 +189,9 @@ fn grant(flow: Flow) -> Grant {
     }
 }
 
-fn for_a_user(flow: Flow, issuer: &Arc<AuthorizationServer>) -> Grant {
+fn for_a_user(flow: Flow, issuer: &Arc<AuthorizationServer>) -> GrantSpec {
     let rule = UserTokenRule { server: Arc::clone(issuer), kind: TokenKind::IdToken, audience: Vec::new() };
-    Grant { subject: Subject::User(rule), ..grant(flow) }
+    GrantSpec { subject: Subject::User(rule), ..grant(flow) }
 }
 
 /// What the access token says, by the server that issued it.

@@ -3,35 +3,22 @@
 use super::Builder;
 use crate::config::file::{SubjectFile, TokenFile};
 use crate::config::problem::KeyPath;
-use crate::exchange::{Flow, Subject, UserTokenRule};
+use crate::exchange::{Flow, IdentityUse, Subject, UserTokenRule};
 use crate::identity::IdentitySource;
-use crate::issuer::{AuthorizationServer, ClientAuth, Endpoints, Parameter};
+use crate::issuer::{ClientAuth, Endpoints, Parameter};
 use crate::jose::TokenKind;
-use std::sync::Arc;
 
 impl Builder<'_> {
     /// Checks the subject and the actor of a token against its flow.
     pub(super) fn check_subject_and_actor(&mut self, path: &KeyPath, flow: &Flow, token: &TokenFile) {
         let user = !matches!(token.subject, SubjectFile::Own);
+        let facts = flow.facts();
         let (subject, actor) = (path.key("subject"), path.key("actor"));
-        if user && matches!(flow, Flow::ClientCredentials { .. }) {
-            self.error(&subject, "`client_credentials` stands for the client itself and cannot act for a user")
-                .help("use id_jag, token_exchange, jwt_bearer or self_issued");
+        if let (true, Some(why)) = (user, facts.no_user) {
+            self.error(&subject, why).help("use id_jag, token_exchange, jwt_bearer or self_issued");
         }
-        if token.actor.is_some() {
-            let reason = match flow {
-                Flow::ClientCredentials { .. } => {
-                    "`client_credentials` stands for the client itself, so nobody acts for it"
-                }
-                Flow::SelfIssued { .. } => {
-                    "`self_issued` sets `act` itself: this agent, wrapped around the chain that it received"
-                }
-                Flow::JwtBearer { .. } => "`jwt_bearer` has no parameter for an actor (RFC 7523)",
-                Flow::IdJag { .. } | Flow::TokenExchange { .. } => "",
-            };
-            if !reason.is_empty() {
-                self.error(&actor, reason).help("remove `actor`, or use id_jag or token_exchange");
-            }
+        if let (Some(_), Some(why)) = (&token.actor, facts.no_actor) {
+            self.error(&actor, why).help("remove `actor`, or use id_jag or token_exchange");
         }
         if token.eager && user {
             self.error(
@@ -40,10 +27,10 @@ impl Builder<'_> {
             )
             .help("remove `eager`, or write `subject: self`");
         }
-        if let (Flow::ClientCredentials { server }, ClientAuth::None) = (flow, &flow_server(flow).client_auth) {
+        if facts.identity == IdentityUse::Nothing && matches!(facts.server.client_auth, ClientAuth::None) {
             let message = format!(
                 "`{}` gets no proof of who is asking (RFC 6749 §4.4 is for confidential clients only)",
-                server.name
+                facts.server.name
             );
             self.warn(&path.key("flow"), message).help("give the server a `client_auth`");
         }
@@ -76,8 +63,8 @@ impl Builder<'_> {
         }
         let help =
             "use identity.workload_api, or a flow and a client authentication for which the X.509-SVID is enough";
-        let own = matches!(subject, Subject::Own);
-        if own && matches!(flow, Flow::IdJag { .. } | Flow::TokenExchange { .. } | Flow::JwtBearer { .. }) {
+        let (facts, own) = (flow.facts(), matches!(subject, Subject::Own));
+        if own && facts.identity == IdentityUse::JwtSvidOfOwnSubject {
             self.error(&path.key("flow"), "this flow sends the JWT-SVID, and identity.files has only an X.509-SVID")
                 .help(help);
         }
@@ -88,8 +75,7 @@ impl Builder<'_> {
             )
             .help(help);
         }
-        let idp = if let Flow::IdJag { idp, .. } = flow { Some(idp) } else { None };
-        for server in [Some(flow_server(flow)), idp].into_iter().flatten() {
+        for server in [Some(facts.server), facts.idp].into_iter().flatten() {
             if matches!(server.client_auth, ClientAuth::SpiffeJwt | ClientAuth::JwtSvidBearer) {
                 let path = KeyPath::default().key("authorization_servers").key(&server.name).key("client_auth");
                 let message = format!(
@@ -103,14 +89,15 @@ impl Builder<'_> {
 
     /// Warns of parameters that a token sets although its server never receives them.
     pub(super) fn warn_of_omitted(&mut self, path: &KeyPath, flow: &Flow, token: &TokenFile) {
-        let server = flow_server(flow);
+        let facts = flow.facts();
+        let server = facts.server;
         let parameters = [
             (Parameter::Resource, token.resource.is_some()),
             (Parameter::Audience, token.audience.is_some()),
             (Parameter::Scope, !token.scopes.is_empty()),
         ];
         for (parameter, is_set) in parameters {
-            let sent_to_idp = matches!(flow, Flow::IdJag { idp, .. } if !idp.quirks.omit.contains(&parameter));
+            let sent_to_idp = facts.idp.is_some_and(|idp| !idp.quirks.omit.contains(&parameter));
             if is_set && server.quirks.omit.contains(&parameter) && !sent_to_idp {
                 let key = if parameter == Parameter::Scope { "scopes" } else { parameter.as_str() };
                 self.warn(
@@ -119,15 +106,5 @@ impl Builder<'_> {
                 );
             }
         }
-    }
-}
-
-fn flow_server(flow: &Flow) -> &Arc<AuthorizationServer> {
-    match flow {
-        Flow::ClientCredentials { server }
-        | Flow::SelfIssued { server, .. }
-        | Flow::IdJag { server, .. }
-        | Flow::TokenExchange { server }
-        | Flow::JwtBearer { server } => server,
     }
 }

@@ -9,7 +9,7 @@ use crate::config::file::{
 use crate::config::leaf::{Name, Scope, Text};
 use crate::config::problem::KeyPath;
 use crate::exchange::{
-    ActorToken, AssertionSettings, Flow, Grant, GrantDigest, SelfIssuedGrant, Subject, UserTokenRule,
+    ActorToken, AssertionSettings, Flow, Grant, GrantDigest, GrantSpec, SelfIssuedGrant, Subject, UserTokenRule,
 };
 use crate::identity::IdentitySource;
 use crate::jose::TokenKind;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 /// A token before a route narrows its scopes.
 #[derive(Clone)]
 struct Template {
-    grant: Grant,
+    grant: GrantSpec,
     source: TokenSource,
     file_token: Option<Secret>,
     eager: bool,
@@ -87,7 +87,8 @@ impl<'a> Tokens<'a> {
             builder.check_subset(&path.key("scopes"), scopes, &grant.scopes);
             grant.scopes = sorted(scopes);
         }
-        Some(TokenRule { grant: self.shared(grant), source, file_token, eager })
+        let grant = self.shared(Grant::new(grant).ok()?);
+        Some(TokenRule { grant, source, file_token, eager })
     }
 
     fn named(&self, path: &KeyPath, name: &Name, builder: &mut Builder<'_>) -> Option<Template> {
@@ -119,7 +120,7 @@ impl<'a> Tokens<'a> {
         builder.check_subject_and_actor(path, &flow, token);
         builder.check_jwt_svid(path, &flow, &subject, self.identity);
         builder.warn_of_omitted(path, &flow, token);
-        let grant = Grant {
+        let grant = GrantSpec {
             flow,
             subject,
             actor: token.actor.as_ref().map(|ActorFile::JwtSvid| ActorToken::JwtSvid),
@@ -129,7 +130,7 @@ impl<'a> Tokens<'a> {
             assertion: self.assertion.clone(),
         };
         // The rules above give better messages. This is a safety net for what they miss.
-        if let Err(error) = grant.check()
+        if let Err(error) = Grant::new(grant.clone())
             && builder.report.is_clean(&KeyPath::default())
         {
             builder.error(path, error.to_string());

@@ -27,12 +27,13 @@ async fn the_table_of_subjects_and_actors_holds() {
     ];
     for (flow, takes_user, takes_actor) in flows {
         let own = grant(flow);
-        assert_eq!(own.check(), Ok(()));
-        let actor = Grant { actor: Some(ActorToken::JwtSvid), ..own.clone() };
-        assert_eq!(actor.check().is_ok(), takes_actor, "{}", own.flow.name());
-        let delegated = Grant { subject: user(&server, TokenKind::IdToken, &[]), ..own };
-        assert_eq!(delegated.check().is_ok(), takes_user, "{}", delegated.flow.name());
-        assert!(delegated.is_delegated());
+        let name = own.flow.facts().name;
+        assert!(!Grant::new(own.clone()).expect(name).is_delegated());
+        let actor = GrantSpec { actor: Some(ActorToken::JwtSvid), ..own.clone() };
+        assert_eq!(Grant::new(actor).is_ok(), takes_actor, "{name}");
+        let delegated = Grant::new(GrantSpec { subject: user(&server, TokenKind::IdToken, &[]), ..own });
+        assert_eq!(delegated.is_ok(), takes_user, "{name}");
+        assert!(delegated.is_ok_and(|grant| grant.is_delegated()) == takes_user, "{name}");
     }
 }
 
@@ -41,7 +42,8 @@ async fn a_users_token_must_be_verifiable() {
     let mut described = server().await;
     let exchange = |server: AuthorizationServer, kind, audience: &[&str]| {
         let server = Arc::new(server);
-        Grant { subject: user(&server, kind, audience), ..grant(Flow::TokenExchange { server }) }.check()
+        let subject = user(&server, kind, audience);
+        Grant::new(GrantSpec { subject, ..grant(Flow::TokenExchange { server }) }).map(drop)
     };
     for kind in [TokenKind::AccessToken, TokenKind::Jwt] {
         assert_eq!(exchange(described.clone(), kind, &[]), Err(GrantError::NoAudience));
@@ -55,17 +57,18 @@ async fn a_users_token_must_be_verifiable() {
 #[tokio::test]
 async fn an_identity_is_needed_where_something_uses_it() {
     let described = server().await;
-    let cc = |server: AuthorizationServer| grant(Flow::ClientCredentials { server: Arc::new(server) });
-    assert!(!cc(described.clone()).needs_identity());
-    assert!(cc(AuthorizationServer { client_id: None, ..described.clone() }).needs_identity());
-    assert!(cc(AuthorizationServer { client_auth: ClientAuth::SpiffeX509, ..described.clone() }).needs_identity());
+    let needs_identity = |spec: GrantSpec| Grant::new(spec).expect("a grant").needs_identity();
+    let cc = |server: AuthorizationServer| needs_identity(grant(Flow::ClientCredentials { server: Arc::new(server) }));
+    assert!(!cc(described.clone()));
+    assert!(cc(AuthorizationServer { client_id: None, ..described.clone() }));
+    assert!(cc(AuthorizationServer { client_auth: ClientAuth::SpiffeX509, ..described.clone() }));
     let server = Arc::new(described);
     let own = grant(Flow::JwtBearer { server: Arc::clone(&server) });
-    assert!(own.needs_identity(), "the assertion is the JWT-SVID");
-    let delegated = Grant { subject: user(&server, TokenKind::IdToken, &[]), ..own };
-    assert!(!delegated.needs_identity());
-    let actor = Grant { actor: Some(ActorToken::JwtSvid), flow: Flow::TokenExchange { server }, ..delegated };
-    assert!(actor.needs_identity());
+    assert!(needs_identity(own.clone()), "the assertion is the JWT-SVID");
+    let delegated = GrantSpec { subject: user(&server, TokenKind::IdToken, &[]), ..own };
+    assert!(!needs_identity(delegated.clone()));
+    let actor = GrantSpec { actor: Some(ActorToken::JwtSvid), flow: Flow::TokenExchange { server }, ..delegated };
+    assert!(needs_identity(actor));
 }
 
 fn jwks(server: &mut AuthorizationServer, to: Option<&str>) {
@@ -81,14 +84,14 @@ fn pinned(id: &str) -> ServerTrust {
 #[tokio::test]
 async fn a_digest_is_of_what_the_server_decides_on() {
     let described = server().await;
-    let with = |change: &dyn Fn(&mut Grant), server_change: &dyn Fn(&mut AuthorizationServer)| {
+    let with = |change: &dyn Fn(&mut GrantSpec), server_change: &dyn Fn(&mut AuthorizationServer)| {
         let mut server = described.clone();
         server_change(&mut server);
         let server = Arc::new(server);
         let mut changed = grant(Flow::TokenExchange { server: Arc::clone(&server) });
         changed.subject = user(&server, TokenKind::AccessToken, &["api"]);
         change(&mut changed);
-        changed.digest()
+        Grant::new(changed).expect("a grant").digest()
     };
     let same = with(&|_| {}, &|_| {});
     assert_eq!(
@@ -104,9 +107,14 @@ async fn a_digest_is_of_what_the_server_decides_on() {
         with(&|grant| grant.audiences = vec!["a".into(), "b".into()], &|_| {}),
         with(&|grant| grant.actor = Some(ActorToken::JwtSvid), &|_| {}),
         with(&|grant| grant.subject = Subject::Own, &|_| {}),
-        with(&|grant| grant.flow = Flow::JwtBearer { server: Arc::clone(grant.server()) }, &|_| {}),
+        with(&|grant| grant.flow = Flow::JwtBearer { server: Arc::clone(grant.flow.facts().server) }, &|_| {}),
         with(
-            &|grant| grant.flow = Flow::IdJag { idp: Arc::clone(grant.server()), server: Arc::clone(grant.server()) },
+            &|grant| {
+                grant.flow = Flow::IdJag {
+                    idp: Arc::clone(grant.flow.facts().server),
+                    server: Arc::clone(grant.flow.facts().server),
+                }
+            },
             &|_| {},
         ),
         with(&|grant| grant.assertion.issuer = Some(String::new()), &|_| {}),
@@ -114,7 +122,7 @@ async fn a_digest_is_of_what_the_server_decides_on() {
         // What it is counted by, where its users' keys come from, and whom we take for it.
         with(&|_| {}, &|server| server.name = "twin".into()),
         with(&|_| {}, &|server| jwks(server, Some("https://other.example/jwks"))),
-        with(&|_| {}, &|server| jwks(server, None)),
+        with(&|grant| grant.subject = Subject::Own, &|server| jwks(server, None)),
         with(&|_| {}, &|server| server.trust = ServerTrust::WebPki(RootCertStore::empty().into())),
         with(&|_| {}, &|server| server.trust = pinned("spiffe://example.org/as")),
         with(&|_| {}, &|server| server.trust = pinned("spiffe://example.org/other")),

@@ -21,7 +21,7 @@ fn with(changes: &Value) -> Result<Issued, Failure> {
     for (name, value) in changes.as_object().expect("members") {
         body[name] = value.clone();
     }
-    token(&answer(200, &body.to_string()), Expected::AccessToken, NOW)
+    token(&answer(200, &body.to_string()), Expected::AccessToken(TokenResponse::OAuth), NOW)
 }
 
 fn unusable(result: &Result<Issued, Failure>) -> bool {
@@ -49,7 +49,10 @@ fn success_is_200_and_an_object_with_its_members() {
         (200, r#"{"access_token":"","token_type":"Bearer"}"#),
         (200, r#"{"access_token":{"a":1},"token_type":"Bearer"}"#),
     ] {
-        assert!(unusable(&token(&answer(status, body), Expected::AccessToken, NOW)), "{status} {body}");
+        assert!(
+            unusable(&token(&answer(status, body), Expected::AccessToken(TokenResponse::OAuth), NOW)),
+            "{status} {body}"
+        );
     }
 }
 
@@ -88,7 +91,11 @@ fn expires_in_is_read_however_it_is_written() {
         let issued = with(&json!({ "expires_in": expires_in })).expect("a lifetime");
         assert_eq!(issued.expires_at, NOW.plus(Duration::from_secs(seconds)), "{expires_in}");
     }
-    let absent = token(&answer(200, r#"{"access_token":"t","token_type":"Bearer"}"#), Expected::AccessToken, NOW);
+    let absent = token(
+        &answer(200, r#"{"access_token":"t","token_type":"Bearer"}"#),
+        Expected::AccessToken(TokenResponse::OAuth),
+        NOW,
+    );
     assert_eq!(absent.expect("a default").expires_at, NOW.plus(DEFAULT_LIFETIME));
     for over in [json!(0), json!(-1), json!(-1e40), json!(0.5), json!("0")] {
         assert_eq!(with(&json!({ "expires_in": over })).err(), Some(Failure::Expired), "{over}");
@@ -126,7 +133,7 @@ fn granted_scopes_are_recorded() {
 fn an_exchange_says_what_it_issued() {
     let exchanged = |issued: &Value| {
         let body = json!({"access_token": "t", "token_type": "Bearer", "issued_token_type": issued});
-        token(&answer(200, &body.to_string()), Expected::Exchanged, NOW)
+        token(&answer(200, &body.to_string()), Expected::AccessToken(TokenResponse::TokenExchange), NOW)
     };
     for issued in [ACCESS_TOKEN_TYPE, JWT_TYPE] {
         assert!(exchanged(&json!(issued)).is_ok());
@@ -182,8 +189,12 @@ fn an_id_jag_is_one_and_for_the_server_that_it_goes_to() {
     assert!(unusable(&id_jag(&json!({"access_token": "opaque"}), typ, none)));
 }
 
+fn sent(secrets: &[&str]) -> SentRequest {
+    SentRequest { secrets: secrets.iter().map(|secret| (*secret).to_owned()).collect(), delegated: false }
+}
+
 fn refused(status: u16, body: &str) -> Option<ExchangeError> {
-    refusal(&answer(status, body), &[], false).map(|refusal| ExchangeError::new("as", Failure::Refused(refusal)))
+    refusal(&answer(status, body), &sent(&[])).map(|refusal| ExchangeError::new("as", Failure::Refused(refusal)))
 }
 
 #[test]
@@ -206,7 +217,9 @@ fn an_error_is_keyed_on_its_code_and_not_on_its_status() {
             assert_eq!((error.fault(), error.oauth_code(), error.kind()), (fault, Some(code), "refused"), "{code}");
         }
     }
-    let delegated = refusal(&answer(400, r#"{"error":"invalid_request"}"#), &[], true).expect("an error");
+    let delegated =
+        refusal(&answer(400, r#"{"error":"invalid_request"}"#), &SentRequest { delegated: true, ..sent(&[]) })
+            .expect("an error");
     assert_eq!(
         ExchangeError::new("as", Failure::Refused(delegated)).fault(),
         Fault::Agent,
@@ -236,7 +249,7 @@ fn a_description_goes_to_the_log_without_what_we_sent() {
         "error": "invalid_grant",
         "error_description": format!("no\r\n\u{1b}[31m: hunter2-canary or {long} of user {}", "word ".repeat(200)),
     });
-    let refusal = refusal(&answer(400, &body.to_string()), &["hunter2-canary".to_owned()], false).expect("an error");
+    let refusal = refusal(&answer(400, &body.to_string()), &sent(&["hunter2-canary"])).expect("an error");
     let error = ExchangeError::new("as", Failure::Refused(refusal));
     let (log, advice) = (error.to_string(), error.advice());
     assert!(log.contains("invalid_grant: no   [31m: [redacted] or [redacted] of user word"), "{log}");
@@ -281,7 +294,7 @@ proptest::proptest! {
                 }
             }
         }
-        let _ = token(&answer(200, &body), Expected::Exchanged, NOW);
+        let _ = token(&answer(200, &body), Expected::AccessToken(TokenResponse::TokenExchange), NOW);
         let _ = refused(400, &body);
     }
 }

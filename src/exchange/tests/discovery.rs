@@ -1,6 +1,6 @@
 //! Metadata and keys: where they are looked for, what is believed, how long.
 use crate::exchange::testing::{Bench, Reply, Scripted, Seen, client_credentials, grant, json, token};
-use crate::exchange::{Flow, Grant, Subject, UserTokenRule};
+use crate::exchange::{Flow, GrantSpec, Subject, UserTokenRule};
 use crate::issuer::{AuthorizationServer, Endpoints, Fault};
 use crate::jose::SigningKey;
 use crate::jose::TokenKind;
@@ -227,10 +227,10 @@ async fn old_metadata_is_used_on_while_the_server_is_in_trouble() {
 }
 
 /// A grant for a user of `server`, at the same server.
-fn for_user(server: AuthorizationServer) -> Grant {
+fn for_user(server: AuthorizationServer) -> GrantSpec {
     let server = Arc::new(server);
     let rule = UserTokenRule { server: Arc::clone(&server), kind: TokenKind::IdToken, audience: Vec::new() };
-    Grant { subject: Subject::User(rule), ..grant(Flow::JwtBearer { server }) }
+    GrantSpec { subject: Subject::User(rule), ..grant(Flow::JwtBearer { server }) }
 }
 
 fn user_token(bench: &Bench, issuer: &str, key: &SigningKey) -> String {

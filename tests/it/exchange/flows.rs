@@ -57,7 +57,7 @@ async fn alice_by_every_flow_and_every_authentication() {
             (Flow::JwtBearer { server: at() }, None, false),
         ];
         for (flow, actor, acts) in flows {
-            let asked = Grant { actor, ..for_a_user(flow, &idp) };
+            let asked = GrantSpec { actor, ..for_a_user(flow, &idp) };
             let label = format!("{} with {name}", asked.flow.name());
             let minted = rig.mint_for(&asked, rig.alice(&json!({}))).await;
             let minted = minted.unwrap_or_else(|error| panic!("{label}: {error}; {} {}", why(&rig.idp), why(&rig.ras)));
@@ -116,7 +116,7 @@ async fn a_chain_of_actors_is_carried_on() {
         Flow::IdJag { idp: Arc::clone(&idp), server: Arc::clone(&server) },
     ] {
         let actor = matches!(flow, Flow::IdJag { .. }).then_some(ActorToken::JwtSvid);
-        let asked = Grant { actor, ..for_a_user(flow, &idp) };
+        let asked = GrantSpec { actor, ..for_a_user(flow, &idp) };
         let minted = rig.mint_for(&asked, rig.alice(&before)).await;
         let minted = minted.unwrap_or_else(|error| panic!("{error}; {} {}", why(&rig.idp), why(&rig.ras)));
         assert_eq!(claims(&minted)["act"], json!({"sub": BOT, "act": {"sub": ORCHESTRATOR}}));

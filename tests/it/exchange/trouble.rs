@@ -8,12 +8,14 @@ async fn refusals_say_whose_they_are() {
     let rig = Rig::start().await;
     let (idp, server) = rig.servers(&spiffe_jwt());
     let asked = for_a_user(Flow::TokenExchange { server: Arc::clone(&server) }, &idp);
-    let asked = Grant { actor: Some(ActorToken::JwtSvid), ..asked };
+    let asked = GrantSpec { actor: Some(ActorToken::JwtSvid), ..asked };
     let error = rig.mint_for(&asked, rig.alice(&json!({}))).await.expect_err("nobody may act for alice");
     assert_eq!((error.fault(), error.oauth_code()), (Whose::Agent, Some("access_denied")), "{error}");
 
-    let wide =
-        Grant { scopes: vec!["mail:send".into()], ..grant(Flow::ClientCredentials { server: Arc::clone(&server) }) };
+    let wide = GrantSpec {
+        scopes: vec!["mail:send".into()],
+        ..grant(Flow::ClientCredentials { server: Arc::clone(&server) })
+    };
     let error = rig.mint(&wide).await.expect_err("not this agent's scope");
     assert_eq!((error.fault(), error.oauth_code()), (Whose::Agent, Some("invalid_scope")), "{error}");
 
