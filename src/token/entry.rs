@@ -1,20 +1,12 @@
 //! One key's state in the owner.
+use super::event::{TokenError, Waiter};
 use super::key::UserToken;
 use super::schedule::{refresh_at, retry_after};
 use super::slot::{AccessToken, Slot};
-use super::tokens::TokenError;
 use crate::clock::Timestamp;
 use crate::exchange::ExchangeError;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::oneshot;
-
-pub(super) type Reply = oneshot::Sender<Result<Arc<AccessToken>, TokenError>>;
-
-/// Who asked, so that the answer reaches them all.
-pub(super) struct Waiter {
-    pub(super) reply: Reply,
-}
 
 pub(super) struct Entry {
     /// Gone once no configuration names the grant any more.

@@ -1,9 +1,10 @@
 //! The owner: one task, one event at a time.
-use super::entry::{Entry, Waiter};
+use super::entry::Entry;
+use super::event::{Event, TokenError, Waiter};
 use super::key::{Key, UserToken};
 use super::metrics::Metrics;
+use super::settings::Settings;
 use super::slot::{AccessToken, Slot};
-use super::tokens::{Event, Settings, TokenError};
 use crate::clock::{Clock, Timestamp};
 use crate::exchange::{ExchangeError, Exchanger, Grant, Minted};
 use crate::identity::Identity;
@@ -35,7 +36,7 @@ const CONCURRENT_FETCHES: usize = 64;
 /// How often expiry and renewal are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-pub(super) struct Surroundings {
+pub(super) struct Context {
     pub(super) identity: Option<Identity>,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
@@ -52,7 +53,7 @@ pub struct Owner<M> {
     permits: Arc<Semaphore>,
     /// The identity in whose name the held tokens were minted.
     spiffe_id: Option<String>,
-    around: Surroundings,
+    context: Context,
 }
 
 struct Done {
@@ -62,7 +63,7 @@ struct Done {
 }
 
 impl<M> Owner<M> {
-    pub(super) fn new(mint: M, events: mpsc::Receiver<Event>, around: Surroundings) -> Self {
+    pub(super) fn new(mint: M, events: mpsc::Receiver<Event>, context: Context) -> Self {
         Self {
             mint,
             events,
@@ -70,7 +71,7 @@ impl<M> Owner<M> {
             fetches: JoinSet::new(),
             permits: Arc::new(Semaphore::new(CONCURRENT_FETCHES)),
             spiffe_id: None,
-            around,
+            context,
         }
     }
 }
@@ -80,7 +81,7 @@ impl<M: Mint> Owner<M> {
     pub async fn run(mut self, mut stop: Stop) -> Result<(), String> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut identity = self.around.identity.as_ref().map(Identity::changes);
+        let mut identity = self.context.identity.as_ref().map(Identity::changes);
         loop {
             tokio::select! {
                 () = stop.stopped() => return Ok(()),
@@ -109,9 +110,9 @@ impl<M: Mint> Owner<M> {
     }
 
     fn want(&mut self, slot: &Arc<Slot>, user: Option<UserToken>, waiter: Option<Waiter>) {
-        let now = self.around.clock.now();
+        let now = self.context.clock.now();
         let key = self.key(slot, user.as_ref());
-        let metrics = self.around.metrics.clone();
+        let metrics = self.context.metrics.clone();
         let entry = self.entry(key, slot);
         let Some(waiter) = waiter else { return self.fetch(key, user) };
         slot.mark_used();
@@ -133,8 +134,8 @@ impl<M: Mint> Owner<M> {
 
     /// Compare and invalidate: only the token that was refused dies, and only one replacement is minted per interval.
     fn rejected(&mut self, slot: &Arc<Slot>, user: Option<UserToken>, serial: u64, waiter: Waiter) {
-        let now = self.around.clock.now();
-        let interval = self.around.settings.remint_interval;
+        let now = self.context.clock.now();
+        let interval = self.context.settings.remint_interval;
         let key = self.key(slot, user.as_ref());
         let entry = self.entry(key, slot);
         let held = entry.held.clone().filter(|token| token.serial() == serial);
@@ -145,14 +146,14 @@ impl<M: Mint> Owner<M> {
         }
         entry.reminted_at = Some(now);
         entry.drop_held();
-        self.around.fence.fetch_add(1, Ordering::AcqRel);
+        self.context.fence.fetch_add(1, Ordering::AcqRel);
         self.want(slot, user, Some(waiter));
     }
 
     fn done(&mut self, done: &Done) {
         // As in `apply`: a token that was minted in the old one's name is void.
         self.identity_changed();
-        let now = self.around.clock.now();
+        let now = self.context.clock.now();
         let Some(entry) = self.entries.peek_mut(&done.key) else { return };
         entry.fetching = None;
         let refreshing = std::mem::take(&mut entry.refreshing);
@@ -178,13 +179,13 @@ impl<M: Mint> Owner<M> {
         }
         if refreshing && let Some(slot) = slot {
             let outcome = if done.result.is_ok() { "success" } else { "failure" };
-            self.around.metrics.refreshes.with_label_values(&[slot.grant().server().name.as_str(), outcome]).inc();
+            self.context.metrics.refreshes.with_label_values(&[slot.grant().server().name.as_str(), outcome]).inc();
         }
         self.bound();
     }
 
     fn tick(&mut self) {
-        let now = self.around.clock.now();
+        let now = self.context.clock.now();
         let due: Vec<Key> = self.entries.iter().filter(|(_, entry)| is_due(entry, now)).map(|(key, _)| *key).collect();
         for key in due {
             if let Some(entry) = self.entries.peek_mut(&key) {
@@ -201,19 +202,19 @@ impl<M: Mint> Owner<M> {
             self.entries.pop(&key);
         }
         let held = || self.entries.iter().filter_map(|(_, entry)| entry.held.as_ref());
-        self.around.metrics.entries.set(gauge_value(held().count()));
-        self.around.metrics.bytes.set(gauge_value(held().map(|token| token.size()).sum::<usize>()));
+        self.context.metrics.entries.set(gauge_value(held().count()));
+        self.context.metrics.bytes.set(gauge_value(held().map(|token| token.size()).sum::<usize>()));
     }
 
     /// Another SPIFFE ID, or none any more, ends every token that was minted in the old one's name.
     fn identity_changed(&mut self) {
-        let Some(identity) = &self.around.identity else { return };
+        let Some(identity) = &self.context.identity else { return };
         let id = identity.current().ok().map(|snapshot| snapshot.svid.id.to_string());
         if id == self.spiffe_id {
             return;
         }
         self.spiffe_id = id;
-        self.around.fence.fetch_add(1, Ordering::AcqRel);
+        self.context.fence.fetch_add(1, Ordering::AcqRel);
         let mut eager = Vec::new();
         let mut idle = Vec::new();
         for (key, entry) in &mut self.entries {
@@ -263,7 +264,7 @@ impl<M: Mint> Owner<M> {
 
     /// Lets the least recently used delegated tokens go beyond the bound.
     fn bound(&mut self) {
-        let limit = self.around.settings.delegated.get();
+        let limit = self.context.settings.delegated.get();
         let idle = |entry: &Entry| entry.delegated && entry.fetching.is_none();
         while self.entries.iter().filter(|(_, entry)| entry.delegated).count() > limit {
             let oldest = self.entries.iter().rev().find(|(_, entry)| idle(entry)).map(|(key, _)| *key);

@@ -1,66 +1,18 @@
 //! The handle that the data plane asks, and what it gets.
-use super::entry::{Reply, Waiter};
+use super::event::{Event, Reply, TokenError, Waiter};
 use super::key::UserToken;
 use super::metrics::Metrics;
-use super::owner::Owner;
+use super::owner::{Context, Owner};
+use super::settings::Settings;
 use super::slot::{AccessToken, Slot};
 use crate::clock::{Clock, Timestamp};
-use crate::exchange::{ExchangeError, Grant, GrantDigest};
+use crate::exchange::{Grant, GrantDigest};
 use crate::identity::Identity;
-use lru::LruCache;
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-
-/// Bounds of the cache.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The longest that a request waits for a token.
-    pub token_timeout: Duration,
-    /// Requests that may wait for the owner at one time: as many as may be in flight. Past it a request is answered at once.
-    pub waiting: NonZeroUsize,
-    /// Delegated tokens held at most, in the owner.
-    pub delegated: NonZeroUsize,
-    /// A refused token is replaced at most once in this time.
-    pub remint_interval: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            token_timeout: Duration::from_secs(10),
-            waiting: NonZeroUsize::new(10_000).expect("not zero"),
-            delegated: NonZeroUsize::new(4096).expect("not zero"),
-            remint_interval: Duration::from_secs(10),
-        }
-    }
-}
-
-/// Why there is no token.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum TokenError {
-    /// The exchange failed; every waiter has the same.
-    #[error(transparent)]
-    Exchange(ExchangeError),
-    /// Nothing came within the token timeout; the exchange goes on for those who come later.
-    #[error("no token within the time that a request waits for one")]
-    Timeout,
-    /// More requests wait for tokens than the owner takes.
-    #[error("too many requests are waiting for a token")]
-    Busy,
-    /// The process is going down.
-    #[error("the proxy is shutting down")]
-    Stopped,
-}
-
-pub(super) enum Event {
-    Want { slot: Arc<Slot>, user: Option<UserToken>, waiter: Waiter },
-    Rejected { slot: Arc<Slot>, user: Option<UserToken>, serial: u64, waiter: Waiter },
-    Eager { slot: Arc<Slot> },
-}
 
 /// Asks the owner. Cloned freely.
 #[derive(Clone)]
@@ -70,7 +22,7 @@ pub struct Tokens {
     fence: Arc<AtomicU64>,
     clock: Clock,
     timeout: Duration,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
 }
 
 impl Tokens {
@@ -92,7 +44,7 @@ impl Tokens {
             timeout: settings.token_timeout,
             metrics: metrics.clone(),
         };
-        (tokens, Owner::new(mint, receiver, super::owner::Surroundings { identity, clock, metrics, settings, fence }))
+        (tokens, Owner::new(mint, receiver, Context { identity, clock, metrics, settings, fence }))
     }
 
     /// The slot of a grant: the same one for equal grants, so that a reload keeps its tokens.
@@ -171,39 +123,5 @@ impl Tokens {
             Ok(Err(_)) => Err(TokenError::Stopped),
             Err(_) => Err(TokenError::Timeout),
         }
-    }
-}
-
-/// A worker's own memory of delegated tokens, from (grant, SHA-256 of the user's token), so that a user's token is verified
-/// once per worker and not once per request.
-pub struct Delegated {
-    tokens: LruCache<(u64, [u8; 32]), (u64, Arc<AccessToken>)>,
-}
-
-impl Delegated {
-    /// Holds at most `capacity` tokens.
-    pub fn new(capacity: NonZeroUsize) -> Self {
-        Self { tokens: LruCache::new(capacity) }
-    }
-
-    /// The token that this user's token minted, while it lives.
-    pub fn ready(&mut self, tokens: &Tokens, slot: &Slot, hash: [u8; 32]) -> Option<Arc<AccessToken>> {
-        let (fence, token) = self.tokens.get(&(slot.id(), hash))?;
-        if *fence != tokens.fence() || !token.is_usable(tokens.now()) {
-            self.tokens.pop(&(slot.id(), hash));
-            return None;
-        }
-        tokens.metrics.hit.inc();
-        Some(Arc::clone(token))
-    }
-
-    /// Remembers what the owner answered to a question that began at `fence`.
-    pub fn remember(&mut self, fence: u64, slot: &Slot, hash: [u8; 32], token: &Arc<AccessToken>) {
-        self.tokens.put((slot.id(), hash), (fence, Arc::clone(token)));
-    }
-
-    /// The fence to give to [`Delegated::remember`]; read before asking.
-    pub fn fence(tokens: &Tokens) -> u64 {
-        tokens.fence()
     }
 }
