@@ -1,31 +1,35 @@
-//! One fetch for many callers. [`SingleFlight`] lets one caller fetch what several want at the same time; [`CachedValue`]
-//! also keeps the result while it is fresh, serves it while it is stale, and remembers failures for a moment.
+//! One fetch for many callers. [`SingleFlight`] lets one caller fetch what several want at the same
+//! time; [`CachedValue`] also keeps the result while it is fresh, serves it while it is stale, and
+//! remembers failures for a moment.
 //!
-//! Neither stores a future: the caller that leads drives its own, in place or in a task, so a fetch need not be `Send`.
-//! A caller that hangs up cancels nothing for the others. If it was the leader, one of those that wait leads next.
+//! Neither stores a future: the caller that leads drives its own, in place or in a task, so a fetch
+//! need not be `Send`. A caller that hangs up cancels nothing for the others. If it was the leader,
+//! one of those that wait leads next.
 use crate::clock::{Clock, Timestamp};
 use crate::sync::lock;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Elects one of the callers that want the same thing at the same time. It remembers nothing once the fetch has ended.
+/// Elects one of the callers that want the same thing at the same time. It remembers nothing once
+/// the fetch has ended.
 #[derive(Debug)]
 pub struct SingleFlight<T> {
     /// Alive while there is a leader.
     in_flight: Mutex<Weak<watch::Sender<Option<T>>>>,
 }
 
-/// What a caller does about a fetch.
+/// The part that a caller takes in a fetch.
 #[derive(Debug)]
 pub enum Role<T> {
-    /// It fetches.
+    /// The caller fetches.
     Leader(Leader<T>),
-    /// It waits for the caller that fetches.
+    /// The caller waits for the leader.
     Follower(Follower<T>),
 }
 
-/// The one caller that fetches. Dropping it without [`Leader::finish`] makes one of the followers lead.
+/// The one caller that fetches. Dropping it without [`Leader::finish`] makes one of the followers
+/// lead.
 #[derive(Debug)]
 pub struct Leader<T>(Arc<watch::Sender<Option<T>>>);
 
@@ -70,7 +74,8 @@ impl<T: Clone> Leader<T> {
 }
 
 impl<T: Clone> Follower<T> {
-    /// The leader's result; `None` if the leader was dropped without one, and the caller should join again.
+    /// The leader's result; `None` if the leader was dropped without one, and the caller should
+    /// join again.
     pub async fn result(mut self) -> Option<T> {
         let result = self.0.wait_for(Option::is_some).await.ok()?;
         result.clone()
@@ -80,10 +85,11 @@ impl<T: Clone> Follower<T> {
 /// A value that is fetched once for many callers, with memory.
 ///
 /// - While the value is fresh, it is served.
-/// - While it is stale, one caller at a time fetches a newer one, and the others are served the stale one without waiting.
-///   If the fetch fails in a way that passes, the stale value is served, and not fetched again during [`Policy::pause`].
-/// - Without a usable value, callers wait for one fetch and share its result, good or bad. A failure answers later
-///   callers, too, during [`Policy::negative`].
+/// - While it is stale, one caller at a time fetches a newer one, and the others are served the
+///   stale one without waiting. If the fetch fails in a way that passes, the stale value is served,
+///   and not fetched again during [`Policy::pause`].
+/// - Without a usable value, callers wait for one fetch and share its result, good or bad. A
+///   failure answers later callers, too, during [`Policy::negative`].
 #[derive(Debug)]
 pub struct CachedValue<T, E> {
     policy: Policy<E>,
@@ -91,10 +97,11 @@ pub struct CachedValue<T, E> {
     flight: SingleFlight<Result<T, E>>,
 }
 
-/// What happens after a fetch has failed.
+/// The rules that apply after a fetch has failed.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy<E> {
-    /// How long a failure is served to further callers. With zero, only the callers that waited for the fetch share it.
+    /// How long a failure is served to further callers. With zero, only the callers that waited for
+    /// the fetch share it.
     pub negative: Duration,
     /// How long a stale value is served without another attempt.
     pub pause: Duration,
@@ -105,13 +112,13 @@ pub struct Policy<E> {
 /// A value and the times that bound its use, by the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Fetched<T> {
-    /// The value.
+    /// The fetched value.
     pub value: T,
     /// The value is not used by a clock that reads earlier than this.
     pub valid_from: Timestamp,
-    /// When the value becomes stale.
+    /// The time when the value becomes stale.
     pub fresh_until: Timestamp,
-    /// When a stale value can no longer be used.
+    /// The time when a stale value can no longer be used.
     pub usable_until: Timestamp,
 }
 
@@ -120,7 +127,8 @@ pub struct Fetched<T> {
 pub struct Served<T, E> {
     /// A fresh value, or a stale one that may still be used.
     pub value: T,
-    /// Why a stale value was not renewed. Only the caller that met the failure gets it, so that it is logged once.
+    /// Why a stale value was not renewed. Only the caller that met the failure gets it, so that it
+    /// is logged once.
     pub renewal_failure: Option<E>,
 }
 
@@ -131,11 +139,11 @@ struct State<T, E> {
     paused_at: Option<Timestamp>,
     /// The last failure that was returned, and when that was.
     failed: Option<(E, Timestamp)>,
-    /// When [`CachedValue::refresh`] last fetched.
+    /// The time of the last fetch of [`CachedValue::refresh`].
     refreshed_at: Option<Timestamp>,
 }
 
-/// What the memory alone answers.
+/// The answer without a fetch.
 enum Lookup<T, E> {
     /// No fetch is due.
     Settled(Result<T, E>),
@@ -146,13 +154,13 @@ enum Lookup<T, E> {
 }
 
 impl<T: Clone, E: Clone> CachedValue<T, E> {
-    /// An empty cache.
+    /// Creates an empty cache.
     pub fn new(policy: Policy<E>) -> Self {
         let state = State { cached: None, paused_at: None, failed: None, refreshed_at: None };
         Self { policy, state: Mutex::new(state), flight: SingleFlight::default() }
     }
 
-    /// The value. `fetch` is called only if a fetch is due and this caller leads it.
+    /// The fetched value. `fetch` is called only if a fetch is due and this caller leads it.
     ///
     /// # Errors
     /// The failure of the fetch, or of an earlier one that is still remembered.
@@ -179,11 +187,13 @@ impl<T: Clone, E: Clone> CachedValue<T, E> {
         }
     }
 
-    /// A newer value than the one that the caller has, as `is_newer` decides: one that another caller has fetched since, or
-    /// the result of `fetch`. `None` if there is no newer one and the last refresh was less than `interval` ago.
+    /// A newer value than the one that the caller has, as `is_newer` decides: one that another
+    /// caller has fetched since, or the result of `fetch`. `None` if there is no newer one and the
+    /// last refresh was less than `interval` ago.
     ///
     /// # Errors
-    /// The failure of `fetch`. It is neither shared nor remembered, because the cached value may still be good.
+    /// The failure of `fetch`. It is neither shared nor remembered, because the cached value may
+    /// still be good.
     pub async fn refresh<F: Future<Output = Result<Fetched<T>, E>>>(
         &self,
         clock: &Clock,
@@ -292,7 +302,8 @@ impl<T, E> Served<T, E> {
     }
 }
 
-/// Whether `now` is less than `span` after `at`. A clock that was set back to before `at` ends the span.
+/// Whether `now` is less than `span` after `at`. A clock that was set back to before `at` ends the
+/// span.
 fn is_within(at: Timestamp, span: Duration, now: Timestamp) -> bool {
     at <= now && now.since(at) < span
 }

@@ -1,16 +1,17 @@
-//! The `act` claim (RFC 8693 §4.1): who acts, and for whom they acted before. Outermost is the current actor.
+//! The `act` claim (RFC 8693 §4.1): a chain of actors. The outermost one is the current actor, and
+//! each contains the one before it.
 use serde::Serialize;
 use serde_json::Value;
 
-/// How many actors one chain may name when the configuration does not say.
+/// The longest chain of actors, unless the configuration sets another limit.
 pub const DEFAULT_MAX_DEPTH: usize = 3;
 
-/// One actor and, nested, those before it.
+/// One actor and, nested in it, the actors before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Actor {
-    /// Who acts; unique for `iss`, or by itself where there is none (a SPIFFE ID).
+    /// Names the actor, uniquely within `iss`, or globally where there is no `iss` (a SPIFFE ID).
     pub sub: String,
-    /// Who names the actor.
+    /// The issuer that names the actor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iss: Option<String>,
     /// The actor before this one.
@@ -18,22 +19,23 @@ pub struct Actor {
     pub act: Option<Box<Actor>>,
 }
 
-/// Why a chain of actors is not carried on.
+/// Why a chain of actors cannot be extended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ActorError {
-    /// Not an object, no `sub`, or a member of another type than RFC 8693 gives it.
+    /// An actor is not an object, has no `sub`, or has a member whose type differs from RFC 8693.
     #[error("the `act` claim is not a chain of actors with a `sub` each (RFC 8693 section 4.1)")]
     Malformed,
-    /// More actors than allowed.
+    /// The chain has more actors than allowed.
     #[error("the chain of actors is longer than `max_depth` ({0}) allows")]
     TooDeep(usize),
-    /// One actor twice: a delegation that came back.
+    /// The chain names an actor twice: the delegation came back to it.
     #[error("the chain of actors names one actor twice")]
     Loop,
 }
 
 impl Actor {
-    /// Reads an `act` claim of at most `max_depth` actors. Members other than `sub`, `iss` and `act` identify nobody and are left out.
+    /// Reads an `act` claim of at most `max_depth` actors. Members other than `sub`, `iss` and
+    /// `act` do not identify anybody and are dropped.
     pub fn parse(claim: &Value, max_depth: usize) -> Result<Self, ActorError> {
         let mut links = Vec::new();
         let mut next = Some(claim);
@@ -63,17 +65,17 @@ impl Actor {
         chain.checked(max_depth)
     }
 
-    /// `current` acts now, around whoever acted before.
+    /// Makes `current` the current actor, around the actors `before` it.
     pub fn wrap(current: &str, before: Option<Self>, max_depth: usize) -> Result<Self, ActorError> {
         Self { sub: current.to_owned(), iss: None, act: before.map(Box::new) }.checked(max_depth)
     }
 
-    /// From the current actor to the first delegate.
+    /// Iterates over the chain, from the current actor to the first one.
     pub fn chain(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |actor| actor.act.as_deref())
     }
 
-    /// Whether both names can mean one actor: a `sub` without `iss` may be any issuer's.
+    /// Whether both can mean one actor. A `sub` without `iss` may belong to any issuer.
     fn same(&self, other: &Self) -> bool {
         self.sub == other.sub && (self.iss.is_none() || other.iss.is_none() || self.iss == other.iss)
     }
@@ -95,7 +97,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn worker_wraps_orchestrator() {
+    fn wrap_nests_the_earlier_actor() {
         let before = Actor::parse(&json!({"sub": "orchestrator", "iss": "https://a", "sub_profile": "ai_agent"}), 3)
             .expect("one");
         let act = Actor::wrap("worker", Some(before), 3).expect("two");
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_never_deeper_than_allowed() {
+    fn chain_beyond_max_depth_is_refused() {
         let three = json!({"sub": "c", "act": {"sub": "b", "act": {"sub": "a"}}});
         let before = Actor::parse(&three, 3).expect("three");
         assert_eq!(Actor::wrap("d", Some(before), 3), Err(ActorError::TooDeep(3)));
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delegation_that_comes_back_is_a_loop() {
+    fn actor_named_twice_is_a_loop() {
         let before = Actor::parse(&json!({"sub": "b", "act": {"sub": "a", "iss": "https://x"}}), 3).expect("chain");
         assert_eq!(Actor::wrap("a", Some(before), 3), Err(ActorError::Loop));
         let two_issuers = json!({"sub": "a", "iss": "https://x", "act": {"sub": "a", "iss": "https://y"}});
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_chain_is_refused() {
+    fn malformed_chain_is_refused() {
         for claim in [
             json!("a"),
             json!({}),

@@ -10,26 +10,28 @@ use std::time::Duration;
 pub const ID_JAG_TYP: &str = "oauth-id-jag+jwt";
 /// `typ` of a client assertion (draft-ietf-oauth-rfc7523bis).
 pub const CLIENT_ASSERTION_TYP: &str = "client-authentication+jwt";
-/// How long an assertion lives when the configuration does not say.
+/// The time from `iat` to `exp`, unless the configuration sets another.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(5 * 60);
-/// The longest that an assertion may live.
+/// The longest time from `iat` to `exp`.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(60 * 60);
-/// A client assertion is made for one request, so a minute is for clocks that differ.
+/// The lifetime of a client assertion. It is made for one request, so a minute covers clocks that
+/// differ.
 pub const CLIENT_ASSERTION_LIFETIME: Duration = Duration::from_secs(60);
 
-/// An identity assertion: `iss` says to `aud` that the client `client_id` comes for `sub`, with `act` as the one who acts.
+/// The claims of an ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant §3.1): `iss` tells
+/// `aud` that the client `client_id` asks on behalf of `sub`, with `act` as the actor.
 #[derive(Clone, Debug, Serialize)]
 pub struct IdJag {
-    /// Who says so.
+    /// The issuer of the assertion.
     pub iss: String,
-    /// For whom.
+    /// The subject that the client asks on behalf of.
     pub sub: String,
-    /// To whom: the issuer identifier of the authorization server, exactly.
+    /// The exact issuer identifier of the authorization server.
     pub aud: String,
-    /// The client's id at `aud`.
+    /// The client's ID at `aud`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
-    /// Unique: the server may take each assertion once only.
+    /// Unique, because a server may accept each assertion only once.
     pub jti: String,
     /// Whole seconds since the epoch.
     #[serde(serialize_with = "numeric_date")]
@@ -37,18 +39,18 @@ pub struct IdJag {
     /// Whole seconds since the epoch.
     #[serde(serialize_with = "numeric_date")]
     pub exp: Timestamp,
-    /// RFC 8707 identifiers; a string if there is one, an array if there are several.
+    /// Resource identifiers (RFC 8707), sent as a string if there is one and as an array otherwise.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "one_or_many")]
     pub resource: Vec<String>,
-    /// Scopes, separated by spaces.
+    /// The scopes, separated by spaces.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
-    /// Who acts for `sub`.
+    /// The chain of actors that act for `sub`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub act: Option<Actor>,
 }
 
-/// `private_key_jwt` (RFC 7523 §3): the client names itself to one authorization server.
+/// The claims of a client assertion for `private_key_jwt` (RFC 7523 §3).
 #[derive(Clone, Debug, Serialize)]
 pub struct ClientAssertion {
     iss: String,
@@ -62,7 +64,7 @@ pub struct ClientAssertion {
 }
 
 impl ClientAssertion {
-    /// A fresh one for one request.
+    /// Claims for one request, with a new `jti`.
     pub fn new(client_id: &str, audience: &str, now: Timestamp) -> Self {
         Self {
             iss: client_id.to_owned(),
@@ -75,7 +77,7 @@ impl ClientAssertion {
     }
 }
 
-/// 128 random bits, base64url.
+/// A random `jti` of 128 bits, in base64url.
 pub fn new_jti() -> String {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes)
@@ -100,7 +102,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn members_are_named_as_in_the_draft() {
+    fn id_jag_serializes_as_in_the_draft() {
         let mut claims = IdJag {
             iss: "https://idp.acme.example".into(),
             sub: "U019488227".into(),
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_assertion_has_what_rfc_7523_asks() {
+    fn client_assertion_has_the_claims_of_rfc_7523() {
         let now = Timestamp::from_unix_seconds(1_767_225_600);
         let claims = serde_json::to_value(ClientAssertion::new("c", "https://as", now)).expect("json");
         assert_eq!((&claims["iss"], &claims["sub"], &claims["aud"]), (&"c".into(), &"c".into(), &"https://as".into()));
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn no_jti_comes_twice() {
+    fn jti_is_unique() {
         let many: HashSet<_> = (0..1000).map(|_| new_jti()).collect();
         assert_eq!(many.len(), 1000);
         assert!(many.iter().all(|jti| jti.len() == 22));

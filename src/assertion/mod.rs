@@ -1,5 +1,5 @@
-//! What this proxy says about itself and others: the claims of the JWTs that it signs, and chains of actors. Pure functions:
-//! the instant is an argument; nothing here opens a file or a socket.
+//! The claims of the JWTs that this proxy signs, and chains of actors. Pure functions:
+//! the time is an argument; nothing here opens a file or a socket.
 mod actor;
 mod claims;
 

@@ -1,4 +1,4 @@
-//! Proving to an authorization server which client this is. Every request carries a fresh proof.
+//! Client authentication. Every request carries a fresh proof of which client this is.
 use super::form::Form;
 use crate::assertion::{CLIENT_ASSERTION_TYP, ClientAssertion};
 use crate::issuer::{ClientAuth, Issuer, IssuerError};
@@ -14,13 +14,14 @@ const JWT_SPIFFE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe
 pub(super) async fn authenticate(form: &mut Form, issuer: &Issuer, audience: &str) -> Result<(), IssuerError> {
     let (server, workload) = (issuer.server(), issuer.workload());
     let client_id = match &server.client_auth {
-        // A public client without an id of its own and without an identity has no id to send.
+        // A public client without a configured ID and without an identity has no ID to send.
         ClientAuth::None if server.client_id.is_none() && workload.spiffe_id().is_err() => return Ok(()),
         _ => issuer.client_id()?,
     };
     match &server.client_auth {
         ClientAuth::ClientSecretBasic(secret) => {
-            // One method per request (RFC 6749 §2.3): no `client_id` in the body beside the header.
+            // One method per request (RFC 6749 §2.3): no `client_id` in the body in addition to the
+            // header.
             form.authorization = Some(basic(&client_id, secret)?);
             form.secrets.push(secret.expose().to_owned());
             return Ok(());
@@ -44,19 +45,21 @@ pub(super) async fn authenticate(form: &mut Form, issuer: &Issuer, audience: &st
             form.set("client_assertion_type", JWT_BEARER);
             form.set_secret("client_assertion", &assertion);
         }
-        // The connection shows the certificate; the id must still be in the body (RFC 8705 §2).
+        // The connection presents the certificate; the ID must still be in the body (RFC 8705 §2).
         ClientAuth::SpiffeX509 | ClientAuth::None => {}
     }
     form.set("client_id", &client_id);
     Ok(())
 }
 
-/// RFC 6749 §2.3.1: both halves are form-encoded first, since an id may well contain a colon.
+/// The value of `Authorization: Basic`. Both halves are form-encoded first, since an ID may contain
+/// a colon (RFC 6749 §2.3.1).
 fn basic(client_id: &str, secret: &Secret) -> Result<HeaderValue, IssuerError> {
     let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     let pair = format!("{}:{}", encoded(client_id), encoded(secret.expose()));
-    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair)))
-        .map_err(|_| IssuerError::Configuration("the client secret cannot stand in a header".to_owned()))?;
+    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair))).map_err(|_| {
+        IssuerError::Configuration("the client secret has characters that a header cannot carry".to_owned())
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }

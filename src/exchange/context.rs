@@ -1,4 +1,4 @@
-//! What every step of an exchange needs.
+//! The dependencies that all steps of an exchange share.
 use super::error::{ExchangeError, Failure};
 use super::metrics::{Leg, Metrics};
 use crate::issuer::{Issuer, Issuers, Workload};

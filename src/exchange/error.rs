@@ -1,4 +1,4 @@
-//! Why there is no token, whose fault that is, and how long it is not worth asking again.
+//! Errors of an exchange: who can do something about each, and how soon it is worth asking again.
 use crate::assertion::ActorError;
 use crate::issuer::{Fault, IssuerError, VerifyError, ask_operator, failures, try_later};
 use crate::jose::InvalidToken;
@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why there is no token. All callers that waited for it get a clone.
+/// Why no token was issued. All callers that waited for the token get a clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExchangeError(Arc<FailureAtServer>);
 
@@ -17,7 +17,7 @@ struct FailureAtServer {
 }
 
 failures! {
-    /// What went wrong. Texts are for the log.
+/// Why an exchange failed. Texts are for the log.
     #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
     pub(super) enum Failure(server) wraps Issuer(IssuerError) {
         /// The grant needs a user's token, and there is none.
@@ -60,7 +60,7 @@ failures! {
             advice: refusal.advice(server),
         }
         /// The server issued a token that has expired before it could be used.
-        #[error("the token that it sent is already over; compare the clocks of both machines")]
+#[error("the token it issued has already expired; compare the clocks of both machines")]
         Expired => {
             kind: "expired",
             fault: Fault::Operator,
@@ -73,19 +73,20 @@ failures! {
 /// An OAuth error that a server answered with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// The HTTP status.
+    /// The HTTP status of the answer.
     pub(super) status: u16,
     /// `error`. It is short and has no characters beyond `a-z A-Z 0-9 _ . -`.
     pub(super) code: String,
-    /// `error_description`, fit for the log; it may be empty.
+    /// `error_description`, safe to log; it may be empty.
     pub(super) description: String,
     /// Whether the grant acts for a user.
     pub(super) delegated: bool,
 }
 
 impl Refusal {
-    /// RFC 6749 §5.2, RFC 8693 §2.2.2, and the codes of RFC 8707, RFC 9396, RFC 9470, RFC 8628 and OpenID Connect Core §3.1.2.6. A
-    /// code that is not known here is the operator's.
+    /// Classifies the codes of RFC 6749 §5.2, RFC 8693 §2.2.2, RFC 8707, RFC 9396, RFC 9470, RFC
+    /// 8628 and OpenID Connect Core §3.1.2.6. A code that is not known here is a matter for the
+    /// operator.
     fn fault(&self) -> Fault {
         match &*self.code {
             "access_denied"
@@ -97,7 +98,7 @@ impl Refusal {
             | "consent_required"
             | "interaction_required"
             | "login_required" => Fault::Agent,
-            // RFC 8693 §2.2.2 uses it for a subject token that is not accepted.
+            // RFC 8693 §2.2.2 uses this code for a subject token that is not accepted.
             "invalid_request" if self.delegated => Fault::Agent,
             "temporarily_unavailable" | "server_error" | "slow_down" => Fault::Unavailable,
             _ => Fault::Operator,
@@ -143,7 +144,7 @@ impl ExchangeError {
 
     /// The server sent a token that cannot be used as one.
     pub fn unusable_token() -> Self {
-        Self::new("", IssuerError::Response("the access token cannot stand in a header".to_owned()))
+        Self::new("", IssuerError::Response("the access token has characters that a header cannot carry".to_owned()))
     }
 
     /// A stable name, for metrics and logs.
@@ -156,7 +157,8 @@ impl ExchangeError {
         self.0.failure.fault()
     }
 
-    /// The server's error code, if it gave one. It is short and has no characters beyond `a-z A-Z 0-9 _ . -`.
+    /// The server's error code, if it sent one. It is short and has no characters beyond `a-z A-Z
+    /// 0-9 _ . -`.
     pub fn oauth_code(&self) -> Option<&str> {
         match &self.0.failure {
             Failure::Refused(refusal) => Some(&refusal.code),
@@ -164,7 +166,7 @@ impl ExchangeError {
         }
     }
 
-    /// How long the server wants to be left alone, at most five minutes.
+    /// How long the server asks to be left alone, at most five minutes.
     pub fn retry_after(&self) -> Option<Duration> {
         match &self.0.failure {
             Failure::Issuer(error) => error.retry_after(),
@@ -182,7 +184,7 @@ impl ExchangeError {
         self.0.failure.negative_ttl()
     }
 
-    /// What the agent can do. None of the server's own words, which may quote what we sent, are in it.
+    /// What the agent can do. It contains no text of the server, which may quote what we sent.
     pub fn advice(&self) -> String {
         self.0.failure.advice(&self.0.server)
     }

@@ -1,4 +1,4 @@
-//! Minting: one grant in, one access token out.
+//! Mints an access token for a grant.
 use super::context::Context;
 use super::error::{ExchangeError, Failure};
 use super::grant::Grant;
@@ -13,23 +13,26 @@ use crate::jose::InvalidToken;
 use crate::secret::Secret;
 use std::sync::Arc;
 
-/// Asks authorization servers for tokens. It keeps connections, metadata and keys, and no token. Clones share all of it.
+/// Asks authorization servers for tokens. It keeps connections, metadata and keys, but no tokens.
+/// Clones share all of them.
 #[derive(Clone)]
 pub struct Exchanger(Arc<Context>);
 
-/// An access token, fresh from the server.
+/// An access token that a server has just issued.
 #[derive(Clone, Debug)]
 pub struct Minted {
-    /// May stand after `Bearer` as it is: it is a `token68`.
+    /// The token. It is a `token68` (RFC 9110 §11.2), so a header can carry it as it is.
     pub token: Secret,
-    /// When it ends: by the server's word, by its own `exp`, and never after the user's token.
+    /// When the token expires: the earliest of `expires_in`, its own `exp`, and the expiry of the
+    /// user's token.
     pub expires_at: Timestamp,
-    /// The scopes that it has, sorted; what was asked for if the server did not say.
+    /// The granted scopes, sorted. They are the requested ones if the server named none (RFC 6749
+    /// §5.1).
     pub scopes: Vec<String>,
 }
 
 impl Exchanger {
-    /// Without an identity it serves grants that need none.
+    /// Creates an exchanger. Without an identity it can only serve grants that need none.
     pub fn new(identity: Option<Identity>, clock: Clock, metrics: Metrics) -> Self {
         let issuers = Issuers::new(Workload::new(identity, clock));
         Self(Arc::new(Context { issuers, metrics }))
@@ -38,7 +41,8 @@ impl Exchanger {
     /// Asks for an access token. `user` is the user's token, for a grant whose subject is one.
     ///
     /// # Errors
-    /// [`ExchangeError`]; nothing is retried here but what was never sent and, once, an ID-JAG that was refused.
+    /// Any [`ExchangeError`]. Only two things are retried, once each: a request that was never
+    /// sent, and an ID-JAG that was refused.
     pub async fn mint(&self, grant: &Grant, user: Option<&Secret>) -> Result<Minted, ExchangeError> {
         let context = &*self.0;
         let server = &grant.server().name;

@@ -1,4 +1,4 @@
-//! The body of a token request (RFC 6749 appendix B), and what goes with it.
+//! The body of a token request (RFC 6749 appendix B), and the `Authorization` that may go with it.
 use crate::issuer::Quirks;
 use bytes::Bytes;
 use form_urlencoded::Serializer;
@@ -7,12 +7,13 @@ use http::{HeaderValue, Method, Request};
 use http_body_util::Full;
 use url::Url;
 
-/// Parameters in the order in which they were set. No `Debug`: most of them are credentials.
+/// Parameters in the order in which they were set. There is no `Debug`, because most of them are
+/// credentials.
 #[derive(Default)]
 pub(super) struct Form {
     fields: Vec<(&'static str, String)>,
     pub(super) authorization: Option<HeaderValue>,
-    /// What an answer must not be seen to repeat.
+    /// Credentials in the request, which must not be logged if the response repeats them.
     pub(super) secrets: Vec<String>,
 }
 
@@ -23,25 +24,26 @@ impl Form {
         form
     }
 
-    /// Sets a parameter; without a value it is not sent (OC-2).
+    /// Sets a parameter. An empty value means that the parameter is omitted (RFC 6749 §3.2).
     pub(super) fn set(&mut self, name: &'static str, value: &str) {
         if !value.is_empty() {
             self.fields.push((name, value.to_owned()));
         }
     }
 
-    /// A parameter that is a credential.
+    /// Sets a parameter that is a credential.
     pub(super) fn set_secret(&mut self, name: &'static str, value: &str) {
         self.secrets.push(value.to_owned());
         self.set(name, value);
     }
 
-    /// A parameter that may repeat: `resource` and `audience`.
+    /// Sets a parameter that may occur several times: `resource` (RFC 8707 §2) or `audience` (RFC
+    /// 8693 §2.1).
     pub(super) fn set_each(&mut self, name: &'static str, values: &[String]) {
         values.iter().for_each(|value| self.set(name, value));
     }
 
-    /// The request, as this server wants it.
+    /// Builds the request, with the server's quirks applied.
     pub(super) fn into_request(self, endpoint: &Url, quirks: &Quirks) -> http::Result<Request<Full<Bytes>>> {
         let omitted = |name: &str| quirks.omit.iter().any(|parameter| parameter.as_str() == name);
         let mut body = Serializer::new(String::new());
@@ -86,7 +88,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn values_are_encoded_and_empty_ones_left_out() {
+    async fn form_encodes_values_and_omits_empty_ones() {
         let text = body(form(), &Quirks::default()).await;
         assert_eq!(
             text,
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn quirks_leave_out_and_add_but_never_replace() {
+    async fn quirks_omit_and_add_but_never_replace() {
         let quirks = Quirks {
             omit: [Parameter::Resource].into(),
             extra_parameters: [("tenant", "acme"), ("grant_type", "password"), ("scope", "admin"), ("resource", "x")]

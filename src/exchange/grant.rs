@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
-/// A grant that can be asked for: a [`GrantSpec`] that contradicts neither itself nor the standards.
+/// A grant that can be asked for: a [`GrantSpec`] that contradicts neither itself nor the
+/// standards.
 #[derive(Clone, Debug)]
 pub struct Grant(GrantSpec);
 
@@ -24,7 +25,8 @@ pub struct GrantSpec {
     pub actor: Option<ActorToken>,
     /// What the token is for (RFC 8707).
     pub resources: Vec<String>,
-    /// RFC 8693 audiences. For `id_jag` they replace the resource server's issuer, if the identity provider wants an alias.
+    /// RFC 8693 audiences. For `id_jag` they replace the resource server's issuer, if the identity
+    /// provider wants an alias.
     pub audiences: Vec<String>,
     /// Sorted, without duplicates.
     pub scopes: Vec<String>,
@@ -75,7 +77,8 @@ pub struct FlowFacts<'a> {
     pub server: &'a Arc<AuthorizationServer>,
     /// The server that issues what the access token is asked for with.
     pub idp: Option<&'a Arc<AuthorizationServer>>,
-    /// What the flow uses of the workload's identity, in addition to what its servers and the grant's actor need.
+    /// What the flow uses of the workload's identity, in addition to what its servers and the
+    /// grant's actor need.
     pub identity: IdentityUse,
     /// Why the subject cannot be a user; `None` if it can.
     pub no_user: Option<&'static str>,
@@ -130,7 +133,8 @@ pub struct UserTokenRule {
     pub server: Arc<AuthorizationServer>,
     /// The kind of token.
     pub kind: TokenKind,
-    /// One of these must be in its `aud`. For an ID token the list may be empty, which means our client id at `server`.
+    /// One of these must be in its `aud`. For an ID token the list may be empty, which means our
+    /// client id at `server`.
     pub audience: Vec<String>,
 }
 
@@ -180,8 +184,8 @@ pub enum GrantError {
     NoDepth,
 }
 
-/// A grant's identity in caches. Two grants have the same digest if they are asked of the same server, under one name, and if the
-/// server cannot tell them apart.
+/// A grant's identity in caches. Two grants have the same digest if they are asked of the same
+/// server, under one name, and if the server cannot tell them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GrantDigest(pub [u8; 32]);
 
@@ -303,9 +307,10 @@ impl Grant {
         self.user().is_some()
     }
 
-    /// A digest of everything that a server decides on, and of why the server is believed: how it is recognised, and whose keys a
-    /// user's token is verified with. It covers nothing that rotates: no key, no secret, no SVID. The SPIFFE ID and the user's
-    /// token are not part of a grant.
+    /// A digest of everything that a server decides on, and of why the server is believed: how it
+    /// is recognised, and whose keys a user's token is verified with. It covers nothing that
+    /// rotates: no key, no secret, no SVID. The SPIFFE ID and the user's token are not part of a
+    /// grant.
     pub fn digest(&self) -> GrantDigest {
         let facts = self.flow.facts();
         let mut digest = Digest(Context::new(&SHA256));

@@ -1,15 +1,15 @@
-//! What the exchanges are counted by.
+//! Counters and timers of token requests.
 use super::error::{ExchangeError, Failure};
 use crate::telemetry::Registrar;
 use prometheus::{HistogramVec, IntCounterVec};
 use std::time::Duration;
 
-/// Which token a request was for.
+/// The token that a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leg {
-    /// An ID-JAG, at the identity provider.
+    /// An ID-JAG from the identity provider.
     IdJag,
-    /// An access token.
+    /// The access token from the authorization server.
     Access,
 }
 
@@ -24,7 +24,7 @@ impl Leg {
     }
 }
 
-/// `exchanges_total` and `exchange_duration_seconds`.
+/// The metrics `exchanges_total` and `exchange_duration_seconds`.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     exchanges: IntCounterVec,
@@ -34,7 +34,7 @@ pub struct Metrics {
 const SUCCESS: &str = "success";
 
 impl Metrics {
-    /// Registers both, with every series of these servers.
+    /// Registers both metrics, with every series of these servers.
     ///
     /// # Errors
     /// A name is already registered.
@@ -52,7 +52,8 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Makes every series of a server present, which a reload may have added. [`Registrar::remove_series`] removes them.
+    /// Makes every series of a server present. A reload may add servers;
+    /// [`Registrar::remove_series`] removes the series.
     pub fn declare(&self, server: &str) {
         for leg in Leg::ALL {
             self.duration.with_label_values(&[server, leg.label()]);

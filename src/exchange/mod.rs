@@ -1,4 +1,5 @@
-//! From what this workload is to an access token: grants, the requests that they make at authorization servers, and what comes back.
+//! Obtains access tokens: grants, the requests that they cause at authorization servers, and the
+//! responses.
 mod client_auth;
 mod context;
 mod error;

@@ -1,4 +1,4 @@
-//! Whose authority a token request carries.
+//! Verifies the subject on whose authority a token is requested.
 use super::context::Context;
 use super::error::{ExchangeError, Failure};
 use super::grant::{Grant, Subject, UserTokenRule};
@@ -8,9 +8,9 @@ use crate::secret::Secret;
 
 /// The subject of a grant, verified.
 pub(super) enum Principal<'a> {
-    /// The workload itself.
+    /// The workload acts on its own authority.
     Own,
-    /// A user.
+    /// The workload acts on a user's authority.
     User(User<'a>),
 }
 
@@ -22,7 +22,8 @@ pub(super) struct User<'a> {
 }
 
 impl<'a> Principal<'a> {
-    /// The principal of a grant. `token` is the user's, for a grant whose subject is a user.
+    /// Verifies the subject of a grant. `token` is the user's token, for a grant whose subject is a
+    /// user.
     pub(super) async fn of(grant: &Grant, token: Option<&'a Secret>, context: &Context) -> Result<Self, ExchangeError> {
         let Subject::User(rule) = &grant.subject else { return Ok(Self::Own) };
         let result = verify_user_token(rule, token, context).await;

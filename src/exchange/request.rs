@@ -1,4 +1,4 @@
-//! The requests of each flow: what is sent to which server, with whom as the subject and whom as the actor.
+//! The requests of each flow: the parameters, the server that gets them, the subject and the actor.
 use super::client_auth::authenticate;
 use super::context::Context;
 use super::error::{ExchangeError, Failure};
@@ -18,7 +18,7 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const ID_JAG: &str = "urn:ietf:params:oauth:token-type:id-jag";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 
-/// One grant that is asked for.
+/// The request, or the two requests, for the token of one grant.
 pub(super) struct TokenRequest<'a> {
     pub(super) context: &'a Context,
     pub(super) grant: &'a Grant,
@@ -28,11 +28,12 @@ pub(super) struct TokenRequest<'a> {
 /// One request of a flow.
 #[derive(Clone, Copy)]
 enum Step<'a> {
-    /// For an ID-JAG, to the identity provider. `audience` is the issuer identifier of the server that will take it.
+    /// Asks the identity provider for an ID-JAG. `audience` is the issuer identifier of the server
+    /// that will accept it.
     IdJag { audience: &'a str },
-    /// For the access token, with an ID-JAG.
+    /// Asks for the access token with an ID-JAG.
     Redeem { id_jag: &'a Secret },
-    /// For the access token, in a flow of one request.
+    /// Asks for the access token in a flow of one request.
     Access,
 }
 
@@ -46,8 +47,8 @@ impl TokenRequest<'_> {
         let idp = self.context.issuers.get(idp);
         let id_jag = self.id_jag(&idp, &server).await?;
         match self.request(&server, Step::Redeem { id_jag: &id_jag }).await {
-            // The server may accept a new ID-JAG where it refused this one, for example as expired or used already. If it
-            // refuses the second one, too, the cause is another
+            // The server may accept a new ID-JAG where it refused this one, for example as expired
+            // or used already. If it refuses the second one, too, the cause is another
             // (draft-ietf-oauth-identity-assertion-authz-grant §4.4).
             Err(error) if error.is_code("invalid_grant") => {
                 let id_jag = self.id_jag(&idp, &server).await?;
@@ -65,14 +66,15 @@ impl TokenRequest<'_> {
         Ok(issued.token)
     }
 
-    /// Sends one request and reads its answer. Both are counted.
+    /// Sends one request and reads the response, counted and timed.
     async fn request(&self, issuer: &Issuer, step: Step<'_>) -> Result<Issued, ExchangeError> {
         let exchange = async {
             let endpoint = issuer.token_endpoint().await?;
             let audience = issuer.assertion_audience(&endpoint);
             let mut form = match step {
                 Step::IdJag { audience: resource_server } => self.id_jag_form(resource_server, &audience).await?,
-                // Scope and resource stand in the ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant §4.4).
+                // Scope and resource stand in the ID-JAG
+                // (draft-ietf-oauth-identity-assertion-authz-grant §4.4).
                 Step::Redeem { id_jag } => bearer_grant(id_jag.expose()),
                 Step::Access => self.access_form(issuer, &audience).await?,
             };
@@ -80,7 +82,7 @@ impl TokenRequest<'_> {
             let secrets = std::mem::take(&mut form.secrets);
             let sent = SentRequest { secrets, delegated: self.grant.is_delegated() };
             let request = form.into_request(&endpoint, &issuer.server().quirks);
-            let request = request.map_err(|_| IssuerError::Configuration(format!("{endpoint} is no URL of HTTP")))?;
+            let request = request.map_err(|_| IssuerError::Configuration(format!("{endpoint} is not an HTTP URL")))?;
             let asked_at = self.context.workload().now();
             let answer = issuer.send(request).await?;
             if let Some(busy) = answer.busy(self.context.workload().now()) {
@@ -168,7 +170,8 @@ impl TokenRequest<'_> {
         Ok(())
     }
 
-    /// The ID-JAG that we sign ourselves. It ends with the first of what vouches for it.
+    /// Signs an ID-JAG ourselves. It expires no later than the signing certificate or the user's
+    /// token.
     fn own_assertion(&self, issuer: &Issuer, audience: &str) -> Result<String, Failure> {
         let workload = self.context.workload();
         let own = workload.spiffe_id()?;
@@ -201,7 +204,7 @@ impl TokenRequest<'_> {
         Ok(signed.map_err(|error| IssuerError::Configuration(error.to_string()))?)
     }
 
-    /// The SVID's key, with the SVID's certificates beside it.
+    /// The SVID's key, with the SVID's certificate chain.
     fn svid_signer(&self) -> Result<Signer, IssuerError> {
         let snapshot = self.context.workload().snapshot()?;
         let chain = snapshot.svid.chain.iter().map(|certificate| certificate.to_vec()).collect();
@@ -211,26 +214,26 @@ impl TokenRequest<'_> {
     }
 }
 
-/// What signs an assertion, and until when others believe it.
+/// A key that signs assertions, and when the certificate that vouches for it expires.
 struct Signer {
     key: SigningKey,
     expires_at: Timestamp,
 }
 
-/// This workload as the actor, around those that acted for the user before.
+/// The chain of actors: this workload, around those that acted for the user before.
 fn acting(own: &str, user: &User<'_>, max_depth: usize) -> Result<Actor, Failure> {
     let before = user.verified.claims.get("act").map(|act| Actor::parse(act, max_depth)).transpose();
     before.and_then(|before| Actor::wrap(own, before, max_depth)).map_err(Failure::Actors)
 }
 
-/// RFC 7523 §2.1.
+/// A request with an assertion as the grant (RFC 7523 §2.1).
 fn bearer_grant(assertion: &str) -> Form {
     let mut form = Form::new(JWT_BEARER);
     form.set_secret("assertion", assertion);
     form
 }
 
-/// RFC 8693 §3.
+/// The `subject_token_type` of a user's token (RFC 8693 §3).
 fn token_type(kind: TokenKind) -> &'static str {
     match kind {
         TokenKind::IdToken => "urn:ietf:params:oauth:token-type:id_token",

@@ -1,4 +1,5 @@
-//! What a token endpoint answered, and whether it may be believed (OC-1 to OC-7, IJ-C1 to IJ-C3).
+//! Reads what a token endpoint answered, and checks whether the token in it can be used (RFC 6749
+//! §5, RFC 8693 §2.2, draft-ietf-oauth-identity-assertion-authz-grant §4.3).
 use super::error::{Failure, Refusal};
 use super::grant::TokenResponse;
 use crate::assertion::ID_JAG_TYP;
@@ -10,32 +11,33 @@ use http::StatusCode;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// Lifetime of a token that comes without one (TC-1).
+/// The lifetime of a token without `expires_in`.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(5 * 60);
-/// No token is believed to live longer.
+/// Longer lifetimes are cut to this.
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
-/// What servers take as a header field, at most.
+/// No server accepts a larger header field.
 const MAX_ACCESS_TOKEN: usize = 64 * 1024;
-/// A server's description in the log.
+/// The longest description that is logged, in characters.
 const MAX_DESCRIPTION: usize = 256;
-/// Runs of token characters this long are no words.
+/// A longer run of token characters is not a word and may be a token.
 const MAX_WORD: usize = 40;
 
 const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
 const JWT_TYPE: &str = "urn:ietf:params:oauth:token-type:jwt";
 const ID_JAG_TYPE: &str = "urn:ietf:params:oauth:token-type:id-jag";
 
-/// Which answer is expected.
+/// The kind of token that is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expected<'a> {
-    /// An access token.
+    /// An access token in this form of response.
     AccessToken(TokenResponse),
     /// An ID-JAG for the resource authorization server with this issuer identifier.
     IdJag { audience: &'a str },
 }
 
 impl Expected<'_> {
-    /// The `issued_token_type`s that are accepted, if the response must have one, and the `token_type` (RFC 8693 §2.2.1).
+    /// The `issued_token_type`s that are accepted, if the response must have one, and the
+    /// `token_type` (RFC 8693 §2.2.1).
     fn types(self) -> (&'static [&'static str], &'static str) {
         match self {
             Self::AccessToken(TokenResponse::OAuth) => (&[], "Bearer"),
@@ -45,15 +47,15 @@ impl Expected<'_> {
     }
 }
 
-/// A token that a server issued.
+/// A token that a server has issued.
 pub(super) struct Issued {
     pub(super) token: Secret,
     pub(super) expires_at: Timestamp,
-    /// Sorted; `None` is what was asked for.
+    /// The granted scopes, sorted; `None` means the requested ones.
     pub(super) scopes: Option<Vec<String>>,
 }
 
-/// The token, if this answer has one that may be used. `asked_at` is when the request left.
+/// The token, if the answer has a usable one. `asked_at` is when the request was sent.
 pub(super) fn token(answer: &Answer, expected: Expected<'_>, asked_at: Timestamp) -> Result<Issued, Failure> {
     if answer.status != StatusCode::OK {
         return Err(unusable(format!("status {} instead of 200", answer.status.as_u16())));
@@ -68,14 +70,15 @@ pub(super) fn token(answer: &Answer, expected: Expected<'_>, asked_at: Timestamp
     must_be(&[expected_type], "token_type", token_type, str::eq_ignore_ascii_case)?;
     if !is_token68(token) {
         return Err(unusable(
-            "the token has characters that a header must not have, or is longer than 64 KiB".to_owned(),
+            "the token has characters that a header cannot carry, or is longer than 64 KiB".to_owned(),
         ));
     }
     let mut expires_at = asked_at.plus(lifetime(members.get("expires_in"))?);
     match expected {
         Expected::IdJag { audience } => expires_at = expires_at.min(check_id_jag(token, audience)?),
         Expected::AccessToken(_) => {
-            // Opaque to us, but where it tells its end it is believed, if that is sooner.
+            // An access token is opaque to its client. If it is a JWT all the same, an earlier
+            // `exp` counts.
             let claimed = Unverified::parse(token).ok().and_then(|token| expiry(&token.claims));
             expires_at = claimed.map_or(expires_at, |at| expires_at.min(at));
         }
@@ -83,20 +86,20 @@ pub(super) fn token(answer: &Answer, expected: Expected<'_>, asked_at: Timestamp
     Ok(Issued { token: Secret::new(token.to_owned()), expires_at, scopes: scopes(&members)? })
 }
 
-/// An answer that the protocol does not know.
+/// The error for an answer that breaks the protocol.
 fn unusable(why: impl Into<String>) -> Failure {
     IssuerError::Response(why.into()).into()
 }
 
-/// What reading an error needs to know of the request that it answers.
+/// What is known of the request when its error response is read.
 pub(super) struct SentRequest {
-    /// The credentials in it, which an answer must not be seen to repeat.
+    /// The credentials in it, which must not be logged if the response repeats them.
     pub(super) secrets: Vec<String>,
     /// Whether the grant acts for a user.
     pub(super) delegated: bool,
 }
 
-/// The OAuth error in an answer that is not a success.
+/// The OAuth error in an error response (RFC 6749 §5.2).
 pub(super) fn refusal(answer: &Answer, request: &SentRequest) -> Option<Refusal> {
     if answer.status.is_success() {
         return None;
@@ -116,14 +119,16 @@ pub(super) fn refusal(answer: &Answer, request: &SentRequest) -> Option<Refusal>
     })
 }
 
-/// IJ-C3: the right kind, for the right server, not over. Who signed it is for that server to judge.
+/// Checks the `typ` and `aud` of an ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant §3.1)
+/// and returns its `exp`. The signature is for the server at `audience` to check.
 fn check_id_jag(token: &str, audience: &str) -> Result<Timestamp, Failure> {
     let wrong = |why: &str| unusable(format!("the ID-JAG {why}"));
     let token = Unverified::parse(token).map_err(|error| wrong(&error.to_string()))?;
     if !token.header_text("typ").is_some_and(|typ| same_typ(typ, ID_JAG_TYP)) {
-        return Err(wrong("is of another `typ` than oauth-id-jag+jwt"));
+        return Err(wrong("has another `typ` than oauth-id-jag+jwt"));
     }
-    // Exactly one value, as a string or as an array of one (IJ-R3).
+    // Exactly one value, as a string or as an array of one
+    // (draft-ietf-oauth-identity-assertion-authz-grant §4.4.1).
     let for_the_server = match token.claims.get("aud") {
         Some(Value::String(one)) => one == audience,
         Some(Value::Array(many)) => matches!(&many[..], [Value::String(one)] if one == audience),
@@ -135,14 +140,14 @@ fn check_id_jag(token: &str, audience: &str) -> Result<Timestamp, Failure> {
     expiry(&token.claims).ok_or_else(|| wrong("has no usable `exp`"))
 }
 
-/// `exp` as an instant; `None` if it is no sensible number.
+/// The time in `exp`; `None` if it is not a plausible number.
 fn expiry(claims: &Map<String, Value>) -> Option<Timestamp> {
     let seconds = claims.get("exp")?.as_f64().filter(|seconds| *seconds >= 0.0)?;
     Some(Timestamp::from_unix_seconds(seconds as u64))
 }
 
-/// RFC 6749 §5.1, `expires_in`: seconds. Absent or null: unknown. Some servers send text or a fraction; a number that is no lifetime
-/// makes a token that is over.
+/// Reads `expires_in`, in seconds (RFC 6749 §5.1). The default applies if it is absent or null.
+/// Some servers send text or a fraction. A token with less than a second left has expired.
 fn lifetime(expires_in: Option<&Value>) -> Result<Duration, Failure> {
     let seconds = match expires_in {
         None | Some(Value::Null) => return Ok(DEFAULT_LIFETIME),
@@ -154,7 +159,7 @@ fn lifetime(expires_in: Option<&Value>) -> Result<Duration, Failure> {
     if seconds < 1.0 { Err(Failure::Expired) } else { Ok(Duration::from_secs(seconds as u64).min(MAX_LIFETIME)) }
 }
 
-/// OC-6. A scope that breaks the grammar is no scope.
+/// The granted scopes. The response is refused if one of them breaks the grammar of RFC 6749 §3.3.
 fn scopes(members: &Map<String, Value>) -> Result<Option<Vec<String>>, Failure> {
     let text = match members.get("scope") {
         None | Some(Value::Null) => return Ok(None),
@@ -164,7 +169,7 @@ fn scopes(members: &Map<String, Value>) -> Result<Option<Vec<String>>, Failure> 
     let is_scope = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
     let mut scopes: Vec<_> = text.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
     if !scopes.iter().all(|scope| scope.bytes().all(is_scope)) {
-        return Err(unusable("`scope` has characters that no scope has".to_owned()));
+        return Err(unusable("`scope` has characters that a scope cannot have".to_owned()));
     }
     scopes.sort();
     scopes.dedup();
@@ -183,14 +188,15 @@ fn must_be(allowed: &[&str], name: &str, found: &str, equal: impl Fn(&str, &str)
     Err(unusable(format!("`{name}` is {:?} instead of {}", for_the_log(found, &[]), allowed.join(" or "))))
 }
 
-/// RFC 9110 §11.2: what may stand after `Bearer`.
+/// Whether the token is a `token68`, which a header can carry after `Bearer` (RFC 9110 §11.2).
 fn is_token68(token: &str) -> bool {
     let body = token.trim_end_matches('=');
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
     !body.is_empty() && token.len() <= MAX_ACCESS_TOKEN && body.bytes().all(plain)
 }
 
-/// A server's words without control characters, without what we sent it, and without anything that looks like a token (OC-7).
+/// Makes text of a server safe to log: without control characters, without credentials that we
+/// sent, and without anything that looks like a token.
 fn for_the_log(words: &str, secrets: &[String]) -> String {
     let mut words = words.to_owned();
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {

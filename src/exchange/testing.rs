@@ -1,4 +1,4 @@
-//! A server on loopback that answers what a test says, and the other ends that the tests share.
+//! A server on loopback that answers as a test says, and fixtures that the tests share.
 use super::{ExchangeError, Exchanger, Flow, Grant, GrantSpec, Metrics, Minted, Subject};
 use crate::clock::Clock;
 use crate::identity::Identity;
@@ -22,15 +22,15 @@ use url::Url;
 
 pub(super) type Reply = Response<Full<Bytes>>;
 
-/// One request as it came.
+/// One request that the server received.
 #[derive(Clone)]
-pub(super) struct Seen {
+pub(super) struct ReceivedRequest {
     pub(super) head: Parts,
     pub(super) body: String,
 }
 
-impl Seen {
-    /// The form; a parameter that repeats is joined by a comma.
+impl ReceivedRequest {
+    /// The form. The values of a parameter that occurs several times are joined by commas.
     pub(super) fn form(&self) -> BTreeMap<String, String> {
         let mut form = BTreeMap::<String, String>::new();
         for (name, value) in form_urlencoded::parse(self.body.as_bytes()) {
@@ -42,18 +42,18 @@ impl Seen {
     }
 }
 
-/// A running server; it ends with this value.
-pub(super) struct Scripted {
+/// A running server. Dropping this value ends it.
+pub(super) struct ScriptedServer {
     pub(super) origin: String,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    seen: Arc<Mutex<Vec<ReceivedRequest>>>,
     _connections: JoinSet<()>,
 }
 
-impl Scripted {
-    pub(super) async fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+impl ScriptedServer {
+    pub(super) async fn start(answer: impl Fn(&ReceivedRequest) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let origin = format!("http://{}", listener.local_addr().expect("an address"));
-        let (seen, answer) = (Arc::<Mutex<Vec<Seen>>>::default(), Arc::new(answer));
+        let (seen, answer) = (Arc::<Mutex<Vec<ReceivedRequest>>>::default(), Arc::new(answer));
         let mut connections = JoinSet::new();
         let all = Arc::clone(&seen);
         connections.spawn(async move {
@@ -65,7 +65,7 @@ impl Scripted {
                     async move {
                         let (head, body) = request.into_parts();
                         let body = body.collect().await.expect("a body").to_bytes();
-                        let seen = Seen { head, body: String::from_utf8(body.to_vec()).expect("text") };
+                        let seen = ReceivedRequest { head, body: String::from_utf8(body.to_vec()).expect("text") };
                         all.lock().expect("the list").push(seen.clone());
                         Ok::<_, Infallible>(answer(&seen))
                     }
@@ -73,7 +73,7 @@ impl Scripted {
                 open.spawn(async move {
                     let mut connection = hyper::server::conn::http1::Builder::new();
                     connection.timer(TokioTimer::new());
-                    // A client that hangs up is none of the server's business.
+                    // An error means that the client hung up.
                     let _ = connection.serve_connection(TokioIo::new(stream), service).await;
                 });
             }
@@ -81,19 +81,19 @@ impl Scripted {
         Self { origin, seen, _connections: connections }
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(super) fn received(&self) -> Vec<ReceivedRequest> {
         self.seen.lock().expect("the list").clone()
     }
 
     pub(super) fn last_form(&self) -> BTreeMap<String, String> {
-        self.seen().last().expect("a request").form()
+        self.received().last().expect("a request").form()
     }
 
     pub(super) fn url(&self, path: &str) -> Url {
         Url::parse(&format!("{}{path}", self.origin)).expect("a URL")
     }
 
-    /// This server as the configuration would describe it, by its endpoints, for a client with a password.
+    /// The settings of this server, with its endpoints, for a client that has a secret.
     pub(super) fn described(&self) -> AuthorizationServer {
         AuthorizationServer {
             name: "as".into(),
@@ -109,7 +109,7 @@ impl Scripted {
     }
 }
 
-/// An authority that nobody has: TLS wants one, even where none will be used.
+/// A root that signs nothing. TLS needs one even where no certificate will be checked.
 fn some_root() -> Roots {
     let key = rcgen::KeyPair::generate().expect("a key");
     let certificate = rcgen::CertificateParams::default().self_signed(&key).expect("a certificate");
@@ -143,18 +143,18 @@ pub(super) fn grant(flow: Flow) -> GrantSpec {
     }
 }
 
-/// The client itself, at this server.
+/// A grant of the client itself at this server.
 pub(super) fn client_credentials(server: AuthorizationServer) -> GrantSpec {
     grant(Flow::ClientCredentials { server: Arc::new(server) })
 }
 
-pub(super) struct Bench {
+pub(super) struct Fixture {
     pub(super) exchanger: Exchanger,
     pub(super) clock: Clock,
     pub(super) registrar: Registrar,
 }
 
-impl Bench {
+impl Fixture {
     pub(super) fn new(identity: Option<Identity>) -> Self {
         Self::at(identity, Clock::shiftable())
     }

@@ -1,4 +1,5 @@
-//! JWT-SVIDs: one per audience, kept to half of its life, fetched once however many ask.
+//! JWT-SVIDs: one for each audience, fetched once for all callers and renewed after half of its
+//! lifetime.
 use super::SpiffeId;
 use super::state::{Missing, SharedState};
 use crate::clock::Timestamp;
@@ -12,44 +13,44 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// A JWT-SVID for one audience, of the same SPIFFE ID as the X.509-SVID.
+/// A JWT-SVID for one audience, with the same SPIFFE ID as the X.509-SVID.
 #[derive(Clone, Debug)]
 pub struct JwtSvid {
-    /// The compact JWS.
+    /// The SVID as a compact JWS.
     pub token: Secret,
-    /// Its `exp`.
+    /// The value of `exp`.
     pub expires_at: Timestamp,
-    /// Its `sub`.
+    /// The value of `sub`.
     pub id: SpiffeId,
 }
 
-/// Why there is no JWT-SVID.
+/// Why a JWT-SVID could not be obtained.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwtSvidError {
-    /// Without an identity there is none.
+    /// The workload has no identity.
     #[error("no JWT-SVID: {0}")]
     Missing(#[from] Missing),
-    /// PEM files hold none.
+    /// The identity comes from PEM files, which hold no JWT-SVIDs.
     #[error(
-        "no JWT-SVID: the identity comes from PEM files, which hold none; use identity.workload_api, \
+        "no JWT-SVID: the identity comes from PEM files, which hold no JWT-SVIDs; use identity.workload_api, \
          or a flow and client_auth that need none"
     )]
     NoSource,
-    /// The Workload API does not give one.
-    #[error("the Workload API gives no JWT-SVID for {id}: {message}")]
+    /// The Workload API refuses to issue one.
+    #[error("the Workload API refuses a JWT-SVID for {id}: {message}")]
     Denied {
-        /// For whom.
+        /// The SPIFFE ID that was asked for.
         id: String,
-        /// The Workload API's words.
+        /// The message of the Workload API.
         message: String,
     },
-    /// One came, and it is not what was asked for.
+    /// The SVID that arrived is not the one that was asked for.
     #[error("the JWT-SVID that the Workload API sent is refused: {0}")]
     Refused(String),
-    /// The Workload API is not there, or broke off.
-    #[error("no JWT-SVID: the Workload API cannot be asked: {0}")]
+    /// The Workload API is not connected, or the call broke off.
+    #[error("no JWT-SVID: the Workload API is not available: {0}")]
     Unavailable(String),
-    /// The Workload API is there and silent.
+    /// The Workload API did not answer in time.
     #[error("no JWT-SVID: the Workload API did not answer within {} s", .0.as_secs_f32())]
     TimedOut(Duration),
 }
@@ -68,18 +69,20 @@ impl JwtSvidError {
     }
 }
 
-/// Not used this close to its end: it must still be valid when it arrives.
+/// An SVID that expires sooner than this is not used, because it must still be valid when it
+/// arrives.
 const SKEW: Duration = Duration::from_secs(5);
-/// How long a failed renewal is left alone while the old one is good.
+/// How long to wait after a failed renewal, while the current SVID is usable.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
-/// Audiences are authorization servers of the configuration; this bounds what reloads may leave behind.
+/// The most SVIDs that are cached. Audiences are configured authorization servers, so this only
+/// bounds what reloads leave behind.
 const AUDIENCES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
-/// Far above any real one; it becomes a form field or a header.
+/// The longest SVID in bytes, far above any real one. It becomes a form field or a header.
 const MAX_TOKEN: usize = 16 * 1024;
 
-/// Where JWT-SVIDs come from.
+/// The source of JWT-SVIDs.
 pub(super) enum JwtIssuer {
-    /// PEM files.
+    /// PEM files, which hold none.
     None,
     /// The Workload API, while it is connected.
     Api(JwtCache),
@@ -91,7 +94,8 @@ pub(super) struct JwtCache {
     svids: Mutex<LruCache<CacheKey, Arc<CachedSvid>>>,
 }
 
-/// The SPIFFE ID is part of the key, so that a fetch for an earlier identity is neither joined nor used.
+/// The SPIFFE ID is part of the key, so that a fetch for an earlier identity is neither joined nor
+/// used.
 #[derive(PartialEq, Eq, Hash)]
 struct CacheKey {
     id: SpiffeId,
@@ -106,7 +110,7 @@ impl JwtIssuer {
         Self::Api(JwtCache { deadline, client: ArcSwapOption::empty(), svids })
     }
 
-    /// Drops every token: the SPIFFE ID changed, or was withdrawn.
+    /// Drops every SVID, because the SPIFFE ID changed or was withdrawn.
     pub(super) fn forget(&self) {
         if let Self::Api(cache) = self {
             lock(&cache.svids).clear();
@@ -128,7 +132,7 @@ impl JwtIssuer {
         identity.is_current(&id)?;
         let served = served?;
         if let Some(error) = served.renewal_failure {
-            tracing::warn!(audience, "identity: the JWT-SVID could not be renewed, the old one is used: {error}");
+            tracing::warn!(audience, "identity: the JWT-SVID could not be renewed, the last one is used: {error}");
         }
         Ok(served.value)
     }
@@ -187,13 +191,14 @@ fn failure(id: &SpiffeId, error: &WorkloadApiError) -> JwtSvidError {
     }
 }
 
-/// The agent is trusted for the signature; that it answers what was asked is checked.
+/// Checks that the SVID is the one that was asked for. The SPIFFE agent is trusted for the
+/// signature.
 fn accept(svid: &spiffe::JwtSvid, id: &SpiffeId, audience: &str, now: Timestamp) -> Result<JwtSvid, String> {
     if svid.spiffe_id() != id {
-        return Err(format!("its sub is {}, asked for was {id}", svid.spiffe_id()));
+        return Err(format!("its sub is {} instead of {id}", svid.spiffe_id()));
     }
     if svid.audience() != [audience] {
-        return Err(format!("its aud is {:?}, asked for was exactly {audience:?}", svid.audience()));
+        return Err(format!("its aud is {:?} instead of exactly {audience:?}", svid.audience()));
     }
     let expires_at = Timestamp::from_unix_seconds(u64::try_from(svid.claims().exp()).unwrap_or(0));
     if now >= expires_at {
@@ -205,7 +210,7 @@ fn accept(svid: &spiffe::JwtSvid, id: &SpiffeId, audience: &str, now: Timestamp)
     Ok(JwtSvid { token: Secret::new(svid.token().to_owned()), expires_at, id: id.clone() })
 }
 
-/// Nothing panics while it holds one of these locks.
+/// Nothing panics while it holds this lock, so poison means nothing.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -224,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn another_subject_audience_or_time_is_refused() {
+    fn svid_with_another_subject_audience_or_time_is_refused() {
         let id = SpiffeId::new("spiffe://example.org/agent").expect("id");
         let now = Timestamp::from_unix_seconds(1_000);
         let judge = |sub: &str, aud: serde_json::Value, exp: u64| {

@@ -1,4 +1,5 @@
-//! Connections to authorization servers: TCP without Nagle, TLS as the server's setting says, and plain http only where that is allowed.
+//! Connections to authorization servers: TCP without Nagle's algorithm, TLS by the server's
+//! settings, and plain http only where it is allowed.
 use super::settings::PlainHttp;
 use crate::host::without_brackets;
 use crate::tls::reason;
@@ -20,7 +21,7 @@ use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 use url::Url;
 
-/// Makes connections for one server.
+/// Makes the connections to one server.
 #[derive(Clone)]
 pub(super) struct Connector {
     pub(super) tls: TlsConnector,
@@ -28,7 +29,7 @@ pub(super) struct Connector {
     pub(super) deadline: Duration,
 }
 
-/// Why there is no connection. Nothing of a request has been sent.
+/// Why a connection could not be made. Nothing of a request has been sent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     #[error("{0}")]
@@ -41,7 +42,7 @@ pub(super) enum ConnectError {
     PlainHttp,
 }
 
-/// A connection, secure or to a place that needs no security.
+/// A connection, over TLS or over plain http where that is allowed.
 pub(super) enum Transport {
     Plain(TokioIo<TcpStream>),
     Tls(Box<TokioIo<TlsStream<TcpStream>>>),
@@ -52,7 +53,7 @@ impl Connector {
         if uri.scheme_str() == Some("https") {
             let host = without_brackets(uri.host().unwrap_or_default()).to_owned();
             let name = ServerName::try_from(host)
-                .map_err(|_| ConnectError::Tls("the URL names no host for TLS".to_owned()))?;
+                .map_err(|_| ConnectError::Tls("the URL has no host name for TLS".to_owned()))?;
             let stream = self.tcp(uri, HttpConnector::new()).await?;
             let stream = self.tls.connect(name, stream.into_inner()).await.map_err(|error| handshake(&error))?;
             return Ok(Transport::Tls(Box::new(TokioIo::new(stream))));
@@ -100,7 +101,7 @@ impl Service<http::Uri> for Connector {
     }
 }
 
-/// `localhost` is loopback by name only if the resolver agrees.
+/// Resolves `localhost`, and keeps only loopback addresses: the name alone guarantees nothing.
 #[derive(Clone)]
 struct LoopbackResolver;
 
@@ -118,26 +119,26 @@ impl Service<Name> for LoopbackResolver {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let loopback: Vec<_> = found.filter(|address| address.ip().is_loopback()).collect();
             if loopback.is_empty() {
-                return Err(io::Error::other(format!("{} is no loopback address", name.as_str())));
+                return Err(io::Error::other(format!("{} is not a loopback address", name.as_str())));
             }
             Ok(loopback.into_iter())
         })
     }
 }
 
-/// A connection that broke during the handshake is not a refusal.
+/// Classifies a failed handshake. A connection that broke during it is not a TLS error.
 fn handshake(error: &io::Error) -> ConnectError {
     if tls_error(error).is_some() { ConnectError::Tls(reason(error)) } else { ConnectError::Tcp(reason(error)) }
 }
 
-/// The error and what caused it.
+/// The error and its sources, outermost first.
 pub(super) fn causes<'e>(
     error: &'e (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |error| error.source())
 }
 
-/// rustls' own error, which may be wrapped in an `io::Error`.
+/// The rustls error, which may be wrapped in an `io::Error`.
 pub(super) fn tls_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
     error.downcast_ref::<rustls::Error>().or_else(|| error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref())
 }
@@ -184,7 +185,7 @@ impl Write for Transport {
 mod tests {
     use super::*;
 
-    /// Whatever the code above it lets through.
+    /// The connector checks again what its callers have already checked.
     #[tokio::test]
     async fn plain_http_to_another_host_is_refused() {
         let config = rustls::ClientConfig::builder_with_provider(Arc::new(crate::identity::crypto_provider()))

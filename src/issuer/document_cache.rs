@@ -1,5 +1,5 @@
-//! Documents that an issuer publishes, metadata and key sets: each is fetched once for all callers, kept while it is fresh, and
-//! used for some time longer while the issuer is in trouble.
+//! Documents that an issuer publishes, metadata and key sets: each is fetched once for all callers,
+//! kept while it is fresh, and used for some time longer while the issuer is in trouble.
 use super::error::IssuerError;
 use super::freshness::lifetime;
 use crate::clock::{Clock, Timestamp};

@@ -1,4 +1,4 @@
-//! Why an issuer cannot be used, whose fault that is, and how soon it is worth trying again.
+//! Errors of issuers: who can do something about each, and how soon it is worth trying again.
 use crate::jose::InvalidToken;
 use std::time::Duration;
 
@@ -14,21 +14,24 @@ pub enum Fault {
     User,
     /// Only an operator: 502.
     Operator,
-    /// Nobody, but the failure may pass: 503.
+    /// Nobody can, but the failure may pass: 503.
     Unavailable,
-    /// Whoever provides the workload's identity: 503.
+    /// The provider of the workload's identity: 503.
     Identity,
 }
 
-/// Declares an enum of failures with the facts of each variant in one row, so that no variant can lack one:
+/// Declares an enum of failures with the facts of each variant in one row, so that no variant can
+/// lack one:
 ///
 /// - `kind`: a stable name, for metrics and logs;
 /// - `fault`: who can do something about it;
 /// - `negative_ttl`: how long the same question need not be asked again;
-/// - `advice`: what the caller can do, for people, without any words of the server, which may quote what we sent.
+/// - `advice`: what the caller can do, for people, without any words of the server, which may quote
+///   what we sent.
 ///
-/// Expressions in a row may use the variant's fields and, in `advice`, the server's name, under the names that are given.
-/// `wraps` adds a variant for the failures of another such enum, which brings its own rows.
+/// Expressions in a row may use the variant's fields and, in `advice`, the server's name, under the
+/// names that are given. `wraps` adds a variant for the failures of another such enum, which brings
+/// its own rows.
 macro_rules! failures {
     (
         $(#[$meta:meta])*
@@ -152,7 +155,7 @@ failures! {
         /// The server answered 5xx, 408, 425 or 429.
         #[error("answered {status}")]
         Busy {
-            /// The HTTP status.
+/// The HTTP status of the answer.
             status: u16,
             /// How long the server asks to be left alone.
             retry_after: Option<Duration>
@@ -165,7 +168,7 @@ failures! {
             },
             advice: try_later(server),
         }
-        /// The answer is not one that the protocol knows.
+/// The answer breaks the protocol.
         #[error("its answer is not usable: {0}")]
         Response(why: String) => {
             kind: "response",
@@ -174,22 +177,23 @@ failures! {
             advice: ask_operator(server),
         }
         /// None of the well-known locations has usable metadata.
-        #[error("no usable metadata: {0}; where it publishes none, the configuration names its `endpoints`")]
+#[error("no usable metadata: {0}; if it publishes none, name its `endpoints` in the configuration")]
         Metadata(why: String) => {
             kind: "metadata",
             fault: Fault::Operator,
             negative_ttl: Duration::from_secs(5),
             advice: ask_operator(server),
         }
-        /// As [`Self::Metadata`], but one of the locations answered 5xx, so it may have the metadata in a moment.
-        #[error("no usable metadata: {0}; where it publishes none, the configuration names its `endpoints`")]
+        /// As [`Self::Metadata`], but one of the locations answered 5xx, so it may have the
+        /// metadata in a moment.
+#[error("no usable metadata: {0}; if it publishes none, name its `endpoints` in the configuration")]
         Undiscovered(why: String) => {
             kind: "busy",
             fault: Fault::Unavailable,
             negative_ttl: Duration::from_secs(2),
             advice: try_later(server),
         }
-        /// There is no usable key set.
+/// The key set is missing or unusable.
         #[error("no usable key set: {0}")]
         Keys(why: String) => {
             kind: "metadata",
@@ -207,8 +211,8 @@ failures! {
             negative_ttl: Duration::from_secs(30),
             advice: ask_operator(server),
         }
-        /// The configuration makes no request that could be sent.
-        #[error("cannot be asked: {0}")]
+/// The configuration does not result in a request that can be sent.
+#[error("no request can be sent: {0}")]
         Configuration(why: String) => {
             kind: "configuration",
             fault: Fault::Operator,
@@ -219,7 +223,7 @@ failures! {
 }
 
 impl IssuerError {
-    /// Whether the failure may pass without anybody's doing.
+    /// Whether the failure may pass by itself.
     pub(super) fn is_passing(&self) -> bool {
         self.fault() == Fault::Unavailable
     }

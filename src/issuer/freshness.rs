@@ -1,4 +1,4 @@
-//! How long a document may be kept (RFC 9111 §4.2), within bounds.
+//! How long a document stays fresh (RFC 9111 §4.2), within bounds.
 use crate::clock::Timestamp;
 use http::HeaderMap;
 use http::header::{AGE, CACHE_CONTROL, DATE, EXPIRES};
@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const MIN: Duration = Duration::from_secs(5 * 60);
 const MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// `max-age` less `Age`, else `Expires` less `Date`, never less than five minutes nor more than a day.
+/// The freshness lifetime: `max-age` minus `Age`, or else `Expires` minus `Date`; at least five
+/// minutes and at most a day.
 pub(super) fn lifetime(headers: &HeaderMap) -> Duration {
     let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
     let directive = |directive: &str| {
@@ -31,7 +32,7 @@ pub(super) fn lifetime(headers: &HeaderMap) -> Duration {
     seconds.clamp(MIN, MAX)
 }
 
-/// An HTTP date (RFC 9110 §5.6.7); one before the epoch is none.
+/// Reads an HTTP date (RFC 9110 §5.6.7). Dates before the epoch are refused.
 pub(super) fn http_date(text: &str) -> Option<Timestamp> {
     let at: SystemTime = httpdate::parse_http_date(text.trim()).ok()?;
     Some(Timestamp::from_unix_seconds(at.duration_since(UNIX_EPOCH).ok()?.as_secs()))
@@ -42,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn freshness_is_http_s_within_bounds() {
+    fn freshness_follows_http_within_bounds() {
         for (fields, seconds) in [
             (&[][..], 300),
             (&[("cache-control", "max-age=3600")], 3600),

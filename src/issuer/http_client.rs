@@ -1,4 +1,5 @@
-//! One HTTP client per authorization server: no redirects, no proxies, bounded answers, deadlines.
+//! The HTTP client of one authorization server: no redirects, no proxies, bounded answers,
+//! deadlines.
 use super::connector::{ConnectError, Connector, causes, tls_error};
 use super::error::{IssuerError, MAX_RETRY_AFTER};
 use super::freshness::http_date;
@@ -17,20 +18,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use url::Url;
 
-/// An answer above this is not read to its end.
+/// A larger body is not read to its end.
 const MAX_BODY: usize = 256 * 1024;
-/// Header fields of an answer, all together.
+/// The size of all header fields of an answer.
 const MAX_HEAD: usize = 64 * 1024;
-/// Below the idle time of common servers, so that a request rarely meets a connection that is just being closed.
+/// Shorter than the idle timeout of common servers, so that a request rarely meets a connection
+/// that is just being closed.
 const IDLE: Duration = Duration::from_secs(15);
-/// Room for two token requests, metadata and keys; more connections are never idle at once for long.
+/// Room for two token requests, metadata and keys; more connections are never idle at once for
+/// long.
 const MAX_IDLE: usize = 4;
 
 const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("idjag-proxy/", env!("CARGO_PKG_VERSION")));
 
 type PooledClient = Client<Connector, Full<Bytes>>;
 
-/// A whole answer of a server.
+/// A server's answer, read to its end.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -44,8 +47,9 @@ pub(super) struct HttpClient {
     pool: Mutex<Option<Pool>>,
 }
 
-/// Connections that were made with one revision of the identity. If the identity takes part in TLS, every change of it needs new
-/// connections, because a pooled one would go on speaking for the old identity.
+/// Connections that were made with one revision of the identity. If the identity takes part in TLS,
+/// every change of it needs new connections, because a pooled one would go on speaking for the old
+/// identity.
 struct Pool {
     revision: u64,
     client: PooledClient,
@@ -64,12 +68,14 @@ impl HttpClient {
         &self.workload
     }
 
-    /// Sends one request and reads the whole answer. If no connection could be made, nothing was sent, so it tries once more.
+    /// Sends one request and reads the whole answer. If no connection could be made, nothing was
+    /// sent, so it tries once more.
     pub(super) async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Answer, IssuerError> {
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
         request.headers_mut().insert(USER_AGENT, USER_AGENT_VALUE);
         let client = self.client()?;
-        // The request and its answer live on the heap: there are few of them, and the futures around them stay small.
+        // The request and its answer live on the heap: there are few of them, and the futures
+        // around them stay small.
         let exchange = Box::pin(with_second_attempt(client, request));
         match tokio::time::timeout(self.server.deadlines.total, exchange).await {
             Ok(result) => result.map_err(IssuerError::from),
@@ -77,10 +83,10 @@ impl HttpClient {
         }
     }
 
-    /// Fetches a document.
+    /// Fetches a document with GET.
     pub(super) async fn get(&self, url: &Url) -> Result<Answer, IssuerError> {
         let request = Request::builder().method(Method::GET).uri(url.as_str()).body(Full::default());
-        self.send(request.map_err(|_| IssuerError::Configuration(format!("{url} is no URL of HTTP")))?).await
+        self.send(request.map_err(|_| IssuerError::Configuration(format!("{url} is not an HTTP URL")))?).await
     }
 
     /// The URL if requests may go there: over https, or to a host to which plain http is allowed.
@@ -134,7 +140,7 @@ impl Answer {
         passing.then(|| IssuerError::Busy { status: self.status.as_u16(), retry_after: self.retry_after(now) })
     }
 
-    /// RFC 9110 §10.2.3: seconds or a date.
+    /// `Retry-After` in seconds or as a date (RFC 9110 §10.2.3).
     fn retry_after(&self, now: Timestamp) -> Option<Duration> {
         let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?;
         let seconds = text.trim().parse().ok().map(Duration::from_secs);
@@ -200,7 +206,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_unix_seconds(1_767_225_600);
 
     #[test]
-    fn retry_after_is_seconds_or_a_date_and_bounded() {
+    fn retry_after_accepts_seconds_and_dates_within_bounds() {
         let failure = |status, retry_after: Option<&'static str>| {
             let body = Bytes::from_static(br#"{"error":"invalid_client"}"#);
             let mut answer =

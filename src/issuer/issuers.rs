@@ -1,4 +1,4 @@
-//! All issuers that are in use, so that what is known of one is shared by all who ask it.
+//! All issuers in use, so that everything that asks one shares what is known of it.
 use super::runtime::Issuer;
 use super::settings::AuthorizationServer;
 use super::workload::Workload;
@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex};
 #[derive(Clone)]
 pub struct Issuers {
     workload: Workload,
-    /// By the address of the server's settings. An issuer holds them, so that nothing else can have that address meanwhile.
+    /// The key is the address of the server's settings. The issuer holds them, so nothing else can
+    /// have that address in the meantime.
     by_address: Arc<Mutex<HashMap<usize, Arc<Issuer>>>>,
 }
 
 impl Issuers {
-    /// No issuer yet; those to come are asked as this workload.
+    /// Starts without issuers. Requests to them are made as this workload.
     pub fn new(workload: Workload) -> Self {
         Self { workload, by_address: Arc::default() }
     }
@@ -25,7 +26,7 @@ impl Issuers {
         &self.workload
     }
 
-    /// What is known of a server. Servers that a reload has dropped are forgotten.
+    /// The issuer of these settings. Issuers whose settings a reload has dropped are removed.
     pub fn get(&self, server: &Arc<AuthorizationServer>) -> Arc<Issuer> {
         let mut issuers = lock(&self.by_address);
         let address = Arc::as_ptr(server).addr();

@@ -1,11 +1,11 @@
-//! The keys that an issuer signs with.
+//! Fetches the keys that an issuer signs with.
 use super::error::IssuerError;
 use super::http_client::{Answer, HttpClient};
 use crate::jose::KeySet;
 use http::StatusCode;
 use url::Url;
 
-/// Fetches the key set.
+/// Fetches and reads the key set at `url`.
 pub(super) async fn fetch(http: &HttpClient, url: &Url) -> Result<(KeySet, Answer), IssuerError> {
     let answer = http.get(url).await?;
     if let Some(failure) = answer.busy(http.workload().now()) {

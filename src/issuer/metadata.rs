@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::{Map, Value};
 use url::Url;
 
-/// The members that are used.
+/// The members of the metadata that the proxy uses.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Metadata {
     pub(super) token_endpoint: Url,
@@ -17,8 +17,9 @@ pub(super) struct Metadata {
 
 /// Tries the well-known locations in order and takes the first document that is the issuer's own.
 ///
-/// Some gateways return 5xx for paths that they do not serve, so one 5xx says nothing about the remaining locations. A
-/// `Retry-After` does, and so does a missing response: all locations share one host.
+/// Some gateways return 5xx for paths that they do not serve, so one 5xx says nothing about the
+/// remaining locations. A `Retry-After` does, and so does a missing response: all locations share
+/// one host.
 pub(super) async fn discover(http: &HttpClient) -> Result<(Metadata, Answer), IssuerError> {
     let issuer = issuer_url(&http.server().issuer)?;
     let (mut tried, mut any_busy) = (Vec::new(), false);
@@ -38,7 +39,8 @@ pub(super) async fn discover(http: &HttpClient) -> Result<(Metadata, Answer), Is
     Err(if any_busy { IssuerError::Undiscovered(tried) } else { IssuerError::Metadata(tried) })
 }
 
-/// The issuer as a URL: with a host, without query and fragment (RFC 8414 §2), and without credentials.
+/// The issuer as a URL: with a host, without query and fragment (RFC 8414 §2), and without
+/// credentials.
 fn issuer_url(issuer: &str) -> Result<Url, IssuerError> {
     let url = Url::parse(issuer).ok().filter(|url| {
         url.has_host()
@@ -52,7 +54,8 @@ fn issuer_url(issuer: &str) -> Result<Url, IssuerError> {
     })
 }
 
-/// Where to look, in this order: RFC 8414 §3.1, then OpenID Connect's document at RFC 8414's location (§5), then at its own.
+/// Where to look, in this order: RFC 8414 §3.1, then OpenID Connect's document at RFC 8414's
+/// location (§5), then at its own.
 fn locations(issuer: &Url) -> Vec<Url> {
     let path = issuer.path().trim_end_matches('/');
     let at = |path: String| {
@@ -76,7 +79,8 @@ fn read(answer: &Answer, server: &AuthorizationServer) -> Result<Metadata, Strin
         return Err(format!("answered {}", answer.status.as_u16()));
     }
     let document = object(&answer.body).map_err(|error| format!("the document {error}"))?;
-    // Compared as strings (RFC 8414 §3.3). A document of another issuer would send our credentials there.
+    // Compared as strings (RFC 8414 §3.3). A document of another issuer would send our credentials
+    // there.
     match document.get("issuer").and_then(Value::as_str) {
         Some(issuer) if issuer == server.issuer => {}
         Some(issuer) => return Err(format!("the document is of the issuer {issuer:?} and not of {:?}", server.issuer)),
@@ -91,7 +95,8 @@ fn read(answer: &Answer, server: &AuthorizationServer) -> Result<Metadata, Strin
     })
 }
 
-/// An endpoint, over https; over plain http only on a listed host, or on loopback if the issuer is plain http itself.
+/// An endpoint, over https; over plain http only on a listed host, or on loopback if the issuer is
+/// plain http itself.
 fn endpoint(members: &Map<String, Value>, name: &str, server: &AuthorizationServer) -> Result<Option<Url>, String> {
     let text = match members.get(name) {
         None | Some(Value::Null) => return Ok(None),

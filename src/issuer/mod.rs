@@ -1,5 +1,6 @@
-//! Issuers of tokens: what is configured of them, how they are asked, and what is known of them while the proxy runs. They are
-//! asked for tokens by `exchange`; [`TokenVerifier`] verifies the tokens that they have signed.
+//! Issuers of tokens: their settings, how they are asked, and what is known of them while the proxy
+//! runs. `exchange` asks them for tokens; [`TokenVerifier`] verifies the tokens that they have
+//! signed.
 mod connector;
 mod document_cache;
 mod error;

@@ -1,4 +1,5 @@
-//! What is known of one authorization server while the proxy runs: its connections, its metadata, its keys.
+//! What is known of one authorization server while the proxy runs: its connections, its metadata,
+//! its keys.
 use super::document_cache::DocumentCache;
 use super::error::IssuerError;
 use super::http_client::{Answer, HttpClient};
@@ -15,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
-/// How long stale keys are used while the issuer that publishes them is in trouble, and so for how long a key that it has
-/// withdrawn may still be believed.
+/// How long stale keys are used while their issuer fails. A key that the issuer has withdrawn may
+/// still be accepted for this long.
 const STALE_KEYS: Duration = Duration::from_secs(60 * 60);
 /// A key that is not in the set makes us fetch the set again at most this often.
 const KEY_REFRESH: Duration = Duration::from_secs(10);
@@ -29,13 +30,13 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// An issuer of which nothing is known yet.
+    /// Creates an issuer; its documents are fetched when they are first needed.
     pub fn new(server: Arc<AuthorizationServer>, workload: Workload) -> Self {
         let (metadata, keys) = (DocumentCache::new(Duration::MAX), DocumentCache::new(STALE_KEYS));
         Self { http: HttpClient::new(server, workload), metadata, keys }
     }
 
-    /// What the configuration says of it.
+    /// Its settings.
     pub fn server(&self) -> &AuthorizationServer {
         self.http.server()
     }
@@ -50,7 +51,8 @@ impl Issuer {
         self.http.workload()
     }
 
-    /// The token endpoint. A client that authenticates by TLS has to use the server's alias for such clients (RFC 8705 §5).
+    /// The token endpoint. A client that authenticates by TLS has to use the server's alias for
+    /// such clients (RFC 8705 §5).
     pub(crate) async fn token_endpoint(&self) -> Result<Url, IssuerError> {
         let url = match &self.server().endpoints {
             Endpoints::Explicit { token, .. } => token.clone(),
@@ -66,7 +68,8 @@ impl Issuer {
         self.http.permitted(url)
     }
 
-    /// The `aud` of assertions for this server. Drafts and servers disagree about it, so it is a setting.
+    /// The `aud` of assertions for this server. Drafts and servers disagree about it, so it is a
+    /// setting.
     pub(crate) fn assertion_audience(&self, token_endpoint: &Url) -> String {
         match &self.server().quirks.assertion_audience {
             AssertionAudience::Issuer => self.server().issuer.clone(),
@@ -94,8 +97,8 @@ impl Issuer {
         Ok(self.document(served, "keys"))
     }
 
-    /// Keys that are newer than `known`, if there can be any: another caller has fetched some, or the last refresh was long
-    /// enough ago. Callers of [`Self::keys`] do not wait for it.
+    /// Keys that are newer than `known`, if there can be any: another caller has fetched some, or
+    /// the last refresh was long enough ago. Callers of [`Self::keys`] do not wait for it.
     pub(super) async fn newer_keys(&self, known: &Arc<KeySet>) -> Result<Option<Arc<KeySet>>, IssuerError> {
         let is_newer = |cached: &Arc<KeySet>| !Arc::ptr_eq(cached, known);
         self.keys.refresh(self.workload().clock(), KEY_REFRESH, is_newer, || self.fetch_keys()).await
@@ -120,11 +123,11 @@ impl Issuer {
         Ok(self.keys.fetched(Arc::new(keys), &answer.headers, self.workload().now()))
     }
 
-    /// The document. The log says if it is a stale one that could not be renewed.
+    /// The document. If it is stale and could not be renewed, that is logged.
     fn document<T>(&self, served: Served<T, IssuerError>, what: &str) -> T {
         if let Some(failure) = served.renewal_failure {
             let error = format_args!("authorization server `{}`: {failure}", self.server().name);
-            tracing::warn!(%error, "{what} cannot be renewed: the last are used on");
+            tracing::warn!(%error, "{what} cannot be renewed, the last are used");
         }
         served.value
     }

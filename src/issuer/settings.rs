@@ -1,4 +1,4 @@
-//! An authorization server as the configuration describes it.
+//! The settings of an authorization server.
 use crate::jose::SigningKey;
 use crate::secret::Secret;
 use crate::tls::ServerTrust;
@@ -8,39 +8,40 @@ use std::net::IpAddr;
 use std::time::Duration;
 use url::{Host, Url};
 
-/// One authorization server. Also the one that a user's token is from: then only its issuer and its keys matter.
+/// One authorization server. For a server that only issues users' tokens, nothing but its issuer
+/// identifier and its keys matters.
 #[derive(Clone)]
 pub struct AuthorizationServer {
     /// The name that routes, metrics and logs use.
     pub name: String,
     /// The issuer identifier, compared exactly, a trailing slash included.
     pub issuer: String,
-    /// Where its endpoints are.
+    /// Where its endpoints come from.
     pub endpoints: Endpoints,
-    /// Our id at this server; `None` is the SPIFFE ID.
+    /// Our client ID at this server; `None` is the SPIFFE ID.
     pub client_id: Option<String>,
-    /// How we prove to be that client.
+    /// How we authenticate as that client.
     pub client_auth: ClientAuth,
-    /// Whom to trust as this server.
+    /// How the server's certificate is verified.
     pub trust: ServerTrust,
-    /// Where a request may go without TLS.
+    /// Hosts that may be asked without TLS.
     pub plain_http: PlainHttp,
-    /// Where it departs from the standards.
+    /// Its deviations from the standards.
     pub quirks: Quirks,
-    /// How long it may take.
+    /// The longest waits for it.
     pub deadlines: Deadlines,
 }
 
-/// Where a server's endpoints come from.
+/// The source of a server's endpoints.
 #[derive(Clone, Debug)]
 pub enum Endpoints {
-    /// RFC 8414 or OpenID Connect metadata of the issuer.
+    /// They are discovered from the issuer's metadata (RFC 8414 or OpenID Connect Discovery).
     Discovered,
-    /// From the configuration; the issuer is never asked.
+    /// They are configured, and no metadata is fetched.
     Explicit {
-        /// The token endpoint.
+        /// The URL of the token endpoint.
         token: Url,
-        /// The key set; needed only where users' tokens of this server are verified.
+        /// The URL of the key set, needed only if users' tokens of this server are verified.
         jwks: Option<Url>,
     },
 }
@@ -60,61 +61,61 @@ pub enum ClientAuth {
     ClientSecretPost(Secret),
     /// A JWT-SVID as an ordinary `jwt-bearer` client assertion.
     JwtSvidBearer,
-    /// A public client.
+    /// None, for a public client.
     None,
 }
 
-/// What a server wants otherwise than the standards say.
+/// A server's deviations from the standards.
 #[derive(Clone, Debug, Default)]
 pub struct Quirks {
-    /// Never sent.
+    /// Parameters that are never sent.
     pub omit: BTreeSet<Parameter>,
-    /// Sent in addition, where we send no parameter of that name.
+    /// Parameters that are sent in addition, unless the request already has one of that name.
     pub extra_parameters: BTreeMap<String, String>,
-    /// What `aud` of our assertions and JWT-SVIDs for it is.
+    /// The `aud` of our assertions and JWT-SVIDs for it.
     pub assertion_audience: AssertionAudience,
 }
 
-/// A parameter of the token request that a server may not want to see.
+/// A parameter of the token request that can be omitted for a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Parameter {
-    /// `resource` (RFC 8707).
+    /// The parameter `resource` (RFC 8707).
     Resource,
-    /// `audience` (RFC 8693).
+    /// The parameter `audience` (RFC 8693).
     Audience,
-    /// `scope`.
+    /// The parameter `scope` (RFC 6749 §3.3).
     Scope,
-    /// `client_id`.
+    /// The parameter `client_id` (RFC 6749 §2.2).
     ClientId,
-    /// `requested_token_type` (RFC 8693).
+    /// The parameter `requested_token_type` (RFC 8693).
     RequestedTokenType,
 }
 
-/// What an assertion for this server says in `aud`.
+/// The `aud` of assertions for a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AssertionAudience {
     /// The issuer identifier (draft-ietf-oauth-rfc7523bis, SPIFFE client authentication).
     #[default]
     Issuer,
-    /// The token endpoint's URL (RFC 7523 as older servers read it).
+    /// The URL of the token endpoint, as older servers read RFC 7523.
     TokenEndpoint,
-    /// This.
+    /// This value.
     Explicit(String),
 }
 
-/// Hosts besides loopback to which a request with a credential may go in the clear.
+/// Hosts, in addition to loopback, that may be sent credentials over plain http.
 #[derive(Clone, Debug, Default)]
 pub struct PlainHttp {
-    /// Host names or addresses, lower case, as they stand in URLs.
+    /// Host names or addresses, in lower case, in the form of URLs.
     pub hosts: BTreeSet<String>,
 }
 
-/// The longest waits.
+/// The longest waits for a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
-    /// For TCP and TLS.
+    /// The time for TCP and TLS to connect.
     pub connect: Duration,
-    /// For one request, from connecting to the last byte of the answer.
+    /// The time for one request, from connecting to the last byte of the answer.
     pub total: Duration,
 }
 
@@ -125,7 +126,7 @@ impl Default for Deadlines {
 }
 
 impl Parameter {
-    /// Its name on the wire.
+    /// The name of the parameter.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Resource => "resource",
@@ -138,7 +139,7 @@ impl Parameter {
 }
 
 impl ClientAuth {
-    /// The method's registered name, or the configuration's word for it.
+    /// The name of the method in the configuration, which is the registered name if there is one.
     pub fn method(&self) -> &'static str {
         match self {
             Self::SpiffeJwt => "spiffe_jwt",
@@ -151,25 +152,25 @@ impl ClientAuth {
         }
     }
 
-    /// Whether it is an SVID that proves who we are.
+    /// Whether an SVID proves who we are.
     pub fn uses_identity(&self) -> bool {
         matches!(self, Self::SpiffeJwt | Self::SpiffeX509 | Self::JwtSvidBearer)
     }
 }
 
 impl PlainHttp {
-    /// Whether `http` may be spoken to the host of this URL: loopback, or listed.
+    /// Whether plain http is allowed to the host of this URL: loopback, or one that is listed.
     pub fn allows(&self, url: &Url) -> bool {
         is_loopback(url) || self.lists(url)
     }
 
-    /// Whether the configuration names the host of this URL.
+    /// Whether the configuration lists the host of this URL.
     pub fn lists(&self, url: &Url) -> bool {
         url.host_str().is_some_and(|host| self.hosts.contains(host))
     }
 }
 
-/// A loopback address, or the name that stands for one (RFC 6761 §6.3).
+/// Whether the host is a loopback address, or the name of one (RFC 6761 §6.3).
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),
@@ -180,7 +181,7 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 impl AuthorizationServer {
-    /// Whether a request to it, or for a token of it, needs the workload's identity.
+    /// Whether requests to this server need the workload's identity.
     pub fn uses_identity(&self) -> bool {
         self.client_id.is_none() && !matches!(self.client_auth, ClientAuth::None)
             || self.client_auth.uses_identity()
@@ -211,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_http_is_for_loopback_and_listed_hosts() {
+    fn plain_http_is_allowed_for_loopback_and_listed_hosts() {
         let plain = PlainHttp { hosts: ["as.internal".to_owned()].into() };
         for (url, allowed) in [
             ("http://127.0.0.1:8180/realms/r", true),

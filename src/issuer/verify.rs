@@ -1,45 +1,47 @@
-//! Verifying a token by its issuer's keys. Nothing in it is used before a key says that the issuer signed it.
+//! Verifies tokens with their issuer's keys. Nothing in a token is used before its signature has
+//! been checked.
 use super::error::VerifyError;
 use super::runtime::Issuer;
 use crate::jose::{InvalidToken, Rules, TokenKind, Unverified, Verified, verify};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How far an issuer's clock may be from ours.
+/// How far an issuer's clock may differ from ours.
 const LEEWAY: Duration = Duration::from_secs(30);
 
 /// Verifies tokens of one issuer. Cheap to make and to clone.
 #[derive(Clone)]
 pub struct TokenVerifier(Arc<Issuer>);
 
-/// What a token must be.
+/// The properties that a token must have.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenRules<'a> {
     /// The kind of token, which decides its `typ`.
     pub kind: TokenKind,
-    /// What its `aud` must contain.
+    /// The values that its `aud` may have.
     pub audience: Audience<'a>,
 }
 
-/// Whom a token must be for.
+/// The audience that a token must have.
 #[derive(Clone, Copy, Debug)]
 pub enum Audience<'a> {
     /// Our client id at the issuer (for an ID token, OpenID Connect Core §3.1.3.7).
     OwnClientId,
-    /// One of these.
+    /// Any one of these.
     AnyOf(&'a [String]),
 }
 
 impl TokenVerifier {
-    /// A verifier of tokens that this issuer has signed.
+    /// Creates a verifier of tokens that this issuer has signed.
     pub fn new(issuer: Arc<Issuer>) -> Self {
         Self(issuer)
     }
 
-    /// Verifies the signature and all that the rules ask for.
+    /// Verifies the signature, the issuer, the validity period and the rules.
     ///
     /// # Errors
-    /// [`VerifyError::Token`] if the token is not valid, and [`VerifyError::Issuer`] if the keys cannot be obtained.
+    /// [`VerifyError::Token`] if the token is not valid, and [`VerifyError::Issuer`] if the keys
+    /// cannot be obtained.
     pub async fn verify(&self, token: &str, rules: &TokenRules<'_>) -> Result<Verified, VerifyError> {
         let issuer = &*self.0;
         // Text that is not a JWT at all causes no request.
@@ -65,8 +67,8 @@ impl TokenVerifier {
             _ => first,
         };
         let verified = result?;
-        // Leeway is for reading an issuer's clock. What is obtained for a token must not outlive it, so a token that has expired
-        // by our clock obtains nothing.
+        // Leeway is for reading an issuer's clock. What is obtained for a token must not outlive
+        // it, so a token that has expired by our clock obtains nothing.
         if verified.expires_at <= now() {
             return Err(InvalidToken::Expired.into());
         }

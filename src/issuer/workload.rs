@@ -1,11 +1,12 @@
-//! This workload as issuers see it.
+//! The workload on whose behalf issuers are asked.
 use super::error::IssuerError;
 use crate::clock::{Clock, Timestamp};
 use crate::identity::{Identity, Snapshot};
 use crate::secret::Secret;
 use std::sync::Arc;
 
-/// What requests to issuers are made with: the workload's identity, if it has a source of one, and the clock.
+/// The dependencies of requests to issuers: the workload's identity, if one is configured, and the
+/// clock.
 #[derive(Clone, Debug)]
 pub struct Workload {
     identity: Option<Identity>,
@@ -13,7 +14,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Without an identity, only requests that need none can be made.
+    /// Creates a workload. Without an identity, only requests that need none can be made.
     pub fn new(identity: Option<Identity>, clock: Clock) -> Self {
         Self { identity, clock }
     }
@@ -36,7 +37,7 @@ impl Workload {
     /// The X.509-SVID that may be used now.
     ///
     /// # Errors
-    /// [`IssuerError::Identity`].
+    /// [`IssuerError::Identity`] if there is none.
     pub fn snapshot(&self) -> Result<Arc<Snapshot>, IssuerError> {
         self.required()?.current().map_err(|missing| IssuerError::Identity(missing.to_string()))
     }
@@ -44,15 +45,16 @@ impl Workload {
     /// The SPIFFE ID that may be used now.
     ///
     /// # Errors
-    /// [`IssuerError::Identity`].
+    /// [`IssuerError::Identity`] if there is none.
     pub fn spiffe_id(&self) -> Result<String, IssuerError> {
         Ok(self.snapshot()?.svid.id.to_string())
     }
 
-    /// A JWT-SVID for exactly this audience: an SVID for several could be replayed by each of them (JWT-SVID §3).
+    /// A JWT-SVID for exactly this audience. With several audiences, each could replay the SVID to
+    /// the others.
     ///
     /// # Errors
-    /// [`IssuerError::Identity`].
+    /// [`IssuerError::Identity`] if there is none.
     pub async fn jwt_svid(&self, audience: &str) -> Result<Secret, IssuerError> {
         let svid = self.required()?.jwt_svid(audience).await;
         svid.map(|svid| svid.token).map_err(|error| IssuerError::Identity(error.to_string()))

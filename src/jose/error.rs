@@ -1,45 +1,45 @@
-//! Why a token is not believed.
+//! Why a token is invalid.
 
-/// Why a token was not believed. The text never repeats the token.
+/// Why a token is invalid. The text never repeats the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
-    /// Longer than [`super::MAX_TOKEN_BYTES`].
+    /// It is longer than [`super::MAX_TOKEN_BYTES`].
     #[error("is too long")]
     TooLong,
-    /// Not a compact JWT.
+    /// It is not a compact JWT.
     #[error("{0}")]
     Malformed(&'static str),
-    /// A `crit` header: nothing in it is known here (JB-2).
+    /// It has a `crit` header, and no critical extension is supported (RFC 7515 §4.1.11).
     #[error("has a `crit` header, of which nothing is supported")]
     Critical,
-    /// `alg` is `none`, symmetric, unknown, or not one of the key's.
+    /// `alg` is `none`, symmetric, unknown, or not allowed for the key.
     #[error("is signed with an algorithm that its key may not be used with")]
     Algorithm,
-    /// `typ` is of another kind of token.
+    /// `typ` belongs to another kind of token.
     #[error("has a `typ` of another kind of token")]
     Typ,
-    /// No key of the issuer fits; a fresh key set may have it.
+    /// The issuer has no such key; a newer key set may have it.
     #[error("names a key that its issuer does not publish")]
     UnknownKey,
-    /// Several keys fit.
+    /// Several keys of the issuer fit, and no `kid` names one of them.
     #[error("could be signed by several of its issuer's keys and does not say by which")]
     AmbiguousKey,
-    /// The signature is not by that key.
+    /// The signature was not made with that key.
     #[error("has a wrong signature")]
     Signature,
-    /// Another issuer.
+    /// `iss` is another issuer.
     #[error("has another `iss` than the server it is expected from")]
     Issuer,
-    /// For somebody else.
+    /// `aud` does not name us.
     #[error("has an `aud` that does not name us")]
     Audience,
-    /// Over.
+    /// `exp` has passed.
     #[error("has expired")]
     Expired,
-    /// `nbf` or `iat` lies ahead.
+    /// `nbf` or `iat` lies in the future.
     #[error("is not valid yet")]
     NotYet,
-    /// A claim is missing or of the wrong type.
+    /// A claim is missing or has the wrong type.
     #[error("has no usable claim `{0}`")]
     Claim(&'static str),
 }

@@ -1,26 +1,27 @@
-//! JSON from strangers: an object or nothing, and no member twice, since two readers may take different ones (JB-7).
+//! Reads untrusted JSON: only an object, and no member twice, because two parsers may pick
+//! different ones (RFC 7519 §4).
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::fmt;
 
-/// Why a text is not the JSON object that was expected.
+/// Why a text is not the expected JSON object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
-    /// Not JSON, or nested too deeply.
+    /// It is not JSON, or it is nested too deeply.
     #[error("is not JSON")]
     Syntax,
-    /// JSON, but an array, a string or the like.
+    /// It is JSON, but not an object.
     #[error("is not a JSON object")]
     NotAnObject,
-    /// An object in which a member name occurs twice.
+    /// A member name occurs twice in one object.
     #[error("has a member twice")]
     Duplicate,
 }
 
 /// Reads one JSON object. Depth is bounded by `serde_json` (128); the caller bounds the size.
 pub fn object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
-    match serde_json::from_slice::<Strict>(bytes) {
-        Ok(Strict(Value::Object(members))) => Ok(members),
+    match serde_json::from_slice::<UniqueMembers>(bytes) {
+        Ok(UniqueMembers(Value::Object(members))) => Ok(members),
         Ok(_) => Err(JsonError::NotAnObject),
         Err(error) if error.to_string().starts_with(DUPLICATE) => Err(JsonError::Duplicate),
         Err(_) => Err(JsonError::Syntax),
@@ -29,18 +30,18 @@ pub fn object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
 
 const DUPLICATE: &str = "duplicate member";
 
-/// A value none of whose objects, at any depth, repeats a member.
-struct Strict(Value);
+/// A value in which no object, at any depth, repeats a member.
+struct UniqueMembers(Value);
 
-impl<'de> Deserialize<'de> for Strict {
+impl<'de> Deserialize<'de> for UniqueMembers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(StrictVisitor).map(Self)
+        deserializer.deserialize_any(UniqueMembersVisitor).map(Self)
     }
 }
 
-struct StrictVisitor;
+struct UniqueMembersVisitor;
 
-impl<'de> Visitor<'de> for StrictVisitor {
+impl<'de> Visitor<'de> for UniqueMembersVisitor {
     type Value = Value;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,7 +74,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(Strict(item)) = seq.next_element()? {
+        while let Some(UniqueMembers(item)) = seq.next_element()? {
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -82,7 +83,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut members = Map::new();
         while let Some(name) = map.next_key::<String>()? {
-            let Strict(value) = map.next_value()?;
+            let UniqueMembers(value) = map.next_value()?;
             if members.insert(name, value).is_some() {
                 return Err(A::Error::custom(DUPLICATE));
             }
@@ -96,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_member_twice_is_refused_at_any_depth() {
+    fn repeated_member_is_refused_at_any_depth() {
         assert_eq!(object(br#"{"iss":"a","iss":"b"}"#), Err(JsonError::Duplicate));
         assert_eq!(object(br#"{"act":{"sub":"a","sub":"a"}}"#), Err(JsonError::Duplicate));
         assert_eq!(object(br#"{"a":[{"b":1,"b":1}]}"#), Err(JsonError::Duplicate));
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_object_and_nothing_else() {
+    fn anything_but_one_object_is_refused() {
         for (text, error) in [
             ("[]", JsonError::NotAnObject),
             ("\"x\"", JsonError::NotAnObject),

@@ -1,4 +1,4 @@
-//! Public keys as JWKs (RFC 7517): ours, published; an issuer's, believed.
+//! Sets of public keys as JWKs (RFC 7517): those that we publish, and those of an issuer.
 use super::error::InvalidToken;
 use super::json;
 use super::key::SigningKey;
@@ -7,15 +7,15 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
-/// An issuer has a handful; a hundred is someone else's mistake.
+/// Issuers publish a handful of keys; a document with more than a hundred is a mistake.
 const MAX_KEYS: usize = 100;
 
-/// The set of our own public keys, as published: `{"keys": […]}`.
+/// The key set that we publish for our own keys: `{"keys": […]}`.
 pub fn jwks<'a>(keys: impl IntoIterator<Item = &'a SigningKey>) -> Value {
     json!({ "keys": keys.into_iter().map(SigningKey::public_jwk).collect::<Vec<_>>() })
 }
 
-/// The keys of one issuer that can sign for it.
+/// The signing keys of one issuer.
 #[derive(Clone, Debug, Default)]
 pub struct KeySet(Vec<Candidate>);
 
@@ -29,19 +29,20 @@ struct Candidate {
 /// Why a document is not a key set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
-    /// Not a JSON object.
+    /// The document is not a JSON object.
     #[error("the key set {0}")]
     Json(json::JsonError),
-    /// No array `keys`.
+    /// The document has no array `keys`.
     #[error("the key set has no array `keys`")]
     NoKeys,
-    /// More keys than an issuer can mean.
+    /// The document has too many keys.
     #[error("the key set has more than {MAX_KEYS} keys")]
     TooMany,
 }
 
 impl KeySet {
-    /// Reads a JWKS. Keys of other kinds, for other uses, with private parts or too short are left out (RFC 7517 §5).
+    /// Reads a JWKS. Keys of other kinds, for other uses, with private parts, or of insufficient
+    /// length are skipped (RFC 7517 §5).
     pub fn parse(document: &[u8]) -> Result<Self, KeySetError> {
         let document = json::object(document).map_err(KeySetError::Json)?;
         let keys = document.get("keys").and_then(Value::as_array).ok_or(KeySetError::NoKeys)?;
@@ -51,17 +52,18 @@ impl KeySet {
         Ok(Self(keys.iter().filter_map(Value::as_object).filter_map(Candidate::read).collect()))
     }
 
-    /// How many usable keys it has.
+    /// The number of usable keys.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether it has no usable key.
+    /// Whether there is no usable key.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether the signature is by the key that the header names (JB-1, JB-5).
+    /// Checks a signature with the key that the header names. The key decides which algorithms it
+    /// may be used with (RFC 8725 §3.1).
     pub(super) fn check(
         &self,
         alg: &str,
@@ -70,7 +72,7 @@ impl KeySet {
         signature: &[u8],
     ) -> Result<(), InvalidToken> {
         let is_named = |candidate: &&Candidate| kid.is_none_or(|kid| candidate.kid.as_deref() == Some(kid));
-        // Keys of different kinds may share a `kid` (RFC 7517 §4.5); `alg` tells them apart.
+        // Keys of different kinds may share a `kid` (RFC 7517 §4.5); `alg` distinguishes them.
         let fitting: Vec<_> = self.0.iter().filter(is_named).filter(|candidate| candidate.takes(alg)).collect();
         match fitting[..] {
             [candidate] => candidate.key.verify(alg, message, signature),
@@ -88,7 +90,7 @@ impl Candidate {
             && jwk
                 .get("key_ops")
                 .is_none_or(|ops| ops.as_array().is_some_and(|ops| ops.iter().any(|op| op == "verify")));
-        // A private key that was published is everybody's.
+        // A private key that was published can be used by anybody.
         if !for_signatures || jwk.contains_key("d") {
             return None;
         }
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn thumbprints_are_those_of_the_rfcs() {
+    fn thumbprint_matches_the_examples_of_the_rfcs() {
         let rsa = json!({"kty": "RSA", "n": RSA_N, "e": "AQAB", "alg": "RS256", "kid": "2011-04-29"});
         for (jwk, thumbprint) in [
             (rsa, "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"),
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_cannot_check_a_signature_are_left_out() {
+    fn unusable_key_is_skipped() {
         let good = public(ES256_KEY);
         let changed = |name: &str, value: Value| {
             let mut jwk = good.clone();
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_is_no_key_set_is_refused() {
+    fn document_that_is_not_a_key_set_is_refused() {
         assert_eq!(KeySet::parse(b"{}").err(), Some(KeySetError::NoKeys));
         assert_eq!(KeySet::parse(b"[]").err(), Some(KeySetError::Json(json::JsonError::NotAnObject)));
         let many = json!({ "keys": vec![public(ES256_KEY); 101] }).to_string();

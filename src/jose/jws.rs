@@ -1,17 +1,18 @@
-//! Compact JWS (RFC 7515 §7.1), taken apart. Nothing is trusted yet.
+//! Parses a compact JWS (RFC 7515 §7.1) without trusting anything in it.
 use super::error::InvalidToken;
 use super::json::{self, JsonError};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-/// Longer tokens are refused before they are looked at (JB-3).
+/// Longer tokens are refused before they are parsed.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// A JWT whose signature nobody has checked: good for a look at a token that its issuer sent us directly, not for trust.
+/// A JWT whose signature has not been checked. It serves to look into a token that came from its
+/// issuer directly, and for nothing that needs trust.
 #[derive(Clone)]
 pub struct Unverified<'a> {
-    /// JOSE header.
+    /// The JOSE header.
     pub header: Map<String, Value>,
     /// The claims set.
     pub claims: Map<String, Value>,
@@ -26,7 +27,8 @@ impl std::fmt::Debug for Unverified<'_> {
 }
 
 impl<'a> Unverified<'a> {
-    /// Exactly three non-empty base64url parts without padding, the first two JSON objects; no JSON serialization, no JWE (JB-3, JB-7).
+    /// Accepts exactly three non-empty base64url parts without padding, of which the first two are
+    /// JSON objects. JSON serialization (RFC 7515 §7.2) and JWE are refused.
     pub fn parse(token: &'a str) -> Result<Self, InvalidToken> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(InvalidToken::TooLong);
@@ -41,13 +43,14 @@ impl<'a> Unverified<'a> {
         Ok(Self { header: members(header)?, claims: members(claims)?, signing_input, signature: bytes(signature)? })
     }
 
-    /// A string member of the header; `None` if it is absent or of another type.
+    /// A string member of the header; `None` if it is absent or has another type.
     pub fn header_text(&self, name: &str) -> Option<&str> {
         self.header.get(name).and_then(Value::as_str)
     }
 }
 
-/// Whether a `typ` header means `expected`: case-insensitive, and `application/` may be left out (RFC 7515 §4.1.9).
+/// Whether a `typ` header means `expected`. The comparison ignores case, and `application/` may be
+/// omitted (RFC 7515 §4.1.9).
 pub fn same_typ(typ: &str, expected: &str) -> bool {
     let prefix = "application/";
     let short = match typ.get(..prefix.len()) {
@@ -77,7 +80,7 @@ mod tests {
     use crate::jose::vectors::{C1, C4};
 
     #[test]
-    fn parts_of_a_published_shape_are_read() {
+    fn vector_is_parsed() {
         let token = Unverified::parse(C1).expect("vector");
         assert_eq!(token.header_text("kid"), Some("idp-1"));
         assert_eq!(token.claims["client_id"], "agent-client-1");
@@ -85,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_but_three_unpadded_parts_is_malformed() {
+    fn token_without_three_unpadded_parts_is_malformed() {
         let [header, claims, signature] = C4.split('.').collect::<Vec<_>>()[..] else { panic!("three parts") };
         for token in [
             format!("{C4}."),
@@ -109,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn typ_is_compared_as_a_media_type() {
+    fn typ_compares_as_a_media_type() {
         assert!(
             same_typ("at+jwt", "at+jwt") && same_typ("AT+JWT", "at+jwt") && same_typ("application/at+jwt", "at+jwt")
         );

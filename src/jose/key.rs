@@ -1,4 +1,5 @@
-//! Private keys that sign assertions. Parsed once: parsing costs more than signing does for an elliptic curve.
+//! Private keys that sign assertions. They are parsed once, because parsing an elliptic curve key
+//! costs more than signing with it.
 use super::public_key::{MIN_RSA_BYTES, PublicKey};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
@@ -14,7 +15,8 @@ use serde_json::{Value, json};
 use std::fmt;
 use std::sync::Arc;
 
-/// A private key, its `kid` and, if it is an SVID's, the certificate chain that vouches for it. Clones share the key.
+/// A private key, its `kid` and, if it belongs to an SVID, the certificate chain that vouches for
+/// it. Clones share the key.
 #[derive(Clone)]
 pub struct SigningKey(Arc<Parts>);
 
@@ -38,10 +40,10 @@ pub enum KeyError {
     /// The PEM text holds no private key.
     #[error("holds no private key in PEM (expected PKCS#8, SEC1 or PKCS#1)")]
     NotPem,
-    /// DER that is no key, or one of another kind.
+    /// The DER is not a key, or a key of another kind.
     #[error("is not a private key of a supported kind (P-256, P-384, Ed25519, RSA of 2048 bits or more)")]
     Unsupported,
-    /// RSA below 2048 bits (JB-9).
+    /// The RSA key has fewer than 2048 bits (RFC 7518 §3.3).
     #[error("is an RSA key of less than 2048 bits")]
     TooShort,
 }
@@ -52,7 +54,8 @@ pub enum KeyError {
 pub struct SignError;
 
 impl SigningKey {
-    /// From PKCS#8 DER, the form of an SVID's key. Without `kid` it is the key's RFC 7638 thumbprint. `x5c` is the chain, leaf first, DER.
+    /// Reads PKCS#8 DER, the form of an SVID's key. The default `kid` is the RFC 7638 thumbprint.
+    /// `x5c` is the certificate chain in DER, leaf first.
     pub fn from_pkcs8_der(der: &[u8], kid: Option<String>, x5c: Option<Vec<Vec<u8>>>) -> Result<Self, KeyError> {
         let ecdsa = |algorithm: &'static EcdsaSigningAlgorithm| EcdsaKeyPair::from_pkcs8(algorithm, der);
         let pair = if let Ok(pair) = ecdsa(&ECDSA_P256_SHA256_FIXED_SIGNING) {
@@ -67,7 +70,8 @@ impl SigningKey {
         Self::new(pair, kid, x5c)
     }
 
-    /// From the first private key of a PEM file: PKCS#8, SEC1 (`EC PRIVATE KEY`) or PKCS#1 (`RSA PRIVATE KEY`).
+    /// Reads the first private key of a PEM file: PKCS#8, SEC1 (`EC PRIVATE KEY`) or PKCS#1 (`RSA
+    /// PRIVATE KEY`).
     pub fn from_pem(pem: &[u8], kid: Option<String>) -> Result<Self, KeyError> {
         let ecdsa = |algorithm, der: &[u8]| EcdsaKeyPair::from_private_key_der(algorithm, der);
         let pair = match PrivateKeyDer::from_pem_slice(pem).map_err(|_| KeyError::NotPem)? {
@@ -124,7 +128,8 @@ impl SigningKey {
         jwk
     }
 
-    /// A compact JWS over `claims`, with `alg`, `kid`, `typ` and, for an SVID's key, `x5c` in its header.
+    /// Signs `claims` as a compact JWS with `alg`, `kid`, `typ` and, for an SVID's key, `x5c` in
+    /// its header.
     pub fn sign(&self, typ: &str, claims: &impl Serialize) -> Result<String, SignError> {
         let header = Header { alg: self.algorithm(), kid: &self.0.kid, typ, x5c: self.0.x5c.as_deref() };
         let header = serde_json::to_vec(&header).map_err(|_| SignError)?;
@@ -156,7 +161,7 @@ impl SigningKey {
     }
 }
 
-/// In this order on the wire, as in the vectors of the standards digest.
+/// Serialized in this order, as in the test vectors.
 #[derive(Serialize)]
 struct Header<'a> {
     alg: &'static str,
@@ -212,9 +217,9 @@ mod tests {
         }
     }
 
-    /// A second implementation agrees: the signature, the header and the published key.
+    /// A second implementation accepts the signature, the header and the published key.
     #[test]
-    fn another_library_verifies_our_tokens() {
+    fn signed_token_is_valid_for_another_library() {
         for der in [es256_pkcs8(), eddsa_pkcs8()] {
             let key = SigningKey::from_pkcs8_der(&der, Some("k1".into()), None).expect("a key");
             let token =
@@ -231,9 +236,10 @@ mod tests {
         }
     }
 
-    /// Ed25519 is deterministic, so that the whole token of vector C2 comes out again, header member order included.
+    /// Ed25519 is deterministic, so the result is the whole token of vector C2, including the order
+    /// of the header's members.
     #[test]
-    fn vector_c2_is_made_byte_for_byte() {
+    fn signed_token_equals_vector_c2() {
         let key = SigningKey::from_pkcs8_der(&eddsa_pkcs8(), Some("idp-2".into()), None).expect("a key");
         assert_eq!(key.sign("oauth-id-jag+jwt", &C2Claims::new()).expect("a signature"), C2);
         let signature =
@@ -241,7 +247,7 @@ mod tests {
         assert_eq!(URL_SAFE_NO_PAD.encode(signature), EDDSA_JWS.rsplit('.').next().expect("a part"));
     }
 
-    /// The members of C2 in its order; `aud` as an array and `cnf` are what an ID-JAG of ours never has.
+    /// The members of C2 in its order. Unlike our own ID-JAGs it has `aud` as an array, and `cnf`.
     #[derive(Serialize)]
     struct C2Claims {
         iss: &'static str,
@@ -281,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sec1_file_is_read() {
+    fn sec1_file_is_read() {
         let sec1 = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &es256_pkcs8()).expect("a key");
         let der =
             aws_lc_rs::encoding::AsDer::<aws_lc_rs::encoding::EcPrivateKeyRfc5915Der<'_>>::as_der(&sec1.private_key())
@@ -296,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn an_svid_chain_stands_in_x5c_and_no_key_in_debug() {
+    fn svid_chain_is_in_x5c_and_debug_shows_no_key() {
         let key = SigningKey::from_pkcs8_der(&es256_pkcs8(), None, Some(vec![vec![1, 2, 3], vec![4]])).expect("a key");
         let token = key.sign("x", &json!({})).expect("a signature");
         let token = crate::jose::Unverified::parse(&token).expect("ours");
@@ -305,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused() {
+    fn bytes_that_are_not_a_key_are_refused() {
         assert_eq!(SigningKey::from_pem(b"", None).err(), Some(KeyError::NotPem));
         assert_eq!(SigningKey::from_pkcs8_der(b"", None, None).err(), Some(KeyError::Unsupported));
         let mut broken = es256_pkcs8();

@@ -1,5 +1,5 @@
-//! JSON Object Signing and Encryption: keys, signatures and what must be checked about a signed token. Pure functions: keys and
-//! the instant are arguments; nothing here opens a file or a socket.
+//! JSON Object Signing and Encryption: keys, signatures, and the checks that a signed token must
+//! pass. Pure functions: keys and the time are arguments; nothing here opens a file or a socket.
 mod error;
 mod json;
 mod jwk;

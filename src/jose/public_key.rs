@@ -1,4 +1,4 @@
-//! A public key that checks signatures, and its JWK (RFC 7517).
+//! Public keys that verify signatures, and their JWK form (RFC 7517).
 use super::error::InvalidToken;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{
@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::RSAPublicKey;
 
-/// 2048 bits (JB-9).
+/// RSA keys have at least 2048 bits (RFC 7518 §3.3).
 pub(super) const MIN_RSA_BYTES: usize = 256;
-/// First byte of an uncompressed elliptic curve point (SEC 1 §2.3.3).
+/// The first byte of an uncompressed elliptic curve point (SEC 1 §2.3.3).
 const UNCOMPRESSED: u8 = 4;
 
-/// A public key that can check signatures. Elliptic curve points are uncompressed, RSA numbers have no leading zero.
+/// A public key. Elliptic curve points are uncompressed, and RSA numbers have no leading zeros.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PublicKey {
     P256(Vec<u8>),
@@ -27,7 +27,7 @@ pub(super) enum PublicKey {
 }
 
 impl PublicKey {
-    /// From `RSAPublicKey` of PKCS#1.
+    /// Reads an `RSAPublicKey` of PKCS#1.
     pub(super) fn from_pkcs1(der: &[u8]) -> Option<Self> {
         let (_, key) = RSAPublicKey::from_der(der).ok()?;
         Self::rsa(key.modulus, key.exponent)
@@ -40,7 +40,8 @@ impl PublicKey {
         (bits_used && !e.is_empty()).then_some(Self::Rsa { n, e })
     }
 
-    /// What the key may be used with, whatever a header says (JB-1). `Ed25519` of RFC 9864 is another name and not `EdDSA`.
+    /// The algorithms that the key may be used with, whatever a header says (RFC 8725 §3.1).
+    /// `Ed25519` (RFC 9864) and `EdDSA` are distinct names.
     pub(super) fn algorithms(&self) -> &'static [&'static str] {
         match self {
             Self::P256(_) => &["ES256"],
@@ -67,7 +68,7 @@ impl PublicKey {
         }
     }
 
-    /// The required members only.
+    /// The JWK with its required members only.
     pub(super) fn jwk(&self) -> Value {
         let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         match self {
@@ -82,13 +83,15 @@ impl PublicKey {
         }
     }
 
-    /// RFC 7638: SHA-256 over the required members in lexicographic order, which is the order that `serde_json`'s map keeps.
+    /// The thumbprint (RFC 7638): SHA-256 over the required members in lexicographic order, which
+    /// `serde_json`'s map keeps.
     pub(super) fn thumbprint(&self) -> String {
         URL_SAFE_NO_PAD.encode(digest(&SHA256, self.jwk().to_string().as_bytes()))
     }
 }
 
-/// Coordinates are of fixed length; a short one was not padded and is refused (JB-8).
+/// The uncompressed point. Coordinates have a fixed length, and one that was not padded is refused
+/// (RFC 7518 §6.2.1.2).
 pub(super) fn point(x: Vec<u8>, y: Vec<u8>, length: usize) -> Option<Vec<u8>> {
     (x.len() == length && y.len() == length).then(|| [vec![UNCOMPRESSED], x, y].concat())
 }

@@ -1,5 +1,6 @@
-//! Vectors of other hands, and the keys that they were made with. Sources: the identity chaining draft §2.3.4, RFC 7638 §3.1,
-//! RFC 7515 appendix A.3, RFC 8037 appendix A, the WIMSE credentials draft; C1 to C4 were composed with Python's `cryptography`.
+//! Test vectors that others made, and their keys. Sources: draft-ietf-oauth-identity-chaining
+//! §2.3.4, RFC 7638 §3.1, RFC 7515 appendix A.3, RFC 8037 appendix A, the WIMSE credentials draft;
+//! C1 to C4 were composed with Python's `cryptography`.
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -15,17 +16,17 @@ pub(crate) const C3: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6InRkLWp3dC0xIiwidHlwIjo
 pub(crate) const C4: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6ImNsaWVudC0xIiwidHlwIjoiY2xpZW50LWF1dGhlbnRpY2F0aW9uK2p3dCJ9.eyJpc3MiOiJhZ2VudC1jbGllbnQtMSIsInN1YiI6ImFnZW50LWNsaWVudC0xIiwiYXVkIjoiaHR0cHM6Ly9hcy5jaGF0LmV4YW1wbGUiLCJqdGkiOiJjYS0wMDAxIiwiaWF0IjoxNzY3MjI1NjAwLCJleHAiOjE3NjcyMjU2NjB9.g2OwT2sXkeChAejUgzeQiTm8eooFNuGZvWIL2bkjlHiSTRKNejllaXazajrA75uIYmfZtkrNYM2Y2waeivkDSg";
 /// A JWT grant without `typ` and `jti`.
 pub(crate) const CHAINING: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjI4MTMzMDgwMDQifQ.eyJpc3MiOiJodHRwczovL2FzLmEuZXhhbXBsZS9hdXRoIiwiZXhwIjoxNjk1Mjg3NzUyLCJpYXQiOjE2OTUyODc2OTIsInN1YiI6ImpvaG5kb2VAYS5leGFtcGxlIiwiYXVkIjoiaHR0cHM6Ly9hcy5iLmV4YW1wbGUvYXV0aCJ9.Li8Rh-c-R0xirbuXlX8x6sQkZRqJIms9U8Rk8cL7uh1Mm232O6mwz1osPEMNef4OFUW-qTfA0C9QdeIl-e0KsA";
-/// Its key.
+/// The key of [`CHAINING`].
 pub(crate) const CHAINING_KEY: &str = r#"{"kty":"EC","crv":"P-256","kid":"2813308004","use":"sig","x":"MXfMrj_tgPJHxkfmDAx0m74E-T-DuLYCNdmuqtpfP_E","y":"YX82bI52OPBED1h_1HpsxAyWzrQ7DChAAVX9Q9E8uYQ"}"#;
-/// RFC 8037 A.1.
+/// The key of RFC 8037 A.1.
 pub(crate) const EDDSA_KEY: &str = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
-/// RFC 8037 A.4; the payload is not JSON.
+/// The token of RFC 8037 A.4, whose payload is not JSON.
 pub(crate) const EDDSA_JWS: &str = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg";
-/// RFC 7515 A.3.1.
+/// The key of RFC 7515 A.3.1.
 pub(crate) const ES256_KEY: &str = r#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0","d":"jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI"}"#;
-/// RFC 7515 A.3.1.
+/// The token of RFC 7515 A.3.1.
 pub(crate) const ES256_JWS: &str = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
-/// RFC 7638 §3.1; `e` is `AQAB`.
+/// The modulus of RFC 7638 §3.1; the exponent is `AQAB`.
 pub(crate) const RSA_N: &str = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw";
 /// A workload identity token, `typ` `wit+jwt`.
 pub(crate) const WIT: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6Ikp1bmUgNSIsInR5cCI6IndpdCtqd3QifQ.eyJjbmYiOnsiandrIjp7ImFsZyI6IkVkRFNBIiwiY3J2IjoiRWQyNTUxOSIsImt0eSI6Ik9LUCIsIngiOiIxQ1hYdmZsTl9MVlZzSXNZWHNVdkIwM0ptbEdXZUNIcVFWdW91Q0Y5MmJnIn19LCJleHAiOjE3NDU1MTI1MTAsImlhdCI6MTc0NTUwODkxMCwianRpIjoieC1fMUNUTDJjY2EzQ1NFNGN3Yl9sIiwic3ViIjoid2ltc2U6Ly9leGFtcGxlLmNvbS9zcGVjaWZpYy13b3JrbG9hZCJ9.6KraSQUxWdl9dxFQ3Fj6dPY0Vi88OkwFwZpAIOhLeq6AbXAnLLQgOp8U9UDGcBuYF3KiNv6oKQD1ZWAzrMZOJw";

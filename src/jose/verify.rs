@@ -1,4 +1,4 @@
-//! What it takes to believe a user's token (JB-1 to JB-9 of the standards digest; RFC 8725).
+//! The checks that a signed token must pass (RFC 7519 §7.2, RFC 8725).
 use super::error::InvalidToken;
 use super::jwk::KeySet;
 use super::jws::{Unverified, same_typ};
@@ -6,47 +6,49 @@ use crate::clock::Timestamp;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// What kind of token a user hands over. The kind decides `typ`, so that one kind cannot pass for another.
+/// The kind of a token. It decides `typ`, so that one kind cannot pass for another (RFC 8725
+/// §3.11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TokenKind {
-    /// OpenID Connect ID token: `typ` is `JWT` or absent.
+    /// An OpenID Connect ID token: `typ` is `JWT` or absent.
     IdToken,
-    /// RFC 9068 access token, or an older server's: `typ` is `at+jwt` or `JWT`.
+    /// An access token, of RFC 9068 (`typ` is `at+jwt`) or of an older server (`JWT`).
     AccessToken,
     /// Any other JWT: `typ` is `JWT` or absent.
     Jwt,
 }
 
-/// What a token must say.
+/// The claims and the `typ` that a token must have.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
-    /// Its kind.
+    /// The kind of token.
     pub kind: TokenKind,
-    /// `iss`, compared exactly.
+    /// The exact `iss`.
     pub issuer: &'a str,
-    /// `aud` must contain one of these; none of them means that no token passes.
+    /// `aud` must contain one of these; an empty list accepts no token.
     pub audiences: &'a [String],
-    /// How far clocks may differ; more than [`Rules::MAX_LEEWAY`] counts as that.
+    /// How far clocks may differ; at most [`Rules::MAX_LEEWAY`] is used.
     pub leeway: Duration,
 }
 
 impl Rules<'_> {
-    /// A minute.
+    /// The largest leeway.
     pub const MAX_LEEWAY: Duration = Duration::from_secs(60);
 }
 
-/// A token that passed.
+/// A token that passed all checks.
 #[derive(Clone)]
 pub struct Verified {
-    /// `sub`.
+    /// The value of `sub`.
     pub subject: String,
-    /// `exp`, without leeway.
+    /// The value of `exp`, without leeway.
     pub expires_at: Timestamp,
-    /// Every claim.
+    /// All claims.
     pub claims: Map<String, Value>,
 }
 
-/// Checks everything about a user's token, in an order that tells an attacker nothing about claims of tokens that the issuer did not sign.
+/// Checks a token. The signature comes before the claims, so an error says nothing about the claims
+/// of a token that the issuer did not sign.
 pub fn verify(token: &str, keys: &KeySet, rules: &Rules<'_>, now: Timestamp) -> Result<Verified, InvalidToken> {
     let token = Unverified::parse(token)?;
     check_header(&token, rules.kind)?;
@@ -64,7 +66,7 @@ fn check_header(token: &Unverified<'_>, kind: TokenKind) -> Result<(), InvalidTo
     if token.header.contains_key("crit") {
         return Err(InvalidToken::Critical);
     }
-    // RFC 7797: an unencoded payload is another signing input.
+    // RFC 7797: an unencoded payload changes the signing input.
     if token.header.contains_key("b64") {
         return Err(InvalidToken::Malformed("has an unencoded payload"));
     }
@@ -102,8 +104,8 @@ fn check_claims(claims: Map<String, Value>, rules: &Rules<'_>, now: Timestamp) -
     Ok(Verified { subject: subject.to_owned(), expires_at, claims })
 }
 
-/// `aud` is a string or an array of strings (RFC 7519 §4.1.3). An ID token for several must say that it was issued to one of ours
-/// (OpenID Connect Core §3.1.3.7, `azp`).
+/// `aud` is a string or an array of strings (RFC 7519 §4.1.3). An ID token for several audiences
+/// must say that it was issued to us (OpenID Connect Core §3.1.3.7, `azp`).
 fn check_audience(claims: &Map<String, Value>, rules: &Rules<'_>) -> Result<(), InvalidToken> {
     let ours = |value: &str| rules.audiences.iter().any(|audience| audience == value);
     let found = match claims.get("aud").ok_or(InvalidToken::Claim("aud"))? {
@@ -122,7 +124,8 @@ fn check_audience(claims: &Map<String, Value>, rules: &Rules<'_>) -> Result<(), 
     if found { Ok(()) } else { Err(InvalidToken::Audience) }
 }
 
-/// A `NumericDate` (RFC 7519 §2): seconds, maybe fractional; a negative one, one beyond this calendar or text is no date (JB-6).
+/// Reads a `NumericDate` (RFC 7519 §2): seconds, possibly with a fraction. Negative numbers, years
+/// past 9999 and text are refused.
 fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Timestamp>, InvalidToken> {
     const YEAR_10000: f64 = 253_402_300_800.0;
     let Some(value) = claims.get(name) else { return Ok(None) };

@@ -194,7 +194,8 @@ async fn refresh_that_fails_leaves_the_value_in_use() {
     assert_eq!(fixture.fetches.get(), 2);
 }
 
-/// As the resolver of a worker thread uses it: the fetch runs in a task of its own, is not `Send`, and outlives its callers.
+/// As the resolver of a worker thread uses it: the fetch runs in a task of its own, is not `Send`,
+/// and outlives its callers.
 #[tokio::test(start_paused = true)]
 async fn fetch_in_a_local_task_outlives_the_callers_that_wait_for_it() {
     let tasks = tokio::task::LocalSet::new();

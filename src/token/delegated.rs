@@ -1,23 +1,23 @@
-//! What a worker remembers of delegated tokens.
+//! A worker thread's cache of delegated tokens.
 use super::slot::{AccessToken, Slot};
 use super::tokens::Tokens;
 use lru::LruCache;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-/// A worker's own memory of delegated tokens, from (grant, SHA-256 of the user's token), so that a user's token is verified
-/// once per worker and not once per request.
+/// A worker's own cache of delegated tokens, keyed by grant and SHA-256 of the user's token, so
+/// that a user's token is verified once per worker and not once per request.
 pub struct Delegated {
     tokens: LruCache<(u64, [u8; 32]), (u64, Arc<AccessToken>)>,
 }
 
 impl Delegated {
-    /// Holds at most `capacity` tokens.
+    /// Creates a cache of at most `capacity` tokens.
     pub fn new(capacity: NonZeroUsize) -> Self {
         Self { tokens: LruCache::new(capacity) }
     }
 
-    /// The token that this user's token minted, while it lives.
+    /// The usable token that was minted for this user's token, if there is one.
     pub fn ready(&mut self, tokens: &Tokens, slot: &Slot, hash: [u8; 32]) -> Option<Arc<AccessToken>> {
         let (fence, token) = self.tokens.get(&(slot.id(), hash))?;
         if *fence != tokens.fence() || !token.is_usable(tokens.now()) {
@@ -28,12 +28,12 @@ impl Delegated {
         Some(Arc::clone(token))
     }
 
-    /// Remembers what the owner answered to a question that began at `fence`.
+    /// Keeps a token that the owner returned for a request that began at `fence`.
     pub fn remember(&mut self, fence: u64, slot: &Slot, hash: [u8; 32], token: &Arc<AccessToken>) {
         self.tokens.put((slot.id(), hash), (fence, Arc::clone(token)));
     }
 
-    /// The fence to give to [`Delegated::remember`]; read before asking.
+    /// The fence for [`Delegated::remember`]; it must be read before the owner is asked.
     pub fn fence(tokens: &Tokens) -> u64 {
         tokens.fence()
     }

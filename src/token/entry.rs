@@ -1,4 +1,10 @@
-//! One key's state in the owner.
+//! The state of one token in the owner.
+//!
+//! Sharing follows the rules of [`crate::single_flight`], in its words: callers that arrive during
+//! a fetch wait for it and share its result, good or bad; a usable token is served while it is
+//! renewed; a failure is remembered briefly; and a failed renewal pauses. The state is kept here
+//! all the same, because here a fetch runs in a task that no caller leads, a refused token voids
+//! the fetch in flight, and its waiters then start over.
 use super::event::{TokenError, Waiter};
 use super::key::UserToken;
 use super::schedule::{refresh_at, retry_after};
@@ -8,25 +14,32 @@ use crate::exchange::ExchangeError;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+/// One token, or why there is none.
 pub(super) struct Entry {
-    /// Gone once no configuration names the grant any more.
+    /// Dropped once no configuration names the grant any more.
     pub(super) slot: Weak<Slot>,
     pub(super) delegated: bool,
     pub(super) held: Option<Arc<AccessToken>>,
-    /// There was a token that was neither refused nor purged: another one is wanted ahead of its end, or after it.
+    /// Whether the last token was neither refused nor purged, so that it should be renewed even
+    /// after it has expired.
     pub(super) renewing: bool,
     pub(super) waiters: Vec<Waiter>,
-    /// A fetch is under way; what it brings counts only if `generation` is still this.
+    /// The generation in which the fetch in flight began. Its result counts only if the generation
+    /// is still the same.
     pub(super) fetching: Option<u64>,
+    /// Whether the fetch in flight renews a token ahead of its expiry, for the metrics.
     pub(super) refreshing: bool,
-    /// Grows when a token is refused or purged: a mint that began before cannot bring the old state back.
+    /// Grows when a token is refused or purged, so that a mint that began before cannot bring the
+    /// old state back.
     pub(super) generation: u64,
+    /// The last failure, and until when further callers get it.
     pub(super) negative: Option<(ExchangeError, Timestamp)>,
     pub(super) refresh_at: Timestamp,
+    /// The number of failed fetches in a row.
     pub(super) failures: u32,
     /// When a refused token was last replaced.
     pub(super) reminted_at: Option<Timestamp>,
-    /// Kept only while a delegated fetch is under way, which may have to begin again.
+    /// The user's token, kept only during a delegated fetch, which may have to start over.
     pub(super) user: Option<UserToken>,
 }
 
@@ -49,8 +62,8 @@ impl Entry {
         }
     }
 
-    /// The error that still stands from the last fetch.
-    pub(super) fn standing_error(&self, now: Timestamp) -> Option<ExchangeError> {
+    /// The failure of the last fetch, while it is remembered.
+    pub(super) fn remembered_failure(&self, now: Timestamp) -> Option<ExchangeError> {
         self.negative.as_ref().filter(|(_, until)| now < *until).map(|(error, _)| error.clone())
     }
 
@@ -58,7 +71,7 @@ impl Entry {
         self.held.clone().filter(|token| token.is_usable(now))
     }
 
-    /// Takes what a fetch brought and tells every waiter.
+    /// Stores the fetched token and sends it to all waiters.
     pub(super) fn accept(&mut self, token: &Arc<AccessToken>, jitter: f64) {
         self.failures = 0;
         self.negative = None;
@@ -74,7 +87,8 @@ impl Entry {
         self.answer(&Ok(Arc::clone(token)));
     }
 
-    /// A fetch failed: what is held stays until its real end, waiters share the error, and the next try waits.
+    /// Records a failed fetch. The held token stays until it expires, all waiters share the error,
+    /// and the next attempt pauses.
     pub(super) fn fail(&mut self, error: &ExchangeError, now: Timestamp, jitter: f64) {
         let wait = error.retry_after().unwrap_or(Duration::ZERO).max(error.negative_ttl());
         let wait = wait.max(retry_after(self.failures, jitter));
@@ -85,7 +99,7 @@ impl Entry {
         self.answer(&Err(TokenError::Exchange(error.clone())));
     }
 
-    /// Lets the held token die.
+    /// Drops the held token and voids the fetch in flight.
     pub(super) fn drop_held(&mut self) {
         self.generation += 1;
         self.held = None;
@@ -98,27 +112,29 @@ impl Entry {
         }
     }
 
-    /// Lets a token go that is over: a secret that nobody can use any more. That there was one stays known, and when it ended.
+    /// Drops an expired token, because it is a secret without further use. The slot still knows
+    /// that it existed, and when it expired.
     pub(super) fn drop_expired(&mut self, now: Timestamp) {
         if self.usable(now).is_none()
             && self.held.take().is_some()
             && let Some(slot) = self.slot.upgrade().filter(|_| !self.delegated)
         {
-            slot.let_go();
+            slot.clear();
         }
     }
 
-    /// Whether nothing would be lost with it.
+    /// Whether the entry can be removed without losing anything.
     pub(super) fn is_spent(&self, now: Timestamp) -> bool {
         let idle = self.fetching.is_none() && self.waiters.is_empty();
         idle && self.usable(now).is_none()
-            && self.standing_error(now).is_none()
+            && self.remembered_failure(now).is_none()
             && (self.delegated || self.slot.strong_count() == 0)
     }
 
     fn answer(&mut self, result: &Result<Arc<AccessToken>, TokenError>) {
         for waiter in self.waiters.drain(..) {
-            // An error means that the caller has left; the result stays in the cache for the next one.
+            // An error means that the caller has hung up; the result stays in the cache for the
+            // next one.
             let _ = waiter.reply.send(result.clone());
         }
     }

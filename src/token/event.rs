@@ -1,23 +1,23 @@
-//! What the owner is asked, and what it answers.
+//! The events that the owner processes, and its answers.
 use super::key::UserToken;
 use super::slot::{AccessToken, Slot};
 use crate::exchange::ExchangeError;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// Why there is no token.
+/// Why no token could be obtained.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The exchange failed; every waiter has the same.
+    /// The exchange failed. All waiters get the same error.
     #[error(transparent)]
     Exchange(ExchangeError),
-    /// Nothing came within the token timeout; the exchange goes on for those who come later.
+    /// No token arrived within the token timeout. The exchange continues for later callers.
     #[error("no token within the time that a request waits for one")]
     Timeout,
-    /// More requests wait for tokens than the owner takes.
+    /// Too many requests are waiting for tokens.
     #[error("too many requests are waiting for a token")]
     Busy,
-    /// The process is going down.
+    /// The process is shutting down.
     #[error("the proxy is shutting down")]
     Stopped,
 }
@@ -28,7 +28,7 @@ pub(super) enum Event {
     Eager { slot: Arc<Slot> },
 }
 
-/// Where the answer goes.
+/// The channel that carries the answer to a waiter.
 pub(super) type Reply = oneshot::Sender<Result<Arc<AccessToken>, TokenError>>;
 
 /// A caller that waits for an answer.

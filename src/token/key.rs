@@ -1,20 +1,23 @@
-//! The complete key of a token: a digest of everything that the authorization server decides on, and never of the bytes of our
-//! own SVIDs and assertions, which rotate.
+//! The key of a token in the cache: a digest of everything that the authorization server decides
+//! on, but not of the bytes of our own SVIDs and assertions, which rotate.
 use crate::exchange::GrantDigest;
 use crate::secret::Secret;
 use aws_lc_rs::digest::{Context, SHA256, digest};
 
-/// SHA-256 over the resolved grant, the workload's SPIFFE ID and, for a delegated grant, the very token that mints it.
+/// SHA-256 over the resolved grant, the workload's SPIFFE ID and, for a delegated grant, the user's
+/// token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key([u8; 32]);
 
 impl Key {
-    /// Two tokens of one user may differ in anything that a server decides on, so the hash of the token stands for its user.
+    /// Two tokens of one user may differ in anything that a server decides on, so the key covers
+    /// the token and not only its user.
     pub(super) fn new(grant: &GrantDigest, spiffe_id: Option<&str>, user: Option<&UserToken>) -> Self {
         let mut context = Context::new(&SHA256);
         context.update(&grant.0);
         for part in [spiffe_id.map(str::as_bytes), user.map(|user| &user.hash[..])] {
-            // Length-prefixed, absence told from emptiness: no two sets of parts share a digest.
+            // Lengths are included, and absent differs from empty, so that different parts have
+            // different digests.
             let length = part.map_or(u64::MAX, |part| part.len() as u64);
             context.update(&length.to_be_bytes());
             context.update(part.unwrap_or_default());
@@ -23,7 +26,7 @@ impl Key {
     }
 }
 
-/// A user's token as the agent sent it, unverified, and its SHA-256.
+/// A user's token as the agent sent it, not verified, and its SHA-256.
 #[derive(Clone, Debug)]
 pub struct UserToken {
     pub(super) token: Secret,
@@ -31,7 +34,7 @@ pub struct UserToken {
 }
 
 impl UserToken {
-    /// Hashes it.
+    /// Hashes the token.
     pub fn new(token: String) -> Self {
         let hash = to_array(digest(&SHA256, token.as_bytes()).as_ref());
         Self { token: Secret::new(token), hash }
@@ -52,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_part_counts() {
+    fn key_differs_with_every_part() {
         let (one, two) = (GrantDigest([1; 32]), GrantDigest([2; 32]));
         let alice = UserToken::new("alice".into());
         let keys = [

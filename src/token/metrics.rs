@@ -17,7 +17,8 @@ pub struct Metrics {
 const OUTCOMES: [&str; 2] = ["success", "failure"];
 
 impl Metrics {
-    /// Registers `token_cache_total`, `token_cache_entries`, `token_cache_bytes` and `token_refreshes_total` for `servers`.
+    /// Registers `token_cache_total`, `token_cache_entries`, `token_cache_bytes` and
+    /// `token_refreshes_total` for `servers`.
     pub fn new<'s>(registrar: &Registrar, servers: impl IntoIterator<Item = &'s str>) -> prometheus::Result<Self> {
         let cache =
             registrar.counters("token_cache_total", "Look-ups of tokens by tier and result.", &["tier", "result"])?;
@@ -46,7 +47,8 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Makes every series of a server present, which a reload may have added. [`Registrar::remove_series`] removes them.
+    /// Makes every series of a server present, which a reload may have added.
+    /// [`Registrar::remove_series`] removes them.
     pub fn declare(&self, server: &str) {
         for outcome in OUTCOMES {
             self.refreshes.with_label_values(&[server, outcome]);

@@ -1,8 +1,9 @@
-//! Access tokens: held once, minted once, and never used past their end.
+//! The cache of access tokens. A token is minted once for all callers and never used after it
+//! expires.
 //!
-//! What a reader touches is a [`Slot`]: one atomic pointer for each grant of the workload's own. Everything that changes goes
-//! through one owner task, which applies events one after another; fetches run beside it, so a caller that hangs up cancels
-//! nothing and every waiter shares one result.
+//! Readers touch a [`Slot`]: one atomic pointer for each of the workload's own grants. One owner
+//! task makes all changes and applies events one after another. Fetches run in tasks of their own,
+//! so a caller that hangs up cancels nothing, and all waiters share one result.
 mod delegated;
 mod entry;
 mod event;

@@ -1,4 +1,4 @@
-//! The owner: one task, one event at a time.
+//! The owner of all tokens: one task that applies one event at a time.
 use super::entry::Entry;
 use super::event::{Event, TokenError, Waiter};
 use super::key::{Key, UserToken};
@@ -19,9 +19,9 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-/// Where tokens come from: the authorization server, behind the exchange.
+/// A source of tokens: the exchange with authorization servers, or a test.
 pub trait Mint: Clone + Send + Sync + 'static {
-    /// One token for one grant, in the name of `user` where the grant is delegated.
+    /// Mints a token for a grant. `user` is the user's token, if the grant is delegated.
     fn mint(&self, grant: &Grant, user: Option<&Secret>) -> impl Future<Output = Result<Minted, ExchangeError>> + Send;
 }
 
@@ -31,11 +31,13 @@ impl Mint for Exchanger {
     }
 }
 
-/// How many exchanges run at once: a burst of users must not become a burst at the authorization server.
+/// How many exchanges run at once, so that a burst of users does not become a burst at the
+/// authorization server.
 const CONCURRENT_FETCHES: usize = 64;
-/// How often expiry and renewal are looked at.
+/// How often tokens are checked for expiry and renewal.
 const TICK: Duration = Duration::from_secs(1);
 
+/// The dependencies of the owner.
 pub(super) struct Context {
     pub(super) identity: Option<Identity>,
     pub(super) clock: Clock,
@@ -44,18 +46,19 @@ pub(super) struct Context {
     pub(super) fence: Arc<AtomicU64>,
 }
 
-/// The state behind [`super::Tokens`].
+/// The task behind [`super::Tokens`], with all its state.
 pub struct Owner<M> {
     mint: M,
     events: mpsc::Receiver<Event>,
     entries: LruCache<Key, Entry>,
     fetches: JoinSet<Done>,
     permits: Arc<Semaphore>,
-    /// The identity in whose name the held tokens were minted.
+    /// The SPIFFE ID in whose name the held tokens were minted.
     spiffe_id: Option<String>,
     context: Context,
 }
 
+/// The result of a fetch.
 struct Done {
     key: Key,
     generation: u64,
@@ -77,7 +80,7 @@ impl<M> Owner<M> {
 }
 
 impl<M: Mint> Owner<M> {
-    /// Runs until it is told to stop.
+    /// Runs until the stop signal.
     pub async fn run(mut self, mut stop: Stop) -> Result<(), String> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -100,12 +103,13 @@ impl<M: Mint> Owner<M> {
     }
 
     fn apply(&mut self, event: Event) {
-        // The change may not have been seen yet: a token of the old identity must not answer for the new one.
+        // The identity may have changed without this task having run: a token of the old one must
+        // not be served for the new one.
         self.identity_changed();
         match event {
             Event::Want { slot, user, waiter } => self.want(&slot, user, Some(waiter)),
             Event::Eager { slot } => self.want(&slot, None, None),
-            Event::Rejected { slot, user, serial, waiter } => self.rejected(&slot, user, serial, waiter),
+            Event::Rejected { slot, user, serial, waiter } => self.replace(&slot, user, serial, waiter),
         }
     }
 
@@ -122,7 +126,7 @@ impl<M: Mint> Owner<M> {
         } else if entry.fetching.is_some() {
             metrics.shared.inc();
             entry.waiters.push(waiter);
-        } else if let Some(error) = entry.standing_error(now) {
+        } else if let Some(error) = entry.remembered_failure(now) {
             metrics.negative.inc();
             let _ = waiter.reply.send(Err(TokenError::Exchange(error)));
         } else {
@@ -132,8 +136,9 @@ impl<M: Mint> Owner<M> {
         }
     }
 
-    /// Compare and invalidate: only the token that was refused dies, and only one replacement is minted per interval.
-    fn rejected(&mut self, slot: &Arc<Slot>, user: Option<UserToken>, serial: u64, waiter: Waiter) {
+    /// Compares and invalidates: only the refused token is dropped, and at most one replacement is
+    /// minted per interval.
+    fn replace(&mut self, slot: &Arc<Slot>, user: Option<UserToken>, serial: u64, waiter: Waiter) {
         let now = self.context.clock.now();
         let interval = self.context.settings.remint_interval;
         let key = self.key(slot, user.as_ref());
@@ -151,7 +156,7 @@ impl<M: Mint> Owner<M> {
     }
 
     fn done(&mut self, done: &Done) {
-        // As in `apply`: a token that was minted in the old one's name is void.
+        // As in `apply`: a token that was minted in the name of the old identity is void.
         self.identity_changed();
         let now = self.context.clock.now();
         let Some(entry) = self.entries.peek_mut(&done.key) else { return };
@@ -159,7 +164,8 @@ impl<M: Mint> Owner<M> {
         let refreshing = std::mem::take(&mut entry.refreshing);
         let slot = entry.slot.upgrade();
         if entry.generation != done.generation {
-            // Minted before its predecessor was refused or purged: void. Those who wait ask again, under the key of today.
+            // This token was minted before its predecessor was refused or purged, so it is void.
+            // The waiters start over, with the current key.
             let (waiters, user) = (std::mem::take(&mut entry.waiters), entry.user.take());
             let Some(slot) = slot else { return };
             if self.key(&slot, user.as_ref()) != done.key {
@@ -181,7 +187,7 @@ impl<M: Mint> Owner<M> {
             let outcome = if done.result.is_ok() { "success" } else { "failure" };
             self.context.metrics.refreshes.with_label_values(&[slot.grant().server().name.as_str(), outcome]).inc();
         }
-        self.bound();
+        self.evict_excess();
     }
 
     fn tick(&mut self) {
@@ -206,7 +212,7 @@ impl<M: Mint> Owner<M> {
         self.context.metrics.bytes.set(gauge_value(held().map(|token| token.size()).sum::<usize>()));
     }
 
-    /// Another SPIFFE ID, or none any more, ends every token that was minted in the old one's name.
+    /// Drops every token that was minted in the name of an identity that has changed or is gone.
     fn identity_changed(&mut self) {
         let Some(identity) = &self.context.identity else { return };
         let id = identity.current().ok().map(|snapshot| snapshot.svid.id.to_string());
@@ -262,8 +268,8 @@ impl<M: Mint> Owner<M> {
         entry
     }
 
-    /// Lets the least recently used delegated tokens go beyond the bound.
-    fn bound(&mut self) {
+    /// Evicts the least recently used delegated tokens beyond the limit.
+    fn evict_excess(&mut self) {
         let limit = self.context.settings.delegated.get();
         let idle = |entry: &Entry| entry.delegated && entry.fetching.is_none();
         while self.entries.iter().filter(|(_, entry)| entry.delegated).count() > limit {
@@ -274,8 +280,9 @@ impl<M: Mint> Owner<M> {
     }
 }
 
-/// Renewed are the workload's own grants that were obtained and are in use, and the eager ones in any case; renewing a delegated one
-/// would mean keeping the user's token.
+/// Whether a token is due for renewal. Only the workload's own grants are renewed: eager ones
+/// always, the others while they are in use. Renewing a delegated grant would mean keeping the
+/// user's token.
 fn is_due(entry: &Entry, now: Timestamp) -> bool {
     if entry.delegated || entry.fetching.is_some() || now < entry.refresh_at {
         return false;
@@ -315,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_users_token_is_kept_while_a_fetch_may_begin_again_and_no_longer() {
+    async fn user_token_is_kept_only_during_the_fetch() {
         for refuses in [false, true] {
             let clock = Clock::shiftable();
             let metrics = Metrics::new(&Registrar::default(), ["as"]).expect("metrics");
@@ -331,15 +338,15 @@ mod tests {
             owner.want(slot, Some(UserToken::new("alices".to_owned())), Some(Waiter { reply }));
             answer
         };
-        let kept = |owner: &Owner<Ready>| owner.entries.iter().any(|(_, entry)| entry.user.is_some());
+        let is_kept = |owner: &Owner<Ready>| owner.entries.iter().any(|(_, entry)| entry.user.is_some());
         let mut minted = want(&mut owner);
-        assert!(kept(&owner));
+        assert!(is_kept(&owner));
         let done = owner.fetches.join_next().await.expect("a fetch").expect("no panic");
         owner.done(&done);
         let first = minted.try_recv().expect("answered");
-        assert!(!kept(&owner), "after the fetch: {first:?}");
+        assert!(!is_kept(&owner), "after the fetch: {first:?}");
         let again = want(&mut owner).try_recv().expect("answered");
         assert_eq!(again.is_ok(), first.is_ok());
-        assert!(!kept(&owner), "after the same answer: {again:?}");
+        assert!(!is_kept(&owner), "after the same answer: {again:?}");
     }
 }

@@ -2,13 +2,15 @@
 use crate::clock::Timestamp;
 use std::time::Duration;
 
-/// Before its end, a token is no longer sent by this much: for the way to the upstream, and for clocks that differ.
+/// How long before it expires a token is no longer sent. This covers the way to the upstream, and
+/// clocks that differ.
 pub(super) fn skew(lifetime: Duration) -> Duration {
     (lifetime / 20).min(Duration::from_secs(5))
 }
 
-/// When to renew: at four fifths of the lifetime or 30 s before the end, whichever is first, but never in the first half. `jitter`
-/// in 0..1 moves it ahead by up to a twentieth, so that a fleet that started together does not renew together.
+/// When to renew a token: at four fifths of its lifetime or 30 s before it expires, whichever is
+/// first, but never in the first half. `jitter` in 0..1 moves this earlier by up to a twentieth of
+/// the lifetime, so that a fleet that started together does not renew together.
 pub(super) fn refresh_at(minted_at: Timestamp, expires_at: Timestamp, jitter: f64) -> Timestamp {
     let lifetime = expires_at.since(minted_at);
     let before_end = lifetime.saturating_sub(Duration::from_secs(30)).max(lifetime / 2);
@@ -16,7 +18,8 @@ pub(super) fn refresh_at(minted_at: Timestamp, expires_at: Timestamp, jitter: f6
     minted_at.plus(delay.saturating_sub((lifetime / 20).mul_f64(jitter.clamp(0.0, 1.0))))
 }
 
-/// How long to wait after the n-th failed refresh in a row: from 1 s, doubled, at most a minute, half of it by chance.
+/// How long to wait after a number of failed refreshes in a row: 1 s, doubled each time, at most a
+/// minute. `jitter` in 0..1 decides about half of it.
 pub(super) fn retry_after(failures: u32, jitter: f64) -> Duration {
     let base = Duration::from_secs(1 << failures.min(6)).min(Duration::from_secs(60));
     base.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
@@ -27,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn renewal_lies_between_half_of_life_and_the_end() {
+    fn renewal_is_between_half_of_the_lifetime_and_its_end() {
         let start = Timestamp::from_unix_seconds(1_000);
         for (lifetime, latest) in [(3600, 2880), (100, 70), (40, 20), (2, 1)] {
             let end = start.plus(Duration::from_secs(lifetime));
@@ -38,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn retries_are_bounded() {
+    fn retry_is_between_a_second_and_a_minute() {
         assert_eq!(retry_after(0, 1.0), Duration::from_secs(1));
         assert_eq!(retry_after(u32::MAX, 1.0), Duration::from_secs(60));
     }

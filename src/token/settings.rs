@@ -1,17 +1,18 @@
-//! What the token cache is bounded by.
+//! The settings of the token cache.
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-/// Bounds of the cache.
+/// The limits and timeouts of the cache.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The longest that a request waits for a token.
+    /// The longest time that a request waits for a token.
     pub token_timeout: Duration,
-    /// Requests that may wait for the owner at one time: as many as may be in flight. Past it a request is answered at once.
+    /// How many requests may wait for the owner at the same time: as many as may be in flight.
+    /// Further requests fail at once.
     pub waiting: NonZeroUsize,
-    /// Delegated tokens held at most, in the owner.
+    /// The most delegated tokens that the owner holds.
     pub delegated: NonZeroUsize,
-    /// A refused token is replaced at most once in this time.
+    /// A refused token is replaced at most once per interval.
     pub remint_interval: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! What readers touch.
+//! Access tokens, and the slots from which readers take them.
 use super::schedule::skew;
 use crate::clock::Timestamp;
 use crate::exchange::{Grant, Minted};
@@ -16,14 +16,15 @@ pub struct AccessToken {
     expires_at: Timestamp,
     usable_until: Timestamp,
     scopes: Vec<String>,
-    /// Unique for the life of the process; names the token where its bytes must not be seen.
+    /// Unique within the process. It identifies the token without showing its bytes.
     serial: u64,
 }
 
 static SERIAL: AtomicU64 = AtomicU64::new(1);
 
 impl AccessToken {
-    /// `None` if the token cannot stand in a header, which token68 (RFC 9110 §11.2) rules out before.
+    /// `None` if the token cannot stand in a header, which token68 (RFC 9110 §11.2) rules out
+    /// before.
     pub(super) fn new(minted: &Minted, now: Timestamp) -> Option<Self> {
         let mut header = HeaderValue::try_from(format!("Bearer {}", minted.token.expose())).ok()?;
         header.set_sensitive(true);
@@ -43,17 +44,18 @@ impl AccessToken {
         &self.header
     }
 
-    /// When the server says that it ends.
+    /// When the token expires, according to the server.
     pub fn expires_at(&self) -> Timestamp {
         self.expires_at
     }
 
-    /// What the server granted.
+    /// The scopes that the server granted.
     pub fn scopes(&self) -> &[String] {
         &self.scopes
     }
 
-    /// Whether it may still be sent: not past its end, less a little for the way and for clocks that differ.
+    /// Whether the token may still be sent: it has not expired, with a margin for the way and for
+    /// clocks that differ.
     pub fn is_usable(&self, now: Timestamp) -> bool {
         now < self.usable_until
     }
@@ -71,17 +73,18 @@ impl AccessToken {
     }
 }
 
-/// One grant of the configuration, and the token held for it where it is the workload's own. A route points at its slot; routes
-/// with equal grants share one, also across a reload.
+/// One grant of the configuration and, if it is the workload's own, the token held for it. A route
+/// points at its slot. Routes with equal grants share a slot, also across a reload.
 #[derive(Debug)]
 pub struct Slot {
     grant: ArcSwap<Grant>,
     held: ArcSwapOption<AccessToken>,
-    /// Set by readers, cleared by a refresh: what nobody used since the last one is not renewed.
+    /// Set by readers and cleared by a refresh: a token that was not used since the last refresh is
+    /// not renewed.
     used: AtomicBool,
     eager: AtomicBool,
     obtained: AtomicBool,
-    /// Seconds since the epoch; 0 for none.
+    /// When the latest token expires, in seconds since the epoch; 0 for none.
     ends: AtomicU64,
     id: u64,
 }
@@ -100,44 +103,45 @@ impl Slot {
         }
     }
 
-    /// What is asked for.
+    /// The grant that the token is requested for.
     pub fn grant(&self) -> Arc<Grant> {
         self.grant.load_full()
     }
 
-    /// The token, if one is held that may be sent now.
+    /// The held token, if it may be sent now.
     pub fn ready(&self, now: Timestamp) -> Option<Arc<AccessToken>> {
         let held = self.held.load();
         let token = held.as_ref().filter(|token| token.is_usable(now))?;
-        // Read first: a shared cache line stays shared on a hit.
+        // Read before writing, so that a hit leaves the cache line shared.
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
         Some(Arc::clone(token))
     }
 
-    /// The token that is held, usable or not.
+    /// The held token, usable or not.
     pub fn held(&self) -> Option<Arc<AccessToken>> {
         self.held.load_full()
     }
 
-    /// When the latest token ends or has ended, in seconds since the epoch; 0 where there was none, or where it was refused or purged.
+    /// When the latest token expires or has expired, in seconds since the epoch; 0 if there was
+    /// none, or if it was refused or purged.
     pub fn ends(&self) -> u64 {
         self.ends.load(Ordering::Relaxed)
     }
 
-    /// Whether a token was obtained at least once.
+    /// Whether a token was obtained at any time.
     pub fn was_obtained(&self) -> bool {
         self.obtained.load(Ordering::Relaxed)
     }
 
-    /// A reload may bring an equal grant with another secret or key: what a server decides on is the same, how we prove ourselves to
-    /// it is not.
+    /// Replaces the grant by an equal one from a reload. What a server decides on is the same, but
+    /// the secret or key that we authenticate with may differ.
     pub(super) fn renew(&self, grant: &Arc<Grant>) {
         self.grant.store(Arc::clone(grant));
     }
 
-    /// Tells it from all others.
+    /// Distinguishes the slot from all others of the process.
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -150,8 +154,8 @@ impl Slot {
         self.held.store(token);
     }
 
-    /// The token is over.
-    pub(super) fn let_go(&self) {
+    /// Drops the token because it has expired.
+    pub(super) fn clear(&self) {
         self.held.store(None);
     }
 
@@ -163,7 +167,7 @@ impl Slot {
         self.eager.load(Ordering::Relaxed)
     }
 
-    /// Whether a refresh is worth it; asking starts a new period.
+    /// Whether the token was used since this was last called.
     pub(super) fn take_used(&self) -> bool {
         self.used.swap(false, Ordering::Relaxed)
     }

@@ -1,5 +1,5 @@
-//! The handle that the data plane asks, and what it gets.
-use super::event::{Event, Reply, TokenError, Waiter};
+//! The handle through which the data plane obtains tokens.
+use super::event::{Event, TokenError, Waiter};
 use super::key::UserToken;
 use super::metrics::Metrics;
 use super::owner::{Context, Owner};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// Asks the owner. Cloned freely.
+/// A handle to the owner. Clones are cheap and share it.
 #[derive(Clone)]
 pub struct Tokens {
     events: mpsc::Sender<Event>,
@@ -26,7 +26,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// A handle, and the owner that must be run for it.
+    /// Creates a handle, and the owner that must run for it.
     pub fn new<M>(
         mint: M,
         identity: Option<Identity>,
@@ -47,7 +47,7 @@ impl Tokens {
         (tokens, Owner::new(mint, receiver, Context { identity, clock, metrics, settings, fence }))
     }
 
-    /// The slot of a grant: the same one for equal grants, so that a reload keeps its tokens.
+    /// The slot of a grant. Equal grants share one, so that a reload keeps its tokens.
     pub fn slot(&self, grant: &Arc<Grant>) -> Arc<Slot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.retain(|_, slot| slot.strong_count() > 0);
@@ -61,29 +61,31 @@ impl Tokens {
         slot
     }
 
-    /// Has a grant of the workload's own obtained ahead of the first request, and kept.
+    /// Sets whether the token of one of the workload's own grants is obtained before the first
+    /// request, and always renewed.
     pub async fn make_eager(&self, slot: &Arc<Slot>, eager: bool) {
         slot.set_eager(eager);
         if eager && slot.held().is_none() {
-            // An error means that the owner is gone, and with it the process.
+            // An error means that the owner has ended, and the process with it.
             let _ = self.events.send(Event::Eager { slot: Arc::clone(slot) }).await;
         }
     }
 
-    /// The held token of a grant of the workload's own.
+    /// The usable token of one of the workload's own grants, if it is held.
     pub fn ready(&self, slot: &Slot, now: Timestamp) -> Option<Arc<AccessToken>> {
         let token = slot.ready(now)?;
         self.metrics.hit.inc();
         Some(token)
     }
 
-    /// A token from the owner: held by it, or minted now.
+    /// Obtains a token from the owner, which holds it or has it minted.
     pub async fn obtain(&self, slot: &Arc<Slot>, user: Option<UserToken>) -> Result<Arc<AccessToken>, TokenError> {
-        self.ask(|waiter| Event::Want { slot: Arc::clone(slot), user, waiter }).await
+        self.request(|waiter| Event::Want { slot: Arc::clone(slot), user, waiter }).await
     }
 
-    /// After an upstream refused `token` as invalid: another one. The refused one itself comes back where it was replaced a
-    /// moment ago already, because a second replacement would be refused as well.
+    /// Replaces `token`, which an upstream refused as invalid. It returns `token` itself if it was
+    /// minted less than one interval after another refused one, because another replacement would
+    /// be refused as well.
     pub async fn replace(
         &self,
         slot: &Arc<Slot>,
@@ -91,29 +93,32 @@ impl Tokens {
         token: &AccessToken,
     ) -> Result<Arc<AccessToken>, TokenError> {
         let serial = token.serial();
-        self.ask(|waiter| Event::Rejected { slot: Arc::clone(slot), user, serial, waiter }).await
+        self.request(|waiter| Event::Rejected { slot: Arc::clone(slot), user, serial, waiter }).await
     }
 
-    /// The same where nobody waits for the other one, because the request cannot be sent again.
+    /// Replaces `token` like [`Self::replace`], but does not wait, because the request cannot be
+    /// sent again.
     pub fn discard(&self, slot: &Arc<Slot>, user: Option<UserToken>, token: &AccessToken) {
-        let (reply, _): (Reply, _) = oneshot::channel();
+        let (reply, _) = oneshot::channel();
         let (slot, serial) = (Arc::clone(slot), token.serial());
-        // Where the owner has no room for it, or is gone, the upstream refuses the next request as well.
+        // If the owner's queue is full or the owner has ended, the upstream refuses the next
+        // request as well.
         let _ = self.events.try_send(Event::Rejected { slot, user, serial, waiter: Waiter { reply } });
     }
 
-    /// Now, by the clock that tokens are judged by.
+    /// The current time, by the clock that tokens are judged by.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// Grows whenever tokens may have died other than by age; what a worker cached before is void.
+    /// A number that grows whenever tokens may have become invalid before they expire. What a
+    /// worker cached under an earlier number is void.
     pub(super) fn fence(&self) -> u64 {
         self.fence.load(Ordering::Acquire)
     }
 
-    async fn ask(&self, event: impl FnOnce(Waiter) -> Event) -> Result<Arc<AccessToken>, TokenError> {
-        let (reply, answer): (Reply, _) = oneshot::channel();
+    async fn request(&self, event: impl FnOnce(Waiter) -> Event) -> Result<Arc<AccessToken>, TokenError> {
+        let (reply, answer) = oneshot::channel();
         self.events.try_send(event(Waiter { reply })).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => TokenError::Busy,
             mpsc::error::TrySendError::Closed(_) => TokenError::Stopped,

@@ -1,4 +1,5 @@
-//! Every flow with every way to authenticate, at an authorization server that shares no code with the client, over TLS.
+//! Every flow with every client authentication, at an authorization server that shares no code with
+//! the client, over TLS.
 mod flows;
 mod trouble;
 
@@ -30,7 +31,8 @@ const BOT: &str = "spiffe://example.org/calendar-bot";
 const ORCHESTRATOR: &str = "spiffe://example.org/orchestrator";
 const API: &str = "https://api.calendar.example/";
 
-/// A workload with a real identity source, an identity provider and a resource's authorization server.
+/// A workload with a real identity source, an identity provider and the authorization server of a
+/// resource.
 struct Rig {
     clock: Clock,
     domain: TrustDomain,
@@ -93,7 +95,7 @@ impl Rig {
         }
     }
 
-    /// Both servers, for a client that authenticates in this way.
+    /// The settings of both servers, for a client that authenticates in this way.
     fn servers(&self, method: &Method) -> (Arc<AuthorizationServer>, Arc<AuthorizationServer>) {
         for server in [&self.idp, &self.ras] {
             server.register(Client::agent(BOT, method.theirs.clone()).scopes(&["calendar:*"]));
@@ -135,7 +137,7 @@ async fn server(ca: &WebCa, domain: &TrustDomain, clock: &Clock) -> Server {
     server
 }
 
-/// The resource's server takes the identity provider's ID-JAGs and its users' tokens.
+/// Makes the resource's server accept the identity provider's ID-JAGs and its users' tokens.
 fn trust(idp: &Server, ras: &Server) {
     ras.trust_issuer(TrustedIssuer {
         issuer: idp.issuer().to_owned(),
@@ -147,7 +149,7 @@ fn trust(idp: &Server, ras: &Server) {
     idp.policy(|policy| policy.id_jag_audiences.push(audience));
 }
 
-/// One way to authenticate, as both sides have it.
+/// One client authentication, as each side is configured for it.
 struct Method {
     ours: ClientAuth,
     theirs: Authentication,
@@ -194,7 +196,7 @@ fn for_a_user(flow: Flow, issuer: &Arc<AuthorizationServer>) -> GrantSpec {
     GrantSpec { subject: Subject::User(rule), ..grant(flow) }
 }
 
-/// What the access token says, by the server that issued it.
+/// The claims of the access token.
 fn claims(minted: &Minted) -> Value {
     idjag_proxy::dev::jwt::decode(minted.token.expose()).expect("a JWT").claims
 }

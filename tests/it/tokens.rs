@@ -1,4 +1,5 @@
-//! Tokens as the agent and the authorization server see them: how many are fetched, whose they are, and what failures become.
+//! Tokens as the agent and the authorization server see them: how many are fetched, for whom, and
+//! what failures lead to.
 use super::agent::{self, Http2, Raw, full, request};
 use super::refusals::is_grpc_refusal;
 use super::rig::{World, until, within};
@@ -14,14 +15,14 @@ use idjag_proxy::dev::resource_server::ResourceServer;
 use serde_json::json;
 use std::time::Duration;
 
-/// The credential that the upstream saw last.
+/// The credential of the last request that reached the upstream.
 fn credential(world: &World) -> String {
     let seen = world.api.last_request().expect("seen");
     seen.headers[header::AUTHORIZATION].to_str().expect("text").to_owned()
 }
 
 #[tokio::test]
-async fn a_thousand_cold_requests_are_one_exchange() {
+async fn concurrent_cold_requests_cause_one_exchange() {
     let world = World::open().await;
     // HTTP/2 on both sides, so that the test does not need thousands of file descriptors.
     let ca = WebCa::new(&world.clock).expect("authority");
@@ -61,7 +62,7 @@ async fn a_thousand_cold_requests_are_one_exchange() {
 }
 
 #[tokio::test]
-async fn a_caller_that_hangs_up_cancels_nothing() {
+async fn caller_that_hangs_up_cancels_nothing() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let gate = Gate::default();
@@ -79,11 +80,11 @@ async fn a_caller_that_hangs_up_cancels_nothing() {
     let (reply, ()) = tokio::join!(follower, open);
     assert_eq!(reply.status, 200);
     assert_eq!(world.corp.arrivals(), 1);
-    assert_eq!(world.api.arrivals(), 1, "nothing is sent for who has left");
+    assert_eq!(world.api.arrivals(), 1, "nothing is sent for a caller that has hung up");
 }
 
 #[tokio::test]
-async fn a_token_of_an_unknown_key_holds_up_nobody_else_while_the_key_set_hangs() {
+async fn unknown_key_does_not_delay_other_users_while_the_key_set_hangs() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let (alice, bob) = (world.id_token("alice"), world.id_token("bob"));
@@ -94,7 +95,7 @@ async fn a_token_of_an_unknown_key_holds_up_nobody_else_while_the_key_set_hangs(
     let unknown = format!("{header}.{}", alice.split_once('.').expect("three parts").1);
     let stranger = proxy.get_for(&unknown, "http://user.test/x");
     let others = async {
-        within(gate.reached_by(1), "the look for newer keys").await;
+        within(gate.reached_by(1), "the request for newer keys").await;
         proxy.get_for(&bob, "http://user.test/x").await
     };
     tokio::select! {
@@ -106,12 +107,12 @@ async fn a_token_of_an_unknown_key_holds_up_nobody_else_while_the_key_set_hangs(
 }
 
 #[tokio::test]
-async fn a_valid_token_outlives_its_authorization_server() {
+async fn valid_token_is_used_while_its_authorization_server_is_down() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
     world.corp.stop().await;
-    // Past every time at which it would have been refreshed; five minutes is its life.
+    // Later than any time at which it would have been refreshed; its lifetime is five minutes.
     for _ in 0..5 {
         world.clock.shift(54);
         for _ in 0..10 {
@@ -126,7 +127,7 @@ async fn a_valid_token_outlives_its_authorization_server() {
 }
 
 #[tokio::test]
-async fn an_authorization_server_that_is_down_is_a_503_that_everyone_shares() {
+async fn authorization_server_that_is_down_is_a_shared_503() {
     let world = World::start().await;
     world.corp.faults().token.always(Fault::HangUp);
     let proxy = world.proxy().await;
@@ -146,7 +147,7 @@ async fn an_authorization_server_that_is_down_is_a_503_that_everyone_shares() {
 }
 
 #[tokio::test]
-async fn a_silent_authorization_server_is_a_503_within_the_token_timeout_and_its_late_answer_counts() {
+async fn silent_authorization_server_is_a_503_and_its_late_answer_is_used() {
     let world = World::start().await;
     let gate = Gate::default();
     world.corp.faults().token.next(Fault::Hold(gate.clone()));
@@ -161,7 +162,7 @@ async fn a_silent_authorization_server_is_a_503_within_the_token_timeout_and_its
 }
 
 #[tokio::test]
-async fn a_refused_token_is_replaced_once_and_the_request_replayed_once() {
+async fn refused_token_is_replaced_and_the_request_replayed_once() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
@@ -174,7 +175,7 @@ async fn a_refused_token_is_replaced_once_and_the_request_replayed_once() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_always_refuses_makes_no_loop() {
+async fn upstream_that_always_refuses_causes_no_loop() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     world.api.faults().always(Fault::invalid_token());
@@ -192,7 +193,7 @@ async fn an_upstream_that_always_refuses_makes_no_loop() {
 }
 
 #[tokio::test]
-async fn other_refusals_of_the_upstream_are_the_agents_business() {
+async fn other_refusals_of_the_upstream_reach_the_agent() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let scope = HeaderValue::from_static("Bearer error=\"insufficient_scope\"");
@@ -205,7 +206,7 @@ async fn other_refusals_of_the_upstream_are_the_agents_business() {
 }
 
 #[tokio::test]
-async fn a_body_is_replayed_only_where_the_route_asks_for_it() {
+async fn body_is_replayed_only_if_the_route_allows_it() {
     let world = World::start().await;
     let url = world.api.url();
     let proxy = world
@@ -220,7 +221,7 @@ async fn a_body_is_replayed_only_where_the_route_asks_for_it() {
     for (host, size, status, arrivals) in
         [("once.test", 5, 401, 1), ("again.test", 1024, 200, 2), ("again.test", 1025, 401, 1)]
     {
-        // A token may be replaced once in a while only: a new one for each case.
+        // A token is replaced at most once per interval, so each case has a token of its own.
         world.clock.shift(301);
         assert_eq!(proxy.get(&format!("http://{host}/x")).await.status, 200);
         world.api.faults().next(Fault::invalid_token());
@@ -232,12 +233,12 @@ async fn a_body_is_replayed_only_where_the_route_asks_for_it() {
             assert_eq!(reply.json()["body"]["length"], 1024, "the whole body once more");
         }
         world.api.faults().clear();
-        assert_eq!(proxy.get(&format!("http://{host}/x")).await.status, 200, "the dead token is not used again");
+        assert_eq!(proxy.get(&format!("http://{host}/x")).await.status, 200, "the refused token is not used again");
     }
 }
 
 #[tokio::test]
-async fn a_refusal_of_what_cannot_be_sent_again_waits_for_no_other_token() {
+async fn refusal_of_a_request_that_cannot_be_replayed_does_not_wait() {
     let world = World::start().await;
     let proxy = world.proxy_with(&format!("token_timeout: 10m\n{}", world.routes())).await;
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
@@ -253,7 +254,7 @@ async fn a_refusal_of_what_cannot_be_sent_again_waits_for_no_other_token() {
 }
 
 #[tokio::test]
-async fn redirects_go_to_the_agent_and_no_token_follows() {
+async fn redirect_reaches_the_agent_and_is_not_followed() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     for status in [301, 302, 303, 307, 308] {
@@ -284,7 +285,7 @@ async fn users_never_share_a_token() {
         }
     }
     assert_eq!(world.corp.count(Leg::SelfIssued), 2);
-    // Another token of the same user may differ in anything that a server decides on.
+    // Two tokens of one user may differ in anything that a server decides on.
     let other = world.user_token(&json!({ "sub": "user:alice", "acr": "low" }), Duration::from_secs(600));
     assert_eq!(proxy.get_for(&other, "http://user.test/x").await.status, 200);
     assert_eq!(world.corp.count(Leg::SelfIssued), 3);
@@ -292,11 +293,11 @@ async fn users_never_share_a_token() {
     assert!(seen.iter().all(|seen| !seen.headers.contains_key("x-user-token")));
     let bearer = format!("Bearer {other}");
     assert_eq!(agent::get(proxy.outbound, "http://user.test/x", &[("x-user-token", &bearer)]).await.status, 200);
-    assert_eq!(world.corp.count(Leg::SelfIssued), 3, "the scheme in front is no part of the token");
+    assert_eq!(world.corp.count(Leg::SelfIssued), 3, "the scheme in front is not part of the token");
 }
 
 #[tokio::test]
-async fn a_users_token_reaches_no_upstream_on_any_route() {
+async fn user_token_reaches_no_upstream_on_any_route() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let token = world.id_token("alice");
@@ -308,7 +309,7 @@ async fn a_users_token_reaches_no_upstream_on_any_route() {
 }
 
 #[tokio::test]
-async fn a_delegated_token_ends_with_the_users() {
+async fn delegated_token_expires_with_the_user_token() {
     let world = World::start().await;
     world.corp.policy(|policy| policy.access_token_ttl = Duration::from_secs(7200));
     let proxy = world.proxy().await;
@@ -321,7 +322,7 @@ async fn a_delegated_token_ends_with_the_users() {
 }
 
 #[tokio::test]
-async fn a_spoofed_credential_never_replaces_the_token() {
+async fn spoofed_credential_never_replaces_the_token() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let fields = [("authorization", "Bearer stolen"), ("connection", "authorization, close")];
@@ -334,7 +335,7 @@ async fn a_spoofed_credential_never_replaces_the_token() {
 }
 
 #[tokio::test]
-async fn a_users_token_that_was_refused_is_used_by_no_worker_again() {
+async fn refused_delegated_token_is_not_used_again_by_any_worker() {
     let world = World::start().await;
     let (api, routes) = world.modern_api().await;
     let proxy = world.proxy_with(&routes).await;
@@ -369,7 +370,7 @@ async fn a_users_token_that_was_refused_is_used_by_no_worker_again() {
     }
     assert_eq!(world.corp.count(Leg::SelfIssued), 3);
 
-    // Another one cannot be had: the refused one is no substitute for it.
+    // Another token cannot be obtained, and the refused one is not used in its place.
     world.clock.shift(11);
     world.corp.faults().token.always(Fault::HangUp);
     api.faults().next(Fault::invalid_token());
@@ -382,7 +383,7 @@ async fn a_users_token_that_was_refused_is_used_by_no_worker_again() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_always_refuses_users_makes_no_storm_either() {
+async fn upstream_that_always_refuses_users_causes_no_storm() {
     let world = World::start().await;
     let (api, routes) = world.modern_api().await;
     let proxy = world.proxy_with(&routes).await;
@@ -400,7 +401,7 @@ async fn an_upstream_that_always_refuses_users_makes_no_storm_either() {
     }
     let replies = join_all((0..60).map(|_| proxy.get_for(&alice, "http://user.test/x"))).await;
     assert!(replies.iter().all(|reply| reply.status == 401));
-    // One is minted for the first request, and another one in ten seconds at the most.
+    // One token is minted for the first request, and at most one more in ten seconds.
     let minted = world.corp.arrivals();
     assert!(minted <= 9, "{minted} exchanges for 120 requests");
     let arrived = api.arrivals() - before;
@@ -410,7 +411,7 @@ async fn an_upstream_that_always_refuses_users_makes_no_storm_either() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_over_is_let_go_and_not_counted() {
+async fn expired_token_is_dropped_and_not_counted() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
@@ -420,12 +421,12 @@ async fn a_token_that_is_over_is_let_go_and_not_counted() {
     assert!(proxy.metric(bytes).await > 500.0);
     let expiry = "token_expiry_timestamp_seconds{route=\"api\",server=\"corp\"}";
     let ends = proxy.metric(expiry).await;
-    // There is no other one to be had.
+    // No other token can be obtained.
     world.corp.stop().await;
     world.clock.shift(400);
     proxy.until_metric(entries, |count| count == 0.0).await;
     assert_eq!(proxy.metric(bytes).await, 0.0);
-    assert!(ends > 0.0 && proxy.metric(expiry).await == ends, "when it ended stays known, for the alert");
+    assert!(ends > 0.0 && proxy.metric(expiry).await == ends, "the expiry stays known, for the alert");
     let status = proxy.status().await;
     let routes = status["routes"].as_array().expect("a list");
     assert!(routes.iter().all(|route| route["token"].is_null()), "{status}");

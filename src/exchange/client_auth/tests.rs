@@ -1,5 +1,5 @@
 use super::*;
-use crate::exchange::testing::{Bench, Scripted, Seen, client_credentials, token};
+use crate::exchange::testing::{Fixture, ReceivedRequest, ScriptedServer, client_credentials, token};
 use crate::issuer::{AssertionAudience, AuthorizationServer};
 use crate::jose::vectors::eddsa_pkcs8;
 use crate::jose::{SigningKey, Unverified};
@@ -11,23 +11,26 @@ fn form(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn both_halves_of_basic_are_form_encoded() {
+fn basic_form_encodes_both_halves() {
     let header = basic("spiffe://acme.example/agent", &Secret::new("p:a+s s/%".into())).expect("a header");
     assert_eq!(header, "Basic c3BpZmZlJTNBJTJGJTJGYWNtZS5leGFtcGxlJTJGYWdlbnQ6cCUzQWElMkJzK3MlMkYlMjU=");
     assert!(header.is_sensitive());
 }
 
-async fn authenticated(client_auth: ClientAuth, change: impl FnOnce(&mut AuthorizationServer)) -> (Scripted, Seen) {
-    let server = Scripted::start(|_| token()).await;
+async fn authenticated(
+    client_auth: ClientAuth,
+    change: impl FnOnce(&mut AuthorizationServer),
+) -> (ScriptedServer, ReceivedRequest) {
+    let server = ScriptedServer::start(|_| token()).await;
     let mut described = AuthorizationServer { client_auth, ..server.described() };
     change(&mut described);
-    Bench::new(None).mint(&client_credentials(described)).await.expect("a token");
-    let seen = server.seen().pop().expect("a request");
+    Fixture::new(None).mint(&client_credentials(described)).await.expect("a token");
+    let seen = server.received().pop().expect("a request");
     (server, seen)
 }
 
 #[tokio::test]
-async fn each_way_to_authenticate_is_sent_alone() {
+async fn request_carries_one_client_authentication() {
     let secret = || Secret::new("s/%".into());
     let (_, seen) = authenticated(ClientAuth::ClientSecretBasic(secret()), |_| {}).await;
     assert_eq!(seen.head.headers["authorization"], "Basic YWdlbnQ6cyUyRiUyNQ==");
@@ -36,19 +39,20 @@ async fn each_way_to_authenticate_is_sent_alone() {
     let (_, seen) = authenticated(ClientAuth::None, |_| {}).await;
     assert_eq!(seen.form(), form(&[("grant_type", "client_credentials"), ("scope", "a b"), ("client_id", "agent")]));
     let (_, seen) = authenticated(ClientAuth::None, |server| server.client_id = None).await;
-    assert!(!seen.form().contains_key("client_id"), "nobody in particular");
+    assert!(!seen.form().contains_key("client_id"), "there is no ID to send");
 }
 
 #[tokio::test]
-async fn a_client_assertion_is_for_the_issuer_unless_told_otherwise() {
+async fn client_assertion_audience_follows_the_setting() {
     let key = || SigningKey::from_pkcs8_der(&eddsa_pkcs8(), Some("c1".into()), None).expect("a key");
     for audience in
         [AssertionAudience::Issuer, AssertionAudience::TokenEndpoint, AssertionAudience::Explicit("https://old".into())]
     {
-        let told = audience.clone();
-        let (server, seen) =
-            authenticated(ClientAuth::PrivateKeyJwt(key()), move |server| server.quirks.assertion_audience = told)
-                .await;
+        let configured = audience.clone();
+        let (server, seen) = authenticated(ClientAuth::PrivateKeyJwt(key()), move |server| {
+            server.quirks.assertion_audience = configured;
+        })
+        .await;
         let sent = seen.form();
         assert_eq!(sent["client_assertion_type"], "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
         let assertion = Unverified::parse(&sent["client_assertion"]).expect("a JWT");

@@ -1,12 +1,12 @@
 use super::*;
-use crate::exchange::testing::{Scripted, grant, token};
+use crate::exchange::testing::{ScriptedServer, grant, token};
 use crate::issuer::{ClientAuth, Parameter};
 use crate::secret::Secret;
 use crate::tls::PeerIds;
 use rustls::RootCertStore;
 
 async fn server() -> AuthorizationServer {
-    Scripted::start(|_| token()).await.described()
+    ScriptedServer::start(|_| token()).await.described()
 }
 
 fn user(server: &Arc<AuthorizationServer>, kind: TokenKind, audience: &[&str]) -> Subject {
@@ -15,7 +15,7 @@ fn user(server: &Arc<AuthorizationServer>, kind: TokenKind, audience: &[&str]) -
 }
 
 #[tokio::test]
-async fn the_table_of_subjects_and_actors_holds() {
+async fn flow_decides_which_subjects_and_actors_are_legal() {
     let server = Arc::new(server().await);
     let at = || Arc::clone(&server);
     let flows = [
@@ -38,7 +38,7 @@ async fn the_table_of_subjects_and_actors_holds() {
 }
 
 #[tokio::test]
-async fn a_users_token_must_be_verifiable() {
+async fn user_token_rule_needs_an_audience_and_keys() {
     let mut described = server().await;
     let exchange = |server: AuthorizationServer, kind, audience: &[&str]| {
         let server = Arc::new(server);
@@ -55,7 +55,7 @@ async fn a_users_token_must_be_verifiable() {
 }
 
 #[tokio::test]
-async fn an_identity_is_needed_where_something_uses_it() {
+async fn needs_identity_where_a_part_uses_it() {
     let described = server().await;
     let needs_identity = |spec: GrantSpec| Grant::new(spec).expect("a grant").needs_identity();
     let cc = |server: AuthorizationServer| needs_identity(grant(Flow::ClientCredentials { server: Arc::new(server) }));
@@ -80,9 +80,10 @@ fn pinned(id: &str) -> ServerTrust {
     ServerTrust::Spiffe(Arc::new(PeerIds::new([id]).expect("an ID")))
 }
 
-/// Everything that a server can tell apart makes another digest; what rotates and what it never sees does not.
+/// Whatever a server can tell apart changes the digest; what rotates, and what no server sees, does
+/// not.
 #[tokio::test]
-async fn a_digest_is_of_what_the_server_decides_on() {
+async fn digest_covers_what_the_server_decides_on() {
     let described = server().await;
     let with = |change: &dyn Fn(&mut GrantSpec), server_change: &dyn Fn(&mut AuthorizationServer)| {
         let mut server = described.clone();
@@ -119,7 +120,7 @@ async fn a_digest_is_of_what_the_server_decides_on() {
         ),
         with(&|grant| grant.assertion.issuer = Some(String::new()), &|_| {}),
         with(&|grant| grant.assertion.max_depth = 9, &|_| {}),
-        // What it is counted by, where its users' keys come from, and whom we take for it.
+        // The name that it is counted by, where its keys come from, and how it is recognised.
         with(&|_| {}, &|server| server.name = "twin".into()),
         with(&|_| {}, &|server| jwks(server, Some("https://other.example/jwks"))),
         with(&|grant| grant.subject = Subject::Own, &|server| jwks(server, None)),

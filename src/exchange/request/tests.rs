@@ -1,5 +1,6 @@
-//! What each flow sends: the table of subjects and actors, without JWT-SVIDs, which come from a Workload API.
-use crate::exchange::testing::{Bench, Reply, Scripted, client_credentials, grant, json, token};
+//! What each flow sends, for each subject and actor. JWT-SVIDs, which need a Workload API, are
+//! tested in `tests/it`.
+use crate::exchange::testing::{Fixture, Reply, ScriptedServer, client_credentials, grant, json, token};
 use crate::exchange::{AssertionSettings, Flow, GrantSpec, SelfIssuedGrant, Subject, UserTokenRule};
 use crate::identity::testing::{Authority, Fed};
 use crate::issuer::{AuthorizationServer, ClientAuth, Fault};
@@ -26,19 +27,19 @@ fn jwks() -> Reply {
     json(200, value!({ "keys": [jwk] }).to_string())
 }
 
-/// Tokens at `/token`, the identity provider's keys at `/jwks`.
-async fn server() -> Scripted {
-    Scripted::start(|seen| if seen.head.uri.path() == "/jwks" { jwks() } else { token() }).await
+/// Issues tokens at `/token`, and publishes the identity provider's keys at `/jwks`.
+async fn server() -> ScriptedServer {
+    ScriptedServer::start(|seen| if seen.head.uri.path() == "/jwks" { jwks() } else { token() }).await
 }
 
 /// An agent with an SVID.
-fn agent() -> (Bench, Fed) {
+fn agent() -> (Fixture, Fed) {
     let fed = Fed::with(&Authority::new("example.org"), AGENT);
-    (Bench::at(Some(fed.identity.clone()), fed.clock.clone()), fed)
+    (Fixture::at(Some(fed.identity.clone()), fed.clock.clone()), fed)
 }
 
-fn alice(bench: &Bench, issuer: &str, changes: &Value) -> String {
-    let now = bench.clock.now().unix_seconds();
+fn alice(fixture: &Fixture, issuer: &str, changes: &Value) -> String {
+    let now = fixture.clock.now().unix_seconds();
     let mut claims = value!({"iss": issuer, "sub": "alice", "aud": "agent", "iat": now, "exp": now + 600});
     for (name, change) in changes.as_object().expect("claims") {
         claims[name] = change.clone();
@@ -59,13 +60,13 @@ fn form(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
-async fn the_agent_alone_signs_for_itself_with_its_svid() {
+async fn self_issued_assertion_of_the_agent_is_signed_with_the_svid() {
     let server = server().await;
-    let (bench, _fed) = agent();
+    let (fixture, _fed) = agent();
     let described = Arc::new(server.described());
     let mut asked = self_issued(&described, SelfIssuedGrant::TokenExchange, Subject::Own);
     asked.resources = vec!["https://api.example/".into()];
-    bench.mint(&asked).await.expect("a token");
+    fixture.mint(&asked).await.expect("a token");
     let mut sent = server.last_form();
     let assertion = sent.remove("subject_token").expect("an assertion");
     assert_eq!(
@@ -94,9 +95,9 @@ async fn the_agent_alone_signs_for_itself_with_its_svid() {
 }
 
 #[tokio::test]
-async fn a_published_key_signs_in_its_own_name() {
+async fn self_issued_assertion_with_a_published_key_names_its_issuer() {
     let server = server().await;
-    let (bench, _fed) = agent();
+    let (fixture, _fed) = agent();
     let described = Arc::new(server.described());
     let mut asked = self_issued(&described, SelfIssuedGrant::JwtBearer, Subject::Own);
     let key = SigningKey::from_pkcs8_der(&eddsa_pkcs8(), Some("2026-11".into()), None).expect("a key");
@@ -106,7 +107,7 @@ async fn a_published_key_signs_in_its_own_name() {
         lifetime: Duration::from_secs(86_400),
         ..AssertionSettings::default()
     };
-    bench.mint(&asked).await.expect("a token");
+    fixture.mint(&asked).await.expect("a token");
     let sent = server.last_form();
     assert_eq!(sent["grant_type"], "urn:ietf:params:oauth:grant-type:jwt-bearer");
     let assertion = Unverified::parse(&sent["assertion"]).expect("a JWT");
@@ -121,27 +122,27 @@ async fn a_published_key_signs_in_its_own_name() {
 }
 
 #[tokio::test]
-async fn for_a_user_this_agent_acts_around_whoever_acted_before() {
+async fn self_issued_assertion_for_a_user_wraps_the_earlier_actors() {
     let server = server().await;
-    let (bench, _fed) = agent();
+    let (fixture, _fed) = agent();
     let described = Arc::new(server.described());
     let asked = self_issued(&described, SelfIssuedGrant::TokenExchange, user_of(&described));
     let act = value!({"sub": "spiffe://example.org/agent/orchestrator"});
-    let user = alice(&bench, &server.origin, &value!({"act": act, "exp": bench.clock.now().unix_seconds() + 30}));
-    let minted = bench.mint_for(&asked, &user).await.expect("a token");
+    let user = alice(&fixture, &server.origin, &value!({"act": act, "exp": fixture.clock.now().unix_seconds() + 30}));
+    let minted = fixture.mint_for(&asked, &user).await.expect("a token");
     let sent = server.last_form();
     let assertion = Unverified::parse(&sent["subject_token"]).expect("a JWT");
     assert_eq!(assertion.claims["sub"], "alice");
     assert_eq!(assertion.claims["act"], value!({"sub": AGENT, "act": act}));
-    let user_ends = bench.clock.now().unix_seconds() + 30;
+    let user_ends = fixture.clock.now().unix_seconds() + 30;
     assert!(assertion.claims["exp"].as_u64().expect("exp") <= user_ends, "no longer than the user's token");
     assert!(minted.expires_at.unix_seconds() <= user_ends, "nor does the access token");
 }
 
 #[tokio::test]
-async fn a_chain_that_is_too_long_or_comes_back_goes_nowhere() {
+async fn chain_that_is_too_long_or_a_loop_sends_nothing() {
     let server = server().await;
-    let (bench, _fed) = agent();
+    let (fixture, _fed) = agent();
     let described = Arc::new(server.described());
     let asked = self_issued(&described, SelfIssuedGrant::TokenExchange, user_of(&described));
     for act in [
@@ -150,19 +151,21 @@ async fn a_chain_that_is_too_long_or_comes_back_goes_nowhere() {
         value!("b"),
         value!(null),
     ] {
-        let error =
-            bench.mint_for(&asked, &alice(&bench, &server.origin, &value!({ "act": act }))).await.expect_err("refused");
+        let error = fixture
+            .mint_for(&asked, &alice(&fixture, &server.origin, &value!({ "act": act })))
+            .await
+            .expect_err("refused");
         assert_eq!((error.kind(), error.fault()), ("actors", Fault::Agent), "{error}");
     }
-    assert!(server.seen().iter().all(|seen| seen.head.uri.path() == "/jwks"), "nothing was asked for");
+    assert!(server.received().iter().all(|seen| seen.head.uri.path() == "/jwks"), "nothing was asked for");
 }
 
 #[tokio::test]
-async fn a_users_token_that_is_not_believed_goes_nowhere() {
+async fn user_token_that_is_invalid_sends_nothing() {
     let server = server().await;
-    let (bench, _fed) = agent();
+    let (fixture, _fed) = agent();
     let described = Arc::new(server.described());
-    let now = bench.clock.now().unix_seconds();
+    let now = fixture.clock.now().unix_seconds();
     let asked =
         GrantSpec { subject: user_of(&described), ..grant(Flow::TokenExchange { server: Arc::clone(&described) }) };
     for changes in [
@@ -171,49 +174,49 @@ async fn a_users_token_that_is_not_believed_goes_nowhere() {
         value!({"exp": now - 5}),
         value!({"exp": now - 500}),
     ] {
-        let error = bench.mint_for(&asked, &alice(&bench, &server.origin, &changes)).await.expect_err("refused");
+        let error = fixture.mint_for(&asked, &alice(&fixture, &server.origin, &changes)).await.expect_err("refused");
         assert_eq!((error.kind(), error.fault()), ("user_token", Fault::User), "{error}");
     }
-    assert!(server.seen().iter().all(|seen| seen.head.uri.path() == "/jwks"));
+    assert!(server.received().iter().all(|seen| seen.head.uri.path() == "/jwks"));
 }
 
 #[tokio::test]
-async fn a_users_token_is_exchanged_as_what_it_is() {
+async fn user_token_is_sent_with_its_type() {
     let server = server().await;
-    let (bench, _fed) = agent();
+    let (fixture, _fed) = agent();
     let described = Arc::new(server.described());
     let mut asked =
         GrantSpec { subject: user_of(&described), ..grant(Flow::TokenExchange { server: Arc::clone(&described) }) };
     asked.audiences = vec!["x".into(), "y".into()];
-    let user = alice(&bench, &server.origin, &value!({}));
-    bench.mint_for(&asked, &user).await.expect("a token");
+    let user = alice(&fixture, &server.origin, &value!({}));
+    fixture.mint_for(&asked, &user).await.expect("a token");
     let sent = server.last_form();
     assert_eq!((&sent["subject_token"], &sent["audience"]), (&user, &"x,y".to_owned()));
     assert_eq!(sent["subject_token_type"], "urn:ietf:params:oauth:token-type:id_token");
     assert!(!sent.contains_key("actor_token") && !sent.contains_key("requested_token_type"));
 
     asked.flow = Flow::JwtBearer { server: described };
-    bench.mint_for(&asked, &user).await.expect("a token");
+    fixture.mint_for(&asked, &user).await.expect("a token");
     assert_eq!(server.last_form()["assertion"], user);
 }
 
-/// An identity provider whose ID-JAGs are for `audience`; each one has a number.
-async fn idp(audience: String) -> Scripted {
+/// An identity provider whose ID-JAGs are for `audience`. They are numbered.
+async fn idp(audience: String) -> ScriptedServer {
     let issued = AtomicUsize::new(0);
-    Scripted::start(move |seen| {
+    ScriptedServer::start(move |seen| {
         if seen.head.uri.path() == "/jwks" {
             return jwks();
         }
         let number = issued.fetch_add(1, Ordering::Relaxed);
         let claims = value!({"iss": "idp", "sub": "alice", "aud": audience, "exp": 4_000_000_000_u64, "jti": number});
         let id_jag = corp_key().sign("oauth-id-jag+jwt", &claims).expect("a signature");
-        // No `expires_in`, as the MCP conformance suite's provider answers.
+        // No `expires_in`, like the provider of the MCP conformance suite.
         json(200, value!({"access_token": id_jag, "issued_token_type": ID_JAG_TYPE, "token_type": "N_A"}).to_string())
     })
     .await
 }
 
-fn across(idp: &Scripted, resource: &Scripted) -> GrantSpec {
+fn across(idp: &ScriptedServer, resource: &ScriptedServer) -> GrantSpec {
     let idp = Arc::new(AuthorizationServer { name: "idp".into(), ..idp.described() });
     let server = Arc::new(AuthorizationServer { client_id: Some("agent-at-ras".into()), ..resource.described() });
     let subject = user_of(&idp);
@@ -221,12 +224,12 @@ fn across(idp: &Scripted, resource: &Scripted) -> GrantSpec {
 }
 
 #[tokio::test]
-async fn an_id_jag_goes_from_the_idp_to_the_resources_server() {
-    let resource = Scripted::start(|_| token()).await;
+async fn id_jag_flow_redeems_the_id_jag_at_the_resource_server() {
+    let resource = ScriptedServer::start(|_| token()).await;
     let idp = idp(resource.origin.clone()).await;
-    let (bench, _fed) = agent();
-    let user = alice(&bench, &idp.origin, &value!({}));
-    let minted = bench.mint_for(&across(&idp, &resource), &user).await.expect("a token");
+    let (fixture, _fed) = agent();
+    let user = alice(&fixture, &idp.origin, &value!({}));
+    let minted = fixture.mint_for(&across(&idp, &resource), &user).await.expect("a token");
     assert_eq!(minted.token.expose(), "t0ken");
     assert_eq!(
         idp.last_form(),
@@ -256,7 +259,7 @@ async fn an_id_jag_goes_from_the_idp_to_the_resources_server() {
 }
 
 #[tokio::test]
-async fn an_id_jag_that_is_refused_is_made_anew_once() {
+async fn id_jag_that_is_refused_is_replaced_once() {
     for (refusals, code, works, asked) in [
         (1, "invalid_grant", true, 2),
         (2, "invalid_grant", false, 2),
@@ -264,7 +267,7 @@ async fn an_id_jag_that_is_refused_is_made_anew_once() {
         (1, "access_denied", false, 1),
     ] {
         let refused = AtomicUsize::new(0);
-        let resource = Scripted::start(move |_| {
+        let resource = ScriptedServer::start(move |_| {
             if refused.fetch_add(1, Ordering::Relaxed) < refusals {
                 json(400, format!(r#"{{"error":"{code}"}}"#))
             } else {
@@ -273,39 +276,41 @@ async fn an_id_jag_that_is_refused_is_made_anew_once() {
         })
         .await;
         let idp = idp(resource.origin.clone()).await;
-        let (bench, _fed) = agent();
-        let result = bench.mint_for(&across(&idp, &resource), &alice(&bench, &idp.origin, &value!({}))).await;
+        let (fixture, _fed) = agent();
+        let result = fixture.mint_for(&across(&idp, &resource), &alice(&fixture, &idp.origin, &value!({}))).await;
         assert_eq!(result.is_ok(), works, "{code}");
-        let assertions: Vec<_> = resource.seen().iter().map(|seen| seen.form()["assertion"].clone()).collect();
+        let assertions: Vec<_> = resource.received().iter().map(|seen| seen.form()["assertion"].clone()).collect();
         assert_eq!(assertions.len(), asked);
         assert!(assertions.windows(2).all(|pair| pair[0] != pair[1]), "never the same one twice");
     }
 }
 
 #[tokio::test]
-async fn an_id_jag_for_somebody_else_is_not_carried_there() {
-    let resource = Scripted::start(|_| token()).await;
+async fn id_jag_for_another_audience_is_not_sent() {
+    let resource = ScriptedServer::start(|_| token()).await;
     let idp = idp("https://another.example".into()).await;
-    let (bench, _fed) = agent();
-    let error =
-        bench.mint_for(&across(&idp, &resource), &alice(&bench, &idp.origin, &value!({}))).await.expect_err("refused");
+    let (fixture, _fed) = agent();
+    let error = fixture
+        .mint_for(&across(&idp, &resource), &alice(&fixture, &idp.origin, &value!({})))
+        .await
+        .expect_err("refused");
     assert_eq!((error.kind(), error.server()), ("response", "idp"));
-    assert!(resource.seen().is_empty());
+    assert!(resource.received().is_empty());
 }
 
 #[tokio::test]
-async fn without_an_identity_nothing_is_sent_that_needs_one() {
+async fn missing_identity_sends_nothing() {
     let server = server().await;
     let described = Arc::new(server.described());
     for client_auth in [ClientAuth::SpiffeJwt, ClientAuth::SpiffeX509, ClientAuth::JwtSvidBearer] {
         let described = AuthorizationServer { client_auth, ..server.described() };
-        let error = Bench::new(None).mint(&client_credentials(described)).await.expect_err("no identity");
+        let error = Fixture::new(None).mint(&client_credentials(described)).await.expect_err("no identity");
         assert!(matches!(error.fault(), Fault::Identity | Fault::Operator), "{error}");
     }
     let asked = self_issued(&described, SelfIssuedGrant::TokenExchange, Subject::Own);
-    assert_eq!(Bench::new(None).mint(&asked).await.expect_err("no identity").fault(), Fault::Identity);
-    let (bench, mut fed) = agent();
+    assert_eq!(Fixture::new(None).mint(&asked).await.expect_err("no identity").fault(), Fault::Identity);
+    let (fixture, mut fed) = agent();
     fed.withdraw();
-    assert_eq!(bench.mint(&asked).await.expect_err("withdrawn").fault(), Fault::Identity);
-    assert!(server.seen().is_empty());
+    assert_eq!(fixture.mint(&asked).await.expect_err("withdrawn").fault(), Fault::Identity);
+    assert!(server.received().is_empty());
 }

@@ -33,7 +33,7 @@ fn signed(typ: &str, claims: &Value) -> String {
 }
 
 #[test]
-fn success_is_200_and_an_object_with_its_members() {
+fn success_needs_200_and_an_object_with_all_members() {
     let good = with(&json!({})).expect("good");
     assert_eq!((good.token.expose(), good.expires_at, good.scopes), ("t0ken", NOW.plus(Duration::from_secs(60)), None));
     for (status, body) in [
@@ -57,7 +57,7 @@ fn success_is_200_and_an_object_with_its_members() {
 }
 
 #[test]
-fn only_a_bearer_token_is_an_access_token() {
+fn access_token_must_be_a_bearer_token() {
     for typ in ["bearer", "BEARER", "Bearer"] {
         assert!(with(&json!({ "token_type": typ })).is_ok());
     }
@@ -79,7 +79,7 @@ fn a_token_is_a_token68_before_it_becomes_a_header() {
 }
 
 #[test]
-fn expires_in_is_read_however_it_is_written() {
+fn expires_in_accepts_numbers_fractions_and_text() {
     for (expires_in, seconds) in [
         (json!(null), 300),
         (json!(3600), 3600),
@@ -106,7 +106,7 @@ fn expires_in_is_read_however_it_is_written() {
 }
 
 #[test]
-fn a_tokens_own_end_counts_only_if_it_is_sooner() {
+fn exp_of_the_token_counts_if_it_is_earlier() {
     let at = |seconds| json!({ "access_token": signed("at+jwt", &json!({ "exp": NOW.unix_seconds() + seconds })) });
     assert_eq!(with(&at(30)).expect("good").expires_at, NOW.plus(Duration::from_secs(30)));
     assert_eq!(with(&at(3600)).expect("good").expires_at, NOW.plus(Duration::from_secs(60)));
@@ -120,7 +120,7 @@ fn a_tokens_own_end_counts_only_if_it_is_sooner() {
 }
 
 #[test]
-fn granted_scopes_are_recorded() {
+fn granted_scopes_are_sorted_and_checked() {
     assert_eq!(with(&json!({"scope": "b a  b"})).expect("good").scopes, Some(vec!["a".to_owned(), "b".to_owned()]));
     assert_eq!(with(&json!({"scope": ""})).expect("good").scopes, Some(Vec::new()));
     assert_eq!(with(&json!({"scope": null})).expect("good").scopes, None);
@@ -130,7 +130,7 @@ fn granted_scopes_are_recorded() {
 }
 
 #[test]
-fn an_exchange_says_what_it_issued() {
+fn exchanged_token_needs_an_issued_token_type() {
     let exchanged = |issued: &Value| {
         let body = json!({"access_token": "t", "token_type": "Bearer", "issued_token_type": issued});
         token(&answer(200, &body.to_string()), Expected::AccessToken(TokenResponse::TokenExchange), NOW)
@@ -161,20 +161,20 @@ fn id_jag(members: &Value, typ: &str, claims: &Value) -> Result<Issued, Failure>
 }
 
 #[test]
-fn an_id_jag_is_one_and_for_the_server_that_it_goes_to() {
+fn id_jag_must_have_its_types_and_the_audience() {
     let none = &json!({});
     let typ = "oauth-id-jag+jwt";
     assert_eq!(id_jag(none, typ, none).expect("good").expires_at, NOW.plus(Duration::from_secs(120)));
     assert!(id_jag(&json!({"token_type": "n_a"}), "application/oauth-id-jag+jwt", &json!({"aud": [RAS]})).is_ok());
-    // IJ-C1
+    // `issued_token_type` is exact.
     for issued in
         [json!(null), json!(ACCESS_TOKEN_TYPE), json!(JWT_TYPE), json!("URN:ietf:params:oauth:token-type:id-jag")]
     {
         assert!(unusable(&id_jag(&json!({ "issued_token_type": issued }), typ, none)));
     }
-    // IJ-C2: a server that did not look at requested_token_type.
+    // The server ignored `requested_token_type`.
     assert!(unusable(&id_jag(&json!({"token_type": "Bearer"}), typ, none)));
-    // IJ-C3
+    // `typ`, `aud` and `exp` of the ID-JAG.
     assert!(unusable(&id_jag(none, "JWT", none)));
     for aud in [
         json!("https://as.chat.example/"),
@@ -198,7 +198,7 @@ fn refused(status: u16, body: &str) -> Option<ExchangeError> {
 }
 
 #[test]
-fn an_error_is_keyed_on_its_code_and_not_on_its_status() {
+fn error_is_classified_by_its_code_and_not_by_its_status() {
     for (code, fault) in [
         ("invalid_grant", Fault::Agent),
         ("access_denied", Fault::Agent),
@@ -232,7 +232,7 @@ fn an_error_is_keyed_on_its_code_and_not_on_its_status() {
 }
 
 #[test]
-fn what_is_no_oauth_error_is_not_taken_for_one() {
+fn body_that_is_not_an_oauth_error_is_not_a_refusal() {
     for body in
         ["", "<html>", "[]", "{}", r#"{"error":7}"#, r#"{"error":""}"#, r#"{"error":"a b"}"#, "{\"error\":\"a\\nb\"}"]
     {
@@ -243,7 +243,7 @@ fn what_is_no_oauth_error_is_not_taken_for_one() {
 }
 
 #[test]
-fn a_description_goes_to_the_log_without_what_we_sent() {
+fn description_is_logged_without_credentials() {
     let long = format!("eyJ{}", "a".repeat(60));
     let body = json!({
         "error": "invalid_grant",
@@ -258,9 +258,9 @@ fn a_description_goes_to_the_log_without_what_we_sent() {
     assert!(!format!("{error:?}").contains("canary"));
 }
 
-/// The same rules through a socket: what the server says is what the caller gets.
+/// The same rules through a socket.
 #[tokio::test]
-async fn errors_arrive_with_their_class() {
+async fn error_keeps_its_kind_through_a_socket() {
     for (status, body, kind) in [
         (400, r#"{"error":"invalid_scope"}"#, "refused"),
         (400, "nope", "response"),
@@ -269,15 +269,15 @@ async fn errors_arrive_with_their_class() {
         (200, "{}", "response"),
         (200, r#"{"access_token":"t","token_type":"Bearer","expires_in":0}"#, "expired"),
     ] {
-        let server = testing::Scripted::start(move |_| testing::json(status, body)).await;
-        let bench = testing::Bench::new(None);
-        let error = bench.mint(&testing::client_credentials(server.described())).await.expect_err("no token");
+        let server = testing::ScriptedServer::start(move |_| testing::json(status, body)).await;
+        let fixture = testing::Fixture::new(None);
+        let error = fixture.mint(&testing::client_credentials(server.described())).await.expect_err("no token");
         assert_eq!(error.kind(), kind, "{error}");
     }
 }
 
 proptest::proptest! {
-    /// Whatever a server sends, what comes of it can stand in a header and lives for a day at most.
+/// A header can carry any token that is accepted, and its lifetime is at most a day.
     #[test]
     fn hostile_answers_never_panic(body in ".{0,300}", text in ".{0,60}", number in proptest::num::f64::ANY) {
         for value in [json!(text), json!(number), json!([text]), Value::Null] {

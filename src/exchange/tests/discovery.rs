@@ -1,5 +1,7 @@
-//! Metadata and keys: where they are looked for, what is believed, how long.
-use crate::exchange::testing::{Bench, Reply, Scripted, Seen, client_credentials, grant, json, token};
+//! Discovery of metadata and keys: the locations, the checks, and how long documents are used.
+use crate::exchange::testing::{
+    Fixture, ReceivedRequest, Reply, ScriptedServer, client_credentials, grant, json, token,
+};
 use crate::exchange::{Flow, GrantSpec, Subject, UserTokenRule};
 use crate::issuer::{AuthorizationServer, Endpoints, Fault};
 use crate::jose::SigningKey;
@@ -15,16 +17,16 @@ use std::time::Duration;
 
 const RFC_8414: &str = "/.well-known/oauth-authorization-server";
 
-fn origin(seen: &Seen) -> String {
+fn origin(seen: &ReceivedRequest) -> String {
     format!("http://{}", seen.head.headers[HOST].to_str().expect("text"))
 }
 
-fn metadata(seen: &Seen, path: &str) -> Value {
+fn metadata(seen: &ReceivedRequest, path: &str) -> Value {
     let origin = origin(seen);
     value!({"issuer": format!("{origin}{path}"), "token_endpoint": format!("{origin}/token"), "jwks_uri": format!("{origin}/jwks")})
 }
 
-fn discovered(server: &Scripted, path: &str) -> AuthorizationServer {
+fn discovered(server: &ScriptedServer, path: &str) -> AuthorizationServer {
     AuthorizationServer {
         issuer: format!("{}{path}", server.origin),
         endpoints: Endpoints::Discovered,
@@ -32,17 +34,17 @@ fn discovered(server: &Scripted, path: &str) -> AuthorizationServer {
     }
 }
 
-fn paths(server: &Scripted) -> Vec<String> {
-    server.seen().iter().map(|seen| seen.head.uri.path().to_owned()).collect()
+fn paths(server: &ScriptedServer) -> Vec<String> {
+    server.received().iter().map(|seen| seen.head.uri.path().to_owned()).collect()
 }
 
-fn count(server: &Scripted, path: &str) -> usize {
+fn count(server: &ScriptedServer, path: &str) -> usize {
     paths(server).iter().filter(|seen| *seen == path).count()
 }
 
-/// Metadata at the one path, tokens at `/token`, 404 elsewhere.
-async fn at(path: &'static str, issuer_path: &'static str) -> Scripted {
-    Scripted::start(move |seen| match seen.head.uri.path() {
+/// Serves metadata at one path, tokens at `/token`, and 404 elsewhere.
+async fn at(path: &'static str, issuer_path: &'static str) -> ScriptedServer {
+    ScriptedServer::start(move |seen| match seen.head.uri.path() {
         "/token" => token(),
         found if found == path => json(200, metadata(seen, issuer_path).to_string()),
         _ => json(404, "no"),
@@ -51,7 +53,7 @@ async fn at(path: &'static str, issuer_path: &'static str) -> Scripted {
 }
 
 #[tokio::test]
-async fn the_well_known_places_are_tried_in_order() {
+async fn well_known_locations_are_tried_in_order() {
     for (place, issuer_path, tried) in [
         (RFC_8414, "", 1),
         (RFC_8414, "/", 1),
@@ -61,16 +63,16 @@ async fn the_well_known_places_are_tried_in_order() {
         ("/realms/r/.well-known/openid-configuration", "/realms/r", 3),
     ] {
         let server = at(place, issuer_path).await;
-        Bench::new(None).mint(&client_credentials(discovered(&server, issuer_path))).await.expect(place);
-        assert_eq!(server.seen().len(), tried + 1, "{:?}", paths(&server));
+        Fixture::new(None).mint(&client_credentials(discovered(&server, issuer_path))).await.expect(place);
+        assert_eq!(server.received().len(), tried + 1, "{:?}", paths(&server));
     }
 }
 
 type Patch = fn(&mut Value);
 
-/// Every way in which a document is not this issuer's; the credential stays here.
+/// Each change makes the document another issuer's or unusable; no credential is sent.
 #[tokio::test]
-async fn a_document_that_is_not_the_issuers_is_not_used() {
+async fn document_of_another_issuer_is_not_used() {
     let patches: [(&str, Patch); 9] = [
         ("is of the issuer", |document| document["issuer"] = value!("https://evil.example")),
         ("is of the issuer", |document| {
@@ -85,37 +87,40 @@ async fn a_document_that_is_not_the_issuers_is_not_used() {
         ("not a URL", |document| document["token_endpoint"] = value!("/token")),
     ];
     for (why, patch) in patches {
-        let server = Scripted::start(move |seen| {
+        let server = ScriptedServer::start(move |seen| {
             let mut document = metadata(seen, "");
             patch(&mut document);
             json(200, document.to_string())
         })
         .await;
-        let error = Bench::new(None).mint(&client_credentials(discovered(&server, ""))).await.expect_err("no token");
+        let error = Fixture::new(None).mint(&client_credentials(discovered(&server, ""))).await.expect_err("no token");
         assert_eq!((error.kind(), error.fault()), ("metadata", Fault::Operator));
         assert!(error.to_string().contains(why), "{error}");
-        assert!(server.seen().iter().all(|seen| seen.body.is_empty()), "nothing was posted");
+        assert!(server.received().iter().all(|seen| seen.body.is_empty()), "nothing was posted");
     }
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_no_place_is_a_configuration_error() {
+async fn issuer_that_cannot_be_located_is_a_configuration_error() {
     for issuer in ["https://as/?tenant=1", "https://as/#x", "https://u@as/", "urn:as", "as"] {
         let server = at(RFC_8414, "").await;
         let described = AuthorizationServer { issuer: issuer.to_owned(), ..discovered(&server, "") };
         assert_eq!(
-            Bench::new(None).mint(&client_credentials(described)).await.expect_err("no token").kind(),
+            Fixture::new(None).mint(&client_credentials(described)).await.expect_err("no token").kind(),
             "configuration"
         );
     }
     let server = at(RFC_8414, "").await;
     let described = AuthorizationServer { issuer: "http://192.0.2.1".to_owned(), ..discovered(&server, "") };
-    assert_eq!(Bench::new(None).mint(&client_credentials(described)).await.expect_err("no token").kind(), "plain_http");
+    assert_eq!(
+        Fixture::new(None).mint(&client_credentials(described)).await.expect_err("no token").kind(),
+        "plain_http"
+    );
 }
 
 #[tokio::test]
-async fn metadata_is_fetched_once_for_all_and_kept_as_long_as_it_is_fresh() {
-    let server = Scripted::start(|seen| match seen.head.uri.path() {
+async fn metadata_is_fetched_once_while_it_is_fresh() {
+    let server = ScriptedServer::start(|seen| match seen.head.uri.path() {
         "/token" => token(),
         _ => {
             let mut reply = json(200, metadata(seen, "").to_string());
@@ -124,52 +129,52 @@ async fn metadata_is_fetched_once_for_all_and_kept_as_long_as_it_is_fresh() {
         }
     })
     .await;
-    let (bench, grant) = (Bench::new(None), client_credentials(discovered(&server, "")));
-    for result in join_all((0..20).map(|_| bench.mint(&grant))).await {
+    let (fixture, grant) = (Fixture::new(None), client_credentials(discovered(&server, "")));
+    for result in join_all((0..20).map(|_| fixture.mint(&grant))).await {
         result.expect("a token");
     }
     assert_eq!((count(&server, RFC_8414), count(&server, "/token")), (1, 20));
-    bench.clock.shift(990);
-    bench.mint(&grant).await.expect("a token");
+    fixture.clock.shift(990);
+    fixture.mint(&grant).await.expect("a token");
     assert_eq!(count(&server, RFC_8414), 1);
-    bench.clock.shift(20);
-    bench.mint(&grant).await.expect("a token");
+    fixture.clock.shift(20);
+    fixture.mint(&grant).await.expect("a token");
     assert_eq!(count(&server, RFC_8414), 2);
 }
 
 #[tokio::test]
-async fn a_failure_is_shared_and_not_repeated_at_once() {
-    let server = Scripted::start(|_| json(503, "")).await;
-    let (bench, grant) = (Bench::new(None), client_credentials(discovered(&server, "")));
-    for result in join_all((0..20).map(|_| bench.mint(&grant))).await {
+async fn discovery_failure_is_shared_and_remembered() {
+    let server = ScriptedServer::start(|_| json(503, "")).await;
+    let (fixture, grant) = (Fixture::new(None), client_credentials(discovered(&server, "")));
+    for result in join_all((0..20).map(|_| fixture.mint(&grant))).await {
         assert_eq!(result.expect_err("no token").kind(), "busy");
     }
-    assert_eq!(server.seen().len(), 2, "each place once");
-    bench.clock.shift(6);
-    bench.mint(&grant).await.expect_err("no token");
-    assert_eq!(server.seen().len(), 4);
+    assert_eq!(server.received().len(), 2, "each location once");
+    fixture.clock.shift(6);
+    fixture.mint(&grant).await.expect_err("no token");
+    assert_eq!(server.received().len(), 4);
 }
 
 #[tokio::test]
-async fn a_gateway_that_answers_5xx_for_what_it_does_not_know_hides_no_metadata() {
+async fn location_that_answers_5xx_does_not_hide_the_others() {
     for (place, issuer_path, tried) in
         [("/.well-known/openid-configuration", "", 2), ("/realms/r/.well-known/openid-configuration", "/realms/r", 3)]
     {
         for status in [500, 502, 503, 504] {
-            let server = Scripted::start(move |seen| match seen.head.uri.path() {
+            let server = ScriptedServer::start(move |seen| match seen.head.uri.path() {
                 "/token" => token(),
                 found if found == place => json(200, metadata(seen, issuer_path).to_string()),
-                _ => json(status, "no such place"),
+                _ => json(status, "no such path"),
             })
             .await;
-            Bench::new(None).mint(&client_credentials(discovered(&server, issuer_path))).await.expect(place);
-            assert_eq!(server.seen().len(), tried + 1, "{status}: {:?}", paths(&server));
+            Fixture::new(None).mint(&client_credentials(discovered(&server, issuer_path))).await.expect(place);
+            assert_eq!(server.received().len(), tried + 1, "{status}: {:?}", paths(&server));
         }
     }
 }
 
 #[tokio::test]
-async fn what_every_place_said_is_told_and_what_to_do() {
+async fn discovery_error_lists_every_location() {
     let oidc = "/.well-known/openid-configuration";
     for (one, other, kind, fault) in [
         (502, 404, "busy", Fault::Unavailable),
@@ -177,14 +182,15 @@ async fn what_every_place_said_is_told_and_what_to_do() {
         (404, 403, "metadata", Fault::Operator),
     ] {
         let server =
-            Scripted::start(move |seen| json(if seen.head.uri.path() == RFC_8414 { one } else { other }, "")).await;
-        let error = Bench::new(None).mint(&client_credentials(discovered(&server, ""))).await.expect_err("no token");
+            ScriptedServer::start(move |seen| json(if seen.head.uri.path() == RFC_8414 { one } else { other }, ""))
+                .await;
+        let error = Fixture::new(None).mint(&client_credentials(discovered(&server, ""))).await.expect_err("no token");
         assert_eq!((error.kind(), error.fault()), (kind, fault), "{error}");
         let text = error.to_string();
         for words in [
             format!("{RFC_8414}: answered {one}"),
             format!("{oidc}: answered {other}"),
-            "the configuration names its `endpoints`".to_owned(),
+            "name its `endpoints` in the configuration".to_owned(),
         ] {
             assert!(text.contains(&words), "{words} in {text}");
         }
@@ -192,15 +198,15 @@ async fn what_every_place_said_is_told_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_time_is_asked_at_no_other_place() {
+async fn server_that_asks_for_time_is_not_asked_at_other_locations() {
     for (status, wait) in [(503, Some("7")), (429, Some("7")), (429, None)] {
-        let server = Scripted::start(move |_| {
+        let server = ScriptedServer::start(move |_| {
             let mut reply = json(status, "");
             reply.headers_mut().extend(wait.map(|wait| (RETRY_AFTER, HeaderValue::from_static(wait))));
             reply
         })
         .await;
-        let error = Bench::new(None).mint(&client_credentials(discovered(&server, ""))).await.expect_err("no token");
+        let error = Fixture::new(None).mint(&client_credentials(discovered(&server, ""))).await.expect_err("no token");
         assert_eq!(error.kind(), "busy");
         assert_eq!(error.retry_after(), wait.map(|_| Duration::from_secs(7)));
         assert_eq!(paths(&server), [RFC_8414], "{status}");
@@ -208,21 +214,21 @@ async fn a_server_that_asks_for_time_is_asked_at_no_other_place() {
 }
 
 #[tokio::test]
-async fn old_metadata_is_used_on_while_the_server_is_in_trouble() {
+async fn stale_metadata_is_used_while_the_server_fails() {
     let broken = Arc::new(AtomicBool::new(false));
     let is_broken = Arc::clone(&broken);
-    let server = Scripted::start(move |seen| match seen.head.uri.path() {
+    let server = ScriptedServer::start(move |seen| match seen.head.uri.path() {
         "/token" => token(),
         _ if is_broken.load(Ordering::Relaxed) => json(503, ""),
         _ => json(200, metadata(seen, "").to_string()),
     })
     .await;
-    let (bench, grant) = (Bench::new(None), client_credentials(discovered(&server, "")));
-    bench.mint(&grant).await.expect("a token");
+    let (fixture, grant) = (Fixture::new(None), client_credentials(discovered(&server, "")));
+    fixture.mint(&grant).await.expect("a token");
     broken.store(true, Ordering::Relaxed);
-    bench.clock.shift(301);
-    bench.mint(&grant).await.expect("a token");
-    bench.mint(&grant).await.expect("a token");
+    fixture.clock.shift(301);
+    fixture.mint(&grant).await.expect("a token");
+    fixture.mint(&grant).await.expect("a token");
     assert_eq!(count(&server, RFC_8414), 2, "and it is not asked for each time");
 }
 
@@ -233,8 +239,8 @@ fn for_user(server: AuthorizationServer) -> GrantSpec {
     GrantSpec { subject: Subject::User(rule), ..grant(Flow::JwtBearer { server }) }
 }
 
-fn user_token(bench: &Bench, issuer: &str, key: &SigningKey) -> String {
-    let now = bench.clock.now().unix_seconds();
+fn user_token(fixture: &Fixture, issuer: &str, key: &SigningKey) -> String {
+    let now = fixture.clock.now().unix_seconds();
     let claims = value!({"iss": issuer, "sub": "alice", "aud": "agent", "iat": now, "exp": now + 600});
     key.sign("JWT", &claims).expect("a signature")
 }
@@ -253,73 +259,73 @@ fn keys(jwks: &[(&str, &str)]) -> Reply {
 }
 
 #[tokio::test]
-async fn an_unknown_key_makes_us_look_once_and_not_for_ever() {
+async fn unknown_key_refreshes_the_key_set_at_most_once_per_interval() {
     let rotated = Arc::new(AtomicBool::new(false));
     let is_rotated = Arc::clone(&rotated);
-    let server = Scripted::start(move |seen| match seen.head.uri.path() {
+    let server = ScriptedServer::start(move |seen| match seen.head.uri.path() {
         "/jwks" if is_rotated.load(Ordering::Relaxed) => keys(&[("old", ES256_KEY), ("new", EDDSA_KEY)]),
         "/jwks" => keys(&[("old", ES256_KEY)]),
         _ => token(),
     })
     .await;
-    let (bench, grant) = (Bench::new(None), for_user(server.described()));
+    let (fixture, grant) = (Fixture::new(None), for_user(server.described()));
     let old = SigningKey::from_pkcs8_der(&es256_pkcs8(), Some("old".into()), None).expect("a key");
     let new = SigningKey::from_pkcs8_der(&eddsa_pkcs8(), Some("new".into()), None).expect("a key");
-    bench.mint_for(&grant, &user_token(&bench, &server.origin, &old)).await.expect("a token");
+    fixture.mint_for(&grant, &user_token(&fixture, &server.origin, &old)).await.expect("a token");
     assert_eq!(count(&server, "/jwks"), 1);
 
-    let rotated_token = user_token(&bench, &server.origin, &new);
+    let rotated_token = user_token(&fixture, &server.origin, &new);
     for _ in 0..5 {
-        let error = bench.mint_for(&grant, &rotated_token).await.expect_err("unknown");
+        let error = fixture.mint_for(&grant, &rotated_token).await.expect_err("unknown");
         assert_eq!((error.kind(), error.fault()), ("user_token", Fault::User));
     }
     assert_eq!(count(&server, "/jwks"), 2, "once, however often it is asked for");
     rotated.store(true, Ordering::Relaxed);
-    bench.clock.shift(11);
-    bench.mint_for(&grant, &rotated_token).await.expect("a token");
-    bench.mint_for(&grant, &rotated_token).await.expect("a token");
+    fixture.clock.shift(11);
+    fixture.mint_for(&grant, &rotated_token).await.expect("a token");
+    fixture.mint_for(&grant, &rotated_token).await.expect("a token");
     assert_eq!(count(&server, "/jwks"), 3);
 }
 
 #[tokio::test]
-async fn old_keys_are_used_on_while_their_issuer_is_in_trouble_but_not_for_ever() {
+async fn stale_keys_are_used_for_an_hour_while_the_issuer_fails() {
     let broken = Arc::new(AtomicBool::new(false));
     let is_broken = Arc::clone(&broken);
-    let server = Scripted::start(move |seen| match seen.head.uri.path() {
+    let server = ScriptedServer::start(move |seen| match seen.head.uri.path() {
         "/jwks" if is_broken.load(Ordering::Relaxed) => json(503, ""),
         "/jwks" => keys(&[("k", ES256_KEY)]),
         _ => token(),
     })
     .await;
-    let (bench, grant) = (Bench::new(None), for_user(server.described()));
+    let (fixture, grant) = (Fixture::new(None), for_user(server.described()));
     let key = SigningKey::from_pkcs8_der(&es256_pkcs8(), Some("k".into()), None).expect("a key");
-    let mint = async || bench.mint_for(&grant, &user_token(&bench, &server.origin, &key)).await;
+    let mint = async || fixture.mint_for(&grant, &user_token(&fixture, &server.origin, &key)).await;
     mint().await.expect("a token");
     broken.store(true, Ordering::Relaxed);
-    bench.clock.shift(301);
+    fixture.clock.shift(301);
     mint().await.expect("a token");
     mint().await.expect("a token");
     assert_eq!(count(&server, "/jwks"), 2, "and they are not asked for each time");
-    bench.clock.shift(50 * 60);
+    fixture.clock.shift(50 * 60);
     mint().await.expect("a token");
-    bench.clock.shift(10 * 60);
-    assert_eq!(mint().await.expect_err("an hour is over").kind(), "busy");
+    fixture.clock.shift(10 * 60);
+    assert_eq!(mint().await.expect_err("the hour has ended").kind(), "busy");
     broken.store(false, Ordering::Relaxed);
-    bench.clock.shift(6);
+    fixture.clock.shift(6);
     mint().await.expect("a token");
 }
 
 #[tokio::test]
-async fn keys_that_cannot_be_had_are_not_the_users_fault() {
+async fn missing_keys_are_not_the_fault_of_the_user() {
     for (status, body, kind, fault) in [
         (503, "", "busy", Fault::Unavailable),
         (404, "", "metadata", Fault::Operator),
         (200, "[]", "metadata", Fault::Operator),
     ] {
-        let server = Scripted::start(move |_| json(status, body)).await;
-        let bench = Bench::new(None);
+        let server = ScriptedServer::start(move |_| json(status, body)).await;
+        let fixture = Fixture::new(None);
         let key = SigningKey::from_pkcs8_der(&es256_pkcs8(), None, None).expect("a key");
-        let error = bench.mint_for(&for_user(server.described()), &user_token(&bench, &server.origin, &key)).await;
+        let error = fixture.mint_for(&for_user(server.described()), &user_token(&fixture, &server.origin, &key)).await;
         let error = error.expect_err("no token");
         assert_eq!((error.kind(), error.fault()), (kind, fault), "{error}");
         assert_eq!(paths(&server), ["/jwks"], "no token request");
@@ -327,15 +333,15 @@ async fn keys_that_cannot_be_had_are_not_the_users_fault() {
 }
 
 #[tokio::test]
-async fn what_is_no_token_costs_no_request() {
-    let server = Scripted::start(|_| keys(&[])).await;
-    let (bench, grant) = (Bench::new(None), for_user(server.described()));
+async fn text_that_is_not_a_token_causes_no_request() {
+    let server = ScriptedServer::start(|_| keys(&[])).await;
+    let (fixture, grant) = (Fixture::new(None), for_user(server.described()));
     let huge = "a".repeat(1 << 20);
     for garbage in ["", "opaque", "a.b.c", "..", &huge] {
-        let error = bench.mint_for(&grant, garbage).await.expect_err("no token");
+        let error = fixture.mint_for(&grant, garbage).await.expect_err("no token");
         assert_eq!((error.kind(), error.fault()), ("user_token", Fault::User));
         assert!(garbage.is_empty() || !error.to_string().contains(garbage));
     }
-    assert_eq!(bench.mint(&grant).await.expect_err("none given").fault(), Fault::User);
-    assert!(server.seen().is_empty());
+    assert_eq!(fixture.mint(&grant).await.expect_err("none given").fault(), Fault::User);
+    assert!(server.received().is_empty());
 }

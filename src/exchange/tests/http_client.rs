@@ -1,6 +1,6 @@
-//! The wire rules of OC-1 and OC-5, each with a server that breaks one.
+//! Redirects, limits, deadlines, TLS and retries, each with a server that provokes them.
 use crate::exchange::ExchangeError;
-use crate::exchange::testing::{Bench, Scripted, client_credentials, json, token};
+use crate::exchange::testing::{Fixture, ScriptedServer, client_credentials, json, token};
 use crate::issuer::{AuthorizationServer, Deadlines, Endpoints, Fault};
 use crate::tls::ServerTrust;
 use http::HeaderValue;
@@ -16,7 +16,7 @@ use url::Url;
 
 const GOOD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 44\r\nconnection: close\r\n\r\n{\"access_token\":\"t0\",\"token_type\":\"Bearer\" }";
 
-/// A server that does with each connection what the test says, told the connection's number.
+/// A server that runs `each` for every connection, with the connection's number.
 async fn raw<F: Future<Output = ()> + Send + 'static>(
     each: impl Fn(usize, TcpStream) -> F + Send + 'static,
 ) -> (String, Arc<AtomicUsize>, JoinSet<()>) {
@@ -35,13 +35,13 @@ async fn raw<F: Future<Output = ()> + Send + 'static>(
 }
 
 async fn described(url: &str) -> AuthorizationServer {
-    let mut server = Scripted::start(|_| token()).await.described();
+    let mut server = ScriptedServer::start(|_| token()).await.described();
     server.endpoints = Endpoints::Explicit { token: Url::parse(url).expect("a URL"), jwks: None };
     server
 }
 
 async fn ask(server: AuthorizationServer) -> Result<String, ExchangeError> {
-    let minted = Bench::new(None).mint(&client_credentials(server)).await?;
+    let minted = Fixture::new(None).mint(&client_credentials(server)).await?;
     Ok(minted.token.expose().to_owned())
 }
 
@@ -51,12 +51,12 @@ async fn request(stream: &mut TcpStream) {
 }
 
 #[tokio::test]
-async fn a_redirect_is_an_error_and_nobody_else_sees_the_credential() {
-    let elsewhere = Scripted::start(|_| token()).await;
+async fn redirect_is_an_error_and_is_not_followed() {
+    let elsewhere = ScriptedServer::start(|_| token()).await;
     let target = HeaderValue::try_from(format!("{}/token", elsewhere.origin)).expect("a value");
     for status in [301, 302, 303, 307, 308] {
         let target = target.clone();
-        let server = Scripted::start(move |_| {
+        let server = ScriptedServer::start(move |_| {
             let mut reply = json(status, "");
             reply.headers_mut().insert(LOCATION, target.clone());
             reply
@@ -64,11 +64,11 @@ async fn a_redirect_is_an_error_and_nobody_else_sees_the_credential() {
         .await;
         assert_eq!(ask(server.described()).await.expect_err("no token").kind(), "response", "{status}");
     }
-    assert!(elsewhere.seen().is_empty());
+    assert!(elsewhere.received().is_empty());
 }
 
 #[tokio::test]
-async fn an_answer_without_end_is_not_read_to_its_end() {
+async fn endless_answer_is_cut_at_its_limit() {
     let (stopped, mut server_stopped) = tokio::sync::mpsc::unbounded_channel();
     let (authority, _, _tasks) = raw(move |_, mut stream| {
         let stopped = stopped.clone();
@@ -85,15 +85,15 @@ async fn an_answer_without_end_is_not_read_to_its_end() {
     .await;
     let error = ask(described(&format!("http://{authority}/token")).await).await.expect_err("no token");
     assert!(error.to_string().contains("longer than 256 KiB"), "{error}");
-    // The server's writes fail because the client has closed; what it got rid of until then was in buffers.
+    // The server's writes fail because the client has closed; what it wrote before is in buffers.
     assert!(server_stopped.recv().await.expect("the server's end") > 0);
 
-    let server = Scripted::start(|_| json(200, vec![b' '; 256 * 1024 + 1])).await;
+    let server = ScriptedServer::start(|_| json(200, vec![b' '; 256 * 1024 + 1])).await;
     assert_eq!(ask(server.described()).await.expect_err("no token").kind(), "response");
 }
 
 #[tokio::test]
-async fn a_server_that_is_silent_or_dribbles_runs_into_the_deadline() {
+async fn silent_or_slow_server_runs_into_the_deadline() {
     for dribbles in [false, true] {
         let (authority, connections, _tasks) = raw(move |_, mut stream| async move {
             request(&mut stream).await;
@@ -112,7 +112,7 @@ async fn a_server_that_is_silent_or_dribbles_runs_into_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_hangs_runs_into_the_deadline_for_connecting() {
+async fn hanging_handshake_runs_into_the_connect_deadline() {
     let (authority, connections, _tasks) = raw(|_, stream| async move {
         let _stream = stream;
         std::future::pending::<()>().await;
@@ -122,11 +122,11 @@ async fn a_handshake_that_hangs_runs_into_the_deadline_for_connecting() {
     server.deadlines = Deadlines { connect: Duration::from_millis(50), total: Duration::from_secs(10) };
     let error = ask(server).await.expect_err("no token");
     assert_eq!(error.to_string(), "authorization server `as`: connecting took too long");
-    assert_eq!(connections.load(Ordering::Relaxed), 1, "what took too long once is not waited for twice");
+    assert_eq!(connections.load(Ordering::Relaxed), 1, "a timeout is not retried");
 }
 
 #[tokio::test]
-async fn nobody_at_the_port_is_unreachable() {
+async fn closed_port_is_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let authority = listener.local_addr().expect("an address");
     drop(listener);
@@ -136,7 +136,7 @@ async fn nobody_at_the_port_is_unreachable() {
 }
 
 #[tokio::test]
-async fn a_request_that_was_sent_is_not_repeated() {
+async fn request_that_was_sent_is_not_repeated() {
     let (authority, connections, _tasks) = raw(|_, mut stream| async move { request(&mut stream).await }).await;
     let error = ask(described(&format!("http://{authority}/token")).await).await.expect_err("no token");
     assert_eq!(error.kind(), "unreachable", "{error}");
@@ -170,7 +170,7 @@ async fn serve_tls(acceptor: tokio_rustls::TlsAcceptor, stream: TcpStream) {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_never_made_is_tried_once_more() {
+async fn connection_that_failed_is_tried_once_more() {
     for (failures, works) in [(1, true), (2, false)] {
         let Tls { acceptor, trust } = tls("127.0.0.1");
         let (authority, connections, _tasks) = raw(move |number, stream| {
@@ -190,7 +190,7 @@ async fn a_connection_that_was_never_made_is_tried_once_more() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_somebody_else_is_refused_at_once() {
+async fn certificate_of_another_host_is_refused_at_once() {
     let Tls { acceptor, trust } = tls("other.example");
     let (authority, connections, _tasks) = raw(move |_, stream| serve_tls(acceptor.clone(), stream)).await;
     let mut server = described(&format!("https://{authority}/token")).await;
@@ -201,14 +201,14 @@ async fn a_certificate_of_somebody_else_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_credential_does_not_leave_in_the_clear() {
-    // TEST-NET-1 (RFC 5737): nobody is there, so anything but a refusal would be a timeout.
+async fn plain_http_is_refused_except_on_loopback() {
+    // TEST-NET-1 (RFC 5737) has no hosts, so without the refusal this would time out.
     let mut server = described("http://192.0.2.1/token").await;
     let error = ask(server.clone()).await.expect_err("no token");
     assert_eq!((error.kind(), error.fault()), ("plain_http", Fault::Operator), "{error}");
     assert!(error.to_string().contains("allow_plain_http"));
 
-    let listed = Scripted::start(|_| token()).await;
+    let listed = ScriptedServer::start(|_| token()).await;
     let port = Url::parse(&listed.origin).expect("a URL").port().expect("a port");
     server.endpoints =
         Endpoints::Explicit { token: Url::parse(&format!("http://localhost:{port}/t")).expect("a URL"), jwks: None };
@@ -216,10 +216,10 @@ async fn a_credential_does_not_leave_in_the_clear() {
 }
 
 #[tokio::test]
-async fn the_request_is_a_form_with_one_authentication() {
-    let server = Scripted::start(|_| token()).await;
+async fn token_request_is_a_form() {
+    let server = ScriptedServer::start(|_| token()).await;
     ask(server.described()).await.expect("a token");
-    let seen = &server.seen()[0];
+    let seen = &server.received()[0];
     assert_eq!((seen.head.method.as_str(), seen.head.uri.path()), ("POST", "/token"));
     assert_eq!(seen.head.headers["content-type"], "application/x-www-form-urlencoded");
     assert_eq!(seen.head.headers["accept"], "application/json");
@@ -228,14 +228,14 @@ async fn the_request_is_a_form_with_one_authentication() {
 }
 
 #[tokio::test]
-async fn connections_are_kept_and_counted_by_nobody_else() {
-    let server = Scripted::start(|_| token()).await;
-    let bench = Bench::new(None);
+async fn exchanges_are_counted_and_timed() {
+    let server = ScriptedServer::start(|_| token()).await;
+    let fixture = Fixture::new(None);
     let grant = client_credentials(server.described());
     for _ in 0..3 {
-        bench.mint(&grant).await.expect("a token");
+        fixture.mint(&grant).await.expect("a token");
     }
-    let text = bench.registrar.encode().expect("text");
+    let text = fixture.registrar.encode().expect("text");
     assert!(text.contains(r#"idjag_proxy_exchanges_total{leg="access",outcome="success",server="as"} 3"#), "{text}");
     assert!(text.contains(r#"idjag_proxy_exchanges_total{leg="id_jag",outcome="timeout",server="as"} 0"#), "{text}");
     assert!(text.contains(r#"idjag_proxy_exchange_duration_seconds_count{leg="access",server="as"} 3"#), "{text}");

@@ -1,3 +1,4 @@
-//! How issuers are asked, seen from the exchange: each test is a server that behaves in one way.
+//! How issuers are asked, seen from the exchange. Each test has a server that behaves in one
+//! particular way.
 mod discovery;
 mod http_client;

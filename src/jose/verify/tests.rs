@@ -44,7 +44,7 @@ fn with(name: &str, value: Value) -> Option<InvalidToken> {
 }
 
 #[test]
-fn published_tokens_verify_under_their_keys() {
+fn published_token_is_valid_under_its_key() {
     let audiences = ["https://as.b.example/auth".to_owned()];
     let mut rules = Rules {
         kind: TokenKind::Jwt,
@@ -62,7 +62,8 @@ fn published_tokens_verify_under_their_keys() {
     rules.kind = TokenKind::AccessToken;
     assert_eq!(verify(CHAINING, &keys, &rules, at).err(), Some(InvalidToken::Typ));
 
-    // RFC 7515 A.3 and RFC 8037 A.4 sign other payloads than claims sets: the signature passes, the claims do not.
+    // RFC 7515 A.3 and RFC 8037 A.4 sign payloads that are not claims sets: the signature is valid,
+    // and the claims are not.
     rules.kind = TokenKind::Jwt;
     let keys = key_set(&[("unnamed", ES256_KEY), ("too", EDDSA_KEY)]);
     assert_eq!(verify(vectors::ES256_JWS, &keys, &rules, at).err(), Some(InvalidToken::Issuer));
@@ -72,7 +73,7 @@ fn published_tokens_verify_under_their_keys() {
 }
 
 #[test]
-fn other_kinds_of_token_do_not_pass_for_a_users() {
+fn token_of_another_kind_is_refused() {
     let keys = key_set(&[("idp-1", ES256_KEY), ("idp-2", EDDSA_KEY), ("client-1", ES256_KEY), ("td-jwt-1", ES256_KEY)]);
     let audiences = [AUDIENCE.to_owned()];
     for kind in [TokenKind::IdToken, TokenKind::AccessToken, TokenKind::Jwt] {
@@ -98,7 +99,7 @@ fn other_kinds_of_token_do_not_pass_for_a_users() {
 }
 
 #[test]
-fn a_good_token_passes_and_one_bit_ends_it() {
+fn valid_token_passes_and_a_changed_one_is_refused() {
     let token = signed("JWT", &claims());
     let verified = check_as(TokenKind::IdToken, &token).expect("valid");
     assert_eq!((verified.subject.as_str(), verified.expires_at), ("alice", Timestamp::from_unix_seconds(T0 + 300)));
@@ -106,7 +107,7 @@ fn a_good_token_passes_and_one_bit_ends_it() {
     let mut bytes = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
     bytes[40] ^= 1;
     assert_eq!(check(&format!("{rest}.{}", URL_SAFE_NO_PAD.encode(&bytes))), Some(InvalidToken::Signature));
-    // The DER form of an ECDSA signature is not JWS's (JB-8).
+    // The DER form of an ECDSA signature is not JWS's (RFC 7518 §3.4).
     bytes[40] ^= 1;
     let integer = |part: &[u8]| [&[2, 33, 0], part].concat();
     let both = [integer(&bytes[..32]), integer(&bytes[32..])].concat();
@@ -136,7 +137,7 @@ fn with_header(header: &Value) -> Option<InvalidToken> {
 }
 
 #[test]
-fn the_header_decides_nothing_that_the_key_does_not_allow() {
+fn header_cannot_choose_what_the_key_does_not_allow() {
     assert_eq!(with_header(&json!({"alg": "ES256", "kid": "k"})), None);
     assert_eq!(with_header(&json!({"alg": "ES256"})), None, "one key of the set takes ES256");
     for alg in ["none", "None", "HS256", "RS256", "ES384", "EdDSA", "Ed25519"] {
@@ -156,13 +157,13 @@ fn the_header_decides_nothing_that_the_key_does_not_allow() {
         with_header(&json!({"alg": "ES256", "kid": "k", "b64": false})),
         Some(InvalidToken::Malformed("has an unencoded payload"))
     );
-    // A key in the header is nobody's (JB-4): it is not looked at, and the named one decides.
+    // A key in the header proves nothing: it is ignored, and the key that `kid` names decides.
     let jwk: Value = serde_json::from_str(EDDSA_KEY).expect("a JWK");
     assert_eq!(with_header(&json!({"alg": "EdDSA", "kid": "ed", "jwk": jwk})), Some(InvalidToken::Signature));
 }
 
 #[test]
-fn hmac_with_the_public_key_is_not_a_signature() {
+fn hmac_with_the_public_key_is_refused() {
     let jwk: Value = serde_json::from_str(ES256_KEY).expect("a JWK");
     let public = URL_SAFE_NO_PAD.decode(jwk["x"].as_str().expect("x")).expect("base64url");
     let input = format!(
@@ -176,7 +177,7 @@ fn hmac_with_the_public_key_is_not_a_signature() {
 }
 
 #[test]
-fn keys_of_different_kinds_may_share_a_kid() {
+fn kid_shared_by_keys_of_different_kinds_is_accepted() {
     let shared = key_set(&[("k", EDDSA_KEY), ("k", ES256_KEY)]);
     let audiences = [AUDIENCE.to_owned()];
     let rules = Rules {
@@ -192,7 +193,7 @@ fn keys_of_different_kinds_may_share_a_kid() {
 }
 
 #[test]
-fn two_keys_that_fit_need_a_kid_and_a_key_may_narrow_its_algorithm() {
+fn ambiguous_key_and_narrowed_algorithm_are_refused() {
     let two = key_set(&[("a", ES256_KEY), ("b", vectors::CHAINING_KEY)]);
     let refused = |kid| two.check("ES256", kid, b"x", &[0; 64]);
     assert_eq!(refused(None), Err(InvalidToken::AmbiguousKey));
@@ -208,7 +209,7 @@ fn two_keys_that_fit_need_a_kid_and_a_key_may_narrow_its_algorithm() {
 }
 
 #[test]
-fn typ_belongs_to_the_kind() {
+fn typ_must_match_the_kind() {
     use TokenKind::{AccessToken, IdToken, Jwt};
     for (typ, kinds) in [
         ("JWT", vec![IdToken, AccessToken, Jwt]),
@@ -226,7 +227,7 @@ fn typ_belongs_to_the_kind() {
 }
 
 #[test]
-fn issuer_and_audience_are_compared_as_strings() {
+fn issuer_and_audience_compare_as_strings() {
     assert_eq!(with("iss", json!("https://idp/")), Some(InvalidToken::Issuer));
     assert_eq!(with("iss", json!("HTTPS://IDP")), Some(InvalidToken::Issuer));
     assert_eq!(with("iss", json!(null)), Some(InvalidToken::Claim("iss")));
@@ -247,10 +248,10 @@ fn issuer_and_audience_are_compared_as_strings() {
 }
 
 #[test]
-fn dates_are_numbers_within_this_calendar() {
+fn date_must_be_a_number_before_year_10000() {
     assert_eq!(with("exp", json!(T0 + 300)), None);
     assert_eq!(with("exp", json!(1_767_225_900.75)), None);
-    assert_eq!(with("exp", json!(T0 - 20)), Some(InvalidToken::Expired), "30 s of leeway are over at T0 + 10");
+    assert_eq!(with("exp", json!(T0 - 20)), Some(InvalidToken::Expired), "30 s of leeway end at T0 + 10");
     assert_eq!(with("exp", json!(T0 - 19)), None, "and not a second earlier");
     for exp in
         [json!(null), json!("1767225900"), json!(1e40), json!(-1), json!(u64::MAX), json!(true), json!([T0 + 300])]
@@ -268,7 +269,7 @@ fn dates_are_numbers_within_this_calendar() {
 }
 
 #[test]
-fn leeway_is_never_more_than_a_minute() {
+fn leeway_is_at_most_a_minute() {
     let audiences = [AUDIENCE.to_owned()];
     let rules = Rules {
         kind: TokenKind::Jwt,
@@ -285,7 +286,7 @@ fn leeway_is_never_more_than_a_minute() {
 }
 
 proptest::proptest! {
-    /// Whatever stands in a token, reading it ends, and without a signature it is not believed.
+/// Parsing any token ends, and no token without a signature is valid.
     #[test]
     fn hostile_tokens_never_panic(header in ".{0,80}", claims in ".{0,200}", signature in proptest::collection::vec(0_u8.., 0..80)) {
         let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
@@ -295,7 +296,7 @@ proptest::proptest! {
         }
     }
 
-    /// Claims of every shape under a good signature.
+/// Claims of any shape under a valid signature.
     #[test]
     fn hostile_claims_never_panic(name in "exp|nbf|iat|aud|iss|sub|azp|act", text in ".{0,40}", number in proptest::num::f64::ANY) {
         for value in [json!(text), json!(number), json!([text]), json!({ text.clone(): number }), Value::Null] {

@@ -1,8 +1,8 @@
-//! What works: subjects, actors, keys.
+//! Exchanges that succeed, with all subjects, actors and keys.
 use super::*;
 
 #[tokio::test]
-async fn the_agent_itself_by_every_flow_and_every_authentication() {
+async fn agent_obtains_a_token_with_every_flow_and_authentication() {
     let rig = Rig::start().await;
     for method in methods() {
         let name = method.ours.method();
@@ -17,12 +17,12 @@ async fn the_agent_itself_by_every_flow_and_every_authentication() {
             (Flow::IdJag { idp, server: at() }, Leg::IdJagRedeem),
         ];
         for (flow, leg) in flows {
-            // A public client has no credentials of its own (RFC 6749 §4.4).
+            // A public client cannot use client credentials (RFC 6749 §4.4).
             if (leg, name) == (Leg::ClientCredentials, "none") {
                 continue;
             }
             let asked = grant(flow);
-            let label = format!("{} with {name}", asked.flow.name());
+            let label = format!("{} with {name}", asked.flow.facts().name);
             let minted = rig.mint(&asked).await;
             let minted = minted.unwrap_or_else(|error| panic!("{label}: {error}; {} {}", why(&rig.idp), why(&rig.ras)));
             let claims = claims(&minted);
@@ -41,7 +41,7 @@ async fn the_agent_itself_by_every_flow_and_every_authentication() {
 }
 
 #[tokio::test]
-async fn alice_by_every_flow_and_every_authentication() {
+async fn user_obtains_a_token_with_every_flow_and_authentication() {
     let rig = Rig::start().await;
     rig.may_act(BOT);
     for method in methods() {
@@ -49,7 +49,7 @@ async fn alice_by_every_flow_and_every_authentication() {
         let (idp, server) = rig.servers(&method);
         let at = || Arc::clone(&server);
         let flows = [
-            // Who acts: we say so, the identity provider is told by a token, or nobody is named.
+            // The actor: we write it ourselves, a token names it to the server, or there is none.
             (Flow::SelfIssued { server: at(), grant: SelfIssuedGrant::TokenExchange }, None, true),
             (Flow::SelfIssued { server: at(), grant: SelfIssuedGrant::JwtBearer }, None, true),
             (Flow::IdJag { idp: Arc::clone(&idp), server: at() }, Some(ActorToken::JwtSvid), true),
@@ -58,7 +58,7 @@ async fn alice_by_every_flow_and_every_authentication() {
         ];
         for (flow, actor, acts) in flows {
             let asked = GrantSpec { actor, ..for_a_user(flow, &idp) };
-            let label = format!("{} with {name}", asked.flow.name());
+            let label = format!("{} with {name}", asked.flow.facts().name);
             let minted = rig.mint_for(&asked, rig.alice(&json!({}))).await;
             let minted = minted.unwrap_or_else(|error| panic!("{label}: {error}; {} {}", why(&rig.idp), why(&rig.ras)));
             let claims = claims(&minted);
@@ -73,7 +73,7 @@ async fn alice_by_every_flow_and_every_authentication() {
 }
 
 #[tokio::test]
-async fn every_kind_of_svid_signs_what_the_server_verifies() {
+async fn assertion_signed_with_any_kind_of_svid_is_accepted() {
     for kind in [KeyType::P256, KeyType::P384, KeyType::Rsa2048] {
         let rig = Rig::with_key(kind).await;
         let (_, server) = rig.servers(&method(ClientAuth::None, Authentication::None));
@@ -84,7 +84,7 @@ async fn every_kind_of_svid_signs_what_the_server_verifies() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_published_signs_what_the_server_verifies() {
+async fn assertion_signed_with_a_published_key_is_accepted() {
     let rig = Rig::start().await;
     let issuer = "https://agents.example.com/calendar";
     for algorithm in
@@ -104,9 +104,9 @@ async fn a_key_that_is_published_signs_what_the_server_verifies() {
     }
 }
 
-/// alice -> orchestrator -> worker.
+/// Alice delegates to the orchestrator, and the orchestrator to this worker.
 #[tokio::test]
-async fn a_chain_of_actors_is_carried_on() {
+async fn chain_of_actors_is_extended() {
     let rig = Rig::start().await;
     rig.may_act("spiffe://example.org/*");
     let (idp, server) = rig.servers(&spiffe_jwt());
@@ -126,9 +126,9 @@ async fn a_chain_of_actors_is_carried_on() {
     assert_eq!(rig.mint_for(&asked, around).await.expect_err("a loop").kind(), "actors");
 }
 
-/// The identity provider may sign otherwise than the rest.
+/// The identity provider may sign with another algorithm than the other parties.
 #[tokio::test]
-async fn users_tokens_are_verified_by_every_algorithm() {
+async fn user_token_is_verified_with_every_algorithm() {
     let rig = Rig::start().await;
     rig.may_act(BOT);
     for algorithm in [JwtAlgorithm::Es256, JwtAlgorithm::Rs256] {

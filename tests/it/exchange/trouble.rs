@@ -1,10 +1,10 @@
-//! What happens when servers refuse, rotate, fall silent or go.
+//! Exchanges with servers that refuse, rotate keys, fall silent or go down.
 use super::*;
 use idjag_proxy::dev::faults::{Fault, Gate};
 use idjag_proxy::issuer::Fault as Whose;
 
 #[tokio::test]
-async fn refusals_say_whose_they_are() {
+async fn refusal_names_who_is_at_fault() {
     let rig = Rig::start().await;
     let (idp, server) = rig.servers(&spiffe_jwt());
     let asked = for_a_user(Flow::TokenExchange { server: Arc::clone(&server) }, &idp);
@@ -32,11 +32,11 @@ async fn refusals_say_whose_they_are() {
     let arrivals = rig.ras.arrivals();
     let error = rig.mint_for(&asked, forged.expect("a token")).await.expect_err("not the identity provider's");
     assert_eq!((error.fault(), error.server()), (Whose::User, "idp"), "{error}");
-    assert_eq!(rig.ras.arrivals(), arrivals, "nothing of it was sent");
+    assert_eq!(rig.ras.arrivals(), arrivals, "nothing was sent");
 }
 
 #[tokio::test]
-async fn the_issuers_next_key_is_found() {
+async fn rotated_key_of_the_issuer_is_found() {
     let rig = Rig::start().await;
     rig.may_act(BOT);
     let (idp, server) = rig.servers(&spiffe_jwt());
@@ -47,7 +47,7 @@ async fn the_issuers_next_key_is_found() {
 }
 
 #[tokio::test]
-async fn an_id_jag_that_was_seen_before_is_minted_anew() {
+async fn id_jag_that_is_refused_as_replayed_is_replaced() {
     let rig = Rig::start().await;
     let (idp, server) = rig.servers(&spiffe_jwt());
     let asked = grant(Flow::IdJag { idp, server });
@@ -61,7 +61,7 @@ async fn an_id_jag_that_was_seen_before_is_minted_anew() {
 }
 
 #[tokio::test]
-async fn a_server_in_trouble_is_waited_for_by_its_own_word() {
+async fn retry_after_of_a_busy_server_is_honoured() {
     let rig = Rig::start().await;
     let (_, server) = rig.servers(&spiffe_jwt());
     let asked = grant(Flow::ClientCredentials { server: Arc::clone(&server) });
@@ -85,9 +85,9 @@ async fn a_server_in_trouble_is_waited_for_by_its_own_word() {
     rig.mint(&asked).await.expect("a token");
 }
 
-/// A pooled connection has been authenticated with the SVID of another hour.
+/// A pooled connection was authenticated with an earlier SVID.
 #[tokio::test]
-async fn a_rotated_svid_is_the_one_that_is_shown() {
+async fn rotated_svid_is_presented_on_a_new_connection() {
     let rig = Rig::start().await;
     let (_, server) = rig.servers(&method(ClientAuth::SpiffeX509, Authentication::SpiffeX509));
     let asked = grant(Flow::ClientCredentials { server });
@@ -103,9 +103,9 @@ async fn a_rotated_svid_is_the_one_that_is_shown() {
     assert_eq!(rig.ras.last_request().expect("a request").certificate_id.as_deref(), Some(BOT));
 }
 
-/// RFC 8705 §5: who authenticates by TLS goes where TLS asks for it.
+/// A client that authenticates by TLS uses the endpoint alias for it (RFC 8705 §5).
 #[tokio::test]
-async fn the_alias_for_mutual_tls_is_for_those_who_use_it() {
+async fn mtls_endpoint_alias_is_used_by_mtls_clients_alone() {
     let rig = Rig::start().await;
     let other = server(&rig.ca, &rig.domain, &rig.clock).await;
     rig.ras.patch_metadata(json!({"mtls_endpoint_aliases": {"token_endpoint": other.token_endpoint()}}));
@@ -118,7 +118,7 @@ async fn the_alias_for_mutual_tls_is_for_those_who_use_it() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_after_the_identity_has_gone() {
+async fn withdrawn_identity_sends_nothing() {
     let rig = Rig::start().await;
     let (idp, server) = rig.servers(&spiffe_jwt());
     let asked = grant(Flow::IdJag { idp, server });

@@ -37,12 +37,12 @@ async fn jwt_svid_is_renewed_at_half_life_and_used_until_expiry() {
     agent.refuse_jwt_svids(Some(Code::Unavailable));
     rig.clock.shift(160);
     for _ in 0..3 {
-        let kept = rig.identity.jwt_svid(AUDIENCE).await.expect("the old one is good");
+        let kept = rig.identity.jwt_svid(AUDIENCE).await.expect("the old one is usable");
         assert_eq!(kept.token.expose(), second.token.expose());
     }
-    assert_eq!(agent.calls().jwt_svid, 3, "a failed renewal is left alone for a while");
+    assert_eq!(agent.calls().jwt_svid, 3, "a failed renewal is not repeated for a while");
     rig.clock.shift(140);
-    assert_eq!(rig.identity.jwt_svid(AUDIENCE).await.expect_err("over").kind(), "unavailable");
+    assert_eq!(rig.identity.jwt_svid(AUDIENCE).await.expect_err("expired").kind(), "unavailable");
     agent.refuse_jwt_svids(None);
     rig.identity.jwt_svid(AUDIENCE).await.expect("a new one");
 }
@@ -58,7 +58,7 @@ async fn silent_agent_delays_a_caller_until_the_deadline() {
     assert!(all.iter().all(|one| matches!(one, Err(JwtSvidError::TimedOut(_)))), "{all:?}");
     assert_eq!(agent.calls().jwt_svid, calls + 1, "every waiter shared the one failure");
     rig.clock.shift(160);
-    let kept = rig.identity.jwt_svid(AUDIENCE).await.expect("the cached one is good");
+    let kept = rig.identity.jwt_svid(AUDIENCE).await.expect("the cached one is usable");
     assert_eq!(kept.token.expose(), first.token.expose());
 }
 
