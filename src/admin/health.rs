@@ -95,7 +95,7 @@ impl Health {
     pub fn ready(&self) -> Probe {
         let mut waiting_for: Vec<String> = self.identity_missing().into_iter().collect();
         if self.is_draining() {
-            waiting_for.push("nothing: it is shutting down".to_owned());
+            waiting_for.push("the shutdown to finish".to_owned());
         }
         let table = self.0.shared.table();
         let missing =

@@ -272,7 +272,7 @@ async fn drain_finishes_requests_and_accepts_until_the_agent_is_gone() {
         within(gate.reached_by(1), "the request in flight").await;
         proxy.drain();
         until(async || proxy.probe("/readyz").await.status == 503, "not ready").await;
-        assert!(proxy.probe("/readyz").await.text().contains("shutting down"));
+        assert!(proxy.probe("/readyz").await.text().contains("the shutdown to finish"));
         assert_eq!(proxy.probe("/livez").await.status, 200);
         for _ in 0..3 {
             assert_eq!(proxy.get("http://api.test/new").await.status, 200, "a new connection of the agent's");

@@ -17,9 +17,9 @@ const STALE: Duration = Duration::from_secs(600);
 
 /// The state that the probes check. Clones share it.
 #[derive(Clone)]
-pub(super) struct Health(Arc<Shared>);
+pub(super) struct Health(Arc<ProbeState>);
 
-struct Shared {
+struct ProbeState {
     draining: AtomicBool,
     rotation: Mutex<RotationReport>,
 }
@@ -38,7 +38,7 @@ impl Health {
     pub(super) fn new() -> Self {
         let now = Instant::now();
         let waiting_for = Some("a first look at the cluster".to_owned());
-        Self(Arc::new(Shared {
+        Self(Arc::new(ProbeState {
             draining: AtomicBool::new(false),
             rotation: Mutex::new(RotationReport { last_round: now, last_observation: now, waiting_for, problem: None }),
         }))
@@ -88,7 +88,7 @@ impl Health {
     /// Returns the result of `/readyz`.
     pub(super) fn ready(&self) -> Probe {
         if self.0.draining.load(Ordering::Relaxed) {
-            return Probe { waiting_for: vec!["nothing: it is shutting down".to_owned()] };
+            return Probe { waiting_for: vec!["the shutdown to finish".to_owned()] };
         }
         let report = self.report();
         let age = report.last_observation.elapsed();
@@ -122,7 +122,7 @@ mod tests {
         health.observed(None);
         assert!(health.ready().is_ok());
         health.drain();
-        assert_eq!(health.ready().waiting_for, ["nothing: it is shutting down"]);
+        assert_eq!(health.ready().waiting_for, ["the shutdown to finish"]);
     }
 
     #[tokio::test(start_paused = true)]

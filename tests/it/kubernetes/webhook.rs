@@ -280,7 +280,7 @@ async fn second_replica_takes_the_lease_over_when_the_first_stops() {
     assert_eq!(api.object(&lease())["spec"]["holderIdentity"], "b");
     assert_eq!(api.object(&lease())["spec"]["leaseTransitions"], 2);
     // The replica that stops answers for a while longer and then ends cleanly.
-    assert_eq!(first.probe("/readyz").await.text(), "waiting for nothing: it is shutting down\n");
+    assert_eq!(first.probe("/readyz").await.text(), "waiting for the shutdown to finish\n");
     assert_eq!(ask(&api, &first, &review("agents", &pod())).await["allowed"], true);
     let closes = async |replica: &Replica| {
         let reply = send(&api, replica.webhook, post(review("agents", &pod()).to_string())).await.expect("an answer");
