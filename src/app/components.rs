@@ -68,7 +68,7 @@ impl Components {
         let token_metrics = token::Metrics::new(&registrar, servers())?;
         let (tokens, owner) =
             Tokens::new(exchanger, identity.clone(), clock.clone(), token_metrics.clone(), token_settings(config));
-        let proxy_metrics = proxy::Metrics::new(registrar.registry())?;
+        let proxy_metrics = proxy::Metrics::new(&registrar)?;
         let tables = Tables { clock: &clock, identity: identity.as_ref(), tokens: &tokens, metrics: &proxy_metrics };
         let descriptors = descriptor_limit().map(quota::Descriptors::of);
         let limits = quota::limits(&config.process.limits, descriptors);

@@ -145,7 +145,6 @@ impl Reload {
         let (registrar, config) = (&self.components.registrar, &self.current.config);
         let routes: HashSet<&str> = config.policy.routes().iter().map(|route| &*route.name).collect();
         for route in previous.policy.routes().iter().filter(|route| !routes.contains(&*route.name)) {
-            self.components.proxy_metrics.forget(&route.name);
             registrar.remove_series(&[("route", &*route.name)]);
         }
         let issuers = |config: &Config| -> HashSet<(Arc<str>, String)> {
@@ -153,7 +152,6 @@ impl Reload {
             config.policy.routes().iter().filter_map(issuer).collect()
         };
         for (route, issuer) in issuers(previous).difference(&issuers(config)) {
-            self.components.proxy_metrics.forget_expiry(route, issuer);
             registrar.remove_series(&[("route", &**route), ("server", &**issuer)]);
         }
         let servers: HashSet<&str> = config.servers.iter().map(|server| server.name.as_str()).collect();

@@ -1,9 +1,8 @@
 //! The metrics of the data plane. A route's series are looked up once, when the table of routes is built.
 use super::error::Reason;
 use super::traffic::Traffic;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use crate::telemetry::Registrar;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use std::sync::Arc;
 
 /// The metrics of all workers together.
@@ -60,45 +59,29 @@ pub(super) struct RouteMetrics {
     pub(super) expiry: Option<IntGauge>,
 }
 
+/// Bounds of the buckets of durations, in seconds.
+const DURATIONS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 const CLASSES: [&str; 6] = ["2xx", "3xx", "4xx", "5xx", "refused", "aborted"];
 
 impl Metrics {
     /// Registers the metrics of the data plane.
-    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let counter = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
-            let counter = IntCounterVec::new(Opts::new(format!("idjag_proxy_{name}"), help), labels)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok(counter)
-        };
-        let gauge = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntGaugeVec> {
-            let gauge = IntGaugeVec::new(Opts::new(format!("idjag_proxy_{name}"), help), labels)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let durations = HistogramVec::new(
-            HistogramOpts::new("idjag_proxy_request_duration_seconds", "From a request's head to its response's head.")
-                .buckets(vec![
-                    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-                ]),
-            &["route"],
-        )?;
-        registry.register(Box::new(durations.clone()))?;
-        let requests = counter("requests_total", "Requests by route and how they ended.", &["route", "class"])?;
-        let refused = counter("refused_total", "Requests that this proxy answered itself, by reason.", &["reason"])?;
-        let unread = IntCounter::new(
-            "idjag_proxy_unread_answers_total",
-            "Answers that were given up: the agent took nothing of them for the route's idle timeout.",
-        )?;
-        registry.register(Box::new(unread.clone()))?;
-        let injected = counter("injected_total", "Requests that left with a credential.", &["route", "kind"])?;
-        let replays = counter("token_replays_total", "Upstream 401s by what followed.", &["route", "outcome"])?;
-        let expiry = gauge(
-            "token_expiry_timestamp_seconds",
-            "When the latest token of a route's own grant ends, or has ended; 0 where there is none.",
-            &["route", "server"],
-        )?;
-        let upstream = gauge("upstream_connections", "Connections to upstreams.", &["state"])?;
-        let downstream = gauge("downstream_connections", "Connections that agents hold.", &["state"])?;
+    pub fn new(registrar: &Registrar) -> prometheus::Result<Self> {
+        let duration_help = "From a request's head to its response's head.";
+        let durations = registrar.histograms("request_duration_seconds", duration_help, &["route"], &DURATIONS)?;
+        let requests = "Requests by route and how they ended.";
+        let requests = registrar.counters("requests_total", requests, &["route", "class"])?;
+        let refused = "Requests that this proxy answered itself, by reason.";
+        let refused = registrar.counters("refused_total", refused, &["reason"])?;
+        let unread = "Answers that were abandoned: the agent read nothing of them for the route's idle timeout.";
+        let unread = registrar.counter("unread_answers_total", unread)?;
+        let injected = "Requests that left with a credential.";
+        let injected = registrar.counters("injected_total", injected, &["route", "kind"])?;
+        let replays = "Upstream 401s by what followed.";
+        let replays = registrar.counters("token_replays_total", replays, &["route", "outcome"])?;
+        let expiry = "When the latest token of a route's own grant expires or has expired; 0 if there is none.";
+        let expiry = registrar.gauges("token_expiry_timestamp_seconds", expiry, &["route", "server"])?;
+        let upstream = registrar.gauges("upstream_connections", "Connections to upstreams.", &["state"])?;
+        let downstream = registrar.gauges("downstream_connections", "Connections that agents hold.", &["state"])?;
         let refused = Reason::ALL.iter().map(|reason| refused.with_label_values(&[reason.as_str()])).collect();
         let families = Families { requests, durations, injected, replays, expiry };
         Ok(Self {
@@ -115,7 +98,7 @@ impl Metrics {
         })
     }
 
-    /// The series of one route, which are all present from now on. `issuer` is the server whose token the route's requests carry, if
+    /// The series of one route, which are all present from now on; [`Registrar::remove_series`] removes them. `issuer` is the server whose token the route's requests carry, if
     /// that token is the workload's own.
     pub(super) fn route(&self, name: &str, issuer: Option<&str>) -> RouteMetrics {
         self.families.route(name, issuer)
@@ -137,29 +120,6 @@ impl Metrics {
 
     pub(super) fn refused(&self, reason: Reason) {
         self.refused[reason as usize].inc();
-    }
-}
-
-impl Metrics {
-    /// Removes the series of a route that a reload has removed.
-    pub fn forget(&self, route: &str) {
-        let Families { requests, durations, injected, replays, expiry: _ } = &self.families;
-        // An error means that there is no such series.
-        for class in CLASSES {
-            let _ = requests.remove_label_values(&[route, class]);
-        }
-        for kind in ["bearer", "legacy_secret"] {
-            let _ = injected.remove_label_values(&[route, kind]);
-        }
-        for outcome in ["replayed", "not_replayed"] {
-            let _ = replays.remove_label_values(&[route, outcome]);
-        }
-        let _ = durations.remove_label_values(&[route]);
-    }
-
-    /// Removes the expiry of a route's token after a reload has removed the token or moved it to another server.
-    pub fn forget_expiry(&self, route: &str, issuer: &str) {
-        let _ = self.families.expiry.remove_label_values(&[route, issuer]);
     }
 }
 

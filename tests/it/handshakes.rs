@@ -39,7 +39,7 @@ impl Worker {
         let source = Source { path, environment: Arc::new(|_: &str| None), overrides: Overrides::default() };
         let config = source.load().unwrap_or_else(|problems| panic!("{problems}")).config;
         let (registrar, clock) = (Registrar::default(), &world.clock);
-        let metrics = proxy::Metrics::new(registrar.registry()).expect("registered");
+        let metrics = proxy::Metrics::new(&registrar).expect("registered");
         let exchanges = exchange::Metrics::new(&registrar, std::iter::empty()).expect("registered");
         let exchanger = Exchanger::new(None, clock.clone(), exchanges);
         let counts = token::Metrics::new(&registrar, std::iter::empty()).expect("registered");
