@@ -1,11 +1,12 @@
 //! Resolves names by the system's resolver, which blocks a thread for as long as it likes.
+use crate::single_flight::{Leader, Role, SingleFlight};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Look-ups that one worker runs at once, each in a thread. This many may hang, because the servers of their zone do not answer,
 /// before others have to wait; nothing else of a worker needs such a thread.
@@ -19,7 +20,7 @@ pub(crate) struct Resolver {
     lookup: Arc<Lookup>,
     threads: Arc<Semaphore>,
     /// Callers that want the same name share one look-up, so that a name that hangs takes one thread and not all.
-    in_flight: RefCell<HashMap<Box<str>, watch::Receiver<Option<Addresses>>>>,
+    in_flight: RefCell<HashMap<Box<str>, SingleFlight<Addresses>>>,
 }
 
 impl Resolver {
@@ -35,37 +36,40 @@ impl Resolver {
 
     /// The addresses of a name. A caller that gives up leaves nothing behind but a look-up that has begun.
     pub(super) async fn look_up(self: &Rc<Self>, name: &str) -> Addresses {
-        if let Some(answer) = self.in_flight(name) {
-            return received(answer).await;
+        loop {
+            let follower = self.in_flight.borrow().get(name).and_then(SingleFlight::follow);
+            let follower = match follower {
+                Some(follower) => follower,
+                None => {
+                    let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(stopped)?;
+                    // Another caller may have begun the look-up in the meantime.
+                    let role = self.in_flight.borrow_mut().entry(name.into()).or_default().join();
+                    match role {
+                        Role::Follower(follower) => follower,
+                        Role::Leader(leader) => {
+                            let follower = leader.follower();
+                            self.begin(name, leader, thread);
+                            follower
+                        }
+                    }
+                }
+            };
+            if let Some(addresses) = follower.result().await {
+                return addresses;
+            }
         }
-        let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(stopped)?;
-        // Another caller may have begun it in the meantime.
-        let answer = self.in_flight(name).unwrap_or_else(|| self.begin(name, thread));
-        received(answer).await
     }
 
-    fn in_flight(&self, name: &str) -> Option<watch::Receiver<Option<Addresses>>> {
-        self.in_flight.borrow().get(name).cloned()
-    }
-
-    fn begin(self: &Rc<Self>, name: &str, thread: OwnedSemaphorePermit) -> watch::Receiver<Option<Addresses>> {
-        let (sender, answer) = watch::channel(None);
-        self.in_flight.borrow_mut().insert(name.into(), answer.clone());
+    fn begin(self: &Rc<Self>, name: &str, leader: Leader<Addresses>, thread: OwnedSemaphorePermit) {
         let (resolver, name) = (Rc::clone(self), name.to_owned());
         tokio::task::spawn_local(async move {
             let (lookup, requested) = (Arc::clone(&resolver.lookup), name.clone());
             let addresses = tokio::task::spawn_blocking(move || lookup(&requested)).await;
             drop(thread);
             resolver.in_flight.borrow_mut().remove(name.as_str());
-            sender.send_replace(Some(addresses.map_err(stopped).and_then(|found| found.map_err(Arc::new))));
+            leader.finish(addresses.map_err(stopped).and_then(|found| found.map_err(Arc::new)));
         });
-        answer
     }
-}
-
-async fn received(mut answer: watch::Receiver<Option<Addresses>>) -> Addresses {
-    let answer = answer.wait_for(Option::is_some).await.map_err(stopped)?;
-    answer.clone().unwrap_or_else(|| Ok(Vec::new()))
 }
 
 /// The worker is stopping.
