@@ -6,10 +6,7 @@ use idjag_proxy::clock::{Clock, Timestamp};
 use idjag_proxy::exchange::{AssertionSettings, ExchangeError, Flow, Grant, GrantSpec, Minted, Subject};
 use idjag_proxy::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
 use idjag_proxy::jose::SigningKey;
-use idjag_proxy::policy::{
-    CredentialRule, HostPattern, Limits, Match, PathPattern, Policy, Route, Scheme, Target, Timeouts, Unmatched,
-    Upstream,
-};
+use idjag_proxy::policy::{CredentialRule, HostPattern, Match, PathPattern, Policy, Route, Scheme, Target, Unmatched};
 use idjag_proxy::proxy::{AgentCredentials, strip_request};
 use idjag_proxy::secret::Secret;
 use idjag_proxy::tasks::Stop;
@@ -109,22 +106,11 @@ fn header_rewrite(bencher: Bencher<'_, '_>) {
 }
 
 fn route(host: &str, path: &str) -> Route {
-    Route {
-        name: format!("{host}{path}").into(),
-        matcher: Match {
-            host: HostPattern::parse(host).expect("a host"),
-            port: None,
-            path: PathPattern::parse(path).expect("a path"),
-            methods: Vec::new(),
-            headers: Vec::new(),
-        },
-        alias: None,
-        credential: CredentialRule::None { keep_credentials: false },
-        upstream: Upstream { origin: None, tls: None },
-        timeouts: Timeouts::default(),
-        limits: Limits::default(),
-        replay_max_body: None,
-    }
+    let matcher = Match {
+        path: PathPattern::parse(path).expect("a path"),
+        ..Match::host(HostPattern::parse(host).expect("a host"))
+    };
+    Route::new(&format!("{host}{path}"), matcher, CredentialRule::None { keep_credentials: false }, None)
 }
 
 fn grant() -> Arc<Grant> {

@@ -85,10 +85,6 @@ pub struct TokenStatus {
 impl RouteStatus {
     /// Describes `route`, with the token that `slot` holds at `now`.
     pub fn new(route: &Route, slot: Option<&Arc<Slot>>, now: Timestamp) -> Self {
-        let matcher = &route.matcher;
-        let port = matcher.port.map_or_else(String::new, |port| format!(":{port}"));
-        let methods: Vec<&str> = matcher.methods.iter().map(http::Method::as_str).collect();
-        let methods = if methods.is_empty() { String::new() } else { format!("{} ", methods.join(",")) };
         let (credential, notes) = match &route.credential {
             CredentialRule::Token(rule) => {
                 let whose = match &rule.source {
@@ -112,7 +108,6 @@ impl RouteStatus {
             usable: token.is_usable(now),
             scopes: token.scopes().to_vec(),
         });
-        let matches = format!("{methods}{}{port}{}", matcher.host, matcher.path);
-        Self { name: route.name.to_string(), matches, credential, notes, token }
+        Self { name: route.name.to_string(), matches: route.matcher.to_string(), credential, notes, token }
     }
 }

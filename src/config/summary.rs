@@ -5,7 +5,7 @@ use crate::identity::IdentitySource;
 use crate::issuer::AuthorizationServer;
 use crate::jose::TokenKind;
 use crate::policy::{
-    CredentialRule, HostPattern, Origin, PathPattern, Route, Scheme, TokenRule, TokenSource, Unmatched, Upstream,
+    CredentialRule, HostPattern, Origin, Route, Scheme, TokenRule, TokenSource, Unmatched, Upstream,
 };
 use crate::tls::{Present, ServerTrust};
 
@@ -44,7 +44,7 @@ fn sentence(route: &Route) -> String {
             route.matcher.host
         );
     }
-    let what = what(route);
+    let what = format!("Requests that match `{}` go", route.matcher);
     let place = place(&route.upstream, route);
     match &route.credential {
         CredentialRule::Token(rule) => format!("{what} {place}, {}", authority(rule)),
@@ -56,19 +56,6 @@ fn sentence(route: &Route) -> String {
         }
         CredentialRule::None { keep_credentials: true } => format!("{what} {place}, with the agent's own credentials."),
     }
-}
-
-/// Describes the requests, such as "GET and HEAD to api.example.com/v1/** go".
-fn what(route: &Route) -> String {
-    let matcher = &route.matcher;
-    let methods: Vec<String> = matcher.methods.iter().map(ToString::to_string).collect();
-    let methods = if methods.is_empty() { "Any request".to_owned() } else { join(&methods) };
-    let port = matcher.port.map(|port| format!(":{port}")).unwrap_or_default();
-    let path = if matcher.path == PathPattern::any() { String::new() } else { matcher.path.to_string() };
-    let headers: Vec<String> = matcher.headers.iter().map(|(name, _)| format!("`{name}`")).collect();
-    let headers = if headers.is_empty() { String::new() } else { format!(" with the required {}", join(&headers)) };
-    let verb = if matcher.methods.is_empty() || matcher.methods.len() == 1 { "goes" } else { "go" };
-    format!("{methods} to {}{port}{path}{headers} {verb}", matcher.host)
 }
 
 /// Describes the destination, such as `to https://reports.svc:8443 over mutual TLS (it must be
@@ -178,11 +165,11 @@ mod tests {
         let expected = "The agent connects to 127.0.0.1:17080 and [::1]:17080. Its identity comes from the Workload API at unix:///run/spire/agent.sock.
 
 calendar-read
-  GET and HEAD to api.calendar.example/v1/** go there over https, in the name of the user whose ID token of `corp` is in the header `x-user-token`, with the agent as the actor, with the scope `calendar:read`.
+  Requests that match `GET,HEAD api.calendar.example/v1/**` go there over https, in the name of the user whose ID token of `corp` is in the header `x-user-token`, with the agent as the actor, with the scope `calendar:read`.
   The token comes from `calendar` (https://as.calendar.example, private_key_jwt), in return for an ID-JAG that `corp` (https://idp.corp.example, spiffe_jwt) issues.
 
 calendar-write
-  POST, PUT and DELETE to api.calendar.example/v1/** go there over https, in the name of the user whose ID token of `corp` is in the header `x-user-token`, with the agent as the actor, with the scopes `calendar:read` and `calendar:write`.
+  Requests that match `POST,PUT,DELETE api.calendar.example/v1/**` go there over https, in the name of the user whose ID token of `corp` is in the header `x-user-token`, with the agent as the actor, with the scopes `calendar:read` and `calendar:write`.
   The token comes from `calendar` (https://as.calendar.example, private_key_jwt), in return for an ID-JAG that `corp` (https://idp.corp.example, spiffe_jwt) issues.
 
 Everything else is refused.

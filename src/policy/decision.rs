@@ -174,26 +174,16 @@ fn conflicts(routes: &[Route]) -> Vec<Conflict> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Limits, Match, PathPattern, Timeouts, Upstream};
+    use super::super::{Match, PathPattern};
     use super::*;
 
     fn route(name: &str, host: &str, path: &str, methods: &[Method]) -> Route {
-        Route {
-            name: name.into(),
-            matcher: Match {
-                host: HostPattern::parse(host).expect("host"),
-                port: None,
-                path: PathPattern::parse(path).expect("path"),
-                methods: methods.to_vec(),
-                headers: Vec::new(),
-            },
-            alias: None,
-            credential: CredentialRule::None { keep_credentials: false },
-            upstream: Upstream { origin: None, tls: None },
-            timeouts: Timeouts::default(),
-            limits: Limits::default(),
-            replay_max_body: None,
-        }
+        let matcher = Match {
+            path: PathPattern::parse(path).expect("path"),
+            methods: methods.to_vec(),
+            ..Match::host(HostPattern::parse(host).expect("host"))
+        };
+        Route::new(name, matcher, CredentialRule::None { keep_credentials: false }, None)
     }
 
     fn at<'r>(host: &'r str, port: u16) -> Target<'r> {

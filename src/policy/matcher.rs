@@ -109,6 +109,11 @@ struct HostRank {
 }
 
 impl Match {
+    /// Every request to `host`, on the default port of the scheme that the agent uses.
+    pub fn host(host: HostPattern) -> Self {
+        Self { host, port: None, path: PathPattern::any(), methods: Vec::new(), headers: Vec::new() }
+    }
+
     pub(super) fn rank(&self) -> Rank {
         Rank {
             host: self.host.rank(),
@@ -145,9 +150,46 @@ impl Match {
     }
 }
 
+/// `GET,HEAD api.example.com:8443/v1/** with x-tenant`. The values of headers are left out, because
+/// they may be secret.
+impl std::fmt::Display for Match {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut separator = "";
+        for method in &self.methods {
+            write!(f, "{separator}{method}")?;
+            separator = ",";
+        }
+        if !self.methods.is_empty() {
+            f.write_str(" ")?;
+        }
+        write!(f, "{}", self.host)?;
+        if let Some(port) = self.port {
+            write!(f, ":{port}")?;
+        }
+        write!(f, "{}", self.path)?;
+        let mut separator = " with ";
+        for (name, _) in &self.headers {
+            write!(f, "{separator}{name}")?;
+            separator = ",";
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn match_is_displayed_without_the_values_of_headers() {
+        let mut matcher = Match::host(HostPattern::parse("*.example.com").expect("a host"));
+        assert_eq!(matcher.to_string(), "*.example.com/**");
+        matcher.port = Some(8443);
+        matcher.path = PathPattern::parse("/v1/*").expect("a path");
+        matcher.methods = vec![Method::GET, Method::HEAD];
+        matcher.headers.push((HeaderName::from_static("x-tenant"), HeaderValue::from_static("acme")));
+        assert_eq!(matcher.to_string(), "GET,HEAD *.example.com:8443/v1/* with x-tenant");
+    }
 
     #[test]
     fn host_pattern_matches_whole_labels() {

@@ -77,6 +77,21 @@ pub enum TokenSource {
 }
 
 impl Route {
+    /// A route with this name, match and credential, and the defaults of the configuration. Its
+    /// requests go to their own host over `https`, which `tls` describes.
+    pub fn new(name: &str, matcher: Match, credential: CredentialRule, tls: Option<ClientTls>) -> Self {
+        Self {
+            name: name.into(),
+            matcher,
+            alias: None,
+            credential,
+            upstream: Upstream { origin: None, tls },
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            replay_max_body: None,
+        }
+    }
+
     /// The name of the server that issues the workload's own token, if the route uses one.
     pub fn own_issuer(&self) -> Option<&str> {
         match &self.credential {
