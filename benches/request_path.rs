@@ -66,7 +66,7 @@ fn cache_hit(bencher: Bencher<'_, '_>) {
     let mut headers = HeaderMap::new();
     bencher.bench_local(|| {
         let token = tokens.ready(black_box(&slot), tokens.now()).expect("held");
-        headers.insert(http::header::AUTHORIZATION, token.authorization().clone());
+        headers.insert(http::header::AUTHORIZATION, token.field_value("Bearer ").expect("a value").clone());
     });
 }
 

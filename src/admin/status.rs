@@ -1,6 +1,6 @@
 //! The status of a running proxy, for people and for `idjag-proxy status`. It contains no secret.
 use crate::clock::Timestamp;
-use crate::policy::{CredentialRule, Route, TokenSource};
+use crate::policy::{CredentialRule, Placement, Route, TokenSource};
 use crate::token::Slot;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -92,10 +92,16 @@ impl RouteStatus {
                     TokenSource::Header(name) => format!("the user in `{name}`"),
                     TokenSource::File(path) => format!("the user in {}", path.display()),
                 };
-                (format!("token of `{}` for {whose}", rule.grant.server().name), Vec::new())
+                let server = &rule.grant.server().name;
+                let placed = if rule.placement == Placement::default() {
+                    String::new()
+                } else {
+                    format!(", sent as `{}`", rule.placement)
+                };
+                (format!("token of `{server}` for {whose}{placed}"), Vec::new())
             }
-            CredentialRule::LegacySecret { header, .. } => {
-                (format!("static key in `{header}`"), vec!["a static key is an anti-pattern".to_owned()])
+            CredentialRule::LegacySecret { placement, .. } => {
+                (format!("static key in `{}`", placement.header()), vec!["a static key is an anti-pattern".to_owned()])
             }
             CredentialRule::Tunnel => ("opaque TLS".to_owned(), Vec::new()),
             CredentialRule::None { keep_credentials: true } => {

@@ -5,7 +5,7 @@ use crate::identity::IdentitySource;
 use crate::issuer::AuthorizationServer;
 use crate::jose::TokenKind;
 use crate::policy::{
-    CredentialRule, HostPattern, Origin, Route, Scheme, TokenRule, TokenSource, Unmatched, Upstream,
+    CredentialRule, HostPattern, Origin, Placement, Route, Scheme, TokenRule, TokenSource, Unmatched, Upstream,
 };
 use crate::tls::{Present, ServerTrust};
 
@@ -48,8 +48,8 @@ fn sentence(route: &Route) -> String {
     let place = place(&route.upstream, route);
     match &route.credential {
         CredentialRule::Token(rule) => format!("{what} {place}, {}", authority(rule)),
-        CredentialRule::LegacySecret { header, .. } => {
-            format!("{what} {place}, with a static key in `{header}`: an anti-pattern.")
+        CredentialRule::LegacySecret { placement, .. } => {
+            format!("{what} {place}, with a static key in `{}`: an anti-pattern.", placement.header())
         }
         CredentialRule::Tunnel | CredentialRule::None { keep_credentials: false } => {
             format!("{what} {place}, without a credential.")
@@ -104,7 +104,12 @@ fn authority(rule: &TokenRule) -> String {
         }
     };
     let eager = if rule.eager { " Readiness waits for it." } else { "" };
-    format!("{name}, {}.\n  {}{eager}", scopes(grant), obtained(grant))
+    let placed = if rule.placement == Placement::default() {
+        String::new()
+    } else {
+        format!(" Requests carry it as `{}`.", rule.placement)
+    };
+    format!("{name}, {}.\n  {}{placed}{eager}", scopes(grant), obtained(grant))
 }
 
 fn scopes(grant: &Grant) -> String {

@@ -2,12 +2,16 @@
 //! function of the routes and the head of the request.
 mod decision;
 mod error;
+mod fields;
 mod matcher;
 mod path;
+mod placement;
 mod route;
 
 pub use decision::{Conflict, Decision, Policy, Target, Unmatched};
 pub use error::PatternError;
+pub use fields::{any_spelling, is_credential, is_forwarding, is_hop_by_hop, is_structural};
 pub use matcher::{HostPattern, Match};
 pub use path::{PathAmbiguity, PathPattern, ambiguity, normalized};
+pub use placement::{Placement, PlacementError};
 pub use route::{CredentialRule, Limits, Origin, Route, Scheme, Timeouts, TokenRule, TokenSource, Upstream};

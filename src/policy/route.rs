@@ -1,5 +1,6 @@
 //! A route: which requests it matches, which credential they carry, and where they go.
 use super::matcher::Match;
+use super::placement::Placement;
 use crate::exchange::Grant;
 use crate::secret::Secret;
 use crate::tls::ClientTls;
@@ -38,7 +39,7 @@ pub enum CredentialRule {
     /// A static key, for services that accept nothing better.
     LegacySecret {
         /// The header that carries the key.
-        header: HeaderName,
+        placement: Placement,
         /// The value of the header, marked as sensitive.
         value: HeaderValue,
     },
@@ -63,6 +64,8 @@ pub struct TokenRule {
     pub file_token: Option<Secret>,
     /// Whether readiness waits for this token.
     pub eager: bool,
+    /// Where the access token goes on a request.
+    pub placement: Placement,
 }
 
 /// The source of the subject's token.

@@ -1,4 +1,5 @@
-//! Which header fields pass, in both directions, and where a credential goes.
+//! Which header fields pass, in both directions.
+use crate::policy::{any_spelling, is_credential, is_forwarding, is_hop_by_hop};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// What happens to the credentials that the agent itself sends.
@@ -10,33 +11,34 @@ pub enum AgentCredentials {
     Forward,
 }
 
-/// Removes from a request what must not be forwarded: hop-by-hop fields (RFC 9110 §7.6.1), the fields that `Connection`
-/// nominates, fields that only we may assert, and those in `reserved`: the headers that carry users' tokens, and the route's own
-/// credential. It runs before anything of ours is placed, so that a nomination cannot strip a credential (HP-3).
+/// Removes from a request what must not be forwarded: hop-by-hop fields, the fields that `Connection` nominates (RFC 9110 §7.6.1),
+/// fields that only a proxy may assert, and those in `reserved`, which carry users' tokens and the proxy's own credentials. It runs
+/// before the proxy adds anything, so that a nomination cannot remove a credential.
 pub fn strip_request(headers: &mut HeaderMap, agent: AgentCredentials, reserved: &[HeaderName]) {
     remove_nominated(headers);
-    let doomed = |name: &HeaderName| {
+    let is_removed = |name: &HeaderName| {
         is_hop_by_hop(name)
             || is_forwarding(name)
             || is_reserved(name, reserved)
-            || (agent == AgentCredentials::Strip && speaks_for_somebody(name))
+            || (agent == AgentCredentials::Strip && is_credential(name))
     };
-    remove(headers, doomed);
+    remove(headers, is_removed);
 }
 
-/// Removes from a response what concerns one hop alone.
+/// Removes from a response what concerns one hop alone (RFC 9110 §7.6.1).
 pub(super) fn strip_response(headers: &mut HeaderMap) {
     remove_nominated(headers);
     remove(headers, is_hop_by_hop);
 }
 
-/// RFC 9110 §6.5.1: fields that frame, route, or authenticate have no business in a trailer.
+/// Removes from trailers the fields that frame, route or authenticate a message, which no trailer may carry (RFC 9110 §6.5.1), and those
+/// in `reserved`.
 pub(super) fn strip_trailers(mut trailers: HeaderMap, reserved: &[HeaderName]) -> HeaderMap {
-    let doomed = |name: &HeaderName| {
+    let is_removed = |name: &HeaderName| {
         is_hop_by_hop(name)
             || is_forwarding(name)
             || is_reserved(name, reserved)
-            || speaks_for_somebody(name)
+            || is_credential(name)
             || any_spelling(name.as_str(), |name| {
                 matches!(
                     name,
@@ -62,11 +64,11 @@ pub(super) fn strip_trailers(mut trailers: HeaderMap, reserved: &[HeaderName]) -
                 )
             })
     };
-    remove(&mut trailers, doomed);
+    remove(&mut trailers, is_removed);
     trailers
 }
 
-/// Adds ourselves to `Via` (RFC 9110 §7.6.3): the version received, and a pseudonym that reveals nothing.
+/// Adds this proxy to `Via` (RFC 9110 §7.6.3): the version received, and a pseudonym that reveals nothing.
 pub(super) fn append_via(headers: &mut HeaderMap, own: &HeaderValue) {
     headers.append(header::VIA, own.clone());
 }
@@ -77,8 +79,8 @@ pub(super) fn has_passed(headers: &HeaderMap, pseudonym: &str) -> bool {
     values.any(|value| value.split(',').any(|hop| hop.split_whitespace().nth(1) == Some(pseudonym)))
 }
 
-/// Whether an OPTIONS may go on (RFC 9110 §7.6.2): each recipient takes one off `Max-Forwards` and the last one answers. `None` where
-/// the field is no number.
+/// Whether an OPTIONS may be forwarded: each recipient decrements `Max-Forwards`, and the last one answers (RFC 9110 §7.6.2). `None` if
+/// the field is not a single number.
 pub(super) fn count_forward(headers: &mut HeaderMap) -> Option<bool> {
     let mut values = headers.get_all(header::MAX_FORWARDS).iter();
     let Some(value) = values.next() else { return Some(true) };
@@ -87,7 +89,7 @@ pub(super) fn count_forward(headers: &mut HeaderMap) -> Option<bool> {
     if values.next().is_some() {
         return None;
     }
-    // A larger number may become the largest that is known here.
+    // A number that is too large counts as the largest one.
     let left = digits.parse().unwrap_or(u32::MAX).checked_sub(1);
     if let Some(left) = left {
         headers.insert(header::MAX_FORWARDS, HeaderValue::from(left));
@@ -95,7 +97,7 @@ pub(super) fn count_forward(headers: &mut HeaderMap) -> Option<bool> {
     Some(left.is_some())
 }
 
-/// Whether a request asks for an upgrade: its `Connection` says so and names what to.
+/// The protocol that a request asks to upgrade to. Its `Connection` must list `upgrade` (RFC 9110 §7.8).
 pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let asked = headers.get(header::UPGRADE)?;
     tokens(headers, header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")).then(|| asked.clone())
@@ -106,7 +108,7 @@ pub(super) fn accepts_trailers(headers: &HeaderMap) -> bool {
     tokens(headers, header::TE).any(|token| token.eq_ignore_ascii_case("trailers"))
 }
 
-/// Whether a request speaks gRPC, and wants its errors that way.
+/// Whether a request speaks gRPC, and expects errors in its format.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
@@ -127,77 +129,18 @@ fn remove_nominated(headers: &mut HeaderMap) {
     }
 }
 
-fn remove(headers: &mut HeaderMap, doomed: impl Fn(&HeaderName) -> bool) {
-    let names: Vec<HeaderName> = headers.keys().filter(|name| doomed(name)).cloned().collect();
+fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| is_removed(name)).cloned().collect();
     for name in names {
         headers.remove(name);
     }
 }
 
-/// RFC 9110 §7.6.1 and HP-2: fields of one hop, whether or not `Connection` names them. `Trailer` stays: trailers are forwarded.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    any_spelling(name.as_str(), |name| {
-        matches!(
-            name,
-            "connection"
-                | "keep-alive"
-                | "proxy-connection"
-                | "te"
-                | "transfer-encoding"
-                | "upgrade"
-                | "proxy-authorization"
-                | "proxy-authenticate"
-                | "proxy-authentication-info"
-                | "http2-settings"
-        )
-    })
-}
-
+/// Whether a field is in `reserved`, with hyphens and underscores taken as equal.
 fn is_reserved(name: &HeaderName, reserved: &[HeaderName]) -> bool {
     let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
     let same = |one: &str, other: &str| one.bytes().map(dashed).eq(other.bytes().map(dashed));
     reserved.iter().any(|reserved| same(reserved.as_str(), name.as_str()))
-}
-
-/// Fields by which a peer learns who is calling; only a proxy may write them, and this one writes none.
-fn is_forwarding(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    // A short name with another first letter is the common case.
-    let suspect = matches!(name.as_bytes()[0], b'f' | b'x' | b'c' | b't');
-    suspect
-        && any_spelling(name, |name| {
-            name == "forwarded"
-                || name == "x-real-ip"
-                || name == "client-cert"
-                || name == "client-cert-chain"
-                || name == "true-client-ip"
-                || name.starts_with("x-forwarded-")
-                || name.starts_with("x-envoy-")
-        })
-}
-
-/// Fields that carry an identity, a credential or a proof of one.
-fn speaks_for_somebody(name: &HeaderName) -> bool {
-    any_spelling(name.as_str(), |name| {
-        matches!(
-            name,
-            "authorization"
-                | "dpop"
-                | "txn-token"
-                | "workload-identity-token"
-                | "workload-proof-token"
-                | "signature"
-                | "signature-input"
-                | "oauth-client-attestation"
-                | "oauth-client-attestation-pop"
-                | "x-authorization"
-        )
-    })
-}
-
-/// `txn_token` reads as `Txn-Token` to a CGI-style upstream (HP-5), so underscores count as hyphens.
-fn any_spelling(name: &str, test: impl Fn(&str) -> bool) -> bool {
-    if name.contains('_') { test(&name.replace('_', "-")) } else { test(name) }
 }
 
 #[cfg(test)]
@@ -217,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_speaks_for_somebody_passes() {
+    fn credentials_and_forwarding_fields_of_the_agent_are_removed() {
         let mut headers = map(&[
             ("accept", "*/*"),
             ("authorization", "Bearer stolen"),
@@ -240,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_names_what_else_goes() {
+    fn fields_nominated_by_connection_are_removed() {
         let mut headers =
             map(&[("connection", "close, X-Secret"), ("Connection", "x-other"), ("x-secret", "1"), ("x-other", "2")]);
         strip_request(&mut headers, AgentCredentials::Strip, &[]);
@@ -248,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn kept_credentials_pass_but_hops_and_spoofs_do_not() {
+    fn forwarded_credentials_pass_without_hop_by_hop_and_forwarding_fields() {
         let mut headers =
             map(&[("authorization", "Bearer mine"), ("connection", "keep-alive"), ("x-forwarded-for", "1")]);
         strip_request(&mut headers, AgentCredentials::Forward, &[]);
@@ -256,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn trailers_carry_no_credential_and_no_framing() {
+    fn trailers_lose_credentials_and_framing() {
         let sent = map(&[
             ("grpc-status", "0"),
             ("authorization", "x"),
@@ -270,14 +213,14 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_is_seen_in_any_hop() {
+    fn own_pseudonym_is_found_in_any_hop() {
         let headers = map(&[("via", "1.1 other, 1.1 idjag-proxy-77"), ("via", "1.1 third")]);
         assert!(has_passed(&headers, "idjag-proxy-77"));
         assert!(!has_passed(&headers, "idjag-proxy-7"));
     }
 
     #[test]
-    fn every_forward_of_options_counts() {
+    fn max_forwards_is_decremented() {
         for (sent, goes_on, left) in [
             (&["0"][..], Some(false), "0"),
             (&["1"], Some(true), "0"),
@@ -295,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_needs_both_fields() {
+    fn upgrade_needs_both_fields() {
         assert!(upgrade(&map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")])).is_some());
         assert!(upgrade(&map(&[("upgrade", "websocket")])).is_none());
     }

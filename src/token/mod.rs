@@ -7,6 +7,7 @@
 mod delegated;
 mod entry;
 mod event;
+mod field_values;
 mod key;
 mod metrics;
 mod owner;

@@ -1,17 +1,19 @@
 //! Access tokens, and the slots from which readers take them.
+use super::field_values::FieldValues;
 use super::schedule::skew;
 use crate::clock::Timestamp;
 use crate::exchange::{Grant, Minted};
+use crate::secret::Secret;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// An access token, ready to be placed on a request.
+/// An access token.
 #[derive(Debug)]
 pub struct AccessToken {
-    /// `Bearer …`, marked sensitive: its `Debug` shows nothing and HPACK never indexes it.
-    header: HeaderValue,
+    value: Secret,
+    field_values: FieldValues,
     minted_at: Timestamp,
     expires_at: Timestamp,
     usable_until: Timestamp,
@@ -23,14 +25,14 @@ pub struct AccessToken {
 static SERIAL: AtomicU64 = AtomicU64::new(1);
 
 impl AccessToken {
-    /// `None` if the token cannot stand in a header, which token68 (RFC 9110 §11.2) rules out
-    /// before.
+    /// `None` if a header field cannot hold the token, which the syntax of token68 (RFC 9110 §11.2)
+    /// has ruled out before.
     pub(super) fn new(minted: &Minted, now: Timestamp) -> Option<Self> {
-        let mut header = HeaderValue::try_from(format!("Bearer {}", minted.token.expose())).ok()?;
-        header.set_sensitive(true);
+        HeaderValue::from_str(minted.token.expose()).ok()?;
         let lifetime = minted.expires_at.since(now);
         Some(Self {
-            header,
+            value: minted.token.clone(),
+            field_values: FieldValues::default(),
             minted_at: now,
             expires_at: minted.expires_at,
             usable_until: minted.expires_at.minus(skew(lifetime)),
@@ -39,9 +41,10 @@ impl AccessToken {
         })
     }
 
-    /// The value of `Authorization`; a clone shares the bytes.
-    pub fn authorization(&self) -> &HeaderValue {
-        &self.header
+    /// The value of a header field that carries the token after `prefix`, or `None` if a field
+    /// cannot hold it. It is made once for each prefix, and a clone shares its bytes.
+    pub fn field_value(&self, prefix: &str) -> Option<&HeaderValue> {
+        self.field_values.get(prefix, &self.value)
     }
 
     /// When the token expires, according to the server.
@@ -69,7 +72,7 @@ impl AccessToken {
     }
 
     pub(super) fn size(&self) -> usize {
-        self.header.len()
+        self.value.expose().len()
     }
 }
 

@@ -7,12 +7,17 @@ use crate::secret::Secret;
 use crate::tasks::{Stop, Stopper};
 use crate::telemetry::Registrar;
 use crate::tls::ServerTrust;
+use http::HeaderValue;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 type Answer = oneshot::Sender<Result<Minted, ExchangeError>>;
+
+fn bearer(token: &AccessToken) -> &HeaderValue {
+    token.field_value("Bearer ").expect("a value")
+}
 
 #[derive(Clone)]
 struct ScriptedMint(mpsc::UnboundedSender<(Option<String>, Answer)>);
@@ -181,8 +186,8 @@ async fn users_never_share_a_token() {
             let minted = fixture.token(&format!("for-{}", user.expect("delegated")), 3600);
             answer.send(minted).expect("awaited");
         }
-        assert_eq!(alice.await.expect("task").expect("token").authorization(), "Bearer for-alice");
-        assert_eq!(bob.await.expect("task").expect("token").authorization(), "Bearer for-bob");
+        assert_eq!(bearer(&alice.await.expect("task").expect("token")), "Bearer for-alice");
+        assert_eq!(bearer(&bob.await.expect("task").expect("token")), "Bearer for-bob");
         assert!(slot.held().is_none(), "a delegated token never lies in the slot that all requests read");
     })
     .await;
@@ -223,7 +228,7 @@ async fn expired_token_is_dropped_and_still_renewed() {
         answer.send(fixture.token("two", 1000)).expect("awaited");
         fixture.settle().await;
         let next = fixture.tokens.ready(&slot, fixture.tokens.now()).expect("renewed");
-        assert_eq!(next.authorization(), "Bearer two");
+        assert_eq!(bearer(&next), "Bearer two");
         assert_eq!(slot.ends(), next.expires_at().unix_seconds());
     })
     .await;
@@ -257,7 +262,7 @@ async fn refused_token_is_replaced_once_per_interval() {
         };
         fixture.question().await.send(fixture.token("two", 1000)).expect("awaited");
         let second = replaced.await.expect("task").expect("token");
-        assert_eq!(second.authorization(), "Bearer two");
+        assert_eq!(bearer(&second), "Bearer two");
         // A caller that still holds the first token gets the second one without an exchange.
         let again = fixture.tokens.replace(&slot, None, &first).await.expect("token");
         assert!(Arc::ptr_eq(&again, &second));
@@ -284,7 +289,7 @@ async fn mint_that_began_before_the_refusal_is_void() {
         fixture.settle().await;
         refresh.send(fixture.token("stale", 1000)).expect("awaited");
         fixture.question().await.send(fixture.token("fresh", 1000)).expect("awaited");
-        assert_eq!(replaced.await.expect("task").expect("token").authorization(), "Bearer fresh");
+        assert_eq!(bearer(&replaced.await.expect("task").expect("token")), "Bearer fresh");
     })
     .await;
 }

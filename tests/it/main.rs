@@ -44,6 +44,8 @@ mod overload;
 #[cfg(feature = "dev")]
 mod passing;
 #[cfg(feature = "dev")]
+mod placement;
+#[cfg(feature = "dev")]
 mod pools;
 #[cfg(feature = "dev")]
 mod process;

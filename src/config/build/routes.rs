@@ -7,12 +7,10 @@ use crate::config::file::{File, LegacySecretFile, RouteFile, TokenOfRoute, Unmat
 use crate::config::problem::KeyPath;
 use crate::host::without_brackets;
 use crate::policy::{
-    CredentialRule, HostPattern, Limits, Match, Policy, Route, Timeouts, TokenSource, Unmatched, Upstream,
+    CredentialRule, HostPattern, Limits, Match, Placement, Policy, Route, Timeouts, TokenSource, Unmatched, Upstream,
 };
-use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use std::collections::{HashMap, HashSet};
-use zeroize::Zeroizing;
 
 /// The largest body that is kept for a replay: 1 MiB, because every request in flight may have its
 /// body kept.
@@ -143,19 +141,24 @@ impl Builder<'_> {
             "a static key is an anti-pattern: it is never renewed, and anyone who reads it can use it from anywhere",
         )
         .help("use a token as soon as the service accepts one");
-        self.check_header(&path.key("header"), &file.header);
+        let prefix = file.prefix.as_ref().map_or("", |prefix| &prefix.0);
+        let placement = match Placement::of_static_key(file.header.clone(), prefix) {
+            Ok(placement) => Some(placement),
+            Err(error) => {
+                self.error(&path.key("header"), error.to_string());
+                None
+            }
+        };
         let secret = self.secret(&path.key("file"), &file.file)?;
-        let prefix = file.prefix.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
-        let value = Zeroizing::new([prefix, secret.expose().as_bytes()].concat());
-        let Ok(mut value) = HeaderValue::from_bytes(&value) else {
+        let placement = placement?;
+        let Some(value) = placement.value(secret.expose()) else {
             self.error(
                 &path.key("file"),
                 "its content cannot be sent in a header: it contains a line break or another control character",
             );
             return None;
         };
-        value.set_sensitive(true);
-        Some(CredentialRule::LegacySecret { header: file.header.clone(), value })
+        Some(CredentialRule::LegacySecret { placement, value })
     }
 
     fn check_route(&mut self, path: &KeyPath, route: &RouteFile, credential: &CredentialRule) {
@@ -165,7 +168,8 @@ impl Builder<'_> {
         }
         for (name, _) in &route.r#match.headers.0 {
             let keeps_credentials = matches!(credential, CredentialRule::None { keep_credentials: true });
-            if !keeps_credentials && name == AUTHORIZATION {
+            let is_placed = matches!(credential, CredentialRule::Token(rule) if rule.placement.header() == name);
+            if is_placed || (!keeps_credentials && name == AUTHORIZATION) {
                 self.warn(
                     &path.key("match").key("headers"),
                     format!("`{name}` only selects the route; it is removed from the request that leaves"),

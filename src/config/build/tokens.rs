@@ -4,7 +4,8 @@ use super::Builder;
 use super::servers::Servers;
 use crate::config::decode::{OneOrMore, closest};
 use crate::config::file::{
-    ActorFile, File, FlowFile, SelfIssuedGrantFile, SubjectFile, SubjectTypeFile, TokenFile, TokenOfRoute,
+    ActorFile, File, FlowFile, PlacementFile, SelfIssuedGrantFile, SubjectFile, SubjectTypeFile, TokenFile,
+    TokenOfRoute,
 };
 use crate::config::leaf::{Name, Scope, Text};
 use crate::config::problem::KeyPath;
@@ -13,7 +14,7 @@ use crate::exchange::{
 };
 use crate::identity::IdentitySource;
 use crate::jose::TokenKind;
-use crate::policy::{TokenRule, TokenSource};
+use crate::policy::{Placement, PlacementError, TokenRule, TokenSource};
 use crate::secret::Secret;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -26,6 +27,7 @@ struct Template {
     source: TokenSource,
     file_token: Option<Secret>,
     eager: bool,
+    placement: Placement,
 }
 
 /// The subject of a token, and the source of the token that proves it.
@@ -82,13 +84,13 @@ impl<'a> Tokens<'a> {
             TokenOfRoute::Named(name) => self.named(path, name, builder)?,
             TokenOfRoute::Own(token) => self.template(&path.key("token"), token, builder)?,
         };
-        let Template { mut grant, source, file_token, eager } = template;
+        let Template { mut grant, source, file_token, eager, placement } = template;
         if let Some(scopes) = scopes {
             builder.check_subset(&path.key("scopes"), scopes, &grant.scopes);
             grant.scopes = sorted(scopes);
         }
         let grant = self.shared(Grant::new(grant).ok()?);
-        Some(TokenRule { grant, source, file_token, eager })
+        Some(TokenRule { grant, source, file_token, eager, placement })
     }
 
     fn named(&self, path: &KeyPath, name: &Name, builder: &mut Builder<'_>) -> Option<Template> {
@@ -115,6 +117,7 @@ impl<'a> Tokens<'a> {
     fn template(&mut self, path: &KeyPath, token: &TokenFile, builder: &mut Builder<'_>) -> Option<Template> {
         let subject = self.subject(path, &token.subject, builder);
         let flow = self.flow(&path.key("flow"), &token.flow, builder);
+        let placement = builder.placement(&path.key("placement"), &token.placement);
         builder.warn_of_repeated(&path.key("scopes"), &token.scopes);
         let (flow, Authority { subject, source, file_token }) = (flow?, subject?);
         builder.check_subject_and_actor(path, &flow, token);
@@ -135,7 +138,7 @@ impl<'a> Tokens<'a> {
         {
             builder.error(path, error.to_string());
         }
-        Some(Template { grant, source, file_token, eager: token.eager })
+        Some(Template { grant, source, file_token, eager: token.eager, placement: placement? })
     }
 
     fn flow(&mut self, path: &KeyPath, file: &FlowFile, builder: &mut Builder<'_>) -> Option<Flow> {
@@ -211,6 +214,21 @@ impl<'a> Tokens<'a> {
 }
 
 impl Builder<'_> {
+    /// Builds the place of an access token. Returns `None` after it has reported what is wrong.
+    fn placement(&mut self, path: &KeyPath, file: &PlacementFile) -> Option<Placement> {
+        match Placement::of_token(file.header.clone(), &file.prefix.0) {
+            Ok(placement) => Some(placement),
+            Err(error) => {
+                let key = match error {
+                    PlacementError::Header(_) | PlacementError::Reserved(_) => "header",
+                    PlacementError::LeadingSpace | PlacementError::Characters => "prefix",
+                };
+                self.error(&path.key(key), error.to_string());
+                None
+            }
+        }
+    }
+
     /// Reads a user's token from its file. The file may be written after the proxy has started.
     /// Until then requests are refused, but the proxy starts.
     fn users_token(&mut self, path: &KeyPath, file: &Path) -> Option<Secret> {

@@ -3,27 +3,9 @@ use super::Builder;
 use crate::config::file::{ClientCertificateFile, RouteFile, TrustFile};
 use crate::config::leaf::OriginUrl;
 use crate::config::problem::KeyPath;
-use crate::policy::{CredentialRule, Origin, Scheme, Upstream};
+use crate::policy::{CredentialRule, Origin, PlacementError, Scheme, Upstream, is_structural};
 use crate::tls::{ClientTls, Present};
 use http::HeaderName;
-
-/// Fields that belong to one connection or to the framing of the message, or that say where a
-/// request goes. None of them can carry a credential (RFC 9110 §7.6.1).
-const STRUCTURAL_HEADERS: [&str; 13] = [
-    "connection",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-];
 
 impl Builder<'_> {
     /// Builds the upstream of a route. Returns `None` after it has reported what is wrong.
@@ -79,11 +61,8 @@ impl Builder<'_> {
 
     /// Checks that a credential may be sent in this header.
     pub(super) fn check_header(&mut self, path: &KeyPath, name: &HeaderName) {
-        if STRUCTURAL_HEADERS.contains(&name.as_str()) {
-            self.error(
-                path,
-                format!("`{name}` belongs to the connection or the message and cannot carry a credential"),
-            );
+        if is_structural(name) {
+            self.error(path, PlacementError::Header(name.clone()).to_string());
         }
     }
 }

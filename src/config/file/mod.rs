@@ -8,7 +8,9 @@ mod workload;
 pub(crate) use process::{LimitsFile, ListenFile, LogFile, LogFormatFile, LogLevelFile, PlainHttpFile};
 pub(crate) use route::{ClientCertificateFile, LegacySecretFile, RouteFile, TokenOfRoute, UnmatchedFile};
 pub(crate) use server::{AssertionAudienceFile, ClientAuthFile, ParameterFile, QuirksFile, ServerFile, TrustFile};
-pub(crate) use token::{ActorFile, FlowFile, SelfIssuedGrantFile, SubjectFile, SubjectTypeFile, TokenFile};
+pub(crate) use token::{
+    ActorFile, FlowFile, PlacementFile, SelfIssuedGrantFile, SubjectFile, SubjectTypeFile, TokenFile,
+};
 pub(crate) use workload::{AssertionFile, FilesFile, IdentityFile};
 
 use super::decode::{Mapping, Numbered};

@@ -3,7 +3,7 @@ use super::server::TrustFile;
 use super::token::TokenFile;
 use crate::config::decode::{Decode, Decoder, Definitions, Mapping};
 use crate::config::describe::{choice, record};
-use crate::config::leaf::{Name, OriginUrl, Port, Scope, SecretPath, Size};
+use crate::config::leaf::{Name, OriginUrl, Port, Prefix, Scope, SecretPath, Size};
 use crate::config::tree::{Node, Value};
 use crate::policy::{HostPattern, PathPattern};
 use http::{HeaderName, HeaderValue, Method};
@@ -97,7 +97,7 @@ record! {
         /// The header that carries the key.
         header: HeaderName,
         /// Text in front of the key in the header, such as `"Bearer "`.
-        prefix: Option<HeaderValue>,
+        prefix: Option<Prefix>,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tokens: what to request, and in whose name.
 use crate::config::decode::OneOrMore;
 use crate::config::describe::{choice, record};
-use crate::config::leaf::{Name, Resource, Scope, SecretPath, Text};
+use crate::config::leaf::{Name, Prefix, Resource, Scope, SecretPath, Text};
 use http::HeaderName;
 
 record! {
@@ -21,6 +21,19 @@ record! {
         scopes: Vec<Scope> = "[]",
         /// Whether readiness waits for this token. Only for tokens of the workload itself.
         eager: bool = "false",
+        /// Where the access token goes on a request.
+        placement: PlacementFile = "{}",
+    }
+}
+
+record! {
+    /// Where an access token goes on a request. The agent's own header of that name is always removed.
+    PlacementFile {
+        /// The header that carries it.
+        header: HeaderName = "Authorization",
+        /// What stands in front of the token in the header: an authentication scheme, which a space follows, or other text such as
+        /// `token=`. Empty (`""`): the token stands alone.
+        prefix: Prefix = "Bearer",
     }
 }
 

@@ -4,7 +4,7 @@ mod local;
 mod web;
 
 pub(crate) use local::{AdminSocket, FilePath, SecretPath, Version};
-pub(crate) use web::{Issuer, OriginUrl, Resource, Scope, WebUrl};
+pub(crate) use web::{Issuer, OriginUrl, Prefix, Resource, Scope, WebUrl};
 
 use super::decode::Leaf;
 use serde_json::{Value, json};

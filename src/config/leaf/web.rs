@@ -147,6 +147,22 @@ impl Leaf for HeaderValue {
     }
 }
 
+/// The text in front of a credential in a header. It is part of a header value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Prefix(pub(crate) String);
+
+impl Leaf for Prefix {
+    const EXPECTED: &'static str = HeaderValue::EXPECTED;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        <HeaderValue as Leaf>::parse(text).map(|_| Self(text.to_owned()))
+    }
+
+    fn schema() -> Value {
+        HeaderValue::schema()
+    }
+}
+
 impl Leaf for Method {
     const EXPECTED: &'static str = "a method such as `GET`";
 

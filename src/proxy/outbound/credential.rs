@@ -1,30 +1,57 @@
-//! Obtains what a request is sent with.
+//! The credential of a request: what its route says, and the token that has to be obtained for it.
 use super::context::Context;
 use super::table::RouteEntry;
 use crate::policy::{CredentialRule, TokenSource};
 use crate::proxy::error::{Reason, Refusal};
+use crate::proxy::upstream::Credential;
 use crate::token::{AccessToken, Delegated, UserToken};
 use http::header::{HeaderMap, HeaderName};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a request is sent with.
-pub(super) enum Credential {
-    /// An access token, and the user's token that it was obtained with.
-    Token { token: Arc<AccessToken>, user: Option<UserToken> },
-    /// A static key, or nothing.
-    Other,
+/// An access token, and the user's token that it was obtained with.
+pub(super) struct Obtained {
+    pub(super) token: Arc<AccessToken>,
+    pub(super) user: Option<UserToken>,
 }
 
-/// Obtains the credential of a request. This is the only wait before sending; with a cached token it is ready at once.
-pub(super) async fn obtain(context: &Context, entry: &RouteEntry, headers: &HeaderMap) -> Result<Credential, Refusal> {
+/// The credential of a request. `obtained` is the token, if the route needs one.
+pub(super) fn of_route<'r>(entry: &'r RouteEntry, obtained: Option<&'r Obtained>) -> Result<Credential<'r>, Refusal> {
+    match &entry.route.credential {
+        CredentialRule::Token(rule) => {
+            // A route with a token has one by now, or the request was refused. In any case nothing is sent unauthenticated.
+            let missing = || Refusal::new(Reason::TokenUnavailable, "There is no token for this route.");
+            let token = &obtained.ok_or_else(missing)?.token;
+            Ok(Credential::Token { token, placement: &rule.placement })
+        }
+        CredentialRule::LegacySecret { placement, value } => Ok(Credential::StaticKey { value, placement }),
+        CredentialRule::Tunnel | CredentialRule::None { .. } => Ok(Credential::None),
+    }
+}
+
+/// Counts a request that is sent with `credential`.
+pub(super) fn count(entry: &RouteEntry, credential: Credential<'_>) {
+    match credential {
+        Credential::None => {}
+        Credential::Token { .. } => entry.metrics.bearer.inc(),
+        Credential::StaticKey { .. } => entry.metrics.legacy_secret.inc(),
+    }
+}
+
+/// Obtains the access token of a request, if its route needs one. This is the only wait before sending; a cached token is ready at
+/// once.
+pub(super) async fn obtain(
+    context: &Context,
+    entry: &RouteEntry,
+    headers: &HeaderMap,
+) -> Result<Option<Obtained>, Refusal> {
     if let Some(identity) = context.shared.identity.as_ref().filter(|_| entry.needs_identity)
         && let Err(missing) = identity.current()
     {
         return Err(Refusal::new(Reason::IdentityMissing, missing.to_string()).with_retry_after(Duration::from_secs(2)));
     }
     let (Some(slot), CredentialRule::Token(rule)) = (&entry.slot, &entry.route.credential) else {
-        return Ok(Credential::Other);
+        return Ok(None);
     };
     let tokens = &context.shared.tokens;
     let user = match &rule.source {
@@ -33,7 +60,7 @@ pub(super) async fn obtain(context: &Context, entry: &RouteEntry, headers: &Head
                 Some(token) => token,
                 None => Box::pin(tokens.obtain(slot, None)).await?,
             };
-            return Ok(Credential::Token { token, user: None });
+            return Ok(Some(Obtained { token, user: None }));
         }
         TokenSource::Header(name) => users_token(headers, name)?,
         TokenSource::File(path) => {
@@ -47,12 +74,12 @@ pub(super) async fn obtain(context: &Context, entry: &RouteEntry, headers: &Head
     };
     let user = UserToken::new(user);
     if let Some(token) = context.delegated.borrow_mut().ready(tokens, slot, user.hash()) {
-        return Ok(Credential::Token { token, user: Some(user) });
+        return Ok(Some(Obtained { token, user: Some(user) }));
     }
     let fence = Delegated::fence(tokens);
     let token = Box::pin(tokens.obtain(slot, Some(user.clone()))).await?;
     context.delegated.borrow_mut().remember(fence, slot, user.hash(), &token);
-    Ok(Credential::Token { token, user: Some(user) })
+    Ok(Some(Obtained { token, user: Some(user) }))
 }
 
 fn users_token(headers: &HeaderMap, name: &HeaderName) -> Result<String, Refusal> {

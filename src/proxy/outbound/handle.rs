@@ -1,7 +1,7 @@
 //! One request, from the agent to the upstream and back: the stages in order; errors leave by `?`.
 use super::connect;
 use super::context::{Context, Shared};
-use super::credential::{self, Credential};
+use super::credential::{self, Obtained};
 use super::destination::{self, Destination};
 use super::table::{RouteEntry, Table};
 use super::upgrade::{self, Upgrade};
@@ -87,18 +87,17 @@ async fn serve(
     if parts.method == Method::OPTIONS && !may_forward(&mut parts.headers)? {
         return Ok(options());
     }
-    let credential = credential::obtain(context, entry, &parts.headers).await?;
+    let token = credential::obtain(context, entry, &parts.headers).await?;
     let upgrade = Upgrade::requested(&mut parts);
     let key = pool_key(entry, &destination, protocol(entry, upgrade.as_ref(), &parts.headers))?;
     let via = shared.via(parts.version);
     rewrite(&mut parts, entry, via);
-    place(&mut parts.headers, &credential, entry)?;
     if let Some(upgrade) = &upgrade {
         upgrade.ask(&mut parts.headers);
     }
     let outgoing = Outgoing::new(parts, body, entry, &destination).await?;
     let exchange = Exchange { context, entry, key, in_flight, upgrade };
-    let response = exchange.forward(outgoing, credential).await?;
+    let response = exchange.forward(outgoing, token).await?;
     exchange.answer(response)
 }
 
@@ -187,26 +186,6 @@ fn rewrite(parts: &mut Parts, entry: &RouteEntry, via: &HeaderValue) {
     headers::append_via(&mut parts.headers, via);
 }
 
-/// Adds the credential, after everything that the agent could have forged has been removed.
-fn place(headers: &mut HeaderMap, credential: &Credential, entry: &RouteEntry) -> Result<(), Refusal> {
-    match (credential, &entry.route.credential) {
-        (Credential::Token { token, .. }, _) => {
-            headers.insert(header::AUTHORIZATION, token.authorization().clone());
-            entry.metrics.bearer.inc();
-        }
-        (Credential::Other, CredentialRule::LegacySecret { header, value }) => {
-            headers.insert(header.clone(), value.clone());
-            entry.metrics.legacy_secret.inc();
-        }
-        (Credential::Other, CredentialRule::Token(_)) => {
-            // This cannot happen: a route with a token has one, or the request was refused. Nothing is sent unauthenticated.
-            return Err(Refusal::new(Reason::TokenUnavailable, "There is no token for this route."));
-        }
-        (Credential::Other, _) => {}
-    }
-    Ok(())
-}
-
 /// Joins the `Cookie` fields of HTTP/2 into one, as every other protocol expects (RFC 9113 §8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
@@ -259,37 +238,40 @@ struct Exchange<'r> {
 impl Exchange<'_> {
     /// Sends the request. After a 401 that refuses the token, the token is discarded, and another one is tried once if the request can
     /// be repeated.
-    async fn forward(&self, outgoing: Outgoing, credential: Credential) -> Result<Response<UpstreamBody>, Refusal> {
+    async fn forward(&self, outgoing: Outgoing, obtained: Option<Obtained>) -> Result<Response<UpstreamBody>, Refusal> {
         let Self { context, entry, .. } = self;
+        let credential = credential::of_route(entry, obtained.as_ref())?;
+        credential::count(entry, credential);
         let repeat = Repeat::of(&outgoing.request);
         let call = Call {
             key: &self.key,
+            credential,
             timeouts: &entry.route.timeouts,
             guard: &context.shared.guard,
             progress: &outgoing.progress,
             repeat: repeat.as_ref(),
         };
         let response = send(&context.pool, &call, outgoing.request).await.map_err(|error| self.report(error))?;
-        let (Credential::Token { token, user }, Some(slot)) = (credential, &entry.slot) else { return Ok(response) };
+        let (Some(refused), Some(slot)) = (&obtained, &entry.slot) else { return Ok(response) };
         if !refuses_token(&response) {
             return Ok(response);
         }
+        let (token, user) = (&refused.token, refused.user.clone());
         let Some(repeat) = &repeat else {
-            context.shared.tokens.discard(slot, user, &token);
+            context.shared.tokens.discard(slot, user, token);
             entry.metrics.not_replayed.inc();
             return Ok(response);
         };
-        let replacement = Box::pin(context.shared.tokens.replace(slot, user, &token)).await;
-        let Some(replacement) = replacement.ok().filter(|replacement| !Arc::ptr_eq(replacement, &token)) else {
+        let replacement = Box::pin(context.shared.tokens.replace(slot, user, token)).await;
+        let Some(replacement) = replacement.ok().filter(|replacement| !Arc::ptr_eq(replacement, token)) else {
             entry.metrics.not_replayed.inc();
             return Ok(response);
         };
         entry.metrics.replayed.inc();
         drop(response);
-        let mut request = repeat.request();
-        request.headers_mut().insert(header::AUTHORIZATION, replacement.authorization().clone());
-        let call = Call { repeat: None, ..call };
-        Box::pin(send(&context.pool, &call, request)).await.map_err(|error| self.report(error))
+        let replacement = Obtained { token: replacement, user: None };
+        let call = Call { credential: credential::of_route(entry, Some(&replacement))?, ..call };
+        Box::pin(send(&context.pool, &call, repeat.request())).await.map_err(|error| self.report(error))
     }
 
     /// Logs the whole story. The agent gets what it can use.

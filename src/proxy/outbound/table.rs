@@ -2,14 +2,16 @@
 use super::destination::Destination;
 use crate::clock::Clock;
 use crate::identity::Identity;
-use crate::policy::{CredentialRule, Decision, Policy, Route, TokenSource, Unmatched};
+use crate::policy::{
+    CredentialRule, Decision, HostPattern, Match, Policy, Route, TokenSource, Unmatched, is_credential,
+};
 use crate::proxy::error::{Reason, Refusal};
 use crate::proxy::metrics::{Metrics, RouteMetrics};
 use crate::proxy::upstream::UpstreamConfig;
 use crate::secret::Secret;
 use crate::tls::{ClientTls, SetupError};
 use crate::token::{Slot, Tokens};
-use http::{HeaderName, Method};
+use http::HeaderName;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -30,8 +32,7 @@ pub(super) struct RouteEntry {
     pub(super) user_file: Option<Secret>,
     pub(super) metrics: Arc<RouteMetrics>,
     pub(super) upstream: UpstreamConfig,
-    /// Headers that are removed from the agent's requests: those of users' tokens on any route, and that of this route's own
-    /// credential.
+    /// Headers that are removed from the agent's requests, in addition to those that every route removes.
     pub(super) reserved: Arc<[HeaderName]>,
     /// Whether the workload must have an identity when a request is sent.
     pub(super) needs_identity: bool,
@@ -59,20 +60,11 @@ impl Table {
     /// # Errors
     /// The TLS of a route cannot be set up, which the checks of the configuration rule out.
     pub fn new(policy: Policy, parts: &TableParts<'_>) -> Result<Self, SetupError> {
-        let header = |route: &Arc<Route>| match &route.credential {
-            CredentialRule::Token(rule) => match &rule.source {
-                TokenSource::Header(name) => Some(name.clone()),
-                _ => None,
-            },
-            _ => None,
-        };
-        let mut user_headers: Vec<HeaderName> = policy.routes().iter().filter_map(header).collect();
-        user_headers.sort_by(|a, b| a.as_str().cmp(b.as_str()));
-        user_headers.dedup();
-        let entries = policy.routes().iter().map(|route| RouteEntry::new(route, parts, &user_headers).map(Arc::new));
+        let reserved = Reserved::new(&policy);
+        let entries = policy.routes().iter().map(|route| RouteEntry::new(route, parts, &reserved).map(Arc::new));
         let entries = entries.collect::<Result<_, _>>()?;
         let pass = (policy.unmatched() == Unmatched::Pass)
-            .then(|| RouteEntry::passing(parts, &user_headers).map(Arc::new))
+            .then(|| RouteEntry::passing(parts, &reserved).map(Arc::new))
             .transpose()?;
         Ok(Self { policy, entries, pass, needs_identity: parts.identity.is_some() })
     }
@@ -93,13 +85,10 @@ impl Table {
 
     /// The refusal of a request that no route matches. It names the host, and the route that was probably meant.
     pub(super) fn no_route(&self, destination: &Destination) -> Refusal {
-        let nearest = self.policy.nearest(&destination.host).map_or_else(String::new, |route| {
-            let port = route.matcher.port.map_or_else(|| "its default port".to_owned(), |port| format!("port {port}"));
-            let methods: Vec<&str> = route.matcher.methods.iter().map(Method::as_str).collect();
-            let methods = if methods.is_empty() { "any method".to_owned() } else { methods.join(", ") };
-            let (host, path) = (&route.matcher.host, &route.matcher.path);
-            format!(" The nearest is `{}`: {host}, {port}, {path}, {methods}.", route.name)
-        });
+        let nearest = self
+            .policy
+            .nearest(&destination.host)
+            .map_or_else(String::new, |route| format!(" The nearest is `{}`, for {}.", route.name, route.matcher));
         let Destination { host, port, .. } = destination;
         Refusal::new(Reason::NoRoute, format!("No route matches {host} port {port}.{nearest}"))
     }
@@ -136,17 +125,55 @@ impl Table {
     }
 }
 
+/// Headers that the agent's requests must not carry to an upstream.
+struct Reserved {
+    /// Users' tokens, which reach no upstream.
+    user_tokens: Vec<HeaderName>,
+    /// Access tokens. Only the proxy sends them, except on a route that forwards the agent's own credentials.
+    access_tokens: Vec<HeaderName>,
+}
+
+impl Reserved {
+    fn new(policy: &Policy) -> Self {
+        let (mut user_tokens, mut access_tokens) = (Vec::new(), Vec::new());
+        for route in policy.routes() {
+            let CredentialRule::Token(rule) = &route.credential else { continue };
+            if let TokenSource::Header(name) = &rule.source {
+                user_tokens.push(name.clone());
+            }
+            let name = rule.placement.header();
+            // The well-known ones are removed wherever the agent's credentials are.
+            if !is_credential(name) {
+                access_tokens.push(name.clone());
+            }
+        }
+        Self { user_tokens, access_tokens }
+    }
+
+    /// What a route removes that sends `credential`.
+    fn of(&self, credential: &CredentialRule) -> Arc<[HeaderName]> {
+        let mut names = self.user_tokens.clone();
+        match credential {
+            CredentialRule::None { keep_credentials: true } => {}
+            CredentialRule::LegacySecret { placement, .. } => {
+                names.push(placement.header().clone());
+                names.extend_from_slice(&self.access_tokens);
+            }
+            _ => names.extend_from_slice(&self.access_tokens),
+        }
+        names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        names.dedup();
+        names.into()
+    }
+}
+
 impl RouteEntry {
-    fn new(route: &Arc<Route>, parts: &TableParts<'_>, user_headers: &[HeaderName]) -> Result<Self, SetupError> {
+    fn new(route: &Arc<Route>, parts: &TableParts<'_>, reserved: &Reserved) -> Result<Self, SetupError> {
         let (slot, user_file, needs_token_identity) = match &route.credential {
             CredentialRule::Token(rule) => {
                 (Some(parts.tokens.slot(&rule.grant)), rule.file_token.clone(), rule.grant.needs_identity())
             }
             _ => (None, None, false),
-        };
-        let credential = match &route.credential {
-            CredentialRule::LegacySecret { header, .. } => Some(header.clone()),
-            _ => None,
         };
         let upstream = UpstreamConfig::new(
             route.upstream.origin.clone(),
@@ -161,7 +188,7 @@ impl RouteEntry {
                 || upstream.needs_identity()
                 || (route.credential.injects() && parts.identity.is_some()),
             passes: false,
-            reserved: user_headers.iter().cloned().chain(credential).collect(),
+            reserved: reserved.of(&route.credential),
             route: Arc::clone(route),
             slot,
             user_file,
@@ -173,27 +200,14 @@ impl RouteEntry {
         matches!(&self.route.credential, CredentialRule::Token(rule) if rule.eager)
     }
 
-    fn passing(parts: &TableParts<'_>, user_headers: &[HeaderName]) -> Result<Self, SetupError> {
-        let route = Route {
-            name: "none".into(),
-            matcher: crate::policy::Match {
-                host: crate::policy::HostPattern::Suffix("".into()),
-                port: None,
-                path: crate::policy::PathPattern::any(),
-                methods: Vec::new(),
-                headers: Vec::new(),
-            },
-            alias: None,
-            credential: CredentialRule::None { keep_credentials: false },
-            upstream: crate::policy::Upstream { origin: None, tls: Some(parts.pass_tls.clone()) },
-            timeouts: crate::policy::Timeouts::default(),
-            limits: crate::policy::Limits::default(),
-            replay_max_body: None,
-        };
+    fn passing(parts: &TableParts<'_>, reserved: &Reserved) -> Result<Self, SetupError> {
+        let everything = Match::host(HostPattern::Suffix("".into()));
+        let nothing = CredentialRule::None { keep_credentials: false };
+        let route = Route::new("none", everything, nothing, Some(parts.pass_tls.clone()));
         Ok(Self {
             metrics: parts.metrics.unrouted(),
             upstream: UpstreamConfig::passing(parts.pass_tls, parts.clock)?,
-            reserved: user_headers.into(),
+            reserved: reserved.of(&route.credential),
             route: Arc::new(route),
             slot: None,
             user_file: None,

@@ -36,6 +36,9 @@ pub(crate) enum SendError {
     /// The connection broke before a response arrived.
     #[error("the upstream broke off before it answered: {}", crate::tls::reason(.0))]
     Broken(#[source] hyper::Error),
+    /// The credential cannot be part of a header field.
+    #[error("the credential cannot be part of a header field")]
+    Credential,
     /// No response arrived in time.
     #[error("no response within the response timeout")]
     ResponseTimeout,
@@ -96,6 +99,9 @@ impl From<SendError> for Refusal {
             }
             SendError::ResponseTimeout => {
                 (Reason::UpstreamTimeout, "http_response_timeout", "The upstream did not answer in time.")
+            }
+            SendError::Credential => {
+                return Self::new(Reason::TokenUnavailable, "The credential of this route cannot be sent.");
             }
             SendError::Upload(fault) => return (*fault).into(),
         };

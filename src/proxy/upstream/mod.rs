@@ -2,6 +2,7 @@
 mod abortable;
 mod config;
 mod connect;
+mod credential;
 mod error;
 mod pool;
 mod request_body;
@@ -11,6 +12,7 @@ mod send;
 
 pub(super) use config::{PoolKey, Protocol, UpstreamConfig};
 pub(super) use connect::{Destined, dial};
+pub(super) use credential::Credential;
 pub(super) use error::SendError;
 pub(super) use pool::Pool;
 pub(super) use request_body::{Progress, RequestBody, UploadRules};

@@ -1,6 +1,7 @@
 //! One request on one connection, and when another connection may be tried.
 use super::config::PoolKey;
 use super::connect::connect;
+use super::credential::Credential;
 use super::error::{SendError, is_unprocessed};
 use super::pool::{Connection, Lease, Pool};
 use super::request_body::{Progress, RequestBody};
@@ -20,6 +21,8 @@ use tokio::time::Instant;
 pub(crate) struct Call<'c> {
     /// Where it goes.
     pub(crate) key: &'c Arc<PoolKey>,
+    /// What it is sent with.
+    pub(crate) credential: Credential<'c>,
     /// Its deadlines.
     pub(crate) timeouts: &'c Timeouts,
     /// Which addresses are refused.
@@ -30,7 +33,7 @@ pub(crate) struct Call<'c> {
     pub(crate) repeat: Option<&'c Repeat>,
 }
 
-/// A copy of a request that can be sent again: one without a body, or whose body was buffered.
+/// A copy of a request that can be sent again: one without a body, or whose body was buffered. It holds no credential of the proxy.
 pub(crate) struct Repeat {
     method: Method,
     uri: Uri,
@@ -115,11 +118,13 @@ async fn attempt(
     let (sent, lease) = match connection {
         Connection::Http1(mut lease) => {
             address_http1(&mut request, call.key);
+            call.authorize(&mut request)?;
             let sending = lease.sender.try_send_request(request);
             (call.in_time(sending).await, Lease::Http1(lease))
         }
         Connection::Http2(mut sender, stream) => {
             address_http2(&mut request, &call.key.origin);
+            call.authorize(&mut request)?;
             (call.in_time(sender.try_send_request(request)).await, Lease::Http2(stream))
         }
     };
@@ -139,6 +144,12 @@ async fn attempt(
 }
 
 impl Call<'_> {
+    /// Puts the credential on a request whose method and URI are final.
+    fn authorize(&self, request: &mut Request<RequestBody>) -> Result<(), Failed> {
+        let applied = self.credential.apply(request.headers_mut());
+        applied.ok_or(Failed { error: SendError::Credential, unsent: None })
+    }
+
     /// The copy to send again after a connection broke, if that does no harm.
     fn repeat_after(&self, broken: &hyper::Error) -> Option<&Repeat> {
         let is_harmless =

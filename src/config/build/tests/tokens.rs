@@ -154,3 +154,36 @@ fn users_token_file_is_read_and_watched() {
     nix::unistd::mkfifo(&directory.path("run/t"), nix::sys::stat::Mode::S_IRUSR).expect("a pipe");
     refused("it is not a regular file");
 }
+
+#[test]
+fn placement_is_refused_for_fields_with_another_purpose() {
+    let directory = Directory::new();
+    let with = |placement: &str| {
+        with_token(&format!("flow: {{ client_credentials: {{ server: cal }} }}, placement: {{ {placement} }}"))
+    };
+    let placed = |text: &str| {
+        let loaded = directory.loaded(text);
+        let CredentialRule::Token(rule) = &loaded.config.policy.routes()[0].credential else { panic!("a token") };
+        rule.placement.to_string()
+    };
+    assert_eq!(placed(&with("")), "authorization: Bearer …");
+    assert_eq!(placed(&with("header: X-Access-Token")), "x-access-token: Bearer …");
+    assert_eq!(placed(&with("header: X-Access-Token, prefix: ''")), "x-access-token: …");
+    assert_eq!(placed(&with("prefix: 'Token token='")), "authorization: Token token=…");
+    for name in ["Host", "content-length", "Transfer-Encoding", "Trailer", "upgrade", "Connection", "Keep-Alive", "TE"]
+    {
+        let expected = format!("token.placement.header: `{}` belongs to the connection", name.to_ascii_lowercase());
+        one_error(&directory, &with(&format!("header: {name}")), &expected);
+    }
+    for name in ["Cookie", "Forwarded", "X-Forwarded-For", "x_forwarded_for", "Max-Forwards", "Proxy-Status"] {
+        let expected = format!("token.placement.header: `{}` has a meaning", name.to_ascii_lowercase());
+        one_error(&directory, &with(&format!("header: {name}")), &expected);
+    }
+    one_error(&directory, &with("header: ':authority'"), "token.placement.header");
+    one_error(
+        &directory,
+        &with("prefix: ' Bearer'"),
+        "token.placement.prefix: a prefix must not begin with white space",
+    );
+    one_error(&directory, &with(r#"prefix: "a\nb""#), "token.placement.prefix");
+}
