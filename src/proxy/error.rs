@@ -22,7 +22,7 @@ enum GrpcCode {
     Unauthenticated = 16,
 }
 
-/// What follows from a reason.
+/// Everything that follows from a reason.
 struct Facts {
     /// The label in metrics and the end of the problem's `type`.
     label: &'static str,
@@ -137,7 +137,7 @@ reasons! {
 }
 
 impl Reason {
-    /// The label.
+    /// The label of this reason in metrics.
     pub const fn as_str(self) -> &'static str {
         self.facts().label
     }
@@ -146,13 +146,14 @@ impl Reason {
 /// How the agent reads errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorFormat {
-    /// As problem details in JSON (RFC 9457).
+    /// The agent reads problem details in JSON (RFC 9457).
     Problem,
-    /// As a gRPC status.
+    /// The agent reads a gRPC status.
     Grpc,
 }
 
-/// A refusal: the reason, and what the agent is told. It contains no text of an authorization server or an upstream.
+/// A refusal: the reason, and what the agent is told. It contains no text of an authorization
+/// server or an upstream.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}: {detail}", .reason.as_str())]
 pub struct Refusal {
@@ -188,7 +189,7 @@ impl Refusal {
         self
     }
 
-    /// What the agent is told.
+    /// The explanation that the agent gets.
     pub fn detail(&self) -> &str {
         &self.detail
     }
@@ -237,7 +238,8 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
-            // A 401 must say how to authenticate (RFC 9110 §15.5.2). Proxy-Status distinguishes ours from the upstream's.
+            // A 401 must say how to authenticate (RFC 9110 §15.5.2). Proxy-Status distinguishes
+            // ours from the upstream's.
             headers.insert(
                 header::WWW_AUTHENTICATE,
                 HeaderValue::from_static("Bearer realm=\"idjag-proxy\", error=\"invalid_token\""),
@@ -249,7 +251,8 @@ impl Refusal {
         response
     }
 
-    /// `Trailers-Only` of gRPC (`PROTOCOL-HTTP2.md` of its specification): a 200 without a body whose headers hold the status.
+    /// `Trailers-Only` of gRPC (`PROTOCOL-HTTP2.md` of its specification): a 200 without a body
+    /// whose headers hold the status.
     fn grpc(&self) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         let headers = response.headers_mut();

@@ -2,7 +2,8 @@
 use std::net::{IpAddr, SocketAddr};
 use tokio::net::TcpStream;
 
-/// Refuses addresses that no request may be sent to, and file descriptors that are reserved for the control plane.
+/// Refuses addresses that no request may be sent to, and file descriptors that are reserved for the
+/// control plane.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
     own: Vec<SocketAddr>,
@@ -28,18 +29,18 @@ pub(super) enum AddressError {
 }
 
 impl Guard {
-    /// `own` are the addresses that this proxy listens on. `reserved_from` is the number of the first file descriptor that the
-    /// agent's traffic must not take.
+    /// `own` are the addresses that this proxy listens on. `reserved_from` is the number of the
+    /// first file descriptor that the agent's traffic must not take.
     pub fn new(own: Vec<SocketAddr>, reserved_from: Option<u64>) -> Self {
         Self { own, reserved_from }
     }
 
-    /// Checks that a connection does not use a reserved descriptor. The system hands out the lowest free number, so a high one
-    /// means that few are left. If a lower one has become free in the meantime, the connection moves to it: otherwise several
-    /// connections could be admitted for the same free descriptor.
+    /// Checks that a connection does not use a reserved descriptor. The system hands out the lowest
+    /// free number, so a high one means that few are left. If a lower one has become free in the
+    /// meantime, the connection moves to it: otherwise several connections could be admitted for
+    /// the same free descriptor.
     ///
-    /// # Errors
-    /// The connection, if there is no descriptor for it.
+    /// # Errors The connection, if there is no descriptor for it.
     pub(super) fn admit(&self, stream: TcpStream) -> Result<TcpStream, TcpStream> {
         match self.reserved_from {
             Some(reserved) if descriptor(&stream) >= reserved => move_below(reserved, stream),
@@ -56,8 +57,8 @@ impl Guard {
         if self.own.iter().any(is_ours) {
             return Err(AddressError::Loop);
         }
-        // Cloud metadata services use link-local addresses. No name may resolve to one; only a route that spells out the address
-        // may use it.
+        // Cloud metadata services use link-local addresses. No name may resolve to one; only a
+        // route that spells out the address may use it.
         let is_spelled_out = named_by == NamedBy::Configuration && host.parse::<IpAddr>().is_ok();
         if is_link_local(address.ip()) && !is_spelled_out {
             return Err(AddressError::LinkLocal(address.ip()));

@@ -5,15 +5,16 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 /// What happens to the credentials that the agent itself sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AgentCredentials {
-    /// They are removed.
+    /// They are removed from the request.
     Strip,
     /// They are forwarded: the route says `keep_credentials`.
     Forward,
 }
 
-/// Removes from a request what must not be forwarded: hop-by-hop fields, the fields that `Connection` nominates (RFC 9110 §7.6.1),
-/// fields that only a proxy may assert, and those in `reserved`, which carry users' tokens and the proxy's own credentials. It runs
-/// before the proxy adds anything, so that a nomination cannot remove a credential.
+/// Removes from a request what must not be forwarded: hop-by-hop fields, the fields that
+/// `Connection` nominates (RFC 9110 §7.6.1), fields that only a proxy may assert, and those in
+/// `reserved`, which carry users' tokens and the proxy's own credentials. It runs before the proxy
+/// adds anything, so that a nomination cannot remove a credential.
 pub fn strip_request(headers: &mut HeaderMap, agent: AgentCredentials, reserved: &[HeaderName]) {
     remove_nominated(headers);
     let is_removed = |name: &HeaderName| {
@@ -31,8 +32,8 @@ pub(super) fn strip_response(headers: &mut HeaderMap) {
     remove(headers, is_hop_by_hop);
 }
 
-/// Removes from trailers the fields that frame, route or authenticate a message, which no trailer may carry (RFC 9110 §6.5.1), and those
-/// in `reserved`.
+/// Removes from trailers the fields that frame, route or authenticate a message, which no trailer
+/// may carry (RFC 9110 §6.5.1), and those in `reserved`.
 pub(super) fn strip_trailers(mut trailers: HeaderMap, reserved: &[HeaderName]) -> HeaderMap {
     let is_removed = |name: &HeaderName| {
         is_hop_by_hop(name)
@@ -68,7 +69,8 @@ pub(super) fn strip_trailers(mut trailers: HeaderMap, reserved: &[HeaderName]) -
     trailers
 }
 
-/// Adds this proxy to `Via` (RFC 9110 §7.6.3): the version received, and a pseudonym that reveals nothing.
+/// Adds this proxy to `Via` (RFC 9110 §7.6.3): the version received, and a pseudonym that reveals
+/// nothing.
 pub(super) fn append_via(headers: &mut HeaderMap, own: &HeaderValue) {
     headers.append(header::VIA, own.clone());
 }
@@ -79,8 +81,8 @@ pub(super) fn has_passed(headers: &HeaderMap, pseudonym: &str) -> bool {
     values.any(|value| value.split(',').any(|hop| hop.split_whitespace().nth(1) == Some(pseudonym)))
 }
 
-/// Whether an OPTIONS may be forwarded: each recipient decrements `Max-Forwards`, and the last one answers (RFC 9110 §7.6.2). `None` if
-/// the field is not a single number.
+/// Whether an OPTIONS may be forwarded: each recipient decrements `Max-Forwards`, and the last one
+/// answers (RFC 9110 §7.6.2). `None` if the field is not a single number.
 pub(super) fn count_forward(headers: &mut HeaderMap) -> Option<bool> {
     let mut values = headers.get_all(header::MAX_FORWARDS).iter();
     let Some(value) = values.next() else { return Some(true) };
@@ -97,7 +99,8 @@ pub(super) fn count_forward(headers: &mut HeaderMap) -> Option<bool> {
     Some(left.is_some())
 }
 
-/// The protocol that a request asks to upgrade to. Its `Connection` must list `upgrade` (RFC 9110 §7.8).
+/// The protocol that a request asks to upgrade to. Its `Connection` must list `upgrade` (RFC 9110
+/// §7.8).
 pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let asked = headers.get(header::UPGRADE)?;
     tokens(headers, header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")).then(|| asked.clone())

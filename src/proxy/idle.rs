@@ -4,8 +4,8 @@ use std::task::Context;
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
-/// Measures how long nothing has moved. The timer is registered only when something has to be waited for, which most small bodies
-/// never need.
+/// Measures how long nothing has moved. The timer is registered only when something has to be
+/// waited for, which most small bodies never need.
 pub(super) struct IdleTimer {
     timeout: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -27,7 +27,8 @@ impl IdleTimer {
         self.moved = true;
     }
 
-    /// Whether the timeout has passed since the last reset. Called only while waiting; it wakes the task when the timeout passes.
+    /// Whether the timeout has passed since the last reset. Called only while waiting; it wakes the
+    /// task when the timeout passes.
     pub(super) fn has_expired(&mut self, cx: &mut Context<'_>) -> bool {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.timeout)));
         if std::mem::take(&mut self.moved) {

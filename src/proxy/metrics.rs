@@ -1,4 +1,5 @@
-//! The metrics of the data plane. A route's series are looked up once, when the table of routes is built.
+//! The metrics of the data plane. A route's series are looked up once, when the table of routes is
+//! built.
 use super::error::Reason;
 use super::traffic::Traffic;
 use crate::telemetry::Registrar;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Metrics {
     families: Families,
-    /// Indexed by [`Reason`].
+    /// The counters, indexed by [`Reason`].
     refused: Arc<[IntCounter]>,
     /// Answers that were abandoned because the agent did not read them.
     pub(super) unread: IntCounter,
@@ -19,7 +20,7 @@ pub struct Metrics {
     unrouted: Arc<RouteMetrics>,
 }
 
-/// Connections to upstreams.
+/// The gauges of connections to upstreams.
 #[derive(Clone)]
 pub(super) struct UpstreamGauges {
     /// Open connections, idle ones included.
@@ -98,8 +99,9 @@ impl Metrics {
         })
     }
 
-    /// The series of one route, which are all present from now on; [`Registrar::remove_series`] removes them. `issuer` is the server whose token the route's requests carry, if
-    /// that token is the workload's own.
+    /// The series of one route, which are all present from now on; [`Registrar::remove_series`]
+    /// removes them. `issuer` is the server whose token the route's requests carry, if that token
+    /// is the workload's own.
     pub(super) fn route(&self, name: &str, issuer: Option<&str>) -> RouteMetrics {
         self.families.route(name, issuer)
     }
@@ -109,7 +111,8 @@ impl Metrics {
         Arc::clone(&self.unrouted)
     }
 
-    /// Updates the gauges of connections. There are as many active connections of the agent as requests in flight.
+    /// Updates the gauges of connections. There are as many active connections of the agent as
+    /// requests in flight.
     pub fn observe(&self, traffic: &Traffic) {
         // An idle connection that has ended counts as idle until the next sweep.
         self.upstream_active.set((self.upstream.open.get() - self.upstream.idle.get()).max(0));

@@ -1,4 +1,5 @@
-//! How one request ended. An outcome is created before the first stage and consumed by the last; dropping it records `aborted`.
+//! How one request ended. An outcome is created before the first stage and consumed by the last;
+//! dropping it records `aborted`.
 use super::error::Refusal;
 use super::metrics::{Class, Metrics, RouteMetrics};
 use http::{HeaderMap, Method, StatusCode};

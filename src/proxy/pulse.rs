@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// When each worker's timer last fired, in milliseconds since the start. The clock is one that neither a laptop's sleep nor an operator
-/// changes.
+/// When each worker's timer last fired, in milliseconds since the start. The clock is one that
+/// neither a laptop's sleep nor an operator changes.
 #[derive(Clone, Debug)]
 pub struct Pulse {
     start: Instant,

@@ -1,10 +1,11 @@
-//! Bytes both ways, until both sides have ended, one is broken, or nothing moved for the idle timeout.
+//! Relays bytes in both directions, until both sides have ended, one is broken, or nothing has
+//! moved for the idle timeout.
 use std::cell::Cell;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
-/// Relays between two streams; half-closes are passed on.
+/// Relays between two streams, and passes half-closes on.
 pub(super) async fn run<A, B>(agent: A, upstream: B, idle: Duration)
 where
     A: AsyncRead + AsyncWrite,
@@ -33,8 +34,9 @@ where
     }
 }
 
-/// An error is one of reading: there is nothing more to come, and whoever is on the other side must learn it. What cannot be written any
-/// more is no reason to throw away what the same side may have sent before.
+/// Relays one direction. It fails only if reading fails: then nothing more will arrive, and the
+/// other side must learn it. A failure to write ends this direction alone, because what the same
+/// side sent before may still be delivered.
 async fn pump<R, W>(mut from: ReadHalf<R>, mut to: WriteHalf<W>, moved: &Cell<Instant>) -> std::io::Result<()>
 where
     R: AsyncRead,
@@ -47,7 +49,7 @@ where
         let passed = pass(&mut to, &buffer[..read]).await;
         moved.set(Instant::now());
         if let Err(error) = &passed {
-            tracing::debug!(%error, "a relayed connection takes no more");
+            tracing::debug!(%error, "a relayed connection accepts no more data");
         }
         if read == 0 || passed.is_err() {
             return Ok(());
@@ -55,12 +57,12 @@ where
     }
 }
 
-/// Passes on what was read; nothing is the end.
+/// Passes on what was read. An empty slice is the end of the stream.
 async fn pass<W: AsyncWrite>(to: &mut WriteHalf<W>, bytes: &[u8]) -> std::io::Result<()> {
     if bytes.is_empty() {
         return to.shutdown().await;
     }
     to.write_all(bytes).await?;
-    // A stream over TLS may hold bytes back until it is flushed.
+    // A TLS stream may buffer bytes until it is flushed.
     to.flush().await
 }

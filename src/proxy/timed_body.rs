@@ -40,8 +40,8 @@ where
         Self { inner, idle: IdleTimer::new(idle) }
     }
 
-    /// Polls for the next frame. `reserved` names fields that are removed from trailers in addition to those that no trailer may
-    /// carry (RFC 9110 §6.5.1).
+    /// Polls for the next frame. `reserved` names fields that are removed from trailers in addition
+    /// to those that no trailer may carry (RFC 9110 §6.5.1).
     pub(super) fn poll_frame(&mut self, reserved: &[HeaderName], cx: &mut Context<'_>) -> PolledFrame {
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {

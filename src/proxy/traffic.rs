@@ -1,8 +1,8 @@
-//! How much is going on: what a drain waits for, and the limit on requests at once.
+//! Counts requests and connections, for draining and for the limit of requests in flight.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// Counts of all workers together.
+/// The counts of all workers together. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Traffic(Arc<Counts>);
 
@@ -13,39 +13,39 @@ struct Counts {
     limit: i64,
 }
 
-/// One request in flight, until it is dropped.
+/// One request in flight, which is counted until it is dropped.
 #[derive(Debug)]
 pub struct InFlight(Arc<Counts>);
 
-/// One connection of the agent's, until it is dropped.
+/// One connection of an agent, which is counted until it is dropped.
 #[derive(Debug)]
 pub struct Connected(Arc<Counts>);
 
 impl Traffic {
-    /// None yet; `limit` is the most requests at once.
+    /// Creates the counts. At most `limit` requests may be in flight.
     pub fn new(limit: i64) -> Self {
         Self(Arc::new(Counts { requests: AtomicI64::new(0), connections: AtomicI64::new(0), limit }))
     }
 
-    /// Takes a place, or `None` where all are taken.
+    /// Counts a request. `None` if the limit is reached.
     pub fn request(&self) -> Option<InFlight> {
         let before = self.0.requests.fetch_add(1, Ordering::Relaxed);
-        let place = InFlight(Arc::clone(&self.0));
-        (before < self.0.limit).then_some(place)
+        let in_flight = InFlight(Arc::clone(&self.0));
+        (before < self.0.limit).then_some(in_flight)
     }
 
-    /// Counts a connection.
+    /// Counts a connection of an agent.
     pub fn connection(&self) -> Connected {
         self.0.connections.fetch_add(1, Ordering::Relaxed);
         Connected(Arc::clone(&self.0))
     }
 
-    /// Requests in flight, their responses' bodies included.
+    /// The requests in flight, including those whose response is still being sent.
     pub fn requests(&self) -> i64 {
         self.0.requests.load(Ordering::Relaxed)
     }
 
-    /// Connections that agents hold.
+    /// The connections that agents hold.
     pub fn connections(&self) -> i64 {
         self.0.connections.load(Ordering::Relaxed)
     }

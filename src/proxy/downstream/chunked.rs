@@ -1,8 +1,11 @@
-//! Finds the end of a chunked body (RFC 9112 §7.1) without decoding it, because the next request's head follows.
+//! Finds the end of a chunked body (RFC 9112 §7.1) without decoding it, because the next request's
+//! head follows.
 
-/// The most digits of a chunk's size, for 64 bits. A recipient must anticipate large sizes and prevent overflow (RFC 9112 §7.1).
+/// The most digits of a chunk's size, for 64 bits. A recipient must anticipate large sizes and
+/// prevent overflow (RFC 9112 §7.1).
 const MAX_SIZE_DIGITS: u8 = 16;
-/// The most bytes of one chunk's extensions. A recipient ought to limit their length (RFC 9112 §7.1.1).
+/// The most bytes of one chunk's extensions. A recipient ought to limit their length (RFC 9112
+/// §7.1.1).
 const MAX_EXTENSION: u16 = 4 * 1024;
 /// The most bytes of the trailer section.
 const MAX_TRAILERS: u16 = 16 * 1024;

@@ -1,5 +1,5 @@
-//! Validates the head of a request before hyper parses it. RFC 9112 allows recipients to be lenient where two of them may differ; a
-//! proxy that adds credentials must not be lenient.
+//! Validates the head of a request before hyper parses it. RFC 9112 allows recipients to be lenient
+//! where two of them may differ; a proxy that adds credentials must not be lenient.
 use crate::proxy::error::{Reason, Refusal};
 use httparse::{EMPTY_HEADER, Error, Header, Request, Status};
 use memchr::memchr_iter;
@@ -40,7 +40,8 @@ impl From<Violation> for Refusal {
     }
 }
 
-/// Looks for the end of one head. It remembers how far it has looked, so that a head that arrives a byte at a time is read once.
+/// Looks for the end of one head. It remembers how far it has looked, so that a head that arrives a
+/// byte at a time is read once.
 #[derive(Debug, Default)]
 pub(super) struct HeadScanner {
     /// The bytes that have been looked at.
@@ -52,8 +53,8 @@ pub(super) struct HeadScanner {
 }
 
 impl HeadScanner {
-    /// Validates the head at the start of `bytes`; `None` if its end has not arrived. Each call must pass at least the bytes of the
-    /// previous one.
+    /// Validates the head at the start of `bytes`; `None` if its end has not arrived. Each call
+    /// must pass at least the bytes of the previous one.
     pub(super) fn scan(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Head>, Violation> {
         for feed in memchr_iter(b'\n', &bytes[self.seen..]).map(|at| at + self.seen) {
             // RFC 9112 §2.2 allows recipients to accept this.
@@ -75,8 +76,8 @@ impl HeadScanner {
     }
 }
 
-/// Checks the size of a head over HTTP/2, as `SETTINGS_MAX_HEADER_LIST_SIZE` counts it (RFC 9113 §6.5.2): the names, the values, and
-/// 32 bytes for each field.
+/// Checks the size of a head over HTTP/2, as `SETTINGS_MAX_HEADER_LIST_SIZE` counts it (RFC 9113
+/// §6.5.2): the names, the values, and 32 bytes for each field.
 pub(crate) fn check_list_size<B>(head: &http::Request<B>, limit: usize) -> Result<(), Violation> {
     let uri = head.uri();
     let pseudo = [
@@ -122,7 +123,8 @@ fn violation(error: Error) -> Violation {
     }
 }
 
-/// The framing of the body: one length, one `chunked`, or neither. RFC 9112 §6.1 and §6.3 allow recipients to accept more.
+/// The framing of the body: one length, one `chunked`, or neither. RFC 9112 §6.1 and §6.3 allow
+/// recipients to accept more.
 fn framing(request: &Request<'_, '_>) -> Result<Framing, Violation> {
     let mut lengths = values(request, "content-length");
     let mut codings = values(request, "transfer-encoding");
@@ -150,7 +152,8 @@ fn parse_length(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok().filter(|_| digits)?.parse().ok()
 }
 
-/// Whether the connection may switch to another protocol. `h2c` never does: it is not answered with 101.
+/// Whether the connection may switch to another protocol. `h2c` never does: it is not answered with
+/// 101.
 fn switches(request: &Request<'_, '_>) -> bool {
     let h2c = |value: &[u8]| value.get(..3).is_some_and(|name| name.eq_ignore_ascii_case(b"h2c"));
     request.method == Some("CONNECT") || values(request, "upgrade").any(|value| !h2c(value))

@@ -54,7 +54,8 @@ where
                 shortage.wait(&"the last file descriptors are reserved for probes, the identity and tokens").await;
             };
             shortage.failures = 0;
-            // Taken only now: a listener without connections must not hold a permit that another one could use.
+            // Taken only now: a listener without connections must not hold a permit that another
+            // one could use.
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
             let acceptor = Rc::clone(&self);
             tokio::task::spawn_local(async move {
@@ -97,7 +98,8 @@ impl Shortage {
             self.logged = Some(Instant::now());
             tracing::error!(error = %why, "a connection could not be accepted");
         }
-        // Nothing notifies us when a descriptor becomes free: we look again with growing pauses, at least twice a second.
+        // Nothing notifies us when a descriptor becomes free: we look again with growing pauses, at
+        // least twice a second.
         tokio::time::sleep(Duration::from_millis(10) * self.failures.min(50)).await;
     }
 }

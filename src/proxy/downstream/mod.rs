@@ -1,5 +1,5 @@
-//! The agent's connections: which protocol they speak, how their requests are framed, and how long an answer may go unread. Nothing
-//! here knows a route.
+//! The agent's connections: which protocol they speak, how their requests are framed, and how long
+//! an answer may go unread. Nothing here knows a route.
 mod chunked;
 mod detect;
 mod head;

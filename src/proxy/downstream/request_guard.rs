@@ -1,6 +1,7 @@
-//! Validates every request head of a connection before hyper reads it, and follows the framing of bodies to find the next head. A head
-//! that is refused is replaced by a placeholder. The answer then takes the way of all refusals: in its turn, with a problem body, a
-//! metric and a log line, none of which hyper's own 400 has.
+//! Validates every request head of a connection before hyper reads it, and follows the framing of
+//! bodies to find the next head. A head that is refused is replaced by a placeholder. The answer
+//! then takes the way of all refusals: in its turn, with a problem body, a metric and a log line,
+//! none of which hyper's own 400 has.
 use super::chunked::ChunkedBody;
 use super::head::{Framing, Head, HeadScanner, Violation};
 use super::write_timeout::WriteTimeout;
@@ -14,7 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// The placeholder for a refused head. Its content is never acted on.
 const PLACEHOLDER: &[u8] = b"REFUSED / HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
 
-/// What the guard of one connection reports to the connection's service. Requests are counted from 1.
+/// What the guard of one connection reports to the connection's service. Requests are counted from
+/// 1.
 #[derive(Debug, Default)]
 pub(super) struct Violations {
     refused: OnceLock<RefusedHead>,
@@ -34,7 +36,8 @@ impl Violations {
         self.refused.get().filter(|refused| refused.request == request).map(|refused| refused.violation)
     }
 
-    /// Whether the bytes after the given request are not checked. If it did not switch protocols, the connection must end.
+    /// Whether the bytes after the given request are not checked. If it did not switch protocols,
+    /// the connection must end.
     pub(super) fn switches(&self, request: u64) -> bool {
         self.switches.load(Ordering::Relaxed) == request
     }
@@ -68,7 +71,8 @@ enum Position {
 }
 
 impl<S> RequestGuard<S> {
-    /// Checks the bytes that are read from `stream`. A head may have `limit` bytes. Writes report to `write_timeout`.
+    /// Checks the bytes that are read from `stream`. A head may have `limit` bytes. Writes report
+    /// to `write_timeout`.
     pub(super) fn new(stream: S, limit: usize, violations: Arc<Violations>, write_timeout: WriteTimeout) -> Self {
         Self {
             stream,
@@ -83,7 +87,8 @@ impl<S> RequestGuard<S> {
         }
     }
 
-    /// Returns how many of `bytes` hyper may read. The rest is an unfinished head, or follows a refusal.
+    /// Returns how many of `bytes` hyper may read. The rest is an unfinished head, or follows a
+    /// refusal.
     fn check(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
         while taken < bytes.len() {
@@ -142,7 +147,8 @@ impl<S> RequestGuard<S> {
         };
     }
 
-    /// Checks the bytes that were just read into `buffer`, from `start` on, and leaves those that hyper may read.
+    /// Checks the bytes that were just read into `buffer`, from `start` on, and leaves those that
+    /// hyper may read.
     fn filter(&mut self, buffer: &mut ReadBuf<'_>, start: usize) {
         let fresh = &buffer.filled()[start..];
         if self.partial.is_empty() {
@@ -205,8 +211,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestGuard<S> {
 }
 
 impl<S: AsyncRead + Unpin> RequestGuard<S> {
-    /// After a refusal, bytes are read only to discard them: closing with unread bytes would reset the connection, and the agent
-    /// might never see the answer. The end of the stream is not passed on, because hyper would conclude that the agent has left.
+    /// After a refusal, bytes are read only to discard them: closing with unread bytes would reset
+    /// the connection, and the agent might never see the answer. The end of the stream is not
+    /// passed on, because hyper would conclude that the agent has left.
     fn discard(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, start: usize) -> Poll<io::Result<()>> {
         loop {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
@@ -264,7 +271,8 @@ mod tests {
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// What hyper would read of `bytes` if they arrived in pieces of the given size and it read into small buffers.
+    /// What hyper would read of `bytes` if they arrived in pieces of the given size and it read
+    /// into small buffers.
     async fn read(bytes: &[u8], piece: usize) -> (Vec<u8>, Arc<Violations>) {
         let (mut near, far) = tokio::io::duplex(piece);
         let violations = Arc::new(Violations::default());

@@ -1,5 +1,5 @@
-//! Serves HTTP on a connection of the agent. What answers the requests is a value: the same connection code serves the outbound port
-//! and the inside of a tunnel.
+//! Serves HTTP on a connection of the agent. What answers the requests is a value: the same
+//! connection code serves the outbound port and the inside of a tunnel.
 use super::detect::{Detected, PrefixedIo, Protocol};
 use super::head::Violation;
 use super::request_guard::{RequestGuard, Violations};
@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Bytes of one HTTP/2 answer that are buffered for an agent that opens a wide window and does not read. There may be 200 such answers
-/// on a connection.
+/// Bytes of one HTTP/2 answer that are buffered for an agent that opens a wide window and does not
+/// read. There may be 200 such answers on a connection.
 const MAX_SEND_BUFFER: usize = 16 * 1024;
 /// HTTP/2 streams of one connection.
 const MAX_STREAMS: u32 = 200;
@@ -45,7 +45,8 @@ pub(crate) struct Downstream {
     local: SocketAddr,
     tunnel: Option<Authority>,
     violations: Arc<Violations>,
-    /// How many requests have arrived. It is meaningful with HTTP/1.1, where requests arrive one after another.
+    /// How many requests have arrived. It is meaningful with HTTP/1.1, where requests arrive one
+    /// after another.
     requests: Cell<u64>,
     _connected: Option<Connected>,
 }
@@ -90,7 +91,7 @@ impl Downstream {
     }
 }
 
-/// Serves HTTP connections.
+/// The HTTP server of the agent's connections, with its settings.
 #[derive(Clone)]
 pub(crate) struct Server {
     head_limit: usize,
@@ -175,8 +176,9 @@ impl Server {
             .auto_date_header(false)
             .max_concurrent_streams(MAX_STREAMS)
             .max_pending_accept_reset_streams(64)
-            // Twice the limit of a head: a head between the two is refused with a problem, a metric and a log line. h2 refuses a
-            // larger one by itself, so that it is never held, with a bare 431 or by ending the connection.
+            // Twice the limit of a head: a head between the two is refused with a problem, a metric
+            // and a log line. h2 refuses a larger one by itself, so that it is never held, with a
+            // bare 431 or by ending the connection.
             .max_header_list_size(u32::try_from(2 * self.head_limit).unwrap_or(u32::MAX))
             .max_send_buf_size(MAX_SEND_BUFFER)
             .keep_alive_interval(Duration::from_secs(60));
@@ -184,11 +186,13 @@ impl Server {
     }
 }
 
-/// Spawns the tasks that answer HTTP/2 requests, each with its write timeout. hyper calls the service for a request and then spawns
-/// that request's task, so the task to spawn is always that of the request for which the service was called last.
+/// Spawns the tasks that answer HTTP/2 requests, each with its write timeout. hyper calls the
+/// service for a request and then spawns that request's task, so the task to spawn is always that
+/// of the request for which the service was called last.
 #[derive(Clone)]
 struct StreamExecutor {
-    /// The write timeout of the request for which the service was called last, until its task is spawned.
+    /// The write timeout of the request for which the service was called last, until its task is
+    /// spawned.
     called: Rc<RefCell<Option<WriteTimeout>>>,
     unread: IntCounter,
 }

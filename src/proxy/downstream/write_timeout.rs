@@ -11,10 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// The write timeout of what one task sends to the agent: a connection with HTTP/1.1, one request with HTTP/2. The request handler
-/// sets it, the writers report to it, and [`with_write_timeout`] enforces it. Relays have none: they time both directions together.
+/// The write timeout of what one task sends to the agent: a connection with HTTP/1.1, one request
+/// with HTTP/2. The request handler sets it, the writers report to it, and [`with_write_timeout`]
+/// enforces it. Relays have none: they time both directions together.
 ///
-/// It is shared within one thread. It consists of atomics because hyper demands that a stream that may be upgraded is `Send`.
+/// It is shared within one thread. It consists of atomics because hyper demands that a stream that
+/// may be upgraded is `Send`.
 #[derive(Clone)]
 pub(crate) struct WriteTimeout(Arc<State>);
 
@@ -73,7 +75,8 @@ impl WriteTimeout {
     }
 }
 
-/// Runs what serves the agent, and drops it if the agent reads nothing for the write timeout, which is counted in `unread`.
+/// Runs what serves the agent, and drops it if the agent reads nothing for the write timeout, which
+/// is counted in `unread`.
 pub(super) async fn with_write_timeout<F: Future + Unpin>(
     mut serving: F,
     write_timeout: &WriteTimeout,
@@ -94,8 +97,9 @@ pub(super) async fn with_write_timeout<F: Future + Unpin>(
     served
 }
 
-/// A body sent over HTTP/2 that reports to a write timeout. hyper asks for the next frame once the agent's window has room for it; by
-/// then the agent has taken the previous one, except for the chunk that hyper and h2 hold.
+/// A body sent over HTTP/2 that reports to a write timeout. hyper asks for the next frame once the
+/// agent's window has room for it; by then the agent has taken the previous one, except for the
+/// chunk that hyper and h2 hold.
 pub(super) struct TrackedBody<B> {
     body: B,
     write_timeout: WriteTimeout,

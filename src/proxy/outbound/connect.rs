@@ -1,5 +1,6 @@
-//! CONNECT (RFC 9110 §9.3.6): opaque TLS if the route says `tunnel`. Plain HTTP inside the tunnel is served like any other request,
-//! because Node's fetch and WebSocket libraries tunnel even `http://`.
+//! CONNECT (RFC 9110 §9.3.6): opaque TLS if the route says `tunnel`. Plain HTTP inside the tunnel
+//! is served like any other request, because Node's fetch and WebSocket libraries tunnel even
+//! `http://`.
 use super::context::Context;
 use super::destination::{self, Destination};
 use super::table::{RouteEntry, Table};
@@ -28,7 +29,7 @@ const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A fatal `access_denied` alert (RFC 8446 §6).
 const ACCESS_DENIED: [u8; 7] = [0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x31];
 
-/// A CONNECT request.
+/// What a CONNECT request is served with.
 pub(super) struct Connect<'r, 'm, H> {
     pub(super) context: &'r Rc<Context>,
     pub(super) table: &'r Table,
@@ -78,7 +79,8 @@ where
             upstream,
             handler,
         };
-        // Its type is erased: a tunnel serves requests and a request opens tunnels, so their futures would contain each other.
+        // Its type is erased: a tunnel serves requests and a request opens tunnels, so their
+        // futures would contain each other.
         let task: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
             let _in_flight = in_flight;
             match agent.await {
@@ -147,7 +149,8 @@ where
                     "TLS was refused inside a tunnel: the proxy itself speaks TLS for this route, so call it as http://"
                 );
                 let mut agent = io;
-                // The connection is closed next. If the client does not read the alert either, nothing is lost.
+                // The connection is closed next. If the client does not read the alert either,
+                // nothing is lost.
                 let _ = agent.write_all(&ACCESS_DENIED).await;
                 let _ = agent.shutdown().await;
             }

@@ -33,9 +33,9 @@ pub struct Shared {
     via_http2: HeaderValue,
 }
 
-/// What [`Shared`] is made of.
+/// The values that [`Shared`] is made of.
 pub struct SharedParts {
-    /// The routes.
+    /// The table of routes.
     pub table: Table,
     /// The source of tokens.
     pub tokens: Tokens,
@@ -53,7 +53,7 @@ pub struct SharedParts {
     pub pulse: Pulse,
 }
 
-/// What one worker handles requests with.
+/// What one worker handles its requests with.
 pub(crate) struct Context {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Rc<Pool>,
@@ -63,7 +63,8 @@ pub(crate) struct Context {
 }
 
 impl Shared {
-    /// Takes a random pseudonym for `Via`: two sidecars in one chain are not a loop, but this process twice is one.
+    /// Takes a random pseudonym for `Via`: two sidecars in one chain are not a loop, but this
+    /// process twice is one.
     pub fn new(parts: SharedParts) -> Self {
         let pseudonym = format!("idjag-proxy-{:08x}", fastrand::u32(..));
         let via = |version: &str| {
@@ -85,7 +86,7 @@ impl Shared {
         }
     }
 
-    /// The current routes.
+    /// The table that is in force now.
     pub fn table(&self) -> Arc<Table> {
         self.table.load_full()
     }

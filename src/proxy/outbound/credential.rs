@@ -19,7 +19,8 @@ pub(super) struct Obtained {
 pub(super) fn of_route<'r>(entry: &'r RouteEntry, obtained: Option<&'r Obtained>) -> Result<Credential<'r>, Refusal> {
     match &entry.route.credential {
         CredentialRule::Token(rule) => {
-            // A route with a token has one by now, or the request was refused. In any case nothing is sent unauthenticated.
+            // A route with a token has one by now, or the request was refused. In any case nothing
+            // is sent unauthenticated.
             let missing = || Refusal::new(Reason::TokenUnavailable, "There is no token for this route.");
             let token = &obtained.ok_or_else(missing)?.token;
             Ok(Credential::Token { token, placement: &rule.placement })
@@ -38,8 +39,8 @@ pub(super) fn count(entry: &RouteEntry, credential: Credential<'_>) {
     }
 }
 
-/// Obtains the access token of a request, if its route needs one. This is the only wait before sending; a cached token is ready at
-/// once.
+/// Obtains the access token of a request, if its route needs one. This is the only wait before
+/// sending; a cached token is ready at once.
 pub(super) async fn obtain(
     context: &Context,
     entry: &RouteEntry,

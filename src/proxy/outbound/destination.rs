@@ -1,4 +1,5 @@
-//! The destination of a request. Its one authority is read here, once; policy, TLS and the forwarded `Host` all derive from it.
+//! The destination of a request. Its one authority is read here, once; policy, TLS and the
+//! forwarded `Host` all derive from it.
 use crate::host::without_brackets;
 use crate::policy::{Origin, Policy, Scheme, Target};
 use crate::proxy::downstream::Arrival;
@@ -35,7 +36,8 @@ impl Destination {
     }
 }
 
-/// Reads the destination of a request: in origin, absolute or authority form (RFC 9112 §3.2), or as a base URL.
+/// Reads the destination of a request: in origin, absolute or authority form (RFC 9112 §3.2), or as
+/// a base URL.
 pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Result<Destination, Refusal> {
     let host = single_host(&parts.headers)?;
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -142,8 +144,8 @@ fn same_destination(tunnel: &Authority, host: &Authority) -> bool {
         && tunnel.port_u16().unwrap_or(default) == host.port_u16().unwrap_or(default)
 }
 
-/// Whether an authority is this listener's own: a loopback name with its port. This also defeats DNS rebinding by a web page, whose host
-/// name is never a loopback name.
+/// Whether an authority is this listener's own: a loopback name with its port. This also defeats
+/// DNS rebinding by a web page, whose host name is never a loopback name.
 fn is_own(authority: &Authority, local: SocketAddr) -> bool {
     let host = without_brackets(authority.host());
     let loopback = host.eq_ignore_ascii_case("localhost")
@@ -151,10 +153,11 @@ fn is_own(authority: &Authority, local: SocketAddr) -> bool {
     loopback && authority.port_u16().unwrap_or(Scheme::Http.default_port()) == local.port()
 }
 
-/// Refuses requests of web pages. A page that is open on the same machine can reach this port and would be given the agent's
-/// credentials. Browsers reveal it in `Sec-Fetch-Site` (Fetch Metadata §2.4) or, where that is missing, as with some for a WebSocket, in
-/// an `Origin` other than the requested host (RFC 6455 §10.2). No page can make a browser send absolute form or cleartext HTTP/2, so
-/// those requests are exempt: they may carry forwarded headers.
+/// Refuses requests of web pages. A page that is open on the same machine can reach this port and
+/// would be given the agent's credentials. Browsers reveal it in `Sec-Fetch-Site` (Fetch Metadata
+/// §2.4) or, where that is missing, as with some for a WebSocket, in an `Origin` other than the
+/// requested host (RFC 6455 §10.2). No page can make a browser send absolute form or cleartext
+/// HTTP/2, so those requests are exempt: they may carry forwarded headers.
 fn refuse_other_sites(headers: &HeaderMap, host: &Authority) -> Result<(), Refusal> {
     let mut sites = headers.get_all("sec-fetch-site").iter().peekable();
     let is_allowed = if sites.peek().is_some() {

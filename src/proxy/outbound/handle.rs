@@ -22,7 +22,7 @@ use hyper::body::{Body, Incoming};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Answers one request.
+/// Answers one request of the agent, and counts and logs how it ended.
 pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> Response<AgentBody> {
     let request = &received.request;
     let format = match headers::is_grpc(request.headers()) {
@@ -74,7 +74,8 @@ async fn serve(
             move |request| handle(Rc::clone(&context), request)
         };
         let connect = connect::Connect { context, table: &table, outcome, in_flight, handler };
-        // Boxed, as is every rare branch below: hyper keeps this function's future in each connection and moves it for each request.
+        // Boxed, as is every rare branch below: hyper keeps this function's future in each
+        // connection and moves it for each request.
         return Box::pin(connect.serve(received)).await;
     }
     let ReceivedRequest { request, downstream, write_timeout } = received;
@@ -151,8 +152,8 @@ fn options() -> Response<AgentBody> {
     response
 }
 
-/// The protocol that the request's connection must speak: HTTP/1.1 for an upgrade, HTTP/2 for gRPC in cleartext, otherwise whatever is
-/// agreed on.
+/// The protocol that the request's connection must speak: HTTP/1.1 for an upgrade, HTTP/2 for gRPC
+/// in cleartext, otherwise whatever is agreed on.
 fn protocol(entry: &RouteEntry, upgrade: Option<&Upgrade>, headers: &HeaderMap) -> Protocol {
     let is_plain = entry.route.upstream.origin.as_ref().is_some_and(|origin| origin.scheme == Scheme::Http);
     match upgrade {
@@ -236,8 +237,8 @@ struct Exchange<'r> {
 }
 
 impl Exchange<'_> {
-    /// Sends the request. After a 401 that refuses the token, the token is discarded, and another one is tried once if the request can
-    /// be repeated.
+    /// Sends the request. After a 401 that refuses the token, the token is discarded, and another
+    /// one is tried once if the request can be repeated.
     async fn forward(&self, outgoing: Outgoing, obtained: Option<Obtained>) -> Result<Response<UpstreamBody>, Refusal> {
         let Self { context, entry, .. } = self;
         let credential = credential::of_route(entry, obtained.as_ref())?;
@@ -300,7 +301,8 @@ impl Exchange<'_> {
     }
 }
 
-/// Whether a response refuses the token: with `invalid_token` (RFC 6750 §3.1), or without an error, since many servers say no more.
+/// Whether a response refuses the token: with `invalid_token` (RFC 6750 §3.1), or without an error,
+/// since many servers say no more.
 fn refuses_token(response: &Response<UpstreamBody>) -> bool {
     if response.status() != StatusCode::UNAUTHORIZED {
         return false;

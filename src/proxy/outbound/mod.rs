@@ -1,4 +1,5 @@
-//! The agent's calls: the route that a request takes, the credential that it gets, and the upstream's answer.
+//! The agent's calls: the route that a request takes, the credential that it gets, and the
+//! upstream's answer.
 mod connect;
 mod context;
 mod credential;

@@ -1,4 +1,5 @@
-//! The table of routes, in which everything that requests need is looked up in advance. A reload builds a new table and swaps it in.
+//! The table of routes, in which everything that requests need is looked up in advance. A reload
+//! builds a new table and swaps it in.
 use super::destination::Destination;
 use crate::clock::Clock;
 use crate::identity::Identity;
@@ -32,7 +33,8 @@ pub(super) struct RouteEntry {
     pub(super) user_file: Option<Secret>,
     pub(super) metrics: Arc<RouteMetrics>,
     pub(super) upstream: UpstreamConfig,
-    /// Headers that are removed from the agent's requests, in addition to those that every route removes.
+    /// Headers that are removed from the agent's requests, in addition to those that every route
+    /// removes.
     pub(super) reserved: Arc<[HeaderName]>,
     /// Whether the workload must have an identity when a request is sent.
     pub(super) needs_identity: bool,
@@ -40,7 +42,7 @@ pub(super) struct RouteEntry {
     pub(super) passes: bool,
 }
 
-/// What a table is built with.
+/// The values that a table is built with.
 pub struct TableParts<'p> {
     /// The source of slots.
     pub tokens: &'p Tokens,
@@ -83,7 +85,8 @@ impl Table {
         }
     }
 
-    /// The refusal of a request that no route matches. It names the host, and the route that was probably meant.
+    /// The refusal of a request that no route matches. It names the host, and the route that was
+    /// probably meant.
     pub(super) fn no_route(&self, destination: &Destination) -> Refusal {
         let nearest = self
             .policy
@@ -93,7 +96,8 @@ impl Table {
         Refusal::new(Reason::NoRoute, format!("No route matches {host} port {port}.{nearest}"))
     }
 
-    /// The slots of the workload's own grants, which equal grants share, each with whether one of its routes is eager.
+    /// The slots of the workload's own grants, which equal grants share, each with whether one of
+    /// its routes is eager.
     pub fn own_slots(&self) -> impl Iterator<Item = (&Arc<Slot>, bool)> {
         let mut slots: HashMap<u64, (&Arc<Slot>, bool)> = HashMap::new();
         for entry in &self.entries {
@@ -129,7 +133,8 @@ impl Table {
 struct Reserved {
     /// Users' tokens, which reach no upstream.
     user_tokens: Vec<HeaderName>,
-    /// Access tokens. Only the proxy sends them, except on a route that forwards the agent's own credentials.
+    /// Access tokens. Only the proxy sends them, except on a route that forwards the agent's own
+    /// credentials.
     access_tokens: Vec<HeaderName>,
 }
 
@@ -150,7 +155,7 @@ impl Reserved {
         Self { user_tokens, access_tokens }
     }
 
-    /// What a route removes that sends `credential`.
+    /// The headers that a route removes if its requests carry `credential`.
     fn of(&self, credential: &CredentialRule) -> Arc<[HeaderName]> {
         let mut names = self.user_tokens.clone();
         match credential {
@@ -183,7 +188,8 @@ impl RouteEntry {
         )?;
         Ok(Self {
             metrics: Arc::new(parts.metrics.route(&route.name, route.own_issuer())),
-            // Once the identity has expired, nothing is sent in the agent's name, static keys included.
+            // Once the identity has expired, nothing is sent in the agent's name, static keys
+            // included.
             needs_identity: needs_token_identity
                 || upstream.needs_identity()
                 || (route.credential.injects() && parts.identity.is_some()),

@@ -1,4 +1,5 @@
-//! Upgrades (RFC 9110 §7.8), mostly to WebSocket: the handshake carries the credential, then bytes are relayed.
+//! Upgrades (RFC 9110 §7.8), mostly to WebSocket: the handshake carries the credential, then bytes
+//! are relayed.
 use crate::proxy::agent_body::AgentBody;
 use crate::proxy::error::{Reason, Refusal};
 use crate::proxy::headers;
@@ -19,8 +20,8 @@ pub(super) struct Upgrade {
 }
 
 impl Upgrade {
-    /// The upgrade that a request asks for, if it is one that can be relayed. `h2c` never is: it would smuggle requests past the
-    /// proxy.
+    /// The upgrade that a request asks for, if it is one that can be relayed. `h2c` never is: it
+    /// would smuggle requests past the proxy.
     pub(super) fn requested(parts: &mut Parts) -> Option<Self> {
         let protocol = headers::upgrade(&parts.headers).filter(|_| parts.version == Version::HTTP_11)?;
         if protocol.as_bytes().to_ascii_lowercase().starts_with(b"h2c") {
@@ -48,7 +49,8 @@ impl Upgrade {
         headers::strip_response(response.headers_mut());
         *answer.headers_mut() = std::mem::take(response.headers_mut());
         set_upgrade(answer.headers_mut(), protocol.unwrap_or_else(|| HeaderValue::from_static("websocket")));
-        // It keeps the connection's sender alive until the relay ends; the connection never returns to the pool.
+        // It keeps the connection's sender alive until the relay ends; the connection never returns
+        // to the pool.
         let lease = response.into_body().into_lease();
         tokio::task::spawn_local(async move {
             let _held = (in_flight, lease);

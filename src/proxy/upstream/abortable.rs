@@ -1,13 +1,13 @@
-//! A stream that can be aborted from outside, whatever protocol it carries and whoever drives it: hyper drives HTTP/2 in a task of
-//! its own, and hands over a stream that was upgraded.
+//! A stream that can be aborted from outside, whatever protocol it carries and whichever task
+//! drives it: hyper drives HTTP/2 in a task of its own, and hands over a stream that was upgraded.
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
-/// A stream on which every operation fails once it has been aborted. The sender's owner aborts it, and can tell from the sender that
-/// the stream has ended.
+/// A stream on which every operation fails once it has been aborted. The sender's owner aborts it,
+/// and can tell from the sender that the stream has ended.
 pub(super) struct Abortable<S> {
     inner: S,
     abort: Option<oneshot::Receiver<()>>,
@@ -31,7 +31,8 @@ impl<S> Abortable<S> {
         self.check()
     }
 
-    /// Called on the write path. It registers no waker: the abort wakes the reader, and if nobody is reading, the agent has stalled.
+    /// Called on the write path. It registers no waker: the abort wakes the reader, and if nobody
+    /// is reading, the agent has stalled.
     fn check(&mut self) -> io::Result<()> {
         let received = self.abort.as_mut().map(oneshot::Receiver::try_recv);
         if let Some(Ok(()) | Err(TryRecvError::Closed)) = received {

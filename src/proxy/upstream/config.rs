@@ -20,12 +20,13 @@ pub(crate) struct UpstreamConfig {
 /// TLS to one route's upstream.
 pub(super) struct UpstreamTls {
     id: u64,
-    /// Offers HTTP/2 and HTTP/1.1.
+    /// The settings that offer HTTP/2 and HTTP/1.1.
     pub(super) any: Arc<ClientConfig>,
-    /// Offers HTTP/1.1 alone.
+    /// The settings that offer HTTP/1.1 alone.
     pub(super) http1: Arc<ClientConfig>,
     pub(super) trust: ServerTrust,
-    /// Set if the SVID is presented or the peer is pinned: such a connection lives no longer than its trust.
+    /// Set if the SVID is presented or the peer is pinned: such a connection lives no longer than
+    /// its trust.
     pub(super) identity: Option<Identity>,
     pub(super) clock: Clock,
 }
@@ -35,14 +36,14 @@ pub(super) struct UpstreamTls {
 pub(crate) enum Protocol {
     /// Chosen by ALPN; HTTP/1.1 in cleartext.
     Negotiated,
-    /// HTTP/1.1, for upgrades.
+    /// HTTP/1.1, which upgrades need.
     Http1,
-    /// HTTP/2 with prior knowledge (RFC 9113 §3.3), for gRPC in cleartext.
+    /// HTTP/2 with prior knowledge (RFC 9113 §3.3), which gRPC in cleartext needs.
     Http2,
 }
 
-/// What connections are pooled by: the origin, and the identity and trust that they were made with. A connection that was proven
-/// for one route therefore never serves another.
+/// What connections are pooled by: the origin, and the identity and trust that they were made with.
+/// A connection that was proven for one route therefore never serves another.
 pub(crate) struct PoolKey {
     pub(super) origin: Origin,
     pub(super) protocol: Protocol,
@@ -83,8 +84,8 @@ impl UpstreamConfig {
         self.tls.as_ref().is_some_and(|tls| tls.identity.is_some())
     }
 
-    /// The pool key of a request. `requested` is the origin that the request names, for a route that names none. `None` if the
-    /// host is not a valid value of `Host`.
+    /// The pool key of a request. `requested` is the origin that the request names, for a route
+    /// that names none. `None` if the host is not a valid value of `Host`.
     pub(crate) fn key(&self, protocol: Protocol, requested: impl FnOnce() -> Origin) -> Option<Arc<PoolKey>> {
         match &self.fixed {
             Some(key) if protocol == key.protocol => Some(Arc::clone(key)),
@@ -125,7 +126,8 @@ impl PoolKey {
         self.origin.authority()
     }
 
-    /// The revision of the identity that a connection made now is bound to; 0 if it is bound to none.
+    /// The revision of the identity that a connection made now is bound to; 0 if it is bound to
+    /// none.
     pub(super) fn revision(&self) -> u64 {
         let identity = self.tls.as_ref().and_then(|tls| tls.identity.as_ref());
         identity.map_or(0, |identity| *identity.changes().borrow())

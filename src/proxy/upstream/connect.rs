@@ -1,4 +1,5 @@
-//! New connections: the name is resolved once, its addresses are checked and connected to, then TLS and HTTP begin.
+//! New connections: the name is resolved once, its addresses are checked and connected to, then TLS
+//! and HTTP begin.
 use super::abortable::Abortable;
 use super::config::{PoolKey, Protocol, UpstreamTls};
 use super::error::SendError;
@@ -79,8 +80,9 @@ pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<PoolKey>, guard: &Guard) 
     if is_http2 { handshake.http2(io).await } else { handshake.http1(io).await }
 }
 
-/// Opens a TCP connection. If the name has several addresses, each gets a head start over the next one (RFC 8305 §5), so that an
-/// address that does not answer costs a moment and not the whole deadline.
+/// Opens a TCP connection. If the name has several addresses, each gets a head start over the next
+/// one (RFC 8305 §5), so that an address that does not answer costs a moment and not the whole
+/// deadline.
 async fn tcp(resolver: &Rc<Resolver>, to: Destined<'_>) -> Result<TcpStream, SendError> {
     let host = without_brackets(&to.origin.host);
     let mut addresses = resolve(resolver, host, to.origin.port).await?.into_iter();
@@ -110,7 +112,8 @@ async fn tcp(resolver: &Rc<Resolver>, to: Destined<'_>) -> Result<TcpStream, Sen
     }
 }
 
-/// Resolves a host. `localhost` is loopback whatever a resolver says (RFC 6761 §6.3), because cleartext HTTP is trusted there.
+/// Resolves a host. `localhost` is loopback whatever a resolver says (RFC 6761 §6.3), because
+/// cleartext HTTP is trusted there.
 async fn resolve(resolver: &Rc<Resolver>, host: &str, port: u16) -> Result<Vec<SocketAddr>, SendError> {
     if host.eq_ignore_ascii_case("localhost") || host.to_ascii_lowercase().ends_with(".localhost") {
         return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
@@ -133,8 +136,8 @@ fn is_out_of_descriptors(_: &std::io::Error) -> bool {
     false
 }
 
-/// Disables Nagle's algorithm, because requests are small and written whole, and enables keep-alive, because a peer that has
-/// vanished must be noticed.
+/// Disables Nagle's algorithm, because requests are small and written whole, and enables
+/// keep-alive, because a peer that has vanished must be noticed.
 fn tune(stream: &TcpStream) {
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
     if let Err(error) = stream.set_nodelay(true).and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive)) {
@@ -142,8 +145,8 @@ fn tune(stream: &TcpStream) {
     }
 }
 
-/// The name for SNI and verification. A SPIFFE peer is verified by its ID and not by this name (SPIFFE X509-SVID §5), so a host
-/// that is not a DNS name gets a placeholder.
+/// The name for SNI and verification. A SPIFFE peer is verified by its ID and not by this name
+/// (SPIFFE X509-SVID §5), so a host that is not a DNS name gets a placeholder.
 fn server_name(host: &str) -> ServerName<'static> {
     let bare = without_brackets(host).to_owned();
     ServerName::try_from(bare).unwrap_or_else(|_| ServerName::try_from("invalid.invalid").expect("a DNS name"))
@@ -182,7 +185,8 @@ impl Handshake<'_> {
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(30))
             .max_header_list_size(64 * 1024)
-            // Until the peer has said how many streams it allows: any beyond that would wait for others to end.
+            // Until the peer has said how many streams it allows: any beyond that would wait for
+            // others to end.
             .initial_max_send_streams(1);
         let (sender, connection) = builder.handshake(io).await.map_err(SendError::Handshake)?;
         let connection = Rc::new(RefCell::new(Box::pin(connection)));
@@ -228,7 +232,8 @@ struct TrustWatch {
 }
 
 impl TrustWatch {
-    /// Aborts the connection once the authority that vouched for the peer is no longer trusted. Ends with the connection.
+    /// Aborts the connection once the authority that vouched for the peer is no longer trusted.
+    /// Ends with the connection.
     async fn run(self, mut abort: oneshot::Sender<()>) {
         let reason = tokio::select! {
             () = abort.closed() => return,
@@ -243,8 +248,9 @@ impl TrustWatch {
         let Some(identity) = self.tls.identity.clone() else { return std::future::pending().await };
         while self.changes.changed().await.is_ok() {
             let Ok(snapshot) = identity.current() else { continue };
-            // Verified as of the handshake. A leaf that has expired since then only retires the connection, because its owner
-            // holds the next one by now. The connection must end when the authority above the leaf is gone.
+            // Verified as of the handshake. A leaf that has expired since then only retires the
+            // connection, because its owner holds the next one by now. The connection must end when
+            // the authority above the leaf is gone.
             if let Err(refused) = crate::tls::recheck(&self.tls.trust, &self.chain, &snapshot, self.since) {
                 return refused.to_string();
             }

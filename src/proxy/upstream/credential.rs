@@ -3,15 +3,16 @@ use crate::policy::Placement;
 use crate::token::AccessToken;
 use http::header::{HeaderMap, HeaderValue};
 
-/// What a request is sent with. It is put on anew for each attempt, once method and URI are final: nothing before that holds the header
-/// field, and no attempt repeats what another one was sent with.
+/// What a request is sent with. It is put on anew for each attempt, once method and URI are final:
+/// nothing before that holds the header field, and no attempt repeats what another one was sent
+/// with.
 #[derive(Clone, Copy)]
 pub(crate) enum Credential<'c> {
-    /// Nothing.
+    /// The request is sent without a credential.
     None,
-    /// An access token.
+    /// The request carries an access token.
     Token { token: &'c AccessToken, placement: &'c Placement },
-    /// A static key: the whole value of its header field.
+    /// The request carries a static key; `value` is the whole value of its header field.
     StaticKey { value: &'c HeaderValue, placement: &'c Placement },
 }
 

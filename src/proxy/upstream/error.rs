@@ -21,7 +21,7 @@ pub(crate) enum SendError {
     /// The process has no file descriptor for a connection.
     #[error("no file descriptor is left for a connection to it (RLIMIT_NOFILE)")]
     NoDescriptor,
-    /// TCP failed.
+    /// The TCP connection failed.
     #[error("the connection failed: {0}")]
     Connect(#[source] std::io::Error),
     /// TCP and TLS took too long.
@@ -52,8 +52,8 @@ impl SendError {
         Self::Tls(crate::tls::refusal(error).unwrap_or_else(|| error.to_string()))
     }
 
-    /// The failure of a connection that was open. With TLS 1.3 a server refuses a client certificate only after the handshake, so
-    /// the refusal shows up when the response is read.
+    /// The failure of a connection that was open. With TLS 1.3 a server refuses a client
+    /// certificate only after the handshake, so the refusal shows up when the response is read.
     pub(super) fn broken(error: hyper::Error) -> Self {
         crate::tls::refusal(&error).or_else(|| tls_over_http2(&error)).map_or(Self::Broken(error), Self::Tls)
     }
@@ -121,8 +121,8 @@ impl From<UploadFault> for Refusal {
     }
 }
 
-/// Whether the peer says that it did not process the request: `REFUSED_STREAM`, or a stream beyond the last one of a GOAWAY
-/// (RFC 9113 §8.7).
+/// Whether the peer says that it did not process the request: `REFUSED_STREAM`, or a stream beyond
+/// the last one of a GOAWAY (RFC 9113 §8.7).
 pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
     // A GOAWAY of our own, about what the peer has sent, says nothing about what it did before.
     let mut http2 =
@@ -130,7 +130,8 @@ pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
     http2.any(|cause| cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
-/// h2 keeps the kind and the text of an I/O error, but not the error. Only TLS reports `InvalidData`.
+/// h2 keeps the kind and the text of an I/O error, but not the error. Only TLS reports
+/// `InvalidData`.
 fn tls_over_http2(error: &hyper::Error) -> Option<String> {
     let mut reads = causes(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>());
     reads.find(|error| error.kind() == std::io::ErrorKind::InvalidData).map(ToString::to_string)

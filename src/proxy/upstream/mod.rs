@@ -1,4 +1,5 @@
-//! Upstreams: resolving, connecting, pooling and sending. Each worker has connections of its own. Nothing here knows the agent.
+//! Upstreams: resolving, connecting, pooling and sending. Each worker has connections of its own.
+//! Nothing here knows the agent.
 mod abortable;
 mod config;
 mod connect;

@@ -1,4 +1,5 @@
-//! The connections of one worker. Idle ones are reused last in, first out, so that a quiet time lets the others age out.
+//! The connections of one worker. Idle ones are reused last in, first out, so that a quiet time
+//! lets the others age out.
 use super::config::PoolKey;
 use super::request_body::RequestBody;
 use super::resolver::Resolver;
@@ -11,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a connection may be idle. Shorter than what servers commonly allow: a connection that the server is about to close is
-/// better not used.
+/// How long a connection may be idle. Shorter than what servers commonly allow: a connection that
+/// the server is about to close is better not used.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(30);
 /// How long a connection is used at most, so that changes of DNS and load balancing take effect.
 const MAX_AGE: Duration = Duration::from_secs(600);
@@ -21,7 +22,7 @@ const MAX_IDLE: usize = 1024;
 /// HTTP/2 connections to one origin.
 const MAX_HTTP2: usize = 32;
 
-/// One worker's connections.
+/// The connections of one worker to its upstreams.
 pub(crate) struct Pool {
     origins: RefCell<HashMap<Arc<PoolKey>, OriginPool>>,
     gauges: UpstreamGauges,
@@ -91,7 +92,7 @@ pub(super) enum Connection {
 }
 
 impl Pool {
-    /// An empty pool.
+    /// Creates an empty pool.
     pub(crate) fn new(gauges: UpstreamGauges, resolver: Rc<Resolver>) -> Rc<Self> {
         Rc::new(Self { origins: RefCell::default(), gauges, resolver })
     }
@@ -120,7 +121,8 @@ impl Pool {
             if idle.sender.is_ready() {
                 break Some(idle);
             }
-            // Its connection task has not yet seen the end of the last response; it will be ready for the next request.
+            // Its connection task has not yet seen the end of the last response; it will be ready
+            // for the next request.
             not_ready.push(idle);
         };
         self.gauges.idle.add(i64::try_from(not_ready.len()).unwrap_or(0));
@@ -134,7 +136,8 @@ impl Pool {
         }))
     }
 
-    /// Whether a connection is about to become ready, so that it is worth waiting for one turn of the runtime.
+    /// Whether a connection is about to become ready, so that it is worth waiting for one turn of
+    /// the runtime.
     pub(super) fn has_idle(&self, key: &Arc<PoolKey>) -> bool {
         self.origins.borrow().get(key).is_some_and(|origin| !origin.idle.is_empty())
     }
@@ -183,8 +186,8 @@ impl Pool {
 }
 
 impl OriginPool {
-    /// A stream of a connection whose peer allows another one. Once there are as many connections as allowed, the request waits
-    /// its turn on the least used one.
+    /// A stream of a connection whose peer allows another one. Once there are as many connections
+    /// as allowed, the request waits its turn on the least used one.
     fn stream(&self) -> Option<Connection> {
         let has_room = |connection: &&Http2Connection| connection.streams.active.get() < (connection.streams.max)();
         let least_used = || self.http2.iter().min_by_key(|connection| connection.streams.active.get());

@@ -29,7 +29,7 @@ pub(crate) struct Upload {
     reserved: Arc<[HeaderName]>,
 }
 
-/// What the route demands of an upload.
+/// What the route demands of the body of a request.
 pub(crate) struct UploadRules {
     /// The most bytes; absent: no limit.
     pub(crate) limit: Option<u64>,

@@ -8,18 +8,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Look-ups that one worker runs at once, each in a thread. This many may hang, because the servers of their zone do not answer,
-/// before others have to wait; nothing else of a worker needs such a thread.
+/// Look-ups that one worker runs at once, each in a thread. This many may hang, because the servers
+/// of their zone do not answer, before others have to wait; nothing else of a worker needs such a
+/// thread.
 pub(crate) const MAX_LOOKUPS: usize = 16;
 
 type Addresses = Result<Vec<IpAddr>, Arc<io::Error>>;
 type Lookup = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
-/// The resolver of one worker. It caches nothing: only the system's resolver knows how long an answer is valid.
+/// The resolver of one worker. It caches nothing: only the system's resolver knows how long an
+/// answer is valid.
 pub(crate) struct Resolver {
     lookup: Arc<Lookup>,
     threads: Arc<Semaphore>,
-    /// Callers that want the same name share one look-up, so that a name that hangs takes one thread and not all.
+    /// Callers that want the same name share one look-up, so that a name that hangs takes one
+    /// thread and not all.
     in_flight: RefCell<HashMap<Box<str>, SingleFlight<Addresses>>>,
 }
 
@@ -34,7 +37,8 @@ impl Resolver {
         Rc::new(Self { lookup: Arc::new(lookup), threads, in_flight: RefCell::default() })
     }
 
-    /// The addresses of a name. A caller that gives up leaves nothing behind but a look-up that has begun.
+    /// The addresses of a name. A caller that gives up leaves nothing behind but a look-up that has
+    /// begun.
     pub(super) async fn look_up(self: &Rc<Self>, name: &str) -> Addresses {
         loop {
             let follower = self.in_flight.borrow().get(name).and_then(SingleFlight::follow);
@@ -139,12 +143,14 @@ mod tests {
                 let to = Destined { origin: &origin, named_by: NamedBy::Configuration, guard: &guard };
                 dial(&pool, to, Duration::from_millis(deadline)).await.expect_err("no server")
             };
-            // Many callers that want one name share a thread: other names are looked up in the meantime.
+            // Many callers that want one name share a thread: other names are looked up in the
+            // meantime.
             let errors = join_all((0..200).map(|_| call("hangs".to_owned(), 50))).await;
             assert!(errors.iter().all(|error| matches!(error, SendError::ConnectTimeout)), "{errors:?}");
             assert!(matches!(call("answers".to_owned(), 10_000).await, SendError::Connect(_)));
             assert_eq!(hanging.asked(), 2);
-            // Many names take all threads and no more, and a caller that waits for one waits no longer than its deadline.
+            // Many names take all threads and no more, and a caller that waits for one waits no
+            // longer than its deadline.
             let errors = join_all((0..200).map(|n| call(format!("hangs-{n}"), 50))).await;
             assert!(errors.iter().all(|error| matches!(error, SendError::ConnectTimeout)), "{errors:?}");
             assert!(matches!(call("answers".to_owned(), 50).await, SendError::ConnectTimeout));

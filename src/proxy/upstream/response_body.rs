@@ -17,7 +17,8 @@ impl UpstreamBody {
         Self { inner, lease: Some(lease) }
     }
 
-    /// The lease of the connection, for a response that switches protocols: such a connection never returns to the pool.
+    /// The lease of the connection, for a response that switches protocols: such a connection never
+    /// returns to the pool.
     pub(crate) fn into_lease(mut self) -> Option<Lease> {
         self.lease.take()
     }

@@ -19,11 +19,11 @@ use tokio::time::Instant;
 
 /// Everything about a request but its head and body.
 pub(crate) struct Call<'c> {
-    /// Where it goes.
+    /// The origin that it goes to, and the connections that it may use.
     pub(crate) key: &'c Arc<PoolKey>,
-    /// What it is sent with.
+    /// The credential that it is sent with.
     pub(crate) credential: Credential<'c>,
-    /// Its deadlines.
+    /// The deadlines of its parts.
     pub(crate) timeouts: &'c Timeouts,
     /// Which addresses are refused.
     pub(crate) guard: &'c Guard,
@@ -33,7 +33,8 @@ pub(crate) struct Call<'c> {
     pub(crate) repeat: Option<&'c Repeat>,
 }
 
-/// A copy of a request that can be sent again: one without a body, or whose body was buffered. It holds no credential of the proxy.
+/// A copy of a request that can be sent again: one without a body, or whose body was buffered. It
+/// holds no credential of the proxy.
 pub(crate) struct Repeat {
     method: Method,
     uri: Uri,
@@ -42,9 +43,10 @@ pub(crate) struct Repeat {
     body: Option<Bytes>,
 }
 
-/// Sends a request and waits for the head of the response. Another connection is tried only if nothing of the request was processed:
-/// it was never written, the peer says that it did not process it (RFC 9113 §8.7), or it is idempotent, has no body, and a pooled
-/// connection was closed under it (RFC 9110 §9.2.2).
+/// Sends a request and waits for the head of the response. Another connection is tried only if
+/// nothing of the request was processed: it was never written, the peer says that it did not
+/// process it (RFC 9113 §8.7), or it is idempotent, has no body, and a pooled connection was closed
+/// under it (RFC 9110 §9.2.2).
 pub(crate) async fn send(
     pool: &Rc<Pool>,
     call: &Call<'_>,
@@ -80,8 +82,8 @@ async fn take(pool: &Rc<Pool>, key: &Arc<PoolKey>) -> Option<Connection> {
     None
 }
 
-/// A new connection. It is tried again while the upstream refuses, or while there is no descriptor for it: nothing was sent, and a
-/// restart of the upstream takes a moment.
+/// Opens a new connection. It keeps trying while the upstream refuses or the process is out of
+/// descriptors: nothing was sent, and a restart of the upstream takes a moment.
 async fn new_connection(pool: &Rc<Pool>, call: &Call<'_>) -> Result<Connection, SendError> {
     let deadline = Instant::now() + call.timeouts.connect;
     let mut pauses = [50, 150, 400, 900].map(Duration::from_millis).into_iter();
@@ -157,8 +159,9 @@ impl Call<'_> {
         self.repeat.filter(|repeat| is_harmless(repeat) || is_unprocessed(broken))
     }
 
-    /// Waits for a response until the deadline; `None` if it passes. The response timeout starts with the last byte of the request.
-    /// Until that has been sent the idle timeout applies, to an upstream that reads nothing and to an agent that sends nothing.
+    /// Waits for a response until the deadline; `None` if it passes. The response timeout starts
+    /// with the last byte of the request. Until that has been sent the idle timeout applies, to an
+    /// upstream that reads nothing and to an agent that sends nothing.
     async fn in_time<F: Future>(&self, sending: F) -> Option<F::Output> {
         let mut sending = pin!(sending);
         self.progress.record();
@@ -195,7 +198,8 @@ fn address_http1(request: &mut Request<RequestBody>, key: &PoolKey) {
     }
 }
 
-/// Sets the pseudo-header fields (RFC 9113 §8.3.1), and removes the fields of an HTTP/1.1 connection (RFC 9113 §8.2.2).
+/// Sets the pseudo-header fields (RFC 9113 §8.3.1), and removes the fields of an HTTP/1.1
+/// connection (RFC 9113 §8.2.2).
 fn address_http2(request: &mut Request<RequestBody>, origin: &Origin) {
     *request.version_mut() = Version::HTTP_2;
     request.headers_mut().remove(header::HOST);
