@@ -4,7 +4,7 @@ use super::rig::{LEGACY_KEY, World};
 use http::{HeaderMap, Method};
 
 #[tokio::test]
-async fn smuggling_is_refused_and_the_connection_closed() {
+async fn request_smuggling_is_refused_and_ends_the_connection() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let h = "host: open.test\r\n";
@@ -65,7 +65,7 @@ async fn smuggling_is_refused_and_the_connection_closed() {
 /// RFC 9112 §6.1 would let a coding win over a length, §6.3 equal lengths be one, and §2.2 a bare line feed end a line. Another
 /// recipient may choose otherwise, so none of them passes (FR-1, FR-2, FR-5).
 #[tokio::test]
-async fn what_another_recipient_may_read_otherwise_is_refused() {
+async fn ambiguous_requests_are_refused() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let (coding, length) = ("transfer-encoding: chunked\r\n", "content-length: 3\r\n");
@@ -94,7 +94,7 @@ async fn what_another_recipient_may_read_otherwise_is_refused() {
 }
 
 #[tokio::test]
-async fn broken_chunks_end_both_connections_and_nothing_after_them_is_a_request() {
+async fn broken_chunk_ends_both_connections_before_what_follows() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     for chunk in ["zz\r\nabc\r\n", "fffffffffffffffff\r\nabc", "3\r\nabcd\r\n", "3;x=\n\r\nabc\r\n", "-1\r\n\r\n"] {
@@ -108,7 +108,7 @@ async fn broken_chunks_end_both_connections_and_nothing_after_them_is_a_request(
 }
 
 #[tokio::test]
-async fn the_target_names_the_host_and_what_host_says_goes_nowhere() {
+async fn absolute_target_replaces_host() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let fields = [("host", "evil.test"), ("x-forwarded-host", "evil.test")];
@@ -122,7 +122,7 @@ async fn the_target_names_the_host_and_what_host_says_goes_nowhere() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_named_and_refused() {
+async fn oversized_requests_are_refused_with_the_limit_named() {
     let world = World::open().await;
     let routes = format!(
         "{}  - {{ name: small, match: {{ host: small.test }}, token: none, limits: {{ request_body: 1KiB }}, upstream: {{ url: {} }} }}\n",
@@ -159,7 +159,7 @@ async fn what_is_too_large_is_named_and_refused() {
 }
 
 #[tokio::test]
-async fn an_http2_head_that_is_too_large_is_named_and_its_connection_goes_on() {
+async fn oversized_http2_head_is_refused_and_its_connection_stays_open() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let mut agent = Http2::connect(proxy.outbound).await;
@@ -195,7 +195,7 @@ async fn trace_and_odd_expectations_are_refused() {
 }
 
 #[tokio::test]
-async fn options_goes_as_far_as_it_may() {
+async fn options_is_forwarded_until_max_forwards_is_zero() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let ask = async |method: &Method, host: &str, value: &str| {
@@ -252,7 +252,7 @@ fn has_canary(headers: &HeaderMap) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn headers_that_the_agent_may_not_write_are_gone_in_every_spelling() {
+async fn reserved_headers_of_the_agent_are_removed_in_every_spelling() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     for host in ["api.test", "open.test", "legacy.test"] {
@@ -276,7 +276,7 @@ async fn headers_that_the_agent_may_not_write_are_gone_in_every_spelling() {
 }
 
 #[tokio::test]
-async fn a_nomination_removes_what_the_agent_sent_and_nothing_of_ours() {
+async fn nomination_by_connection_removes_no_header_of_the_proxy() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let fields = [
@@ -303,7 +303,7 @@ async fn a_nomination_removes_what_the_agent_sent_and_nothing_of_ours() {
 }
 
 #[tokio::test]
-async fn the_agents_own_credentials_pass_only_where_the_route_keeps_them() {
+async fn agents_credentials_pass_only_on_a_route_that_keeps_them() {
     let world = World::open().await;
     let url = world.api.url();
     let proxy = world
@@ -324,7 +324,7 @@ async fn the_agents_own_credentials_pass_only_where_the_route_keeps_them() {
 }
 
 #[tokio::test]
-async fn silence_and_garbage_do_not_keep_others_from_being_served() {
+async fn silent_and_garbage_connections_do_not_block_other_agents() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let mut silent = Vec::new();

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 #[tokio::test]
-async fn absolute_form_base_url_alias_and_virtual_host_reach_the_same_route() {
+async fn every_form_of_address_reaches_the_same_route() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let own = proxy.outbound;
@@ -35,7 +35,7 @@ async fn absolute_form_base_url_alias_and_virtual_host_reach_the_same_route() {
 }
 
 #[tokio::test]
-async fn http2_in_the_clear_is_taken_and_many_streams_share_a_connection() {
+async fn cleartext_http2_serves_many_streams_on_one_connection() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let mut agent = Http2::connect(proxy.outbound).await;
@@ -51,7 +51,7 @@ async fn http2_in_the_clear_is_taken_and_many_streams_share_a_connection() {
 }
 
 #[tokio::test]
-async fn an_upstream_gets_http2_if_it_agrees_and_http1_if_not() {
+async fn upstream_gets_http2_if_it_negotiates_it() {
     let world = World::start().await;
     let ca = WebCa::new(&world.clock).expect("authority");
     world.write("ca.pem", &ca.certificate_pem());
@@ -76,7 +76,7 @@ async fn an_upstream_gets_http2_if_it_agrees_and_http1_if_not() {
 }
 
 #[tokio::test]
-async fn an_upstream_whose_certificate_is_not_trusted_gets_nothing() {
+async fn untrusted_upstream_receives_no_request() {
     let world = World::start().await;
     let ca = WebCa::new(&world.clock).expect("authority");
     let other = WebCa::new(&world.clock).expect("authority");
@@ -95,7 +95,7 @@ async fn an_upstream_whose_certificate_is_not_trusted_gets_nothing() {
 }
 
 #[tokio::test]
-async fn what_no_route_matches_is_refused_and_the_nearest_route_named() {
+async fn request_without_a_route_is_refused_with_the_nearest_one_named() {
     let world = World::start().await;
     let routes = format!(
         "routes:\n  - {{ name: reader, match: {{ host: api.test, path: /v1/**, methods: [GET] }}, token: itself, \
@@ -119,7 +119,7 @@ async fn what_no_route_matches_is_refused_and_the_nearest_route_named() {
 }
 
 #[tokio::test]
-async fn the_more_specific_route_wins_whatever_the_order() {
+async fn more_specific_route_wins_in_any_order() {
     let world = World::open().await;
     let api = world.api.url();
     let open = |name: &str, r#match: &str| {
@@ -157,7 +157,7 @@ async fn the_more_specific_route_wins_whatever_the_order() {
 }
 
 #[tokio::test]
-async fn ambiguous_paths_are_refused_where_a_credential_goes_on_and_only_there() {
+async fn ambiguous_paths_are_refused_only_on_routes_that_inject() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let paths = [
@@ -190,7 +190,7 @@ async fn ambiguous_paths_are_refused_where_a_credential_goes_on_and_only_there()
 }
 
 #[tokio::test]
-async fn a_loop_to_itself_is_refused() {
+async fn request_to_the_proxys_own_port_is_refused() {
     let world = World::open().await;
     let proxy = world.proxy_with("unmatched: pass\nroutes: []\n").await;
     // A name that leads here, an address that is ours, and our own metrics.
@@ -216,7 +216,7 @@ async fn a_loop_to_itself_is_refused() {
 
 /// RFC 8305 §5: `localhost` has two addresses, and the first is no use.
 #[tokio::test]
-async fn a_name_whose_first_address_refuses_or_hangs_is_reached_by_the_next() {
+async fn second_address_is_used_if_the_first_refuses_or_hangs() {
     for hangs in [false, true] {
         let world = World::open().await;
         let first = TcpSocket::new_v4().expect("a socket");
@@ -256,7 +256,7 @@ async fn full_queue(socket: TcpSocket) -> (TcpListener, Vec<TcpStream>) {
 }
 
 #[tokio::test]
-async fn a_page_of_another_site_reaches_no_route() {
+async fn cross_site_requests_of_a_browser_are_refused() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let own = proxy.outbound.to_string();
@@ -291,7 +291,7 @@ async fn a_page_of_another_site_reaches_no_route() {
 }
 
 #[tokio::test]
-async fn a_page_whose_own_name_leads_here_reaches_no_route() {
+async fn dns_rebinding_reaches_no_route() {
     for (unmatched, status, kind) in [("refuse", 403, "no_route"), ("pass", 508, "loop")] {
         let world = World::open().await;
         let proxy = world.proxy_with(&format!("unmatched: {unmatched}\n{}", world.routes())).await;

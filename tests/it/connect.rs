@@ -31,7 +31,7 @@ pub(crate) fn trusting(ca: &WebCa) -> TlsConnector {
 }
 
 #[tokio::test]
-async fn what_may_not_be_tunnelled_is_refused_before_the_200() {
+async fn forbidden_tunnel_is_refused_before_the_200() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     for (authority, advice) in [
@@ -54,7 +54,7 @@ async fn what_may_not_be_tunnelled_is_refused_before_the_200() {
 }
 
 #[tokio::test]
-async fn the_advice_leads_to_the_route_and_a_tunnel_for_the_domain_is_no_way_around_it() {
+async fn domain_tunnel_does_not_bypass_the_route_of_a_host() {
     let world = World::open().await;
     let url = world.api.url();
     let routes = format!(
@@ -83,7 +83,7 @@ async fn the_advice_leads_to_the_route_and_a_tunnel_for_the_domain_is_no_way_aro
 }
 
 #[tokio::test]
-async fn plain_http_inside_a_tunnel_is_served_with_the_token_and_the_host_is_the_tunnels() {
+async fn plain_http_inside_a_tunnel_is_served_for_the_tunnels_host() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let mut raw = Raw::connect(proxy.outbound).await;
@@ -121,7 +121,7 @@ async fn plain_http_inside_a_tunnel_is_served_with_the_token_and_the_host_is_the
 }
 
 #[tokio::test]
-async fn tls_inside_a_tunnel_of_a_route_that_injects_gets_an_alert() {
+async fn tls_inside_a_tunnel_of_an_injecting_route_gets_an_alert() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let mut raw = Raw::connect(proxy.outbound).await;
@@ -136,7 +136,7 @@ async fn tls_inside_a_tunnel_of_a_route_that_injects_gets_an_alert() {
 }
 
 #[tokio::test]
-async fn a_tunnel_route_relays_tls_end_to_end() {
+async fn tunnel_route_relays_tls_end_to_end() {
     let world = World::open().await;
     let ca = WebCa::new(&world.clock).expect("authority");
     let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate")).http1_only();

@@ -21,7 +21,7 @@ async fn nothing_is_left(proxy: &Proxy) {
 }
 
 #[tokio::test]
-async fn an_upstream_that_falls_silent_is_given_up_over_either_protocol_on_either_side() {
+async fn silent_upstream_times_out_with_either_protocol_on_either_side() {
     let world = World::start().await;
     let (modern, routes) = world.modern_api().await;
     let idle = "timeouts: { idle: 200ms },";
@@ -54,7 +54,7 @@ async fn an_upstream_that_falls_silent_is_given_up_over_either_protocol_on_eithe
 }
 
 #[tokio::test]
-async fn half_a_body_is_broken_off_however_its_length_is_told() {
+async fn truncated_body_is_broken_off_with_either_framing() {
     let world = World::open().await;
     let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = upstream.local_addr().expect("an address");

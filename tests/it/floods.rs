@@ -29,7 +29,7 @@ async fn victim_with(route: &str) -> Watched {
 }
 
 #[tokio::test]
-async fn a_rapid_reset_is_told_to_calm_down() {
+async fn rapid_reset_ends_with_enhance_your_calm() {
     let mut victim = victim().await;
     let burst: Vec<u8> =
         streams().take(1000).flat_map(|stream| [get(stream, HOST, "/x"), reset(stream)].concat()).collect();
@@ -48,7 +48,7 @@ async fn a_rapid_reset_is_told_to_calm_down() {
 }
 
 #[tokio::test]
-async fn a_reset_of_what_has_reached_the_upstream_gives_everything_back() {
+async fn reset_streams_release_everything_at_the_upstream() {
     let mut victim = victim().await;
     let gate = Gate::default();
     let hold = Fault::Hold(gate.clone());
@@ -72,7 +72,7 @@ async fn a_reset_of_what_has_reached_the_upstream_gives_everything_back() {
 }
 
 #[tokio::test]
-async fn settings_and_pings_without_end_are_answered_no_faster_than_they_are_read() {
+async fn endless_settings_and_pings_are_answered_no_faster_than_read() {
     let mut victim = victim().await;
     for flood in [settings(&[(INITIAL_WINDOW_SIZE, 1)]), frame((PING, 0), 0, &[7; 8])] {
         let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
@@ -86,7 +86,7 @@ async fn settings_and_pings_without_end_are_answered_no_faster_than_they_are_rea
 }
 
 #[tokio::test]
-async fn a_header_section_without_end_is_told_to_calm_down() {
+async fn endless_header_section_ends_with_enhance_your_calm() {
     let mut victim = victim().await;
     let field = [&[0][..], &string("x-field"), &string(&"y".repeat(100))].concat();
     let fields = field.repeat(16_000 / field.len());
@@ -103,7 +103,7 @@ async fn a_header_section_without_end_is_told_to_calm_down() {
 }
 
 #[tokio::test]
-async fn a_header_list_of_a_mebibyte_goes_nowhere() {
+async fn header_list_of_a_mebibyte_is_refused() {
     let mut victim = victim().await;
     let before = victim.world.api.arrivals();
     // Written out: 64 fragments of 16 KiB.
@@ -160,7 +160,7 @@ async fn endless() -> (String, JoinSet<()>) {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_takes_wait_at_the_upstream() {
+async fn unread_answers_wait_at_the_upstream() {
     let (url, _task) = endless().await;
     let route = format!("  - {{ match: {{ host: endless.test }}, token: none, upstream: {{ url: {url} }} }}\n");
     let mut victim = victim_with(&route).await;
@@ -185,7 +185,7 @@ async fn answers_that_nobody_takes_wait_at_the_upstream() {
 }
 
 #[tokio::test]
-async fn uploads_that_nobody_takes_wait_at_the_agent() {
+async fn unread_uploads_wait_at_the_agent() {
     let mut victim = victim().await;
     let gate = Gate::default();
     victim.world.api.faults().next_many(100, &Fault::Hold(gate.clone()));

@@ -28,7 +28,7 @@ fn post(url: &str) -> (Method, &str) {
 }
 
 #[tokio::test]
-async fn every_reason_has_the_code_of_its_row() {
+async fn every_reason_has_its_grpc_code() {
     let world = World::open().await;
     let (modern, _) = world.modern_api().await;
     let other = WebCa::new(&world.clock).expect("authority");
@@ -68,7 +68,7 @@ async fn every_reason_has_the_code_of_its_row() {
 }
 
 #[tokio::test]
-async fn over_http1_the_codes_are_the_same() {
+async fn grpc_codes_are_the_same_over_http1() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let trace = request(&Method::TRACE, "http://api.test/x", &[GRPC]).body(full("")).expect("request");

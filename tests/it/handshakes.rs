@@ -102,7 +102,7 @@ fn beginnings() -> Vec<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn whoever_never_comes_to_a_request_is_let_go() {
+async fn connection_without_a_request_is_closed_after_the_head_timeout() {
     let world = World::open().await;
     let worker = Worker::start(&world, Limits { head_timeout: HEAD_TIMEOUT, ..Limits::default() });
     let mut idlers = Vec::new();
@@ -130,7 +130,7 @@ async fn whoever_never_comes_to_a_request_is_let_go() {
 }
 
 #[tokio::test]
-async fn a_head_that_trickles_has_no_longer_than_one_that_does_not_come() {
+async fn trickling_head_has_the_same_timeout_as_a_missing_one() {
     let world = World::open().await;
     let worker = Worker::start(&world, Limits { head_timeout: HEAD_TIMEOUT, ..Limits::default() });
     let trickle = async |beginning: &[u8], byte: &[u8]| {
@@ -149,7 +149,7 @@ async fn a_head_that_trickles_has_no_longer_than_one_that_does_not_come() {
 }
 
 #[tokio::test]
-async fn those_who_wait_behind_silent_ones_are_served_when_these_are_let_go() {
+async fn waiting_connections_are_served_once_silent_ones_are_closed() {
     let world = World::open().await;
     let limits = Limits { head_timeout: HEAD_TIMEOUT, connections: 20, ..Limits::default() };
     let worker = Worker::start(&world, limits);

@@ -32,7 +32,7 @@ async fn requests(proxy: &Ports) -> f64 {
 }
 
 #[tokio::test]
-async fn two_sidecars_in_a_row_are_no_loop() {
+async fn two_sidecars_in_a_row_are_not_a_loop() {
     let world = World::open().await;
     let (first, _second) = ring(&world).await;
     // What follows the host that leads to the next one is for that one, as its base URL.
@@ -48,7 +48,7 @@ async fn two_sidecars_in_a_row_are_no_loop() {
 }
 
 #[tokio::test]
-async fn what_comes_back_over_another_proxy_is_refused_at_once() {
+async fn request_that_returns_through_another_proxy_is_refused() {
     let world = World::open().await;
     let (first, second) = ring(&world).await;
     // A path for a hundred rounds.

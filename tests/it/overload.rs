@@ -15,7 +15,7 @@ use std::time::Duration;
 const FULL_GET: &str = "GET http://open.test/x HTTP/1.1\r\nhost: open.test\r\n\r\n";
 
 #[tokio::test]
-async fn more_requests_than_the_limit_are_refused_and_room_comes_back() {
+async fn requests_above_the_limit_are_refused_until_others_end() {
     let world = World::open().await;
     let proxy = world.proxy_with(&format!("limits: {{ requests: 8 }}\n{}", world.routes())).await;
     for leave in [false, true, false] {
@@ -88,7 +88,7 @@ async fn serves_exactly(world: &World, proxy: &Ports, cap: usize) {
 }
 
 #[tokio::test]
-async fn exactly_as_many_connections_as_the_limit_are_served_and_the_next_one_waits() {
+async fn connections_above_the_limit_wait() {
     let world = World::open().await;
     // A worker or an address that nobody calls takes nothing from the others.
     let preamble =
@@ -125,7 +125,7 @@ fn leave(proxy: SocketAddr, how: usize) -> std::io::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn abrupt_exits_in_many_threads_leave_every_place_free() {
+async fn abrupt_disconnects_release_every_place() {
     let world = World::open().await;
     let proxy = world.proxy_with(&format!("limits: {{ connections: 4 }}\n{}", world.routes())).await;
     let outbound = proxy.outbound;
@@ -144,7 +144,7 @@ async fn abrupt_exits_in_many_threads_leave_every_place_free() {
 }
 
 #[tokio::test]
-async fn without_a_free_descriptor_it_lives_answers_probes_and_recovers() {
+async fn proxy_answers_probes_and_recovers_without_free_descriptors() {
     let world = World::open().await;
     let other = ResourceServer::start(None, &world.clock).await.expect("server");
     let route = format!("  - {{ match: {{ host: other.test }}, token: none, upstream: {{ url: {} }} }}\n", other.url());

@@ -35,7 +35,7 @@ fn bare(upstream: &ResourceServer) {
 }
 
 #[tokio::test]
-async fn what_passes_carries_no_credential() {
+async fn passing_request_carries_no_credential() {
     let world = World::open().await;
     let proxy = passing(&world).await;
     let mut fields: Vec<_> = SPOOFED.iter().map(|name| (*name, "made-up")).collect();
@@ -58,7 +58,7 @@ async fn what_passes_carries_no_credential() {
 }
 
 #[tokio::test]
-async fn addresses_of_metadata_services_are_reached_by_no_spelling() {
+async fn metadata_addresses_are_refused_in_every_spelling() {
     let world = World::open().await;
     let proxy = passing(&world).await;
     // inet_aton(3) takes the last three for the first.
@@ -89,7 +89,7 @@ async fn addresses_of_metadata_services_are_reached_by_no_spelling() {
 }
 
 #[tokio::test]
-async fn tls_passes_by_connect_as_it_is() {
+async fn tls_passes_through_connect_unchanged() {
     let world = World::open().await;
     let ca = WebCa::new(&world.clock).expect("authority");
     let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate")).http1_only();

@@ -44,7 +44,7 @@ async fn hasty() -> (String, Seen, JoinSet<()>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_closes_as_the_next_request_starts_costs_no_get_and_doubles_no_post() {
+async fn closing_connection_fails_no_get_and_repeats_no_post() {
     let world = World::open().await;
     let (url, seen, _task) = hasty().await;
     let route =
@@ -71,7 +71,7 @@ async fn a_connection_that_closes_as_the_next_request_starts_costs_no_get_and_do
 }
 
 #[tokio::test]
-async fn a_connection_known_to_be_closed_is_used_by_no_request() {
+async fn closed_connection_is_not_reused() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     for _ in 0..3 {
@@ -118,7 +118,7 @@ async fn large_bodies_pass(agent: &mut Http2<http_body_util::Full<Bytes>>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failed_bodies_leave_the_windows_of_a_shared_connection_open() {
+async fn failed_bodies_release_the_window_of_a_shared_connection() {
     let world = World::open().await;
     let (upstream, proxy) = over_http2(&world).await;
     let mut agent = Http2::connect(proxy.outbound).await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 #[tokio::test]
-async fn a_users_token_that_is_missing_or_bad_is_a_401_of_ours() {
+async fn missing_or_bad_user_token_is_refused_with_401() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let stranger = JwtAuthority::new(JwtAlgorithm::Es256, &world.clock).expect("keys");
@@ -61,7 +61,7 @@ pub(crate) fn is_grpc_refusal(reply: &Reply, code: &str) {
 }
 
 #[tokio::test]
-async fn what_the_authorization_server_says_becomes_the_right_status() {
+async fn authorization_errors_map_to_their_status() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let oauth = |status: u16, code: &str| Fault::oauth_error(StatusCode::from_u16(status).expect("status"), code);
@@ -94,7 +94,7 @@ async fn what_the_authorization_server_says_becomes_the_right_status() {
 }
 
 #[tokio::test]
-async fn answers_that_are_no_token_are_refused_and_never_sent_on() {
+async fn unusable_token_responses_are_refused_and_not_forwarded() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let plain = |body: &'static str| Fault::Answer {
@@ -129,7 +129,7 @@ async fn answers_that_are_no_token_are_refused_and_never_sent_on() {
 }
 
 #[tokio::test]
-async fn retry_after_of_the_authorization_server_is_honoured_and_bounded() {
+async fn retry_after_of_the_authorization_server_is_bounded() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let wait = |text: &'static str| {
@@ -153,7 +153,7 @@ async fn retry_after_of_the_authorization_server_is_honoured_and_bounded() {
 }
 
 #[tokio::test]
-async fn a_malformed_request_ends_its_connection_for_grpc_too() {
+async fn malformed_grpc_request_ends_its_connection() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let twice = "POST http://user.test/x HTTP/1.1\r\nhost: user.test\r\ncontent-type: application/grpc\r\n\
@@ -163,7 +163,7 @@ async fn a_malformed_request_ends_its_connection_for_grpc_too() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_switches_protocols_unasked_is_counted_as_refused() {
+async fn unrequested_protocol_switch_is_counted_as_refused() {
     let world = World::open().await;
     let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let url = format!("http://{}", upstream.local_addr().expect("an address"));

@@ -39,7 +39,7 @@ async fn digest_of<B: Body<Data = Bytes, Error: Debug> + Unpin>(mut body: B) -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_mebibytes_pass_both_ways_unchanged_in_constant_memory() {
+async fn large_bodies_pass_both_ways_in_constant_memory() {
     let world = World::open().await;
     let config = world.write("process.yaml", &format!("{}{}", world.preamble(), world.routes()));
     let process = Process::start(&world, &config, "info");
@@ -71,7 +71,7 @@ async fn a_hundred_mebibytes_pass_both_ways_unchanged_in_constant_memory() {
 }
 
 #[tokio::test]
-async fn events_come_one_by_one_and_the_upstream_learns_that_the_agent_has_left() {
+async fn events_are_streamed_and_the_upstream_sees_the_agent_leave() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let mut connection = Http1::connect(proxy.outbound).await;
@@ -99,7 +99,7 @@ const HANDSHAKE: &str = "connection: keep-alive, Upgrade\r\nupgrade: websocket\r
                          sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 #[tokio::test]
-async fn a_web_socket_passes_by_absolute_form_and_through_connect() {
+async fn web_socket_passes_in_absolute_form_and_through_connect() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     for tunnel in [false, true] {
@@ -121,7 +121,7 @@ async fn a_web_socket_passes_by_absolute_form_and_through_connect() {
 }
 
 #[tokio::test]
-async fn an_upgrade_to_http2_is_not_relayed() {
+async fn upgrade_to_h2c_is_not_relayed() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let fields =
@@ -157,7 +157,7 @@ async fn grpc_passes_with_its_trailers() {
 }
 
 #[tokio::test]
-async fn grpc_gets_its_own_codes_for_a_route_a_path_and_an_upstream_that_fail() {
+async fn grpc_failures_have_grpc_codes() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let mut agent = Http2::connect(proxy.outbound).await;
@@ -175,7 +175,7 @@ async fn grpc_gets_its_own_codes_for_a_route_a_path_and_an_upstream_that_fail() 
 }
 
 #[tokio::test]
-async fn trailers_pass_and_those_that_frame_or_speak_for_somebody_do_not() {
+async fn trailers_pass_without_framing_and_credentials() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let forbidden = ["authorization", "txn-token", "content-length", "host", "set-cookie", "x-forwarded-for"];
@@ -211,7 +211,7 @@ async fn trailers_pass_and_those_that_frame_or_speak_for_somebody_do_not() {
 }
 
 #[tokio::test]
-async fn a_client_that_expects_100_gets_it_or_the_refusal_before_its_body() {
+async fn expectation_of_100_is_met_or_refused_before_the_body() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let head =
@@ -231,7 +231,7 @@ async fn a_client_that_expects_100_gets_it_or_the_refusal_before_its_body() {
 }
 
 #[tokio::test]
-async fn a_slow_upstream_is_a_504_and_one_that_refuses_a_502() {
+async fn slow_upstream_is_a_504_and_refusing_upstream_a_502() {
     let world = World::open().await;
     // On a busy machine everything is slow: what is not held back has the usual time.
     let slow = format!(
@@ -255,7 +255,7 @@ async fn a_slow_upstream_is_a_504_and_one_that_refuses_a_502() {
 }
 
 #[tokio::test]
-async fn a_stale_connection_is_noticed_by_nobody_but_a_post() {
+async fn stale_connection_fails_only_a_post() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     // One connection of the agent's stays on one worker, and so with one pool.
@@ -281,7 +281,7 @@ async fn a_stale_connection_is_noticed_by_nobody_but_a_post() {
 }
 
 #[tokio::test]
-async fn what_breaks_off_upstream_breaks_off_for_the_agent() {
+async fn truncated_response_is_truncated_for_the_agent() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let mut agent = Http1::connect(proxy.outbound).await;
@@ -294,7 +294,7 @@ async fn what_breaks_off_upstream_breaks_off_for_the_agent() {
 }
 
 #[tokio::test]
-async fn an_agent_that_stops_reading_loses_its_answer_after_the_idle_timeout_and_gives_everything_back() {
+async fn unread_answer_is_abandoned_after_the_idle_timeout() {
     let world = World::open().await;
     let api = world.api.url();
     let routes = format!(
@@ -331,7 +331,7 @@ async fn an_agent_that_stops_reading_loses_its_answer_after_the_idle_timeout_and
 }
 
 #[tokio::test]
-async fn a_web_socket_that_nobody_reads_is_timed_in_both_directions_together() {
+async fn web_socket_times_both_directions_together() {
     let world = World::open().await;
     let routes = format!(
         "routes:\n  - {{ match: {{ host: short.test }}, token: none, timeouts: {{ idle: 200ms }}, upstream: {{ url: {} }} }}\n",

@@ -90,7 +90,7 @@ impl Limited {
 }
 
 #[tokio::test]
-async fn more_requests_than_one_connection_takes_share_several_up_to_a_limit() {
+async fn requests_spread_over_http2_connections_up_to_a_limit() {
     for (streams, calls, expected) in [(2, 5, vec![0, 0, 1, 1, 2]), (1, 32, (0..32).collect())] {
         let world = World::open().await;
         let (listener, url) = listen().await;
@@ -123,7 +123,7 @@ async fn more_requests_than_one_connection_takes_share_several_up_to_a_limit() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_has_not_said_how_many_streams_it_takes_gets_one_on_a_connection() {
+async fn upstream_gets_one_stream_until_it_states_its_limit() {
     let world = World::open().await;
     let (listener, url) = listen().await;
     let proxy = proxy(&world, &url).await;
@@ -213,7 +213,7 @@ async fn tricky(listener: TcpListener, plan: Plan) {
 }
 
 #[tokio::test]
-async fn what_an_upstream_did_not_process_is_sent_again_and_nothing_that_it_may_have() {
+async fn only_unprocessed_requests_are_sent_again() {
     use Trick::{Babbles, Cancels, Closes, GoesAfter, GoesBefore, Refuses};
     let world = World::open().await;
     let (listener, url) = listen().await;

@@ -40,7 +40,7 @@ async fn counting() -> (String, watch::Receiver<usize>, JoinSet<()>) {
 }
 
 #[tokio::test]
-async fn the_response_timeout_begins_with_the_last_byte_of_a_slow_upload() {
+async fn response_timeout_starts_at_the_end_of_the_upload() {
     const RESPONSE: Duration = Duration::from_secs(2);
     let world = World::open().await;
     let (url, mut counted, _task) = counting().await;
@@ -100,7 +100,7 @@ async fn refused(agent: &mut Raw) -> String {
 }
 
 #[tokio::test]
-async fn an_agent_that_stalls_in_a_body_is_refused_after_the_idle_timeout() {
+async fn stalled_upload_is_refused_after_the_idle_timeout() {
     let world = World::open().await;
     let (modern, proxy) = both(&world, "timeouts: { idle: 1s },").await;
     let outbound = proxy.outbound;
@@ -121,7 +121,7 @@ async fn an_agent_that_stalls_in_a_body_is_refused_after_the_idle_timeout() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_takes_nothing_of_a_body_times_out() {
+async fn upstream_that_reads_no_body_times_out() {
     let world = World::open().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -138,7 +138,7 @@ async fn an_upstream_that_takes_nothing_of_a_body_times_out() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_is_the_agents_fault_and_leaves_the_upstreams_connections_good() {
+async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() {
     let world = World::open().await;
     let (modern, proxy) = both(&world, "").await;
     // A connection of each worker's: the kernel chooses the worker.
@@ -190,7 +190,7 @@ async fn a_body_that_breaks_is_the_agents_fault_and_leaves_the_upstreams_connect
 }
 
 #[tokio::test]
-async fn a_stream_of_the_agents_that_breaks_leaves_the_upstreams_connection_good() {
+async fn broken_http2_upload_spares_the_upstream_connection() {
     let world = World::open().await;
     let (modern, proxy) = both(&world, "").await;
     let mut agent = Http2::connect(proxy.outbound).await;
