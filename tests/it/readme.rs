@@ -179,6 +179,39 @@ fn files_that_a_document_names_exist() {
     }
 }
 
+/// The text of every source file.
+fn sources(directory: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, text);
+        } else {
+            text.push_str(&std::fs::read_to_string(&path).expect("a source file"));
+        }
+    }
+}
+
+#[test]
+fn types_in_the_glossary_exist() {
+    let contributing = include_str!("../../CONTRIBUTING.md");
+    let (_, glossary) = contributing.split_once("\n## Glossary\n").expect("a glossary");
+    let words = glossary.lines().filter_map(|line| line.split('|').nth(1));
+    let types = words.flat_map(spans).filter(|name| name.starts_with(|first: char| first.is_ascii_uppercase()));
+    let mut source = String::new();
+    sources(&root().join("src"), &mut source);
+    let is_declared = |name: &str| {
+        ["struct", "enum"].iter().any(|kind| {
+            let declaration = format!("{kind} {name}");
+            source.match_indices(&declaration).any(|(at, _)| {
+                let next = source[at + declaration.len()..].chars().next();
+                next.is_some_and(|next| !next.is_alphanumeric() && next != '_')
+            })
+        })
+    };
+    let missing: Vec<&str> = types.filter(|name| !is_declared(name)).collect();
+    assert!(missing.is_empty(), "the glossary names types that do not exist: {missing:?}");
+}
+
 /// The troubleshooting table begins rows about refused calls with the status and the reason.
 #[test]
 fn reasons_in_the_troubleshooting_table_exist() {
