@@ -10,5 +10,6 @@ pub mod ca;
 pub mod faults;
 pub mod http;
 pub mod jwt;
+mod request_log;
 pub mod resource_server;
 pub mod workload_api;

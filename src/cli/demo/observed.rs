@@ -2,7 +2,7 @@
 use super::agent::{Reply, get};
 use super::world::{Agent, World};
 use crate::dev::authorization_server::{AuthorizationServer, Recorded};
-use crate::dev::resource_server::{ResourceServer, Seen};
+use crate::dev::resource_server::{ReceivedRequest, ResourceServer};
 use std::net::SocketAddr;
 
 /// One call as seen from every side.
@@ -13,7 +13,7 @@ pub(super) struct Observed {
     /// Token requests that the partner's server answered during the call.
     pub(super) partner: Vec<Recorded>,
     /// The request that arrived at the API.
-    pub(super) upstream: Option<Seen>,
+    pub(super) upstream: Option<ReceivedRequest>,
     /// How often the proxy found the token in its cache.
     pub(super) hits: u64,
     /// How often the proxy did not find the token in its cache.

@@ -1,5 +1,5 @@
 //! The JWT bearer grant (RFC 7523 §2.1).
-use super::State;
+use super::IssuerState;
 use super::exchange::{responsible_client, user};
 use super::issue::{Asked, Principal, words};
 use super::presented::{Presented, Signer};
@@ -10,7 +10,7 @@ use super::request::ID_JAG_TYP;
 use crate::dev::jwt;
 use serde_json::{Value, json};
 
-impl State {
+impl IssuerState {
     pub(super) async fn jwt_bearer(
         &self,
         registry: &Registry,

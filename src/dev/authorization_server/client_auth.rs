@@ -1,5 +1,5 @@
 //! Client authentication (RFC 6749 §2.3, RFC 7521 §4.2, RFC 7523 §3, SPIFFE client authentication).
-use super::State;
+use super::IssuerState;
 use super::refusal::{Outcome, Refusal};
 use super::registry::{Authentication, Client, KeySource, Registry};
 use super::request::TokenRequest;
@@ -17,7 +17,7 @@ const LONGEST_LIFE: Duration = Duration::from_secs(600);
 
 /// Authenticates the client. Returns `None` if the request does not try to authenticate.
 pub(super) async fn authenticate(
-    server: &State,
+    server: &IssuerState,
     registry: &Registry,
     request: &TokenRequest,
 ) -> Outcome<Option<Client>> {
@@ -82,7 +82,7 @@ fn same_secret(expected: &str, presented: &str) -> Outcome<()> {
 
 /// Authenticates a client that sends only its `client_id` in the form: one with `spiffe_x509`, or a
 /// public client.
-fn without_credential(server: &State, registry: &Registry, request: &TokenRequest, id: &str) -> Outcome<Client> {
+fn without_credential(server: &IssuerState, registry: &Registry, request: &TokenRequest, id: &str) -> Outcome<Client> {
     let client = named(registry, Some(id))?;
     match client.authentication {
         Authentication::None => Ok(client),
@@ -95,13 +95,18 @@ fn without_credential(server: &State, registry: &Registry, request: &TokenReques
     }
 }
 
-fn certificate(server: &State, registry: &Registry, request: &TokenRequest) -> anyhow::Result<String> {
+fn certificate(server: &IssuerState, registry: &Registry, request: &TokenRequest) -> anyhow::Result<String> {
     let leaf = request.certificates.first().ok_or_else(|| anyhow::anyhow!("none was presented"))?;
     let domain = registry.domain_of(&jwt::spiffe_id(leaf)?)?;
     jwt::verify_chain(&request.certificates, &domain.x509.bundle(), server.clock.now())
 }
 
-async fn by_assertion(server: &State, registry: &Registry, request: &TokenRequest, assertion: &str) -> Outcome<Client> {
+async fn by_assertion(
+    server: &IssuerState,
+    registry: &Registry,
+    request: &TokenRequest,
+    assertion: &str,
+) -> Outcome<Client> {
     let refuse = |error: anyhow::Error| Refusal::invalid_client(format!("client assertion: {error:#}"));
     let token = jwt::decode(assertion).map_err(refuse)?;
     let subject = token.claims["sub"].as_str().unwrap_or("");
@@ -127,7 +132,7 @@ async fn by_assertion(server: &State, registry: &Registry, request: &TokenReques
     }
 }
 
-async fn private_key_jwt(server: &State, assertion: &str, keys: &KeySource) -> anyhow::Result<()> {
+async fn private_key_jwt(server: &IssuerState, assertion: &str, keys: &KeySource) -> anyhow::Result<()> {
     let token = jwt::verify_with_jwks(assertion, &keys.jwks().await?, "sig")?;
     let now = server.clock.now();
     jwt::check_times(&token.claims, now)?;
@@ -144,7 +149,7 @@ async fn private_key_jwt(server: &State, assertion: &str, keys: &KeySource) -> a
 
 /// Checks that the issuer identifier is the only audience (draft-ietf-oauth-rfc7523bis, SPIFFE
 /// client authentication).
-fn check_audience(server: &State, registry: &Registry, claims: &Value) -> Outcome<()> {
+fn check_audience(server: &IssuerState, registry: &Registry, claims: &Value) -> Outcome<()> {
     let endpoint = server.token_endpoint();
     let expected = if registry.policy.client_assertion_for_endpoint { endpoint.as_str() } else { &server.issuer };
     match jwt::audiences(claims)[..] {

@@ -1,5 +1,5 @@
 //! Token exchange (RFC 8693).
-use super::State;
+use super::IssuerState;
 use super::issue::{Asked, Principal};
 use super::presented::{Presented, Signer};
 use super::record::Form;
@@ -14,7 +14,7 @@ const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 
-impl State {
+impl IssuerState {
     pub(super) async fn token_exchange(
         &self,
         registry: &Registry,

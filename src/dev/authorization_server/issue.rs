@@ -1,5 +1,5 @@
 //! Decides whether a request is allowed, and issues the tokens.
-use super::State;
+use super::IssuerState;
 use super::record::Form;
 use super::refusal::{Outcome, Refusal};
 use super::registry::{Client, Policy, Registry, matches};
@@ -87,7 +87,7 @@ impl Principal {
     }
 }
 
-impl State {
+impl IssuerState {
     /// Issues an access token (RFC 9068) and returns the answer (RFC 6749 §5.1).
     pub(super) fn access_token(
         &self,

@@ -1,5 +1,5 @@
 //! The metadata document of RFC 8414 and OpenID Connect Discovery, served at both locations.
-use super::State;
+use super::IssuerState;
 use crate::sync::lock;
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ pub(super) fn is_path(path: &str, issuer_path: &str) -> bool {
         || path == format!("{issuer_path}/.well-known/openid-configuration")
 }
 
-impl State {
+impl IssuerState {
     pub(super) fn metadata(&self) -> Value {
         let mut document = json!({
             "issuer": self.issuer,

@@ -22,19 +22,19 @@ pub use registry::{Authentication, Client, Delegation, IdJagAudience, KeySource,
 pub use state::Endpoints;
 
 use super::ca::{JwtAlgorithm, JwtAuthority, TrustDomain};
-use super::http::{Answer, Body, Connection, HangUp, Server, ServerTls, full};
+use super::http::{Body, Connection, HangUp, Respond, Server, ServerTls, full};
+use super::request_log::RequestLog;
 use crate::clock::Clock;
 use crate::sync::lock;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use refusal::json_response;
 use serde_json::Value;
-use state::State;
+use state::IssuerState;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use tokio::sync::watch;
 
 /// The settings of a server.
 #[derive(Clone, Debug)]
@@ -59,7 +59,7 @@ impl Default for Setup {
 #[derive(Debug)]
 pub struct AuthorizationServer {
     server: Server,
-    state: Arc<State>,
+    state: Arc<IssuerState>,
 }
 
 impl AuthorizationServer {
@@ -67,19 +67,18 @@ impl AuthorizationServer {
     pub async fn start(setup: &Setup, clock: &Clock) -> anyhow::Result<Self> {
         let (server, listener) = Server::bind(setup.tls.as_ref(), clock).await?;
         let issuer = format!("{}://{}:{}{}", server.scheme(), setup.host, server.address().port(), setup.path);
-        let state = Arc::new(State {
+        let state = Arc::new(IssuerState {
             issuer,
             path: setup.path.clone(),
             clock: clock.clone(),
             keys: JwtAuthority::new(setup.algorithm, clock)?,
             registry: Mutex::default(),
             metadata_patch: Mutex::new(Value::Object(serde_json::Map::default())),
-            seen: Mutex::default(),
-            record: Mutex::default(),
-            arrivals: watch::Sender::new(0),
+            used_assertions: Mutex::default(),
+            log: RequestLog::default(),
             faults: Endpoints::default(),
         });
-        server.serve(listener, Arc::clone(&state) as Arc<dyn Answer>);
+        server.serve(listener, Arc::clone(&state) as Arc<dyn Respond>);
         Ok(Self { server, state })
     }
 
@@ -155,28 +154,27 @@ impl AuthorizationServer {
 
     /// The last few thousand token requests that have been answered, oldest first.
     pub fn requests(&self) -> Vec<Recorded> {
-        lock(&self.state.record).all().cloned().collect()
+        self.state.log.requests()
     }
 
     /// The last token request that was answered.
     pub fn last_request(&self) -> Option<Recorded> {
-        lock(&self.state.record).all().next_back().cloned()
+        self.state.log.last()
     }
 
     /// How many requests of this leg have been answered, including refusals.
     pub fn count(&self, leg: Leg) -> usize {
-        lock(&self.state.record).all().filter(|recorded| recorded.leg == leg).count()
+        self.requests().iter().filter(|recorded| recorded.leg == leg).count()
     }
 
     /// How many token requests have arrived, answered or not.
     pub fn arrivals(&self) -> u64 {
-        *self.state.arrivals.borrow()
+        self.state.log.arrivals()
     }
 
     /// Waits until `count` token requests have arrived.
     pub async fn reached_by(&self, count: u64) {
-        // This cannot fail, because the server owns the sender.
-        let _ = self.state.arrivals.subscribe().wait_for(|arrivals| *arrivals >= count).await;
+        self.state.log.reached_by(count).await;
     }
 
     /// Uses these TLS settings for new handshakes. The scheme of the issuer does not change.
@@ -195,8 +193,8 @@ impl AuthorizationServer {
     }
 }
 
-impl Answer for State {
-    fn answer(
+impl Respond for IssuerState {
+    fn respond(
         self: Arc<Self>,
         request: Request<Incoming>,
         connection: Arc<Connection>,
@@ -205,7 +203,7 @@ impl Answer for State {
     }
 }
 
-impl State {
+impl IssuerState {
     async fn route(
         self: Arc<Self>,
         request: Request<Incoming>,

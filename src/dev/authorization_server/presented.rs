@@ -1,5 +1,5 @@
 //! Verifies a token that is presented as subject, actor or assertion, and determines who signed it.
-use super::State;
+use super::IssuerState;
 use super::registry::{Client, KeySource, Registry};
 use crate::dev::jwt::{self, Token};
 use anyhow::{Context, ensure};
@@ -28,7 +28,7 @@ impl Presented {
     }
 }
 
-impl State {
+impl IssuerState {
     pub(super) async fn presented(&self, registry: &Registry, jwt: &str) -> anyhow::Result<Presented> {
         let decoded = jwt::decode(jwt)?;
         let issuer = decoded.claims["iss"].as_str().unwrap_or("");

@@ -1,11 +1,8 @@
 //! The token requests that have been answered, for tests to check and for the demo to show.
 use crate::dev::jwt;
 use serde_json::Value;
-use std::collections::VecDeque;
 
-const MAX_RECORDED: usize = 4096;
-
-/// What a token request is for.
+/// The purpose of a token request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Leg {
     /// The client's own credentials (RFC 6749 §4.4).
@@ -62,7 +59,7 @@ impl Form {
 /// A token request with its outcome.
 #[derive(Clone, Debug)]
 pub struct Recorded {
-    /// What the request was for.
+    /// The purpose of the request.
     pub leg: Leg,
     /// The parameters. They contain credentials and are for tests only.
     pub form: Form,
@@ -79,21 +76,4 @@ pub struct Recorded {
     pub refusal: Option<(String, String)>,
     /// The body of the answer, if it is JSON.
     pub answer: Value,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Record(VecDeque<Recorded>);
-
-impl Record {
-    pub(super) fn push(&mut self, recorded: Recorded) {
-        if self.0.len() == MAX_RECORDED {
-            self.0.pop_front();
-        }
-        self.0.push_back(recorded);
-    }
-
-    /// The records, newest last.
-    pub(super) fn all(&self) -> impl DoubleEndedIterator<Item = &Recorded> {
-        self.0.iter()
-    }
 }

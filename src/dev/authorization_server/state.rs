@@ -1,18 +1,18 @@
 //! The state of the server: its clients, its keys, and the requests it has received.
-use super::record::Record;
+use super::record::Recorded;
 use super::registry::Registry;
 use crate::clock::{Clock, Timestamp};
 use crate::dev::ca::JwtAuthority;
 use crate::dev::faults::Faults;
+use crate::dev::request_log::RequestLog;
 use crate::sync::lock;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Mutex;
-use tokio::sync::watch;
 
 /// The state of the server.
-pub(super) struct State {
+pub(super) struct IssuerState {
     pub(super) issuer: String,
     pub(super) path: String,
     pub(super) clock: Clock,
@@ -21,9 +21,8 @@ pub(super) struct State {
     pub(super) metadata_patch: Mutex<Value>,
     /// The ids of assertions that were accepted, until they expire, to detect replays (RFC 7523
     /// §3).
-    pub(super) seen: Mutex<HashMap<String, Timestamp>>,
-    pub(super) record: Mutex<Record>,
-    pub(super) arrivals: watch::Sender<u64>,
+    pub(super) used_assertions: Mutex<HashMap<String, Timestamp>>,
+    pub(super) log: RequestLog<Recorded>,
     pub(super) faults: Endpoints,
 }
 
@@ -38,13 +37,13 @@ pub struct Endpoints {
     pub jwks: Faults,
 }
 
-impl State {
+impl IssuerState {
     /// Records the id of an assertion. Returns false if it was used before.
     pub(super) fn first_use(&self, id: &str, expiry: Timestamp) -> bool {
         let now = self.clock.now();
-        let mut seen = lock(&self.seen);
-        seen.retain(|_, expiry| *expiry > now);
-        seen.insert(id.to_owned(), expiry).is_none()
+        let mut used_assertions = lock(&self.used_assertions);
+        used_assertions.retain(|_, expiry| *expiry > now);
+        used_assertions.insert(id.to_owned(), expiry).is_none()
     }
 
     /// A copy of the registry, so that no lock is held while keys are fetched.
@@ -57,8 +56,8 @@ impl State {
     }
 }
 
-impl fmt::Debug for State {
+impl fmt::Debug for IssuerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State").field("issuer", &self.issuer).finish_non_exhaustive()
+        f.debug_struct("IssuerState").field("issuer", &self.issuer).finish_non_exhaustive()
     }
 }

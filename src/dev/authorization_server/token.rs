@@ -5,7 +5,7 @@ use super::record::{Form, Leg, Recorded};
 use super::refusal::{Outcome, Refusal, json_response};
 use super::registry::{Authentication, Client, Registry};
 use super::request::{ID_JAG, ID_JAG_TYP, JWT_BEARER, TOKEN_EXCHANGE, TokenRequest};
-use super::{State, client_auth};
+use super::{IssuerState, client_auth};
 use crate::dev::http::{Body, Connection, HangUp, collect};
 use crate::dev::jwt;
 use crate::sync::lock;
@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-impl State {
+impl IssuerState {
     pub(super) async fn token_request(
         &self,
         request: Request<Incoming>,
@@ -28,14 +28,14 @@ impl State {
             authorization: authorization.map(str::to_owned),
             certificates: connection.client_chain.clone(),
         };
-        self.arrivals.send_modify(|arrivals| *arrivals += 1);
+        self.log.count_arrival();
         let mut verdict = Verdict::default();
         let normal = self.decide(&request, &mut verdict);
         let response = self.faults.token.apply(connection.requests() > 1, normal).await?;
         let (head, body) = response.into_parts();
         let Ok(body) = body.collect().await;
         let body = body.to_bytes();
-        lock(&self.record).push(Recorded {
+        self.log.record(Recorded {
             leg: self.leg(&request.form),
             certificate_id: request.certificates.first().and_then(|leaf| jwt::spiffe_id(leaf).ok()),
             form: request.form,

@@ -26,7 +26,7 @@ pub struct SvidRequest {
 /// A deliberate flaw, which violates the X509-SVID standard, §2 to §5.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flaw {
-    /// `notAfter` has passed.
+    /// The time `notAfter` has passed.
     Expired,
     /// `notBefore` is an hour away.
     NotYetValid,
@@ -90,7 +90,7 @@ pub struct Svid {
     pub chain: Vec<CertificateDer<'static>>,
     /// The private key as PKCS#8 DER.
     pub key: Vec<u8>,
-    /// When the leaf expires.
+    /// The time at which the leaf expires.
     pub not_after: Timestamp,
 }
 

@@ -71,9 +71,9 @@ impl Connection {
 }
 
 /// A service that answers requests.
-pub trait Answer: Send + Sync + 'static {
+pub trait Respond: Send + Sync + 'static {
     /// Answers one request, or closes the connection.
-    fn answer(
+    fn respond(
         self: Arc<Self>,
         request: Request<Incoming>,
         connection: Arc<Connection>,
@@ -84,21 +84,21 @@ pub trait Answer: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    state: Arc<ServerState>,
     accepting: Mutex<JoinSet<()>>,
 }
 
-struct Shared {
+struct ServerState {
     clock: Clock,
     tls: Mutex<Option<Arc<rustls::ServerConfig>>>,
-    answer: Mutex<Option<Arc<dyn Answer>>>,
+    service: Mutex<Option<Arc<dyn Respond>>>,
     connections: AtomicU64,
     open: AtomicU64,
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for ServerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("connections", &self.connections).finish_non_exhaustive()
+        f.debug_struct("ServerState").field("connections", &self.connections).finish_non_exhaustive()
     }
 }
 
@@ -107,21 +107,21 @@ impl Server {
     /// has to know the address.
     pub async fn bind(tls: Option<&ServerTls>, clock: &Clock) -> anyhow::Result<(Self, TcpListener)> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot bind a port of 127.0.0.1")?;
-        let shared = Shared {
+        let state = ServerState {
             clock: clock.clone(),
             tls: Mutex::new(tls.map(|tls| tls.config(clock)).transpose()?),
-            answer: Mutex::default(),
+            service: Mutex::default(),
             connections: AtomicU64::new(0),
             open: AtomicU64::new(0),
         };
         let address = listener.local_addr()?;
-        Ok((Self { address, shared: Arc::new(shared), accepting: Mutex::default() }, listener))
+        Ok((Self { address, state: Arc::new(state), accepting: Mutex::default() }, listener))
     }
 
     /// Starts to answer the connections of this listener.
-    pub fn serve(&self, listener: TcpListener, answer: Arc<dyn Answer>) {
-        *lock(&self.shared.answer) = Some(Arc::clone(&answer));
-        lock(&self.accepting).spawn(accept(listener, Arc::clone(&self.shared), answer));
+    pub fn serve(&self, listener: TcpListener, service: Arc<dyn Respond>) {
+        *lock(&self.state.service) = Some(Arc::clone(&service));
+        lock(&self.accepting).spawn(accept(listener, Arc::clone(&self.state), service));
     }
 
     /// The address that the server listens on.
@@ -131,22 +131,22 @@ impl Server {
 
     /// The scheme: `http` or `https`.
     pub fn scheme(&self) -> &'static str {
-        if lock(&self.shared.tls).is_some() { "https" } else { "http" }
+        if lock(&self.state.tls).is_some() { "https" } else { "http" }
     }
 
     /// How many connections have been accepted, including those whose TLS handshake failed.
     pub fn connections(&self) -> u64 {
-        self.shared.connections.load(Ordering::Relaxed)
+        self.state.connections.load(Ordering::Relaxed)
     }
 
     /// How many connections are open.
     pub fn open_connections(&self) -> u64 {
-        self.shared.open.load(Ordering::Relaxed)
+        self.state.open.load(Ordering::Relaxed)
     }
 
     /// Uses these TLS settings for new handshakes.
     pub fn set_tls(&self, tls: &ServerTls) -> anyhow::Result<()> {
-        *lock(&self.shared.tls) = Some(tls.config(&self.shared.clock)?);
+        *lock(&self.state.tls) = Some(tls.config(&self.state.clock)?);
         Ok(())
     }
 
@@ -158,20 +158,20 @@ impl Server {
 
     /// Listens on the same port again.
     pub async fn restart(&self) -> anyhow::Result<()> {
-        let answer = lock(&self.shared.answer).clone().context("the server was never started")?;
+        let service = lock(&self.state.service).clone().context("the server was never started")?;
         let listener = TcpListener::bind(self.address).await.context("cannot bind the port again")?;
-        lock(&self.accepting).spawn(accept(listener, Arc::clone(&self.shared), answer));
+        lock(&self.accepting).spawn(accept(listener, Arc::clone(&self.state), service));
         Ok(())
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, answer: Arc<dyn Answer>) {
+async fn accept(listener: TcpListener, state: Arc<ServerState>, service: Arc<dyn Respond>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, Arc::clone(&shared), Arc::clone(&answer)));
+                    connections.spawn(connection(stream, Arc::clone(&state), Arc::clone(&service)));
                 }
                 // Either no descriptor is free or the client has already left. The next connection
                 // may succeed.
@@ -183,47 +183,47 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, answer: Arc<dyn Answ
 }
 
 /// Counts a connection as open until it is dropped.
-struct Open(Arc<Shared>);
+struct OpenGuard(Arc<ServerState>);
 
-impl Drop for Open {
+impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Shared>, answer: Arc<dyn Answer>) {
-    let number = shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
-    shared.open.fetch_add(1, Ordering::Relaxed);
-    let _open = Open(Arc::clone(&shared));
+async fn connection(stream: TcpStream, state: Arc<ServerState>, service: Arc<dyn Respond>) {
+    let number = state.connections.fetch_add(1, Ordering::Relaxed) + 1;
+    state.open.fetch_add(1, Ordering::Relaxed);
+    let _open = OpenGuard(Arc::clone(&state));
     // Otherwise small answers would wait for the client's delayed ACK. This cannot fail on an open
     // socket.
     let _ = stream.set_nodelay(true);
-    let tls = lock(&shared.tls).clone();
+    let tls = lock(&state.tls).clone();
     match tls {
-        None => serve(stream, number, Vec::new(), answer).await,
+        None => serve(stream, number, Vec::new(), service).await,
         Some(config) => {
             // The client receives an alert; tests check how it reacts.
             let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
-            serve(stream, number, chain, answer).await;
+            serve(stream, number, chain, service).await;
         }
     }
 }
 
-async fn serve<S>(stream: S, number: u64, client_chain: Vec<CertificateDer<'static>>, answer: Arc<dyn Answer>)
+async fn serve<S>(stream: S, number: u64, client_chain: Vec<CertificateDer<'static>>, service: Arc<dyn Respond>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection =
         Arc::new(Connection { number, client_chain, requests: AtomicU64::new(0), upgraded: Mutex::default() });
-    let service = hyper::service::service_fn(|request| {
+    let answering = hyper::service::service_fn(|request| {
         connection.requests.fetch_add(1, Ordering::Relaxed);
-        Arc::clone(&answer).answer(request, Arc::clone(&connection))
+        Arc::clone(&service).respond(request, Arc::clone(&connection))
     });
     let server = auto::Builder::new(TokioExecutor::new());
     // An error means that the client left, or that a fault closed the connection.
-    let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+    let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), answering).await;
     let mut upgraded = std::mem::take(&mut *lock(&connection.upgraded));
     while upgraded.join_next().await.is_some() {}
 }

@@ -1,5 +1,5 @@
 //! Access control by client certificate and access token (RFC 6750, RFC 9068).
-use super::{Seen, State};
+use super::{ApiState, ReceivedRequest};
 use crate::dev::authorization_server::KeySource;
 use crate::dev::http::{Body, full};
 use crate::dev::jwt;
@@ -33,26 +33,26 @@ pub struct ScopeRule {
     pub scope: String,
 }
 
-impl State {
+impl ApiState {
     /// Admits the request, or returns a refusal.
-    pub(super) async fn admit(&self, seen: &mut Seen) -> Result<(), Response<Body>> {
+    pub(super) async fn admit(&self, received: &mut ReceivedRequest) -> Result<(), Response<Body>> {
         let clients = lock(&self.clients).clone();
         if let Some(clients) = clients
-            && !seen.client.as_ref().is_some_and(|id| clients.contains(id))
+            && !received.client.as_ref().is_some_and(|id| clients.contains(id))
         {
             return Err(answer(StatusCode::FORBIDDEN, None, "this client certificate may not call here"));
         }
         let rule = lock(&self.tokens).clone();
         let Some(rule) = rule else { return Ok(()) };
-        let Some(token) = bearer(seen) else {
+        let Some(token) = bearer(received) else {
             return Err(answer(StatusCode::UNAUTHORIZED, Some("Bearer realm=\"dev\""), "an access token is required"));
         };
         let claims = self.verified(&rule, &token).await.map_err(|error| {
             let challenge = "Bearer realm=\"dev\", error=\"invalid_token\"";
             answer(StatusCode::UNAUTHORIZED, Some(challenge), &format!("{error:#}"))
         })?;
-        seen.claims = Some(claims.clone());
-        let needed = rule.scopes.iter().find(|rule| rule.fits(seen)).map(|rule| rule.scope.as_str());
+        received.claims = Some(claims.clone());
+        let needed = rule.scopes.iter().find(|rule| rule.fits(received)).map(|rule| rule.scope.as_str());
         let granted = claims["scope"].as_str().unwrap_or("");
         match needed {
             Some(scope) if !granted.split(' ').any(|word| word == scope) => {
@@ -77,15 +77,15 @@ impl State {
 }
 
 impl ScopeRule {
-    fn fits(&self, seen: &Seen) -> bool {
-        let method = self.methods.is_empty() || self.methods.contains(&seen.method.as_str());
-        method && seen.target.path().starts_with(&self.path)
+    fn fits(&self, received: &ReceivedRequest) -> bool {
+        let method = self.methods.is_empty() || self.methods.contains(&received.method.as_str());
+        method && received.target.path().starts_with(&self.path)
     }
 }
 
 /// The token, if there is exactly one `Authorization` field and its scheme is Bearer.
-fn bearer(seen: &Seen) -> Option<String> {
-    let mut fields = seen.headers.get_all(header::AUTHORIZATION).iter();
+fn bearer(received: &ReceivedRequest) -> Option<String> {
+    let mut fields = received.headers.get_all(header::AUTHORIZATION).iter();
     let field = fields.next()?.to_str().ok()?;
     if fields.next().is_some() {
         return None;

@@ -1,5 +1,5 @@
 //! The endpoints of the API.
-use super::{Seen, State};
+use super::{ApiState, ReceivedRequest};
 use crate::dev::http::{Body, Connection, full};
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -18,12 +18,12 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 const CHUNK: usize = 16 * 1024;
 
-impl State {
+impl ApiState {
     pub(super) async fn endpoint(
         &self,
         request: Request<Incoming>,
         connection: &Arc<Connection>,
-        seen: &mut Seen,
+        received: &mut ReceivedRequest,
     ) -> Response<Body> {
         if request
             .headers()
@@ -41,12 +41,12 @@ impl State {
             ("status", code) => empty(code.parse().unwrap_or(StatusCode::BAD_REQUEST)),
             ("reject", "") => empty(StatusCode::PAYLOAD_TOO_LARGE),
             ("broken", "") => broken(),
-            _ => echo(request, seen).await,
+            _ => echo(request, received).await,
         }
     }
 }
 
-async fn echo(request: Request<Incoming>, seen: &mut Seen) -> Response<Body> {
+async fn echo(request: Request<Incoming>, received: &mut ReceivedRequest) -> Response<Body> {
     let mut body = request.into_body();
     let mut digest = digest::Context::new(&digest::SHA256);
     let mut length = 0;
@@ -58,7 +58,7 @@ async fn echo(request: Request<Incoming>, seen: &mut Seen) -> Response<Body> {
                 length += data.len() as u64;
                 digest.update(&data);
             }
-            Err(frame) => seen.trailers = frame.into_trailers().unwrap_or_default(),
+            Err(frame) => received.trailers = frame.into_trailers().unwrap_or_default(),
         }
     }
     let digest = digest.finish();
@@ -67,8 +67,8 @@ async fn echo(request: Request<Incoming>, seen: &mut Seen) -> Response<Body> {
         let _ = write!(hex, "{byte:02x}");
         hex
     });
-    seen.body = Some((length, hex));
-    let mut response = Response::new(full(format!("{:#}\n", seen.to_json())));
+    received.body = Some((length, hex));
+    let mut response = Response::new(full(format!("{:#}\n", received.to_json())));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

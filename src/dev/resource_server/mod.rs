@@ -7,15 +7,15 @@ mod record;
 mod tests;
 
 pub use access::{ScopeRule, TokenRule};
-pub use record::Seen;
+pub use record::ReceivedRequest;
 
 use super::faults::Faults;
-use super::http::{Answer, Body, Connection, HangUp, Server, ServerTls};
+use super::http::{Body, Connection, HangUp, Respond, Server, ServerTls};
+use super::request_log::RequestLog;
 use crate::clock::Clock;
 use crate::sync::lock;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use record::Record;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -39,24 +39,23 @@ use tokio::sync::{broadcast, watch};
 #[derive(Debug)]
 pub struct ResourceServer {
     server: Server,
-    state: Arc<State>,
+    state: Arc<ApiState>,
 }
 
-struct State {
+struct ApiState {
     clock: Clock,
     tokens: Mutex<Option<TokenRule>>,
     /// The SPIFFE IDs that may call with a client certificate; `None` for anyone.
     clients: Mutex<Option<Vec<String>>>,
     faults: Faults,
-    record: Mutex<Record>,
-    arrivals: watch::Sender<u64>,
+    log: RequestLog<ReceivedRequest>,
     /// The events of `/sse`; `None` ends the streams.
     events: broadcast::Sender<Option<String>>,
 }
 
-impl fmt::Debug for State {
+impl fmt::Debug for ApiState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("State")
+        f.write_str("ApiState")
     }
 }
 
@@ -65,16 +64,15 @@ impl ResourceServer {
     /// [`Self::require_clients`].
     pub async fn start(tls: Option<&ServerTls>, clock: &Clock) -> anyhow::Result<Self> {
         let (server, listener) = Server::bind(tls, clock).await?;
-        let state = Arc::new(State {
+        let state = Arc::new(ApiState {
             clock: clock.clone(),
             tokens: Mutex::default(),
             clients: Mutex::default(),
             faults: Faults::default(),
-            record: Mutex::default(),
-            arrivals: watch::Sender::new(0),
+            log: RequestLog::default(),
             events: broadcast::Sender::new(256),
         });
-        server.serve(listener, Arc::clone(&state) as Arc<dyn Answer>);
+        server.serve(listener, Arc::clone(&state) as Arc<dyn Respond>);
         Ok(Self { server, state })
     }
 
@@ -125,24 +123,23 @@ impl ResourceServer {
     }
 
     /// The last few thousand requests whose answer has begun, oldest first.
-    pub fn requests(&self) -> Vec<Seen> {
-        lock(&self.state.record).all().cloned().collect()
+    pub fn requests(&self) -> Vec<ReceivedRequest> {
+        self.state.log.requests()
     }
 
     /// The last request whose answer has begun.
-    pub fn last_request(&self) -> Option<Seen> {
-        lock(&self.state.record).all().next_back().cloned()
+    pub fn last_request(&self) -> Option<ReceivedRequest> {
+        self.state.log.last()
     }
 
     /// How many requests have arrived.
     pub fn arrivals(&self) -> u64 {
-        *self.state.arrivals.borrow()
+        self.state.log.arrivals()
     }
 
     /// Waits until `count` requests have arrived.
     pub async fn reached_by(&self, count: u64) {
-        // This cannot fail, because the server owns the sender.
-        let _ = self.state.arrivals.subscribe().wait_for(|arrivals| *arrivals >= count).await;
+        self.state.log.reached_by(count).await;
     }
 
     /// Waits until `count` clients have opened `/sse`.
@@ -168,30 +165,35 @@ impl ResourceServer {
     }
 }
 
-impl Answer for State {
-    fn answer(
+impl Respond for ApiState {
+    fn respond(
         self: Arc<Self>,
         request: Request<Incoming>,
         connection: Arc<Connection>,
     ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, HangUp>> + Send>> {
         Box::pin(async move {
-            let mut seen = Seen::new(&request, &connection);
-            self.arrivals.send_modify(|arrivals| *arrivals += 1);
+            let mut received = ReceivedRequest::new(&request, &connection);
+            self.log.count_arrival();
             let answered = {
-                let normal = self.serve(request, &connection, &mut seen);
+                let normal = self.serve(request, &connection, &mut received);
                 self.faults.apply(connection.requests() > 1, normal).await
             };
-            seen.status = answered.as_ref().ok().map(|response| response.status().as_u16());
-            lock(&self.record).push(seen);
+            received.status = answered.as_ref().ok().map(|response| response.status().as_u16());
+            self.log.record(received);
             answered
         })
     }
 }
 
-impl State {
-    async fn serve(&self, request: Request<Incoming>, connection: &Arc<Connection>, seen: &mut Seen) -> Response<Body> {
-        match self.admit(seen).await {
-            Ok(()) => self.endpoint(request, connection, seen).await,
+impl ApiState {
+    async fn serve(
+        &self,
+        request: Request<Incoming>,
+        connection: &Arc<Connection>,
+        received: &mut ReceivedRequest,
+    ) -> Response<Body> {
+        match self.admit(received).await {
+            Ok(()) => self.endpoint(request, connection, received).await,
             Err(refusal) => refusal,
         }
     }

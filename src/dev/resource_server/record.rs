@@ -4,13 +4,10 @@ use crate::dev::jwt;
 use http::{HeaderMap, Request, Uri, Version};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
-use std::collections::VecDeque;
-
-const MAX_RECORDED: usize = 4096;
 
 /// A request as it arrived, with the status of the answer.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct ReceivedRequest {
     /// The method.
     pub method: String,
     /// The request target: in origin form over HTTP/1.1, absolute over HTTP/2.
@@ -35,7 +32,7 @@ pub struct Seen {
     pub status: Option<u16>,
 }
 
-impl Seen {
+impl ReceivedRequest {
     pub(super) fn new(request: &Request<Incoming>, connection: &Connection) -> Self {
         Self {
             method: request.method().to_string(),
@@ -94,21 +91,4 @@ fn fields(headers: &HeaderMap) -> Value {
         }
     }
     Value::Object(fields)
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Record(VecDeque<Seen>);
-
-impl Record {
-    pub(super) fn push(&mut self, seen: Seen) {
-        if self.0.len() == MAX_RECORDED {
-            self.0.pop_front();
-        }
-        self.0.push_back(seen);
-    }
-
-    /// The records, newest last.
-    pub(super) fn all(&self) -> impl DoubleEndedIterator<Item = &Seen> {
-        self.0.iter()
-    }
 }

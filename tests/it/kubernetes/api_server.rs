@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use idjag_proxy::clock::Clock;
-use idjag_proxy::dev::http::{Answer, Body, Connection, HangUp, Server, collect, full};
+use idjag_proxy::dev::http::{Body, Connection, HangUp, Respond, Server, collect, full};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -181,8 +181,8 @@ impl Objects {
     }
 }
 
-impl Answer for Store {
-    fn answer(
+impl Respond for Store {
+    fn respond(
         self: Arc<Self>,
         request: Request<Incoming>,
         _: Arc<Connection>,
