@@ -27,7 +27,7 @@ pub(super) fn run(file: &Path) -> ExitCode {
 struct Checked {
     /// Errors, warnings and notes.
     messages: String,
-    /// What a valid file allows.
+    /// The description of what a valid file allows.
     description: Option<String>,
 }
 

@@ -35,7 +35,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the proxy.
+    /// Run the proxy with a configuration file.
     Run {
         /// The configuration file.
         file: PathBuf,

@@ -17,7 +17,7 @@ pub(crate) struct Position {
 /// One error or one warning about a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The configuration file.
+    /// The configuration file that the problem is in.
     pub file: PathBuf,
     /// The line, counted from 1.
     pub line: usize,
@@ -28,7 +28,7 @@ pub struct Problem {
     pub path: String,
     /// What is wrong, in one sentence without a full stop.
     pub message: String,
-    /// What to do about it.
+    /// A hint as to how to solve the problem.
     pub help: Option<String>,
     /// The source line; absent where it may hold a secret that was written in the wrong place.
     pub snippet: Option<Snippet>,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A whole configuration.
+/// The configuration of the whole process.
 pub struct Config {
     /// The source of the identity; absent where none is configured.
     pub identity: Option<IdentitySource>,
@@ -100,14 +100,14 @@ pub enum LogFormat {
 /// Settings of the command line, which take precedence over the file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    /// `--workload-api-socket`
+    /// The socket that `--workload-api-socket` names.
     pub workload_api_socket: Option<Endpoint>,
     /// `--listen-outbound`; empty if it was not given.
     pub listen_outbound: Vec<SocketAddr>,
     /// `--listen-metrics`; empty if it was not given.
     pub listen_metrics: Vec<SocketAddr>,
-    /// `--admin`
+    /// The path that `--admin` names.
     pub admin: Option<PathBuf>,
-    /// `--log-level`
+    /// The level that `--log-level` names.
     pub log_level: Option<Level>,
 }

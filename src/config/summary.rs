@@ -26,7 +26,7 @@ pub fn summary(config: &Config) -> String {
     }
     text.push_str(match config.policy.unmatched() {
         Unmatched::Refuse => "\nEverything else is refused.\n",
-        Unmatched::Pass => "\nEverything else passes, without a credential of ours.\n",
+        Unmatched::Pass => "\nEverything else passes, without a credential from the proxy.\n",
     });
     text
 }

@@ -14,4 +14,4 @@ pub use fields::{any_spelling, is_credential, is_forwarding, is_hop_by_hop, is_s
 pub use matcher::{HostPattern, Match};
 pub use path::{PathAmbiguity, PathPattern, ambiguity, normalized};
 pub use placement::{Placement, PlacementError};
-pub use route::{CredentialRule, Limits, Origin, Route, Scheme, Timeouts, TokenRule, TokenSource, Upstream};
+pub use route::{CredentialRule, Origin, Route, RouteLimits, Scheme, Timeouts, TokenRule, TokenSource, Upstream};

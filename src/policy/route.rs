@@ -18,20 +18,20 @@ pub struct Route {
     pub matcher: Match,
     /// A name for the host in base URLs.
     pub alias: Option<Box<str>>,
-    /// What the requests carry.
+    /// The credential that the requests carry.
     pub credential: CredentialRule,
-    /// Where the requests go.
+    /// The server that the requests go to.
     pub upstream: Upstream,
     /// How long the requests may take.
     pub timeouts: Timeouts,
     /// How large the requests may be.
-    pub limits: Limits,
+    pub limits: RouteLimits,
     /// Bodies of up to this many bytes are kept for one replay after a 401; absent: only requests
     /// without a body are replayed.
     pub replay_max_body: Option<usize>,
 }
 
-/// What the requests of a route carry.
+/// The credential that the requests of a route carry.
 #[derive(Clone)]
 pub enum CredentialRule {
     /// An access token.
@@ -55,7 +55,7 @@ pub enum CredentialRule {
 /// Which access token the requests carry, and in whose name.
 #[derive(Clone)]
 pub struct TokenRule {
-    /// What is requested from the authorization server.
+    /// The grant that is requested from the authorization server.
     pub grant: Arc<Grant>,
     /// The source of the user's token on a delegated grant.
     pub source: TokenSource,
@@ -90,7 +90,7 @@ impl Route {
             credential,
             upstream: Upstream { origin: None, tls },
             timeouts: Timeouts::default(),
-            limits: Limits::default(),
+            limits: RouteLimits::default(),
             replay_max_body: None,
         }
     }
@@ -111,7 +111,7 @@ impl CredentialRule {
     }
 }
 
-/// Where the requests of a route go.
+/// The server that the requests of a route go to.
 #[derive(Clone)]
 pub struct Upstream {
     /// The origin; absent: `https` to the request's own host, on port 443 or `match.port`.
@@ -181,7 +181,7 @@ impl Default for Timeouts {
 
 /// How large a request may be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct RouteLimits {
     /// The largest body of a request in bytes; absent: no limit, because bodies are streamed.
     pub request_body: Option<u64>,
 }

@@ -7,7 +7,8 @@ use crate::config::file::{File, LegacySecretFile, RouteFile, TokenOfRoute, Unmat
 use crate::config::problem::KeyPath;
 use crate::host::without_brackets;
 use crate::policy::{
-    CredentialRule, HostPattern, Limits, Match, Placement, Policy, Route, Timeouts, TokenSource, Unmatched, Upstream,
+    CredentialRule, HostPattern, Match, Placement, Policy, Route, RouteLimits, Timeouts, TokenSource, Unmatched,
+    Upstream,
 };
 use http::header::AUTHORIZATION;
 use std::collections::{HashMap, HashSet};
@@ -284,7 +285,7 @@ fn runtime_route(file: &RouteFile, credential: CredentialRule, upstream: Upstrea
             response: file.timeouts.response,
             idle: file.timeouts.idle,
         },
-        limits: Limits { request_body: file.limits.request_body.map(|size| size.0) },
+        limits: RouteLimits { request_body: file.limits.request_body.map(|size| size.0) },
         replay_max_body: file.replay.as_ref().map(|replay| bytes(replay.max_body)),
     }
 }

@@ -1,4 +1,4 @@
-//! Where a route's requests go, and how.
+//! Upstreams: where the requests of a route go, and over which TLS.
 use super::Builder;
 use crate::config::file::{ClientCertificateFile, RouteFile, TrustFile};
 use crate::config::leaf::OriginUrl;

@@ -81,7 +81,7 @@ pub(crate) trait Decode: Sized {
         None
     }
 
-    /// Whether [`Decode::by_name_alone`] succeeds.
+    /// Whether the bare name of a choice is enough, so that [`Decode::by_name_alone`] succeeds.
     fn has_only_defaults() -> bool {
         false
     }

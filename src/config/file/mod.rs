@@ -49,7 +49,7 @@ record! {
         /// The number of worker threads. Absent: the CPU quota rounded up, or at most 2 without a
         /// quota.
         workers: Option<Count>,
-        /// What is logged.
+        /// Which log lines are written, and in which format.
         log: LogFile = "{}",
         /// Limits of the whole process.
         limits: LimitsFile = "{}",

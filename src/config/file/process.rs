@@ -55,7 +55,7 @@ record! {
 }
 
 record! {
-    /// What is logged.
+    /// Which log lines are written, and in which format.
     LogFile {
         /// The log level: less important lines are not written.
         level: LogLevelFile = "info",
@@ -67,15 +67,15 @@ record! {
 choice! {
     /// The importance of a log line.
     LogLevelFile {
-        /// What needs somebody's attention.
+        /// Something failed and needs attention.
         "error" => Error,
-        /// What may come to need attention.
+        /// Something may soon need attention.
         "warn" => Warn,
         /// One line per request, and changes of state.
         "info" => Info,
-        /// What led to a decision.
+        /// The steps that led to a decision.
         "debug" => Debug,
-        /// Everything but secrets.
+        /// Everything that is not secret.
         "trace" => Trace,
     }
 }

@@ -30,7 +30,7 @@ record! {
         tunnel: bool = "false",
         /// Whether the agent's own credentials are forwarded. Only with `token: none`.
         keep_credentials: bool = "false",
-        /// Where the requests go. Absent: to the request's own host over `https`.
+        /// The server that the requests go to. Absent: the request's own host, over `https`.
         upstream: UpstreamFile = "{}",
         /// A name for the host in base URLs: `http://127.0.0.1:17080/ALIAS/…`.
         alias: Option<Name>,
@@ -90,7 +90,7 @@ impl Decode for TokenOfRoute {
 }
 
 record! {
-    /// A static key.
+    /// A static key that the requests of a route carry.
     LegacySecretFile {
         /// The file that holds the key, relative to the configuration file.
         file: SecretPath,
@@ -102,7 +102,7 @@ record! {
 }
 
 record! {
-    /// Where a route's requests go.
+    /// The server that the requests of a route go to.
     UpstreamFile {
         /// The scheme, host and port. Absent: `https` to the request's own host.
         url: Option<OriginUrl>,
@@ -124,7 +124,7 @@ record! {
 choice! {
     /// Which certificate the proxy presents.
     ClientCertificateFile {
-        /// The X.509-SVID.
+        /// The proxy presents the X.509-SVID.
         "svid" => Svid,
     }
 }

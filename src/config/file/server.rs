@@ -5,7 +5,7 @@ use crate::config::leaf::{FilePath, Issuer, SecretPath, Text, WebUrl};
 use std::time::Duration;
 
 record! {
-    /// One authorization server.
+    /// An authorization server, which issues access tokens or the users' tokens.
     ServerFile {
         /// The issuer identifier, spelled exactly as in the server's metadata and tokens.
         issuer: Issuer,
@@ -66,7 +66,7 @@ choice! {
 }
 
 record! {
-    /// A private key.
+    /// The private key that signs client assertions.
     KeyFile {
         /// The file with the key in PEM, relative to the configuration file.
         key_file: SecretPath,
@@ -76,7 +76,7 @@ record! {
 }
 
 record! {
-    /// A client secret.
+    /// The password that the server knows this client by.
     ClientSecretFile {
         /// The file that holds the secret, relative to the configuration file.
         secret_file: SecretPath,
@@ -113,13 +113,14 @@ record! {
 choice! {
     /// A parameter of a token request that may be left out.
     ParameterFile {
-        /// RFC 8707.
+        /// The parameter `resource` of RFC 8707.
         "resource" => Resource,
         /// RFC 8693.
         "audience" => Audience,
-        /// RFC 6749. Some servers refuse it together with a client assertion.
+        /// The parameter `client_id` of RFC 6749. Some servers refuse it together with a client
+        /// assertion.
         "client_id" => ClientId,
-        /// RFC 6749.
+        /// The parameter `scope` of RFC 6749.
         "scope" => Scope,
         /// RFC 8693.
         "requested_token_type" => RequestedTokenType,

@@ -9,7 +9,7 @@ record! {
     TokenFile {
         /// How the token is obtained.
         flow: FlowFile,
-        /// In whose name the token is requested.
+        /// The party in whose name the token is requested.
         subject: SubjectFile = "self",
         /// Who acts for the subject, sent as `actor_token` (RFC 8693). Absent: no actor is named.
         actor: Option<ActorFile>,
@@ -75,9 +75,9 @@ record! {
 choice! {
     /// How a self-issued assertion is sent.
     SelfIssuedGrantFile {
-        /// As `subject_token` (RFC 8693).
+        /// The assertion is sent as `subject_token` (RFC 8693).
         "token_exchange" => TokenExchange,
-        /// As `assertion` (RFC 7523).
+        /// The assertion is sent as `assertion` (RFC 7523).
         "jwt_bearer" => JwtBearer,
     }
 }
@@ -93,9 +93,9 @@ record! {
 }
 
 choice! {
-    /// In whose name a token is requested.
+    /// The party in whose name a token is requested.
     SubjectFile {
-        /// The workload itself.
+        /// The token represents the workload itself.
         "self" => Own,
         /// A user whose token the agent sends in a header. That token never reaches the upstream.
         "header" => Header(SubjectHeaderFile),

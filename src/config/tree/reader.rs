@@ -25,7 +25,7 @@ pub(crate) fn parse(text: &str, report: &mut Report) -> Option<Node> {
     options.block_nesting_limit = MAX_DEPTH;
     options.set_emit_comments(false);
     let parser = Parser::new_from_str_with_options(text, options);
-    let budget = Budget { nodes: MAX_NODES, text: MAX_TEXT };
+    let budget = Size { nodes: MAX_NODES, text: MAX_TEXT };
     let mut reader = Reader { parser, anchors: HashMap::new(), budget, path: KeyPath::default(), report };
     match reader.document() {
         Ok(node) => Some(node),
@@ -38,9 +38,17 @@ pub(crate) fn parse(text: &str, report: &mut Report) -> Option<Node> {
     }
 }
 
-struct Budget {
+/// How much a tree contains, or may still contain.
+struct Size {
     nodes: usize,
+    /// Bytes.
     text: usize,
+}
+
+impl Size {
+    fn plus(self, other: Self) -> Self {
+        Self { nodes: self.nodes + other.nodes, text: self.text + other.text }
+    }
 }
 
 /// A syntax error, or a YAML construct that the file format does not support.
@@ -66,7 +74,7 @@ impl From<ScanError> for SyntaxError {
 struct Reader<'text, 'report, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> {
     parser: P,
     anchors: HashMap<usize, Node>,
-    budget: Budget,
+    budget: Size,
     path: KeyPath,
     report: &'report mut Report,
 }
@@ -112,7 +120,7 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
 
     fn node(&mut self, event: Event<'text>, span: &Span, depth: usize) -> Result<Node, SyntaxError> {
         let at = start(span);
-        self.spend(at, 1, 0)?;
+        self.spend(at, Size { nodes: 1, text: 0 })?;
         if depth > MAX_DEPTH {
             return Err(SyntaxError::new(
                 at,
@@ -122,7 +130,7 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
         }
         let (value, anchor, tagged) = match event {
             Event::Scalar(text, style, anchor, tag) => {
-                self.spend(at, 0, text.len())?;
+                self.spend(at, Size { nodes: 0, text: text.len() })?;
                 (scalar(text.into_owned(), style), anchor, tag.is_some())
             }
             Event::SequenceStart(_, anchor, tag) => (self.list(depth)?, anchor, tag.is_some()),
@@ -139,8 +147,7 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
         }
         let node = Node { at, value };
         if anchor != 0 {
-            let (nodes, text) = size(&node);
-            self.spend(at, nodes, text)?;
+            self.spend(at, size(&node))?;
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
@@ -171,7 +178,7 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
                 Event::Scalar(text, ..) => text.into_owned(),
                 _ => return Err(SyntaxError::new(at, "a key that is not a word", "write keys as plain words")),
             };
-            self.spend(at, 1, key.len())?;
+            self.spend(at, Size { nodes: 1, text: key.len() })?;
             if key == "<<" {
                 return Err(SyntaxError::new(
                     at,
@@ -205,15 +212,14 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
         let Some(node) = self.anchors.get(&anchor) else {
             return Err(SyntaxError::new(at, "an alias inside the value that it names", "write the value out"));
         };
-        let (nodes, text) = size(node);
-        self.spend(at, nodes, text)?;
+        self.spend(at, size(node))?;
         Ok(Node { at, value: self.anchors[&anchor].value.clone() })
     }
 
-    fn spend(&mut self, at: Position, nodes: usize, text: usize) -> Result<(), SyntaxError> {
-        match (self.budget.nodes.checked_sub(nodes), self.budget.text.checked_sub(text)) {
+    fn spend(&mut self, at: Position, size: Size) -> Result<(), SyntaxError> {
+        match (self.budget.nodes.checked_sub(size.nodes), self.budget.text.checked_sub(size.text)) {
             (Some(nodes), Some(text)) => {
-                self.budget = Budget { nodes, text };
+                self.budget = Size { nodes, text };
                 Ok(())
             }
             _ => Err(SyntaxError::new(
@@ -226,14 +232,14 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
 }
 
 /// The number of values and the length of all scalars in a tree, which is what a copy of it costs.
-fn size(node: &Node) -> (usize, usize) {
-    let add = |(nodes, text): (usize, usize), (more_nodes, more_text)| (nodes + more_nodes, text + more_text);
+fn size(node: &Node) -> Size {
+    let itself = |text: usize| Size { nodes: 1, text };
     match &node.value {
-        Value::Null => (1, 0),
-        Value::Scalar { text, .. } => (1, text.len()),
-        Value::List(items) => items.iter().map(size).fold((1, 0), add),
+        Value::Null => itself(0),
+        Value::Scalar { text, .. } => itself(text.len()),
+        Value::List(items) => items.iter().map(size).fold(itself(0), Size::plus),
         Value::Map(entries) => {
-            entries.iter().map(|entry| add(size(&entry.value), (1, entry.key.len()))).fold((1, 0), add)
+            entries.iter().map(|entry| itself(entry.key.len()).plus(size(&entry.value))).fold(itself(0), Size::plus)
         }
     }
 }
