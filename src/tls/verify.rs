@@ -33,6 +33,7 @@ pub fn recheck(
 }
 
 /// The certificates that a peer presented.
+#[derive(Clone, Copy)]
 struct PeerChain<'c, 'der> {
     leaf: &'c CertificateDer<'der>,
     intermediates: &'c [CertificateDer<'der>],
