@@ -1,5 +1,6 @@
 //! The status of a running proxy, for people and for `idjag-proxy status`. It contains no secret.
 use crate::clock::Timestamp;
+use crate::identity::SourceStatus;
 use crate::policy::{CredentialRule, Placement, Route, TokenSource};
 use crate::token::Slot;
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,19 @@ pub struct IdentityStatus {
     pub expires_at: Option<u64>,
     /// Why the newest update was refused, if it was.
     pub last_refused: Option<String>,
+}
+
+impl From<SourceStatus> for IdentityStatus {
+    fn from(status: SourceStatus) -> Self {
+        Self {
+            source: status.source,
+            connected: status.connected,
+            waiting_for: status.waiting_for,
+            spiffe_id: status.spiffe_id,
+            expires_at: status.expires_at,
+            last_refused: status.last_refused,
+        }
+    }
 }
 
 /// A route and its token.

@@ -26,7 +26,8 @@ pub struct Bound {
     pub(super) components: Components,
     pub(super) owners: Owners,
     pub(super) watch: Watch,
-    pub(super) reload: Reload,
+    /// It is boxed because the future of [`Bound::run`] holds it for a while.
+    pub(super) reload: Box<Reload>,
     pub(super) logs: Option<Logs>,
 }
 
@@ -52,5 +53,6 @@ pub fn bind(loaded: Loaded, source: Source, clock: &Clock, logs: Option<Logs>) -
     let (components, owners) = Components::build(config, process).map_err(|error| setup(&error))?;
     let (watch, changes) = Watch::new(loaded.fingerprint.clone());
     let reload = Reload::new(source, changes, components.clone(), loaded).map_err(|error| setup(&error))?;
+    let reload = Box::new(reload);
     Ok(Bound { addresses, listeners, components, owners, watch, reload, logs })
 }

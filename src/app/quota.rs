@@ -1,7 +1,6 @@
 //! The limits that the machine sets: CPU for worker threads, file descriptors, and memory.
 use crate::config::ProcessLimits;
 use crate::proxy::Limits;
-use crate::telemetry::gauge_value;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
@@ -44,7 +43,7 @@ pub(super) fn limits(given: &ProcessLimits, descriptors: Option<Descriptors>) ->
     }
     Limits {
         connections: given.connections.min(possible),
-        requests: gauge_value(requests),
+        requests: i64::try_from(requests).unwrap_or(i64::MAX),
         head: given.request_headers,
         delegated: NonZeroUsize::new(given.delegated_tokens).unwrap_or(defaults.delegated).min(defaults.delegated),
         ..defaults
@@ -56,10 +55,10 @@ pub(super) fn limits(given: &ProcessLimits, descriptors: Option<Descriptors>) ->
 /// Otherwise the kernel would kill the process.
 fn busy_connections() -> Option<usize> {
     let limit = memory_limit(&read("/sys/fs/cgroup/memory.max"));
-    limit.or_else(|| memory_limit(&read("/sys/fs/cgroup/memory/memory.limit_in_bytes"))).map(room)
+    limit.or_else(|| memory_limit(&read("/sys/fs/cgroup/memory/memory.limit_in_bytes"))).map(connections_within)
 }
 
-fn room(memory: u64) -> usize {
+fn connections_within(memory: u64) -> usize {
     // tests/perf/results.md: 12 MiB without connections and 65 KiB for each. A quarter is reserved
     // for tokens, the log and peaks.
     const IDLE: u64 = 16 << 20;
@@ -116,11 +115,11 @@ mod tests {
 
     #[test]
     fn memory_limit_limits_connections() {
-        assert_eq!(memory_limit("134217728\n").map(room), Some(1137));
+        assert_eq!(memory_limit("134217728\n").map(connections_within), Some(1137));
         assert_eq!(memory_limit("max\n"), None);
         assert_eq!(memory_limit("9223372036854771712\n"), None);
         assert_eq!(memory_limit(""), None);
-        assert_eq!(memory_limit("1").map(room), Some(16));
+        assert_eq!(memory_limit("1").map(connections_within), Some(16));
     }
 
     #[test]

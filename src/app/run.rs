@@ -3,10 +3,9 @@ use super::bind::Bound;
 use super::components::Components;
 use super::drain::{Drained, drain};
 use super::listeners::{Addresses, SharedPort};
-use crate::admin::{AdminSocket, IdentityStatus, ReloadStatus, RouteStatus, Status, serve_jwks};
-use crate::identity::SourceStatus;
+use crate::admin::{AdminSocket, ReloadStatus, RouteStatus, Status, serve_jwks};
 use crate::proxy::{Shared, Traffic, run_worker};
-use crate::tasks::{Stop, Tasks};
+use crate::tasks::{Ended, Stop, Tasks};
 use crate::telemetry::Logs;
 use arc_swap::ArcSwap;
 use std::net::TcpListener;
@@ -59,7 +58,7 @@ impl Bound {
         tasks.spawn("config-reload", reload.run(control_stop.clone()));
         let ended = tokio::select! {
             () = stop.stopped() => Ok(()),
-            ended = tasks.next_end() => Err(reason(ended.name, ended.result)),
+            ended = tasks.next_end() => Err(unexpected_end(&ended)),
             Some(ended) = workers.ended.recv() => Err(ended),
         };
         if ended.is_ok() {
@@ -107,9 +106,9 @@ impl Workers {
     }
 }
 
-fn reason(name: &str, result: Result<(), String>) -> String {
-    let why = result.err().unwrap_or_else(|| "it ended".to_owned());
-    format!("the task `{name}` stopped unexpectedly: {why}")
+fn unexpected_end(ended: &Ended) -> String {
+    let why = ended.result.as_ref().err().map_or("it ended", String::as_str);
+    format!("the task `{}` stopped unexpectedly: {why}", ended.name)
 }
 
 fn announce(addresses: &Addresses, routes: usize) {
@@ -151,22 +150,11 @@ fn status(
             waiting_for: ready.waiting_for,
             log_level: logs.as_ref().map(Logs::level).unwrap_or_default(),
             config: (**reloaded.load()).clone(),
-            identity: identity.map(|identity| identity_status(&identity.status())),
+            identity: identity.map(|identity| identity.status().into()),
             routes: table.routes().map(|(route, slot)| RouteStatus::new(route, slot, now)).collect(),
             requests: components.shared.traffic().requests(),
             connections: components.shared.traffic().connections(),
         }
-    }
-}
-
-fn identity_status(status: &SourceStatus) -> IdentityStatus {
-    IdentityStatus {
-        source: status.source.clone(),
-        connected: status.connected,
-        waiting_for: status.waiting_for.clone(),
-        spiffe_id: status.spiffe_id.clone(),
-        expires_at: status.expires_at,
-        last_refused: status.last_refused.clone(),
     }
 }
 

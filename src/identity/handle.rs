@@ -10,7 +10,7 @@ use tokio::sync::watch;
 /// A handle to the identity that a source keeps current. It is cheap to clone; all threads share
 /// the identity.
 #[derive(Clone)]
-pub struct Identity(pub(super) Arc<Shared>);
+pub struct Identity(pub(super) Arc<IdentityInner>);
 
 /// The state of the identity and its source at one moment, for the status page. It contains no
 /// secret.
@@ -38,7 +38,7 @@ pub struct SourceStatus {
 }
 
 /// What every clone of an [`Identity`] shares with the source's owner.
-pub(super) struct Shared {
+pub(super) struct IdentityInner {
     pub(super) state: SharedState,
     pub(super) jwt: JwtIssuer,
 }

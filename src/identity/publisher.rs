@@ -1,6 +1,6 @@
 //! The writers' side of the identity: the one place that changes what readers see, counts it and
 //! logs it.
-use super::handle::{Identity, Shared};
+use super::handle::{Identity, IdentityInner};
 use super::jwt::JwtIssuer;
 use super::material::UpdateRefused;
 use super::metrics::Metrics;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// Publishes the updates of one source. Exactly one task holds it.
 pub(super) struct Publisher {
-    shared: Arc<Shared>,
+    shared: Arc<IdentityInner>,
     metrics: Metrics,
     /// How often each kind of problem has occurred since the last good update.
     occurrences: HashMap<&'static str, u32>,
@@ -26,7 +26,7 @@ const LOG_LIMIT: u32 = 3;
 
 impl Publisher {
     pub(super) fn new(source: String, jwt: JwtIssuer, clock: Clock, metrics: Metrics) -> (Self, Identity) {
-        let shared = Arc::new(Shared { state: SharedState::new(source, clock), jwt });
+        let shared = Arc::new(IdentityInner { state: SharedState::new(source, clock), jwt });
         let identity = Identity(shared.clone());
         (Self { shared, metrics, occurrences: HashMap::new(), expiry_logged: None }, identity)
     }

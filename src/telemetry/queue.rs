@@ -14,9 +14,9 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Accepts whole lines. Clones write to the same queue.
 #[derive(Clone)]
-pub(super) struct Queue(Arc<Shared>);
+pub(super) struct Queue(Arc<QueueInner>);
 
-struct Shared {
+struct QueueInner {
     waiting: Mutex<Waiting>,
     changed: Condvar,
     dropped: AtomicU64,
@@ -32,7 +32,7 @@ struct Waiting {
 impl Queue {
     /// Starts the thread that writes to `sink`; it ends with the process.
     pub(super) fn start(sink: impl Write + Send + 'static) -> Self {
-        let shared = Shared { waiting: Mutex::default(), changed: Condvar::new(), dropped: AtomicU64::new(0) };
+        let shared = QueueInner { waiting: Mutex::default(), changed: Condvar::new(), dropped: AtomicU64::new(0) };
         let queue = Self(Arc::new(shared));
         let writer = queue.clone();
         let thread = std::thread::Builder::new().name("log".to_owned());

@@ -85,7 +85,7 @@ impl Crate {
 
 fn read_module(root: &Path, file: &Path, path: Vec<String>, modules: &mut BTreeMap<Vec<String>, Module>) {
     let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    let tokens = without_tests(tokens(&text));
+    let tokens = without_tests(&tokens(&text));
     let children = declared_modules(&tokens);
     let directory = if file.ends_with("mod.rs") || file.ends_with("lib.rs") {
         file.parent().expect("a file has a directory").to_owned()
@@ -176,7 +176,7 @@ fn raw_string(rest: &[char]) -> Option<usize> {
 }
 
 /// Leaves out every item under `#[cfg(test)]`.
-fn without_tests(tokens: Vec<String>) -> Vec<String> {
+fn without_tests(tokens: &[String]) -> Vec<String> {
     let mut kept = Vec::with_capacity(tokens.len());
     let mut at = 0;
     while at < tokens.len() {
@@ -184,7 +184,7 @@ fn without_tests(tokens: Vec<String>) -> Vec<String> {
         if matches!(attribute[..], ["#", "[", "cfg", "(", "test", ..] | ["#", "[", "cfg", "(", "all", "("])
             && tokens[at..].iter().take(8).any(|token| token == "test")
         {
-            at = item_end(&tokens, at);
+            at = item_end(tokens, at);
         } else {
             kept.push(tokens[at].clone());
             at += 1;
