@@ -12,7 +12,7 @@ use idjag_proxy::secret::Secret;
 use idjag_proxy::tasks::Stop;
 use idjag_proxy::telemetry::Registrar;
 use idjag_proxy::tls::ServerTrust;
-use idjag_proxy::token::{Metrics, Mint, Settings, Tokens};
+use idjag_proxy::token::{Metrics, Mint, TokenSettings, Tokens};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ fn cache_hit(bencher: Bencher<'_, '_>) {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let clock = Clock::system();
     let metrics = Metrics::new(&Registrar::default(), ["as"]).expect("metrics");
-    let (tokens, owner) = Tokens::new(InstantMint(clock.clone()), None, clock, metrics, Settings::default());
+    let (tokens, owner) = Tokens::new(InstantMint(clock.clone()), None, clock, metrics, TokenSettings::default());
     let (_stopper, stop) = Stop::pair();
     let mut running = tokio::task::JoinSet::new();
     running.spawn_on(owner.run(stop), runtime.handle());

@@ -57,6 +57,7 @@
 //! | a grant flow | `exchange/grant.rs`, `exchange/request.rs`, `config` | `token`, `proxy`, `identity` |
 //! | a client authentication | `exchange/client_auth.rs`, `issuer/settings.rs`, `config` | everything else |
 //! | a place for a token | `policy/placement.rs`, `config` | `exchange`, `token`, `proxy` |
+//! | a failure of a token request | its row in `exchange/error.rs` or `issuer/error.rs` | metrics, which read the rows |
 //! | a refusal | its row in `proxy/error.rs` | metrics and the tests' tables, which read the rows |
 //! | a metric | the module that owns the value, by [`telemetry::Registrar`] | `telemetry`, `app` |
 //! | a listener | `app/listeners.rs` and its task in `app/run.rs`, `config` | everything else |

@@ -22,7 +22,7 @@ pub struct SingleFlight<T> {
 /// The part that a caller takes in a fetch.
 #[derive(Debug)]
 pub enum Role<T> {
-    /// The caller fetches.
+    /// This caller fetches.
     Leader(Leader<T>),
     /// The caller waits for the leader.
     Follower(Follower<T>),
@@ -87,19 +87,19 @@ impl<T: Clone> Follower<T> {
 /// - While the value is fresh, it is served.
 /// - While it is stale, one caller at a time fetches a newer one, and the others are served the
 ///   stale one without waiting. If the fetch fails in a way that passes, the stale value is served,
-///   and not fetched again during [`Policy::pause`].
+///   and not fetched again during [`FailurePolicy::pause`].
 /// - Without a usable value, callers wait for one fetch and share its result, good or bad. A
-///   failure answers later callers, too, during [`Policy::negative`].
+///   failure answers later callers, too, during [`FailurePolicy::negative`].
 #[derive(Debug)]
 pub struct CachedValue<T, E> {
-    policy: Policy<E>,
-    state: Mutex<State<T, E>>,
+    policy: FailurePolicy<E>,
+    state: Mutex<CacheState<T, E>>,
     flight: SingleFlight<Result<T, E>>,
 }
 
 /// The rules that apply after a fetch has failed.
 #[derive(Clone, Copy, Debug)]
-pub struct Policy<E> {
+pub struct FailurePolicy<E> {
     /// How long a failure is served to further callers. With zero, only the callers that waited for
     /// the fetch share it.
     pub negative: Duration,
@@ -112,7 +112,7 @@ pub struct Policy<E> {
 /// A value and the times that bound its use, by the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Fetched<T> {
-    /// The fetched value.
+    /// The value that was fetched.
     pub value: T,
     /// The value is not used by a clock that reads earlier than this.
     pub valid_from: Timestamp,
@@ -133,7 +133,7 @@ pub struct Served<T, E> {
 }
 
 #[derive(Debug)]
-struct State<T, E> {
+struct CacheState<T, E> {
     cached: Option<Fetched<T>>,
     /// When the last attempt to renew the cached value failed.
     paused_at: Option<Timestamp>,
@@ -155,12 +155,13 @@ enum Lookup<T, E> {
 
 impl<T: Clone, E: Clone> CachedValue<T, E> {
     /// Creates an empty cache.
-    pub fn new(policy: Policy<E>) -> Self {
-        let state = State { cached: None, paused_at: None, failed: None, refreshed_at: None };
+    pub fn new(policy: FailurePolicy<E>) -> Self {
+        let state = CacheState { cached: None, paused_at: None, failed: None, refreshed_at: None };
         Self { policy, state: Mutex::new(state), flight: SingleFlight::default() }
     }
 
-    /// The fetched value. `fetch` is called only if a fetch is due and this caller leads it.
+    /// The value that was fetched. `fetch` is called only if a fetch is due and this caller leads
+    /// it.
     ///
     /// # Errors
     /// The failure of the fetch, or of an earlier one that is still remembered.
@@ -278,7 +279,7 @@ impl<T: Clone, E: Clone> CachedValue<T, E> {
     }
 }
 
-impl<T: Clone, E> State<T, E> {
+impl<T: Clone, E> CacheState<T, E> {
     fn fresh(&self, now: Timestamp) -> Option<T> {
         let cached = self.cached.as_ref()?;
         (cached.valid_from <= now && now < cached.fresh_until).then(|| cached.value.clone())

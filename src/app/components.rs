@@ -10,7 +10,7 @@ use crate::jose::jwks;
 use crate::proxy::{self, Guard, Pulse, Shared, SharedParts, Table, TableParts, Traffic};
 use crate::telemetry::{Logs, ProcessMetrics, Registrar, descriptor_limit};
 use crate::tls::{ClientTls, Present, ServerTrust, SetupError, web_roots};
-use crate::token::{self, Owner, Settings, Tokens};
+use crate::token::{self, Owner, TokenSettings, Tokens};
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -172,9 +172,9 @@ impl Tables<'_> {
 }
 
 /// The settings of the token cache. As many requests may wait for tokens as may be in flight.
-fn token_settings(config: &Config) -> Settings {
-    let (defaults, limits) = (Settings::default(), &config.process.limits);
-    Settings {
+fn token_settings(config: &Config) -> TokenSettings {
+    let (defaults, limits) = (TokenSettings::default(), &config.process.limits);
+    TokenSettings {
         token_timeout: config.process.token_timeout,
         waiting: NonZeroUsize::new(limits.requests).unwrap_or(defaults.waiting),
         delegated: NonZeroUsize::new(limits.delegated_tokens).unwrap_or(defaults.delegated),

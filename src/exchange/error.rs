@@ -49,15 +49,15 @@ failures! {
         }
         /// The server answered with an OAuth error (RFC 6749 §5.2).
         #[error("answered {0}")]
-        Refused(refusal: Refusal) => {
+        Refused(error: OAuthError) => {
             kind: "refused",
-            fault: refusal.fault(),
-            negative_ttl: match refusal.fault() {
+            fault: error.fault(),
+            negative_ttl: match error.fault() {
                 Fault::Agent => Duration::from_secs(10),
                 Fault::Unavailable => Duration::from_secs(5),
                 _ => Duration::from_secs(30),
             },
-            advice: refusal.advice(server),
+            advice: error.advice(server),
         }
         /// The server issued a token that has expired before it could be used.
 #[error("the token it issued has already expired; compare the clocks of both machines")]
@@ -70,9 +70,9 @@ failures! {
     }
 }
 
-/// An OAuth error that a server answered with.
+/// An OAuth error in a server's answer (RFC 6749 §5.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct OAuthError {
     /// The HTTP status of the answer.
     pub(super) status: u16,
     /// `error`. It is short and has no characters beyond `a-z A-Z 0-9 _ . -`.
@@ -83,7 +83,7 @@ pub(super) struct Refusal {
     pub(super) delegated: bool,
 }
 
-impl Refusal {
+impl OAuthError {
     /// Classifies the codes of RFC 6749 §5.2, RFC 8693 §2.2.2, RFC 8707, RFC 9396, RFC 9470, RFC
     /// 8628 and OpenID Connect Core §3.1.2.6. A code that is not known here is a matter for the
     /// operator.
@@ -120,7 +120,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for OAuthError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {}", self.status, self.code)?;
         if self.description.is_empty() { Ok(()) } else { write!(out, ": {}", self.description) }
@@ -161,7 +161,7 @@ impl ExchangeError {
     /// 0-9 _ . -`.
     pub fn oauth_code(&self) -> Option<&str> {
         match &self.0.failure {
-            Failure::Refused(refusal) => Some(&refusal.code),
+            Failure::Refused(error) => Some(&error.code),
             _ => None,
         }
     }

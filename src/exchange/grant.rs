@@ -1,4 +1,4 @@
-//! What to ask for: who asks which server in whose name for how much.
+//! Grants: which server is asked for what, in whose name.
 use crate::assertion::{DEFAULT_LIFETIME, DEFAULT_MAX_DEPTH, MAX_LIFETIME};
 use crate::issuer::{AuthorizationServer, Endpoints};
 use crate::jose::{SigningKey, TokenKind};
@@ -19,16 +19,16 @@ pub struct Grant(GrantSpec);
 pub struct GrantSpec {
     /// Which requests are sent to which server.
     pub flow: Flow,
-    /// Whose authority the token carries.
+    /// The party on whose authority the token is requested.
     pub subject: Subject,
     /// Who acts, for servers that learn it from a token.
     pub actor: Option<ActorToken>,
-    /// What the token is for (RFC 8707).
+    /// The resources that the token is for (RFC 8707).
     pub resources: Vec<String>,
     /// RFC 8693 audiences. For `id_jag` they replace the resource server's issuer, if the identity
     /// provider wants an alias.
     pub audiences: Vec<String>,
-    /// Sorted, without duplicates.
+    /// The requested scopes, sorted and without duplicates.
     pub scopes: Vec<String>,
     /// How assertions of our own are made.
     pub assertion: AssertionSettings,
@@ -37,33 +37,33 @@ pub struct GrantSpec {
 /// Which requests are sent to which server.
 #[derive(Clone, Debug)]
 pub enum Flow {
-    /// RFC 6749 §4.4.
+    /// The client credentials grant (RFC 6749 §4.4).
     ClientCredentials {
-        /// Issues the access token.
+        /// The server that issues the access token.
         server: Arc<AuthorizationServer>,
     },
     /// We sign an ID-JAG ourselves, and the server accepts it.
     SelfIssued {
-        /// Issues the access token.
+        /// The server that issues the access token.
         server: Arc<AuthorizationServer>,
         /// How the ID-JAG is presented.
         grant: SelfIssuedGrant,
     },
     /// The identity provider signs an ID-JAG, and the resource's server accepts it.
     IdJag {
-        /// Issues the ID-JAG.
+        /// The server that issues the ID-JAG.
         idp: Arc<AuthorizationServer>,
-        /// Issues the access token.
+        /// The server that issues the access token.
         server: Arc<AuthorizationServer>,
     },
-    /// RFC 8693.
+    /// Token exchange (RFC 8693).
     TokenExchange {
-        /// Issues the access token.
+        /// The server that issues the access token.
         server: Arc<AuthorizationServer>,
     },
-    /// RFC 7523 §2.1.
+    /// A JWT as the grant (RFC 7523 §2.1).
     JwtBearer {
-        /// Issues the access token.
+        /// The server that issues the access token.
         server: Arc<AuthorizationServer>,
     },
 }
@@ -80,15 +80,15 @@ pub struct FlowFacts<'a> {
     /// What the flow uses of the workload's identity, in addition to what its servers and the
     /// grant's actor need.
     pub identity: IdentityUse,
-    /// Why the subject cannot be a user; `None` if it can.
+    /// The reason why the subject cannot be a user; `None` if it can.
     pub no_user: Option<&'static str>,
-    /// Why there is no place for an `actor_token`; `None` if there is one.
+    /// The reason why no `actor_token` can be sent; `None` if one can.
     pub no_actor: Option<&'static str>,
     /// The form in which the access token arrives.
     pub response: TokenResponse,
 }
 
-/// What a flow uses of the workload's identity.
+/// The part of the workload's identity that a flow uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdentityUse {
     /// Nothing: the subject is the client that authenticates.
@@ -102,31 +102,31 @@ pub enum IdentityUse {
 /// The form of a response that carries an access token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenResponse {
-    /// RFC 6749 §5.1.
+    /// The form of RFC 6749 §5.1.
     OAuth,
-    /// RFC 8693 §2.2.1, with an `issued_token_type`.
+    /// The form of RFC 8693 §2.2.1, with an `issued_token_type`.
     TokenExchange,
 }
 
 /// How an assertion that we signed is presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SelfIssuedGrant {
-    /// As the `subject_token` of RFC 8693, of type `jwt`.
+    /// It is the `subject_token` of RFC 8693, with the type `jwt`.
     TokenExchange,
-    /// As the `assertion` of RFC 7523.
+    /// It is the `assertion` of RFC 7523.
     JwtBearer,
 }
 
-/// Whose authority a token carries.
+/// The party on whose authority a token is requested.
 #[derive(Clone, Debug)]
 pub enum Subject {
-    /// The workload's own.
+    /// The workload itself.
     Own,
-    /// The authority of a user, whom a token names.
+    /// A user, whom a token names.
     User(UserTokenRule),
 }
 
-/// What a user's token must be.
+/// The properties that a user's token must have.
 #[derive(Clone, Debug)]
 pub struct UserTokenRule {
     /// The server that issued it.
@@ -134,14 +134,14 @@ pub struct UserTokenRule {
     /// The kind of token.
     pub kind: TokenKind,
     /// One of these must be in its `aud`. For an ID token the list may be empty, which means our
-    /// client id at `server`.
+    /// client ID at `server`.
     pub audience: Vec<String>,
 }
 
 /// How a server learns who the actor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActorToken {
-    /// From our JWT-SVID, as `actor_token`.
+    /// Our JWT-SVID is the `actor_token`.
     JwtSvid,
 }
 
@@ -176,7 +176,7 @@ pub enum GrantError {
     /// Nothing says whom the user's token must be for.
     #[error("`audience` must be given for a user's token that is not an id_token")]
     NoAudience,
-    /// There are no keys to verify the user's token with.
+    /// The server's keys, which would verify the user's token, are not configured.
     #[error("a user's token of this server cannot be verified: its `endpoints` name no `jwks`")]
     NoKeys,
     /// Not even this workload fits into the chain of actors.
@@ -367,7 +367,7 @@ impl UserTokenRule {
         }
     }
 
-    /// An ID token's audience is our client id at its issuer, which may be the SPIFFE ID.
+    /// An ID token's audience is our client ID at its issuer, which may be the SPIFFE ID.
     fn needs_identity(&self) -> bool {
         self.audience.is_empty() && self.server.client_id.is_none()
             || matches!(self.server.trust, ServerTrust::Spiffe(_))

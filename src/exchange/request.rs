@@ -27,7 +27,7 @@ pub(super) struct TokenRequest<'a> {
 
 /// One request of a flow.
 #[derive(Clone, Copy)]
-enum Step<'a> {
+enum RequestKind<'a> {
     /// Asks the identity provider for an ID-JAG. `audience` is the issuer identifier of the server
     /// that will accept it.
     IdJag { audience: &'a str },
@@ -42,24 +42,24 @@ impl TokenRequest<'_> {
     pub(super) async fn access_token(&self) -> Result<Issued, ExchangeError> {
         let server = self.context.issuers.get(self.grant.server());
         let Flow::IdJag { idp, .. } = &self.grant.flow else {
-            return self.request(&server, Step::Access).await;
+            return self.request(&server, RequestKind::Access).await;
         };
         let idp = self.context.issuers.get(idp);
         let id_jag = self.id_jag(&idp, &server).await?;
-        match self.request(&server, Step::Redeem { id_jag: &id_jag }).await {
+        match self.request(&server, RequestKind::Redeem { id_jag: &id_jag }).await {
             // The server may accept a new ID-JAG where it refused this one, for example as expired
             // or used already. If it refuses the second one, too, the cause is another
             // (draft-ietf-oauth-identity-assertion-authz-grant §4.4).
             Err(error) if error.is_code("invalid_grant") => {
                 let id_jag = self.id_jag(&idp, &server).await?;
-                self.request(&server, Step::Redeem { id_jag: &id_jag }).await
+                self.request(&server, RequestKind::Redeem { id_jag: &id_jag }).await
             }
             result => result,
         }
     }
 
     async fn id_jag(&self, idp: &Issuer, server: &Issuer) -> Result<Secret, ExchangeError> {
-        let issued = self.request(idp, Step::IdJag { audience: &server.server().issuer }).await?;
+        let issued = self.request(idp, RequestKind::IdJag { audience: &server.server().issuer }).await?;
         if issued.expires_at <= self.context.workload().now() {
             return Err(ExchangeError::new(&idp.server().name, Failure::Expired));
         }
@@ -67,16 +67,18 @@ impl TokenRequest<'_> {
     }
 
     /// Sends one request and reads the response, counted and timed.
-    async fn request(&self, issuer: &Issuer, step: Step<'_>) -> Result<Issued, ExchangeError> {
+    async fn request(&self, issuer: &Issuer, kind: RequestKind<'_>) -> Result<Issued, ExchangeError> {
         let exchange = async {
             let endpoint = issuer.token_endpoint().await?;
             let audience = issuer.assertion_audience(&endpoint);
-            let mut form = match step {
-                Step::IdJag { audience: resource_server } => self.id_jag_form(resource_server, &audience).await?,
+            let mut form = match kind {
+                RequestKind::IdJag { audience: resource_server } => {
+                    self.id_jag_form(resource_server, &audience).await?
+                }
                 // Scope and resource stand in the ID-JAG
                 // (draft-ietf-oauth-identity-assertion-authz-grant §4.4).
-                Step::Redeem { id_jag } => bearer_grant(id_jag.expose()),
-                Step::Access => self.access_form(issuer, &audience).await?,
+                RequestKind::Redeem { id_jag } => bearer_grant(id_jag.expose()),
+                RequestKind::Access => self.access_form(issuer, &audience).await?,
             };
             authenticate(&mut form, issuer, &audience).await?;
             let secrets = std::mem::take(&mut form.secrets);
@@ -88,19 +90,19 @@ impl TokenRequest<'_> {
             if let Some(busy) = answer.busy(self.context.workload().now()) {
                 return Err(busy.into());
             }
-            match response::refusal(&answer, &sent) {
-                Some(refusal) => Err(Failure::Refused(refusal)),
-                None => response::token(&answer, self.expected(step), asked_at),
+            match response::oauth_error(&answer, &sent) {
+                Some(error) => Err(Failure::Refused(error)),
+                None => response::token(&answer, self.expected(kind), asked_at),
             }
         };
-        let leg = if matches!(step, Step::IdJag { .. }) { Leg::IdJag } else { Leg::Access };
+        let leg = if matches!(kind, RequestKind::IdJag { .. }) { Leg::IdJag } else { Leg::Access };
         self.context.counted(issuer, leg, Box::pin(exchange)).await
     }
 
-    fn expected<'s>(&self, step: Step<'s>) -> Expected<'s> {
-        match step {
-            Step::IdJag { audience } => Expected::IdJag { audience },
-            Step::Redeem { .. } | Step::Access => Expected::AccessToken(self.grant.flow.facts().response),
+    fn expected<'s>(&self, kind: RequestKind<'s>) -> Expected<'s> {
+        match kind {
+            RequestKind::IdJag { audience } => Expected::IdJag { audience },
+            RequestKind::Redeem { .. } | RequestKind::Access => Expected::AccessToken(self.grant.flow.facts().response),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Reads what a token endpoint answered, and checks whether the token in it can be used (RFC 6749
 //! §5, RFC 8693 §2.2, draft-ietf-oauth-identity-assertion-authz-grant §4.3).
-use super::error::{Failure, Refusal};
+use super::error::{Failure, OAuthError};
 use super::grant::TokenResponse;
 use crate::assertion::ID_JAG_TYP;
 use crate::clock::Timestamp;
@@ -100,7 +100,7 @@ pub(super) struct SentRequest {
 }
 
 /// The OAuth error in an error response (RFC 6749 §5.2).
-pub(super) fn refusal(answer: &Answer, request: &SentRequest) -> Option<Refusal> {
+pub(super) fn oauth_error(answer: &Answer, request: &SentRequest) -> Option<OAuthError> {
     if answer.status.is_success() {
         return None;
     }
@@ -111,7 +111,7 @@ pub(super) fn refusal(answer: &Answer, request: &SentRequest) -> Option<Refusal>
         return None;
     }
     let description = members.get("error_description").and_then(Value::as_str).unwrap_or_default();
-    Some(Refusal {
+    Some(OAuthError {
         status: answer.status.as_u16(),
         code: code.to_owned(),
         description: for_the_log(description, &request.secrets),

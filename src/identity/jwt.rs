@@ -4,12 +4,13 @@ use super::SpiffeId;
 use super::state::{Missing, SharedState};
 use crate::clock::Timestamp;
 use crate::secret::Secret;
-use crate::single_flight::{CachedValue, Fetched, Policy};
+use crate::single_flight::{CachedValue, FailurePolicy, Fetched};
+use crate::sync::lock;
 use arc_swap::ArcSwapOption;
 use lru::LruCache;
 use spiffe::{WorkloadApiClient, WorkloadApiError};
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -141,7 +142,8 @@ impl JwtIssuer {
 impl JwtCache {
     fn cached(&self, id: &SpiffeId, audience: &str) -> Arc<CachedSvid> {
         let key = CacheKey { id: id.clone(), audience: audience.to_owned() };
-        let policy = Policy { negative: Duration::ZERO, pause: RENEWAL_PAUSE, is_passing: |_: &JwtSvidError| true };
+        let policy =
+            FailurePolicy { negative: Duration::ZERO, pause: RENEWAL_PAUSE, is_passing: |_: &JwtSvidError| true };
         Arc::clone(lock(&self.svids).get_or_insert(key, || Arc::new(CachedValue::new(policy))))
     }
 
@@ -208,11 +210,6 @@ fn accept(svid: &spiffe::JwtSvid, id: &SpiffeId, audience: &str, now: Timestamp)
         return Err(format!("it has {} bytes, more than {MAX_TOKEN}", svid.token().len()));
     }
     Ok(JwtSvid { token: Secret::new(svid.token().to_owned()), expires_at, id: id.clone() })
-}
-
-/// Nothing panics while it holds this lock, so poison means nothing.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

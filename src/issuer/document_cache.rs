@@ -3,7 +3,7 @@
 use super::error::IssuerError;
 use super::freshness::lifetime;
 use crate::clock::{Clock, Timestamp};
-use crate::single_flight::{CachedValue, Fetched, Policy, Served};
+use crate::single_flight::{CachedValue, FailurePolicy, Fetched, Served};
 use http::HeaderMap;
 use std::time::Duration;
 
@@ -22,18 +22,18 @@ pub(super) struct DocumentCache<T> {
 impl<T: Clone> DocumentCache<T> {
     /// An empty cache. A stale document is used for up to `stale` while its issuer is in trouble.
     pub(super) fn new(stale: Duration) -> Self {
-        let policy = Policy { negative: NEGATIVE, pause: STALE_STEP, is_passing: IssuerError::is_passing };
+        let policy = FailurePolicy { negative: NEGATIVE, pause: STALE_STEP, is_passing: IssuerError::is_passing };
         Self { stale, cached: CachedValue::new(policy) }
     }
 
     /// A document that arrived at `now`, with the lifetime that its headers give it.
     pub(super) fn fetched(&self, document: T, headers: &HeaderMap, now: Timestamp) -> Fetched<T> {
         let fresh_until = now.plus(lifetime(headers));
-        // A clock that was set back ends the document: how old it is, is then unknown.
+        // If the clock was set back, the age of the document is unknown, and it is not used.
         Fetched { value: document, valid_from: now, fresh_until, usable_until: fresh_until.plus(self.stale) }
     }
 
-    /// See [`CachedValue::get`].
+    /// The document, as [`CachedValue::get`] returns it.
     pub(super) async fn get<F: Future<Output = Result<Fetched<T>, IssuerError>>>(
         &self,
         clock: &Clock,
@@ -43,7 +43,7 @@ impl<T: Clone> DocumentCache<T> {
         self.cached.get(clock, || Box::pin(fetch())).await
     }
 
-    /// See [`CachedValue::refresh`].
+    /// A newer document, as [`CachedValue::refresh`] returns it.
     pub(super) async fn refresh<F: Future<Output = Result<Fetched<T>, IssuerError>>>(
         &self,
         clock: &Clock,

@@ -44,13 +44,13 @@ pub(crate) struct Answer {
 pub(super) struct HttpClient {
     server: Arc<AuthorizationServer>,
     workload: Workload,
-    pool: Mutex<Option<Pool>>,
+    pool: Mutex<Option<RevisionPool>>,
 }
 
 /// Connections that were made with one revision of the identity. If the identity takes part in TLS,
 /// every change of it needs new connections, because a pooled one would go on speaking for the old
 /// identity.
-struct Pool {
+struct RevisionPool {
     revision: u64,
     client: PooledClient,
 }
@@ -124,7 +124,7 @@ impl HttpClient {
             .pool_max_idle_per_host(MAX_IDLE)
             .http1_max_buf_size(MAX_HEAD)
             .build(connector);
-        *pool = Some(Pool { revision, client: client.clone() });
+        *pool = Some(RevisionPool { revision, client: client.clone() });
         Ok(client)
     }
 }

@@ -16,12 +16,12 @@ pub struct Issuers {
 }
 
 impl Issuers {
-    /// Starts without issuers. Requests to them are made as this workload.
+    /// Starts without issuers. They will be asked on behalf of this workload.
     pub fn new(workload: Workload) -> Self {
         Self { workload, by_address: Arc::default() }
     }
 
-    /// The workload as which issuers are asked.
+    /// The workload on whose behalf issuers are asked.
     pub fn workload(&self) -> &Workload {
         &self.workload
     }

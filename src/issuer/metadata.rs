@@ -79,8 +79,8 @@ fn read(answer: &Answer, server: &AuthorizationServer) -> Result<Metadata, Strin
         return Err(format!("answered {}", answer.status.as_u16()));
     }
     let document = object(&answer.body).map_err(|error| format!("the document {error}"))?;
-    // Compared as strings (RFC 8414 §3.3). A document of another issuer would send our credentials
-    // there.
+    // Compared as strings (RFC 8414 §3.3). The document of another issuer would direct our
+    // credentials to it.
     match document.get("issuer").and_then(Value::as_str) {
         Some(issuer) if issuer == server.issuer => {}
         Some(issuer) => return Err(format!("the document is of the issuer {issuer:?} and not of {:?}", server.issuer)),

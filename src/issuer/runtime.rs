@@ -36,7 +36,7 @@ impl Issuer {
         Self { http: HttpClient::new(server, workload), metadata, keys }
     }
 
-    /// Its settings.
+    /// The settings of the server.
     pub fn server(&self) -> &AuthorizationServer {
         self.http.server()
     }
@@ -46,7 +46,7 @@ impl Issuer {
         Arc::strong_count(self.http.server()) > 1
     }
 
-    /// The workload as which it is asked.
+    /// The workload on whose behalf the server is asked.
     pub(crate) fn workload(&self) -> &Workload {
         self.http.workload()
     }
@@ -78,7 +78,7 @@ impl Issuer {
         }
     }
 
-    /// Our client id at this server: the configured one, otherwise the SPIFFE ID.
+    /// Our client ID at this server: the configured one, otherwise the SPIFFE ID.
     pub(crate) fn client_id(&self) -> Result<String, IssuerError> {
         match &self.server().client_id {
             Some(id) => Ok(id.clone()),

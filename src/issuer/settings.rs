@@ -16,7 +16,7 @@ pub struct AuthorizationServer {
     pub name: String,
     /// The issuer identifier, compared exactly, a trailing slash included.
     pub issuer: String,
-    /// Where its endpoints come from.
+    /// The source of its endpoints.
     pub endpoints: Endpoints,
     /// Our client ID at this server; `None` is the SPIFFE ID.
     pub client_id: Option<String>,
@@ -99,7 +99,7 @@ pub enum AssertionAudience {
     Issuer,
     /// The URL of the token endpoint, as older servers read RFC 7523.
     TokenEndpoint,
-    /// This value.
+    /// A configured value.
     Explicit(String),
 }
 

@@ -25,7 +25,7 @@ pub struct TokenRules<'a> {
 /// The audience that a token must have.
 #[derive(Clone, Copy, Debug)]
 pub enum Audience<'a> {
-    /// Our client id at the issuer (for an ID token, OpenID Connect Core §3.1.3.7).
+    /// Our client ID at the issuer (for an ID token, OpenID Connect Core §3.1.3.7).
     OwnClientId,
     /// Any one of these.
     AnyOf(&'a [String]),

@@ -33,7 +33,7 @@ pub enum InvalidToken {
     /// `aud` does not name us.
     #[error("has an `aud` that does not name us")]
     Audience,
-    /// `exp` has passed.
+    /// The time in `exp` has passed.
     #[error("has expired")]
     Expired,
     /// `nbf` or `iat` lies in the future.

@@ -12,9 +12,9 @@ pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// issuer directly, and for nothing that needs trust.
 #[derive(Clone)]
 pub struct Unverified<'a> {
-    /// The JOSE header.
+    /// The members of the JOSE header.
     pub header: Map<String, Value>,
-    /// The claims set.
+    /// The members of the claims set.
     pub claims: Map<String, Value>,
     pub(super) signing_input: &'a str,
     pub(super) signature: Vec<u8>,

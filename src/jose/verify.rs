@@ -23,7 +23,7 @@ pub enum TokenKind {
 pub struct Rules<'a> {
     /// The kind of token.
     pub kind: TokenKind,
-    /// The exact `iss`.
+    /// The value that `iss` must have.
     pub issuer: &'a str,
     /// `aud` must contain one of these; an empty list accepts no token.
     pub audiences: &'a [String],
@@ -32,7 +32,7 @@ pub struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// The largest leeway.
+    /// The largest leeway that is used.
     pub const MAX_LEEWAY: Duration = Duration::from_secs(60);
 }
 
@@ -43,7 +43,7 @@ pub struct Verified {
     pub subject: String,
     /// The value of `exp`, without leeway.
     pub expires_at: Timestamp,
-    /// All claims.
+    /// All claims of the token.
     pub claims: Map<String, Value>,
 }
 

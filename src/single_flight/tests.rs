@@ -20,7 +20,7 @@ const FINAL: &str = "final";
 
 impl Fixture {
     fn new() -> Self {
-        let policy = Policy {
+        let policy = FailurePolicy {
             negative: Duration::from_secs(5),
             pause: Duration::from_secs(30),
             is_passing: |failure| *failure == PASSING,

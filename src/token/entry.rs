@@ -37,7 +37,7 @@ pub(super) struct Entry {
     pub(super) refresh_at: Timestamp,
     /// The number of failed fetches in a row.
     pub(super) failures: u32,
-    /// When a refused token was last replaced.
+    /// The time at which a refused token was last replaced.
     pub(super) reminted_at: Option<Timestamp>,
     /// The user's token, kept only during a delegated fetch, which may have to start over.
     pub(super) user: Option<UserToken>,

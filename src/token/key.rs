@@ -7,9 +7,9 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 /// SHA-256 over the resolved grant, the workload's SPIFFE ID and, for a delegated grant, the user's
 /// token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key([u8; 32]);
+pub(super) struct TokenKey([u8; 32]);
 
-impl Key {
+impl TokenKey {
     /// Two tokens of one user may differ in anything that a server decides on, so the key covers
     /// the token and not only its user.
     pub(super) fn new(grant: &GrantDigest, spiffe_id: Option<&str>, user: Option<&UserToken>) -> Self {
@@ -34,7 +34,7 @@ pub struct UserToken {
 }
 
 impl UserToken {
-    /// Hashes the token.
+    /// Wraps and hashes the token.
     pub fn new(token: String) -> Self {
         let hash = to_array(digest(&SHA256, token.as_bytes()).as_ref());
         Self { token: Secret::new(token), hash }
@@ -59,13 +59,13 @@ mod tests {
         let (one, two) = (GrantDigest([1; 32]), GrantDigest([2; 32]));
         let alice = UserToken::new("alice".into());
         let keys = [
-            Key::new(&one, None, None),
-            Key::new(&two, None, None),
-            Key::new(&one, Some(""), None),
-            Key::new(&one, Some("spiffe://a/b"), None),
-            Key::new(&one, Some("spiffe://a/b"), Some(&alice)),
-            Key::new(&one, None, Some(&alice)),
-            Key::new(&one, None, Some(&UserToken::new("bob".into()))),
+            TokenKey::new(&one, None, None),
+            TokenKey::new(&two, None, None),
+            TokenKey::new(&one, Some(""), None),
+            TokenKey::new(&one, Some("spiffe://a/b"), None),
+            TokenKey::new(&one, Some("spiffe://a/b"), Some(&alice)),
+            TokenKey::new(&one, None, Some(&alice)),
+            TokenKey::new(&one, None, Some(&UserToken::new("bob".into()))),
         ];
         let distinct: std::collections::HashSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());

@@ -1,4 +1,4 @@
-//! What the cache counts.
+//! The metrics of the token cache.
 use crate::telemetry::Registrar;
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 
@@ -26,7 +26,7 @@ impl Metrics {
         let bytes = registrar.gauges("token_cache_bytes", "Bytes of tokens held.", &["tier"])?;
         let help = "Renewals ahead of expiry by server and outcome.";
         let refreshes = registrar.counters("token_refreshes_total", help, &["server", "outcome"])?;
-        // No ID-JAG is kept yet: its series say so.
+        // ID-JAGs are not cached yet, so their series stay at zero.
         for result in ["hit", "miss", "shared", "negative"] {
             cache.with_label_values(&["id_jag", result]);
         }

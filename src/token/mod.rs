@@ -23,6 +23,6 @@ pub use event::TokenError;
 pub use key::UserToken;
 pub use metrics::Metrics;
 pub use owner::{Mint, Owner};
-pub use settings::Settings;
+pub use settings::TokenSettings;
 pub use slot::{AccessToken, Slot};
 pub use tokens::Tokens;

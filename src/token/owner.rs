@@ -1,9 +1,9 @@
 //! The owner of all tokens: one task that applies one event at a time.
 use super::entry::Entry;
 use super::event::{Event, TokenError, Waiter};
-use super::key::{Key, UserToken};
+use super::key::{TokenKey, UserToken};
 use super::metrics::Metrics;
-use super::settings::Settings;
+use super::settings::TokenSettings;
 use super::slot::{AccessToken, Slot};
 use crate::clock::{Clock, Timestamp};
 use crate::exchange::{ExchangeError, Exchanger, Grant, Minted};
@@ -42,7 +42,7 @@ pub(super) struct Context {
     pub(super) identity: Option<Identity>,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
-    pub(super) settings: Settings,
+    pub(super) settings: TokenSettings,
     pub(super) fence: Arc<AtomicU64>,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Context {
 pub struct Owner<M> {
     mint: M,
     events: mpsc::Receiver<Event>,
-    entries: LruCache<Key, Entry>,
+    entries: LruCache<TokenKey, Entry>,
     fetches: JoinSet<Done>,
     permits: Arc<Semaphore>,
     /// The SPIFFE ID in whose name the held tokens were minted.
@@ -60,7 +60,7 @@ pub struct Owner<M> {
 
 /// The result of a fetch.
 struct Done {
-    key: Key,
+    key: TokenKey,
     generation: u64,
     result: Result<Minted, ExchangeError>,
 }
@@ -192,7 +192,8 @@ impl<M: Mint> Owner<M> {
 
     fn tick(&mut self) {
         let now = self.context.clock.now();
-        let due: Vec<Key> = self.entries.iter().filter(|(_, entry)| is_due(entry, now)).map(|(key, _)| *key).collect();
+        let due: Vec<TokenKey> =
+            self.entries.iter().filter(|(_, entry)| is_due(entry, now)).map(|(key, _)| *key).collect();
         for key in due {
             if let Some(entry) = self.entries.peek_mut(&key) {
                 entry.refreshing = entry.renewing;
@@ -202,7 +203,7 @@ impl<M: Mint> Owner<M> {
         for (_, entry) in &mut self.entries {
             entry.drop_expired(now);
         }
-        let spent: Vec<Key> =
+        let spent: Vec<TokenKey> =
             self.entries.iter().filter(|(_, entry)| entry.is_spent(now)).map(|(key, _)| *key).collect();
         for key in spent {
             self.entries.pop(&key);
@@ -241,7 +242,7 @@ impl<M: Mint> Owner<M> {
         }
     }
 
-    fn fetch(&mut self, key: Key, user: Option<UserToken>) {
+    fn fetch(&mut self, key: TokenKey, user: Option<UserToken>) {
         let Some(entry) = self.entries.peek_mut(&key) else { return };
         let Some(slot) = entry.slot.upgrade().filter(|_| entry.fetching.is_none()) else { return };
         entry.fetching = Some(entry.generation);
@@ -255,12 +256,12 @@ impl<M: Mint> Owner<M> {
         });
     }
 
-    fn key(&self, slot: &Slot, user: Option<&UserToken>) -> Key {
+    fn key(&self, slot: &Slot, user: Option<&UserToken>) -> TokenKey {
         let grant = slot.grant();
-        Key::new(&grant.digest(), self.spiffe_id.as_deref().filter(|_| grant.needs_identity()), user)
+        TokenKey::new(&grant.digest(), self.spiffe_id.as_deref().filter(|_| grant.needs_identity()), user)
     }
 
-    fn entry(&mut self, key: Key, slot: &Arc<Slot>) -> &mut Entry {
+    fn entry(&mut self, key: TokenKey, slot: &Arc<Slot>) -> &mut Entry {
         let entry = self.entries.get_or_insert_mut(key, || Entry::new(slot));
         if entry.slot.strong_count() == 0 {
             entry.slot = Arc::downgrade(slot);
@@ -327,7 +328,7 @@ mod tests {
             let clock = Clock::shiftable();
             let metrics = Metrics::new(&Registrar::default(), ["as"]).expect("metrics");
             let mint = Ready { clock: clock.clone(), refuses };
-            let (tokens, owner) = Tokens::new(mint, None, clock, metrics, Settings::default());
+            let (tokens, owner) = Tokens::new(mint, None, clock, metrics, TokenSettings::default());
             is_kept_only_while_fetching(&tokens.slot(&grant("a", true)), owner).await;
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The limits and timeouts of the cache.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct TokenSettings {
     /// The longest time that a request waits for a token.
     pub token_timeout: Duration,
     /// How many requests may wait for the owner at the same time: as many as may be in flight.
@@ -16,7 +16,7 @@ pub struct Settings {
     pub remint_interval: Duration,
 }
 
-impl Default for Settings {
+impl Default for TokenSettings {
     fn default() -> Self {
         Self {
             token_timeout: Duration::from_secs(10),

@@ -47,7 +47,7 @@ impl AccessToken {
         self.field_values.get(prefix, &self.value)
     }
 
-    /// When the token expires, according to the server.
+    /// The time at which the token expires, according to the server.
     pub fn expires_at(&self) -> Timestamp {
         self.expires_at
     }

@@ -38,7 +38,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn new(settings: Settings) -> Self {
+    fn new(settings: TokenSettings) -> Self {
         let (sender, questions) = mpsc::unbounded_channel();
         let clock = Clock::shiftable();
         let metrics = Metrics::new(&Registrar::default(), ["as"]).expect("metrics");
@@ -125,7 +125,7 @@ async fn on_one_thread(test: impl Future<Output = ()>) {
 #[tokio::test(start_paused = true)]
 async fn concurrent_callers_share_one_exchange_and_its_failure() {
     on_one_thread(async {
-        let mut fixture = Fixture::new(Settings::default());
+        let mut fixture = Fixture::new(TokenSettings::default());
         let slot = fixture.tokens.slot(&grant("a", false));
         let asked: Vec<_> = (0..1000).map(|_| fixture.ask(&slot, None)).collect();
         let answer = fixture.question().await;
@@ -148,7 +148,7 @@ async fn concurrent_callers_share_one_exchange_and_its_failure() {
 async fn burst_up_to_the_limit_is_shared() {
     on_one_thread(async {
         let burst = NonZeroUsize::new(5000).expect("not zero");
-        let mut fixture = Fixture::new(Settings { waiting: burst, ..Settings::default() });
+        let mut fixture = Fixture::new(TokenSettings { waiting: burst, ..TokenSettings::default() });
         let slot = fixture.tokens.slot(&grant("a", false));
         // All of them ask before the owner gets to run.
         let asked: Vec<_> = (0..burst.get()).map(|_| fixture.ask(&slot, None)).collect();
@@ -163,7 +163,7 @@ async fn burst_up_to_the_limit_is_shared() {
 #[tokio::test(start_paused = true)]
 async fn equal_grants_share_a_slot() {
     on_one_thread(async {
-        let fixture = Fixture::new(Settings::default());
+        let fixture = Fixture::new(TokenSettings::default());
         let one = fixture.tokens.slot(&grant("a", false));
         assert!(Arc::ptr_eq(&one, &fixture.tokens.slot(&grant("a", false))));
         assert!(!Arc::ptr_eq(&one, &fixture.tokens.slot(&grant("b", false))));
@@ -178,7 +178,7 @@ async fn equal_grants_share_a_slot() {
 #[tokio::test(start_paused = true)]
 async fn users_never_share_a_token() {
     on_one_thread(async {
-        let mut fixture = Fixture::new(Settings::default());
+        let mut fixture = Fixture::new(TokenSettings::default());
         let slot = fixture.tokens.slot(&grant("a", true));
         let (alice, bob) = (fixture.ask(&slot, Some("alice")), fixture.ask(&slot, Some("bob")));
         for _ in 0..2 {
@@ -196,7 +196,7 @@ async fn users_never_share_a_token() {
 #[tokio::test(start_paused = true)]
 async fn failed_refresh_keeps_the_token_until_it_expires() {
     on_one_thread(async {
-        let mut fixture = Fixture::new(Settings::default());
+        let mut fixture = Fixture::new(TokenSettings::default());
         let slot = fixture.tokens.slot(&grant("a", false));
         let token = fixture.obtain(&slot, "one", 1000).await;
         assert!(fixture.tokens.ready(&slot, fixture.tokens.now()).is_some());
@@ -214,7 +214,7 @@ async fn failed_refresh_keeps_the_token_until_it_expires() {
 #[tokio::test(start_paused = true)]
 async fn expired_token_is_dropped_and_still_renewed() {
     on_one_thread(async {
-        let mut fixture = Fixture::new(Settings::default());
+        let mut fixture = Fixture::new(TokenSettings::default());
         let slot = fixture.tokens.slot(&grant("a", false));
         let token = fixture.obtain(&slot, "one", 1000).await;
         fixture.clock.shift(850);
@@ -237,7 +237,7 @@ async fn expired_token_is_dropped_and_still_renewed() {
 #[tokio::test(start_paused = true)]
 async fn unused_token_is_not_renewed() {
     on_one_thread(async {
-        let mut fixture = Fixture::new(Settings::default());
+        let mut fixture = Fixture::new(TokenSettings::default());
         let slot = fixture.tokens.slot(&grant("a", false));
         fixture.obtain(&slot, "one", 1000).await;
         fixture.clock.shift(850);
@@ -253,7 +253,7 @@ async fn unused_token_is_not_renewed() {
 #[tokio::test(start_paused = true)]
 async fn refused_token_is_replaced_once_per_interval() {
     on_one_thread(async {
-        let mut fixture = Fixture::new(Settings::default());
+        let mut fixture = Fixture::new(TokenSettings::default());
         let slot = fixture.tokens.slot(&grant("a", false));
         let first = fixture.obtain(&slot, "one", 1000).await;
         let replaced = {
@@ -277,7 +277,7 @@ async fn refused_token_is_replaced_once_per_interval() {
 #[tokio::test(start_paused = true)]
 async fn mint_that_began_before_the_refusal_is_void() {
     on_one_thread(async {
-        let mut fixture = Fixture::new(Settings::default());
+        let mut fixture = Fixture::new(TokenSettings::default());
         let slot = fixture.tokens.slot(&grant("a", false));
         let first = fixture.obtain(&slot, "one", 1000).await;
         fixture.clock.shift(850);
@@ -297,7 +297,7 @@ async fn mint_that_began_before_the_refusal_is_void() {
 #[tokio::test(start_paused = true)]
 async fn slow_server_causes_a_bounded_wait() {
     on_one_thread(async {
-        let settings = Settings { token_timeout: Duration::from_secs(3), ..Settings::default() };
+        let settings = TokenSettings { token_timeout: Duration::from_secs(3), ..TokenSettings::default() };
         let mut fixture = Fixture::new(settings);
         let slot = fixture.tokens.slot(&grant("a", false));
         let asked = fixture.ask(&slot, None);
@@ -314,7 +314,7 @@ async fn slow_server_causes_a_bounded_wait() {
 #[tokio::test(start_paused = true)]
 async fn delegated_tokens_are_bounded() {
     on_one_thread(async {
-        let settings = Settings { delegated: NonZeroUsize::new(2).expect("not zero"), ..Settings::default() };
+        let settings = TokenSettings { delegated: NonZeroUsize::new(2).expect("not zero"), ..TokenSettings::default() };
         let mut fixture = Fixture::new(settings);
         let slot = fixture.tokens.slot(&grant("a", true));
         for user in ["a", "b", "c"] {
@@ -334,7 +334,7 @@ async fn delegated_tokens_are_bounded() {
 #[tokio::test(start_paused = true)]
 async fn eager_grant_is_obtained_unasked_and_retried() {
     on_one_thread(async {
-        let mut fixture = Fixture::new(Settings::default());
+        let mut fixture = Fixture::new(TokenSettings::default());
         let slot = fixture.tokens.slot(&grant("a", false));
         fixture.tokens.make_eager(&slot, true).await;
         fixture.question().await.send(Err(ExchangeError::unusable_token())).expect("awaited");

@@ -3,14 +3,15 @@ use super::event::{Event, TokenError, Waiter};
 use super::key::UserToken;
 use super::metrics::Metrics;
 use super::owner::{Context, Owner};
-use super::settings::Settings;
+use super::settings::TokenSettings;
 use super::slot::{AccessToken, Slot};
 use crate::clock::{Clock, Timestamp};
 use crate::exchange::{Grant, GrantDigest};
 use crate::identity::Identity;
+use crate::sync::lock;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -32,7 +33,7 @@ impl Tokens {
         identity: Option<Identity>,
         clock: Clock,
         metrics: Metrics,
-        settings: Settings,
+        settings: TokenSettings,
     ) -> (Self, Owner<M>) {
         let (sender, receiver) = mpsc::channel(settings.waiting.get());
         let fence = Arc::new(AtomicU64::new(0));
@@ -49,7 +50,7 @@ impl Tokens {
 
     /// The slot of a grant. Equal grants share one, so that a reload keeps its tokens.
     pub fn slot(&self, grant: &Arc<Grant>) -> Arc<Slot> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = lock(&self.slots);
         slots.retain(|_, slot| slot.strong_count() > 0);
         let digest = grant.digest();
         if let Some(slot) = slots.get(&digest).and_then(Weak::upgrade) {

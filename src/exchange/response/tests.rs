@@ -194,7 +194,7 @@ fn sent(secrets: &[&str]) -> SentRequest {
 }
 
 fn refused(status: u16, body: &str) -> Option<ExchangeError> {
-    refusal(&answer(status, body), &sent(&[])).map(|refusal| ExchangeError::new("as", Failure::Refused(refusal)))
+    oauth_error(&answer(status, body), &sent(&[])).map(|error| ExchangeError::new("as", Failure::Refused(error)))
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn error_is_classified_by_its_code_and_not_by_its_status() {
         }
     }
     let delegated =
-        refusal(&answer(400, r#"{"error":"invalid_request"}"#), &SentRequest { delegated: true, ..sent(&[]) })
+        oauth_error(&answer(400, r#"{"error":"invalid_request"}"#), &SentRequest { delegated: true, ..sent(&[]) })
             .expect("an error");
     assert_eq!(
         ExchangeError::new("as", Failure::Refused(delegated)).fault(),
@@ -249,8 +249,8 @@ fn description_is_logged_without_credentials() {
         "error": "invalid_grant",
         "error_description": format!("no\r\n\u{1b}[31m: hunter2-canary or {long} of user {}", "word ".repeat(200)),
     });
-    let refusal = refusal(&answer(400, &body.to_string()), &sent(&["hunter2-canary"])).expect("an error");
-    let error = ExchangeError::new("as", Failure::Refused(refusal));
+    let error = oauth_error(&answer(400, &body.to_string()), &sent(&["hunter2-canary"])).expect("an error");
+    let error = ExchangeError::new("as", Failure::Refused(error));
     let (log, advice) = (error.to_string(), error.advice());
     assert!(log.contains("invalid_grant: no   [31m: [redacted] or [redacted] of user word"), "{log}");
     assert!(!log.contains(char::is_control) && log.len() < 400);
