@@ -1,6 +1,7 @@
 //! Hosts in URLs and authorities.
 
-/// Returns `host` without the brackets of an IPv6 literal (RFC 3986 §3.2.2), as address parsers and certificates have it.
+/// Returns `host` without the brackets of an IPv6 literal (RFC 3986 §3.2.2), as address parsers and
+/// certificates have it.
 pub fn without_brackets(host: &str) -> &str {
     host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host)
 }

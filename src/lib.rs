@@ -21,13 +21,14 @@
 //!   route        policy; pure
 //!   credential   the only await before sending; a cached token is ready at once
 //!   headers      what the agent could forge is removed
-//!   send         on the worker's own pool; after a 401 once more, with another token
+//!   send         on the worker's own pool, with the credential put on for each attempt; after a
+//!                401 once more, with another token
 //!   response     the body is streamed, never collected
 //! ```
 //!
-//! Errors leave by `?` to the one place that makes responses, `proxy::error`. An `Outcome` is created
-//! before the first stage and consumed by the last; if it is dropped before, the request is recorded
-//! as aborted.
+//! Errors leave by `?` to the one place that makes responses, `proxy::error`. An `Outcome` is
+//! created before the first stage and consumed by the last; if it is dropped before, the request is
+//! recorded as aborted.
 //!
 //! # Layers
 //!
@@ -41,20 +42,21 @@
 //! | 0 vocabulary | [`clock`], [`host`], [`http_server`], [`listen`], [`secret`], [`single_flight`], [`sync`], [`tasks`], [`telemetry`] | any word of the domain |
 //!
 //! A module imports lower layers, and its own layer along the arrows. Two modules stand beside the
-//! layers, each a feature, and import layer 0 alone. `dev` is the Workload API, authorization server
-//! and resource server of the demo and the tests, which must not check our assertions with the code
-//! that made them. `kubernetes` is `inject` and the `injector` webhook, which put the proxy into pods;
-//! it is not in the sidecar's image.
+//! layers, each a feature, and import layer 0 alone. `dev` is the Workload API, authorization
+//! server and resource server of the demo and the tests, which must not check our assertions with
+//! the code that made them. `kubernetes` is `inject` and the `injector` webhook, which put the
+//! proxy into pods; it is not in the sidecar's image.
 //!
-//! Inside a folder, files do not import each other in circles: what several of them need stands in a
-//! file below them. Parameters are named values, not tuples. `tests/it/layers.rs` holds all of this.
+//! Inside a folder, files do not import each other in circles: what several of them need stands in
+//! a file below them. Parameters are named values, not tuples. `tests/it/layers.rs` holds all of
+//! this.
 //!
 //! # What a change touches
 //!
 //! | change | files | should stay untouched |
 //! |---|---|---|
 //! | a source of the identity | `identity/<new>.rs` and its arm in `identity/source.rs`, `config` | `app`, `proxy`, `token`, `exchange`, `tls` |
-//! | a grant flow | `exchange/grant.rs`, `exchange/request.rs`, `config` | `token`, `proxy`, `identity` |
+//! | a grant flow | its row of facts in `exchange/grant.rs`, `exchange/request.rs`, `config` | `token`, `proxy`, `identity` |
 //! | a client authentication | `exchange/client_auth.rs`, `issuer/settings.rs`, `config` | everything else |
 //! | a place for a token | `policy/placement.rs`, `config` | `exchange`, `token`, `proxy` |
 //! | a failure of a token request | its row in `exchange/error.rs` or `issuer/error.rs` | metrics, which read the rows |
@@ -67,9 +69,9 @@
 //! # Threads
 //!
 //! The data plane has N worker threads, each with its own runtime, listening sockets
-//! (`SO_REUSEPORT`) and upstream connections, so that a request stays on one core. The control plane
-//! (identity, tokens, admin, reload) has one other runtime. What crosses threads are immutable
-//! snapshots.
+//! (`SO_REUSEPORT`) and upstream connections, so that a request stays on one core. The control
+//! plane (identity, tokens, admin, reload) has one other runtime. What crosses threads are
+//! immutable snapshots.
 //!
 //! # Invariants
 //!

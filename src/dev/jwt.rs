@@ -103,8 +103,8 @@ pub fn verify_with_x5c(token: &str, bundle: &[CertificateDer<'_>], now: Timestam
     Ok((decoded, id))
 }
 
-/// Validates the chain of an X.509-SVID (X509-SVID §5) against its trust domain's authorities.
-/// Returns its SPIFFE ID.
+/// Validates the chain of an X.509-SVID (SPIFFE X.509-SVID §5) against its trust domain's
+/// authorities. Returns its SPIFFE ID.
 pub fn verify_chain(
     chain: &[CertificateDer<'_>],
     bundle: &[CertificateDer<'_>],

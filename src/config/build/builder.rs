@@ -1,4 +1,5 @@
-//! What every step of the second pass works with: the report, the tree, and the files that are read.
+//! What every step of the second pass works with: the report, the tree, and the files that are
+//! read.
 use crate::config::decode::Environment;
 use crate::config::problem::{KeyPath, Problem, Report};
 use crate::config::runtime::Overrides;

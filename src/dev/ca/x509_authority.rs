@@ -158,7 +158,8 @@ fn leaf_params(
     };
     params.is_ca = match request.flaw {
         Some(Flaw::CaLeaf) => IsCa::Ca(BasicConstraints::Unconstrained),
-        // rcgen's NoCa omits BasicConstraints, which the standard does not allow (X509-SVID §4.1).
+        // rcgen's NoCa omits BasicConstraints, which the standard does not allow (SPIFFE X.509-SVID
+        // §4.1).
         _ => IsCa::ExplicitNoCa,
     };
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -146,7 +146,7 @@ fn tune(stream: &TcpStream) {
 }
 
 /// The name for SNI and verification. A SPIFFE peer is verified by its ID and not by this name
-/// (SPIFFE X509-SVID §5), so a host that is not a DNS name gets a placeholder.
+/// (SPIFFE X.509-SVID §5), so a host that is not a DNS name gets a placeholder.
 fn server_name(host: &str) -> ServerName<'static> {
     let bare = without_brackets(host).to_owned();
     ServerName::try_from(bare).unwrap_or_else(|_| ServerName::try_from("invalid.invalid").expect("a DNS name"))
