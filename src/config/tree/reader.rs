@@ -39,6 +39,7 @@ pub(crate) fn parse(text: &str, report: &mut Report) -> Option<Node> {
 }
 
 /// How much a tree contains, or may still contain.
+#[derive(Clone, Copy)]
 struct Size {
     nodes: usize,
     /// Bytes.
