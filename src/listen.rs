@@ -2,16 +2,16 @@
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-/// Who may bind the same port.
+/// Whether other sockets may bind the same port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
-    /// Only this socket.
+    /// No other socket may bind it.
     Exclusive,
-    /// Other sockets, too (`SO_REUSEPORT`): the kernel spreads connections among them.
+    /// Other sockets may bind it, too (`SO_REUSEPORT`). The kernel spreads connections among them.
     Shared,
 }
 
-/// A bound socket.
+/// A socket that is bound and listens.
 #[derive(Debug)]
 pub struct Listener {
     /// The socket, in non-blocking mode.

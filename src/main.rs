@@ -1,4 +1,4 @@
-//! The table of contents: what the command line asks for, and the code that the process ends with.
+//! Starts the command that the command line names, and exits with its code.
 use std::process::ExitCode;
 
 #[cfg(target_env = "musl")]

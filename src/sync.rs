@@ -1,4 +1,4 @@
-//! Locks.
+//! Locks that ignore poison.
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Locks a mutex whose data is consistent at every moment, so that the panic of another holder does

@@ -34,7 +34,7 @@ impl Stop {
 }
 
 impl Stopper {
-    /// Fires the signal.
+    /// Fires the signal for all clones of the [`Stop`].
     pub fn stop(&self) {
         self.0.send_replace(true);
     }

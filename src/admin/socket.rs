@@ -15,9 +15,9 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// The server of the status and the log level.
 pub struct AdminSocket {
-    /// Where the socket is created.
+    /// The path at which the socket is created.
     pub path: PathBuf,
-    /// Builds the status.
+    /// Builds the status for each request.
     pub status: Arc<dyn Fn() -> Status + Send + Sync>,
     /// The log whose level can be changed.
     pub logs: Option<Logs>,
@@ -128,7 +128,7 @@ pub enum ClientError {
         /// Why the connection failed.
         error: std::io::Error,
     },
-    /// The connection failed.
+    /// The connection to the proxy failed while the request was in flight.
     #[error("the connection to the proxy failed: {0}")]
     Broken(#[from] hyper::Error),
     /// The proxy refused the request.
@@ -148,7 +148,7 @@ impl Client {
     /// Returns the status of the proxy.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// The proxy could not be reached, or did not answer as expected.
     pub async fn status(&self) -> Result<Status, ClientError> {
         Ok(serde_json::from_slice(&self.ask(Method::GET, "/status", String::new()).await?)?)
     }
@@ -156,7 +156,7 @@ impl Client {
     /// Changes the log level of the proxy.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// The proxy could not be reached, or did not answer as expected.
     pub async fn set_log_level(&self, level: &str) -> Result<(), ClientError> {
         self.ask(Method::PUT, "/log-level", level.to_owned()).await.map(|_| ())
     }

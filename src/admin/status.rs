@@ -6,7 +6,7 @@ use crate::token::Slot;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// The whole status.
+/// The status of a proxy at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
     /// The version of the proxy.
@@ -21,7 +21,7 @@ pub struct Status {
     pub config: ReloadStatus,
     /// The workload's identity, if a route needs it.
     pub identity: Option<IdentityStatus>,
-    /// All routes.
+    /// The routes, in the order of the file.
     pub routes: Vec<RouteStatus>,
     /// The number of requests in flight.
     pub requests: i64,

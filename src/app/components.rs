@@ -43,7 +43,7 @@ pub(super) struct Owners {
     pub(super) tokens: Owner<Exchanger>,
 }
 
-/// What the process gives the components.
+/// The properties of the process that the components depend on.
 pub(super) struct ProcessContext<'p> {
     pub(super) clock: &'p Clock,
     pub(super) logs: Option<&'p Logs>,

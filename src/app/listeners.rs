@@ -15,7 +15,7 @@ pub enum ListenError {
         setting: &'static str,
         /// The address that was tried.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         error: std::io::Error,
     },
     /// No listener is left for the agent.
@@ -23,16 +23,16 @@ pub enum ListenError {
     NoOutbound,
 }
 
-/// Where a bound proxy listens.
+/// The addresses that a bound proxy listens on.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
-    /// Where the agent connects.
+    /// The addresses that the agent connects to.
     pub outbound: Vec<SocketAddr>,
-    /// Where metrics and probes are served.
+    /// The addresses that serve metrics and probes.
     pub metrics: Vec<SocketAddr>,
-    /// Where the keys that sign assertions are published.
+    /// The addresses that publish the keys that sign assertions.
     pub jwks: Vec<SocketAddr>,
-    /// The admin socket.
+    /// The path of the admin socket.
     pub admin: Option<PathBuf>,
 }
 

@@ -122,7 +122,7 @@ pub fn verify_chain(
     spiffe_id(leaf)
 }
 
-/// The SPIFFE ID of a leaf, which is its only URI SAN. A CA certificate is not an SVID (X509-SVID
+/// The SPIFFE ID of a leaf, which is its only URI SAN. A CA certificate is not an SVID (X.509-SVID
 /// §2, §4.1).
 pub fn spiffe_id(leaf: &CertificateDer<'_>) -> anyhow::Result<String> {
     let (_, leaf) = X509Certificate::from_der(leaf).context("unreadable certificate")?;

@@ -70,7 +70,7 @@ impl Files {
     /// task.
     ///
     /// # Errors
-    /// None.
+    /// It never fails; the result has the type that [`crate::tasks::Tasks`] expects.
     pub async fn run(mut self, mut stop: Stop) -> Result<(), String> {
         let changed = Arc::new(Notify::new());
         let mut watch = Watch::new(&self.settings, changed.clone());

@@ -12,9 +12,9 @@ use x509_parser::prelude::FromDer;
 pub struct Leaf {
     /// The SPIFFE ID: its one URI SAN.
     pub id: SpiffeId,
-    /// `notBefore`.
+    /// The certificate's `notBefore`.
     pub not_before: Timestamp,
-    /// `notAfter`.
+    /// The certificate's `notAfter`.
     pub not_after: Timestamp,
 }
 

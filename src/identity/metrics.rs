@@ -1,8 +1,8 @@
-//! The identity's metrics.
+//! The metrics of the identity and its source.
 use crate::telemetry::Registrar;
 use prometheus::{IntCounter, IntGauge};
 
-/// The identity's series, all present from the start.
+/// The metrics of the identity and its source.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     /// When the SVID expires, in seconds since the epoch; 0 while there is none.
@@ -15,7 +15,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers the metrics.
+    /// Registers the metrics, all of which are present from the start.
     ///
     /// # Errors
     /// A name is already registered.

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 /// An X.509-SVID and its key. Every value of this type has passed the checks of [`Leaf`], and its
 /// key belongs to its certificate.
 pub struct Svid {
-    /// The SPIFFE ID.
+    /// The SPIFFE ID of the workload.
     pub id: SpiffeId,
     /// The leaf certificate, then its intermediates; no trust anchor.
     pub chain: Vec<CertificateDer<'static>>,
@@ -52,7 +52,7 @@ pub(super) struct CheckedUpdate {
 pub struct Snapshot {
     /// A number that grows with every change, including withdrawals.
     pub revision: u64,
-    /// The chosen SVID.
+    /// The SVID that is used, the only one even if the source offers several.
     pub svid: Svid,
     bundles: BTreeMap<TrustDomain, Authorities>,
 }

@@ -7,12 +7,12 @@ use crate::clock::Clock;
 use crate::tasks::Stop;
 use tokio::sync::watch;
 
-/// Where the workload's identity comes from.
+/// The settings of the source that the workload's identity comes from.
 #[derive(Clone, Debug)]
 pub enum IdentitySource {
     /// The SPIFFE Workload API.
     WorkloadApi(WorkloadApiSettings),
-    /// PEM files.
+    /// PEM files that some other process renews.
     Files(FilesSettings),
 }
 
@@ -45,7 +45,7 @@ impl IdentityTask {
     /// because a workload whose routes need no identity may not be registered.
     ///
     /// # Errors
-    /// None.
+    /// It never fails; the result has the type that [`crate::tasks::Tasks`] expects.
     pub async fn run(self, mut needed: watch::Receiver<bool>, mut stop: Stop) -> Result<(), String> {
         tokio::select! {
             () = stop.stopped() => return Ok(()),

@@ -39,7 +39,7 @@ impl MissingKind {
     }
 }
 
-/// What the source has delivered so far.
+/// What the source has delivered so far, and what it is waiting for.
 #[derive(Clone, Default)]
 pub(super) struct IdentityState {
     /// The last snapshot accepted.

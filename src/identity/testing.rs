@@ -32,7 +32,7 @@ pub(crate) struct LeafShape {
 
 pub(crate) struct Issued {
     pub(crate) chain: Vec<CertificateDer<'static>>,
-    /// PKCS#8.
+    /// The private key as PKCS#8 DER.
     pub(crate) key: Zeroizing<Vec<u8>>,
 }
 

@@ -20,7 +20,7 @@ use tonic::Streaming;
 /// Which Workload API to use, and how long to wait for it.
 #[derive(Clone, Debug)]
 pub struct WorkloadApiSettings {
-    /// Where the Workload API listens.
+    /// The address of the Workload API.
     pub socket: Endpoint,
     /// The label of the SVID to use if there are several; `None` for the first one. If no SVID has
     /// the label, the source delivers no identity.
@@ -53,7 +53,7 @@ pub struct WorkloadApiTiming {
 pub struct BackoffRange {
     /// The time after the first attempt.
     pub first: Duration,
-    /// The longest time.
+    /// The limit of the doubling.
     pub longest: Duration,
 }
 
@@ -99,7 +99,7 @@ impl WorkloadApi {
     /// ends the task.
     ///
     /// # Errors
-    /// None.
+    /// It never fails; the result has the type that [`crate::tasks::Tasks`] expects.
     pub async fn run(mut self, mut stop: Stop) -> Result<(), String> {
         if self.settings.socket.is_routable() {
             let socket = &self.settings.socket;

@@ -3,15 +3,15 @@
 /// The least important lines that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// `error`
+    /// Only errors are logged.
     Error,
-    /// `warn`
+    /// Warnings and errors are logged.
     Warn,
-    /// `info`
+    /// State changes and requests are logged, too.
     Info,
-    /// `debug`
+    /// Details for debugging are logged, too.
     Debug,
-    /// `trace`
+    /// Everything is logged.
     Trace,
 }
 

@@ -13,7 +13,7 @@ pub enum Format {
     /// One JSON object per line.
     #[default]
     Json,
-    /// Text for people.
+    /// One line of text for people.
     Pretty,
 }
 

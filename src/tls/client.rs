@@ -28,7 +28,7 @@ pub enum SetupError {
 /// Builds the configuration for `tls`. It uses every later SVID and bundle without being rebuilt.
 ///
 /// # Errors
-/// [`SetupError`].
+/// The settings need an identity or authorities that do not exist.
 pub fn client_config(
     tls: &ClientTls,
     identity: Option<&Identity>,

@@ -50,7 +50,7 @@ pub enum RootsError {
     Unusable {
         /// The number of the certificate in the text, counted from one.
         number: usize,
-        /// What is wrong with it.
+        /// The reason why it cannot be used.
         why: String,
     },
 }
@@ -73,7 +73,7 @@ pub fn web_roots() -> RootCertStore {
 /// Reads the authorities of a `ca_file`: all of its certificates, or an error.
 ///
 /// # Errors
-/// [`RootsError`].
+/// The text is not PEM, is empty, or contains a certificate that cannot be an authority.
 pub fn roots_from_pem(pem: &[u8]) -> Result<RootCertStore, RootsError> {
     let mut roots = RootCertStore::empty();
     for (index, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {

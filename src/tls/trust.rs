@@ -30,7 +30,7 @@ impl ServerTrust {
 /// What is presented to a server that asks for a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Present {
-    /// No certificate.
+    /// No certificate is presented.
     #[default]
     Nothing,
     /// The X.509-SVID. Without a valid one, no handshake succeeds.
@@ -42,7 +42,7 @@ pub enum Present {
 pub struct ClientTls {
     /// How the server proves its identity.
     pub trust: ServerTrust,
-    /// What is presented to the server.
+    /// The certificate that is presented to the server.
     pub present: Present,
     /// The application protocols to offer (ALPN), the preferred one first; empty for none.
     pub alpn: Vec<Vec<u8>>,

@@ -39,7 +39,7 @@ struct PeerChain<'c, 'der> {
     intermediates: &'c [CertificateDer<'der>],
 }
 
-/// What a peer is checked against.
+/// The rules and authorities that a peer is checked against.
 struct Verification<'v> {
     peers: &'v PeerIds,
     snapshot: &'v Snapshot,

@@ -23,7 +23,7 @@ pub struct SvidRequest {
     pub flaw: Option<Flaw>,
 }
 
-/// A deliberate flaw, which violates the X509-SVID standard, §2 to §5.
+/// A deliberate flaw, which violates the X.509-SVID standard, §2 to §5.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flaw {
     /// The time `notAfter` has passed.
