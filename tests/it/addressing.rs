@@ -214,7 +214,7 @@ async fn request_to_the_proxys_own_port_is_refused() {
     assert!(connect.starts_with("HTTP/1.1 508 "), "{connect}");
 }
 
-/// RFC 8305 §5: `localhost` has two addresses, and the first is no use.
+/// `localhost` has two addresses, of which the first does not work (RFC 8305 §5).
 #[tokio::test]
 async fn second_address_is_used_if_the_first_refuses_or_hangs() {
     for hangs in [false, true] {
@@ -223,7 +223,8 @@ async fn second_address_is_used_if_the_first_refuses_or_hangs() {
         first.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("bound");
         let address = first.local_addr().expect("an address");
         let second = TcpListener::bind((Ipv6Addr::LOCALHOST, address.port())).await.expect("the same port");
-        // Bound and not listening, it refuses; with a full queue that nobody empties, it does not answer.
+        // Bound and not listening, it refuses; with a full queue that nobody empties, it does not
+        // answer.
         let (_refuses, _full) = if hangs { (None, Some(full_queue(first).await)) } else { (Some(first), None) };
         let port = address.port();
         let proxy = world

@@ -1,5 +1,6 @@
-//! Floods from the agent's side, over one worker that serves somebody else as well: who floods is stopped or held back, the other
-//! one notices nothing, memory stays bounded, and nothing is left when it is over.
+//! Floods by one agent, on a worker that serves another agent as well. The flood is stopped or held
+//! back, the other agent notices nothing, memory stays bounded, and everything is released
+//! afterwards.
 use super::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames, HEADERS, INITIAL_WINDOW_SIZE,
     LARGEST_WINDOW, PING, WINDOW_UPDATE, block, frame, get, reset, settings, streams, string,
@@ -74,7 +75,7 @@ async fn reset_streams_release_everything_at_the_upstream() {
 #[tokio::test]
 async fn endless_settings_and_pings_are_answered_no_faster_than_read() {
     let mut victim = victim().await;
-    for flood in [settings(&[(INITIAL_WINDOW_SIZE, 1)]), frame((PING, 0), 0, &[7; 8])] {
+    for flood in [settings(&[(INITIAL_WINDOW_SIZE, 1)]), frame(PING, 0, 0, &[7; 8])] {
         let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
         assert!(agent.write(flood.repeat(2000)).await);
         assert!(agent.write(get(1, HOST, "/x")).await);
@@ -90,12 +91,12 @@ async fn endless_header_section_ends_with_enhance_your_calm() {
     let mut victim = victim().await;
     let field = [&[0][..], &string("x-field"), &string(&"y".repeat(100))].concat();
     let fields = field.repeat(16_000 / field.len());
-    let start = frame((HEADERS, END_STREAM), 1, &block("GET", HOST, "/x"));
+    let start = frame(HEADERS, END_STREAM, 1, &block("GET", HOST, "/x"));
     // Large fragments, small ones and empty ones: each is a way around some limit.
     for fragment in [&fields[..], &field, &[]] {
         let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
         agent.write(&start).await;
-        let next = frame((CONTINUATION, 0), 1, fragment);
+        let next = frame(CONTINUATION, 0, 1, fragment);
         victim.besieged_by(async { while agent.write(&next).await {} }).await;
         assert_eq!(agent.goaway().await, Some(ENHANCE_YOUR_CALM), "{} bytes each", fragment.len());
     }
@@ -109,19 +110,20 @@ async fn header_list_of_a_mebibyte_is_refused() {
     // Written out: 64 fragments of 16 KiB.
     let field = [&[0][..], &string("x-field"), &string(&"y".repeat(100))].concat();
     let fields = field.repeat(16_000 / field.len());
-    let mut bytes = frame((HEADERS, END_STREAM), 1, &block("GET", HOST, "/x"));
+    let mut bytes = frame(HEADERS, END_STREAM, 1, &block("GET", HOST, "/x"));
     for _ in 0..64 {
-        bytes.extend(frame((CONTINUATION, 0), 1, &fields));
+        bytes.extend(frame(CONTINUATION, 0, 1, &fields));
     }
-    bytes.extend(frame((CONTINUATION, END_HEADERS), 1, &fields));
+    bytes.extend(frame(CONTINUATION, END_HEADERS, 1, &fields));
     let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
     agent.write(bytes).await;
     assert_eq!(agent.goaway().await, Some(ENHANCE_YOUR_CALM));
-    // Compressed: one field that is indexed (RFC 7541 §6.2.1), and then named by one byte, again and again.
+    // Compressed: one field that is indexed (RFC 7541 §6.2.1), and then named by one byte, again
+    // and again.
     let indexed = [&[0x40][..], &string("x-field"), &string(&"y".repeat(100))].concat();
     let bomb = |times: usize| {
         let block = [&block("GET", HOST, "/x")[..], &indexed, &vec![0x80 | 62; times]].concat();
-        frame((HEADERS, END_HEADERS | END_STREAM), 1, &block)
+        frame(HEADERS, END_HEADERS | END_STREAM, 1, &block)
     };
     let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
     agent.write(bomb(10_000)).await;
@@ -135,7 +137,8 @@ async fn header_list_of_a_mebibyte_is_refused() {
     victim.is_as_before(MEMORY).await;
 }
 
-/// An upstream whose answers never end, and of which little waits in the kernel, whose memory for sockets all processes share.
+/// An upstream whose answers never end, and of which little waits in the kernel, whose memory for
+/// sockets all processes share.
 async fn endless() -> (String, JoinSet<()>) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_send_buffer_size(32 * 1024).expect("set");
@@ -170,7 +173,7 @@ async fn unread_answers_wait_at_the_upstream() {
         let mut agents = Vec::new();
         for _ in 0..2 {
             let mut agent = Frames::connect(victim.proxy.outbound, &[(INITIAL_WINDOW_SIZE, window)]).await;
-            agent.write(frame((WINDOW_UPDATE, 0), 0, &(LARGEST_WINDOW - 65_535).to_be_bytes())).await;
+            agent.write(frame(WINDOW_UPDATE, 0, 0, &(LARGEST_WINDOW - 65_535).to_be_bytes())).await;
             for stream in streams().take(count) {
                 agent.write(get(stream, "endless.test", "/x")).await;
             }
@@ -191,11 +194,12 @@ async fn unread_uploads_wait_at_the_agent() {
     victim.world.api.faults().next_many(100, &Fault::Hold(gate.clone()));
     let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
     for stream in streams().take(100) {
-        agent.write(frame((HEADERS, END_HEADERS), stream, &block("POST", HOST, "/x"))).await;
+        agent.write(frame(HEADERS, END_HEADERS, stream, &block("POST", HOST, "/x"))).await;
     }
     within(gate.reached_by(100), "all are at the upstream").await;
-    // Within the windows and far beyond them: what is beyond is a violation that ends the connection.
-    let data: Vec<u8> = streams().take(100).flat_map(|stream| frame((DATA, 0), stream, &[0; 16_384])).collect();
+    // Within the windows and far beyond them: what is beyond is a violation that ends the
+    // connection.
+    let data: Vec<u8> = streams().take(100).flat_map(|stream| frame(DATA, 0, stream, &[0; 16_384])).collect();
     victim.besieged_by(async { while agent.write(&data).await {} }).await;
     drop(agent);
     victim.is_as_before(MEMORY).await;

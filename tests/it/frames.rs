@@ -30,15 +30,15 @@ pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 
-/// One frame, as it came.
+/// A frame that was received.
 pub(crate) struct Frame {
     pub(crate) kind: u8,
     pub(crate) stream: u32,
     pub(crate) payload: Vec<u8>,
 }
 
-/// One frame, to be written.
-pub(crate) fn frame((kind, flags): (u8, u8), stream: u32, payload: &[u8]) -> Vec<u8> {
+/// The bytes of a frame.
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
@@ -46,7 +46,7 @@ pub(crate) fn frame((kind, flags): (u8, u8), stream: u32, payload: &[u8]) -> Vec
 pub(crate) fn settings(pairs: &[(u16, u32)]) -> Vec<u8> {
     let payload: Vec<u8> =
         pairs.iter().flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
-    frame((SETTINGS, 0), 0, &payload)
+    frame(SETTINGS, 0, 0, &payload)
 }
 
 pub(crate) fn reset(stream: u32) -> Vec<u8> {
@@ -54,20 +54,21 @@ pub(crate) fn reset(stream: u32) -> Vec<u8> {
 }
 
 pub(crate) fn reset_with(code: u32, stream: u32) -> Vec<u8> {
-    frame((RST_STREAM, 0), stream, &code.to_be_bytes())
+    frame(RST_STREAM, 0, stream, &code.to_be_bytes())
 }
 
 /// Nothing after stream `last` was or will be processed.
 pub(crate) fn goaway(last: u32) -> Vec<u8> {
-    frame((GOAWAY, 0), 0, &[last.to_be_bytes(), NO_ERROR.to_be_bytes()].concat())
+    frame(GOAWAY, 0, 0, &[last.to_be_bytes(), NO_ERROR.to_be_bytes()].concat())
 }
 
 /// `200` without a body.
 pub(crate) fn ok(stream: u32) -> Vec<u8> {
-    frame((HEADERS, END_HEADERS | END_STREAM), stream, &[0x88])
+    frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x88])
 }
 
-/// A header block (RFC 7541): method and scheme by index, host and path as literals that are not indexed.
+/// A header block (RFC 7541): method and scheme by index, host and path as literals that are not
+/// indexed.
 pub(crate) fn block(method: &str, host: &str, path: &str) -> Vec<u8> {
     let method = if method == "POST" { 0x83 } else { 0x82 };
     [&[method, 0x86], &literal(1, host)[..], &literal(4, path)].concat()
@@ -86,7 +87,7 @@ pub(crate) fn string(text: &str) -> Vec<u8> {
 
 /// `GET`, whole.
 pub(crate) fn get(stream: u32, host: &str, path: &str) -> Vec<u8> {
-    frame((HEADERS, END_HEADERS | END_STREAM), stream, &block("GET", host, path))
+    frame(HEADERS, END_HEADERS | END_STREAM, stream, &block("GET", host, path))
 }
 
 /// The streams of a client: odd numbers.
@@ -105,20 +106,20 @@ impl Frames {
         Self(raw)
     }
 
-    /// The other end, which has sent nothing yet: takes the preface of whoever has connected.
+    /// Accepts a connection: reads the preface of the client, and sends nothing.
     pub(crate) async fn greeted(stream: TcpStream) -> Option<Self> {
         let mut raw = Raw::over(stream);
         raw.exactly(PREFACE.len()).await.filter(|preface| preface == PREFACE)?;
         Some(Self(raw))
     }
 
-    /// The same, and sends settings.
+    /// Accepts a connection and sends settings.
     pub(crate) async fn accept(stream: TcpStream) -> Option<Self> {
         let mut frames = Self::greeted(stream).await?;
         frames.write(settings(&[])).await.then_some(frames)
     }
 
-    /// Writes, and says whether the other side still takes it.
+    /// Writes, and returns whether the other side still accepts data.
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.0.stream.write_all(bytes.as_ref()).await.is_ok()
     }

@@ -1,30 +1,34 @@
-//! What a gRPC client gets where something is refused: a code of its own, and never an HTTP status that its library would turn into
-//! another one.
+//! What a gRPC client gets if a request is refused: a gRPC code, and never an HTTP status that its
+//! library would map to another code.
 use super::agent::{self, Http2, full, request};
 use super::refusals::is_grpc_refusal;
 use super::rig::{Proxy, World, until};
+use bytes::Bytes;
 use http::Method;
+use http_body_util::Full;
 use idjag_proxy::dev::ca::WebCa;
 use idjag_proxy::dev::faults::Fault;
 
 const GRPC: (&str, &str) = ("content-type", "application/grpc+proto");
 
-/// A refusal for this reason, over HTTP/2 as gRPC has it.
-async fn refused(proxy: &Proxy, (method, url): (Method, &str), fields: &[(&str, &str)], (reason, code): (&str, &str)) {
-    let ask = fields
-        .iter()
-        .fold(http::Request::builder().method(method).uri(url), |ask, (name, value)| ask.header(*name, *value));
-    let reply = Http2::connect(proxy.outbound)
-        .await
-        .send(ask.header(GRPC.0, GRPC.1).body(full(vec![b'x'; 2000])).expect("request"))
-        .await;
+/// A call over HTTP/2.
+fn call(method: Method, url: &str, fields: &[(&str, &str)]) -> http::Request<Full<Bytes>> {
+    let call = http::Request::builder().method(method).uri(url);
+    let call = fields.iter().fold(call, |call, (name, value)| call.header(*name, *value));
+    call.header(GRPC.0, GRPC.1).body(full(vec![b'x'; 2000])).expect("request")
+}
+
+fn post(url: &str, fields: &[(&str, &str)]) -> http::Request<Full<Bytes>> {
+    call(Method::POST, url, fields)
+}
+
+/// Checks that a call is refused for this reason with this code.
+async fn refused(proxy: &Proxy, call: http::Request<Full<Bytes>>, reason: &str, code: &str) {
+    let url = call.uri().clone();
+    let reply = Http2::connect(proxy.outbound).await.send(call).await;
     is_grpc_refusal(&reply, code);
     let details = format!("details=\"{reason}\"");
     assert!(reply.header("proxy-status").contains(&details), "{url}: {details} in {}", reply.header("proxy-status"));
-}
-
-fn post(url: &str) -> (Method, &str) {
-    (Method::POST, url)
 }
 
 #[tokio::test]
@@ -45,25 +49,25 @@ async fn every_reason_has_its_grpc_code() {
     let own = format!("http://127.0.0.1:{}/metrics", proxy.metrics.port());
     let large = "x".repeat(70_000);
 
-    let trace = (Method::TRACE, "http://api.test/x");
-    refused(&proxy, trace, &[], ("trace_forbidden", "12")).await;
+    let trace = call(Method::TRACE, "http://api.test/x", &[]);
+    refused(&proxy, trace, "trace_forbidden", "12").await;
     let twice = [("x-user-token", "one"), ("x-user-token", "two")];
-    refused(&proxy, post("http://user.test/x"), &twice, ("malformed_request", "3")).await;
-    refused(&proxy, post("http://open.test/x"), &[("expect", "a miracle")], ("expectation", "3")).await;
-    refused(&proxy, post("http://small.test/x"), &[], ("body_too_large", "8")).await;
-    refused(&proxy, post(&long), &[], ("uri_too_long", "8")).await;
-    refused(&proxy, post("http://open.test/x"), &[("x-large", &large)], ("head_too_large", "8")).await;
-    refused(&proxy, post(&own), &[], ("loop", "14")).await;
-    refused(&proxy, post("http://169.254.169.254/x"), &[], ("address_prohibited", "14")).await;
-    refused(&proxy, post("http://strange.test/x"), &[], ("upstream_tls", "14")).await;
+    refused(&proxy, post("http://user.test/x", &twice), "malformed_request", "3").await;
+    refused(&proxy, post("http://open.test/x", &[("expect", "a miracle")]), "expectation", "3").await;
+    refused(&proxy, post("http://small.test/x", &[]), "body_too_large", "8").await;
+    refused(&proxy, post(&long, &[]), "uri_too_long", "8").await;
+    refused(&proxy, post("http://open.test/x", &[("x-large", &large)]), "head_too_large", "8").await;
+    refused(&proxy, post(&own, &[]), "loop", "14").await;
+    refused(&proxy, post("http://169.254.169.254/x", &[]), "address_prohibited", "14").await;
+    refused(&proxy, post("http://strange.test/x", &[]), "upstream_tls", "14").await;
     assert_eq!(world.api.arrivals(), 0);
     world.api.faults().next(Fault::HangUp);
-    refused(&proxy, post("http://open.test/x"), &[], ("upstream_broken", "14")).await;
+    refused(&proxy, post("http://open.test/x", &[]), "upstream_broken", "14").await;
 
     world.workload_api.withdraw();
     until(async || proxy.probe("/readyz").await.status == 503, "the withdrawal is known").await;
     for host in ["api", "user", "legacy"] {
-        refused(&proxy, post(&format!("http://{host}.test/x")), &[], ("identity_missing", "14")).await;
+        refused(&proxy, post(&format!("http://{host}.test/x"), &[]), "identity_missing", "14").await;
     }
 }
 
@@ -73,7 +77,7 @@ async fn grpc_codes_are_the_same_over_http1() {
     let proxy = world.proxy().await;
     let trace = request(&Method::TRACE, "http://api.test/x", &[GRPC]).body(full("")).expect("request");
     is_grpc_refusal(&agent::send(proxy.outbound, trace).await, "12");
-    // Only the form without a host can be a page's.
+    // A web page can only make requests in origin form.
     let fields = [GRPC, ("host", "api.test"), ("sec-fetch-site", "cross-site")];
     is_grpc_refusal(&agent::post(proxy.outbound, "/x", &fields, b"").await, "7");
     let fields = [GRPC, ("max-forwards", "many")];

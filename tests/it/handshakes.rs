@@ -1,5 +1,6 @@
-//! Connections that never come to a request: they are let go, in time and all of them, and keep nobody from being served. How
-//! long that takes is no setting; so these tests run a worker of their own, with a shorter one.
+//! Connections on which no request arrives: all of them are closed in time, and they do not keep
+//! others from being served. The time is not configurable, so these tests run a worker of their own
+//! with a shorter one.
 use super::agent::{self, Raw};
 use super::frames::PREFACE;
 use super::rig::{World, until, within};

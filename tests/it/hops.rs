@@ -3,7 +3,8 @@ use super::agent::Http2;
 use super::agent::full;
 use super::rig::{Ports, Proxy, World};
 
-/// Two proxies whose routes lead to each other: `one.test` from the first to the second, `two.test` back.
+/// Two proxies whose routes lead to each other: `one.test` from the first to the second, `two.test`
+/// back.
 async fn ring(world: &World) -> (Proxy, Proxy) {
     let config = |name: &str, host: &str, upstream: &str| {
         let text = world.preamble().replace("admin.sock", &format!("{name}.sock"));
@@ -62,7 +63,7 @@ async fn request_that_returns_through_another_proxy_is_refused() {
     assert_eq!((requests(&first).await, requests(&second).await), (4.0, 2.0));
     assert_eq!(first.metric("refused_total{reason=\"loop\"}").await, 2.0);
     assert_eq!(second.metric("refused_total{reason=\"loop\"}").await, 0.0);
-    // A name of somebody else's in `Via` is no loop.
+    // Another proxy's name in `Via` is not a loop.
     let fields = [("via", "1.1 idjag-proxy-00000000, 1.1 elsewhere")];
     assert_eq!(super::agent::get(first.outbound, "http://open.test/x", &fields).await.status, 200);
     assert_eq!(world.api.arrivals(), 1);

@@ -26,7 +26,7 @@ async fn proxy(world: &World) -> Proxy {
         placed("text", "header: X-Access-Token, prefix: 'token='"),
         placed("bare", "header: X-Access-Token, prefix: ''"),
         placed("other-scheme", "prefix: Token"),
-        user("user", "x-access-token"),
+        user("user", "x-user-access"),
         route("open", "token: none"),
         route("kept", "token: none, keep_credentials: true"),
     ];
@@ -61,7 +61,7 @@ async fn token_is_sent_where_its_placement_says() {
         assert_eq!(values(&headers, header), [expected], "{host}");
         assert_eq!(headers.contains_key("authorization"), header == "authorization", "{host}");
     }
-    assert_eq!(world.corp.arrivals(), 1, "a placement is no part of what a token is cached by");
+    assert_eq!(world.corp.arrivals(), 1, "routes that differ in the placement alone share a token");
 }
 
 #[tokio::test]
@@ -126,10 +126,10 @@ async fn users_token_may_arrive_in_the_header_of_the_placement() {
     let world = World::open().await;
     let proxy = proxy(&world).await;
     let id_token = world.id_token("alice");
-    let reply = agent::get(proxy.outbound, "http://user.test/x", &[("x-access-token", &id_token)]).await;
+    let reply = agent::get(proxy.outbound, "http://user.test/x", &[("x-user-access", &id_token)]).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     let headers = sent(&world);
-    let [value] = values(&headers, "x-access-token")[..] else { panic!("one field: {headers:?}") };
+    let [value] = values(&headers, "x-user-access")[..] else { panic!("one field: {headers:?}") };
     assert!(value.starts_with("Bearer ") && !value.contains(&id_token), "{value}");
 }
 

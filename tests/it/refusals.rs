@@ -1,4 +1,5 @@
-//! What the agent gets where there is no token for it: whose fault it is, and nothing of the server's own words.
+//! What the agent gets if there is no token for its request: who is at fault, and nothing of the
+//! server's own text.
 use super::agent::{self, Raw, Reply};
 use super::rig::{Proxy, World, within};
 use http::{HeaderValue, StatusCode, header};
@@ -45,7 +46,8 @@ async fn missing_or_bad_user_token_is_refused_with_401() {
     assert_eq!((world.corp.arrivals(), world.api.arrivals()), (0, 0));
 }
 
-/// A call in alice's name with a token that nobody has used, so that no earlier failure answers for it.
+/// A call in alice's name with a token that nobody has used, so that no earlier failure answers for
+/// it.
 async fn fresh_call(world: &World, proxy: &Proxy, fields: &[(&str, &str)]) -> Reply {
     let claims = json!({ "sub": "user:alice", "nonce": format!("{:x}", fastrand::u64(..)) });
     let token = world.user_token(&claims, Duration::from_secs(600));

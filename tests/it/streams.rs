@@ -323,7 +323,7 @@ async fn unread_answer_is_abandoned_after_the_idle_timeout() {
     agent.write(get(1, "short.test", &format!("/bytes/{LARGE}"))).await;
     given_up(3.0).await;
     assert_eq!(agent.until(RST_STREAM, 1).await.payload, CANCEL.to_be_bytes());
-    agent.write(frame((WINDOW_UPDATE, 0), 0, &65_535u32.to_be_bytes())).await;
+    agent.write(frame(WINDOW_UPDATE, 0, 0, &65_535u32.to_be_bytes())).await;
     agent.write(get(3, "open.test", "/x")).await;
     agent.until(HEADERS, 3).await;
     until(async || proxy.status().await["requests"] == 0, "nothing is in flight").await;

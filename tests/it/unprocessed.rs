@@ -1,5 +1,5 @@
-//! HTTP/2 upstreams that take no more streams, or say that they did nothing with one: what goes to another connection, and what must
-//! not go twice.
+//! HTTP/2 upstreams that take no more streams, or say that they did nothing with one: what goes to
+//! another connection, and what must not go twice.
 use super::agent::{Http2, Reply, full};
 use super::frames::{self, Frames, HEADERS, REFUSED_STREAM, WINDOW_UPDATE, frame};
 use super::rig::{Proxy, World, until, within};
@@ -33,14 +33,14 @@ async fn proxy(world: &World, url: &str) -> Proxy {
     world.proxy_with(&routes).await
 }
 
-/// Fails where the proxy refuses, which it says with a gRPC code of its own.
+/// Fails if the proxy refused the request, which it reports with a gRPC code.
 fn is_answer(reply: &Reply) {
     assert_eq!((reply.status.as_u16(), reply.header("grpc-status")), (200, ""), "{reply:?}");
 }
 
-/// An upstream that takes so many streams on a connection, and answers once it is told to.
+/// An upstream that allows a number of streams on a connection, and answers once the test lets it.
 struct Limited {
-    /// The connection of each request, in the order in which they came.
+    /// The connection of each request, in the order of arrival.
     requests: watch::Receiver<Vec<usize>>,
     answers: watch::Sender<bool>,
     _task: JoinSet<()>,
@@ -49,43 +49,50 @@ struct Limited {
 impl Limited {
     fn start(listener: TcpListener, streams: u32) -> Self {
         let (seen, requests) = watch::channel(Vec::new());
-        let (answers, told) = watch::channel(false);
+        let (answers, released) = watch::channel(false);
         let mut task = JoinSet::new();
         task.spawn(async move {
             let mut connections = JoinSet::new();
             let seen = Arc::new(seen);
             for number in 0.. {
                 let (stream, _) = listener.accept().await.expect("accepted");
-                connections.spawn(Self::serve(stream, (number, streams), Arc::clone(&seen), told.clone()));
+                let connection =
+                    LimitedConnection { number, streams, seen: Arc::clone(&seen), released: released.clone() };
+                connections.spawn(connection.serve(stream));
             }
         });
         Self { requests, answers, _task: task }
     }
 
-    async fn serve(
-        stream: TcpStream,
-        (number, streams): (usize, u32),
-        seen: Arc<watch::Sender<Vec<usize>>>,
-        told: watch::Receiver<bool>,
-    ) {
-        let mut builder = h2::server::Builder::new();
-        let mut connection =
-            builder.max_concurrent_streams(streams).handshake::<_, Bytes>(stream).await.expect("handshake");
-        let mut answers = JoinSet::new();
-        while let Some(Ok((_, mut respond))) = connection.accept().await {
-            seen.send_modify(|seen| seen.push(number));
-            let mut told = told.clone();
-            answers.spawn(async move {
-                told.wait_for(|told| *told).await.expect("a test that goes on");
-                respond.send_response(Response::new(()), true).expect("sent");
-            });
-        }
-    }
-
-    /// The connections that requests came on, once there are so many.
+    /// The connections that requests arrived on, once there are `count` of them.
     async fn reached_by(&mut self, count: usize) -> Vec<usize> {
         let reached = self.requests.wait_for(|seen| seen.len() >= count);
         within(reached, "a request at the upstream").await.expect("a running upstream").clone()
+    }
+}
+
+/// One connection of a [`Limited`] upstream.
+struct LimitedConnection {
+    number: usize,
+    streams: u32,
+    seen: Arc<watch::Sender<Vec<usize>>>,
+    released: watch::Receiver<bool>,
+}
+
+impl LimitedConnection {
+    async fn serve(self, stream: TcpStream) {
+        let mut builder = h2::server::Builder::new();
+        let mut connection =
+            builder.max_concurrent_streams(self.streams).handshake::<_, Bytes>(stream).await.expect("handshake");
+        let mut answers = JoinSet::new();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            self.seen.send_modify(|seen| seen.push(self.number));
+            let mut released = self.released.clone();
+            answers.spawn(async move {
+                released.wait_for(|released| *released).await.expect("a running test");
+                respond.send_response(Response::new(()), true).expect("sent");
+            });
+        }
     }
 }
 
@@ -171,7 +178,7 @@ impl Trick {
             Self::Cancels => Some(frames::reset(stream)),
             Self::Closes => None,
             // An increment of 0 (RFC 9113 §6.9).
-            Self::Babbles => Some(frame((WINDOW_UPDATE, 0), 0, &[0; 4])),
+            Self::Babbles => Some(frame(WINDOW_UPDATE, 0, 0, &[0; 4])),
         }
     }
 

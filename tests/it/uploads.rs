@@ -1,4 +1,5 @@
-//! Bodies on their way up that are slow, stall or break: whose fault that is, and what it leaves behind.
+//! Bodies on their way up that are slow, stall or break: whose fault that is, and what it leaves
+//! behind.
 use super::agent::{Http2, Raw};
 use super::log;
 use super::rig::{Proxy, World, until, within};
@@ -18,7 +19,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-/// An upstream that counts bytes and answers a chunked body's end, unless the request is for `/silent`.
+/// An upstream that counts bytes and answers a chunked body's end, unless the request is for
+/// `/silent`.
 async fn counting() -> (String, watch::Receiver<usize>, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -66,7 +68,8 @@ async fn response_timeout_starts_at_the_end_of_the_upload() {
     }
 }
 
-/// Two routes to an API over HTTP/1.1, two to one over HTTP/2; `kept` ones keep a body for a replay.
+/// Two routes to an API over HTTP/1.1, two to one over HTTP/2; `kept` ones keep a body for a
+/// replay.
 async fn both(world: &World, timeouts: &str) -> (ResourceServer, Proxy) {
     let ca = WebCa::new(&world.clock).expect("authority");
     world.write("ca.pem", &ca.certificate_pem());
@@ -194,10 +197,10 @@ async fn broken_http2_upload_spares_the_upstream_connection() {
     let world = World::open().await;
     let (modern, proxy) = both(&world, "").await;
     let mut agent = Http2::connect(proxy.outbound).await;
-    // Ends once it is told to.
+    // The body ends once the test drops or uses its sender.
     let post = |length: usize| {
-        let (end, told) = oneshot::channel::<()>();
-        let rest = stream::once(told).filter_map(|_| std::future::ready(None));
+        let (end, ended) = oneshot::channel::<()>();
+        let rest = stream::once(ended).filter_map(|_| std::future::ready(None));
         let half = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"half")))]);
         let body = StreamBody::new(half.chain(rest));
         (Request::post("http://h2.test/x").header("content-length", length).body(body).expect("request"), end)
