@@ -67,28 +67,46 @@ const CLASSES: [&str; 6] = ["2xx", "3xx", "4xx", "5xx", "refused", "aborted"];
 impl Metrics {
     /// Registers the metrics of the data plane.
     pub fn new(registrar: &Registrar) -> prometheus::Result<Self> {
-        let duration_help = "From a request's head to its response's head.";
-        let durations = registrar.histograms("request_duration_seconds", duration_help, &["route"], &DURATIONS)?;
-        let requests = "Requests by route and how they ended.";
-        let requests = registrar.counters("requests_total", requests, &["route", "class"])?;
-        let refused = "Requests that this proxy answered itself, by reason.";
-        let refused = registrar.counters("refused_total", refused, &["reason"])?;
-        let unread = "Answers that were abandoned: the agent read nothing of them for the route's idle timeout.";
-        let unread = registrar.counter("unread_answers_total", unread)?;
-        let injected = "Requests that left with a credential.";
-        let injected = registrar.counters("injected_total", injected, &["route", "kind"])?;
-        let replays = "Upstream 401s by what followed.";
-        let replays = registrar.counters("token_replays_total", replays, &["route", "outcome"])?;
-        let expiry = "When the latest token of a route's own grant expires or has expired; 0 if there is none.";
-        let expiry = registrar.gauges("token_expiry_timestamp_seconds", expiry, &["route", "server"])?;
+        let families = Families {
+            requests: registrar.counters(
+                "requests_total",
+                "Requests by route and how they ended.",
+                &["route", "class"],
+            )?,
+            durations: registrar.histograms(
+                "request_duration_seconds",
+                "From a request's head to its response's head.",
+                &["route"],
+                &DURATIONS,
+            )?,
+            injected: registrar.counters(
+                "injected_total",
+                "Requests that left with a credential.",
+                &["route", "kind"],
+            )?,
+            replays: registrar.counters(
+                "token_replays_total",
+                "Upstream 401s by what followed.",
+                &["route", "outcome"],
+            )?,
+            expiry: registrar.gauges(
+                "token_expiry_timestamp_seconds",
+                "When the latest token of a route's own grant expires or has expired; 0 if there is none.",
+                &["route", "server"],
+            )?,
+        };
+        let refused =
+            registrar.counters("refused_total", "Requests that this proxy answered itself, by reason.", &["reason"])?;
+        let unread = registrar.counter(
+            "unread_answers_total",
+            "Answers that were abandoned: the agent read nothing of them for the route's idle timeout.",
+        )?;
         let upstream = registrar.gauges("upstream_connections", "Connections to upstreams.", &["state"])?;
         let downstream = registrar.gauges("downstream_connections", "Connections that agents hold.", &["state"])?;
-        let refused = Reason::ALL.iter().map(|reason| refused.with_label_values(&[reason.as_str()])).collect();
-        let families = Families { requests, durations, injected, replays, expiry };
         Ok(Self {
             unrouted: Arc::new(families.route("none", None)),
             families,
-            refused,
+            refused: Reason::ALL.iter().map(|reason| refused.with_label_values(&[reason.as_str()])).collect(),
             unread,
             upstream: UpstreamGauges {
                 open: IntGauge::new("upstream_open", "Not registered: active and idle ones together.")?,

@@ -10,6 +10,7 @@ use crate::proxy::error::{Reason, Refusal};
 use crate::proxy::metrics::{Metrics, RouteMetrics};
 use crate::proxy::upstream::UpstreamConfig;
 use crate::secret::Secret;
+use crate::telemetry::gauge_value;
 use crate::tls::{ClientTls, SetupError};
 use crate::token::{Slot, Tokens};
 use http::HeaderName;
@@ -124,7 +125,7 @@ impl Table {
     pub fn observe_expiry(&self) {
         for entry in &self.entries {
             let (Some(gauge), Some(slot)) = (&entry.metrics.expiry, &entry.slot) else { continue };
-            gauge.set(i64::try_from(slot.ends()).unwrap_or(i64::MAX));
+            gauge.set(gauge_value(slot.ends()));
         }
     }
 }
