@@ -1,4 +1,5 @@
 //! The limits of the data plane.
+use crate::policy::Timeouts;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub struct Limits {
     pub delegated: NonZeroUsize,
     /// How long a connection may be open without a whole request head.
     pub head_timeout: Duration,
+    /// How long an answer may go unread. A route sets its own idle timeout instead.
+    pub write_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -28,6 +31,7 @@ impl Default for Limits {
             requests: 4096,
             delegated: NonZeroUsize::new(1024).expect("not zero"),
             head_timeout: Duration::from_secs(75),
+            write_timeout: Timeouts::default().idle,
         }
     }
 }

@@ -276,7 +276,12 @@ mod tests {
     async fn read(bytes: &[u8], piece: usize) -> (Vec<u8>, Arc<Violations>) {
         let (mut near, far) = tokio::io::duplex(piece);
         let violations = Arc::new(Violations::default());
-        let mut guarded = RequestGuard::new(far, 1024, Arc::clone(&violations), WriteTimeout::default());
+        let mut guarded = RequestGuard::new(
+            far,
+            1024,
+            Arc::clone(&violations),
+            WriteTimeout::new(std::time::Duration::from_secs(60)),
+        );
         let write = async {
             // In some cases the reader stops early.
             let _ = near.write_all(bytes).await;

@@ -96,13 +96,14 @@ impl Downstream {
 pub(crate) struct Server {
     head_limit: usize,
     head_timeout: Duration,
+    write_timeout: Duration,
     unread: IntCounter,
 }
 
 impl Server {
     /// `unread` counts the answers that are abandoned because the agent does not read them.
     pub(crate) fn new(limits: &Limits, unread: IntCounter) -> Self {
-        Self { head_limit: limits.head, head_timeout: limits.head_timeout, unread }
+        Self { head_limit: limits.head, head_timeout: limits.head_timeout, write_timeout: limits.write_timeout, unread }
     }
 
     /// How long a connection may be open without a whole request head.
@@ -136,7 +137,7 @@ impl Server {
         B: Body<Data = Bytes> + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let write_timeout = WriteTimeout::default();
+        let write_timeout = WriteTimeout::new(self.write_timeout);
         let guarded = RequestGuard::new(io, self.head_limit, Arc::clone(&downstream.violations), write_timeout.clone());
         let service = service_fn(|request| {
             let (downstream, write_timeout) = (Rc::clone(&downstream), write_timeout.clone());
@@ -164,7 +165,7 @@ impl Server {
     {
         let streams = StreamExecutor { called: Rc::default(), unread: self.unread.clone() };
         let service = service_fn(|request| {
-            let write_timeout = WriteTimeout::default();
+            let write_timeout = WriteTimeout::new(self.write_timeout);
             streams.called.replace(Some(write_timeout.clone()));
             let downstream = Rc::clone(&downstream);
             let answer = handler(ReceivedRequest { request, downstream, write_timeout: write_timeout.clone() });
@@ -202,10 +203,13 @@ where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        let write_timeout = self.called.take().unwrap_or_default();
-        let unread = self.unread.clone();
+        let (write_timeout, unread) = (self.called.take(), self.unread.clone());
         tokio::task::spawn_local(async move {
-            with_write_timeout(pin!(future), &write_timeout, &unread).await;
+            let future = pin!(future);
+            match write_timeout {
+                Some(write_timeout) => drop(with_write_timeout(future, &write_timeout, &unread).await),
+                None => drop(future.await),
+            }
         });
     }
 }

@@ -1,5 +1,4 @@
 //! How long an answer waits for an agent that does not read it: the idle timeout of its route.
-use crate::policy::Timeouts;
 use crate::proxy::idle::IdleTimer;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -28,20 +27,18 @@ struct State {
     has_progressed: AtomicBool,
 }
 
-impl Default for WriteTimeout {
-    /// The default idle timeout of routes, for answers that take no route.
-    fn default() -> Self {
-        let timeout = Self(Arc::new(State {
+impl WriteTimeout {
+    /// The agent may go without reading for `timeout`.
+    pub(super) fn new(timeout: Duration) -> Self {
+        let this = Self(Arc::new(State {
             millis: AtomicU64::new(0),
             is_blocked: AtomicBool::new(false),
             has_progressed: AtomicBool::new(false),
         }));
-        timeout.set(Timeouts::default().idle);
-        timeout
+        this.set(timeout);
+        this
     }
-}
 
-impl WriteTimeout {
     /// Sets how long the agent may go without reading, from now on.
     pub(crate) fn set(&self, timeout: Duration) {
         self.0.millis.store(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -147,15 +144,9 @@ mod tests {
         IntCounter::new("unread", "A counter.").expect("a counter")
     }
 
-    fn write_timeout() -> WriteTimeout {
-        let write_timeout = WriteTimeout::default();
-        write_timeout.set(IDLE);
-        write_timeout
-    }
-
     /// Writes eight bytes, as an HTTP/1.1 connection does, to an agent that has room for one.
     async fn write_to(agent: impl Future<Output = ()>, stream: tokio::io::DuplexStream) -> (bool, u64) {
-        let (unread, write_timeout) = (counter(), write_timeout());
+        let (unread, write_timeout) = (counter(), WriteTimeout::new(IDLE));
         let mut guarded = RequestGuard::new(stream, 1024, Arc::default(), write_timeout.clone());
         let serving = pin!(guarded.write_all(b"12345678"));
         let (written, ()) = tokio::join!(with_write_timeout(serving, &write_timeout, &unread), agent);
@@ -179,7 +170,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn timeout_applies_only_while_the_agent_has_something_to_read() {
-        let (unread, write_timeout) = (counter(), write_timeout());
+        let (unread, write_timeout) = (counter(), WriteTimeout::new(IDLE));
         let slow = async {
             write_timeout.blocked();
             write_timeout.progressed();

@@ -47,15 +47,15 @@ pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> R
             refusal.response(format).map(AgentBody::from)
         }
     };
-    if downstream.may_switch() && !is_switch(&response, is_connect) {
+    // After a switch the connection no longer carries HTTP.
+    let has_switched = match response.status() {
+        StatusCode::SWITCHING_PROTOCOLS => true,
+        status => is_connect && status.is_success(),
+    };
+    if downstream.may_switch() && !has_switched {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-/// Whether the connection is no longer HTTP after this answer.
-fn is_switch(response: &Response<AgentBody>, is_connect: bool) -> bool {
-    response.status() == StatusCode::SWITCHING_PROTOCOLS || (is_connect && response.status().is_success())
 }
 
 async fn serve(
