@@ -160,7 +160,9 @@ def build() -> Path:
     started = time.monotonic()
     try:
         cargo = ["cargo", "build", "--quiet", "--release", "--locked", "--bin", "idjag-proxy"]
-        subprocess.run([*cargo, "--config", HERE / "build.toml"], cwd=REPOSITORY, check=True)
+        # Incremental compilation would split our crate again.
+        environment = os.environ | {"CARGO_INCREMENTAL": "0"}
+        subprocess.run([*cargo, "--config", HERE / "build.toml"], cwd=REPOSITORY, env=environment, check=True)
         shutil.copy2(built, counted)
     finally:
         if before.exists():
