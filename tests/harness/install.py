@@ -77,13 +77,7 @@ def install_parts(say, only: set[str] | None = None) -> Cache:
     """
     cache = Cache(cache_directory())
     cache.root.mkdir(parents=True, exist_ok=True)
-    steps = {
-        "python": (cache.venv, _install_python),
-        "conformance": (cache.conformance, _install_conformance),
-        "keycloak": (cache.keycloak, _install_keycloak),
-        "spire": (cache.spire, _install_spire),
-    }
-    for name, (target, step) in steps.items():
+    for name, (target, step) in _steps(cache).items():
         started = time.monotonic()
         if only is not None and name not in only:
             continue
@@ -102,6 +96,22 @@ def install_parts(say, only: set[str] | None = None) -> Cache:
     if cache.java is None:
         cache.missing.setdefault("keycloak", "no JDK 17 or later under JAVA_HOME, PATH or /usr/lib/jvm")
     return cache
+
+
+def missing_parts() -> list[str]:
+    """Returns the names of the parts that are not cached."""
+    steps = _steps(Cache(cache_directory()))
+    return [name for name, (target, _) in steps.items() if not (target / ".complete").exists()]
+
+
+def _steps(cache: Cache) -> dict:
+    """Returns the directory of each part and the function that fills it."""
+    return {
+        "python": (cache.venv, _install_python),
+        "conformance": (cache.conformance, _install_conformance),
+        "keycloak": (cache.keycloak, _install_keycloak),
+        "spire": (cache.spire, _install_spire),
+    }
 
 
 def _install_python(cache: Cache, target: Path):

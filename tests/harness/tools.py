@@ -1,4 +1,4 @@
-"""Installs Helm, kubeconform, helm-unittest, schemas, Prometheus and ruff into the cache.
+"""Installs Helm, kubeconform, helm-unittest, schemas, Prometheus, ruff and typos into the cache.
 
 The Go programs are built once, from the modules of their releases.
 """
@@ -19,6 +19,7 @@ KUBECONFORM = "0.7.0"
 UNITTEST = "1.1.2"
 KUBERNETES_VALIDATE = "1.37.0"
 RUFF = "0.17.6"
+TYPOS = "1.52.0"
 # The Kubernetes version that manifests are rendered for and checked against.
 KUBERNETES = "1.34.0"
 
@@ -40,6 +41,7 @@ class Tools:
         self.schemas = root / f"kubernetes-validate-{KUBERNETES_VALIDATE}"
         self.prometheus = root / "prometheus-debian"
         self.ruff = root / f"ruff-{RUFF}" / "bin" / "ruff"
+        self.typos = root / f"typos-{TYPOS}" / "bin" / "typos"
 
     @property
     def promtool(self) -> Path:
@@ -55,24 +57,12 @@ class Tools:
 
 
 def install(say, names: list[str]) -> Tools:
-    """Installs the named tools of `helm3 helm4 kubeconform unittest schemas prometheus ruff`.
+    """Installs the named tools of `helm3 helm4 kubeconform unittest schemas prometheus ruff typos`.
 
     Raises `InstallError` for the first that fails.
     """
-    root = cache_directory()
-    tools = Tools(root)
-    steps = {
-        "helm3": (tools.helm3.parent, lambda at: _go(at, "helm.sh/helm/v3/cmd/helm", HELM3)),
-        "helm4": (tools.helm4.parent, lambda at: _go(at, "helm.sh/helm/v4/cmd/helm", HELM4)),
-        "kubeconform": (
-            tools.kubeconform.parent,
-            lambda at: _go(at, "github.com/yannh/kubeconform/cmd/kubeconform", KUBECONFORM),
-        ),
-        "unittest": (tools.unittest.parent, _unittest),
-        "schemas": (tools.schemas, _schemas),
-        "prometheus": (tools.prometheus, _prometheus),
-        "ruff": (tools.ruff.parent.parent, _ruff),
-    }
+    tools = Tools(cache_directory())
+    steps = _steps(tools)
     for name in names:
         target, step = steps[name]
         if (target / ".complete").exists():
@@ -84,6 +74,29 @@ def install(say, names: list[str]) -> Tools:
         (target / ".complete").touch()
         say(f"install: {name}: {time.monotonic() - started:.0f} s")
     return tools
+
+
+def missing() -> list[str]:
+    """Returns the names of the tools that are not cached."""
+    steps = _steps(Tools(cache_directory()))
+    return [name for name, (target, _) in steps.items() if not (target / ".complete").exists()]
+
+
+def _steps(tools: Tools) -> dict:
+    """Returns the directory of each tool and the function that fills it."""
+    return {
+        "helm3": (tools.helm3.parent, lambda at: _go(at, "helm.sh/helm/v3/cmd/helm", HELM3)),
+        "helm4": (tools.helm4.parent, lambda at: _go(at, "helm.sh/helm/v4/cmd/helm", HELM4)),
+        "kubeconform": (
+            tools.kubeconform.parent,
+            lambda at: _go(at, "github.com/yannh/kubeconform/cmd/kubeconform", KUBECONFORM),
+        ),
+        "unittest": (tools.unittest.parent, _unittest),
+        "schemas": (tools.schemas, _schemas),
+        "prometheus": (tools.prometheus, _prometheus),
+        "ruff": (tools.ruff.parent.parent, lambda at: _pip(at, f"ruff=={RUFF}")),
+        "typos": (tools.typos.parent.parent, lambda at: _pip(at, f"typos=={TYPOS}")),
+    }
 
 
 def _go(target: Path, package: str, version: str):
@@ -140,10 +153,10 @@ def _prometheus(target: Path):
     archive.unlink()
 
 
-def _ruff(target: Path):
+def _pip(target: Path, package: str):
+    """Installs a program from PyPI into an environment of its own."""
     command([sys.executable, "-m", "venv", str(target)])
-    pip = [str(target / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    command([*pip, f"ruff=={RUFF}"])
+    command([str(target / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", package])
 
 
 def text_of(argv: list, **options) -> tuple[int, str, str]:
