@@ -161,11 +161,11 @@ fn join(words: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::testing::Directory;
+    use crate::config::testing::ConfigDirectory;
 
     #[test]
     fn summary_describes_each_route_in_a_sentence() {
-        let directory = Directory::new();
+        let directory = ConfigDirectory::new();
         let loaded = directory.loaded(include_str!("../../config/examples/id-jag-user.yaml"));
         let expected = "The agent connects to 127.0.0.1:17080 and [::1]:17080. Its identity comes from the Workload API at unix:///run/spire/agent.sock.
 
@@ -184,7 +184,7 @@ Everything else is refused.
 
     #[test]
     fn summary_names_dangers_and_contains_no_secret() {
-        let directory = Directory::new();
+        let directory = ConfigDirectory::new();
         let summary = |example: &str| super::summary(&directory.loaded(example).config);
         let secret = summary(include_str!("../../config/examples/legacy-secret.yaml"));
         assert!(

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 /// A directory like one that a proxy is started in.
-pub(super) struct Directory(TempDir);
+pub(super) struct ConfigDirectory(TempDir);
 
-impl Directory {
+impl ConfigDirectory {
     pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         for inner in ["keys", "run", "svid"] {

@@ -1,6 +1,6 @@
 //! The examples and the reference of the configuration file are valid and complete.
 use super::schema::tests::accepts;
-use super::testing::Directory;
+use super::testing::ConfigDirectory;
 use super::{problem::Report, schema, tree};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ fn examples() -> Vec<(String, String)> {
 
 #[test]
 fn every_example_loads_and_is_valid_by_the_schema() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let schema = schema();
     let examples = examples();
     assert!(examples.len() > 12);
@@ -35,7 +35,7 @@ fn every_example_loads_and_is_valid_by_the_schema() {
 
 #[test]
 fn only_examples_of_unwise_settings_have_warnings() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     for (name, text) in examples() {
         let warnings = directory.warnings(&text);
         let unwise = ["legacy-secret", "no-credential", "reference"].iter().any(|unwise| name.contains(unwise));
@@ -96,7 +96,7 @@ fn reference_shows_the_defaults() {
 /// The smallest file, and one that uses most of the format.
 #[test]
 fn smallest_and_full_files_load() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let smallest = directory.loaded(include_str!("../../config/examples/smallest.yaml"));
     assert_eq!(smallest.config.policy.routes().len(), 1);
     assert_eq!(smallest.warnings, []);
@@ -131,14 +131,14 @@ proptest! {
 }
 
 thread_local! {
-    static DIRECTORY: Directory = Directory::new();
+    static DIRECTORY: ConfigDirectory = ConfigDirectory::new();
 }
 
 const TEXT: &str = r"[a-z:{}\[\], \n*&]{0,12}";
 
 #[test]
 fn hostile_file_gets_a_bounded_number_of_errors() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let keys: String = (0..50_000).map(|key| format!("k{key}: 1, ")).collect();
     let errors = directory.errors(&format!("{{ {keys} }}"));
     assert_eq!(errors.len(), 200);

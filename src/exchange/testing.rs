@@ -148,6 +148,7 @@ pub(super) fn client_credentials(server: AuthorizationServer) -> GrantSpec {
     grant(Flow::ClientCredentials { server: Arc::new(server) })
 }
 
+/// An exchanger with a clock that tests shift and metrics that they read.
 pub(super) struct Fixture {
     pub(super) exchanger: Exchanger,
     pub(super) clock: Clock,

@@ -218,7 +218,8 @@ mod tests {
 
     const ID: &str = "spiffe://example.org/agent";
 
-    struct Rig {
+    /// A file source that follows a directory which the test writes.
+    struct Fixture {
         directory: tempfile::TempDir,
         authority: Authority,
         identity: Identity,
@@ -227,7 +228,7 @@ mod tests {
         _stopper: crate::tasks::Stopper,
     }
 
-    impl Rig {
+    impl Fixture {
         #[expect(clippy::disallowed_methods, reason = "a test owns its task")]
         fn start() -> Self {
             let directory = tempfile::tempdir().expect("directory");
@@ -278,76 +279,77 @@ mod tests {
 
     #[tokio::test]
     async fn files_are_waited_for_used_and_followed() {
-        let rig = Rig::start();
-        rig.until(|status| status.waiting_for.as_ref().is_some_and(|why| why.contains("identity.files.certificate")))
+        let fixture = Fixture::start();
+        fixture
+            .until(|status| status.waiting_for.as_ref().is_some_and(|why| why.contains("identity.files.certificate")))
             .await;
-        let first = rig.issue();
-        rig.write(&rig.path(""), &first);
-        rig.until_in_use(&first).await;
-        let second = rig.issue();
-        rig.write(&rig.path(""), &second);
-        rig.until_in_use(&second).await;
-        let error = rig.identity.jwt_svid("https://as.example").await.expect_err("files hold none");
+        let first = fixture.issue();
+        fixture.write(&fixture.path(""), &first);
+        fixture.until_in_use(&first).await;
+        let second = fixture.issue();
+        fixture.write(&fixture.path(""), &second);
+        fixture.until_in_use(&second).await;
+        let error = fixture.identity.jwt_svid("https://as.example").await.expect_err("files hold none");
         assert_eq!(error, JwtSvidError::NoSource);
-        assert!(!rig.task.is_finished());
+        assert!(!fixture.task.is_finished());
     }
 
     /// Kubernetes mounts `..data` as a symlink and swaps it.
     #[tokio::test]
     async fn symlink_swap_is_noticed() {
-        let rig = Rig::start();
-        let versions = [rig.path("..1"), rig.path("..2")];
-        let issued = [rig.issue(), rig.issue()];
+        let fixture = Fixture::start();
+        let versions = [fixture.path("..1"), fixture.path("..2")];
+        let issued = [fixture.issue(), fixture.issue()];
         for (directory, issued) in versions.iter().zip(&issued) {
-            rig.write(directory, issued);
+            fixture.write(directory, issued);
         }
         let swap = |to: &Path| {
-            std::os::unix::fs::symlink(to, rig.path("..tmp")).expect("symlink");
-            std::fs::rename(rig.path("..tmp"), rig.path("..data")).expect("rename");
+            std::os::unix::fs::symlink(to, fixture.path("..tmp")).expect("symlink");
+            std::fs::rename(fixture.path("..tmp"), fixture.path("..data")).expect("rename");
         };
         swap(&versions[0]);
         for name in ["tls.crt", "tls.key", "ca.crt"] {
-            std::os::unix::fs::symlink(Path::new("..data").join(name), rig.path(name)).expect("symlink");
+            std::os::unix::fs::symlink(Path::new("..data").join(name), fixture.path(name)).expect("symlink");
         }
-        rig.until_in_use(&issued[0]).await;
+        fixture.until_in_use(&issued[0]).await;
         swap(&versions[1]);
-        rig.until_in_use(&issued[1]).await;
+        fixture.until_in_use(&issued[1]).await;
     }
 
     #[tokio::test]
     async fn half_written_or_broken_files_keep_the_old_identity() {
-        let rig = Rig::start();
-        let first = rig.issue();
-        rig.write(&rig.path(""), &first);
-        rig.until_in_use(&first).await;
+        let fixture = Fixture::start();
+        let first = fixture.issue();
+        fixture.write(&fixture.path(""), &first);
+        fixture.until_in_use(&first).await;
 
-        let second = rig.issue();
-        std::fs::write(rig.path("tls.crt"), pem("CERTIFICATE", &second.chain[0])).expect("file");
-        rig.until(|status| status.last_refused.as_ref().is_some_and(|why| why.contains("does not belong"))).await;
-        rig.until_in_use(&first).await;
-        std::fs::write(rig.path("tls.key"), pem("PRIVATE KEY", &second.key)).expect("file");
-        rig.until_in_use(&second).await;
+        let second = fixture.issue();
+        std::fs::write(fixture.path("tls.crt"), pem("CERTIFICATE", &second.chain[0])).expect("file");
+        fixture.until(|status| status.last_refused.as_ref().is_some_and(|why| why.contains("does not belong"))).await;
+        fixture.until_in_use(&first).await;
+        std::fs::write(fixture.path("tls.key"), pem("PRIVATE KEY", &second.key)).expect("file");
+        fixture.until_in_use(&second).await;
 
-        std::fs::write(rig.path("tls.key"), "-----BEGIN PRIVATE").expect("file");
-        rig.until(|status| status.last_refused.as_ref().is_some_and(|why| why.contains("tls.key"))).await;
-        std::fs::remove_file(rig.path("ca.crt")).expect("removed");
-        rig.until(|status| !status.connected).await;
-        assert!(rig.identity.is_valid(), "the old one stays");
+        std::fs::write(fixture.path("tls.key"), "-----BEGIN PRIVATE").expect("file");
+        fixture.until(|status| status.last_refused.as_ref().is_some_and(|why| why.contains("tls.key"))).await;
+        std::fs::remove_file(fixture.path("ca.crt")).expect("removed");
+        fixture.until(|status| !status.connected).await;
+        assert!(fixture.identity.is_valid(), "the old one stays");
     }
 
     #[tokio::test]
     async fn expired_files_are_not_used() {
-        let rig = Rig::start();
-        let first = rig.issue();
-        rig.write(&rig.path(""), &first);
-        rig.until_in_use(&first).await;
-        rig.clock.shift(7200);
-        assert_eq!(rig.identity.current().err().map(|missing| missing.kind), Some(MissingKind::Expired));
+        let fixture = Fixture::start();
+        let first = fixture.issue();
+        fixture.write(&fixture.path(""), &first);
+        fixture.until_in_use(&first).await;
+        fixture.clock.shift(7200);
+        assert_eq!(fixture.identity.current().err().map(|missing| missing.kind), Some(MissingKind::Expired));
         let mut shape = LeafShape::new(ID);
-        shape.not_after = rig.clock.now().plus(Duration::from_secs(3600));
-        let second = rig.authority.issue(shape);
-        rig.write(&rig.path(""), &second);
-        rig.until_in_use(&second).await;
+        shape.not_after = fixture.clock.now().plus(Duration::from_secs(3600));
+        let second = fixture.authority.issue(shape);
+        fixture.write(&fixture.path(""), &second);
+        fixture.until_in_use(&second).await;
     }
 
     #[test]
@@ -362,20 +364,20 @@ mod tests {
 
     #[tokio::test]
     async fn refused_files_become_usable_when_the_clock_is_corrected() {
-        let rig = Rig::start();
-        rig.clock.shift(7200);
-        let issued = rig.issue();
-        rig.write(&rig.path(""), &issued);
-        rig.until(|status| status.last_refused.as_ref().is_some_and(|why| why.contains("expired"))).await;
-        rig.clock.shift(-7200);
-        rig.until_in_use(&issued).await;
+        let fixture = Fixture::start();
+        fixture.clock.shift(7200);
+        let issued = fixture.issue();
+        fixture.write(&fixture.path(""), &issued);
+        fixture.until(|status| status.last_refused.as_ref().is_some_and(|why| why.contains("expired"))).await;
+        fixture.clock.shift(-7200);
+        fixture.until_in_use(&issued).await;
     }
 
     #[tokio::test]
     async fn oversized_file_is_not_read() {
-        let rig = Rig::start();
-        rig.write(&rig.path(""), &rig.issue());
-        std::fs::write(rig.path("tls.crt"), vec![b'a'; 2 * 1024 * 1024]).expect("file");
-        rig.until(|status| status.waiting_for.as_ref().is_some_and(|why| why.contains("larger than"))).await;
+        let fixture = Fixture::start();
+        fixture.write(&fixture.path(""), &fixture.issue());
+        std::fs::write(fixture.path("tls.crt"), vec![b'a'; 2 * 1024 * 1024]).expect("file");
+        fixture.until(|status| status.waiting_for.as_ref().is_some_and(|why| why.contains("larger than"))).await;
     }
 }

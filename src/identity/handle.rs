@@ -109,14 +109,14 @@ impl fmt::Debug for Identity {
 mod tests {
     use super::*;
     use crate::identity::MissingKind;
-    use crate::identity::testing::{Authority, Fed, material};
+    use crate::identity::testing::{Authority, IdentityFixture, material};
     use std::time::Duration;
 
     const ID: &str = "spiffe://example.org/agent";
 
     /// The value of one series, given with its labels.
-    fn metric(fed: &Fed, series: &str) -> f64 {
-        let text = fed.registrar.encode().expect("text");
+    fn metric(fixture: &IdentityFixture, series: &str) -> f64 {
+        let text = fixture.registrar.encode().expect("text");
         let value =
             text.lines().find_map(|line| line.strip_prefix("idjag_proxy_")?.strip_prefix(series)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("{series} is not present from the start")).parse().expect("a number")
@@ -125,68 +125,68 @@ mod tests {
     #[test]
     fn identity_goes_from_waiting_to_held_to_withdrawn_to_held() {
         let authority = Authority::new("example.org");
-        let mut fed = Fed::new();
-        let changes = fed.identity.changes();
-        assert_eq!(fed.identity.current().err().map(|missing| missing.kind), Some(MissingKind::Waiting));
-        assert_eq!(metric(&fed, "svid_updates_total{result=\"accepted\"}"), 0.0);
+        let mut fixture = IdentityFixture::new();
+        let changes = fixture.identity.changes();
+        assert_eq!(fixture.identity.current().err().map(|missing| missing.kind), Some(MissingKind::Waiting));
+        assert_eq!(metric(&fixture, "svid_updates_total{result=\"accepted\"}"), 0.0);
 
-        fed.feed(material(&authority, ID));
-        let first = fed.identity.current().expect("held");
-        assert!(fed.identity.is_valid() && changes.has_changed().expect("open"));
+        fixture.publish(material(&authority, ID));
+        let first = fixture.identity.current().expect("held");
+        assert!(fixture.identity.is_valid() && changes.has_changed().expect("open"));
         assert_eq!((first.svid.id.to_string().as_str(), first.revision), (ID, 1));
-        assert_eq!(metric(&fed, "svid_expiry_timestamp_seconds") as u64, first.svid.not_after.unix_seconds());
+        assert_eq!(metric(&fixture, "svid_expiry_timestamp_seconds") as u64, first.svid.not_after.unix_seconds());
 
-        fed.withdraw();
-        assert!(!fed.identity.is_valid());
-        assert_eq!(fed.identity.current().err().map(|missing| missing.kind), Some(MissingKind::Withdrawn));
-        assert!(fed.identity.latest_held().is_some(), "still shown");
-        assert_eq!(metric(&fed, "svid_expiry_timestamp_seconds"), 0.0);
+        fixture.withdraw();
+        assert!(!fixture.identity.is_valid());
+        assert_eq!(fixture.identity.current().err().map(|missing| missing.kind), Some(MissingKind::Withdrawn));
+        assert!(fixture.identity.latest_held().is_some(), "still shown");
+        assert_eq!(metric(&fixture, "svid_expiry_timestamp_seconds"), 0.0);
         assert_eq!(*changes.borrow(), 2);
 
-        fed.feed(material(&authority, ID));
-        assert_eq!(fed.identity.current().expect("held again").revision, 3);
+        fixture.publish(material(&authority, ID));
+        assert_eq!(fixture.identity.current().expect("held again").revision, 3);
     }
 
     #[test]
     fn bad_update_is_counted_and_keeps_the_good_one() {
         let authority = Authority::new("example.org");
-        let mut fed = Fed::with(&authority, ID);
-        let before = fed.identity.current().expect("held");
+        let mut fixture = IdentityFixture::with(&authority, ID);
+        let before = fixture.identity.current().expect("held");
         let mut bad = material(&authority, ID);
         bad.named = Some("spiffe://example.org/other".to_owned());
-        fed.feed(bad);
-        assert!(Arc::ptr_eq(&before, &fed.identity.current().expect("kept")));
-        assert_eq!(metric(&fed, "svid_updates_total{result=\"refused\"}"), 1.0);
-        let status = fed.identity.status();
+        fixture.publish(bad);
+        assert!(Arc::ptr_eq(&before, &fixture.identity.current().expect("kept")));
+        assert_eq!(metric(&fixture, "svid_updates_total{result=\"refused\"}"), 1.0);
+        let status = fixture.identity.status();
         assert!(status.valid && status.last_refused.is_some_and(|why| why.contains("spiffe://example.org/other")));
 
-        fed.feed(material(&authority, ID));
-        assert_eq!(fed.identity.current().expect("newer").revision, 2);
-        assert_eq!(fed.identity.status().waiting_for, None);
-        assert_eq!(metric(&fed, "svid_updates_total{result=\"accepted\"}"), 2.0);
+        fixture.publish(material(&authority, ID));
+        assert_eq!(fixture.identity.current().expect("newer").revision, 2);
+        assert_eq!(fixture.identity.status().waiting_for, None);
+        assert_eq!(metric(&fixture, "svid_updates_total{result=\"accepted\"}"), 2.0);
     }
 
     #[test]
     fn expired_svid_is_never_returned_and_logged_once() {
-        let mut fed = Fed::with(&Authority::new("example.org"), ID);
-        let changes = fed.identity.changes();
-        assert!(!fed.check_expiry());
-        fed.clock.shift(-300);
-        assert!(fed.identity.is_valid(), "a clock set back does not lock us out");
-        fed.clock.shift(2 * 3600);
-        assert!(!fed.identity.is_valid());
-        let missing = fed.identity.current().expect_err("expired");
+        let mut fixture = IdentityFixture::with(&Authority::new("example.org"), ID);
+        let changes = fixture.identity.changes();
+        assert!(!fixture.check_expiry());
+        fixture.clock.shift(-300);
+        assert!(fixture.identity.is_valid(), "a clock set back does not lock us out");
+        fixture.clock.shift(2 * 3600);
+        assert!(!fixture.identity.is_valid());
+        let missing = fixture.identity.current().expect_err("expired");
         assert_eq!(missing.kind, MissingKind::Expired);
         assert!(missing.reason.contains(ID) && missing.reason.contains("expired at 20"), "{missing}");
-        assert!(fed.check_expiry() && !fed.check_expiry());
+        assert!(fixture.check_expiry() && !fixture.check_expiry());
         assert_eq!(*changes.borrow(), 2);
-        assert!(fed.identity.latest_held().is_some());
+        assert!(fixture.identity.latest_held().is_some());
     }
 
     #[test]
     fn repeated_update_is_not_a_change() {
         let authority = Authority::new("example.org");
-        let mut fed = Fed::new();
+        let mut fixture = IdentityFixture::new();
         let one = material(&authority, ID);
         let copy = |from: &crate::identity::material::Material| crate::identity::material::Material {
             chain: from.chain.clone(),
@@ -196,28 +196,28 @@ mod tests {
             named: None,
             hint: None,
         };
-        fed.feed(copy(&one));
-        fed.feed(copy(&one));
-        assert_eq!(fed.identity.current().expect("held").revision, 1);
+        fixture.publish(copy(&one));
+        fixture.publish(copy(&one));
+        assert_eq!(fixture.identity.current().expect("held").revision, 1);
         let mut more = copy(&one);
         more.bundle.extend(Authority::new("example.org").bundle());
-        fed.feed(more);
-        assert_eq!(fed.identity.current().expect("held").revision, 2, "a bundle of its own is a change");
+        fixture.publish(more);
+        assert_eq!(fixture.identity.current().expect("held").revision, 2, "a bundle of its own is a change");
     }
 
     #[test]
     fn svid_is_valid_until_exactly_its_expiry() {
-        let fed = Fed::with(&Authority::new("example.org"), ID);
-        let svid = &fed.identity.current().expect("held").svid;
+        let fixture = IdentityFixture::with(&Authority::new("example.org"), ID);
+        let svid = &fixture.identity.current().expect("held").svid;
         assert!(svid.is_valid_at(svid.not_after.minus(Duration::from_millis(1))));
         assert!(!svid.is_valid_at(svid.not_after));
     }
 
     #[test]
     fn debug_and_status_contain_no_secret() {
-        let fed = Fed::with(&Authority::new("example.org"), ID);
-        let snapshot = fed.identity.current().expect("held");
-        let shown = format!("{:?} {:?} {:?}", snapshot, fed.identity, fed.identity.status());
+        let fixture = IdentityFixture::with(&Authority::new("example.org"), ID);
+        let snapshot = fixture.identity.current().expect("held");
+        let shown = format!("{:?} {:?} {:?}", snapshot, fixture.identity, fixture.identity.status());
         let key = format!("{:?}", snapshot.svid.key_pkcs8());
         assert!(!shown.contains(key.trim_matches(['[', ']'])), "{shown}");
     }

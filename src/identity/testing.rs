@@ -111,15 +111,15 @@ pub(crate) fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
 }
 
-/// An identity whose updates a test publishes by hand.
-pub(crate) struct Fed {
+/// An identity whose updates the test publishes.
+pub(crate) struct IdentityFixture {
     pub(crate) identity: Identity,
     pub(crate) clock: Clock,
     pub(crate) registrar: Registrar,
     publisher: Publisher,
 }
 
-impl Fed {
+impl IdentityFixture {
     pub(crate) fn new() -> Self {
         let (clock, registrar) = (Clock::shiftable(), Registrar::default());
         let metrics = Metrics::new(&registrar).expect("metrics");
@@ -128,12 +128,12 @@ impl Fed {
     }
 
     pub(crate) fn with(authority: &Authority, id: &str) -> Self {
-        let mut fed = Self::new();
-        fed.feed(material(authority, id));
-        fed
+        let mut fixture = Self::new();
+        fixture.publish(material(authority, id));
+        fixture
     }
 
-    pub(crate) fn feed(&mut self, material: Material) {
+    pub(crate) fn publish(&mut self, material: Material) {
         match material::check(material, self.clock.now()) {
             Ok(checked) => self.publisher.publish(checked),
             Err(refused) => self.publisher.refuse(&refused),

@@ -1,7 +1,7 @@
 //! Handshakes in memory, with the right servers and wrong ones.
 use super::*;
 use crate::clock::Clock;
-use crate::identity::testing::{Authority, Fed, Issued, LeafShape, material};
+use crate::identity::testing::{Authority, IdentityFixture, Issued, LeafShape, material};
 use crate::identity::{LeafProblem, crypto_provider};
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
@@ -83,13 +83,13 @@ fn spiffe(ids: &[&str], present: Present) -> ClientTls {
     ClientTls { trust, present, alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()] }
 }
 
-fn config(tls: &ClientTls, fed: &Fed) -> Arc<ClientConfig> {
-    client_config(tls, Some(&fed.identity), &fed.clock).expect("config")
+fn config(tls: &ClientTls, fixture: &IdentityFixture) -> Arc<ClientConfig> {
+    client_config(tls, Some(&fixture.identity), &fixture.clock).expect("config")
 }
 
 /// The message for people when a server with `issued` is called by a client that expects `ids`.
-async fn refused(fed: &Fed, ids: &[&str], issued: &Issued) -> String {
-    let client = config(&spiffe(ids, Present::Svid), fed);
+async fn refused(fixture: &IdentityFixture, ids: &[&str], issued: &Issued) -> String {
+    let client = config(&spiffe(ids, Present::Svid), fixture);
     let error = connect(&client, &Arc::new(server(issued, None)), "anything.example").await.err().expect("refused");
     refusal(&error).expect("words")
 }
@@ -97,19 +97,19 @@ async fn refused(fed: &Fed, ids: &[&str], issued: &Issued) -> String {
 #[tokio::test]
 async fn mutual_tls_succeeds_by_spiffe_id_with_any_host_name() {
     let authority = Authority::new("example.org");
-    let fed = Fed::with(&authority, OURS);
+    let fixture = IdentityFixture::with(&authority, OURS);
     let mut far = server(&authority.issue(LeafShape::new(REPORTS)), Some(&authority));
     far.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let client = config(&spiffe(&[REPORTS], Present::Svid), &fed);
+    let client = config(&spiffe(&[REPORTS], Present::Svid), &fixture);
     let seen = connect(&client, &Arc::new(far), "not-its-name.example").await.expect("connected");
-    assert_eq!(seen.client_chain, fed.identity.current().expect("identity").svid.chain);
+    assert_eq!(seen.client_chain, fixture.identity.current().expect("identity").svid.chain);
     assert_eq!(seen.alpn.as_deref(), Some(&b"http/1.1"[..]));
 }
 
 #[tokio::test]
 async fn tls_1_2_works_and_no_certificate_is_presented_unasked() {
     let authority = Authority::new("example.org");
-    let fed = Fed::with(&authority, OURS);
+    let fixture = IdentityFixture::with(&authority, OURS);
     let issued = authority.issue(LeafShape::new(REPORTS));
     let far = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS12])
@@ -117,55 +117,55 @@ async fn tls_1_2_works_and_no_certificate_is_presented_unasked() {
         .with_no_client_auth()
         .with_single_cert(issued.chain.clone(), PrivateKeyDer::Pkcs8(issued.key.to_vec().into()))
         .expect("key");
-    let client = config(&spiffe(&[REPORTS], Present::Svid), &fed);
+    let client = config(&spiffe(&[REPORTS], Present::Svid), &fixture);
     assert!(connect(&client, &Arc::new(far), "x.example").await.expect("connected").client_chain.is_empty());
 }
 
 #[tokio::test]
 async fn unexpected_spiffe_id_is_refused_and_both_ids_are_named() {
     let authority = Authority::new("example.org");
-    let fed = Fed::with(&authority, OURS);
-    let words = refused(&fed, &[REPORTS], &authority.issue(LeafShape::new("spiffe://example.org/other"))).await;
+    let fixture = IdentityFixture::with(&authority, OURS);
+    let words = refused(&fixture, &[REPORTS], &authority.issue(LeafShape::new("spiffe://example.org/other"))).await;
     assert!(words.contains(REPORTS) && words.contains("spiffe://example.org/other"), "{words}");
 }
 
 #[tokio::test]
 async fn authority_of_the_same_name_is_refused() {
     let authority = Authority::new("example.org");
-    let fed = Fed::with(&authority, OURS);
-    let words = refused(&fed, &[REPORTS], &Authority::new("example.org").issue(LeafShape::new(REPORTS))).await;
+    let fixture = IdentityFixture::with(&authority, OURS);
+    let words = refused(&fixture, &[REPORTS], &Authority::new("example.org").issue(LeafShape::new(REPORTS))).await;
     assert!(words.contains("do not vouch for it"), "{words}");
 }
 
 #[tokio::test]
 async fn federated_domain_is_trusted_only_by_name_and_own_bundle() {
     let (ours, partner) = (Authority::new("example.org"), Authority::new("partner.example"));
-    let mut fed = Fed::new();
+    let mut fixture = IdentityFixture::new();
     let mut update = material(&ours, OURS);
     update.federated = vec![("spiffe://partner.example".to_owned(), partner.bundle())];
-    fed.feed(update);
+    fixture.publish(update);
     const THEIRS: &str = "spiffe://partner.example/reports";
 
     let genuine = Arc::new(server(&partner.issue(LeafShape::new(THEIRS)), None));
-    connect(&config(&spiffe(&[THEIRS], Present::Nothing), &fed), &genuine, "x.example")
+    connect(&config(&spiffe(&[THEIRS], Present::Nothing), &fixture), &genuine, "x.example")
         .await
         .expect("named, so trusted");
-    let words = refused(&fed, &[REPORTS], &partner.issue(LeafShape::new(THEIRS))).await;
+    let words = refused(&fixture, &[REPORTS], &partner.issue(LeafShape::new(THEIRS))).await;
     assert!(words.contains("was expected"), "not named, so refused: {words}");
-    let words = refused(&fed, &[REPORTS], &partner.issue(LeafShape::new(REPORTS))).await;
+    let words = refused(&fixture, &[REPORTS], &partner.issue(LeafShape::new(REPORTS))).await;
     assert!(words.contains("do not vouch"), "the partner's authority must not speak for us: {words}");
-    let words = refused(&fed, &[THEIRS], &ours.issue(LeafShape::new(THEIRS))).await;
+    let words = refused(&fixture, &[THEIRS], &ours.issue(LeafShape::new(THEIRS))).await;
     assert!(words.contains("do not vouch"), "nor ours for the partner: {words}");
 
-    fed.feed(material(&ours, OURS));
-    let words = refused(&fed, &[THEIRS], &partner.issue(LeafShape::new(THEIRS))).await;
+    fixture.publish(material(&ours, OURS));
+    let words = refused(&fixture, &[THEIRS], &partner.issue(LeafShape::new(THEIRS))).await;
     assert!(words.contains("no trust bundle for partner.example"), "federation has ended: {words}");
 }
 
 #[tokio::test]
 async fn leaf_that_is_not_an_svid_is_refused() {
     let authority = Authority::new("example.org");
-    let fed = Fed::with(&authority, OURS);
+    let fixture = IdentityFixture::with(&authority, OURS);
     type Change = fn(&mut LeafShape);
     let changes: [(Change, &str); 4] = [
         (|shape| shape.uris.push("spiffe://example.org/b".to_owned()), "2 URI SANs"),
@@ -176,12 +176,12 @@ async fn leaf_that_is_not_an_svid_is_refused() {
     for (change, expected) in changes {
         let mut shape = LeafShape::new(REPORTS);
         change(&mut shape);
-        let words = refused(&fed, &[REPORTS], &authority.issue(shape)).await;
+        let words = refused(&fixture, &[REPORTS], &authority.issue(shape)).await;
         assert!(words.contains(expected), "{words}");
     }
     let mut shape = LeafShape::new(REPORTS);
-    shape.not_after = fed.clock.now().minus(Duration::from_secs(60));
-    let words = refused(&fed, &[REPORTS], &authority.issue(shape)).await;
+    shape.not_after = fixture.clock.now().minus(Duration::from_secs(60));
+    let words = refused(&fixture, &[REPORTS], &authority.issue(shape)).await;
     assert!(words.contains("has expired"), "{words}");
 }
 
@@ -189,15 +189,15 @@ async fn leaf_that_is_not_an_svid_is_refused() {
 async fn connection_without_our_own_identity_fails() {
     let authority = Authority::new("example.org");
     let far = authority.issue(LeafShape::new(REPORTS));
-    let mut fed = Fed::new();
-    fed.waiting("the agent is away");
-    assert!(refused(&fed, &[REPORTS], &far).await.contains("the agent is away"));
-    fed.feed(material(&authority, OURS));
-    fed.withdraw();
-    assert!(refused(&fed, &[REPORTS], &far).await.contains("withdrawn"));
-    fed.feed(material(&authority, OURS));
-    fed.clock.shift(7200);
-    assert!(refused(&fed, &[REPORTS], &far).await.contains("expired"));
+    let mut fixture = IdentityFixture::new();
+    fixture.waiting("the agent is away");
+    assert!(refused(&fixture, &[REPORTS], &far).await.contains("the agent is away"));
+    fixture.publish(material(&authority, OURS));
+    fixture.withdraw();
+    assert!(refused(&fixture, &[REPORTS], &far).await.contains("withdrawn"));
+    fixture.publish(material(&authority, OURS));
+    fixture.clock.shift(7200);
+    assert!(refused(&fixture, &[REPORTS], &far).await.contains("expired"));
 }
 
 #[tokio::test]
@@ -207,14 +207,14 @@ async fn web_pki_with_expired_svid_fails_with_our_own_error() {
     shape.dns = vec!["api.example.com".to_owned()];
     shape.not_after = Clock::system().now().plus(Duration::from_secs(10 * 3600));
     let far = Arc::new(server(&web.issue(shape), Some(&ours)));
-    let fed = Fed::with(&ours, OURS);
+    let fixture = IdentityFixture::with(&ours, OURS);
     let tls = ClientTls { trust: ServerTrust::WebPki(roots(&web)), present: Present::Svid, alpn: Vec::new() };
-    let client = config(&tls, &fed);
+    let client = config(&tls, &fixture);
     let seen = connect(&client, &far, "api.example.com").await.expect("connected");
-    assert_eq!(seen.client_chain, fed.identity.current().expect("identity").svid.chain);
+    assert_eq!(seen.client_chain, fixture.identity.current().expect("identity").svid.chain);
     let wrong_name = connect(&client, &far, "other.example.com").await.err().expect("refused");
     assert!(refusal(&wrong_name).expect("words").contains("not for other.example.com"));
-    fed.clock.shift(7200);
+    fixture.clock.shift(7200);
     let expired = connect(&client, &far, "api.example.com").await.err().expect("refused");
     let words = refusal(&expired).expect("words");
     assert!(words.contains("our own identity is missing") && words.contains("expired"), "{words}");
@@ -247,13 +247,13 @@ async fn web_pki_without_an_svid_needs_no_identity() {
 #[tokio::test]
 async fn resumption_does_not_skip_authorization() {
     let (first, second) = (Authority::new("example.org"), Authority::new("example.org"));
-    let mut fed = Fed::with(&first, OURS);
+    let mut fixture = IdentityFixture::with(&first, OURS);
     let far = Arc::new(server(&first.issue(LeafShape::new(REPORTS)), None));
-    let client = config(&spiffe(&[REPORTS], Present::Nothing), &fed);
+    let client = config(&spiffe(&[REPORTS], Present::Nothing), &fixture);
     for _ in 0..2 {
         assert!(!connect(&client, &far, "x.example").await.expect("connected").resumed);
     }
-    fed.feed(material(&second, OURS));
+    fixture.publish(material(&second, OURS));
     let error = connect(&client, &far, "x.example").await.err().expect("its authority is gone");
     assert!(refusal(&error).expect("words").contains("do not vouch"));
 }
@@ -266,17 +266,17 @@ async fn overlapping_rotation_of_authorities_fails_no_handshake() {
         update.bundle = [old.bundle(), new.bundle()].concat();
         update
     };
-    let mut fed = Fed::with(&old, OURS);
-    let client = config(&spiffe(&[REPORTS], Present::Svid), &fed);
+    let mut fixture = IdentityFixture::with(&old, OURS);
+    let client = config(&spiffe(&[REPORTS], Present::Svid), &fixture);
     let far_old = Arc::new(server(&old.issue(LeafShape::new(REPORTS)), None));
     let far_new = Arc::new(server(&new.issue(LeafShape::new(REPORTS)), None));
     connect(&client, &far_old, "x.example").await.expect("old");
-    fed.feed(both(&old));
+    fixture.publish(both(&old));
     connect(&client, &far_old, "x.example").await.expect("old, prepared");
-    fed.feed(both(&new));
+    fixture.publish(both(&new));
     connect(&client, &far_old, "x.example").await.expect("old, overlapping");
     connect(&client, &far_new, "x.example").await.expect("new, overlapping");
-    fed.feed(material(&new, OURS));
+    fixture.publish(material(&new, OURS));
     connect(&client, &far_new, "x.example").await.expect("new");
     assert!(connect(&client, &far_old, "x.example").await.is_err(), "the old authority is gone");
 }
@@ -286,8 +286,8 @@ async fn overlapping_rotation_of_authorities_fails_no_handshake() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rotation_during_handshakes_fails_none() {
     let authority = Authority::new("example.org");
-    let mut fed = Fed::with(&authority, OURS);
-    let client = config(&spiffe(&[REPORTS], Present::Svid), &fed);
+    let mut fixture = IdentityFixture::with(&authority, OURS);
+    let client = config(&spiffe(&[REPORTS], Present::Svid), &fixture);
     let far = Arc::new(server(&authority.issue(LeafShape::new(REPORTS)), Some(&authority)));
     let mut connectors = tokio::task::JoinSet::new();
     for _ in 0..4 {
@@ -306,7 +306,7 @@ async fn rotation_during_handshakes_fails_none() {
                 None => break,
             },
             () = tokio::task::yield_now() => {
-                fed.feed(material(&authority, OURS));
+                fixture.publish(material(&authority, OURS));
                 rotations += 1;
             }
         }
@@ -317,31 +317,31 @@ async fn rotation_during_handshakes_fails_none() {
 #[test]
 fn open_connection_is_rechecked() {
     let (old, new) = (Authority::new("example.org"), Authority::new("example.org"));
-    let mut fed = Fed::with(&old, OURS);
+    let mut fixture = IdentityFixture::with(&old, OURS);
     let chain = old.issue(LeafShape::new(REPORTS)).chain;
     let trust = spiffe(&[REPORTS], Present::Nothing).trust;
-    let judge = |fed: &Fed, trust: &ServerTrust, chain: &[_]| {
-        let snapshot = fed.identity.current().expect("identity");
-        recheck(trust, chain, &snapshot, fed.clock.now()).map_err(|refused| refused.kind())
+    let judge = |fixture: &IdentityFixture, trust: &ServerTrust, chain: &[_]| {
+        let snapshot = fixture.identity.current().expect("identity");
+        recheck(trust, chain, &snapshot, fixture.clock.now()).map_err(|refused| refused.kind())
     };
-    assert_eq!(judge(&fed, &trust, &chain), Ok(()));
-    assert_eq!(judge(&fed, &trust, &[]), Err(LeafProblem::NotDer.kind()));
+    assert_eq!(judge(&fixture, &trust, &chain), Ok(()));
+    assert_eq!(judge(&fixture, &trust, &[]), Err(LeafProblem::NotDer.kind()));
     let other = spiffe(&["spiffe://example.org/other"], Present::Nothing).trust;
-    assert_eq!(judge(&fed, &other, &chain), Err("not_pinned"));
-    fed.feed(material(&new, OURS));
-    assert_eq!(judge(&fed, &trust, &chain), Err("untrusted"));
-    assert_eq!(judge(&fed, &ServerTrust::WebPki(roots(&old)), &chain), Ok(()));
+    assert_eq!(judge(&fixture, &other, &chain), Err("not_pinned"));
+    fixture.publish(material(&new, OURS));
+    assert_eq!(judge(&fixture, &trust, &chain), Err("untrusted"));
+    assert_eq!(judge(&fixture, &ServerTrust::WebPki(roots(&old)), &chain), Ok(()));
 }
 
 #[tokio::test]
 async fn refusal_by_the_server_is_explained() {
     let (ours, theirs) = (Authority::new("example.org"), Authority::new("partner.example"));
-    let fed = Fed::with(&ours, OURS);
+    let fixture = IdentityFixture::with(&ours, OURS);
     let far = Arc::new(server(&ours.issue(LeafShape::new(REPORTS)), Some(&theirs)));
-    let client = config(&spiffe(&[REPORTS], Present::Nothing), &fed);
+    let client = config(&spiffe(&[REPORTS], Present::Nothing), &fixture);
     let error = connect(&client, &far, "x.example").await.err().expect("refused");
     assert!(refusal(&error).expect("words").contains("client_certificate: svid"), "{error}");
-    let client = config(&spiffe(&[REPORTS], Present::Svid), &fed);
+    let client = config(&spiffe(&[REPORTS], Present::Svid), &fixture);
     let error = connect(&client, &far, "x.example").await.err().expect("refused");
     assert!(refusal(&error).expect("words").contains("does not trust our client certificate"), "{error}");
     assert_eq!(refusal(&std::io::Error::other("something else")), None);

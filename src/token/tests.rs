@@ -30,6 +30,7 @@ impl Mint for ScriptedMint {
     }
 }
 
+/// The tokens under test, with a mint whose answers the test gives.
 struct Fixture {
     tokens: Tokens,
     questions: mpsc::UnboundedReceiver<(Option<String>, Answer)>,

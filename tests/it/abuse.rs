@@ -1,6 +1,6 @@
 //! Hostile bytes: what is refused is never forwarded, and what is forwarded says nothing that the agent made up.
 use super::agent::{self, Http2, Raw, full, raw, request};
-use super::rig::{LEGACY_KEY, World};
+use super::world::{LEGACY_KEY, World};
 use http::{HeaderMap, Method};
 
 #[tokio::test]

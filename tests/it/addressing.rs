@@ -1,6 +1,6 @@
 //! The ways to address a route, which route wins, and what gets none.
 use super::agent::{self, Http2, Raw, full, request};
-use super::rig::{World, within};
+use super::world::{World, within};
 use http::{Method, Version};
 use idjag_proxy::dev::ca::WebCa;
 use idjag_proxy::dev::http::ServerTls;

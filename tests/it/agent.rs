@@ -1,5 +1,5 @@
 //! The agent: a client that knows a proxy and nothing of tokens; and one for bytes that no library would send.
-use super::rig::within;
+use super::world::within;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};

@@ -1,6 +1,6 @@
 //! The binary as a process of its own: started, found by the ports that it logs, signalled and
 //! measured.
-use super::rig::{Ports, World, until, within};
+use super::world::{Ports, World, until, within};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

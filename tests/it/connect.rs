@@ -1,6 +1,6 @@
 //! CONNECT: decided before the 200, plain HTTP inside it served like any other, TLS only where a route says `tunnel`.
 use super::agent::{Http1, Raw, full};
-use super::rig::{World, within};
+use super::world::{World, within};
 use idjag_proxy::dev::ca::WebCa;
 use idjag_proxy::dev::http::ServerTls;
 use idjag_proxy::dev::resource_server::ResourceServer;

@@ -1,7 +1,7 @@
 //! The demo, which is the first thing that people run.
 use super::agent::{self, Reply};
 use super::binary::BINARY;
-use super::rig::within;
+use super::world::within;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;

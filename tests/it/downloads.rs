@@ -1,7 +1,7 @@
 //! Answers that stop coming: the route's idle timeout ends them, and what the agent has is known to be less than all.
 use super::agent::{Http1, Http2, full, request};
 use super::leaks::accepted;
-use super::rig::{Proxy, World, until, within};
+use super::world::{Proxy, World, until, within};
 use http::Method;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;

@@ -33,7 +33,7 @@ const API: &str = "https://api.calendar.example/";
 
 /// A workload with a real identity source, an identity provider and the authorization server of a
 /// resource.
-struct Rig {
+struct Fixture {
     clock: Clock,
     domain: TrustDomain,
     ca: WebCa,
@@ -48,7 +48,7 @@ struct Rig {
     _stopper: Stopper,
 }
 
-impl Rig {
+impl Fixture {
     async fn start() -> Self {
         Self::with_key(KeyType::P256).await
     }

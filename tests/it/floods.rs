@@ -5,8 +5,8 @@ use super::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames, HEADERS, INITIAL_WINDOW_SIZE,
     LARGEST_WINDOW, PING, WINDOW_UPDATE, block, frame, get, reset, settings, streams, string,
 };
-use super::rig::{World, until, within};
 use super::watched::Watched;
+use super::world::{World, until, within};
 use idjag_proxy::dev::faults::{Fault, Gate};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;

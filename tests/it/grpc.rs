@@ -2,7 +2,7 @@
 //! library would map to another code.
 use super::agent::{self, Http2, full, request};
 use super::refusals::is_grpc_refusal;
-use super::rig::{Proxy, World, until};
+use super::world::{Proxy, World, until};
 use bytes::Bytes;
 use http::Method;
 use http_body_util::Full;

@@ -3,7 +3,7 @@
 //! with a shorter one.
 use super::agent::{self, Raw};
 use super::frames::PREFACE;
-use super::rig::{World, until, within};
+use super::world::{World, until, within};
 use futures_util::future::join_all;
 use idjag_proxy::config::{Overrides, Source};
 use idjag_proxy::exchange::{self, Exchanger};

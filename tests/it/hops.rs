@@ -1,7 +1,7 @@
 //! Two proxies in a row, and what leads from one to the other and back.
 use super::agent::Http2;
 use super::agent::full;
-use super::rig::{Ports, Proxy, World};
+use super::world::{Ports, Proxy, World};
 
 /// Two proxies whose routes lead to each other: `one.test` from the first to the second, `two.test`
 /// back.

@@ -1,8 +1,8 @@
 //! What is left when it is over: nothing. The binary, watched from outside, through bursts and through connections that are cut.
 use super::agent::{Http1, Http2, Raw, full};
 use super::binary::many_descriptors;
-use super::rig::{World, until, within};
 use super::watched::Watched;
+use super::world::{World, until, within};
 use futures_util::future::join_all;
 use http_body_util::BodyExt;
 use socket2::SockRef;

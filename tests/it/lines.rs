@@ -1,7 +1,7 @@
 //! The log line of each request, and its fields, by which operators search and count.
 use super::agent::{self, Http1, Http2, Raw, full, request};
 use super::binary::Process;
-use super::rig::{Ports, World, until, within};
+use super::world::{Ports, World, until, within};
 use http::Method;
 use idjag_proxy::dev::faults::{Fault, Gate};
 use nix::sys::signal::Signal;

@@ -61,8 +61,6 @@ mod reloads;
 #[cfg(feature = "dev")]
 mod revoked;
 #[cfg(feature = "dev")]
-mod rig;
-#[cfg(feature = "dev")]
 mod secrets;
 #[cfg(feature = "dev")]
 mod streams;
@@ -76,3 +74,5 @@ mod unprocessed;
 mod uploads;
 #[cfg(feature = "dev")]
 mod watched;
+#[cfg(feature = "dev")]
+mod world;

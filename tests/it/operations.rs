@@ -1,6 +1,6 @@
 //! The proxy as its operators see it: probes, identity, reload, drain, metrics.
 use super::agent::{self, Http1, full, request};
-use super::rig::{Proxy, RESOURCE, World, until, within};
+use super::world::{Proxy, RESOURCE, World, until, within};
 use http::Method;
 use idjag_proxy::dev::ca::SvidRequest;
 use idjag_proxy::dev::faults::{Fault, Gate};

@@ -2,7 +2,7 @@
 use super::agent::{self, Http2, Raw, full};
 use super::binary::Process;
 use super::refusals::is_grpc_refusal;
-use super::rig::{Ports, World, until, within};
+use super::world::{Ports, World, until, within};
 use futures_util::future::join_all;
 use idjag_proxy::dev::faults::{Fault, Gate};
 use idjag_proxy::dev::resource_server::ResourceServer;
@@ -94,7 +94,7 @@ async fn connections_above_the_limit_wait() {
     let preamble =
         world.preamble().replace("[\"127.0.0.1:0\"], metrics", "[\"127.0.0.1:0\", \"127.0.0.2:0\"], metrics");
     let config = world.write("two.yaml", &format!("{preamble}limits: {{ connections: 7 }}\n{}", world.routes()));
-    let proxy = super::rig::Proxy::start(&config, &world.clock);
+    let proxy = super::world::Proxy::start(&config, &world.clock);
     proxy.until_ready().await;
     for _ in 0..3 {
         serves_exactly(&world, &proxy, 7).await;
@@ -104,7 +104,7 @@ async fn connections_above_the_limit_wait() {
 /// One way of leaving without a word.
 fn leave(proxy: SocketAddr, how: usize) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(proxy)?;
-    stream.set_read_timeout(Some(super::rig::PATIENCE))?;
+    stream.set_read_timeout(Some(super::world::PATIENCE))?;
     let mut write = |bytes: &[u8]| stream.write_all(bytes);
     match how % 8 {
         0 => {}

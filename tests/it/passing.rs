@@ -1,7 +1,7 @@
 //! `unmatched: pass`: the agent goes where it likes, and takes no credential along, neither ours nor one that it made up.
 use super::agent::{self, Http1, Raw, full};
 use super::connect::{connect, trusting};
-use super::rig::{Proxy, World, within};
+use super::world::{Proxy, World, within};
 use idjag_proxy::dev::ca::WebCa;
 use idjag_proxy::dev::http::ServerTls;
 use idjag_proxy::dev::resource_server::ResourceServer;

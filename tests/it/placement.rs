@@ -1,7 +1,7 @@
 //! Where an access token goes on a request, and what happens to the agent's own header of that
 //! name.
 use super::agent::{self, Raw};
-use super::rig::{Proxy, World};
+use super::world::{Proxy, World};
 use http::HeaderMap;
 use idjag_proxy::dev::faults::Fault;
 

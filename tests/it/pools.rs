@@ -1,6 +1,6 @@
 //! Connections to upstreams that are used again: what ends under a request, and what failed requests leave on a shared one.
 use super::agent::{self, Http1, Http2, full, request};
-use super::rig::{Proxy, World, within};
+use super::world::{Proxy, World, within};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::Method;

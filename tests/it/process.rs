@@ -1,7 +1,7 @@
 //! The process itself: exit codes, signals, and a log whose reader stalls.
 use super::agent::{self, Http1, full, request};
 use super::binary::{BINARY, Process, ports};
-use super::rig::{World, until, within};
+use super::world::{World, until, within};
 use http::Method;
 use nix::sys::signal::Signal;
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 use super::binary::{BINARY, Process};
 use super::kubernetes::scrape_injector;
 use super::layers::Crate;
-use super::rig::{World, within};
+use super::world::{World, within};
 use clap::Arg;
 use idjag_proxy::config::{Overrides, load, schema};
 use idjag_proxy::kubernetes::{

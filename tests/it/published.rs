@@ -2,7 +2,7 @@
 //! command.
 use super::agent::{self, full, request};
 use super::binary::BINARY;
-use super::rig::{Proxy, World, within};
+use super::world::{Proxy, World, within};
 use http::Method;
 use idjag_proxy::dev::authorization_server::{Authentication, Client, KeySource};
 use idjag_proxy::dev::jwt;

@@ -1,7 +1,7 @@
 //! What the agent gets if there is no token for its request: who is at fault, and nothing of the
 //! server's own text.
 use super::agent::{self, Raw, Reply};
-use super::rig::{Proxy, World, within};
+use super::world::{Proxy, World, within};
 use http::{HeaderValue, StatusCode, header};
 use idjag_proxy::dev::ca::{JwtAlgorithm, JwtAuthority};
 use idjag_proxy::dev::faults::Fault;

@@ -1,6 +1,6 @@
 //! Which changes a reload applies, and which it refuses.
 use super::agent;
-use super::rig::{Proxy, World, until};
+use super::world::{Proxy, World, until};
 use idjag_proxy::dev::faults::Fault;
 use std::collections::BTreeSet;
 

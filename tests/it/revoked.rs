@@ -1,6 +1,6 @@
 //! Trust that ends while connections live: an authority that is taken out of the bundle takes along what it vouched for.
 use super::agent::{Http1, Raw, full, request};
-use super::rig::{Proxy, World, until, within};
+use super::world::{Proxy, World, until, within};
 use http::Method;
 use http_body_util::BodyExt;
 use idjag_proxy::dev::ca::SvidRequest;

@@ -2,7 +2,7 @@
 //! or in what a crash leaves behind.
 use super::agent::{self, Reply};
 use super::binary::Process;
-use super::rig::{LEGACY_KEY, Ports, World, within};
+use super::world::{LEGACY_KEY, Ports, World, within};
 use http::StatusCode;
 use idjag_proxy::dev::faults::Fault;
 use nix::sys::signal::Signal;

@@ -2,7 +2,7 @@
 use super::agent::{self, Http1, Http2, Raw, full, request};
 use super::binary::Process;
 use super::frames::{CANCEL, Frames, HEADERS, RST_STREAM, WINDOW_UPDATE, frame, get};
-use super::rig::{World, until, within};
+use super::world::{World, until, within};
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream};

@@ -2,7 +2,7 @@
 //! what failures lead to.
 use super::agent::{self, Http2, Raw, full, request};
 use super::refusals::is_grpc_refusal;
-use super::rig::{World, until, within};
+use super::world::{World, until, within};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;

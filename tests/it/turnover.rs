@@ -1,7 +1,7 @@
 //! Tokens end with the identity in whose name they were minted, wherever they lie: in the slot that all workers read, and in each
 //! worker's own memory.
 use super::agent::Http1;
-use super::rig::{Proxy, World, until, within};
+use super::world::{Proxy, World, until, within};
 use bytes::Bytes;
 use http_body_util::Full;
 use idjag_proxy::dev::authorization_server::{Authentication, Client, Delegation, Leg};
@@ -15,7 +15,7 @@ use std::time::Duration;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A proxy whose authorization server knows two identities, and an agent's connection to each worker.
-struct Turnover {
+struct Fixture {
     world: World,
     api: ResourceServer,
     proxy: Proxy,
@@ -24,7 +24,7 @@ struct Turnover {
     alice: String,
 }
 
-impl Turnover {
+impl Fixture {
     async fn start() -> Self {
         let world = World::start().await;
         let next = world.domain.workload("agent-next");
@@ -73,61 +73,61 @@ impl Turnover {
 
 #[tokio::test]
 async fn another_spiffe_id_gets_tokens_of_its_own_and_none_of_the_old_ones() {
-    let mut turnover = Turnover::start().await;
-    let (first, next) = (turnover.world.agent_id(), turnover.next.clone());
-    turnover.all_act_as(&first).await;
-    assert_eq!(turnover.minted(), (1, 1));
-    turnover.becomes(&next).await;
-    turnover.all_act_as(&next).await;
-    assert_eq!(turnover.minted(), (2, 2));
+    let mut fixture = Fixture::start().await;
+    let (first, next) = (fixture.world.agent_id(), fixture.next.clone());
+    fixture.all_act_as(&first).await;
+    assert_eq!(fixture.minted(), (1, 1));
+    fixture.becomes(&next).await;
+    fixture.all_act_as(&next).await;
+    assert_eq!(fixture.minted(), (2, 2));
     // What the first one held has not been waiting somewhere.
-    turnover.becomes(&first).await;
-    turnover.all_act_as(&first).await;
-    assert_eq!(turnover.minted(), (3, 3));
-    assert_eq!(turnover.credentials().len(), 6);
+    fixture.becomes(&first).await;
+    fixture.all_act_as(&first).await;
+    assert_eq!(fixture.minted(), (3, 3));
+    assert_eq!(fixture.credentials().len(), 6);
 }
 
 #[tokio::test]
 async fn a_token_that_is_minted_while_the_identity_changes_is_not_used() {
-    let turnover = Turnover::start().await;
-    let ids = [turnover.world.agent_id(), turnover.next.clone()];
+    let fixture = Fixture::start().await;
+    let ids = [fixture.world.agent_id(), fixture.next.clone()];
     let calls = [("http://api.test/x", "/claims/sub"), ("http://user.test/x", "/claims/act/sub")];
     for (round, (url, actor)) in calls.into_iter().enumerate() {
         let after = &ids[1 - round];
         let gate = Gate::default();
-        turnover.world.corp.faults().token.next(Fault::Hold(gate.clone()));
+        fixture.world.corp.faults().token.next(Fault::Hold(gate.clone()));
         let change = async {
             within(gate.reached_by(1), "the exchange").await;
-            turnover.becomes(after).await;
+            fixture.becomes(after).await;
             gate.open();
         };
-        let (reply, ()) = tokio::join!(turnover.proxy.get_for(&turnover.alice, url), change);
+        let (reply, ()) = tokio::join!(fixture.proxy.get_for(&fixture.alice, url), change);
         assert_eq!(reply.json().pointer(actor), Some(&json!(after)), "{url}");
     }
-    assert_eq!(turnover.minted(), (2, 2), "the late ones were thrown away");
+    assert_eq!(fixture.minted(), (2, 2), "the late ones were thrown away");
 }
 
 #[tokio::test]
 async fn a_withdrawn_identity_takes_its_tokens_along() {
-    let mut turnover = Turnover::start().await;
-    let id = turnover.world.agent_id();
-    turnover.all_act_as(&id).await;
-    let old = turnover.credentials();
-    let proxy = &turnover.proxy;
+    let mut fixture = Fixture::start().await;
+    let id = fixture.world.agent_id();
+    fixture.all_act_as(&id).await;
+    let old = fixture.credentials();
+    let proxy = &fixture.proxy;
     let held = "token_cache_entries{tier=\"access\"}";
     proxy.until_metric(held, |count| count == 2.0).await;
-    turnover.world.workload_api.withdraw();
+    fixture.world.workload_api.withdraw();
     until(async || proxy.probe("/readyz").await.status == 503, "the withdrawal is known").await;
-    let fields = [("x-user-token", turnover.alice.as_str())];
-    for agent in &mut turnover.agents {
+    let fields = [("x-user-token", fixture.alice.as_str())];
+    for agent in &mut fixture.agents {
         for url in ["http://api.test/x", "http://user.test/x"] {
             agent.get(url, &fields).await.is_refusal(503, "identity_missing");
         }
     }
     proxy.until_metric(held, |count| count == 0.0).await;
-    turnover.world.workload_api.restore();
-    turnover.proxy.until_ready().await;
-    turnover.all_act_as(&id).await;
-    assert_eq!(turnover.minted(), (2, 2));
-    assert_eq!(turnover.credentials().len(), 2 * old.len(), "none of the old ones is sent again");
+    fixture.world.workload_api.restore();
+    fixture.proxy.until_ready().await;
+    fixture.all_act_as(&id).await;
+    assert_eq!(fixture.minted(), (2, 2));
+    assert_eq!(fixture.credentials().len(), 2 * old.len(), "none of the old ones is sent again");
 }

@@ -2,7 +2,7 @@
 //! another connection, and what must not go twice.
 use super::agent::{Http2, Reply, full};
 use super::frames::{self, Frames, HEADERS, REFUSED_STREAM, WINDOW_UPDATE, frame};
-use super::rig::{Proxy, World, until, within};
+use super::world::{Proxy, World, until, within};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::Full;

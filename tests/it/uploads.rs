@@ -2,7 +2,7 @@
 //! behind.
 use super::agent::{Http2, Raw};
 use super::log;
-use super::rig::{Proxy, World, until, within};
+use super::world::{Proxy, World, until, within};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};

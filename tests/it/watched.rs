@@ -1,7 +1,7 @@
 //! Compares what the binary holds before and after an attack: memory, connections, requests.
 use super::agent::{Http1, full, request};
 use super::binary::{Process, many_descriptors};
-use super::rig::{Ports, World, until};
+use super::world::{Ports, World, until};
 use http::Method;
 use std::future::Future;
 

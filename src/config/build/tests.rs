@@ -1,7 +1,7 @@
 mod routes;
 mod tokens;
 
-use crate::config::testing::Directory;
+use crate::config::testing::ConfigDirectory;
 use crate::config::{Overrides, load};
 use crate::identity::IdentitySource;
 
@@ -16,7 +16,7 @@ fn with_token(token: &str) -> String {
 }
 
 /// Checks that the text has exactly one error, and that its message contains `expected`.
-fn one_error(directory: &Directory, text: &str, expected: &str) {
+fn one_error(directory: &ConfigDirectory, text: &str, expected: &str) {
     let errors = directory.errors(text);
     assert_eq!(errors.len(), 1, "{errors:#?}\n{text}");
     assert!(errors[0].contains(expected), "{}\nlacks {expected}", errors[0]);
@@ -24,7 +24,7 @@ fn one_error(directory: &Directory, text: &str, expected: &str) {
 
 #[test]
 fn plain_http_is_allowed_to_loopback_and_listed_hosts_only() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let text = with_token("flow: { client_credentials: { server: corp } }");
     for (url, allowed) in [
         ("http://127.0.0.1:8080", true),
@@ -58,7 +58,7 @@ fn plain_http_is_allowed_to_loopback_and_listed_hosts_only() {
 
 #[test]
 fn identity_is_required_only_where_something_uses_it() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let nothing = |_: &str| None;
     let needs = with_token("flow: { client_credentials: { server: corp } }");
     let error = directory.load_with(&needs, &nothing).map(|_| ()).expect_err("no identity").to_string();
@@ -96,7 +96,7 @@ fn identity_is_required_only_where_something_uses_it() {
 
 #[test]
 fn jwt_svid_from_files_is_refused() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let files = "identity: { files: { certificate: svid/c, key: svid/k, bundle: svid/b } }\n";
     let own = with_token("flow: { jwt_bearer: { server: cal } }");
     one_error(
@@ -121,7 +121,7 @@ fn jwt_svid_from_files_is_refused() {
 
 #[test]
 fn invalid_assertion_settings_are_reported() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let with = |assertion: &str| {
         format!(
             "identity: {{ assertion: {{ {assertion} }} }}\n{}",
@@ -149,7 +149,7 @@ fn invalid_assertion_settings_are_reported() {
 
 #[test]
 fn listeners_and_process_settings_are_checked() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let plain = "routes: [{ match: { host: a }, token: none }]\n";
     let listen = directory.loaded(plain).config.listen;
     assert_eq!(listen.outbound.len(), 2);
@@ -179,7 +179,7 @@ fn listeners_and_process_settings_are_checked() {
 
 #[test]
 fn unwise_settings_are_warnings() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let text = format!(
         "{SERVERS}  idle: {{ issuer: 'https://i', client_auth: none }}\ntokens: {{ t: {{ flow: {{ jwt_bearer: {{ server: cal }} }} }} }}\nroutes:
   - {{ match: {{ host: a.example }}, token: none, keep_credentials: true }}
@@ -202,7 +202,7 @@ fn unwise_settings_are_warnings() {
 
 #[test]
 fn messages_and_debug_output_contain_no_secret() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let text = "authorization_servers:
   a: { issuer: 'https://a', client_id: a, client_auth: { client_secret_basic: { secret_file: keys/client-secret } } }
 routes:

@@ -21,13 +21,14 @@ const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 const JWT_SPIFFE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe";
 const CLIENT_JWT: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-struct Rig {
+/// An authorization server with one registered client, and the trust domain of its clients.
+struct Fixture {
     clock: Clock,
     domain: TrustDomain,
     server: AuthorizationServer,
 }
 
-impl Rig {
+impl Fixture {
     async fn start() -> Self {
         let clock = Clock::shiftable();
         let domain = TrustDomain::new("example.org", &clock).unwrap();
@@ -89,8 +90,8 @@ fn claims(answer: &Value) -> Value {
 
 #[tokio::test]
 async fn agent_exchanges_its_own_assertion() {
-    let rig = Rig::start().await;
-    let assertion = rig.assertion(BOT, &json!({ "sub": BOT }));
+    let fixture = Fixture::start().await;
+    let assertion = fixture.assertion(BOT, &json!({ "sub": BOT }));
     let form = [
         ("grant_type", EXCHANGE),
         ("subject_token", assertion.as_str()),
@@ -98,44 +99,44 @@ async fn agent_exchanges_its_own_assertion() {
         ("scope", "calendar:read"),
         ("resource", "https://api.calendar.example/"),
     ];
-    let (status, answer) = rig.post(&form).await;
+    let (status, answer) = fixture.post(&form).await;
     assert_eq!(status, 200, "{answer}");
     let claims = claims(&answer);
     assert_eq!((&claims["sub"], &claims["scope"]), (&json!(BOT), &json!("calendar:read")));
     assert_eq!(claims["aud"], "https://api.calendar.example/");
-    assert_eq!(rig.server.count(Leg::SelfIssued), 1);
-    assert_eq!(rig.post(&form).await.1["error"], "invalid_grant", "a replay");
+    assert_eq!(fixture.server.count(Leg::SelfIssued), 1);
+    assert_eq!(fixture.post(&form).await.1["error"], "invalid_grant", "a replay");
 }
 
 #[tokio::test]
 async fn delegation_needs_permission_and_a_short_chain() {
-    let rig = Rig::start().await;
+    let fixture = Fixture::start().await;
     let alice = json!({ "sub": "user:alice", "act": { "sub": BOT } });
-    let (status, answer) = rig.exchange(&rig.assertion(BOT, &alice)).await;
+    let (status, answer) = fixture.exchange(&fixture.assertion(BOT, &alice)).await;
     assert_eq!((status.as_u16(), &answer["error"]), (400, &json!("access_denied")));
-    rig.may(BOT, "user:alice");
-    let (_, answer) = rig.exchange(&rig.assertion(BOT, &alice)).await;
+    fixture.may(BOT, "user:alice");
+    let (_, answer) = fixture.exchange(&fixture.assertion(BOT, &alice)).await;
     assert_eq!(claims(&answer)["act"]["sub"], BOT);
 
     let chain =
         json!({ "sub": "user:alice", "act": { "sub": BOT, "act": { "sub": "spiffe://example.org/orchestrator" } } });
-    assert_eq!(rig.exchange(&rig.assertion(BOT, &chain)).await.1["error"], "access_denied");
-    rig.may("spiffe://example.org/*", "user:*");
-    assert_eq!(rig.exchange(&rig.assertion(BOT, &chain)).await.0, 200);
-    rig.server.policy(|policy| policy.max_actors = 1);
-    assert_eq!(rig.exchange(&rig.assertion(BOT, &chain)).await.1["error"], "access_denied");
+    assert_eq!(fixture.exchange(&fixture.assertion(BOT, &chain)).await.1["error"], "access_denied");
+    fixture.may("spiffe://example.org/*", "user:*");
+    assert_eq!(fixture.exchange(&fixture.assertion(BOT, &chain)).await.0, 200);
+    fixture.server.policy(|policy| policy.max_actors = 1);
+    assert_eq!(fixture.exchange(&fixture.assertion(BOT, &chain)).await.1["error"], "access_denied");
     let loops = json!({ "sub": "user:alice", "act": { "sub": BOT, "act": { "sub": BOT } } });
-    rig.server.policy(|policy| policy.max_actors = 9);
-    assert_eq!(rig.exchange(&rig.assertion(BOT, &loops)).await.1["error"], "access_denied");
+    fixture.server.policy(|policy| policy.max_actors = 9);
+    assert_eq!(fixture.exchange(&fixture.assertion(BOT, &loops)).await.1["error"], "access_denied");
 }
 
 #[tokio::test]
 async fn assertion_that_violates_a_rule_is_refused() {
-    let rig = Rig::start().await;
-    rig.may("*", "*");
+    let fixture = Fixture::start().await;
+    fixture.may("*", "*");
     let wrong = [
         (json!({ "sub": BOT, "aud": "https://elsewhere.example" }), "not this issuer alone"),
-        (json!({ "sub": BOT, "aud": [rig.server.issuer(), "https://elsewhere.example"] }), "not this issuer alone"),
+        (json!({ "sub": BOT, "aud": [fixture.server.issuer(), "https://elsewhere.example"] }), "not this issuer alone"),
         (json!({ "sub": BOT, "client_id": "someone" }), "issued to the client"),
         (json!({ "sub": BOT, "cnf": { "jkt": "x" } }), "bound to a key"),
         (json!({ "sub": BOT, "exp": 1000 }), "expired"),
@@ -144,20 +145,21 @@ async fn assertion_that_violates_a_rule_is_refused() {
         (json!({ "sub": BOT, "iss": "spiffe://example.org/other" }), "but iss is"),
     ];
     for (claims, why) in wrong {
-        let (status, answer) = rig.exchange(&rig.assertion(BOT, &claims)).await;
+        let (status, answer) = fixture.exchange(&fixture.assertion(BOT, &claims)).await;
         assert_eq!((status.as_u16(), &answer["error"]), (400, &json!("invalid_grant")), "{why}");
-        assert!(rig.reason().contains(why), "{why}: {}", rig.reason());
+        assert!(fixture.reason().contains(why), "{why}: {}", fixture.reason());
     }
-    let stranger = rig.assertion("spiffe://example.org/stranger", &json!({ "sub": "spiffe://example.org/stranger" }));
-    assert_eq!(rig.exchange(&stranger).await.1["error"], "invalid_grant");
-    assert!(rig.reason().contains("not registered"));
+    let stranger =
+        fixture.assertion("spiffe://example.org/stranger", &json!({ "sub": "spiffe://example.org/stranger" }));
+    assert_eq!(fixture.exchange(&stranger).await.1["error"], "invalid_grant");
+    assert!(fixture.reason().contains("not registered"));
 }
 
 #[tokio::test]
 async fn id_jag_of_one_server_is_redeemed_at_another() {
-    let rig = Rig::start().await;
-    let idp = &rig.server;
-    let resource = AuthorizationServer::start(&Setup::default(), &rig.clock).await.unwrap();
+    let fixture = Fixture::start().await;
+    let idp = &fixture.server;
+    let resource = AuthorizationServer::start(&Setup::default(), &fixture.clock).await.unwrap();
     resource.register(Client::new("bot-there", Authentication::SecretPost("s".into())).scopes(&["calendar:read"]));
     resource.trust_issuer(TrustedIssuer {
         issuer: idp.issuer().to_owned(),
@@ -171,11 +173,11 @@ async fn id_jag_of_one_server_is_redeemed_at_another() {
     };
     idp.policy(|policy| policy.id_jag_audiences.push(audience));
     idp.register(Client::agent(BOT, Authentication::SpiffeJwt).scopes(&["calendar:*"]));
-    rig.may(BOT, "alice");
+    fixture.may(BOT, "alice");
     let user = json!({ "iss": idp.issuer(), "sub": "alice", "aud": BOT });
     let user = idp.keys().mint("JWT", Duration::from_secs(60), user).unwrap();
-    let svid = rig.domain.jwt.jwt_svid(BOT, &[idp.issuer().to_owned()], Duration::from_secs(60)).unwrap();
-    let (_, leg1) = rig
+    let svid = fixture.domain.jwt.jwt_svid(BOT, &[idp.issuer().to_owned()], Duration::from_secs(60)).unwrap();
+    let (_, leg1) = fixture
         .post(&[
             ("grant_type", EXCHANGE),
             ("requested_token_type", "urn:ietf:params:oauth:token-type:id-jag"),
@@ -191,11 +193,11 @@ async fn id_jag_of_one_server_is_redeemed_at_another() {
             ("client_assertion", &svid),
         ])
         .await;
-    assert_eq!(leg1["token_type"], "N_A", "{leg1} {}", rig.reason());
+    assert_eq!(leg1["token_type"], "N_A", "{leg1} {}", fixture.reason());
     let id_jag = claims(&leg1);
     assert_eq!((&id_jag["client_id"], &id_jag["act"]["sub"]), (&json!("bot-there"), &json!(BOT)));
 
-    let rig2 = Rig { clock: rig.clock.clone(), domain: rig.domain.clone(), server: resource };
+    let rig2 = Fixture { clock: fixture.clock.clone(), domain: fixture.domain.clone(), server: resource };
     let assertion = leg1["access_token"].as_str().unwrap();
     let form = [("grant_type", BEARER), ("assertion", assertion), ("client_id", "bot-there"), ("client_secret", "s")];
     let (_, leg2) = rig2.post(&form).await;
@@ -212,45 +214,45 @@ async fn id_jag_of_one_server_is_redeemed_at_another() {
 
 #[tokio::test]
 async fn client_authentication_is_checked_for_every_method() {
-    let rig = Rig::start().await;
-    let issuer = rig.server.issuer().to_owned();
+    let fixture = Fixture::start().await;
+    let issuer = fixture.server.issuer().to_owned();
     let credentials = ("grant_type", "client_credentials");
     // client_secret_basic, with an id that has to be form-encoded.
-    rig.server.register(Client::agent(BOT, Authentication::SecretBasic("p:w d".into())).scopes(&["a"]));
+    fixture.server.register(Client::agent(BOT, Authentication::SecretBasic("p:w d".into())).scopes(&["a"]));
     let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     let field = |id: &str, secret: &str| format!("Basic {}", STANDARD.encode(format!("{id}:{secret}")));
     let good = field(&encoded(BOT), &encoded("p:w d"));
-    assert_eq!(rig.post_as(Some(&good), &[credentials]).await.0, 200);
-    assert_eq!(rig.post_as(Some(&field(BOT, "p:w d")), &[credentials]).await.0, 401, "not form-encoded");
+    assert_eq!(fixture.post_as(Some(&good), &[credentials]).await.0, 200);
+    assert_eq!(fixture.post_as(Some(&field(BOT, "p:w d")), &[credentials]).await.0, 401, "not form-encoded");
     let twice = [credentials, ("client_id", BOT), ("client_secret", "p:w d")];
-    assert_eq!(rig.post_as(Some(&good), &twice).await.1["error"], "invalid_request", "two methods");
+    assert_eq!(fixture.post_as(Some(&good), &twice).await.1["error"], "invalid_request", "two methods");
     // spiffe_jwt
-    rig.server.register(Client::agent(BOT, Authentication::SpiffeJwt).scopes(&["a"]));
+    fixture.server.register(Client::agent(BOT, Authentication::SpiffeJwt).scopes(&["a"]));
     let minute = Duration::from_secs(60);
-    let svid = |audience: &[String]| rig.domain.jwt.jwt_svid(BOT, audience, minute).unwrap();
-    assert_eq!(rig.spiffe(JWT_SPIFFE, &svid(std::slice::from_ref(&issuer))).await, 200);
-    assert_eq!(rig.spiffe(JWT_SPIFFE, &svid(&[issuer.clone(), "https://b".into()])).await, 401, "another audience");
-    assert_eq!(rig.spiffe(CLIENT_JWT, &svid(std::slice::from_ref(&issuer))).await, 401, "another assertion type");
-    rig.server.register(Client::agent(BOT, Authentication::JwtSvidBearer).scopes(&["a"]));
-    assert_eq!(rig.spiffe(CLIENT_JWT, &svid(std::slice::from_ref(&issuer))).await, 200);
+    let svid = |audience: &[String]| fixture.domain.jwt.jwt_svid(BOT, audience, minute).unwrap();
+    assert_eq!(fixture.spiffe(JWT_SPIFFE, &svid(std::slice::from_ref(&issuer))).await, 200);
+    assert_eq!(fixture.spiffe(JWT_SPIFFE, &svid(&[issuer.clone(), "https://b".into()])).await, 401, "another audience");
+    assert_eq!(fixture.spiffe(CLIENT_JWT, &svid(std::slice::from_ref(&issuer))).await, 401, "another assertion type");
+    fixture.server.register(Client::agent(BOT, Authentication::JwtSvidBearer).scopes(&["a"]));
+    assert_eq!(fixture.spiffe(CLIENT_JWT, &svid(std::slice::from_ref(&issuer))).await, 200);
     // private_key_jwt
-    let keys = JwtAuthority::new(JwtAlgorithm::Rs256, &rig.clock).unwrap();
+    let keys = JwtAuthority::new(JwtAlgorithm::Rs256, &fixture.clock).unwrap();
     let method = Authentication::PrivateKeyJwt(KeySource::Authority(keys.clone()));
-    rig.server.register(Client::new("k", method).scopes(&["a"]));
+    fixture.server.register(Client::new("k", method).scopes(&["a"]));
     let mint = |claims: Value| keys.mint("client-authentication+jwt", minute, claims).unwrap();
     let good = mint(json!({ "iss": "k", "sub": "k", "aud": issuer }));
-    assert_eq!(rig.spiffe(CLIENT_JWT, &good).await, 200);
-    assert_eq!(rig.spiffe(CLIENT_JWT, &good).await, 401, "a replayed jti");
-    let endpoint = mint(json!({ "iss": "k", "sub": "k", "aud": rig.server.token_endpoint() }));
-    assert_eq!(rig.spiffe(CLIENT_JWT, &endpoint).await, 401, "the token endpoint as audience");
+    assert_eq!(fixture.spiffe(CLIENT_JWT, &good).await, 200);
+    assert_eq!(fixture.spiffe(CLIENT_JWT, &good).await, 401, "a replayed jti");
+    let endpoint = mint(json!({ "iss": "k", "sub": "k", "aud": fixture.server.token_endpoint() }));
+    assert_eq!(fixture.spiffe(CLIENT_JWT, &endpoint).await, 401, "the token endpoint as audience");
     assert_eq!(
-        rig.spiffe(CLIENT_JWT, &mint(json!({ "iss": "z", "sub": "k", "aud": issuer }))).await,
+        fixture.spiffe(CLIENT_JWT, &mint(json!({ "iss": "z", "sub": "k", "aud": issuer }))).await,
         401,
         "another issuer"
     );
 }
 
-impl Rig {
+impl Fixture {
     async fn spiffe(&self, kind: &str, assertion: &str) -> u16 {
         let form =
             [("grant_type", "client_credentials"), ("client_assertion_type", kind), ("client_assertion", assertion)];
@@ -260,8 +262,8 @@ impl Rig {
 
 #[tokio::test]
 async fn metadata_and_keys_are_served_and_faults_injected() {
-    let rig = Rig::start().await;
-    let url = format!("{}/.well-known/oauth-authorization-server", rig.server.issuer());
+    let fixture = Fixture::start().await;
+    let url = format!("{}/.well-known/oauth-authorization-server", fixture.server.issuer());
     let client = HttpClient::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let fetch = |url: String| {
         let client = client.clone();
@@ -271,28 +273,28 @@ async fn metadata_and_keys_are_served_and_faults_injected() {
             serde_json::from_slice::<Value>(&body).unwrap_or_default()
         }
     };
-    assert_eq!(fetch(url.clone()).await["issuer"], rig.server.issuer());
-    rig.server.patch_metadata(json!({ "issuer": "https://evil.example", "jwks_uri": null }));
+    assert_eq!(fetch(url.clone()).await["issuer"], fixture.server.issuer());
+    fixture.server.patch_metadata(json!({ "issuer": "https://evil.example", "jwks_uri": null }));
     let patched = fetch(url).await;
     assert_eq!((&patched["issuer"], patched.get("jwks_uri")), (&json!("https://evil.example"), None));
-    rig.server.faults().jwks.next(Fault::status(StatusCode::BAD_GATEWAY));
-    assert_eq!(fetch(rig.server.jwks_uri()).await, Value::Null);
-    assert_eq!(fetch(rig.server.jwks_uri()).await, rig.server.keys().jwks());
+    fixture.server.faults().jwks.next(Fault::status(StatusCode::BAD_GATEWAY));
+    assert_eq!(fetch(fixture.server.jwks_uri()).await, Value::Null);
+    assert_eq!(fetch(fixture.server.jwks_uri()).await, fixture.server.keys().jwks());
 
-    rig.server.faults().token.next(Fault::Patch(json!({ "token_type": "mac", "expires_in": null })));
-    let (_, answer) = rig.exchange(&rig.assertion(BOT, &json!({ "sub": BOT }))).await;
+    fixture.server.faults().token.next(Fault::Patch(json!({ "token_type": "mac", "expires_in": null })));
+    let (_, answer) = fixture.exchange(&fixture.assertion(BOT, &json!({ "sub": BOT }))).await;
     assert_eq!((&answer["token_type"], answer.get("expires_in")), (&json!("mac"), None));
     let gate = Gate::default();
-    rig.server.faults().token.next(Fault::Hold(gate.clone()));
-    let assertion = rig.assertion(BOT, &json!({ "sub": BOT }));
-    let (answer, ()) = tokio::join!(rig.exchange(&assertion), async {
+    fixture.server.faults().token.next(Fault::Hold(gate.clone()));
+    let assertion = fixture.assertion(BOT, &json!({ "sub": BOT }));
+    let (answer, ()) = tokio::join!(fixture.exchange(&assertion), async {
         gate.reached_by(1).await;
         gate.open();
     });
     assert_eq!(answer.0, 200);
-    rig.server.stop().await;
-    rig.server.restart().await.unwrap();
-    assert_eq!(rig.exchange(&rig.assertion(BOT, &json!({ "sub": BOT }))).await.0, 200);
+    fixture.server.stop().await;
+    fixture.server.restart().await.unwrap();
+    assert_eq!(fixture.exchange(&fixture.assertion(BOT, &json!({ "sub": BOT }))).await.0, 200);
 }
 
 #[tokio::test]

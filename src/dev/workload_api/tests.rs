@@ -7,13 +7,14 @@ use tokio_stream::StreamExt;
 
 const ID: &str = "spiffe://example.org/agent";
 
-struct Rig {
+/// A Workload API of one trust domain on a socket of its own.
+struct Fixture {
     _directory: tempfile::TempDir,
     domain: TrustDomain,
     api: Arc<WorkloadApi>,
 }
 
-impl Rig {
+impl Fixture {
     async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let domain = TrustDomain::new("example.org", &Clock::system()).unwrap();
@@ -28,68 +29,68 @@ impl Rig {
 
 #[tokio::test]
 async fn stream_receives_rotation_withdrawal_and_restoration() {
-    let rig = Rig::start().await;
-    let client = rig.client().await;
+    let fixture = Fixture::start().await;
+    let client = fixture.client().await;
     assert!(matches!(client.fetch_x509_context().await, Err(WorkloadApiError::NoIdentityIssued)));
-    rig.api.set_identities(&[SvidRequest::new(ID).hint("a"), SvidRequest::new("spiffe://example.org/b")]).unwrap();
+    fixture.api.set_identities(&[SvidRequest::new(ID).hint("a"), SvidRequest::new("spiffe://example.org/b")]).unwrap();
     let mut stream = client.stream_x509_contexts().await.unwrap();
     let first = stream.next().await.unwrap().unwrap();
     assert_eq!(first.default_svid().unwrap().spiffe_id().to_string(), ID);
     assert_eq!(first.svids().len(), 2);
-    rig.api.rotate().unwrap();
+    fixture.api.rotate().unwrap();
     let second = stream.next().await.unwrap().unwrap();
     assert_ne!(first.default_svid().unwrap().cert_chain(), second.default_svid().unwrap().cert_chain());
-    rig.api.withdraw();
+    fixture.api.withdraw();
     assert!(matches!(stream.next().await, Some(Err(WorkloadApiError::NoIdentityIssued))));
-    rig.api.restore();
+    fixture.api.restore();
     assert!(client.fetch_x509_context().await.is_ok());
 }
 
 #[tokio::test]
 async fn federated_bundles_are_pushed() {
-    let rig = Rig::start().await;
+    let fixture = Fixture::start().await;
     let other = TrustDomain::new("other.example", &Clock::system()).unwrap();
-    rig.api.set_identities(&[SvidRequest::new(ID)]).unwrap();
-    rig.api.federate(&[other]);
-    let context = rig.client().await.fetch_x509_context().await.unwrap();
+    fixture.api.set_identities(&[SvidRequest::new(ID)]).unwrap();
+    fixture.api.federate(&[other]);
+    let context = fixture.client().await.fetch_x509_context().await.unwrap();
     assert_eq!(context.bundle_set().iter().count(), 2);
 }
 
 #[tokio::test]
 async fn jwt_svids_are_issued_or_refused() {
-    let rig = Rig::start().await;
-    rig.api.set_identities(&[SvidRequest::new(ID)]).unwrap();
-    let client = rig.client().await;
+    let fixture = Fixture::start().await;
+    fixture.api.set_identities(&[SvidRequest::new(ID)]).unwrap();
+    let client = fixture.client().await;
     let svid = client.fetch_jwt_svid(["https://as.example"], None).await.unwrap();
-    let token = jwt::verify_with_jwks(svid.token(), &rig.domain.jwt.bundle(), "jwt-svid").unwrap();
+    let token = jwt::verify_with_jwks(svid.token(), &fixture.domain.jwt.bundle(), "jwt-svid").unwrap();
     assert_eq!(token.claims["sub"], ID);
     assert_eq!(jwt::audiences(&token.claims), ["https://as.example"]);
-    rig.api.refuse_jwt_svids(Some(Code::Unavailable));
+    fixture.api.refuse_jwt_svids(Some(Code::Unavailable));
     assert!(client.fetch_jwt_svid(["https://as.example"], None).await.is_err());
-    assert_eq!(rig.api.calls().jwt_svid, 2);
+    assert_eq!(fixture.api.calls().jwt_svid, 2);
 }
 
 #[tokio::test]
 async fn socket_can_be_removed_and_restored() {
-    let rig = Rig::start().await;
-    rig.api.set_identities(&[SvidRequest::new(ID)]).unwrap();
-    let client = rig.client().await;
+    let fixture = Fixture::start().await;
+    fixture.api.set_identities(&[SvidRequest::new(ID)]).unwrap();
+    let client = fixture.client().await;
     let mut stream = client.stream_x509_contexts().await.unwrap();
     stream.next().await.unwrap().unwrap();
-    rig.api.remove_socket().await;
-    assert!(!rig.api.socket().exists());
+    fixture.api.remove_socket().await;
+    assert!(!fixture.api.socket().exists());
     assert!(stream.next().await.unwrap().is_err());
-    rig.api.resume_socket().unwrap();
-    assert!(rig.client().await.fetch_x509_context().await.is_ok());
+    fixture.api.resume_socket().unwrap();
+    assert!(fixture.client().await.fetch_x509_context().await.is_ok());
 }
 
 #[tokio::test]
 async fn invalid_answer_reaches_the_client() {
-    let rig = Rig::start().await;
-    rig.api.set_identities(&[SvidRequest::new(ID).flaw(Flaw::TwoUriSans)]).unwrap();
-    assert!(rig.client().await.fetch_x509_context().await.is_err());
-    let mut answer = rig.api.answer();
+    let fixture = Fixture::start().await;
+    fixture.api.set_identities(&[SvidRequest::new(ID).flaw(Flaw::TwoUriSans)]).unwrap();
+    assert!(fixture.client().await.fetch_x509_context().await.is_err());
+    let mut answer = fixture.api.answer();
     answer.svids[0].x509_svid = b"garbage".as_slice().into();
-    rig.api.push_raw(answer);
-    assert!(rig.client().await.fetch_x509_context().await.is_err());
+    fixture.api.push_raw(answer);
+    assert!(fixture.client().await.fetch_x509_context().await.is_err());
 }

@@ -2,7 +2,7 @@
 //! tested in `tests/it`.
 use crate::exchange::testing::{Fixture, Reply, ScriptedServer, client_credentials, grant, json, token};
 use crate::exchange::{AssertionSettings, Flow, GrantSpec, SelfIssuedGrant, Subject, UserTokenRule};
-use crate::identity::testing::{Authority, Fed};
+use crate::identity::testing::{Authority, IdentityFixture};
 use crate::issuer::{AuthorizationServer, ClientAuth, Fault};
 use crate::jose::TokenKind;
 use crate::jose::vectors::{ES256_KEY, eddsa_pkcs8, es256_pkcs8};
@@ -33,9 +33,9 @@ async fn server() -> ScriptedServer {
 }
 
 /// An agent with an SVID.
-fn agent() -> (Fixture, Fed) {
-    let fed = Fed::with(&Authority::new("example.org"), AGENT);
-    (Fixture::at(Some(fed.identity.clone()), fed.clock.clone()), fed)
+fn agent() -> (Fixture, IdentityFixture) {
+    let identity = IdentityFixture::with(&Authority::new("example.org"), AGENT);
+    (Fixture::at(Some(identity.identity.clone()), identity.clock.clone()), identity)
 }
 
 fn alice(fixture: &Fixture, issuer: &str, changes: &Value) -> String {
@@ -62,7 +62,7 @@ fn form(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 #[tokio::test]
 async fn self_issued_assertion_of_the_agent_is_signed_with_the_svid() {
     let server = server().await;
-    let (fixture, _fed) = agent();
+    let (fixture, _identity) = agent();
     let described = Arc::new(server.described());
     let mut asked = self_issued(&described, SelfIssuedGrant::TokenExchange, Subject::Own);
     asked.resources = vec!["https://api.example/".into()];
@@ -97,7 +97,7 @@ async fn self_issued_assertion_of_the_agent_is_signed_with_the_svid() {
 #[tokio::test]
 async fn self_issued_assertion_with_a_published_key_names_its_issuer() {
     let server = server().await;
-    let (fixture, _fed) = agent();
+    let (fixture, _identity) = agent();
     let described = Arc::new(server.described());
     let mut asked = self_issued(&described, SelfIssuedGrant::JwtBearer, Subject::Own);
     let key = SigningKey::from_pkcs8_der(&eddsa_pkcs8(), Some("2026-11".into()), None).expect("a key");
@@ -124,7 +124,7 @@ async fn self_issued_assertion_with_a_published_key_names_its_issuer() {
 #[tokio::test]
 async fn self_issued_assertion_for_a_user_wraps_the_earlier_actors() {
     let server = server().await;
-    let (fixture, _fed) = agent();
+    let (fixture, _identity) = agent();
     let described = Arc::new(server.described());
     let asked = self_issued(&described, SelfIssuedGrant::TokenExchange, user_of(&described));
     let act = value!({"sub": "spiffe://example.org/agent/orchestrator"});
@@ -142,7 +142,7 @@ async fn self_issued_assertion_for_a_user_wraps_the_earlier_actors() {
 #[tokio::test]
 async fn chain_that_is_too_long_or_a_loop_sends_nothing() {
     let server = server().await;
-    let (fixture, _fed) = agent();
+    let (fixture, _identity) = agent();
     let described = Arc::new(server.described());
     let asked = self_issued(&described, SelfIssuedGrant::TokenExchange, user_of(&described));
     for act in [
@@ -163,7 +163,7 @@ async fn chain_that_is_too_long_or_a_loop_sends_nothing() {
 #[tokio::test]
 async fn user_token_that_is_invalid_sends_nothing() {
     let server = server().await;
-    let (fixture, _fed) = agent();
+    let (fixture, _identity) = agent();
     let described = Arc::new(server.described());
     let now = fixture.clock.now().unix_seconds();
     let asked =
@@ -183,7 +183,7 @@ async fn user_token_that_is_invalid_sends_nothing() {
 #[tokio::test]
 async fn user_token_is_sent_with_its_type() {
     let server = server().await;
-    let (fixture, _fed) = agent();
+    let (fixture, _identity) = agent();
     let described = Arc::new(server.described());
     let mut asked =
         GrantSpec { subject: user_of(&described), ..grant(Flow::TokenExchange { server: Arc::clone(&described) }) };
@@ -227,7 +227,7 @@ fn across(idp: &ScriptedServer, resource: &ScriptedServer) -> GrantSpec {
 async fn id_jag_flow_redeems_the_id_jag_at_the_resource_server() {
     let resource = ScriptedServer::start(|_| token()).await;
     let idp = idp(resource.origin.clone()).await;
-    let (fixture, _fed) = agent();
+    let (fixture, _identity) = agent();
     let user = alice(&fixture, &idp.origin, &value!({}));
     let minted = fixture.mint_for(&across(&idp, &resource), &user).await.expect("a token");
     assert_eq!(minted.token.expose(), "t0ken");
@@ -276,7 +276,7 @@ async fn id_jag_that_is_refused_is_replaced_once() {
         })
         .await;
         let idp = idp(resource.origin.clone()).await;
-        let (fixture, _fed) = agent();
+        let (fixture, _identity) = agent();
         let result = fixture.mint_for(&across(&idp, &resource), &alice(&fixture, &idp.origin, &value!({}))).await;
         assert_eq!(result.is_ok(), works, "{code}");
         let assertions: Vec<_> = resource.received().iter().map(|seen| seen.form()["assertion"].clone()).collect();
@@ -289,7 +289,7 @@ async fn id_jag_that_is_refused_is_replaced_once() {
 async fn id_jag_for_another_audience_is_not_sent() {
     let resource = ScriptedServer::start(|_| token()).await;
     let idp = idp("https://another.example".into()).await;
-    let (fixture, _fed) = agent();
+    let (fixture, _identity) = agent();
     let error = fixture
         .mint_for(&across(&idp, &resource), &alice(&fixture, &idp.origin, &value!({})))
         .await
@@ -309,8 +309,8 @@ async fn missing_identity_sends_nothing() {
     }
     let asked = self_issued(&described, SelfIssuedGrant::TokenExchange, Subject::Own);
     assert_eq!(Fixture::new(None).mint(&asked).await.expect_err("no identity").fault(), Fault::Identity);
-    let (fixture, mut fed) = agent();
-    fed.withdraw();
+    let (fixture, mut identity) = agent();
+    identity.withdraw();
     assert_eq!(fixture.mint(&asked).await.expect_err("withdrawn").fault(), Fault::Identity);
     assert!(server.received().is_empty());
 }

@@ -19,8 +19,8 @@ use std::time::Duration;
 const ID: &str = "spiffe://example.org/agent";
 const AUDIENCE: &str = "https://as.example";
 
-/// A running source, whose agent may start later.
-struct Rig {
+/// A running identity source, whose agent may start later.
+struct Fixture {
     directory: tempfile::TempDir,
     domain: TrustDomain,
     clock: Clock,
@@ -30,7 +30,7 @@ struct Rig {
     _stopper: Stopper,
 }
 
-impl Rig {
+impl Fixture {
     fn start() -> Self {
         Self::with(None, |_| {})
     }
@@ -68,11 +68,11 @@ impl Rig {
 
     /// Starts a source and its agent, and waits for the SVID.
     async fn served() -> (Self, Arc<Agent>) {
-        let rig = Self::start();
-        let agent = rig.agent().await;
+        let fixture = Self::start();
+        let agent = fixture.agent().await;
         agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
-        rig.until_in_use(&agent).await;
-        (rig, agent)
+        fixture.until_in_use(&agent).await;
+        (fixture, agent)
     }
 
     async fn until(&self, wanted: impl Fn(&SourceStatus) -> bool) {

@@ -1,5 +1,5 @@
 //! The X.509 stream, and what readers see of it.
-use super::{AUDIENCE, ID, Rig, socket, until};
+use super::{AUDIENCE, Fixture, ID, socket, until};
 use idjag_proxy::dev::ca::{Flaw, SvidRequest, TrustDomain};
 use idjag_proxy::dev::workload_api::Code;
 use idjag_proxy::identity::MissingKind;
@@ -8,96 +8,96 @@ use std::time::Duration;
 
 #[tokio::test]
 async fn socket_may_appear_late_vanish_and_return() {
-    let rig = Rig::start();
-    rig.until_waiting_for("the socket unix://").await;
-    assert_eq!(rig.missing(), Some(MissingKind::Waiting));
-    assert_eq!(rig.metric("workload_api_connected"), 0.0);
-    let agent = rig.agent().await;
+    let fixture = Fixture::start();
+    fixture.until_waiting_for("the socket unix://").await;
+    assert_eq!(fixture.missing(), Some(MissingKind::Waiting));
+    assert_eq!(fixture.metric("workload_api_connected"), 0.0);
+    let agent = fixture.agent().await;
     agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
-    rig.until_in_use(&agent).await;
-    assert_eq!(rig.metric("workload_api_connected"), 1.0);
+    fixture.until_in_use(&agent).await;
+    assert_eq!(fixture.metric("workload_api_connected"), 1.0);
 
     agent.remove_socket().await;
-    rig.until_waiting_for("the socket unix://").await;
-    assert!(rig.identity.is_valid(), "the SVID outlives its agent");
-    assert_eq!(rig.metric("workload_api_connected"), 0.0);
+    fixture.until_waiting_for("the socket unix://").await;
+    assert!(fixture.identity.is_valid(), "the SVID outlives its agent");
+    assert_eq!(fixture.metric("workload_api_connected"), 0.0);
     agent.resume_socket().expect("a new inode");
     agent.rotate().expect("issued");
-    rig.until_in_use(&agent).await;
-    rig.until(|status| status.connected && status.waiting_for.is_none()).await;
+    fixture.until_in_use(&agent).await;
+    fixture.until(|status| status.connected && status.waiting_for.is_none()).await;
 }
 
 #[tokio::test]
 async fn socket_without_a_listener_has_its_own_message() {
-    let rig = Rig::start();
-    drop(std::os::unix::net::UnixListener::bind(socket(&rig.directory)).expect("bound"));
-    rig.until_waiting_for("nothing listens at unix://").await;
+    let fixture = Fixture::start();
+    drop(std::os::unix::net::UnixListener::bind(socket(&fixture.directory)).expect("bound"));
+    fixture.until_waiting_for("nothing listens at unix://").await;
 }
 
 #[tokio::test]
 async fn missing_registration_is_waited_for_quietly() {
     let log = crate::log::capture();
-    let rig = Rig::start();
-    let agent = rig.agent().await;
+    let fixture = Fixture::start();
+    let agent = fixture.agent().await;
     until(|| agent.calls().x509_svid >= 20).await;
-    assert_eq!(rig.missing(), Some(MissingKind::Waiting));
-    let words = rig.identity.current().expect_err("none").to_string();
+    assert_eq!(fixture.missing(), Some(MissingKind::Waiting));
+    let words = fixture.identity.current().expect_err("none").to_string();
     assert!(words.contains("register an entry") && words.contains("no identity issued"), "{words}");
     let told = |line: &str| line.contains(&agent.endpoint()) && line.contains("register an entry");
     assert_eq!(log.count(told), 3);
     agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
-    rig.until_in_use(&agent).await;
+    fixture.until_in_use(&agent).await;
 }
 
 #[tokio::test]
 async fn rejected_call_is_reported_and_retried_later() {
-    let rig = Rig::start();
-    let agent = rig.agent().await;
+    let fixture = Fixture::start();
+    let agent = fixture.agent().await;
     agent.refuse(Code::InvalidArgument);
-    rig.until_waiting_for("rejects the call itself").await;
+    fixture.until_waiting_for("rejects the call itself").await;
     agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
-    rig.until_in_use(&agent).await;
+    fixture.until_in_use(&agent).await;
 }
 
 #[tokio::test]
 async fn hanging_agent_is_ended_by_the_deadline() {
-    let rig = Rig::start();
-    let agent = rig.agent().await;
+    let fixture = Fixture::start();
+    let agent = fixture.agent().await;
     agent.hang();
-    rig.until_waiting_for("its agent may hang").await;
-    assert_eq!(rig.missing(), Some(MissingKind::Waiting));
+    fixture.until_waiting_for("its agent may hang").await;
+    assert_eq!(fixture.missing(), Some(MissingKind::Waiting));
     agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
-    rig.until_in_use(&agent).await;
+    fixture.until_in_use(&agent).await;
 }
 
 #[tokio::test]
 async fn stream_without_a_usable_svid_is_reopened() {
-    let rig = Rig::with(None, |timing| timing.usable_svid = Duration::from_millis(100));
-    let agent = rig.agent().await;
+    let fixture = Fixture::with(None, |timing| timing.usable_svid = Duration::from_millis(100));
+    let agent = fixture.agent().await;
     agent.set_identities(&[SvidRequest::new(ID).flaw(Flaw::Expired)]).expect("issued");
     until(|| agent.calls().x509_svid >= 2).await;
-    assert!(rig.identity.status().last_refused.is_some_and(|why| why.contains("expired")));
+    assert!(fixture.identity.status().last_refused.is_some_and(|why| why.contains("expired")));
     agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
-    rig.until_in_use(&agent).await;
+    fixture.until_in_use(&agent).await;
 }
 
 #[tokio::test]
 async fn restarted_agent_is_found_again() {
-    let (rig, agent) = Rig::served().await;
+    let (fixture, agent) = Fixture::served().await;
     for _ in 0..3 {
         let streams = agent.calls().x509_svid;
         agent.close_streams();
         until(|| agent.calls().x509_svid > streams).await;
         agent.rotate().expect("issued");
-        rig.until_in_use(&agent).await;
-        assert!(rig.identity.is_valid());
+        fixture.until_in_use(&agent).await;
+        assert!(fixture.identity.is_valid());
     }
 }
 
 #[tokio::test]
 async fn bad_update_is_refused_and_the_good_one_stays() {
-    let (rig, agent) = Rig::served().await;
-    let good = rig.identity.current().expect("held");
+    let (fixture, agent) = Fixture::served().await;
+    let good = fixture.identity.current().expect("held");
     let flaws = [
         (Flaw::Expired, "expired"),
         (Flaw::CaLeaf, "CA certificate"),
@@ -107,22 +107,22 @@ async fn bad_update_is_refused_and_the_good_one_stays() {
         (Flaw::OtherId("spiffe://example.org/other".to_owned()), "the message names"),
     ];
     for (flaw, words) in flaws {
-        let before = rig.refused();
+        let before = fixture.refused();
         agent.set_identities(&[SvidRequest::new(ID).flaw(flaw)]).expect("issued");
-        until(|| rig.refused() > before).await;
-        let why = rig.identity.status().last_refused.expect("a reason");
+        until(|| fixture.refused() > before).await;
+        let why = fixture.identity.status().last_refused.expect("a reason");
         assert!(why.contains(words), "{why}");
-        assert!(Arc::ptr_eq(&good, &rig.identity.current().expect("kept")), "{words}");
+        assert!(Arc::ptr_eq(&good, &fixture.identity.current().expect("kept")), "{words}");
     }
     agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
-    rig.until_in_use(&agent).await;
-    assert_eq!(rig.identity.status().waiting_for, None);
+    fixture.until_in_use(&agent).await;
+    assert_eq!(fixture.identity.status().waiting_for, None);
 }
 
 #[tokio::test]
 async fn garbage_is_refused_and_the_good_one_stays() {
-    let (rig, agent) = Rig::served().await;
-    let good = rig.identity.current().expect("held");
+    let (fixture, agent) = Fixture::served().await;
+    let good = fixture.identity.current().expect("held");
     let answer = agent.answer();
     let broken = |change: &dyn Fn(&mut idjag_proxy::dev::workload_api::proto::X509svidResponse)| {
         let mut answer = answer.clone();
@@ -144,104 +144,104 @@ async fn garbage_is_refused_and_the_good_one_stays() {
         broken(&|answer| answer.svids[0].bundle = vec![0; 5 * 1024 * 1024].into()),
     ];
     for answer in answers {
-        let before = rig.refused();
+        let before = fixture.refused();
         agent.push_raw(answer);
-        until(|| rig.refused() > before).await;
-        assert!(Arc::ptr_eq(&good, &rig.identity.current().expect("kept")));
+        until(|| fixture.refused() > before).await;
+        assert!(Arc::ptr_eq(&good, &fixture.identity.current().expect("kept")));
     }
     agent.rotate().expect("issued");
-    rig.until_in_use(&agent).await;
+    fixture.until_in_use(&agent).await;
 }
 
 #[tokio::test]
 async fn rotation_replaces_svid_and_bundles_together() {
-    let (rig, agent) = Rig::served().await;
-    let mut changes = rig.identity.changes();
-    let first = rig.identity.current().expect("held");
+    let (fixture, agent) = Fixture::served().await;
+    let mut changes = fixture.identity.changes();
+    let first = fixture.identity.current().expect("held");
     let own = first.trust_domain().clone();
-    rig.domain.x509.prepare().expect("authority");
+    fixture.domain.x509.prepare().expect("authority");
     agent.push_bundles();
     until(|| {
-        rig.identity.current().is_ok_and(|now| now.authorities(&own).is_some_and(|all| all.certificates.len() == 2))
+        fixture.identity.current().is_ok_and(|now| now.authorities(&own).is_some_and(|all| all.certificates.len() == 2))
     })
     .await;
-    rig.domain.x509.activate();
+    fixture.domain.x509.activate();
     agent.rotate().expect("issued");
-    rig.until_in_use(&agent).await;
-    rig.domain.x509.revoke();
+    fixture.until_in_use(&agent).await;
+    fixture.domain.x509.revoke();
     agent.push_bundles();
     until(|| {
-        rig.identity.current().is_ok_and(|now| now.authorities(&own).is_some_and(|all| all.certificates.len() == 1))
+        fixture.identity.current().is_ok_and(|now| now.authorities(&own).is_some_and(|all| all.certificates.len() == 1))
     })
     .await;
-    let last = rig.identity.current().expect("held");
+    let last = fixture.identity.current().expect("held");
     assert!(last.revision > first.revision && *changes.borrow_and_update() == last.revision);
     assert_ne!(last.svid.key_pkcs8(), first.svid.key_pkcs8());
 }
 
 #[tokio::test]
 async fn federated_bundles_are_added_and_removed_whole() {
-    let (rig, agent) = Rig::served().await;
-    let partner = TrustDomain::new("partner.example", &rig.clock).expect("authorities");
+    let (fixture, agent) = Fixture::served().await;
+    let partner = TrustDomain::new("partner.example", &fixture.clock).expect("authorities");
     agent.federate(&[partner]);
-    rig.until(|status| status.federated_trust_domains == ["partner.example"]).await;
+    fixture.until(|status| status.federated_trust_domains == ["partner.example"]).await;
     agent.federate(&[]);
-    rig.until(|status| status.federated_trust_domains.is_empty()).await;
+    fixture.until(|status| status.federated_trust_domains.is_empty()).await;
 }
 
 #[tokio::test]
 async fn withdrawn_svid_is_not_used() {
-    let (rig, agent) = Rig::served().await;
-    rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
+    let (fixture, agent) = Fixture::served().await;
+    fixture.identity.jwt_svid(AUDIENCE).await.expect("a token");
     agent.withdraw();
-    until(|| !rig.identity.is_valid()).await;
-    assert_eq!(rig.missing(), Some(MissingKind::Withdrawn));
-    assert_eq!(rig.metric("svid_expiry_timestamp_seconds"), 0.0);
-    let error = rig.identity.jwt_svid(AUDIENCE).await.expect_err("no identity");
+    until(|| !fixture.identity.is_valid()).await;
+    assert_eq!(fixture.missing(), Some(MissingKind::Withdrawn));
+    assert_eq!(fixture.metric("svid_expiry_timestamp_seconds"), 0.0);
+    let error = fixture.identity.jwt_svid(AUDIENCE).await.expect_err("no identity");
     assert_eq!(error.kind(), "missing");
     agent.restore();
-    until(|| rig.identity.is_valid()).await;
+    until(|| fixture.identity.is_valid()).await;
     let calls = agent.calls().jwt_svid;
-    rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
+    fixture.identity.jwt_svid(AUDIENCE).await.expect("a token");
     assert_eq!(agent.calls().jwt_svid, calls + 1, "the withdrawn one's token was dropped");
 }
 
 #[tokio::test]
 async fn hint_selects_the_svid_and_unknown_hint_is_refused() {
-    let rig = Rig::with(Some("agent"), |_| {});
-    let agent = rig.agent().await;
+    let fixture = Fixture::with(Some("agent"), |_| {});
+    let agent = fixture.agent().await;
     let other = SvidRequest::new("spiffe://example.org/other").hint("other");
     agent.set_identities(std::slice::from_ref(&other)).expect("issued");
-    rig.until_waiting_for("has the hint \"agent\"").await;
-    assert_eq!(rig.missing(), Some(MissingKind::Waiting));
+    fixture.until_waiting_for("has the hint \"agent\"").await;
+    assert_eq!(fixture.missing(), Some(MissingKind::Waiting));
     agent.set_identities(&[other.clone(), SvidRequest::new(ID).hint("agent")]).expect("issued");
-    until(|| rig.identity.current().is_ok_and(|snapshot| snapshot.svid.id.to_string() == ID)).await;
-    let token = rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
+    until(|| fixture.identity.current().is_ok_and(|snapshot| snapshot.svid.id.to_string() == ID)).await;
+    let token = fixture.identity.jwt_svid(AUDIENCE).await.expect("a token");
     assert_eq!(token.id.to_string(), ID, "of the same SPIFFE ID");
     agent.set_identities(&[other]).expect("issued");
-    until(|| rig.missing() == Some(MissingKind::Withdrawn)).await;
+    until(|| fixture.missing() == Some(MissingKind::Withdrawn)).await;
 }
 
 #[tokio::test]
 async fn clock_jump_expires_the_svid_and_reopens_the_stream() {
-    let (rig, agent) = Rig::served().await;
+    let (fixture, agent) = Fixture::served().await;
     let streams = agent.calls().x509_svid;
-    rig.clock.shift(7200);
-    assert_eq!(rig.missing(), Some(MissingKind::Expired), "judged by the clock at once");
+    fixture.clock.shift(7200);
+    assert_eq!(fixture.missing(), Some(MissingKind::Expired), "judged by the clock at once");
     until(|| agent.calls().x509_svid > streams).await;
     agent.rotate().expect("issued");
-    rig.until_in_use(&agent).await;
-    rig.clock.shift(-300);
-    assert!(rig.identity.is_valid(), "a step back harms nothing");
-    rig.identity.jwt_svid(AUDIENCE).await.expect("a token");
+    fixture.until_in_use(&agent).await;
+    fixture.clock.shift(-300);
+    assert!(fixture.identity.is_valid(), "a step back harms nothing");
+    fixture.identity.jwt_svid(AUDIENCE).await.expect("a token");
 }
 
 #[tokio::test]
 async fn stream_is_reopened_once_near_the_svids_expiry() {
-    let (rig, agent) = Rig::served().await;
+    let (fixture, agent) = Fixture::served().await;
     let streams = agent.calls().x509_svid;
-    rig.clock.shift(3600 - 60);
+    fixture.clock.shift(3600 - 60);
     until(|| agent.calls().x509_svid > streams).await;
-    rig.until(|status| status.connected && status.valid).await;
-    assert_eq!(rig.identity.status().revision, 1, "the agent had nothing new");
+    fixture.until(|status| status.connected && status.valid).await;
+    assert_eq!(fixture.identity.status().revision, 1, "the agent had nothing new");
 }

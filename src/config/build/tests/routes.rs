@@ -1,10 +1,10 @@
 use super::{one_error, with_token};
-use crate::config::testing::Directory;
+use crate::config::testing::ConfigDirectory;
 use crate::policy::CredentialRule;
 
 #[test]
 fn route_without_exactly_one_credential_is_refused() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let route = |rest: &str| format!("routes: [{{ match: {{ host: a.example }}{rest} }}]");
     one_error(&directory, &route(""), "1:10: routes[0]: this route does not say which credential");
     one_error(
@@ -22,7 +22,7 @@ fn route_without_exactly_one_credential_is_refused() {
 
 #[test]
 fn legacy_secret_is_read_from_its_file() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let route = "routes: [{ match: { host: a.example }, legacy_secret: { file: keys/search-api-key, header: authorization, prefix: 'Bearer ' } }]";
     let loaded = directory.loaded(route);
     let CredentialRule::LegacySecret { value, .. } = &loaded.config.policy.routes()[0].credential else {
@@ -40,7 +40,7 @@ fn legacy_secret_is_read_from_its_file() {
 
 #[test]
 fn invalid_upstream_is_refused() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let route =
         |rest: &str| format!("routes: [{{ match: {{ host: a.example }}, token: none, upstream: {{ {rest} }} }}]");
     one_error(
@@ -68,7 +68,7 @@ fn invalid_upstream_is_refused() {
 
 #[test]
 fn routes_that_match_the_same_request_are_refused() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let text = "routes:
   - { name: a, match: { host: x.example, path: '/v1/*/y' }, token: none }
   - { name: b, match: { host: x.example, path: /v1/** }, token: none }
@@ -97,7 +97,7 @@ fn routes_that_match_the_same_request_are_refused() {
 
 #[test]
 fn ambiguous_alias_is_refused() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let text = "routes:
   - { name: a, match: { host: x.example, path: /a }, alias: x, token: none }
   - { name: b, match: { host: x.example, path: /b }, alias: x, token: none }
@@ -120,7 +120,7 @@ fn ambiguous_alias_is_refused() {
 
 #[test]
 fn replay_body_above_the_limit_is_refused() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let route = |size: &str| {
         with_token("flow: { token_exchange: { server: corp } }")
             .replace("} } }]", &format!("}} }}, replay: {{ max_body: {size} }} }}]"))
@@ -135,7 +135,7 @@ fn replay_body_above_the_limit_is_refused() {
 
 #[test]
 fn authorization_header_that_is_removed_or_kept_is_reported() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let by_header = |name: &str| {
         format!("match: {{ host: a, headers: {{ {name}: x }} }}, token: none }}, {{ match: {{ host: b }}, token: none")
     };

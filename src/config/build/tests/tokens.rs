@@ -1,11 +1,11 @@
 use super::{SERVERS, one_error, with_token};
-use crate::config::testing::Directory;
+use crate::config::testing::ConfigDirectory;
 use crate::policy::CredentialRule;
 use std::sync::Arc;
 
 #[test]
 fn subject_and_actor_are_checked_against_the_flow() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let user = "subject: { header: { name: x-user, server: corp, type: id_token } }";
     let flows = [
         (
@@ -36,7 +36,7 @@ fn subject_and_actor_are_checked_against_the_flow() {
 
 #[test]
 fn users_token_that_cannot_be_verified_is_refused() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     for kind in ["access_token", "jwt"] {
         let flow =
             "flow: { token_exchange: { server: corp } }, subject: { file: { path: run/t, server: corp, type: KIND } }";
@@ -55,7 +55,7 @@ fn users_token_that_cannot_be_verified_is_refused() {
 
 #[test]
 fn unknown_reference_suggests_the_closest_name() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     one_error(
         &directory,
         &with_token("flow: { token_exchange: { server: crop } }"),
@@ -76,7 +76,7 @@ fn unknown_reference_suggests_the_closest_name() {
 
 #[test]
 fn route_may_narrow_but_not_widen_its_token() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let text = format!(
         "{SERVERS}tokens: {{ t: {{ flow: {{ jwt_bearer: {{ server: cal }} }}, scopes: [b, a, b] }} }}\nroutes:
   - {{ name: one, match: {{ host: a.example }}, token: t, scopes: [a] }}
@@ -107,7 +107,7 @@ fn route_may_narrow_but_not_widen_its_token() {
 
 #[test]
 fn quirks_that_contradict_the_configuration_are_reported() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let with = |quirks: &str| {
         with_token("flow: { token_exchange: { server: cal } }, scopes: [a], resource: 'https://r/'")
             .replace("client_id: c,", &format!("client_id: c, quirks: {{ {quirks} }},"))
@@ -127,7 +127,7 @@ fn quirks_that_contradict_the_configuration_are_reported() {
 
 #[test]
 fn users_token_file_is_read_and_watched() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let text = with_token(
         "flow: { token_exchange: { server: corp } }, subject: { file: { path: run/t, server: corp, type: id_token } }",
     );
@@ -157,7 +157,7 @@ fn users_token_file_is_read_and_watched() {
 
 #[test]
 fn placement_is_refused_for_fields_with_another_purpose() {
-    let directory = Directory::new();
+    let directory = ConfigDirectory::new();
     let with = |placement: &str| {
         with_token(&format!("flow: {{ client_credentials: {{ server: cal }} }}, placement: {{ {placement} }}"))
     };
