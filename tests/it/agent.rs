@@ -51,9 +51,17 @@ impl Reply {
         json["type"].as_str().expect("a type").rsplit(':').next().expect("a part").to_owned()
     }
 
-    /// Fails unless the answer is ours, of this status and kind.
+    /// Fails unless the proxy itself refused the request with this status and problem type.
     pub(crate) fn is_refusal(&self, status: u16, kind: &str) {
         assert_eq!((self.status.as_u16(), self.problem().as_str()), (status, kind), "{}", self.text());
+    }
+
+    /// Fails unless this is the proxy's refusal of a gRPC call with this code, sent as trailers only.
+    pub(crate) fn is_grpc_refusal(&self, code: &str) {
+        assert_eq!((self.status.as_u16(), self.header("grpc-status")), (200, code), "{self:?}");
+        assert_eq!(self.header("content-type"), "application/grpc");
+        assert_ne!(self.header("grpc-message"), "");
+        assert!(self.body.is_empty() && self.trailers.is_empty(), "trailers only");
     }
 }
 

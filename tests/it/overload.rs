@@ -1,7 +1,6 @@
 //! More than the limits allow: what is too much is refused or waits, what was taken is given back, and the process goes on.
 use super::agent::{self, Http2, Raw, full};
 use super::binary::Process;
-use super::refusals::is_grpc_refusal;
 use super::world::{Ports, World, until, within};
 use futures_util::future::join_all;
 use idjag_proxy::dev::faults::{Fault, Gate};
@@ -31,7 +30,7 @@ async fn requests_above_the_limit_are_refused_until_others_end() {
             assert_ne!(reply.header("retry-after"), "");
         }
         let grpc = [("content-type", "application/grpc")];
-        is_grpc_refusal(&agent::post(proxy.outbound, "http://open.test/x", &grpc, b"").await, "8");
+        agent::post(proxy.outbound, "http://open.test/x", &grpc, b"").await.is_grpc_refusal("8");
         assert_eq!(
             (world.api.arrivals(), proxy.metric("requests_total{class=\"2xx\",route=\"open\"}").await as u64 % 8),
             (arrivals, 0)

@@ -1,7 +1,6 @@
 //! Tokens as the agent and the authorization server see them: how many are fetched, for whom, and
 //! what failures lead to.
 use super::agent::{self, Http2, Raw, full, request};
-use super::refusals::is_grpc_refusal;
 use super::world::{World, until, within};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -140,7 +139,7 @@ async fn authorization_server_that_is_down_is_a_shared_503() {
     let asked = world.corp.arrivals();
     assert!(asked <= 4, "{asked} requests for one failure");
     let grpc = agent::post(proxy.outbound, "http://api.test/x", &[("content-type", "application/grpc")], b"").await;
-    is_grpc_refusal(&grpc, "14");
+    grpc.is_grpc_refusal("14");
     world.corp.faults().token.clear();
     until(async || proxy.get("http://api.test/x").await.status == 200, "recovery by itself").await;
     assert_eq!(world.api.arrivals(), 1, "nothing went out unauthenticated");
