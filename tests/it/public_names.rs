@@ -2,8 +2,8 @@
 //! `golden/public_names.txt`: a rename is a decision, and this test makes it visible.
 use super::binary::{BINARY, Process};
 use super::kubernetes::scrape_injector;
-use super::layers::Crate;
 use super::world::{World, within};
+use crate::layers::Crate;
 use clap::Arg;
 use idjag_proxy::config::{Overrides, load, schema};
 use idjag_proxy::kubernetes::{

@@ -36,7 +36,7 @@ async fn socket_without_a_listener_has_its_own_message() {
 
 #[tokio::test]
 async fn missing_registration_is_waited_for_quietly() {
-    let log = crate::log::capture();
+    let log = crate::dev::log::capture();
     let fixture = Fixture::start();
     let agent = fixture.agent().await;
     until(|| agent.calls().x509_svid >= 20).await;

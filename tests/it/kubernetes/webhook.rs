@@ -1,7 +1,7 @@
 //! Tests of the webhook as the API server calls it.
 use super::api_server::{ApiServer, NAMESPACE, config_map, lease, secret, webhooks};
-use crate::agent;
-use crate::world::{until, within};
+use crate::dev::agent;
+use crate::dev::world::{until, within};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;

@@ -2,7 +2,7 @@
 //! server out.
 use super::api_server::{ApiServer, config_map};
 use super::webhook::{Replica, ask, connect, connect_from, kubeconfig, pod, post, process, review, send};
-use crate::world::{until, within};
+use crate::dev::world::{until, within};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
