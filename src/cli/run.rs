@@ -38,7 +38,8 @@ pub(super) fn run(file: &Path, overrides: Overrides) -> ExitCode {
     let ended = runtime.block_on(async move {
         let bound = bind(loaded, source, &Clock::system(), shared_logs).map_err(|error| error.to_string())?;
         let (stopper, stop) = Stop::pair();
-        run_until_signal(bound.run(stop), stopper, "draining").await
+        // On the heap, because it holds the state of everything that runs.
+        run_until_signal(Box::pin(bound.run(stop)), stopper, "draining").await
     });
     runtime.shutdown_background();
     if let Err(error) = &ended {
