@@ -25,7 +25,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use terminal::log_level;
 
-/// Gives an AI agent's outbound calls an identity: plain HTTP in, an authenticated request over (m)TLS out.
+/// Gives an AI agent's outbound calls an identity: plain HTTP in, an authenticated request over
+/// (m)TLS out.
 #[derive(Parser)]
 #[command(name = "idjag-proxy", version, arg_required_else_help = true)]
 struct Cli {

@@ -1,5 +1,5 @@
-//! Every name that somebody outside this repository may depend on, as the running program has it, against
-//! `golden/public_names.txt`: a rename is a decision, and this test makes it visible.
+//! Compares every name that others may depend on, as the running program has it, with
+//! `golden/public_names.txt`. Renaming one is a decision, which this test makes visible.
 use super::binary::{BINARY, Process};
 use super::kubernetes::scrape_injector;
 use super::world::{World, within};
@@ -20,7 +20,8 @@ use tokio::process::Command;
 /// When set, the golden file is written instead of compared.
 const ACCEPT: &str = "UPDATE_GOLDEN";
 
-/// Labels whose values are the operator's own names, numbers or versions. The values of every other label are a closed set.
+/// Labels whose values are the operator's own names, numbers or versions. Every other label has a
+/// closed set of values.
 const OPEN_LABELS: [&str; 5] = ["route", "server", "le", "version", "features"];
 
 #[tokio::test]
@@ -86,7 +87,7 @@ fn spelled(argument: &Arg) -> String {
     format!("{flag}{value}").trim_end().to_owned()
 }
 
-/// Each key of the configuration by its path, and each choice by its name.
+/// The path of each configuration key, and the name of each choice.
 fn configuration(names: &mut BTreeSet<String>) {
     fn walk(root: &Value, schema: &Value, path: &str, names: &mut BTreeSet<String>) {
         if let Some(name) = schema["$ref"].as_str() {
@@ -115,7 +116,7 @@ fn configuration(names: &mut BTreeSet<String>) {
     walk(&schema, &schema, "", names);
 }
 
-/// The variables that the configuration asks for, and those that the command line does.
+/// The environment variables that the configuration and the command line read.
 fn environment(world: &World, names: &mut BTreeSet<String>) {
     let asked = RefCell::new(BTreeSet::new());
     let file = world.write("environment.yaml", include_str!("../../config/examples/smallest.yaml"));
@@ -165,7 +166,8 @@ async fn exit_codes(world: &World, names: &mut BTreeSet<String>) {
     }
 }
 
-/// A pod that shares the node's process identifiers: its agent could read what the sidecar holds.
+/// Injects a pod that is refused because it shares the node's process ids, so that its agent could
+/// read the sidecar's memory.
 async fn inject_refused(arguments: &[&str]) -> Option<i32> {
     use tokio::io::AsyncWriteExt;
     let pod =
@@ -177,14 +179,15 @@ async fn inject_refused(arguments: &[&str]) -> Option<i32> {
     within(child.wait(), "the end of the command").await.expect("waited").code()
 }
 
-/// What a log line may have besides its message. Where a line comes from is known by the module, which may move within its room.
+/// The fields and the targets of log lines. A target is reduced to the top-level module, because
+/// files may move inside it.
 fn log(names: &mut BTreeSet<String>) {
     for (file, text) in sources() {
-        let room = file.components().next().expect("a folder").as_os_str().to_string_lossy().into_owned();
-        let room = room.trim_end_matches(".rs");
+        let module = file.components().next().expect("a folder").as_os_str().to_string_lossy().into_owned();
+        let module = module.trim_end_matches(".rs");
         for level in ["error", "warn", "info", "debug", "trace"] {
             for (at, _) in text.match_indices(&format!("tracing::{level}!(")) {
-                let mut target = format!("idjag_proxy::{room}");
+                let mut target = format!("idjag_proxy::{module}");
                 for argument in arguments(&text[at..]) {
                     if argument.starts_with('"') {
                         break;
@@ -269,7 +272,7 @@ fn refusals(names: &mut BTreeSet<String>) {
     }
 }
 
-/// What a proxy that has exchanged a token exposes, and says of itself.
+/// The metrics, the status and the request log line of a proxy that has exchanged a token.
 async fn running_proxy(world: &World, names: &mut BTreeSet<String>) {
     let config = world.write("public.yaml", &format!("{}{}", world.preamble(), world.routes()));
     let process = Process::start(world, &config, "info");
@@ -299,7 +302,7 @@ fn members(value: &Value, path: &str, names: &mut BTreeSet<String>) {
     }
 }
 
-/// Families with their types, labels, and the values of those that are not open.
+/// Metric families with their types and labels, and the values of labels that are not open.
 fn metrics(text: &str, names: &mut BTreeSet<String>) {
     for line in text.lines() {
         if let Some(family) = line.strip_prefix("# TYPE ") {
@@ -316,7 +319,7 @@ fn metrics(text: &str, names: &mut BTreeSet<String>) {
     }
 }
 
-/// Every source file without its tests, by its path below `src`.
+/// The source files without their tests, by their paths below `src`.
 fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let read = Crate::read().modules.into_values().map(|module| {

@@ -1,5 +1,5 @@
-//! What every step of the second pass works with: the report, the tree, and the files that are
-//! read.
+//! The state of the second pass, which its steps share: the report, the tree, and the files that
+//! are read.
 use crate::config::decode::Environment;
 use crate::config::problem::{KeyPath, Problem, Report};
 use crate::config::runtime::Overrides;

@@ -2,8 +2,8 @@
 //! values mean together: which server a name refers to, whether a flow can have this subject,
 //! whether two routes could match the same request.
 //!
-//! Like the first pass it collects problems and continues with what is left. If there is any error,
-//! the result is discarded as a whole.
+//! Like the first pass, it collects problems and continues with what is left. If there is any
+//! error, the result is discarded as a whole.
 mod builder;
 mod identity;
 mod listen;

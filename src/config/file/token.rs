@@ -21,18 +21,19 @@ record! {
         scopes: Vec<Scope> = "[]",
         /// Whether readiness waits for this token. Only for tokens of the workload itself.
         eager: bool = "false",
-        /// Where the access token goes on a request.
+        /// The header that carries the access token on a request.
         placement: PlacementFile = "{}",
     }
 }
 
 record! {
-    /// Where an access token goes on a request. The agent's own header of that name is always removed.
+    /// The header that carries an access token on a request. The agent's own header of that name is
+    /// always removed.
     PlacementFile {
-        /// The header that carries it.
+        /// The name of the header.
         header: HeaderName = "Authorization",
-        /// What stands in front of the token in the header: an authentication scheme, which a space follows, or other text such as
-        /// `token=`. Empty (`""`): the token stands alone.
+        /// Text in front of the token in the header: an authentication scheme, which is followed by
+        /// a space, or other text such as `token=`. Empty (`""`): the value is the token alone.
         prefix: Prefix = "Bearer",
     }
 }

@@ -34,8 +34,10 @@ use tokio::sync::broadcast;
 /// | `/status/N` | an empty answer with that status |
 /// | `/reject` | 413 before the body is read |
 /// | `/broken` | an answer that ends in the middle of its body |
-/// | any, with `content-type: application/grpc` | echoes the body, `grpc-status` in the trailers; `x-grpc-fail: N` for trailers only |
-/// | any other | JSON that describes the request: method, path, fields, client, claims, length and SHA-256 of the body |
+/// | any other | JSON that describes the request, see [`ReceivedRequest`] |
+///
+/// A request with `content-type: application/grpc` gets its body back, with `grpc-status` in the
+/// trailers. With `x-grpc-fail: N` it gets that status in a Trailers-Only answer.
 #[derive(Debug)]
 pub struct ResourceServer {
     server: Server,

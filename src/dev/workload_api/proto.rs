@@ -1,6 +1,8 @@
-//! Generated from the SPIFFE Workload API's `workload.proto`, as the `spiffe` crate ships it in `src/proto/`. Do not edit.
+//! Generated from the SPIFFE Workload API's `workload.proto`, which the `spiffe` crate contains in
+//! `src/proto/`. Do not edit.
 //!
-//! To make it again, in a scratch crate with `protox = "0.10"` and `tonic-prost-build = { version = "0.14.9", default-features = false }`:
+//! To generate it again, run this in a scratch crate with `protox = "0.10"` and `tonic-prost-build
+//! = { version = "0.14.9", default-features = false }`:
 //! ```text
 //! let files = protox::compile(["workload.proto"], ["path/to/spiffe/src/proto"])?;
 //! tonic_prost_build::configure().build_client(false).build_transport(false).bytes(".").out_dir("out").compile_fds(files)?;
