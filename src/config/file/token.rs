@@ -106,19 +106,19 @@ choice! {
 }
 
 record! {
-/// A user's token in a header.
-SubjectHeaderFile {
-    /// The header's name.
-    name: HeaderName,
-    /// The server that issued the token. Its keys verify it.
-    server: Name,
-    /// What kind of token it is.
-    r#type: SubjectTypeFile,
-    /// What the token's `aud` must contain. Absent, which only an `id_token` allows: our client
-    /// id at that server.
-    audience: Option<OneOrMore<Text>>,
+    /// A user's token in a header.
+    SubjectHeaderFile {
+        /// The header's name.
+        name: HeaderName,
+        /// The server that issued the token. Its keys verify it.
+        server: Name,
+        /// What kind of token it is.
+        r#type: SubjectTypeFile,
+        /// What the token's `aud` must contain. Absent, which only an `id_token` allows: our client
+        /// id at that server.
+        audience: Option<OneOrMore<Text>>,
     }
-    }
+}
 
 record! {
     /// A user's token in a file.
