@@ -1,4 +1,5 @@
-//! The agent: a client that knows a proxy and nothing of tokens; and one for bytes that no library would send.
+//! The agent's clients: one that knows a proxy and nothing about tokens, and one that sends bytes
+//! which no library would.
 use super::world::within;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -12,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// What the agent got.
+/// A complete response as the agent received it.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
@@ -33,7 +34,7 @@ impl Reply {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The body as JSON: what the upstream saw, or a problem.
+    /// The body as JSON: what the upstream received, or a problem.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {} {}", self.status, self.text()))
     }
@@ -65,7 +66,7 @@ impl Reply {
     }
 }
 
-/// A request of the agent's; `Host` comes from an absolute URL.
+/// Builds a request. `Host` is taken from an absolute URL, unless `fields` contain it.
 pub(crate) fn request(method: &Method, url: &str, fields: &[(&str, &str)]) -> http::request::Builder {
     let mut request = Request::builder().method(method).uri(url);
     let uri: http::Uri = url.parse().expect("a URL");
@@ -82,17 +83,17 @@ pub(crate) fn full(body: impl Into<Bytes>) -> Full<Bytes> {
     Full::new(body.into())
 }
 
-/// `GET` on a connection of its own.
+/// Sends a `GET` on a new connection.
 pub(crate) async fn get(proxy: SocketAddr, url: &str, fields: &[(&str, &str)]) -> Reply {
     send(proxy, request(&Method::GET, url, fields).body(full("")).expect("request")).await
 }
 
-/// `POST` on a connection of its own.
+/// Sends a `POST` on a new connection.
 pub(crate) async fn post(proxy: SocketAddr, url: &str, fields: &[(&str, &str)], body: &[u8]) -> Reply {
     send(proxy, request(&Method::POST, url, fields).body(full(body.to_vec())).expect("request")).await
 }
 
-/// Any request, on a connection of its own.
+/// Sends any request on a new connection.
 pub(crate) async fn send<B>(proxy: SocketAddr, request: Request<B>) -> Reply
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
@@ -118,13 +119,13 @@ where
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("handshake");
         let mut task = JoinSet::new();
         task.spawn(async move {
-            // What goes wrong with it is seen by the request.
+            // A failure is reported to the request that is in flight.
             let _ = connection.with_upgrades().await;
         });
         Self { sender, _task: task }
     }
 
-    /// The head of the answer; its body follows.
+    /// Sends a request and returns the response once its head has arrived.
     pub(crate) async fn head(&mut self, request: Request<B>) -> http::Response<Incoming> {
         within(self.sender.ready(), "a free connection").await.expect("an open connection");
         within(self.sender.send_request(request), "an answer").await.expect("an answer")
@@ -137,7 +138,7 @@ where
 }
 
 impl Http1<Full<Bytes>> {
-    /// `GET` on this connection, and so by one worker.
+    /// Sends a `GET` on this connection, so that the same worker serves it.
     pub(crate) async fn get(&mut self, url: &str, fields: &[(&str, &str)]) -> Reply {
         self.send(request(&Method::GET, url, fields).body(full("")).expect("request")).await
     }
@@ -159,7 +160,7 @@ where
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("handshake");
         let mut task = JoinSet::new();
         task.spawn(async move {
-            // What goes wrong with it is seen by the request.
+            // A failure is reported to the request that is in flight.
             let _ = connection.await;
         });
         Self { sender, _task: task }
@@ -171,7 +172,7 @@ where
     }
 }
 
-/// A connection for hostile bytes.
+/// A connection that sends and receives plain bytes.
 pub(crate) struct Raw {
     pub(crate) stream: TcpStream,
     read: Vec<u8>,
@@ -190,7 +191,7 @@ impl Raw {
         self.stream.write_all(bytes.as_ref()).await.expect("written");
     }
 
-    /// Reads until these bytes have come, and takes everything up to them.
+    /// Reads until `end` has arrived, and returns everything up to and including it.
     pub(crate) async fn until(&mut self, end: &[u8]) -> String {
         loop {
             if let Some(at) = self.read.windows(end.len()).position(|window| window == end) {
@@ -202,7 +203,7 @@ impl Raw {
         }
     }
 
-    /// Exactly so many bytes, or `None` where the connection ends before them.
+    /// Reads exactly `count` bytes, or returns `None` if the connection ends before that.
     pub(crate) async fn exactly(&mut self, count: usize) -> Option<Vec<u8>> {
         while self.read.len() < count {
             match within(self.stream.read_buf(&mut self.read), "more bytes").await {
@@ -213,19 +214,19 @@ impl Raw {
         Some(self.read.drain(..count).collect())
     }
 
-    /// The head of an answer.
+    /// Reads the head of a response.
     pub(crate) async fn head(&mut self) -> String {
         self.until(b"\r\n\r\n").await
     }
 
-    /// Everything until the other side closes; a reset is an end as well.
+    /// Reads until the other side closes or resets the connection.
     pub(crate) async fn rest(mut self) -> Vec<u8> {
         let _ = within(self.stream.read_to_end(&mut self.read), "the end of the connection").await;
         self.read
     }
 }
 
-/// What a request of exactly these bytes gets until the connection is closed.
+/// Sends exactly these bytes on a new connection, and returns what arrives until it is closed.
 pub(crate) async fn raw(proxy: SocketAddr, bytes: impl AsRef<[u8]>) -> String {
     let mut raw = Raw::connect(proxy).await;
     raw.write(bytes).await;

@@ -1,4 +1,5 @@
-//! A world on loopback for one test: a Workload API, an authorization server, an upstream, and the real proxy before them.
+//! A world on loopback for one test: a Workload API, an authorization server, an upstream, and the
+//! real proxy in front of them.
 use super::agent::{self, Http1, Reply};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -22,14 +23,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// What the API calls itself in tokens.
+/// The audience of the tokens that the API accepts.
 pub(crate) const RESOURCE: &str = "https://api.test/";
-/// The longest that a test waits for a condition; nothing is asserted about it.
+/// The longest time that a test waits for a condition. No test asserts anything about it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// A key that must turn up nowhere but at the upstream.
+/// A key that must be seen by the upstream and nobody else.
 pub(crate) const LEGACY_KEY: &str = "canary-legacy-key-3f1b";
 
-/// Everything but proxies.
+/// The servers that a proxy talks to, and the directory and clock that they share with it.
 pub(crate) struct World {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) clock: Clock,
@@ -40,14 +41,15 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// The API takes tokens of `corp` for [`RESOURCE`]; alice and bob may be acted for.
+    /// Starts a world whose API requires tokens of `corp` for [`RESOURCE`]. The agent may act for
+    /// alice and bob.
     pub(crate) async fn start() -> Self {
         let world = Self::open().await;
         world.api.require_tokens(world.token_rule());
         world
     }
 
-    /// Tokens of `corp` for [`RESOURCE`].
+    /// The rule that a token was issued by `corp` for [`RESOURCE`].
     fn token_rule(&self) -> TokenRule {
         TokenRule {
             issuer: self.corp.issuer().to_owned(),
@@ -57,7 +59,7 @@ impl World {
         }
     }
 
-    /// The same with an API that takes anyone.
+    /// Starts a world whose API accepts requests without a token.
     pub(crate) async fn open() -> Self {
         let directory = tempfile::tempdir().expect("directory");
         let clock = Clock::shiftable();
@@ -85,8 +87,9 @@ impl World {
         world
     }
 
-    /// An API over HTTP/2 that takes the same tokens, and routes to it: `api.test`, `user.test` and `open.test`. Each worker has one
-    /// connection to it for each route.
+    /// Starts an API over HTTP/2 that requires the same tokens, and returns it with routes to it:
+    /// `api.test`, `user.test` and `open.test`. Each worker has one connection to it for each
+    /// route.
     pub(crate) async fn modern_api(&self) -> (ResourceServer, String) {
         let ca = WebCa::new(&self.clock).expect("authority");
         self.write("ca.pem", &ca.certificate_pem());
@@ -114,12 +117,12 @@ impl World {
         path
     }
 
-    /// The token that `user` got when she logged in, for this agent's use.
+    /// The ID token that `user` received at login, issued to this agent.
     pub(crate) fn id_token(&self, user: &str) -> String {
         self.user_token(&json!({ "sub": format!("user:{user}") }), Duration::from_secs(3600))
     }
 
-    /// The same with these claims put over its own.
+    /// An ID token with these claims, which override the usual ones.
     pub(crate) fn user_token(&self, claims: &Value, ttl: Duration) -> String {
         let mut all = json!({ "iss": self.corp.issuer(), "aud": self.agent_id() });
         for (name, value) in claims.as_object().expect("claims") {
@@ -128,7 +131,7 @@ impl World {
         self.corp.keys().mint("JWT", ttl, all).expect("minted")
     }
 
-    /// The head of every configuration; routes follow.
+    /// The beginning of every configuration, which its routes follow.
     pub(crate) fn preamble(&self) -> String {
         let issuer = self.corp.issuer();
         format!(
@@ -150,7 +153,7 @@ workers: 2
         )
     }
 
-    /// One route of each kind, all to the API.
+    /// One route of each kind, all of them to the API.
     pub(crate) fn routes(&self) -> String {
         let api = self.api.url();
         format!(
@@ -167,39 +170,39 @@ routes:
         )
     }
 
-    /// A ready proxy with [`Self::routes`].
+    /// Starts a proxy with [`Self::routes`] and waits until it is ready.
     pub(crate) async fn proxy(&self) -> Proxy {
         let routes = self.routes();
         self.proxy_with(&routes).await
     }
 
-    /// A ready proxy with these routes, or other keys of the top level.
+    /// Starts a proxy with these routes, or other top-level keys, and waits until it is ready.
     pub(crate) async fn proxy_with(&self, routes: &str) -> Proxy {
         let proxy = self.starting(routes).await;
         proxy.until_ready().await;
         proxy
     }
 
-    /// The same, perhaps not ready.
+    /// Starts a proxy with these routes and does not wait.
     pub(crate) async fn starting(&self, routes: &str) -> Proxy {
         let path = self.write("proxy.yaml", &format!("{}{routes}", self.preamble()));
         Proxy::start(&path, &self.clock)
     }
 }
 
-/// A running proxy. Dropping it ends it.
+/// A running proxy, which stops when it is dropped.
 pub(crate) struct Proxy {
     ports: Ports,
     stopper: Stopper,
     tasks: Tasks,
 }
 
-/// Where a proxy is reached, in this process or another.
+/// The addresses of a proxy, in this process or another.
 pub(crate) struct Ports {
     pub(crate) outbound: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) admin: Option<PathBuf>,
-    /// Where keys are published, for a proxy in this process.
+    /// The listener that publishes keys, of a proxy in this process.
     pub(crate) jwks: Option<SocketAddr>,
 }
 
@@ -231,40 +234,41 @@ impl Proxy {
         Self { ports, stopper, tasks }
     }
 
-    /// Begins to drain.
+    /// Starts the drain.
     pub(crate) fn drain(&self) {
         self.stopper.stop();
     }
 
-    /// Waits for the end.
+    /// Waits until the proxy has ended.
     pub(crate) async fn ended(&mut self) -> Ended {
         within(self.tasks.next_end(), "the proxy's end").await
     }
 }
 
 impl Ports {
-    /// `GET`, by absolute form.
+    /// Sends a `GET` in absolute form.
     pub(crate) async fn get(&self, url: &str) -> Reply {
         agent::get(self.outbound, url, &[]).await
     }
 
-    /// `GET` in a user's name.
+    /// Sends a `GET` on behalf of the user that this token names.
     pub(crate) async fn get_for(&self, token: &str, url: &str) -> Reply {
         agent::get(self.outbound, url, &[("x-user-token", token)]).await
     }
 
-    /// A probe or `/metrics`.
+    /// Fetches a probe or `/metrics`.
     pub(crate) async fn probe(&self, path: &str) -> Reply {
         agent::get(self.metrics, &format!("http://{}{path}", self.metrics), &[]).await
     }
 
-    /// A connection of the agent's to each of the two workers, told apart by their connections to the [`World::modern_api`].
+    /// Opens a connection to each of the two workers, which are told apart by their own connections
+    /// to the [`World::modern_api`].
     pub(crate) async fn each_worker(&self, api: &ResourceServer) -> [Http1<Full<Bytes>>; 2] {
         let mut found = Vec::new();
         let looking = async {
             while found.len() < 2 {
                 let mut agent = Http1::connect(self.outbound).await;
-                // Refused there for want of a token, and seen all the same.
+                // The API refuses it for want of a token, but records it.
                 agent.get("http://open.test/x", &[]).await;
                 let connection = api.last_request().expect("seen").connection;
                 if found.iter().all(|(known, _)| *known != connection) {
@@ -281,12 +285,12 @@ impl Ports {
         self.probe("/metrics").await.text()
     }
 
-    /// The value of a series, named without the prefix.
+    /// The value of a series, named without the prefix `idjag_proxy_`.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
         value(&self.scrape().await, &format!("idjag_proxy_{series}"))
     }
 
-    /// How many file descriptors its process has open.
+    /// The number of file descriptors that the proxy's process has open.
     pub(crate) async fn descriptors(&self) -> f64 {
         value(&self.scrape().await, "process_open_fds")
     }
@@ -308,7 +312,7 @@ impl Ports {
         until(async || self.probe("/readyz").await.status == 200, "ready").await;
     }
 
-    /// What the admin socket says.
+    /// Reads `/status` from the admin socket.
     pub(crate) async fn status(&self) -> Value {
         let path = self.admin.as_ref().expect("an admin socket");
         let mut stream = tokio::net::UnixStream::connect(path).await.expect("connected");
@@ -335,7 +339,7 @@ pub(crate) async fn until(wanted: impl AsyncFn() -> bool, what: &str) {
     within(waiting, what).await;
 }
 
-/// What must come about, or the test fails instead of hanging.
+/// Waits for `future`, and fails the test instead of letting it hang.
 pub(crate) async fn within<F: Future>(future: F, what: &str) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("this did not come about: {what}"))
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("timed out: {what}"))
 }
