@@ -1,11 +1,12 @@
-//! Holds the shape that the crate's documentation describes: layers, no circles, and parameters with names.
+//! Checks the structure that the crate's documentation describes: layers, no cycles, and parameters
+//! with names.
 mod source;
 
 pub(crate) use source::Crate;
 use source::{Module, branches, closing};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Module, layer, and what it may import of its own layer.
+/// Each module, its layer, and what it may import from its own layer.
 const LAYERS: &[(&str, u8, &[&str])] = &[
     ("clock", 0, &[]),
     ("host", 0, &[]),
@@ -31,9 +32,9 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("cli", 5, &["app", "config", "dev", "kubernetes"]),
 ];
 
-/// Modules that stand beside the layers, and all that each may import. `dev` must not check our
-/// assertions with the code that made them; `kubernetes` puts the proxy into pods and shares none of
-/// its parts.
+/// Modules outside the layers, and all that each may import. `dev` must not check our assertions
+/// with the code that made them; `kubernetes` puts the proxy into pods and shares none of its
+/// parts.
 const NEIGHBOURS: &[(&str, &[&str])] = &[
     ("dev", &["clock", "secret", "sync", "tasks"]),
     ("kubernetes", &["clock", "http_server", "listen", "sync", "tasks", "telemetry"]),
@@ -67,11 +68,11 @@ fn modules_import_only_what_their_layer_allows() {
             .filter(|name| !layers.contains_key(name.as_str()) && !NEIGHBOURS.iter().any(|(other, _)| other == name))
             .map(|name| format!("module `{name}` has no layer")),
     );
-    assert!(wrong.is_empty(), "imports against the layers:\n{}", joined(wrong));
+    assert!(wrong.is_empty(), "imports that the layers do not allow:\n{}", joined(wrong));
 }
 
 #[test]
-fn files_of_a_folder_form_no_circle() {
+fn files_of_a_folder_form_no_cycle() {
     let sources = Crate::read();
     let mut folders: BTreeMap<&[String], Folder> = BTreeMap::new();
     for path in sources.modules.keys() {
@@ -87,9 +88,9 @@ fn files_of_a_folder_form_no_circle() {
     }
     let mut wrong = BTreeSet::new();
     for (folder, imports) in &folders {
-        for circle in circles(imports) {
-            let names: Vec<String> = circle.iter().map(|name| [&folder.join("/"), "/", name].concat()).collect();
-            let why = circle.iter().flat_map(|from| &imports[from]).filter(|(to, _)| circle.contains(*to));
+        for cycle in cycles(imports) {
+            let names: Vec<String> = cycle.iter().map(|name| [&folder.join("/"), "/", name].concat()).collect();
+            let why = cycle.iter().flat_map(|from| &imports[from]).filter(|(to, _)| cycle.contains(*to));
             wrong.insert(format!(
                 "{}\n    {}",
                 names.join(" <-> "),
@@ -100,11 +101,12 @@ fn files_of_a_folder_form_no_circle() {
     assert!(wrong.is_empty(), "files that import each other:\n{}", joined(wrong));
 }
 
-/// What the entries of a folder import of each other, each with an example. `mod` is the folder's own file.
+/// What the entries of a folder import from each other, each with an example. `mod` is the folder's
+/// own file.
 type Folder = BTreeMap<String, BTreeMap<String, String>>;
 
-/// Sets of entries each of which reaches all the others.
-fn circles(imports: &Folder) -> Vec<BTreeSet<String>> {
+/// Returns the sets of entries in which each reaches all the others.
+fn cycles(imports: &Folder) -> Vec<BTreeSet<String>> {
     let reach = |from: &String| {
         let (mut seen, mut next) = (BTreeSet::new(), vec![from]);
         while let Some(at) = next.pop() {
@@ -121,7 +123,7 @@ fn circles(imports: &Folder) -> Vec<BTreeSet<String>> {
         let back = |to: &&String| reached.get(to).is_some_and(|there| there.contains(from));
         reached[from].iter().filter(back).cloned().collect()
     };
-    let all: BTreeSet<BTreeSet<String>> = imports.keys().map(own).filter(|circle| !circle.is_empty()).collect();
+    let all: BTreeSet<BTreeSet<String>> = imports.keys().map(own).filter(|cycle| !cycle.is_empty()).collect();
     all.into_iter().collect()
 }
 
@@ -132,10 +134,11 @@ fn parameters_are_named_values_and_not_tuples() {
     for module in sources.modules.values() {
         wrong.extend(tuples(module).into_iter().map(|what| format!("{}: {what}", module.file.display())));
     }
-    assert!(wrong.is_empty(), "what belongs together is a struct:\n{}", joined(wrong));
+    assert!(wrong.is_empty(), "tuple parameters, which should be structs or separate parameters:\n{}", joined(wrong));
 }
 
-/// Parameters of functions and of function types that are tuples, and aliases of tuples.
+/// Returns the parameters of functions and of function types that are tuples, and the aliases of
+/// tuples.
 fn tuples(module: &Module) -> Vec<String> {
     let tokens = &module.tokens;
     let mut found = Vec::new();
@@ -169,7 +172,7 @@ fn tuples(module: &Module) -> Vec<String> {
     found
 }
 
-/// Where the parameters of the function or function type at `at` begin.
+/// Returns the index at which the parameters of the function or function type at `at` begin.
 fn parameters(tokens: &[String], at: usize) -> Option<usize> {
     let mut depth = 0;
     for (offset, token) in tokens[at + 1..].iter().enumerate() {
@@ -184,7 +187,7 @@ fn parameters(tokens: &[String], at: usize) -> Option<usize> {
     None
 }
 
-/// What stands behind the colon of a parameter.
+/// Returns the type of a parameter, which follows its colon.
 fn type_of(parameter: &[String]) -> &[String] {
     let mut depth = 0;
     for (at, token) in parameter.iter().enumerate() {

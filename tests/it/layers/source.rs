@@ -1,16 +1,17 @@
-//! Reads the crate's sources as far as the layer tests need it: modules, the paths that they name, and parameters.
+//! Reads the crate's sources as far as the layer tests need them: modules, the paths that they
+//! name, and parameters.
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// One module of the crate, without its tests.
 pub(crate) struct Module {
-    /// Its file below `src`.
+    /// The module's file, relative to `src`.
     pub(crate) file: PathBuf,
-    /// Its code, without comments, strings and test modules.
+    /// The module's code, without comments, strings and test modules.
     pub(super) tokens: Vec<String>,
-    /// What `use` brings into it: name and path, as written.
+    /// The names that `use` brings into the module, with their paths as written.
     uses: Vec<Use>,
-    /// Other paths that it names, as written, each with the inline module that it stands in.
+    /// The other paths in the module, resolved to the level of its file.
     paths: Vec<Vec<String>>,
     children: BTreeSet<String>,
 }
@@ -18,11 +19,11 @@ pub(crate) struct Module {
 struct Use {
     name: String,
     path: Vec<String>,
-    /// Whether the module passes the name on.
+    /// Whether the module re-exports the name.
     public: bool,
 }
 
-/// All modules of the crate, by their path; the root's is empty.
+/// All modules of the crate by their path. The path of the root is empty.
 pub(crate) struct Crate {
     pub(crate) modules: BTreeMap<Vec<String>, Module>,
 }
@@ -36,7 +37,8 @@ impl Crate {
         Self { modules }
     }
 
-    /// The modules that `module` names outside of re-exports, each with the path by which it does.
+    /// Returns the modules that `module` names other than in re-exports, each with the path that
+    /// names it.
     pub(super) fn imports(&self, module: &[String]) -> Vec<(Vec<String>, String)> {
         let source = &self.modules[module];
         let uses = source.uses.iter().filter(|import| !import.public).map(|import| &import.path);
@@ -45,7 +47,8 @@ impl Crate {
         named.collect()
     }
 
-    /// The module whose file defines what `path` means in `module`; `None` for another crate's.
+    /// Returns the module whose file defines what `path` means in `module`, or `None` if that is
+    /// another crate.
     fn resolve(&self, module: &[String], path: &[String], depth: usize) -> Option<Vec<String>> {
         let mut at = module.to_vec();
         let mut rest = path;
@@ -66,12 +69,12 @@ impl Crate {
             if here.children.contains(name) {
                 at.push(name.clone());
                 rest = &rest[1..];
-                // A test module.
+                // Test modules are not read.
                 self.modules.get(&at)?;
                 continue;
             }
-            let passed_on = here.uses.iter().find(|import| import.name == *name);
-            return match passed_on {
+            let reexport = here.uses.iter().find(|import| import.name == *name);
+            return match reexport {
                 Some(import) if depth < 8 => {
                     let target: Vec<String> = import.path.iter().chain(&rest[1..]).cloned().collect();
                     self.resolve(&at, &target, depth + 1)
@@ -103,7 +106,8 @@ fn read_module(root: &Path, file: &Path, path: Vec<String>, modules: &mut BTreeM
     modules.insert(path, Module { file, tokens, uses, paths, children });
 }
 
-/// Splits code into names, `::` and single characters. Comments, strings and lifetimes are left out; a literal becomes `""`.
+/// Splits code into names, `::` and single characters. Comments, strings and lifetimes are left
+/// out, and a literal becomes `""`.
 fn tokens(text: &str) -> Vec<String> {
     let chars: Vec<char> = text.chars().collect();
     let mut tokens = Vec::new();
@@ -175,7 +179,7 @@ fn raw_string(rest: &[char]) -> Option<usize> {
     Some(body + length + end.len())
 }
 
-/// Leaves out every item under `#[cfg(test)]`.
+/// Removes every item under `#[cfg(test)]`.
 fn without_tests(tokens: &[String]) -> Vec<String> {
     let mut kept = Vec::with_capacity(tokens.len());
     let mut at = 0;
@@ -193,7 +197,8 @@ fn without_tests(tokens: &[String]) -> Vec<String> {
     kept
 }
 
-/// Where the item ends that begins with the attribute at `at`: behind its `;`, or the brace that closes its body.
+/// Returns the index after the item that begins with the attribute at `at`: after its `;`, or after
+/// the brace that closes its body.
 fn item_end(tokens: &[String], mut at: usize) -> usize {
     while tokens[at] == "#" {
         at = closing(tokens, at + 1) + 1;
@@ -209,7 +214,7 @@ fn item_end(tokens: &[String], mut at: usize) -> usize {
     at
 }
 
-/// The token that closes the bracket at `at`.
+/// Returns the index of the token that closes the bracket at `at`.
 pub(super) fn closing(tokens: &[String], at: usize) -> usize {
     let mut depth = 0;
     for (offset, token) in tokens[at..].iter().enumerate() {
@@ -225,14 +230,15 @@ pub(super) fn closing(tokens: &[String], at: usize) -> usize {
     tokens.len() - 1
 }
 
-/// The modules in files of their own.
+/// Returns the modules that are declared in files of their own.
 fn declared_modules(tokens: &[String]) -> BTreeSet<String> {
     let declared = tokens.windows(3).filter(|window| window[0] == "mod" && window[2] == ";");
     declared.map(|window| window[1].clone()).collect()
 }
 
-/// What `use` brings in, and every other path from `crate`, `self`, `super` or a child module. In an inline module one `super` less
-/// is noted for each level, so that all paths are those of the file.
+/// Returns what `use` brings in, and every other path from `crate`, `self`, `super` or a child
+/// module. In an inline module one `super` is removed for each level, so that all paths are
+/// relative to the file.
 fn named(tokens: &[String], children: &BTreeSet<String>) -> (Vec<Use>, Vec<Vec<String>>) {
     let (mut uses, mut paths, mut inline, mut at) = (Vec::new(), Vec::new(), Vec::new(), 0);
     while at < tokens.len() {
@@ -276,7 +282,7 @@ fn is_path_start(tokens: &[String], at: usize, children: &BTreeSet<String>) -> b
     root && !inside && !visibility && tokens.get(at + 1).is_some_and(|next| next == "::")
 }
 
-/// A path of an inline module as one of its file; `None` if it stays inside.
+/// Converts a path in an inline module to one in its file, or returns `None` if it stays inside.
 fn outward(mut path: Vec<String>, levels: usize) -> Option<Vec<String>> {
     if levels == 0 || path.first().is_some_and(|first| first == "crate") {
         return Some(path);
@@ -324,7 +330,7 @@ fn use_tree(tokens: &[String], prefix: &[String], found: &mut Vec<(String, Vec<S
     }
 }
 
-/// Splits at the commas that stand in no bracket.
+/// Splits at the commas outside of brackets.
 pub(super) fn branches(tokens: &[String]) -> Vec<&[String]> {
     let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0);
     for (at, token) in tokens.iter().enumerate() {
