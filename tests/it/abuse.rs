@@ -1,4 +1,5 @@
-//! Hostile bytes: what is refused is never forwarded, and what is forwarded says nothing that the agent made up.
+//! Hostile requests: what is refused is never forwarded, and what is forwarded carries no claim
+//! that the agent made up.
 use super::agent::{self, Http2, Raw, full, raw, request};
 use super::world::{LEGACY_KEY, World};
 use http::{HeaderMap, Method};
@@ -15,8 +16,8 @@ async fn request_smuggling_is_refused_and_ends_the_connection() {
         ("a signed length", format!("POST /x HTTP/1.1\r\n{h}content-length: +3\r\n\r\nabc")),
         ("a negative length", format!("POST /x HTTP/1.1\r\n{h}content-length: -3\r\n\r\nabc")),
         ("a length too large", format!("POST /x HTTP/1.1\r\n{h}content-length: 99999999999999999999\r\n\r\nabc")),
-        ("no number", format!("POST /x HTTP/1.1\r\n{h}content-length: 0x3\r\n\r\nabc")),
-        ("a fold", format!("GET /x HTTP/1.1\r\n{h}x-a: 1\r\n  2\r\n\r\n")),
+        ("a length that is not a number", format!("POST /x HTTP/1.1\r\n{h}content-length: 0x3\r\n\r\nabc")),
+        ("a folded line", format!("GET /x HTTP/1.1\r\n{h}x-a: 1\r\n  2\r\n\r\n")),
         ("space before the colon", format!("POST /x HTTP/1.1\r\n{h}content-length : 3\r\n\r\nabc")),
         ("a bare carriage return", format!("GET /x HTTP/1.1\r\n{h}x-a: 1\rx-b: 2\r\n\r\n")),
         ("a NUL", format!("GET /x HTTP/1.1\r\n{h}x-a: 1\02\r\n\r\n")),
@@ -24,9 +25,9 @@ async fn request_smuggling_is_refused_and_ends_the_connection() {
         ("two hosts", format!("GET /x HTTP/1.1\r\n{h}host: api.test\r\n\r\n")),
         ("the same host twice", format!("GET /x HTTP/1.1\r\n{h}{h}\r\n")),
         ("two hosts and an absolute form", format!("GET http://open.test/x HTTP/1.1\r\n{h}host: api.test\r\n\r\n")),
-        ("no host in a host", "GET /x HTTP/1.1\r\nhost: a b\r\n\r\n".to_owned()),
+        ("a host with a space", "GET /x HTTP/1.1\r\nhost: a b\r\n\r\n".to_owned()),
         ("user information", format!("GET http://u:p@open.test/x HTTP/1.1\r\n{h}\r\n")),
-        ("an odd coding", format!("POST /x HTTP/1.1\r\n{h}transfer-encoding: xchunked\r\n\r\n0\r\n\r\n")),
+        ("an unknown coding", format!("POST /x HTTP/1.1\r\n{h}transfer-encoding: xchunked\r\n\r\n0\r\n\r\n")),
         (
             "a coding before chunked",
             format!("POST /x HTTP/1.1\r\n{h}transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
@@ -43,7 +44,7 @@ async fn request_smuggling_is_refused_and_ends_the_connection() {
             ),
         ),
         ("chunked before HTTP/1.1", format!("POST /x HTTP/1.0\r\n{h}transfer-encoding: chunked\r\n\r\n0\r\n\r\n")),
-        ("a strange version", format!("GET /x HTTP/1.2\r\n{h}\r\n")),
+        ("an unknown version", format!("GET /x HTTP/1.2\r\n{h}\r\n")),
         ("no version", "GET /x\r\n\r\n".to_owned()),
         ("CONNECT without a port", "CONNECT open.test HTTP/1.1\r\nhost: open.test\r\n\r\n".to_owned()),
         ("CONNECT with a path", "CONNECT /x HTTP/1.1\r\nhost: open.test\r\n\r\n".to_owned()),
@@ -62,8 +63,9 @@ async fn request_smuggling_is_refused_and_ends_the_connection() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n---\n"));
 }
 
-/// RFC 9112 §6.1 would let a coding win over a length, §6.3 equal lengths be one, and §2.2 a bare line feed end a line. Another
-/// recipient may choose otherwise, so none of them passes (FR-1, FR-2, FR-5).
+/// RFC 9112 §6.1 lets a transfer coding override a length, §6.3 lets equal lengths count as one,
+/// and §2.2 lets a bare line feed end a line. Another recipient may choose otherwise, so the proxy
+/// forwards none of these.
 #[tokio::test]
 async fn ambiguous_requests_are_refused() {
     let world = World::open().await;
@@ -83,10 +85,10 @@ async fn ambiguous_requests_are_refused() {
         let arrived = world.api.arrivals();
         let smuggled = "GET http://open.test/smuggled HTTP/1.1\r\nhost: open.test\r\n\r\n";
         let answer = raw(proxy.outbound, format!("{before}{bad}{smuggled}")).await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "what came before is answered first: {answer}");
+        assert!(answer.starts_with("HTTP/1.1 200"), "the earlier request is answered first: {answer}");
         let refusal = answer.split_once("HTTP/1.1 400").unwrap_or_else(|| panic!("{bad:?}: {answer}")).1;
         assert!(refusal.contains("urn:idjag-proxy:problem:malformed_request"), "{bad:?}: {refusal}");
-        assert!(!refusal.contains("HTTP/1.1"), "the connection went on: {answer}");
+        assert!(!refusal.contains("HTTP/1.1"), "the connection stayed open: {answer}");
         assert_eq!(world.api.arrivals(), arrived + 1, "{bad:?}");
     }
     let refused = proxy.metric("refused_total{reason=\"malformed_request\"}").await;
@@ -115,8 +117,8 @@ async fn absolute_target_replaces_host() {
     assert_eq!(agent::get(proxy.outbound, "http://open.test/x", &fields).await.status, 200);
     assert!(!format!("{:?}", world.api.last_request().expect("seen").headers).contains("evil"));
     let mut h2 = Http2::connect(proxy.outbound).await;
-    let twofold = http::Request::builder().uri("http://open.test/x").header("host", "api.test");
-    let reply = h2.send(twofold.body(full("")).expect("request")).await;
+    let contradictory = http::Request::builder().uri("http://open.test/x").header("host", "api.test");
+    let reply = h2.send(contradictory.body(full("")).expect("request")).await;
     reply.is_refusal(400, "malformed_request");
     assert_eq!(world.api.arrivals(), 1);
 }
@@ -179,7 +181,7 @@ async fn oversized_http2_head_is_refused_and_its_connection_stays_open() {
 }
 
 #[tokio::test]
-async fn trace_and_odd_expectations_are_refused() {
+async fn trace_and_unknown_expectations_are_refused() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     for host in ["api.test", "open.test", "nowhere.test"] {
@@ -216,7 +218,8 @@ async fn options_is_forwarded_until_max_forwards_is_zero() {
     }
 }
 
-/// Names that only a proxy may write, or that speak for somebody, in the spellings that some upstream takes for them.
+/// Fields that only a proxy may write, or that name an identity, in every spelling that some
+/// upstream takes for them.
 const SPOOFED: [&str; 26] = [
     "Authorization",
     "AUTHORIZATION",
@@ -246,7 +249,7 @@ const SPOOFED: [&str; 26] = [
     "OAuth-Client-Attestation",
 ];
 
-fn has_canary(headers: &HeaderMap) -> Vec<String> {
+fn fields_with_canary(headers: &HeaderMap) -> Vec<String> {
     let canary = |value: &http::HeaderValue| value.to_str().is_ok_and(|text| text.contains("canary-spoof"));
     headers.iter().filter(|(_, value)| canary(value)).map(|(name, _)| name.to_string()).collect()
 }
@@ -265,8 +268,8 @@ async fn reserved_headers_of_the_agent_are_removed_in_every_spelling() {
             let answer = raw(proxy.outbound, bytes).await;
             assert!(answer.starts_with("HTTP/1.1 200"), "{name}: {answer}");
             let seen = world.api.last_request().expect("seen");
-            // What passes proves that the search would find what must not.
-            assert_eq!(has_canary(&seen.headers), ["x-pass"], "{host} {name} {connection}");
+            // That `x-pass` arrives proves that the search would find the other fields.
+            assert_eq!(fields_with_canary(&seen.headers), ["x-pass"], "{host} {name} {connection}");
             assert!(
                 host != "api.test" || seen.headers["authorization"].to_str().expect("text").starts_with("Bearer ey")
             );
@@ -292,7 +295,7 @@ async fn nomination_by_connection_removes_no_header_of_the_proxy() {
         let reply = agent::get(proxy.outbound, &format!("http://{host}/x"), &fields).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
         let seen = world.api.last_request().expect("seen").headers;
-        assert_eq!(has_canary(&seen), Vec::<String>::new(), "{host}");
+        assert_eq!(fields_with_canary(&seen), Vec::<String>::new(), "{host}");
         for name in ["keep-alive", "proxy-connection", "te"] {
             assert!(!seen.contains_key(name), "{name}");
         }
@@ -336,7 +339,7 @@ async fn silent_and_garbage_connections_do_not_block_other_agents() {
         silent.push(connection);
     }
     for n in 0..20u8 {
-        // What it gets does not matter; that it ends does.
+        // The response does not matter, only that the connection ends.
         let garbage: Vec<u8> = (0..2000u16).map(|at| (at as u8).wrapping_mul(31).wrapping_add(n)).collect();
         let mut connection = Raw::connect(proxy.outbound).await;
         connection.write([&garbage[..], b"\r\n\r\n"].concat()).await;

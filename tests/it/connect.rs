@@ -1,4 +1,5 @@
-//! CONNECT: decided before the 200, plain HTTP inside it served like any other, TLS only where a route says `tunnel`.
+//! CONNECT: the proxy decides before it sends the 200, serves plain HTTP inside a tunnel like any
+//! other request, and relays TLS only if the route says `tunnel`.
 use super::agent::{Http1, Raw, full};
 use super::world::{World, within};
 use idjag_proxy::dev::ca::WebCa;
@@ -13,7 +14,7 @@ pub(crate) fn connect(authority: &str) -> String {
     format!("CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\n\r\n")
 }
 
-/// The agent's own TLS, through a tunnel.
+/// The agent's own TLS inside a tunnel.
 fn tls(roots: RootCertStore) -> TlsConnector {
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
@@ -23,7 +24,7 @@ fn tls(roots: RootCertStore) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
-/// The same, for servers that this authority vouches for.
+/// The agent's own TLS inside a tunnel, for servers with a certificate of this authority.
 pub(crate) fn trusting(ca: &WebCa) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.add(ca.certificate()).expect("a root");
@@ -159,6 +160,6 @@ async fn tunnel_route_relays_tls_end_to_end() {
         within(sender.send_request(request.body(full("")).expect("request")), "an answer").await.expect("one");
     assert_eq!(response.status(), 200);
     let seen = upstream.last_request().expect("seen");
-    assert_eq!(seen.headers["authorization"], "Bearer the-agents-own", "untouched: this proxy cannot see it");
+    assert_eq!(seen.headers["authorization"], "Bearer the-agents-own", "the proxy cannot change what it cannot see");
     assert!(!seen.headers.contains_key("via"));
 }

@@ -1,4 +1,5 @@
-//! Answers that stop coming: the route's idle timeout ends them, and what the agent has is known to be less than all.
+//! Responses that stall: the route's idle timeout ends them, and the agent learns that its response
+//! is incomplete.
 use super::agent::{Http1, Http2, full, request};
 use super::leaks::accepted;
 use super::world::{Proxy, World, until, within};
@@ -9,15 +10,15 @@ use idjag_proxy::dev::faults::{Fault, Gate};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-/// Fails unless the rest is an error.
-async fn breaks(body: Incoming, what: &str) {
-    let rest = within(body.collect(), "the end of the silence").await;
-    assert!(rest.is_err(), "{what}: a part of a body is not a whole one");
+/// Fails unless reading the rest of the body is an error.
+async fn assert_broken(body: Incoming, what: &str) {
+    let rest = within(body.collect(), "the idle timeout").await;
+    assert!(rest.is_err(), "{what}: a partial body counts as complete");
 }
 
-async fn nothing_is_left(proxy: &Proxy) {
+async fn assert_idle(proxy: &Proxy) {
     until(async || proxy.status().await["requests"] == 0, "nothing is in flight").await;
-    assert_eq!(proxy.metric("unread_answers_total").await, 0.0, "the agent has taken what there was");
+    assert_eq!(proxy.metric("unread_answers_total").await, 0.0, "the agent read everything that arrived");
 }
 
 #[tokio::test]
@@ -40,21 +41,22 @@ async fn silent_upstream_times_out_with_either_protocol_on_either_side() {
             || request(&Method::GET, &format!("http://{host}.test/bytes/9"), &[]).body(full("")).expect("request");
         upstream.faults().next_many(2, &Fault::HoldBody(gate.clone()));
         let mut agent = Http1::connect(proxy.outbound).await;
-        breaks(agent.head(ask()).await.into_body(), host).await;
+        assert_broken(agent.head(ask()).await.into_body(), host).await;
         let mut agent = Http2::connect(proxy.outbound).await;
         let response = within(agent.sender.send_request(ask()), "a head").await.expect("a head");
-        breaks(response.into_body(), host).await;
-        // That answer alone: the agent's connection goes on, and so does the upstream's where it is shared.
+        assert_broken(response.into_body(), host).await;
+        // Only that response ends. The agent's connection stays open, and so does the upstream's if
+        // it is shared.
         let connections = upstream.connections();
         assert_eq!(agent.send(ask()).await.body.len(), 9, "{host}");
         assert_eq!(upstream.connections() - connections, u64::from(host == "silent1"));
     }
-    nothing_is_left(&proxy).await;
-    until(async || world.api.open_connections() <= 1, "what was half read is closed").await;
+    assert_idle(&proxy).await;
+    until(async || world.api.open_connections() <= 1, "connections with an unfinished response are closed").await;
 }
 
 #[tokio::test]
-async fn truncated_body_is_broken_off_with_either_framing() {
+async fn truncated_body_is_aborted_with_every_framing() {
     let world = World::open().await;
     let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = upstream.local_addr().expect("an address");
@@ -65,7 +67,7 @@ async fn truncated_body_is_broken_off_with_either_framing() {
     let framings = [
         "content-length: 1000\r\n\r\nhalf",
         "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
-        // To the end of the connection (RFC 9112 §6.3), which does not come.
+        // This body ends with the connection (RFC 9112 §6.3), which stays open.
         "connection: close\r\n\r\nhalf",
     ];
     for framing in framings {
@@ -87,10 +89,10 @@ async fn truncated_body_is_broken_off_with_either_framing() {
             let mut body = response.into_body();
             let half = within(body.frame(), "the first half").await.expect("a frame").expect("data");
             assert_eq!(half.into_data().expect("data"), "half", "{framing:?}");
-            breaks(body, framing).await;
-            // The upstream learns of it, too.
+            assert_broken(body, framing).await;
+            // The connection to the upstream ends, too.
             assert_eq!(within(stream.read(&mut [0; 1]), "the end").await.unwrap_or(0), 0, "{framing:?}");
         }
     }
-    nothing_is_left(&proxy).await;
+    assert_idle(&proxy).await;
 }

@@ -1,4 +1,5 @@
-//! What is left when it is over: nothing. The binary, watched from outside, through bursts and through connections that are cut.
+//! Leaks: the binary, watched from outside, holds nothing more after bursts of connections and
+//! after connections that are reset.
 use super::agent::{Http1, Http2, Raw, full};
 use super::binary::many_descriptors;
 use super::watched::Watched;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// The binary, with more routes than [`World::routes`].
+/// Starts the binary with these routes in addition to [`World::routes`].
 async fn watched(more: &str) -> Watched {
     let world = World::open().await;
     let config = format!("{}{}{more}", world.preamble(), world.routes());
@@ -18,8 +19,9 @@ async fn watched(more: &str) -> Watched {
 }
 
 #[tokio::test]
-async fn a_burst_of_connections_leaves_nothing_behind() {
-    // An agent's connection and one to the upstream each have an end in this process.
+async fn burst_of_connections_leaves_nothing_behind() {
+    // Each request takes one connection from the agent and one to the upstream, and this process
+    // holds an end of both.
     let burst = usize::try_from(many_descriptors() / 4).expect("a number").min(2000);
     let mut watched = watched("").await;
     for _ in 0..3 {
@@ -31,27 +33,27 @@ async fn a_burst_of_connections_leaves_nothing_behind() {
             agent.write("GET http://open.test/x HTTP/1.1\r\nhost: open.test\r\n\r\n").await;
             assert!(agent.head().await.starts_with("HTTP/1.1 200 "));
         };
-        within(join_all(held.iter_mut().map(call)), "all are served").await;
+        within(join_all(held.iter_mut().map(call)), "responses to all requests").await;
         assert_eq!(watched.proxy.status().await["connections"], held.len());
         drop(held);
         watched.is_as_before(192 * 1024).await;
     }
 }
 
-/// Ends the connection without a farewell.
+/// Resets the connection instead of closing it.
 fn reset(stream: TcpStream) {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("set");
     drop(stream);
 }
 
 #[tokio::test]
-async fn an_agent_that_resets_in_the_middle_ends_the_upstreams_side_too() {
+async fn reset_by_the_agent_closes_the_upstream_connection() {
     let mut watched = watched("").await;
     for round in 0..40 {
         let mut agent = Raw::connect(watched.proxy.outbound).await;
         if round % 2 == 0 {
             agent.write("GET http://api.test/bytes/104857600 HTTP/1.1\r\nhost: api.test\r\n\r\n").await;
-            agent.exactly(100_000).await.expect("the beginning");
+            agent.exactly(100_000).await.expect("the first bytes");
         } else {
             let head = "POST http://api.test/x HTTP/1.1\r\nhost: api.test\r\ncontent-length: 104857600\r\n\r\n";
             agent.write(head).await;
@@ -63,7 +65,7 @@ async fn an_agent_that_resets_in_the_middle_ends_the_upstreams_side_too() {
     watched.is_as_before(16 * 1024).await;
 }
 
-/// A connection to this upstream that has got a whole head.
+/// Accepts a connection to this upstream and reads one head from it.
 pub(crate) async fn accepted(upstream: &TcpListener) -> TcpStream {
     let (mut stream, _) = within(upstream.accept(), "a connection").await.expect("accepted");
     let mut head = Vec::new();
@@ -74,7 +76,7 @@ pub(crate) async fn accepted(upstream: &TcpListener) -> TcpStream {
 }
 
 #[tokio::test]
-async fn an_upstream_that_resets_in_the_middle_is_no_end_for_the_agent() {
+async fn reset_by_the_upstream_breaks_the_response_of_the_agent() {
     let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = upstream.local_addr().expect("an address");
     let route = format!(
@@ -109,13 +111,14 @@ async fn an_upstream_that_resets_in_the_middle_is_no_end_for_the_agent() {
         let half = within(body.frame(), "the first half").await.expect("a frame").expect("data");
         assert_eq!(half.into_data().expect("data"), "half");
         reset(stream);
-        assert!(within(body.collect(), "the end").await.is_err(), "round {round}: half a body is not a whole one");
+        assert!(within(body.collect(), "the end").await.is_err(), "round {round}: half a body counts as complete");
     }
     for _ in 0..10 {
         let upload = async {
             let mut agent = Raw::connect(outbound).await;
             agent.write("POST http://cut.test/x HTTP/1.1\r\nhost: cut.test\r\ncontent-length: 100000000\r\n\r\n").await;
-            // What is refused early is not read to its end, so that writing it may fail.
+            // The proxy does not read the rest of an upload that it has refused, so writing it may
+            // fail.
             let _ = within(agent.stream.write_all(&vec![b'x'; 10_000_000]), "the end of the upload").await;
             String::from_utf8_lossy(&agent.rest().await).into_owned()
         };

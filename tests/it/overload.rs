@@ -1,4 +1,5 @@
-//! More than the limits allow: what is too much is refused or waits, what was taken is given back, and the process goes on.
+//! Overload: what exceeds a limit is refused or waits, everything that was taken is released, and
+//! the process keeps running.
 use super::agent::{self, Http2, Raw, full};
 use super::binary::Process;
 use super::world::{Ports, World, until, within};
@@ -53,8 +54,9 @@ async fn requests_above_the_limit_are_refused_until_others_end() {
     proxy.until_metric("downstream_connections{state=\"active\"}", |count| count == 0.0).await;
 }
 
-/// Fails unless exactly `cap` connections are served at once and each further one is served when one closes.
-async fn serves_exactly(world: &World, proxy: &Ports, cap: usize) {
+/// Fails unless exactly `cap` connections are served at once, and each further one is served when
+/// another closes.
+async fn assert_serves_exactly(world: &World, proxy: &Ports, cap: usize) {
     let mut served = Vec::new();
     for _ in 0..cap {
         let mut agent = Raw::connect(proxy.outbound).await;
@@ -77,10 +79,10 @@ async fn serves_exactly(world: &World, proxy: &Ports, cap: usize) {
         }
     }
     assert_eq!(proxy.status().await["connections"], cap);
-    assert_eq!(late(), before, "more than the limit are served");
+    assert_eq!(late(), before, "more connections than the limit are served");
     for done in 1..=waiting.len() {
         drop(served.pop());
-        until(async || late() == before + done, "one more is served for one that closed").await;
+        until(async || late() == before + done, "one connection is served for each that closed").await;
     }
     drop((served, waiting));
     proxy.until_idle().await;
@@ -89,19 +91,20 @@ async fn serves_exactly(world: &World, proxy: &Ports, cap: usize) {
 #[tokio::test]
 async fn connections_above_the_limit_wait() {
     let world = World::open().await;
-    // A worker or an address that nobody calls takes nothing from the others.
+    // The limit counts all workers and addresses together, so one that is idle takes no share of
+    // it.
     let preamble =
         world.preamble().replace("[\"127.0.0.1:0\"], metrics", "[\"127.0.0.1:0\", \"127.0.0.2:0\"], metrics");
     let config = world.write("two.yaml", &format!("{preamble}limits: {{ connections: 7 }}\n{}", world.routes()));
     let proxy = super::world::Proxy::start(&config, &world.clock);
     proxy.until_ready().await;
     for _ in 0..3 {
-        serves_exactly(&world, &proxy, 7).await;
+        assert_serves_exactly(&world, &proxy, 7).await;
     }
 }
 
-/// One way of leaving without a word.
-fn leave(proxy: SocketAddr, how: usize) -> std::io::Result<()> {
+/// Connects, sends what `how` selects, and disconnects abruptly.
+fn disconnect(proxy: SocketAddr, how: usize) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(proxy)?;
     stream.set_read_timeout(Some(super::world::PATIENCE))?;
     let mut write = |bytes: &[u8]| stream.write_all(bytes);
@@ -131,15 +134,15 @@ async fn abrupt_disconnects_release_every_place() {
     let threads = (0..12usize).map(|thread| {
         tokio::task::spawn_blocking(move || {
             for round in 0..30 {
-                leave(outbound, thread + round).unwrap_or_else(|error| panic!("{thread} {round}: {error}"));
+                disconnect(outbound, thread + round).unwrap_or_else(|error| panic!("{thread} {round}: {error}"));
             }
         })
     });
-    for thread in within(join_all(threads), "all have left").await {
+    for thread in within(join_all(threads), "all threads to finish").await {
         thread.expect("no panic");
     }
     proxy.until_idle().await;
-    serves_exactly(&world, &proxy, 4).await;
+    assert_serves_exactly(&world, &proxy, 4).await;
 }
 
 #[tokio::test]
@@ -151,7 +154,7 @@ async fn proxy_answers_probes_and_recovers_without_free_descriptors() {
     let mut process = Process::start_short_of_descriptors(&world, &config, 128);
     let proxy = process.ready(&world).await;
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
-    // More connections than there are descriptors, each in the middle of a request.
+    // More connections than there are descriptors, each with an unfinished request.
     let mut held = Vec::new();
     for _ in 0..150 {
         let mut agent = Raw::connect(proxy.outbound).await;
@@ -162,24 +165,25 @@ async fn proxy_answers_probes_and_recovers_without_free_descriptors() {
         assert_eq!(proxy.probe("/livez").await.status, 200);
         assert_eq!(proxy.status().await["ready"], true);
     }
-    // Those that were let in are served, and as they leave, so are the others.
+    // The accepted connections are served, and the others as these close.
     let finish = |mut agent: Raw| async move {
         agent.write("\r\n").await;
         agent.head().await
     };
-    for head in within(join_all(held.into_iter().map(finish)), "everyone is served in the end").await {
+    for head in within(join_all(held.into_iter().map(finish)), "responses to all requests").await {
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     }
-    // No connection is idle that could make room by its age.
+    // No idle connection remains that could be closed to free a descriptor.
     world.api.stop().await;
     proxy.until_metric("upstream_connections{state=\"idle\"}", |count| count == 0.0).await;
     world.api.restart().await.expect("restarted");
-    // One connection of the agent's, and more requests than there are descriptors for connections to the upstream.
+    // One connection from the agent, with more requests than there are descriptors for connections
+    // to the upstream.
     let gate = Gate::default();
     world.api.faults().always(Fault::Hold(gate.clone()));
     let mut agent = Http2::connect(proxy.outbound).await;
     let call = || http::Request::builder().uri("http://api.test/x").body(full("")).expect("request");
-    // Descriptors that become free in the middle let one connection in each.
+    // Each scrape that ends frees a descriptor during the calls, which lets one more connection in.
     let scrapes = async {
         loop {
             join_all((0..8).map(|_| proxy.scrape())).await;
@@ -193,9 +197,9 @@ async fn proxy_answers_probes_and_recovers_without_free_descriptors() {
     let mut answers = Box::pin(answers);
     let answers = tokio::select! {
         _ = &mut answers => panic!("the gate is shut"),
-        () = scrapes => panic!("they go on"),
+        () = scrapes => panic!("the scrapes never end"),
         () = proxy.until_metric("refused_total{reason=\"too_many_requests\"}", |count| count > 0.0) => {
-            // Nor do those who come now get what is kept.
+            // New connections do not get the reserved descriptors either.
             let mut late = Vec::new();
             for _ in 0..40 {
                 late.push(Raw::connect(proxy.outbound).await);
@@ -204,7 +208,7 @@ async fn proxy_answers_probes_and_recovers_without_free_descriptors() {
                 assert_eq!(proxy.probe("/livez").await.status, 200);
                 assert_eq!(proxy.status().await["ready"], true);
             }
-            until(async || proxy.descriptors().await < 110.0, "most of the 32 that are kept are free").await;
+            until(async || proxy.descriptors().await < 110.0, "most of the 32 reserved descriptors are free").await;
             drop(late);
             gate.open();
             within(answers, "150 answers").await
@@ -220,23 +224,23 @@ async fn proxy_answers_probes_and_recovers_without_free_descriptors() {
     }
     assert!((1..150).contains(&refused), "{refused} refused");
     world.api.faults().clear();
-    // All of them are held by idle connections now, which make room.
+    // All descriptors are now held by idle connections, which are closed to make room.
     let gate = Gate::default();
     other.faults().always(Fault::Hold(gate.clone()));
     let call = || http::Request::builder().uri("http://other.test/x").body(full("")).expect("request");
     let calls: Vec<_> = (0..10).map(|_| agent.sender.send_request(call())).collect();
     let (answers, ()) = tokio::join!(join_all(calls), async {
-        within(gate.reached_by(10), "all of them are at the other upstream").await;
+        within(gate.reached_by(10), "all requests at the other upstream").await;
         gate.open();
     });
     assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|answer| answer.status() == 200)), "{answers:?}");
     drop((answers, agent));
     proxy.until_idle().await;
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
-    assert!(process.child.try_wait().expect("asked").is_none(), "it lives");
+    assert!(process.child.try_wait().expect("asked").is_none(), "the process has ended");
     let log = process.log();
     let other = log.lines().filter(|line| !line.contains("idjag_proxy::request")).count();
-    assert!(other < 20 + refused, "{other} lines beside one for each request:\n{log}");
+    assert!(other < 20 + refused, "{other} lines in addition to one for each request:\n{log}");
     process.signal(Signal::SIGTERM);
     assert_eq!(process.code().await, Some(0));
 }

@@ -1,4 +1,5 @@
-//! `unmatched: pass`: the agent goes where it likes, and takes no credential along, neither ours nor one that it made up.
+//! `unmatched: pass`: requests to any host pass, with no credential of ours and none that the agent
+//! made up.
 use super::agent::{self, Http1, Raw, full};
 use super::connect::{connect, trusting};
 use super::world::{Proxy, World, within};
@@ -7,7 +8,7 @@ use idjag_proxy::dev::http::ServerTls;
 use idjag_proxy::dev::resource_server::ResourceServer;
 use rustls::pki_types::ServerName;
 
-/// Fields by which an agent may claim something, and that no route of its own keeps.
+/// Fields that could claim an identity. Requests without a route lose them.
 const SPOOFED: [&str; 9] = [
     "authorization",
     "proxy-authorization",
@@ -17,16 +18,16 @@ const SPOOFED: [&str; 9] = [
     "x-forwarded-for",
     "x-forwarded-client-cert",
     "forwarded",
-    // Where a route here takes users' tokens from.
+    // The field from which a route of this configuration takes users' tokens.
     "x-user-token",
 ];
 
-async fn passing(world: &World) -> Proxy {
+async fn passing_proxy(world: &World) -> Proxy {
     world.proxy_with(&format!("unmatched: pass\n{}", world.routes())).await
 }
 
-/// Fails unless the upstream saw the agent's own fields and none that speaks for somebody.
-fn bare(upstream: &ResourceServer) {
+/// Fails unless the upstream received the agent's ordinary fields and none that claims an identity.
+fn assert_no_credentials(upstream: &ResourceServer) {
     let seen = upstream.last_request().expect("seen").headers;
     assert_eq!(seen["accept"], "text/plain");
     for name in SPOOFED.iter().chain(&["x-api-key"]) {
@@ -37,22 +38,22 @@ fn bare(upstream: &ResourceServer) {
 #[tokio::test]
 async fn passing_request_carries_no_credential() {
     let world = World::open().await;
-    let proxy = passing(&world).await;
+    let proxy = passing_proxy(&world).await;
     let mut fields: Vec<_> = SPOOFED.iter().map(|name| (*name, "made-up")).collect();
     fields.push(("accept", "text/plain"));
     let url = format!("{}/x", world.api.url());
     assert_eq!(agent::get(proxy.outbound, &url, &fields).await.status, 200);
-    bare(&world.api);
-    // Plain HTTP inside a tunnel is no way around it.
+    assert_no_credentials(&world.api);
+    // The same holds for plain HTTP inside a tunnel.
     let address = world.api.address().to_string();
     let mut raw = Raw::connect(proxy.outbound).await;
     raw.write(connect(&address)).await;
     assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
     fields.push(("host", &address));
     assert_eq!(Http1::over(raw.stream).await.get("/x", &fields).await.status, 200);
-    bare(&world.api);
+    assert_no_credentials(&world.api);
     assert_eq!(world.corp.arrivals(), 0, "no token was asked for");
-    // A host that a route names is that route's.
+    // A host that a route names is served by that route.
     assert_eq!(agent::get(proxy.outbound, "http://legacy.test/x", &fields[..8]).await.status, 200);
     assert!(world.api.last_request().expect("seen").headers.contains_key("x-api-key"));
 }
@@ -60,8 +61,8 @@ async fn passing_request_carries_no_credential() {
 #[tokio::test]
 async fn metadata_addresses_are_refused_in_every_spelling() {
     let world = World::open().await;
-    let proxy = passing(&world).await;
-    // inet_aton(3) takes the last three for the first.
+    let proxy = passing_proxy(&world).await;
+    // inet_aton(3) reads the last three as the first.
     let spellings = [
         "169.254.169.254",
         "169.254.169.254.",
@@ -94,7 +95,7 @@ async fn tls_passes_through_connect_unchanged() {
     let ca = WebCa::new(&world.clock).expect("authority");
     let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate")).http1_only();
     let upstream = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
-    let proxy = passing(&world).await;
+    let proxy = passing_proxy(&world).await;
     let mut raw = Raw::connect(proxy.outbound).await;
     raw.write(connect(&upstream.address().to_string())).await;
     assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
@@ -109,6 +110,6 @@ async fn tls_passes_through_connect_unchanged() {
     let answer = sender.send_request(request.body(full("")).expect("request"));
     assert_eq!(within(answer, "an answer").await.expect("one").status(), 200);
     let seen = upstream.last_request().expect("seen").headers;
-    assert_eq!(seen["authorization"], "Bearer the-agents-own", "untouched: this proxy cannot see it");
+    assert_eq!(seen["authorization"], "Bearer the-agents-own", "the proxy cannot change what it cannot see");
     assert!(!seen.contains_key("via"));
 }

@@ -1,4 +1,5 @@
-//! Connections to upstreams that are used again: what ends under a request, and what failed requests leave on a shared one.
+//! Reused connections to upstreams: connections that close during a request, and what failed
+//! requests leave on a shared connection.
 use super::agent::{self, Http1, Http2, full, request};
 use super::world::{Proxy, World, within};
 use bytes::Bytes;
@@ -15,11 +16,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-/// How often each path was asked for.
+/// The number of requests for each path.
 type Seen = Arc<Mutex<HashMap<String, usize>>>;
 
-/// An upstream that closes every connection after its first answer, and has not said that it would.
-async fn hasty() -> (String, Seen, JoinSet<()>) {
+/// Starts an upstream that closes every connection after one response, without announcing it.
+async fn closing_upstream() -> (String, Seen, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let (seen, mut task) = (Seen::default(), JoinSet::new());
@@ -36,7 +37,7 @@ async fn hasty() -> (String, Seen, JoinSet<()>) {
             if let Some(path) = text.split(' ').nth(1) {
                 *record.lock().expect("no panic").entry(path.to_owned()).or_default() += 1;
             }
-            // A client that has left is none of its business.
+            // The client may have left.
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
         }
     });
@@ -46,15 +47,15 @@ async fn hasty() -> (String, Seen, JoinSet<()>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_connection_fails_no_get_and_repeats_no_post() {
     let world = World::open().await;
-    let (url, seen, _task) = hasty().await;
+    let (url, seen, _task) = closing_upstream().await;
     let route =
-        format!("routes:\n  - {{ match: {{ host: hasty.test }}, token: itself, upstream: {{ url: {url} }} }}\n");
+        format!("routes:\n  - {{ match: {{ host: closing.test }}, token: itself, upstream: {{ url: {url} }} }}\n");
     let proxy = world.proxy_with(&route).await;
     let call = async |n: usize| {
         let mut agent = Http1::connect(proxy.outbound).await;
         for m in 0..100 {
             let (method, body) = if m % 2 == 0 { (Method::GET, "") } else { (Method::POST, "body") };
-            let url = format!("http://hasty.test/{method}/{n}/{m}");
+            let url = format!("http://closing.test/{method}/{n}/{m}");
             let reply = agent.send(request(&method, &url, &[]).body(full(body)).expect("request")).await;
             if method == Method::GET {
                 assert_eq!(reply.status, 200, "{}", reply.text());
@@ -83,7 +84,7 @@ async fn closed_connection_is_not_reused() {
     }
 }
 
-/// A proxy before an upstream that speaks HTTP/2 over TLS.
+/// Starts an upstream that speaks HTTP/2 over TLS, and a proxy in front of it.
 async fn over_http2(world: &World) -> (ResourceServer, Proxy) {
     let ca = WebCa::new(&world.clock).expect("authority");
     world.write("ca.pem", &ca.certificate_pem());
@@ -105,11 +106,11 @@ async fn over_http2(world: &World) -> (ResourceServer, Proxy) {
     (upstream, proxy)
 }
 
-/// More than every window of a connection.
+/// More than any flow-control window of a connection.
 const LARGE: usize = 20 * 1024 * 1024;
 const PIECE: usize = 100 * 1024;
 
-/// A large body each way, over this connection of the agent's.
+/// Sends a large body each way over this connection.
 async fn large_bodies_pass(agent: &mut Http2<http_body_util::Full<Bytes>>) {
     let post = http::Request::post("http://api.test/large").body(full(vec![b'x'; LARGE])).expect("request");
     assert_eq!(agent.send(post).await.json()["body"]["length"], json!(LARGE));
@@ -125,13 +126,15 @@ async fn failed_bodies_release_the_window_of_a_shared_connection() {
     let post = |host: &str, size: usize| {
         http::Request::post(format!("http://{host}.test/x")).body(full(vec![b'x'; size])).expect("request")
     };
-    // Each route has a connection of its own.
+    // Each route has its own connection.
     for host in ["api", "again", "small"] {
         assert_eq!(agent.send(post(host, 10)).await.status, 200);
     }
     let connections = upstream.connections();
-    let goes_on = |after: &str| assert_eq!(upstream.connections(), connections, "another connection after {after}");
-    // Refused by the upstream, which reads none of it: with the token for a reason, so that some are sent again, and without.
+    let assert_reused =
+        |after: &str| assert_eq!(upstream.connections(), connections, "another connection after {after}");
+    // The upstream refuses these without reading them: half because of the token, so that some are
+    // sent again, and half for another reason.
     for host in ["api", "again"] {
         for n in 0..200 {
             upstream.faults().next(if n % 2 == 0 {
@@ -144,8 +147,9 @@ async fn failed_bodies_release_the_window_of_a_shared_connection() {
             upstream.faults().clear();
         }
     }
-    goes_on("uploads that the upstream does not read");
-    // Answered with a body that is thrown away for the answer to a second try.
+    assert_reused("uploads that the upstream does not read");
+    // The proxy discards the body of the first response and returns the response to its second
+    // attempt.
     for _ in 0..100 {
         world.clock.shift(11);
         let challenge = http::HeaderValue::from_static("Bearer error=\"invalid_token\"");
@@ -157,24 +161,24 @@ async fn failed_bodies_release_the_window_of_a_shared_connection() {
         assert!([200, 401].contains(&status), "{status}");
         upstream.faults().clear();
     }
-    goes_on("answers that the proxy does not read");
-    // Refused by the proxy, which reads none of it either.
+    assert_reused("answers that the proxy does not read");
+    // The proxy refuses these without reading them.
     for host in ["nowhere", "small"] {
         for _ in 0..200 {
             let response = within(agent.sender.send_request(post(host, PIECE)), "an answer").await.expect("an answer");
             assert!([403, 413].contains(&response.status().as_u16()), "{}", response.status());
         }
     }
-    // Given up by the agent in the middle.
+    // The agent abandons these in the middle of the response.
     for _ in 0..100 {
         let get = http::Request::get(format!("http://api.test/bytes/{LARGE}")).body(full("")).expect("request");
         let mut response = within(agent.sender.send_request(get), "a head").await.expect("a head");
-        within(http_body_util::BodyExt::frame(response.body_mut()), "the beginning")
+        within(http_body_util::BodyExt::frame(response.body_mut()), "the first bytes")
             .await
             .expect("a frame")
             .expect("data");
     }
-    goes_on("answers that the agent does not read");
+    assert_reused("answers that the agent does not read");
     large_bodies_pass(&mut agent).await;
-    goes_on("everything");
+    assert_reused("everything");
 }

@@ -1,4 +1,5 @@
-//! Trust that ends while connections live: an authority that is taken out of the bundle takes along what it vouched for.
+//! Withdrawn trust: when an authority is removed from the bundle, connections to the peers that it
+//! vouched for are closed.
 use super::agent::{Http1, Raw, full, request};
 use super::world::{Proxy, World, until, within};
 use http::Method;
@@ -7,13 +8,13 @@ use idjag_proxy::dev::ca::SvidRequest;
 use idjag_proxy::dev::http::ServerTls;
 use idjag_proxy::dev::resource_server::ResourceServer;
 
-/// What an upstream shows that its authority of today vouches for.
+/// TLS with an SVID of the current authority.
 fn tls(world: &World) -> ServerTls {
     let svid = world.domain.x509.issue(&SvidRequest::new(&world.domain.workload("reports"))).expect("issued");
     ServerTls::new(svid.certified_key().expect("a key"))
 }
 
-/// Two upstreams that are pinned, one for each protocol, behind the hosts of these names.
+/// Starts a pinned upstream for each HTTP version, each behind the host of this name.
 async fn pinned(world: &World) -> ([(&'static str, ResourceServer); 2], Proxy) {
     let upstream = async |tls: ServerTls| ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
     let upstreams = [("pinned1", upstream(tls(world).http1_only()).await), ("pinned2", upstream(tls(world)).await)];
@@ -29,7 +30,7 @@ async fn pinned(world: &World) -> ([(&'static str, ResourceServer); 2], Proxy) {
 }
 
 #[tokio::test]
-async fn connections_that_are_in_use_end_with_the_authority_that_vouched_for_the_peer() {
+async fn active_connections_end_when_the_peers_authority_is_removed() {
     let world = World::open().await;
     let (upstreams, proxy) = pinned(&world).await;
     let updated = async |change: &dyn Fn()| {
@@ -38,7 +39,7 @@ async fn connections_that_are_in_use_end_with_the_authority_that_vouched_for_the
         proxy.until_metric("svid_updates_total{result=\"accepted\"}", |count| count > updates).await;
     };
 
-    // An event stream over either protocol, and a socket.
+    // An event stream over each protocol, and a WebSocket.
     let mut streams = Vec::new();
     for host in ["pinned1", "pinned2"] {
         let mut agent = Http1::connect(proxy.outbound).await;
@@ -55,7 +56,8 @@ async fn connections_that_are_in_use_end_with_the_authority_that_vouched_for_the
         .await;
     assert!(socket.head().await.starts_with("HTTP/1.1 101 "));
 
-    // Two authorities for a while, then another certificate of the agent's own: neither ends what is in use.
+    // A second authority, and then a new SVID for the agent: neither closes a connection that is in
+    // use.
     updated(&|| {
         world.domain.x509.prepare().expect("an authority");
         world.workload_api.push_bundles();
@@ -77,19 +79,19 @@ async fn connections_that_are_in_use_end_with_the_authority_that_vouched_for_the
     world.domain.x509.revoke();
     updated(&|| world.workload_api.push_bundles()).await;
     for (host, _agent, body) in streams {
-        assert!(within(body.collect(), host).await.is_err(), "{host}: a broken body is not a whole one");
+        assert!(within(body.collect(), host).await.is_err(), "{host}: a broken body counts as complete");
     }
     assert_eq!(socket.rest().await, b"");
     for (host, upstream) in &upstreams {
-        until(async || upstream.open_connections() == 0, "nothing is left open").await;
+        until(async || upstream.open_connections() == 0, "no connection stays open").await;
         proxy.get(&format!("http://{host}.test/x")).await.is_refusal(502, "upstream_tls");
-        upstream.set_tls(&tls(&world)).expect("a certificate of today");
+        upstream.set_tls(&tls(&world)).expect("a certificate of the current authority");
         assert_eq!(proxy.get(&format!("http://{host}.test/x")).await.status, 200);
     }
 }
 
 #[tokio::test]
-async fn connections_that_are_idle_end_with_it_too() {
+async fn idle_connections_end_when_the_peers_authority_is_removed() {
     let world = World::open().await;
     let (upstreams, proxy) = pinned(&world).await;
     for (host, upstream) in &upstreams {

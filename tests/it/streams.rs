@@ -1,4 +1,5 @@
-//! Bodies, trailers, events, sockets and calls: what streams, streams, and what breaks, breaks for the agent too.
+//! Streaming: bodies, trailers, events, WebSockets and gRPC calls are streamed, and the agent
+//! notices when one breaks.
 use super::agent::{self, Http1, Http2, Raw, full, request};
 use super::binary::Process;
 use super::frames::{CANCEL, Frames, HEADERS, RST_STREAM, WINDOW_UPDATE, frame, get};
@@ -24,7 +25,7 @@ fn hex(digest: &digest::Digest) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A body of [`LARGE`] bytes that is made while it is sent.
+/// A body of [`LARGE`] bytes that is generated while it is sent.
 fn large() -> impl Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static {
     let chunk = |n: usize| Bytes::from(vec![(n % 251) as u8; CHUNK]);
     StreamBody::new(stream::iter((0..LARGE / CHUNK).map(move |n| Ok(Frame::data(chunk(n))))))
@@ -67,7 +68,7 @@ async fn large_bodies_pass_both_ways_in_constant_memory() {
     assert_eq!(digest_of(response.into_body()).await, expected);
 
     let growth = process.memory("VmHWM") - before;
-    assert!(growth < 16 * 1024, "four times 100 MiB took {growth} KiB");
+    assert!(growth < 16 * 1024, "four bodies of 100 MiB took {growth} KiB");
 }
 
 #[tokio::test]
@@ -233,7 +234,8 @@ async fn expectation_of_100_is_met_or_refused_before_the_body() {
 #[tokio::test]
 async fn slow_upstream_is_a_504_and_refusing_upstream_a_502() {
     let world = World::open().await;
-    // On a busy machine everything is slow: what is not held back has the usual time.
+    // Routes that are not tested for slowness keep the usual timeout, because a busy machine is
+    // slow.
     let slow = format!(
         "  - {{ name: slow, match: {{ host: slow.test }}, token: itself, timeouts: {{ response: 50ms }}, upstream: {{ url: {} }} }}\n",
         world.api.url()
@@ -258,7 +260,7 @@ async fn slow_upstream_is_a_504_and_refusing_upstream_a_502() {
 async fn stale_connection_fails_only_a_post() {
     let world = World::open().await;
     let proxy = world.proxy().await;
-    // One connection of the agent's stays on one worker, and so with one pool.
+    // One agent's connection stays on one worker, and so uses one pool.
     let mut agent = Http1::connect(proxy.outbound).await;
     let mut call = async |method: Method, body: &'static str| {
         let request = request(&method, "http://api.test/x", &[]).body(full(body)).expect("request");
@@ -269,7 +271,7 @@ async fn stale_connection_fails_only_a_post() {
         let before = world.api.arrivals();
         world.api.faults().next(Fault::HangUpIfReused);
         assert_eq!(call(method.clone(), "").await.status, 200, "{method}");
-        assert_eq!(world.api.arrivals() - before, 2, "{method}: refused on the old one, served on a new one");
+        assert_eq!(world.api.arrivals() - before, 2, "{method}: refused on the old connection, served on a new one");
     }
     for body in ["with a body", ""] {
         assert_eq!(call(Method::GET, "").await.status, 200);
@@ -288,7 +290,7 @@ async fn truncated_response_is_truncated_for_the_agent() {
     let get = request(&Method::GET, "http://api.test/broken", &[]).body(full("")).expect("request");
     let response = agent.head(get).await;
     assert_eq!(response.status(), 200);
-    assert!(within(response.into_body().collect(), "the end").await.is_err(), "half a body is not a whole one");
+    assert!(within(response.into_body().collect(), "the end").await.is_err(), "half a body counts as complete");
     world.api.faults().next(Fault::HangUp);
     assert_eq!(agent::post(proxy.outbound, "http://api.test/x", &[], b"body").await.status, 502);
 }
@@ -318,7 +320,7 @@ async fn unread_answer_is_abandoned_after_the_idle_timeout() {
         proxy.until_idle().await;
         assert!(raw.rest().await.len() < LARGE, "the connection is closed");
     }
-    // Over HTTP/2 it is that answer alone: the agent takes the others.
+    // Over HTTP/2 only that response is abandoned: the agent reads the others.
     let mut agent = Frames::connect(proxy.outbound, &[]).await;
     agent.write(get(1, "short.test", &format!("/bytes/{LARGE}"))).await;
     given_up(3.0).await;
@@ -342,5 +344,5 @@ async fn web_socket_times_both_directions_together() {
     raw.write(format!("GET http://short.test/ws HTTP/1.1\r\nhost: short.test\r\n{HANDSHAKE}")).await;
     assert!(raw.head().await.starts_with("HTTP/1.1 101 "));
     until(async || proxy.status().await["requests"] == 0, "an idle socket is closed").await;
-    assert_eq!(proxy.metric("unread_answers_total").await, 0.0, "and was no answer");
+    assert_eq!(proxy.metric("unread_answers_total").await, 0.0, "a WebSocket is not an unread answer");
 }

@@ -1,5 +1,5 @@
-//! Tokens end with the identity in whose name they were minted, wherever they lie: in the slot that all workers read, and in each
-//! worker's own memory.
+//! Tokens are discarded when the identity that they were issued to changes, both in the slot that
+//! all workers read and in each worker's own cache.
 use super::agent::Http1;
 use super::world::{Proxy, World, until, within};
 use bytes::Bytes;
@@ -14,7 +14,8 @@ use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A proxy whose authorization server knows two identities, and an agent's connection to each worker.
+/// A proxy whose authorization server knows two identities, with an agent's connection to each
+/// worker.
 struct Fixture {
     world: World,
     api: ResourceServer,
@@ -40,8 +41,8 @@ impl Fixture {
         Self { world, api, proxy, agents, next, alice }
     }
 
-    /// By every worker, as itself and for alice.
-    async fn all_act_as(&mut self, id: &str) {
+    /// Fails unless every worker acts as `id`, both for itself and for alice.
+    async fn assert_acts_as(&mut self, id: &str) {
         let fields = [("x-user-token", self.alice.as_str())];
         for agent in &mut self.agents {
             for _ in 0..2 {
@@ -54,17 +55,17 @@ impl Fixture {
         }
     }
 
-    /// How many tokens were minted for the agent itself, and for alice.
+    /// The number of tokens that were minted for the agent itself, and for alice.
     fn minted(&self) -> (usize, usize) {
         (self.world.corp.count(Leg::ClientCredentials), self.world.corp.count(Leg::SelfIssued))
     }
 
-    async fn becomes(&self, id: &str) {
+    async fn switch_to(&self, id: &str) {
         self.world.workload_api.set_identities(&[SvidRequest::new(id)]).expect("issued");
         until(async || self.proxy.status().await["identity"]["spiffe_id"] == id, id).await;
     }
 
-    /// Every credential that the API has seen.
+    /// Every credential that the API has received.
     fn credentials(&self) -> HashSet<String> {
         let seen = self.api.requests();
         seen.iter().filter_map(|seen| Some(seen.headers.get("authorization")?.to_str().ok()?.to_owned())).collect()
@@ -72,23 +73,23 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn another_spiffe_id_gets_tokens_of_its_own_and_none_of_the_old_ones() {
+async fn changed_spiffe_id_gets_only_tokens_of_its_own() {
     let mut fixture = Fixture::start().await;
     let (first, next) = (fixture.world.agent_id(), fixture.next.clone());
-    fixture.all_act_as(&first).await;
+    fixture.assert_acts_as(&first).await;
     assert_eq!(fixture.minted(), (1, 1));
-    fixture.becomes(&next).await;
-    fixture.all_act_as(&next).await;
+    fixture.switch_to(&next).await;
+    fixture.assert_acts_as(&next).await;
     assert_eq!(fixture.minted(), (2, 2));
-    // What the first one held has not been waiting somewhere.
-    fixture.becomes(&first).await;
-    fixture.all_act_as(&first).await;
+    // The tokens of the first identity were not kept.
+    fixture.switch_to(&first).await;
+    fixture.assert_acts_as(&first).await;
     assert_eq!(fixture.minted(), (3, 3));
     assert_eq!(fixture.credentials().len(), 6);
 }
 
 #[tokio::test]
-async fn a_token_that_is_minted_while_the_identity_changes_is_not_used() {
+async fn token_minted_during_an_identity_change_is_not_used() {
     let fixture = Fixture::start().await;
     let ids = [fixture.world.agent_id(), fixture.next.clone()];
     let calls = [("http://api.test/x", "/claims/sub"), ("http://user.test/x", "/claims/act/sub")];
@@ -98,20 +99,20 @@ async fn a_token_that_is_minted_while_the_identity_changes_is_not_used() {
         fixture.world.corp.faults().token.next(Fault::Hold(gate.clone()));
         let change = async {
             within(gate.reached_by(1), "the exchange").await;
-            fixture.becomes(after).await;
+            fixture.switch_to(after).await;
             gate.open();
         };
         let (reply, ()) = tokio::join!(fixture.proxy.get_for(&fixture.alice, url), change);
         assert_eq!(reply.json().pointer(actor), Some(&json!(after)), "{url}");
     }
-    assert_eq!(fixture.minted(), (2, 2), "the late ones were thrown away");
+    assert_eq!(fixture.minted(), (2, 2), "tokens of the earlier identity were discarded");
 }
 
 #[tokio::test]
-async fn a_withdrawn_identity_takes_its_tokens_along() {
+async fn withdrawn_identity_discards_its_tokens() {
     let mut fixture = Fixture::start().await;
     let id = fixture.world.agent_id();
-    fixture.all_act_as(&id).await;
+    fixture.assert_acts_as(&id).await;
     let old = fixture.credentials();
     let proxy = &fixture.proxy;
     let held = "token_cache_entries{tier=\"access\"}";
@@ -127,7 +128,7 @@ async fn a_withdrawn_identity_takes_its_tokens_along() {
     proxy.until_metric(held, |count| count == 0.0).await;
     fixture.world.workload_api.restore();
     fixture.proxy.until_ready().await;
-    fixture.all_act_as(&id).await;
+    fixture.assert_acts_as(&id).await;
     assert_eq!(fixture.minted(), (2, 2));
-    assert_eq!(fixture.credentials().len(), 2 * old.len(), "none of the old ones is sent again");
+    assert_eq!(fixture.credentials().len(), 2 * old.len(), "an old token was sent again");
 }
