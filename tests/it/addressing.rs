@@ -1,4 +1,4 @@
-//! The ways to address a route, which route wins, and what gets none.
+//! The ways to address a route, which route wins, and which requests have none.
 use super::agent::{self, Http2, Raw, full, request};
 use super::world::{World, within};
 use http::{Method, Version};
@@ -115,7 +115,7 @@ async fn request_without_a_route_is_refused_with_the_nearest_one_named() {
     reply.is_refusal(403, "no_route");
     assert!(reply.text().contains("`reader`: api.test, its default port, /v1/**, GET."), "{}", reply.text());
     assert_eq!(world.api.arrivals(), 0);
-    assert_eq!(world.corp.arrivals(), 0, "nothing is asked for a request that is refused");
+    assert_eq!(world.corp.arrivals(), 0, "no token is fetched for a refused request");
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn ambiguous_paths_are_refused_only_on_routes_that_inject() {
     assert_eq!(world.api.arrivals(), 0);
     let reply = proxy.get("http://open.test/a/../b%2fc").await;
     assert_eq!(reply.status, 200);
-    assert_eq!(world.api.last_request().expect("seen").target.path(), "/a/../b%2fc", "and nothing is rewritten");
+    assert_eq!(world.api.last_request().expect("seen").target.path(), "/a/../b%2fc", "the path is not rewritten");
     assert_eq!(proxy.get("http://api.test/a%20b/%7Ec?x=%2f..//").await.status, 200, "queries are not paths");
 }
 
@@ -193,7 +193,7 @@ async fn ambiguous_paths_are_refused_only_on_routes_that_inject() {
 async fn request_to_the_proxys_own_port_is_refused() {
     let world = World::open().await;
     let proxy = world.proxy_with("unmatched: pass\nroutes: []\n").await;
-    // A name that leads here, an address that is ours, and our own metrics.
+    // A name that resolves to this machine, an address of it, and our own metrics.
     for url in [
         format!("http://127.0.0.1:{}/x", proxy.metrics.port()),
         format!("http://localhost:{}/metrics", proxy.metrics.port()),
@@ -223,8 +223,8 @@ async fn second_address_is_used_if_the_first_refuses_or_hangs() {
         first.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("bound");
         let address = first.local_addr().expect("an address");
         let second = TcpListener::bind((Ipv6Addr::LOCALHOST, address.port())).await.expect("the same port");
-        // Bound and not listening, it refuses; with a full queue that nobody empties, it does not
-        // answer.
+        // A socket that is bound but not listening refuses connections; one whose queue stays full
+        // does not answer.
         let (_refuses, _full) = if hangs { (None, Some(full_queue(first).await)) } else { (Some(first), None) };
         let port = address.port();
         let proxy = world
@@ -244,12 +244,12 @@ async fn second_address_is_used_if_the_first_refuses_or_hangs() {
     }
 }
 
-/// A listener that has no place left for a connection, and what takes its places.
+/// A listener whose queue is full, and the connections that fill it.
 async fn full_queue(socket: TcpSocket) -> (TcpListener, Vec<TcpStream>) {
     let listener = socket.listen(0).expect("listening");
     let address = listener.local_addr().expect("an address");
     let mut taken = Vec::new();
-    // Longer than a connection on loopback takes, by far, and shorter than the system's second try.
+    // Far longer than a connection on loopback takes, and shorter than the system's second attempt.
     while let Ok(stream) = tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(address)).await {
         taken.push(stream.expect("connected"));
     }
@@ -271,7 +271,7 @@ async fn cross_site_requests_of_a_browser_are_refused() {
         &[("sec-fetch-site", "same-site")],
         &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")],
         &[("sec-fetch-site", "cross-site"), ("origin", &ours)],
-        // A WebSocket: some browsers say only this.
+        // Some browsers send only this for a WebSocket.
         &[("origin", "https://evil.test"), ("connection", "upgrade"), ("upgrade", "websocket")],
         &[("origin", "null")],
         &[("origin", "http://localhost:3000")],
@@ -283,11 +283,15 @@ async fn cross_site_requests_of_a_browser_are_refused() {
         for fields in [[("sec-fetch-site", "same-origin")], [("sec-fetch-site", "none")], [("x-other", "1")]] {
             assert_eq!(call(url, host, &fields).await.status, 200, "{url} {host} {fields:?}");
         }
-        assert_eq!(call(url, host, &[("origin", &format!("http://{host}"))]).await.status, 200, "its own origin");
+        assert_eq!(
+            call(url, host, &[("origin", &format!("http://{host}"))]).await.status,
+            200,
+            "a request of the same origin"
+        );
     }
     let refused = proxy.metric("refused_total{reason=\"cross_site\"}").await;
     assert_eq!((refused, world.api.arrivals()), (21.0, 12));
-    // A page cannot send the absolute form; a server that passes on what a browser sent it can.
+    // A page cannot send the absolute form, but a server can that forwards a browser's fields.
     assert_eq!(call("http://api.test/x", "api.test", foreign[0]).await.status, 200);
 }
 
@@ -296,7 +300,7 @@ async fn dns_rebinding_reaches_no_route() {
     for (unmatched, status, kind) in [("refuse", 403, "no_route"), ("pass", 508, "loop")] {
         let world = World::open().await;
         let proxy = world.proxy_with(&format!("unmatched: {unmatched}\n{}", world.routes())).await;
-        // DNS rebinding: to the browser it is of one origin with the page.
+        // After DNS rebinding the browser regards the request as same-origin.
         let name = format!("rebound.localhost:{}", proxy.outbound.port());
         let fields = [("host", name.as_str()), ("sec-fetch-site", "same-origin")];
         agent::get(proxy.outbound, "/api.test/x", &fields).await.is_refusal(status, kind);

@@ -57,7 +57,7 @@ impl Reply {
         assert_eq!((self.status.as_u16(), self.problem().as_str()), (status, kind), "{}", self.text());
     }
 
-    /// Fails unless this is the proxy's refusal of a gRPC call with this code, sent as trailers only.
+    /// Fails unless the proxy itself refused the gRPC call with this code, sent as trailers only.
     pub(crate) fn is_grpc_refusal(&self, code: &str) {
         assert_eq!((self.status.as_u16(), self.header("grpc-status")), (200, code), "{self:?}");
         assert_eq!(self.header("content-type"), "application/grpc");

@@ -1,4 +1,4 @@
-//! The demo, which is the first thing that people run.
+//! The demo, which is the first thing that most people run.
 use super::agent::{self, Reply};
 use super::binary::BINARY;
 use super::world::within;
@@ -11,7 +11,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-/// Every story with checks that must have passed in it.
+/// The names of the stories, with the checks that must have passed in each.
 const STORIES: [(&str, &[&str]); 6] = [
     (
         "The agent on its own",
@@ -85,7 +85,8 @@ async fn demo_tells_every_story_and_shows_no_token() {
     let summary = format!("demo: {} stories, {checks} checks passed, 0 failed, ", STORIES.len());
     assert!(text.contains(&summary) && !text.contains('✗'), "{text}");
 
-    // Who signs what: the workload's assertions, the company's tokens, the partner's tokens.
+    // The signer of each token: the workload's assertions, the company's tokens, the partner's
+    // tokens.
     let server = |name: &str| format!("{}, ES256", fields(cast, name)[0].split(' ').next().expect("a URL"));
     let (corp, partner) = (server("authorization server"), server("partner's server"));
     assert_eq!(fields(stories[0], "signed by"), [&corp]);
@@ -103,7 +104,7 @@ async fn demo_tells_every_story_and_shows_no_token() {
     }
 
     let token = |word: &&str| word.starts_with("eyJ") && word.matches('.').count() == 2;
-    assert_eq!(text.split_whitespace().find(token), None, "a whole token was printed");
+    assert_eq!(text.split_whitespace().find(token), None, "a complete token was printed");
 }
 
 /// Sends the request of a line with `curl`. The shell splits the line into its arguments.

@@ -12,16 +12,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
-/// What a flood may cost, in KiB: far below what it sends, or asks to be kept.
+/// The memory that a flood may take, in KiB: far less than it sends or asks the proxy to keep.
 const MEMORY: u64 = 64 * 1024;
 const HOST: &str = "open.test";
 
-/// The binary with one worker, so that nobody is served beside the flood by another one.
+/// Starts the binary with one worker, so that the flood and the other agent share it.
 async fn victim() -> Watched {
     victim_with("").await
 }
 
-/// With one more route.
+/// Starts the same with one more route.
 async fn victim_with(route: &str) -> Watched {
     let world = World::open().await;
     let preamble = world.preamble().replace("workers: 2", "workers: 1");
@@ -38,14 +38,14 @@ async fn rapid_reset_ends_with_enhance_your_calm() {
     one.write(&burst).await;
     assert_eq!(one.goaway().await, Some(ENHANCE_YOUR_CALM));
     victim
-        .besieged_by(async {
+        .attack_with(async {
             loop {
                 let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
                 agent.write(&burst).await;
             }
         })
         .await;
-    victim.is_as_before(MEMORY).await;
+    victim.assert_recovered(MEMORY).await;
 }
 
 #[tokio::test]
@@ -61,15 +61,15 @@ async fn reset_streams_release_everything_at_the_upstream() {
         for stream in &round_of_streams {
             assert!(agent.write(get(*stream, HOST, "/held")).await);
         }
-        within(gate.reached_by(round * 100), "all are at the upstream").await;
+        within(gate.reached_by(round * 100), "all requests at the upstream").await;
         for stream in round_of_streams {
             assert!(agent.write(reset(stream)).await);
         }
-        until(async || victim.proxy.status().await["requests"] == 0, "all are given up").await;
-        victim.neighbour().await;
+        until(async || victim.proxy.status().await["requests"] == 0, "all requests are abandoned").await;
+        victim.assert_serves_neighbour().await;
     }
     drop(agent);
-    victim.is_as_before(MEMORY).await;
+    victim.assert_recovered(MEMORY).await;
 }
 
 #[tokio::test]
@@ -81,9 +81,9 @@ async fn endless_settings_and_pings_are_answered_no_faster_than_read() {
         assert!(agent.write(get(1, HOST, "/x")).await);
         agent.until(HEADERS, 1).await;
         let (mut agent, many) = (Frames::connect(victim.proxy.outbound, &[]).await, flood.repeat(10_000));
-        victim.besieged_by(async { while agent.write(&many).await {} }).await;
+        victim.attack_with(async { while agent.write(&many).await {} }).await;
     }
-    victim.is_as_before(MEMORY).await;
+    victim.assert_recovered(MEMORY).await;
 }
 
 #[tokio::test]
@@ -92,22 +92,22 @@ async fn endless_header_section_ends_with_enhance_your_calm() {
     let field = [&[0][..], &string("x-field"), &string(&"y".repeat(100))].concat();
     let fields = field.repeat(16_000 / field.len());
     let start = frame(HEADERS, END_STREAM, 1, &block("GET", HOST, "/x"));
-    // Large fragments, small ones and empty ones: each is a way around some limit.
+    // Large, small and empty fragments: each kind might evade some limit.
     for fragment in [&fields[..], &field, &[]] {
         let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
         agent.write(&start).await;
         let next = frame(CONTINUATION, 0, 1, fragment);
-        victim.besieged_by(async { while agent.write(&next).await {} }).await;
+        victim.attack_with(async { while agent.write(&next).await {} }).await;
         assert_eq!(agent.goaway().await, Some(ENHANCE_YOUR_CALM), "{} bytes each", fragment.len());
     }
-    victim.is_as_before(MEMORY).await;
+    victim.assert_recovered(MEMORY).await;
 }
 
 #[tokio::test]
 async fn header_list_of_a_mebibyte_is_refused() {
     let mut victim = victim().await;
     let before = victim.world.api.arrivals();
-    // Written out: 64 fragments of 16 KiB.
+    // Uncompressed: 64 fragments of 16 KiB.
     let field = [&[0][..], &string("x-field"), &string(&"y".repeat(100))].concat();
     let fields = field.repeat(16_000 / field.len());
     let mut bytes = frame(HEADERS, END_STREAM, 1, &block("GET", HOST, "/x"));
@@ -118,8 +118,7 @@ async fn header_list_of_a_mebibyte_is_refused() {
     let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
     agent.write(bytes).await;
     assert_eq!(agent.goaway().await, Some(ENHANCE_YOUR_CALM));
-    // Compressed: one field that is indexed (RFC 7541 §6.2.1), and then named by one byte, again
-    // and again.
+    // Compressed: one field that is indexed (RFC 7541 §6.2.1) and then repeated by one byte each.
     let indexed = [&[0x40][..], &string("x-field"), &string(&"y".repeat(100))].concat();
     let bomb = |times: usize| {
         let block = [&block("GET", HOST, "/x")[..], &indexed, &vec![0x80 | 62; times]].concat();
@@ -130,15 +129,15 @@ async fn header_list_of_a_mebibyte_is_refused() {
     assert_eq!(agent.goaway().await, Some(ENHANCE_YOUR_CALM));
     let mut agent = Frames::connect(victim.proxy.outbound, &[]).await;
     agent.write(bomb(1000)).await;
-    // `:status: 431`, a literal (RFC 7541 §6.2.1) in Huffman code.
+    // `:status: 431` as a literal (RFC 7541 §6.2.1) with Huffman coding.
     assert!(agent.until(HEADERS, 1).await.payload.starts_with(&[0x48, 0x83, 0x69, 0x90, 0xff]));
-    assert_eq!(victim.world.api.arrivals(), before, "none of it reached the upstream");
+    assert_eq!(victim.world.api.arrivals(), before, "a refused request reached the upstream");
     drop(agent);
-    victim.is_as_before(MEMORY).await;
+    victim.assert_recovered(MEMORY).await;
 }
 
-/// An upstream whose answers never end, and of which little waits in the kernel, whose memory for
-/// sockets all processes share.
+/// Starts an upstream whose responses never end. Its send buffers are small, because all processes
+/// share the kernel's memory for sockets.
 async fn endless() -> (String, JoinSet<()>) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_send_buffer_size(32 * 1024).expect("set");
@@ -168,7 +167,7 @@ async fn unread_answers_wait_at_the_upstream() {
     let route = format!("  - {{ match: {{ host: endless.test }}, token: none, upstream: {{ url: {url} }} }}\n");
     let mut victim = victim_with(&route).await;
     let count = 200;
-    // No window at all; and all the window that there is, on a connection that is never read.
+    // A window of zero, and the largest window on a connection that is never read.
     for window in [0, LARGEST_WINDOW] {
         let mut agents = Vec::new();
         for _ in 0..2 {
@@ -179,12 +178,12 @@ async fn unread_answers_wait_at_the_upstream() {
             }
             agents.push(agent);
         }
-        until(async || victim.proxy.status().await["requests"] == 2 * count, "all are in flight").await;
-        victim.neighbour().await;
+        until(async || victim.proxy.status().await["requests"] == 2 * count, "all requests are in flight").await;
+        victim.assert_serves_neighbour().await;
         drop(agents);
         victim.proxy.until_idle().await;
     }
-    victim.is_as_before(MEMORY).await;
+    victim.assert_recovered(MEMORY).await;
 }
 
 #[tokio::test]
@@ -196,11 +195,11 @@ async fn unread_uploads_wait_at_the_agent() {
     for stream in streams().take(100) {
         agent.write(frame(HEADERS, END_HEADERS, stream, &block("POST", HOST, "/x"))).await;
     }
-    within(gate.reached_by(100), "all are at the upstream").await;
-    // Within the windows and far beyond them: what is beyond is a violation that ends the
+    within(gate.reached_by(100), "all requests at the upstream").await;
+    // Data within the windows and far beyond them. What exceeds them is a violation that ends the
     // connection.
     let data: Vec<u8> = streams().take(100).flat_map(|stream| frame(DATA, 0, stream, &[0; 16_384])).collect();
-    victim.besieged_by(async { while agent.write(&data).await {} }).await;
+    victim.attack_with(async { while agent.write(&data).await {} }).await;
     drop(agent);
-    victim.is_as_before(MEMORY).await;
+    victim.assert_recovered(MEMORY).await;
 }

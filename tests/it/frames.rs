@@ -1,4 +1,4 @@
-//! HTTP/2 by hand (RFC 9113 §4.1), for frames that no library would send.
+//! HTTP/2 frames (RFC 9113 §4.1) that no library would send.
 use super::agent::Raw;
 use std::net::SocketAddr;
 use tokio::io::AsyncWriteExt;
@@ -13,15 +13,15 @@ pub(crate) const GOAWAY: u8 = 7;
 pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(crate) const CONTINUATION: u8 = 9;
 
-/// On DATA and HEADERS.
+/// A flag of DATA and HEADERS.
 pub(crate) const END_STREAM: u8 = 1;
-/// On HEADERS and CONTINUATION.
+/// A flag of HEADERS and CONTINUATION.
 pub(crate) const END_HEADERS: u8 = 4;
 
-/// In SETTINGS.
+/// A parameter of SETTINGS.
 pub(crate) const INITIAL_WINDOW_SIZE: u16 = 4;
 
-/// RFC 9113 §7.
+/// An error code, as are those below (RFC 9113 §7).
 pub(crate) const NO_ERROR: u32 = 0;
 pub(crate) const REFUSED_STREAM: u32 = 7;
 pub(crate) const CANCEL: u32 = 8;
@@ -57,45 +57,45 @@ pub(crate) fn reset_with(code: u32, stream: u32) -> Vec<u8> {
     frame(RST_STREAM, 0, stream, &code.to_be_bytes())
 }
 
-/// Nothing after stream `last` was or will be processed.
+/// A GOAWAY that says that nothing after stream `last` was or will be processed.
 pub(crate) fn goaway(last: u32) -> Vec<u8> {
     frame(GOAWAY, 0, 0, &[last.to_be_bytes(), NO_ERROR.to_be_bytes()].concat())
 }
 
-/// `200` without a body.
+/// A response of 200 without a body.
 pub(crate) fn ok(stream: u32) -> Vec<u8> {
     frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x88])
 }
 
-/// A header block (RFC 7541): method and scheme by index, host and path as literals that are not
-/// indexed.
+/// A header block (RFC 7541) with method and scheme by index, and host and path as literals that
+/// are not indexed.
 pub(crate) fn block(method: &str, host: &str, path: &str) -> Vec<u8> {
     let method = if method == "POST" { 0x83 } else { 0x82 };
     [&[method, 0x86], &literal(1, host)[..], &literal(4, path)].concat()
 }
 
-/// A literal without indexing, its name by index.
+/// A literal that is not indexed, with its name by index.
 fn literal(name: u8, value: &str) -> Vec<u8> {
     [&[name], &string(value)[..]].concat()
 }
 
-/// A string of at most 126 bytes, without Huffman coding.
+/// A string of at most 126 bytes without Huffman coding.
 pub(crate) fn string(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len()).ok().filter(|length| *length < 127).expect("short");
     [&[length], text.as_bytes()].concat()
 }
 
-/// `GET`, whole.
+/// A complete `GET` request.
 pub(crate) fn get(stream: u32, host: &str, path: &str) -> Vec<u8> {
     frame(HEADERS, END_HEADERS | END_STREAM, stream, &block("GET", host, path))
 }
 
-/// The streams of a client: odd numbers.
+/// The stream numbers that a client uses, which are odd.
 pub(crate) fn streams() -> impl Iterator<Item = u32> {
     (1..LARGEST_WINDOW).step_by(2)
 }
 
-/// An HTTP/2 connection for hostile frames.
+/// An HTTP/2 connection that sends and receives single frames.
 pub(crate) struct Frames(Raw);
 
 impl Frames {
@@ -124,7 +124,7 @@ impl Frames {
         self.0.stream.write_all(bytes.as_ref()).await.is_ok()
     }
 
-    /// The next frame, or `None` at the end.
+    /// Reads the next frame, or returns `None` at the end of the connection.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         let head = self.0.exactly(9).await?;
         let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| (number << 8) | u32::from(*byte));
@@ -132,7 +132,7 @@ impl Frames {
         Some(Frame { kind: head[3], stream: number(&head[5..9]) & LARGEST_WINDOW, payload })
     }
 
-    /// The next frame of this kind on this stream.
+    /// Reads until the next frame of this kind on this stream.
     pub(crate) async fn until(&mut self, kind: u8, stream: u32) -> Frame {
         loop {
             let frame = self.next().await.expect("an open connection");
@@ -143,7 +143,8 @@ impl Frames {
         }
     }
 
-    /// The error with which the other side ends the connection.
+    /// Reads until the end of the connection, and returns the error code of the other side's
+    /// GOAWAY.
     pub(crate) async fn goaway(&mut self) -> Option<u32> {
         let mut code = None;
         while let Some(frame) = self.next().await {

@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Long enough for a request of a busy machine's, short enough to be waited for.
+/// Long enough for a request on a busy machine, and short enough for a test to wait for.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One worker and nothing around it.
+/// A single worker without the rest of the proxy. It is stopped when it is dropped.
 struct Worker {
     outbound: SocketAddr,
     traffic: Traffic,
@@ -30,7 +30,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// With one open route.
+    /// Starts a worker with one route that needs no token.
     fn start(world: &World, limits: Limits) -> Self {
         let routes = format!(
             "routes: [{{ match: {{ host: open.test }}, token: none, upstream: {{ url: {} }} }}]",
@@ -78,12 +78,12 @@ impl Drop for Worker {
     }
 }
 
-/// An ordinary request.
+/// Sends an ordinary request, which must be served.
 async fn get_once(worker: &Worker) {
     assert_eq!(agent::get(worker.outbound, "http://open.test/x", &[]).await.status, 200);
 }
 
-/// What may come before silence.
+/// What the tests send before they fall silent.
 fn beginnings() -> Vec<Vec<u8>> {
     let garbage = |seed: u8| (0..500u16).map(|at| (at as u8).wrapping_mul(31).wrapping_add(seed) | 0x80).collect();
     let mut all: Vec<Vec<u8>> = vec![
@@ -119,15 +119,15 @@ async fn connection_without_a_request_is_closed_after_the_head_timeout() {
             get_once(&worker).await;
         }
     };
-    let let_go = async {
+    let closed = async {
         for (answer, beginning) in join_all(idlers).await {
             let answer = String::from_utf8_lossy(&answer).into_owned();
             let whole = beginning.ends_with(b"open.test\r\n\r\n");
             assert_eq!(answer.starts_with("HTTP/1.1 200 "), whole, "{beginning:?}: {answer}");
         }
     };
-    tokio::join!(served, within(let_go, "the end of every one of them"));
-    until(async || worker.traffic.connections() == 0, "none is left").await;
+    tokio::join!(served, within(closed, "the end of every connection"));
+    until(async || worker.traffic.connections() == 0, "no connection is left").await;
 }
 
 #[tokio::test]
@@ -137,7 +137,7 @@ async fn trickling_head_has_the_same_timeout_as_a_missing_one() {
     let trickle = async |beginning: &[u8], byte: &[u8]| {
         let mut agent = Raw::connect(worker.outbound).await;
         agent.write(beginning).await;
-        // One byte for each request of somebody else's, until there is an answer or an end.
+        // Sends one byte for each request of another agent, until the proxy responds or closes.
         while agent.stream.try_read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
             get_once(&worker).await;
             let _ = agent.stream.try_write(byte);
@@ -145,8 +145,8 @@ async fn trickling_head_has_the_same_timeout_as_a_missing_one() {
     };
     let all =
         async { tokio::join!(trickle(b"", b"G"), trickle(b"GET /x HTTP/1.1\r\nx: ", b"y"), trickle(b"GET /", b"z")) };
-    within(all, "the end of every one of them").await;
-    until(async || worker.traffic.connections() == 0, "none is left").await;
+    within(all, "the end of every connection").await;
+    until(async || worker.traffic.connections() == 0, "no connection is left").await;
 }
 
 #[tokio::test]
@@ -164,6 +164,6 @@ async fn waiting_connections_are_served_once_silent_ones_are_closed() {
     for _ in 0..5 {
         get_once(&worker).await;
     }
-    until(async || worker.traffic.connections() == 0, "none is left").await;
+    until(async || worker.traffic.connections() == 0, "no connection is left").await;
     drop(idlers);
 }

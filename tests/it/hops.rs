@@ -1,10 +1,10 @@
-//! Two proxies in a row, and what leads from one to the other and back.
+//! Two proxies in a row, and requests that go from one to the other and back.
 use super::agent::Http2;
 use super::agent::full;
 use super::world::{Ports, Proxy, World};
 
-/// Two proxies whose routes lead to each other: `one.test` from the first to the second, `two.test`
-/// back.
+/// Starts two proxies whose routes lead to each other: `one.test` from the first to the second, and
+/// `two.test` back.
 async fn ring(world: &World) -> (Proxy, Proxy) {
     let config = |name: &str, host: &str, upstream: &str| {
         let text = world.preamble().replace("admin.sock", &format!("{name}.sock"));
@@ -14,7 +14,7 @@ async fn ring(world: &World) -> (Proxy, Proxy) {
             format!("  - {{ match: {{ host: open.test }}, token: none, upstream: {{ url: {} }} }}\n", world.api.url());
         world.write(&format!("{name}.yaml"), &format!("{text}{route}{open}"))
     };
-    // Where the second one listens is known once it does.
+    // The port of the second proxy is known once it listens, so the first one is reloaded.
     let first = Proxy::start(&config("first", "one.test", "http://127.0.0.1:1"), &world.clock);
     let second = Proxy::start(&config("second", "two.test", &format!("http://{}", first.outbound)), &world.clock);
     config("first", "one.test", &format!("http://{}", second.outbound));
@@ -25,7 +25,7 @@ async fn ring(world: &World) -> (Proxy, Proxy) {
     (first, second)
 }
 
-/// How many requests it had, whatever became of them.
+/// The number of requests that the proxy has received, whatever their outcome.
 async fn requests(proxy: &Ports) -> f64 {
     let text = proxy.scrape().await;
     let series = text.lines().filter(|line| line.starts_with("idjag_proxy_requests_total{"));
@@ -36,7 +36,7 @@ async fn requests(proxy: &Ports) -> f64 {
 async fn two_sidecars_in_a_row_are_not_a_loop() {
     let world = World::open().await;
     let (first, _second) = ring(&world).await;
-    // What follows the host that leads to the next one is for that one, as its base URL.
+    // The rest of the path is the URL for the second proxy.
     let reply = first.get("http://one.test/open.test/x").await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     let seen = world.api.last_request().expect("seen");
@@ -45,19 +45,26 @@ async fn two_sidecars_in_a_row_are_not_a_loop() {
     let mut names: Vec<&str> = via.iter().filter_map(|hop| hop.split(' ').nth(1)).collect();
     names.dedup();
     assert_eq!((via.len(), names.len()), (2, 2), "{via:?}");
-    assert!(names.iter().all(|name| name.starts_with("idjag-proxy-")), "a name that tells nothing else: {names:?}");
+    assert!(
+        names.iter().all(|name| name.starts_with("idjag-proxy-")),
+        "a name reveals more than the product: {names:?}"
+    );
 }
 
 #[tokio::test]
 async fn request_that_returns_through_another_proxy_is_refused() {
     let world = World::open().await;
     let (first, second) = ring(&world).await;
-    // A path for a hundred rounds.
+    // A path that would go around a hundred times.
     let url = format!("http://one.test{}/open.test/x", "/two.test/one.test".repeat(100));
     let reply = first.get(&url).await;
     reply.is_refusal(508, "loop");
     assert!(reply.header("proxy-status").contains("error=proxy_loop_detected"), "{reply:?}");
-    assert_eq!((requests(&first).await, requests(&second).await), (2.0, 1.0), "there, and back once");
+    assert_eq!(
+        (requests(&first).await, requests(&second).await),
+        (2.0, 1.0),
+        "the request went there and came back once"
+    );
     let get = http::Request::get(&url).body(full("")).expect("request");
     Http2::connect(first.outbound).await.send(get).await.is_refusal(508, "loop");
     assert_eq!((requests(&first).await, requests(&second).await), (4.0, 2.0));

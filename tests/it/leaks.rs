@@ -36,7 +36,7 @@ async fn burst_of_connections_leaves_nothing_behind() {
         within(join_all(held.iter_mut().map(call)), "responses to all requests").await;
         assert_eq!(watched.proxy.status().await["connections"], held.len());
         drop(held);
-        watched.is_as_before(192 * 1024).await;
+        watched.assert_recovered(192 * 1024).await;
     }
 }
 
@@ -62,7 +62,7 @@ async fn reset_by_the_agent_closes_the_upstream_connection() {
         reset(agent.stream);
     }
     until(async || watched.world.api.open_connections() == 0, "the upstream's connections are closed").await;
-    watched.is_as_before(16 * 1024).await;
+    watched.assert_recovered(16 * 1024).await;
 }
 
 /// Accepts a connection to this upstream and reads one head from it.
@@ -126,5 +126,5 @@ async fn reset_by_the_upstream_breaks_the_response_of_the_agent() {
         let (answer, ()) = tokio::join!(upload, cut);
         assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
     }
-    watched.is_as_before(16 * 1024).await;
+    watched.assert_recovered(16 * 1024).await;
 }

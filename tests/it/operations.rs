@@ -73,9 +73,13 @@ async fn expired_svid_stops_injecting_routes_until_the_next_svid() {
         reply.is_refusal(503, "identity_missing");
         assert_ne!(reply.header("retry-after"), "");
     }
-    assert_eq!((world.api.arrivals(), world.corp.arrivals()), before, "cached tokens included");
+    assert_eq!(
+        (world.api.arrivals(), world.corp.arrivals()),
+        before,
+        "no token is fetched or sent, not even a cached one"
+    );
     assert_eq!(proxy.probe("/readyz").await.status, 503);
-    assert_eq!(proxy.probe("/startupz").await.status, 200, "once started, always started");
+    assert_eq!(proxy.probe("/startupz").await.status, 200, "a started proxy stays started");
     assert_eq!(proxy.get("http://open.test/x").await.status, 200);
     world.workload_api.restore();
     world.workload_api.rotate().expect("rotated");
@@ -117,7 +121,7 @@ async fn only_the_pinned_peer_receives_requests() {
     assert_eq!(proxy.get("http://right.test/x").await.status, 200);
     assert_eq!(upstream.last_request().expect("seen").client, Some(world.agent_id()));
     proxy.get("http://wrong.test/x").await.is_refusal(502, "upstream_tls");
-    assert_eq!(upstream.arrivals(), 1, "and nothing on the connection of the other route");
+    assert_eq!(upstream.arrivals(), 1, "the connection of the other route is not used");
 }
 
 /// With TLS 1.3 the refusal arrives only after the handshake, in place of the response.
@@ -275,7 +279,7 @@ async fn drain_finishes_requests_and_accepts_until_the_agent_is_gone() {
         assert!(proxy.probe("/readyz").await.text().contains("the shutdown to finish"));
         assert_eq!(proxy.probe("/livez").await.status, 200);
         for _ in 0..3 {
-            assert_eq!(proxy.get("http://api.test/new").await.status, 200, "a new connection of the agent's");
+            assert_eq!(proxy.get("http://api.test/new").await.status, 200, "a new connection from the agent");
         }
         gate.open();
     };

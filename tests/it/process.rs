@@ -64,7 +64,10 @@ async fn port_in_use_exits_with_1_and_names_the_setting() {
         let output = command(&["run", config, &format!("--listen-{setting}"), &address]).await;
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let says = |text: &[u8]| String::from_utf8_lossy(text).contains(&format!("listen.{setting}: {address}"));
-        assert!(says(&output.stderr) && says(&output.stdout), "both standard error and the log say so: {output:?}");
+        assert!(
+            says(&output.stderr) && says(&output.stdout),
+            "both standard error and the log name the setting: {output:?}"
+        );
     }
 }
 
@@ -94,7 +97,7 @@ async fn second_signal_exits_immediately() {
     let mut process = Process::start(&world, &config(&world), "info");
     let _held = agent::Raw::connect(process.ready(&world).await.outbound).await;
     process.signal(Signal::SIGTERM);
-    until(async || process.log().contains("draining"), "the first is heard").await;
+    until(async || process.log().contains("draining"), "the first signal is logged").await;
     process.signal(Signal::SIGTERM);
     assert_eq!(process.code().await, Some(1));
     let log = process.log();

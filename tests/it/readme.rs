@@ -1,4 +1,4 @@
-//! What the documents and the examples show is what the program accepts.
+//! Checks that the program accepts what the documents and examples show.
 use http::{HeaderMap, HeaderValue, Method};
 use idjag_proxy::config::{Config, Overrides, load};
 use idjag_proxy::policy::{CredentialRule, Decision, Scheme, Target};
@@ -21,12 +21,12 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The name and the text of each document.
+/// Returns the name and the text of each document.
 fn documents() -> impl Iterator<Item = (&'static str, String)> {
     DOCUMENTS.into_iter().map(|name| (name, std::fs::read_to_string(root().join(name)).expect("a document")))
 }
 
-/// The problems of a configuration, if there are any.
+/// Returns the problems of a configuration, if there are any.
 fn problems(text: &str) -> Option<String> {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("readme.yaml");
@@ -55,7 +55,7 @@ fn mcp_example() -> Config {
     load(&file, &socket, &Overrides::default()).unwrap_or_else(|problems| panic!("{problems}")).config
 }
 
-/// The route and the scopes of a call to the MCP server with these header fields.
+/// Returns the route and the scopes of a call to the MCP server with these header fields.
 fn mcp_call(config: &Config, fields: &[(&'static str, &'static str)]) -> (String, Vec<String>) {
     let target = Target { scheme: Scheme::Http, host: "mcp.calendar.example", port: 80 };
     let headers: HeaderMap =
@@ -81,7 +81,7 @@ fn mcp_example_gives_each_tool_its_own_scopes() {
     assert_eq!(mcp_call(&config, &[]), expected("mcp-rest", &["mcp:use"]));
 }
 
-/// The texts between single backticks, outside code blocks.
+/// Returns the texts between single backticks outside code blocks.
 fn spans(text: &str) -> impl Iterator<Item = &str> {
     text.split("```").step_by(2).flat_map(|prose| prose.split('`').skip(1).step_by(2))
 }
@@ -129,7 +129,7 @@ fn values_that_a_document_writes_are_values_of_the_chart() {
         for rest in text.split("cat > values.yaml <<'EOF'\n").skip(1) {
             found += 1;
             let written = &rest[..rest.find("EOF\n").expect("its end")];
-            // What is commented out is for some readers only.
+            // Lines that are commented out apply to some readers only.
             let lines = written.lines().map(|line| line.trim_start_matches("# "));
             let mappings: Vec<&str> = lines.filter(|line| line.contains(": {")).collect();
             let values: Value = serde_yaml::from_str(&mappings.join("\n")).expect("YAML");
@@ -164,7 +164,7 @@ fn files_that_a_document_names_exist() {
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let file = target.split('#').next().filter(|file| !file.is_empty());
             let exists = target.starts_with("http") || file.is_none_or(|file| directory.join(file).exists());
-            assert!(exists, "{name} links to {target}, which is not there");
+            assert!(exists, "{name} links to {target}, which does not exist");
         }
         // For kubectl, `deploy/NAME` is a Deployment.
         for line in text.lines().filter(|line| !line.contains("kubectl")) {
@@ -173,13 +173,13 @@ fn files_that_a_document_names_exist() {
                 let is_ours = word.split_once('/').is_some_and(|(first, _)| {
                     ["charts", "config", "deploy", "src", "tests", "benches", ".ci"].contains(&first)
                 });
-                assert!(!is_ours || root().join(word).exists(), "{name} names {word}, which is not there");
+                assert!(!is_ours || root().join(word).exists(), "{name} names {word}, which does not exist");
             }
         }
     }
 }
 
-/// The text of every source file.
+/// Appends the text of every source file.
 fn sources(directory: &Path, text: &mut String) {
     for entry in std::fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();

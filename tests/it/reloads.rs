@@ -90,7 +90,7 @@ async fn eager_grant_shared_with_a_lazy_route_is_fetched_until_obtained() {
         assert!(proxy.probe("/readyz").await.text().contains("a first token for route `eager`"));
         world.corp.faults().token.clear();
         proxy.until_ready().await;
-        assert_eq!(world.api.arrivals(), 0, "no request was needed for it");
+        assert_eq!(world.api.arrivals(), 0, "the token was fetched without a request");
     }
 }
 

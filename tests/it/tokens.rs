@@ -142,7 +142,7 @@ async fn authorization_server_that_is_down_is_a_shared_503() {
     grpc.is_grpc_refusal("14");
     world.corp.faults().token.clear();
     until(async || proxy.get("http://api.test/x").await.status == 200, "recovery by itself").await;
-    assert_eq!(world.api.arrivals(), 1, "nothing went out unauthenticated");
+    assert_eq!(world.api.arrivals(), 1, "no request was sent without a token");
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn body_is_replayed_only_if_the_route_allows_it() {
         let reply = agent::post(proxy.outbound, &format!("http://{host}/x"), &[], &body).await;
         assert_eq!((reply.status.as_u16(), world.api.arrivals() - before), (status, arrivals), "{host} {size}");
         if status == 200 {
-            assert_eq!(reply.json()["body"]["length"], 1024, "the whole body once more");
+            assert_eq!(reply.json()["body"]["length"], 1024, "the whole body is sent again");
         }
         world.api.faults().clear();
         assert_eq!(proxy.get(&format!("http://{host}/x")).await.status, 200, "the refused token is not used again");
@@ -292,7 +292,7 @@ async fn users_never_share_a_token() {
     assert!(seen.iter().all(|seen| !seen.headers.contains_key("x-user-token")));
     let bearer = format!("Bearer {other}");
     assert_eq!(agent::get(proxy.outbound, "http://user.test/x", &[("x-user-token", &bearer)]).await.status, 200);
-    assert_eq!(world.corp.count(Leg::SelfIssued), 3, "the scheme in front is not part of the token");
+    assert_eq!(world.corp.count(Leg::SelfIssued), 3, "the scheme is not part of the token");
 }
 
 #[tokio::test]
@@ -358,14 +358,14 @@ async fn refused_delegated_token_is_not_used_again_by_any_worker() {
     api.faults().next(Fault::invalid_token());
     let arrivals = api.arrivals();
     assert_eq!(one.get("http://user.test/x", &alice).await.status, 200);
-    assert_eq!(api.arrivals() - arrivals, 2, "sent once more");
+    assert_eq!(api.arrivals() - arrivals, 2, "the request is sent once more");
     let second = sent();
     assert_ne!(second, first);
     for agent in [&mut other, &mut one] {
         assert_eq!(agent.get("http://user.test/x", &alice).await.status, 200);
         assert_eq!(sent(), second);
         assert_eq!(agent.get("http://user.test/x", &bob).await.status, 200);
-        assert_eq!(sent(), bobs, "nobody has refused his");
+        assert_eq!(sent(), bobs, "bob's token was not refused");
     }
     assert_eq!(world.corp.count(Leg::SelfIssued), 3);
 
@@ -425,7 +425,7 @@ async fn expired_token_is_dropped_and_not_counted() {
     world.clock.shift(400);
     proxy.until_metric(entries, |count| count == 0.0).await;
     assert_eq!(proxy.metric(bytes).await, 0.0);
-    assert!(ends > 0.0 && proxy.metric(expiry).await == ends, "the expiry stays known, for the alert");
+    assert!(ends > 0.0 && proxy.metric(expiry).await == ends, "the expiry stays in the metrics for the alert");
     let status = proxy.status().await;
     let routes = status["routes"].as_array().expect("a list");
     assert!(routes.iter().all(|route| route["token"].is_null()), "{status}");

@@ -1,5 +1,5 @@
-//! HTTP/2 upstreams that take no more streams, or say that they did nothing with one: what goes to
-//! another connection, and what must not go twice.
+//! HTTP/2 upstreams that accept no more streams, or report that they did not process a request:
+//! which requests are sent again on another connection, and which must not be.
 use super::agent::{Http2, Reply, full};
 use super::frames::{self, Frames, HEADERS, REFUSED_STREAM, WINDOW_UPDATE, frame};
 use super::world::{Proxy, World, until, within};
@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// gRPC in the clear is what makes a plain upstream an HTTP/2 one (RFC 9113 §3.3).
+/// The proxy uses HTTP/2 with a plain upstream for gRPC calls only (RFC 9113 §3.3).
 fn call(method: &Method, host: &str, body: &'static str) -> Request<Full<Bytes>> {
     let request = Request::builder().method(method).uri(format!("http://{host}.test/x"));
     request.header("content-type", "application/grpc").body(full(body)).expect("request")
@@ -34,11 +34,12 @@ async fn proxy(world: &World, url: &str) -> Proxy {
 }
 
 /// Fails if the proxy refused the request, which it reports with a gRPC code.
-fn is_answer(reply: &Reply) {
+fn assert_answered(reply: &Reply) {
     assert_eq!((reply.status.as_u16(), reply.header("grpc-status")), (200, ""), "{reply:?}");
 }
 
-/// An upstream that allows a number of streams on a connection, and answers once the test lets it.
+/// An upstream that allows a limited number of streams on a connection, and answers once the test
+/// lets it.
 struct Limited {
     /// The connection of each request, in the order of arrival.
     requests: watch::Receiver<Vec<usize>>,
@@ -115,13 +116,13 @@ async fn requests_spread_over_http2_connections_up_to_a_limit() {
         }
         assert_eq!(upstream.reached_by(calls).await, expected);
         if calls == 32 {
-            // There may be no more connections: these wait for a stream on one of those.
+            // The limit of connections is reached, so these wait for a stream on one of them.
             (0..3).for_each(|_| start());
-            until(async || proxy.status().await["requests"] == 35, "the last ones are at the proxy").await;
+            until(async || proxy.status().await["requests"] == 35, "the last requests are at the proxy").await;
         }
         upstream.answers.send_replace(true);
         while let Some(reply) = within(replies.join_next(), "the answers").await {
-            is_answer(&Reply::of(reply.expect("no panic").expect("an answer")).await);
+            assert_answered(&Reply::of(reply.expect("no panic").expect("an answer")).await);
         }
         let connections = *expected.last().expect("some") + 1;
         assert_eq!(proxy.metric("upstream_connections{state=\"idle\"}").await, connections as f64);
@@ -148,49 +149,50 @@ async fn upstream_gets_one_stream_until_it_states_its_limit() {
         connection.write([frames::settings(&[]), frames::ok(1)].concat()).await;
     }
     while let Some(reply) = within(replies.join_next(), "the answers").await {
-        is_answer(&Reply::of(reply.expect("no panic").expect("an answer")).await);
+        assert_answered(&Reply::of(reply.expect("no panic").expect("an answer")).await);
     }
 }
 
-/// What an upstream does with the second request of a case; the others it answers.
+/// What an upstream does with the second request of a case. It answers all others.
 #[derive(Clone, Copy, Debug)]
-enum Trick {
-    /// RFC 9113 §8.7: a refused stream was not processed.
-    Refuses,
-    /// RFC 9113 §6.8: neither was one beyond the last stream of a GOAWAY.
-    GoesBefore,
-    /// One up to the last may have been.
-    GoesAfter,
-    /// An error that says nothing of the kind.
-    Cancels,
-    /// It closes.
-    Closes,
-    /// It breaks the protocol, so that the proxy ends the connection with a GOAWAY of its own.
-    Babbles,
+enum Failure {
+    /// It refuses the stream, so it did not process it (RFC 9113 §8.7).
+    RefusesStream,
+    /// It sends a GOAWAY whose last stream is an earlier one, so it did not process it (RFC 9113
+    /// §6.8).
+    ExcludesStream,
+    /// It sends a GOAWAY that includes the stream, so it may have processed it.
+    IncludesStream,
+    /// It resets the stream with an error that says nothing about processing.
+    CancelsStream,
+    /// It closes the connection.
+    ClosesConnection,
+    /// It violates the protocol, so the proxy ends the connection with a GOAWAY of its own.
+    ViolatesProtocol,
 }
 
-impl Trick {
+impl Failure {
     fn frames(self, stream: u32) -> Option<Vec<u8>> {
         match self {
-            Self::Refuses => Some(frames::reset_with(REFUSED_STREAM, stream)),
-            Self::GoesBefore => Some(frames::goaway(stream - 2)),
-            Self::GoesAfter => Some(frames::goaway(stream)),
-            Self::Cancels => Some(frames::reset(stream)),
-            Self::Closes => None,
-            // An increment of 0 (RFC 9113 §6.9).
-            Self::Babbles => Some(frame(WINDOW_UPDATE, 0, 0, &[0; 4])),
+            Self::RefusesStream => Some(frames::reset_with(REFUSED_STREAM, stream)),
+            Self::ExcludesStream => Some(frames::goaway(stream - 2)),
+            Self::IncludesStream => Some(frames::goaway(stream)),
+            Self::CancelsStream => Some(frames::reset(stream)),
+            Self::ClosesConnection => None,
+            // An increment of 0 is an error (RFC 9113 §6.9).
+            Self::ViolatesProtocol => Some(frame(WINDOW_UPDATE, 0, 0, &[0; 4])),
         }
     }
 
     fn ends_the_connection(self) -> bool {
-        !matches!(self, Self::Refuses | Self::Cancels)
+        !matches!(self, Self::RefusesStream | Self::CancelsStream)
     }
 }
 
-/// What the tricky upstream is up to, and how many requests of this case it has seen.
-type Plan = Arc<Mutex<(Trick, usize)>>;
+/// What the upstream does next, and the number of requests of this case that it has received.
+type Plan = Arc<Mutex<(Failure, usize)>>;
 
-async fn tricky(listener: TcpListener, plan: Plan) {
+async fn serve_failing(listener: TcpListener, plan: Plan) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let plan = Arc::clone(&plan);
@@ -201,7 +203,7 @@ async fn tricky(listener: TcpListener, plan: Plan) {
                 if frame.kind != HEADERS {
                     continue;
                 }
-                let (trick, count) = {
+                let (failure, count) = {
                     let mut plan = plan.lock().expect("no panic");
                     plan.1 += 1;
                     *plan
@@ -210,8 +212,8 @@ async fn tricky(listener: TcpListener, plan: Plan) {
                     connection.write(frames::ok(frame.stream)).await;
                     continue;
                 }
-                connection.write(trick.frames(frame.stream)?).await;
-                if trick.ends_the_connection() {
+                connection.write(failure.frames(frame.stream)?).await;
+                if failure.ends_the_connection() {
                     return Some(());
                 }
             }
@@ -221,12 +223,12 @@ async fn tricky(listener: TcpListener, plan: Plan) {
 
 #[tokio::test]
 async fn only_unprocessed_requests_are_sent_again() {
-    use Trick::{Babbles, Cancels, Closes, GoesAfter, GoesBefore, Refuses};
+    use Failure::{CancelsStream, ClosesConnection, ExcludesStream, IncludesStream, RefusesStream, ViolatesProtocol};
     let world = World::open().await;
     let (listener, url) = listen().await;
-    let plan = Plan::new(Mutex::new((Refuses, 0)));
+    let plan = Plan::new(Mutex::new((RefusesStream, 0)));
     let mut task = JoinSet::new();
-    task.spawn(tricky(listener, Arc::clone(&plan)));
+    task.spawn(serve_failing(listener, Arc::clone(&plan)));
     let proxy = proxy(&world, &url).await;
     let mut agent = Http2::connect(proxy.outbound).await;
     let requests = [
@@ -235,22 +237,22 @@ async fn only_unprocessed_requests_are_sent_again() {
         (Method::POST, "kept", "a body that is kept"),
         (Method::POST, "once", "a body that is not"),
     ];
-    for (trick, repeated) in [
-        (Refuses, [true, true, true, false]),
-        (GoesBefore, [true, true, true, false]),
-        // RFC 9110 §9.2.2: what is idempotent may be sent again when a connection fails.
-        (GoesAfter, [true, false, false, false]),
-        (Cancels, [true, false, false, false]),
-        (Closes, [true, false, false, false]),
-        (Babbles, [true, false, false, false]),
+    for (failure, repeated) in [
+        (RefusesStream, [true, true, true, false]),
+        (ExcludesStream, [true, true, true, false]),
+        // An idempotent request may be sent again when a connection fails (RFC 9110 §9.2.2).
+        (IncludesStream, [true, false, false, false]),
+        (CancelsStream, [true, false, false, false]),
+        (ClosesConnection, [true, false, false, false]),
+        (ViolatesProtocol, [true, false, false, false]),
     ] {
         for ((method, host, body), repeated) in requests.iter().zip(repeated) {
-            *plan.lock().expect("no panic") = (trick, 0);
-            is_answer(&agent.send(call(&Method::GET, host, "")).await);
+            *plan.lock().expect("no panic") = (failure, 0);
+            assert_answered(&agent.send(call(&Method::GET, host, "")).await);
             let reply = agent.send(call(method, host, body)).await;
             let seen = plan.lock().expect("no panic").1;
             let expected = if repeated { ("", 3) } else { ("14", 2) };
-            assert_eq!((reply.header("grpc-status"), seen), expected, "{trick:?} {method} {body:?}: {reply:?}");
+            assert_eq!((reply.header("grpc-status"), seen), expected, "{failure:?} {method} {body:?}: {reply:?}");
         }
     }
 }

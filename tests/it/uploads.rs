@@ -1,5 +1,4 @@
-//! Bodies on their way up that are slow, stall or break: whose fault that is, and what it leaves
-//! behind.
+//! Uploads that are slow, stall or break: who is at fault, and that nothing is left behind.
 use super::agent::{Http2, Raw};
 use super::log;
 use super::world::{Proxy, World, until, within};
@@ -19,8 +18,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-/// An upstream that counts bytes and answers a chunked body's end, unless the request is for
-/// `/silent`.
+/// Starts an upstream that counts bytes and answers at the end of a chunked body, unless the
+/// request is for `/silent`.
 async fn counting() -> (String, watch::Receiver<usize>, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -68,9 +67,9 @@ async fn response_timeout_starts_at_the_end_of_the_upload() {
     }
 }
 
-/// Two routes to an API over HTTP/1.1, two to one over HTTP/2; `kept` ones keep a body for a
-/// replay.
-async fn both(world: &World, timeouts: &str) -> (ResourceServer, Proxy) {
+/// Starts an API over HTTP/1.1 and one over HTTP/2, with two routes to each. The `kept` routes keep
+/// a body for a replay.
+async fn both_apis(world: &World, timeouts: &str) -> (ResourceServer, Proxy) {
     let ca = WebCa::new(&world.clock).expect("authority");
     world.write("ca.pem", &ca.certificate_pem());
     let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
@@ -93,7 +92,7 @@ async fn both(world: &World, timeouts: &str) -> (ResourceServer, Proxy) {
     (modern, proxy)
 }
 
-/// A refusal, read from a connection.
+/// Reads a refusal from a connection and returns its body.
 async fn refused(agent: &mut Raw) -> String {
     let head = agent.head().await;
     assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
@@ -105,7 +104,7 @@ async fn refused(agent: &mut Raw) -> String {
 #[tokio::test]
 async fn stalled_upload_is_refused_after_the_idle_timeout() {
     let world = World::open().await;
-    let (modern, proxy) = both(&world, "timeouts: { idle: 1s },").await;
+    let (modern, proxy) = both_apis(&world, "timeouts: { idle: 1s },").await;
     let outbound = proxy.outbound;
     let stalls = |host: &'static str| async move {
         let mut agent = Raw::connect(outbound).await;
@@ -117,9 +116,9 @@ async fn stalled_upload_is_refused_after_the_idle_timeout() {
     for reason in ["upstream_timeout", "upstream_broken"] {
         assert_eq!(proxy.metric(&format!("refused_total{{reason=\"{reason}\"}}")).await, 0.0, "{reason}");
     }
-    within(async { tokio::join!(world.api.reached_by(5), modern.reached_by(5)) }, "the beginnings at the upstreams")
+    within(async { tokio::join!(world.api.reached_by(5), modern.reached_by(5)) }, "the requests at the upstreams")
         .await;
-    // What is kept is sent whole or not at all.
+    // A body that is kept for a replay is sent whole or not at all.
     assert_eq!((world.api.arrivals(), modern.arrivals()), (5, 5));
 }
 
@@ -130,11 +129,11 @@ async fn upstream_that_reads_no_body_times_out() {
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let proxy = world
         .proxy_with(&format!(
-            "routes:\n  - {{ match: {{ host: deaf.test }}, token: none, timeouts: {{ idle: 2s }}, upstream: {{ url: {url} }} }}\n"
+            "routes:\n  - {{ match: {{ host: unread.test }}, token: none, timeouts: {{ idle: 2s }}, upstream: {{ url: {url} }} }}\n"
         ))
         .await;
     let endless = stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b'x'; 16 * 1024]))));
-    let request = Request::post("http://deaf.test/x").body(StreamBody::new(endless)).expect("request");
+    let request = Request::post("http://unread.test/x").body(StreamBody::new(endless)).expect("request");
     let mut agent = Http2::connect(proxy.outbound).await;
     agent.send(request).await.is_refusal(504, "upstream_timeout");
     drop(listener);
@@ -143,8 +142,8 @@ async fn upstream_that_reads_no_body_times_out() {
 #[tokio::test]
 async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() {
     let world = World::open().await;
-    let (modern, proxy) = both(&world, "").await;
-    // A connection of each worker's: the kernel chooses the worker.
+    let (modern, proxy) = both_apis(&world, "").await;
+    // Each worker needs its own connection, and the kernel chooses the worker.
     let warm = async || {
         for host in ["h2", "h2-kept"] {
             assert_eq!(proxy.get(&format!("http://{host}.test/x")).await.status, 200);
@@ -159,17 +158,17 @@ async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() 
             let mut agent = Raw::connect(proxy.outbound).await;
             let head = format!("POST /breaks HTTP/1.1\r\nhost: {host}.test\r\ntransfer-encoding: chunked\r\n\r\n");
             agent.write(head).await;
-            within(upstream.reached_by(arrivals + 1), "the beginning at the upstream").await;
+            within(upstream.reached_by(arrivals + 1), "the request at the upstream").await;
             agent.write(part).await;
             if n > 0 {
                 agent.stream.shutdown().await.expect("shut down");
             }
             refused(&mut agent).await;
             until(async || upstream.requests().len() > ended, "the upstream sees the end").await;
-            let mut hasty = Raw::connect(proxy.outbound).await;
-            hasty.write(format!("POST /x HTTP/1.1\r\nhost: {host}.test\r\ncontent-length: 9\r\n\r\nhalf")).await;
-            within(upstream.reached_by(arrivals + 2), "the beginning at the upstream").await;
-            drop(hasty);
+            let mut leaver = Raw::connect(proxy.outbound).await;
+            leaver.write(format!("POST /x HTTP/1.1\r\nhost: {host}.test\r\ncontent-length: 9\r\n\r\nhalf")).await;
+            within(upstream.reached_by(arrivals + 2), "the request at the upstream").await;
+            drop(leaver);
             until(async || upstream.requests().len() > ended + 1, "the upstream sees the end").await;
         }
         let kept = format!("POST /x HTTP/1.1\r\nhost: {host}-kept.test\r\ncontent-length: 9\r\n\r\nhalf");
@@ -179,10 +178,10 @@ async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() 
         refused(&mut agent).await;
     }
     proxy.until_idle().await;
-    // Whole ones pass, to the same connections where they are shared.
+    // Complete uploads pass, over the same connections if these are shared.
     for host in ["h1", "h1-kept", "h2", "h2-kept"] {
-        let reply = super::agent::post(proxy.outbound, &format!("http://{host}.test/x"), &[], b"a whole one").await;
-        assert_eq!((reply.status.as_u16(), &reply.json()["body"]["length"]), (200, &serde_json::json!(11)), "{host}");
+        let reply = super::agent::post(proxy.outbound, &format!("http://{host}.test/x"), &[], b"a whole body").await;
+        assert_eq!((reply.status.as_u16(), &reply.json()["body"]["length"]), (200, &serde_json::json!(12)), "{host}");
     }
     assert_eq!(modern.connections(), 4);
     assert_eq!(proxy.metric("refused_total{reason=\"malformed_request\"}").await, 14.0);
@@ -195,7 +194,7 @@ async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() 
 #[tokio::test]
 async fn broken_http2_upload_spares_the_upstream_connection() {
     let world = World::open().await;
-    let (modern, proxy) = both(&world, "").await;
+    let (modern, proxy) = both_apis(&world, "").await;
     let mut agent = Http2::connect(proxy.outbound).await;
     // The body ends once the test drops or uses its sender.
     let post = |length: usize| {
@@ -209,12 +208,12 @@ async fn broken_http2_upload_spares_the_upstream_connection() {
     drop(end);
     assert_eq!(agent.send(whole).await.status, 200);
     let (arrivals, connections) = (modern.arrivals(), modern.connections());
-    // Some end before their length, some are given up.
+    // Half of them end before their length, and half are abandoned.
     for n in 1..=6 {
         let ended = modern.requests().len();
         let (longer, end) = post(9);
         let sending = agent.sender.send_request(longer);
-        within(modern.reached_by(arrivals + n), "the beginning at the upstream").await;
+        within(modern.reached_by(arrivals + n), "the request at the upstream").await;
         if n % 2 == 0 {
             drop(sending);
         } else {

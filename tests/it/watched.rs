@@ -23,15 +23,15 @@ impl Watched {
         let proxy = process.ready(&world).await;
         assert_eq!(proxy.get("http://api.test/x").await.status, 200);
         let mut watched = Self { world, process, proxy, descriptors: 0.0, memory: 0 };
-        watched.neighbour().await;
+        watched.assert_serves_neighbour().await;
         watched.idle().await;
         watched.descriptors = watched.proxy.descriptors().await;
         watched.memory = watched.process.memory("VmHWM");
         watched
     }
 
-    /// Another agent, which must be served during the attack.
-    pub(crate) async fn neighbour(&self) {
+    /// Fails unless another agent is served.
+    pub(crate) async fn assert_serves_neighbour(&self) {
         let mut agent = Http1::connect(self.proxy.outbound).await;
         for _ in 0..100 {
             let get = request(&Method::GET, "http://api.test/neighbour", &[]).body(full("")).expect("request");
@@ -39,14 +39,14 @@ impl Watched {
         }
     }
 
-    /// Attacks for as long as the neighbour sends requests.
-    pub(crate) async fn besieged_by(&self, attack: impl Future<Output = ()>) {
+    /// Runs the attack for as long as the neighbour sends requests, which must be served.
+    pub(crate) async fn attack_with(&self, attack: impl Future<Output = ()>) {
         let attack = async {
             attack.await;
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            () = self.neighbour() => {}
+            () = self.assert_serves_neighbour() => {}
             () = attack => {}
         }
     }
@@ -62,15 +62,15 @@ impl Watched {
         }
     }
 
-    /// Checks that nothing of the attack is left, that the process serves, and that it never took
-    /// more than `most` KiB for it.
-    pub(crate) async fn is_as_before(&mut self, most: u64) {
+    /// Fails unless everything that the attack took is released, the process still serves, and its
+    /// memory never grew by more than `most` KiB.
+    pub(crate) async fn assert_recovered(&mut self, most: u64) {
         self.idle().await;
         until(async || self.proxy.descriptors().await <= self.descriptors, "no descriptor is left open").await;
-        self.neighbour().await;
+        self.assert_serves_neighbour().await;
         assert!(self.process.child.try_wait().expect("asked").is_none(), "the process is running");
         let growth = self.process.memory("VmHWM") - self.memory;
-        assert!(growth < most, "it took {growth} KiB");
+        assert!(growth < most, "the process grew by {growth} KiB");
         assert_eq!(self.process.log().matches("panicked").count(), 0);
     }
 }

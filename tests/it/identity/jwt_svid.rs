@@ -16,11 +16,11 @@ async fn jwt_svid_is_fetched_once_for_all_callers_and_cached() {
     assert_eq!(agent.calls().jwt_svid, 1);
     fixture.identity.jwt_svid("https://other.example").await.expect("a token");
     fixture.identity.jwt_svid(AUDIENCE).await.expect("a token");
-    assert_eq!(agent.calls().jwt_svid, 2, "one for each audience");
+    assert_eq!(agent.calls().jwt_svid, 2, "one JWT-SVID for each audience");
     agent.rotate().expect("issued");
     fixture.until_in_use(&agent).await;
     fixture.identity.jwt_svid(AUDIENCE).await.expect("a token");
-    assert_eq!(agent.calls().jwt_svid, 2, "rotation of the X.509-SVID does not touch it");
+    assert_eq!(agent.calls().jwt_svid, 2, "rotating the X.509-SVID does not affect the JWT-SVID");
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn denied_or_expired_jwt_svid_is_refused_with_a_reason() {
     let (fixture, agent) = Fixture::served().await;
     agent.refuse_jwt_svids(Some(Code::PermissionDenied));
     assert_eq!(fixture.identity.jwt_svid(AUDIENCE).await.expect_err("denied").kind(), "denied");
-    assert!(fixture.identity.is_valid(), "that call is not the stream");
+    assert!(fixture.identity.is_valid(), "a JWT-SVID call does not affect the stream");
     agent.refuse_jwt_svids(None);
     agent.set_jwt_svid_ttl(Duration::ZERO);
     let error = fixture.identity.jwt_svid(AUDIENCE).await.expect_err("expired");

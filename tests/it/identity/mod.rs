@@ -114,5 +114,5 @@ async fn until(wanted: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("the condition came about");
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("the condition holds before the deadline");
 }

@@ -43,8 +43,8 @@ async fn missing_registration_is_waited_for_quietly() {
     assert_eq!(fixture.missing(), Some(MissingKind::Waiting));
     let words = fixture.identity.current().expect_err("none").to_string();
     assert!(words.contains("register an entry") && words.contains("no identity issued"), "{words}");
-    let told = |line: &str| line.contains(&agent.endpoint()) && line.contains("register an entry");
-    assert_eq!(log.count(told), 3);
+    let reported = |line: &str| line.contains(&agent.endpoint()) && line.contains("register an entry");
+    assert_eq!(log.count(reported), 3);
     agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
     fixture.until_in_use(&agent).await;
 }
@@ -203,7 +203,7 @@ async fn withdrawn_svid_is_not_used() {
     until(|| fixture.identity.is_valid()).await;
     let calls = agent.calls().jwt_svid;
     fixture.identity.jwt_svid(AUDIENCE).await.expect("a token");
-    assert_eq!(agent.calls().jwt_svid, calls + 1, "the withdrawn one's token was dropped");
+    assert_eq!(agent.calls().jwt_svid, calls + 1, "the token of the withdrawn identity was dropped");
 }
 
 #[tokio::test]
@@ -217,7 +217,7 @@ async fn hint_selects_the_svid_and_unknown_hint_is_refused() {
     agent.set_identities(&[other.clone(), SvidRequest::new(ID).hint("agent")]).expect("issued");
     until(|| fixture.identity.current().is_ok_and(|snapshot| snapshot.svid.id.to_string() == ID)).await;
     let token = fixture.identity.jwt_svid(AUDIENCE).await.expect("a token");
-    assert_eq!(token.id.to_string(), ID, "of the same SPIFFE ID");
+    assert_eq!(token.id.to_string(), ID, "the new SVID has the same SPIFFE ID");
     agent.set_identities(&[other]).expect("issued");
     until(|| fixture.missing() == Some(MissingKind::Withdrawn)).await;
 }
@@ -227,12 +227,12 @@ async fn clock_jump_expires_the_svid_and_reopens_the_stream() {
     let (fixture, agent) = Fixture::served().await;
     let streams = agent.calls().x509_svid;
     fixture.clock.shift(7200);
-    assert_eq!(fixture.missing(), Some(MissingKind::Expired), "judged by the clock at once");
+    assert_eq!(fixture.missing(), Some(MissingKind::Expired), "the SVID expires by the clock at once");
     until(|| agent.calls().x509_svid > streams).await;
     agent.rotate().expect("issued");
     fixture.until_in_use(&agent).await;
     fixture.clock.shift(-300);
-    assert!(fixture.identity.is_valid(), "a step back harms nothing");
+    assert!(fixture.identity.is_valid(), "a clock set back expires nothing");
     fixture.identity.jwt_svid(AUDIENCE).await.expect("a token");
 }
 
