@@ -113,7 +113,7 @@ async fn request_without_a_route_is_refused_with_the_nearest_one_named() {
     }
     let reply = agent::post(proxy.outbound, "http://api.test/v1/x", &[], b"x").await;
     reply.is_refusal(403, "no_route");
-    assert!(reply.text().contains("`reader`: api.test, its default port, /v1/**, GET."), "{}", reply.text());
+    assert!(reply.text().contains("`reader`, for GET api.test/v1/**."), "{}", reply.text());
     assert_eq!(world.api.arrivals(), 0);
     assert_eq!(world.corp.arrivals(), 0, "no token is fetched for a refused request");
 }
