@@ -39,8 +39,9 @@ impl Placement {
     /// a letter or digit is an authentication scheme, and one space follows it (RFC 9110 §11.4); an
     /// empty one leaves the token alone.
     ///
-    /// # Errors The field is one that the message itself needs, or that proxies and servers act on:
-    /// the agent's own field of that name would be lost, or the token would be taken for something
+    /// # Errors
+    /// The field is one that the message itself needs, or that proxies and servers act on: the
+    /// agent's own field of that name would be lost, or the token would be taken for something
     /// else. Or the prefix cannot be part of a field's value.
     pub fn of_token(header: HeaderName, prefix: &str) -> Result<Self, PlacementError> {
         let is_refused = |name: &str| {

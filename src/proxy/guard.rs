@@ -40,7 +40,8 @@ impl Guard {
     /// meantime, the connection moves to it: otherwise several connections could be admitted for
     /// the same free descriptor.
     ///
-    /// # Errors The connection, if there is no descriptor for it.
+    /// # Errors
+    /// The connection, if there is no descriptor for it.
     pub(super) fn admit(&self, stream: TcpStream) -> Result<TcpStream, TcpStream> {
         match self.reserved_from {
             Some(reserved) if descriptor(&stream) >= reserved => move_below(reserved, stream),
