@@ -11,7 +11,7 @@
 //! | `127.0.0.1:17080`, `[::1]:17080` | the agent | forward proxy, base URLs, virtual hosts, CONNECT; HTTP/1.1 and cleartext HTTP/2 |
 //! | `[::]:17090` | the kubelet, Prometheus | `/metrics`, `/livez`, `/readyz`, `/startupz` |
 //! | `/run/idjag-proxy/admin.sock` | an operator | the status and the log level; mode 0600, because the agent shares the network but not this file |
-//! | none, unless `listen.jwks` is set | authorization servers | the public keys of the keys that sign assertions |
+//! | none, unless `listen.jwks` is set | authorization servers | the public halves of the keys that sign assertions |
 //!
 //! # One request
 //!
@@ -27,8 +27,8 @@
 //! ```
 //!
 //! Errors leave by `?` to the one place that makes responses, `proxy::error`. An `Outcome` is
-//! created before the first stage and consumed by the last; if it is dropped before, the request is
-//! recorded as aborted.
+//! created before the first stage and consumed by the last; if it is dropped earlier, the request
+//! is recorded as aborted.
 //!
 //! # Layers
 //!
@@ -38,53 +38,57 @@
 //! | 4 traffic | [`admin`] → [`proxy`] → [`policy`] | the format of the file, the environment, the command line |
 //! | 3 tokens | [`token`] → [`exchange`] → [`issuer`] | the agent's request |
 //! | 2 credentials | [`tls`] → [`identity`] | routes, OAuth |
-//! | 1 protocol | [`assertion`], [`jose`] | sockets, tasks, files: these are pure functions |
-//! | 0 vocabulary | [`clock`], [`host`], [`http_server`], [`listen`], [`secret`], [`single_flight`], [`sync`], [`tasks`], [`telemetry`] | any word of the domain |
+//! | 1 protocol | [`assertion`], [`jose`] | sockets, tasks, files: nothing here does I/O |
+//! | 0 foundation | [`clock`], [`host`], [`http_server`], [`listen`], [`secret`], [`single_flight`], [`sync`], [`tasks`], [`telemetry`] | any term of the domain |
 //!
-//! A module imports lower layers, and its own layer along the arrows. Two modules stand beside the
-//! layers, each a feature, and import layer 0 alone. `dev` is the Workload API, authorization
+//! A module imports lower layers, and its own layer along the arrows; in layer 0, `single_flight`
+//! imports `clock` and `sync`, `http_server` imports `tasks` and `telemetry`, and `telemetry` imports
+//! `sync`. Two modules stand beside the layers, each a feature, and import layer 0 alone. `dev` is the Workload API, authorization
 //! server and resource server of the demo and the tests, which must not check our assertions with
 //! the code that made them. `kubernetes` is `inject` and the `injector` webhook, which put the
 //! proxy into pods; it is not in the sidecar's image.
 //!
-//! Inside a folder, files do not import each other in circles: what several of them need stands in
-//! a file below them. Parameters are named values, not tuples. `tests/it/layers.rs` holds all of
-//! this.
+//! Inside a folder, files do not import each other in cycles: what several of them need goes into a
+//! lower file. Parameters are named values, not tuples. `tests/it/layers.rs` enforces all of this.
 //!
 //! # What a change touches
 //!
 //! | change | files | should stay untouched |
 //! |---|---|---|
 //! | a source of the identity | `identity/<new>.rs` and its arm in `identity/source.rs`, `config` | `app`, `proxy`, `token`, `exchange`, `tls` |
-//! | a grant flow | its row of facts in `exchange/grant.rs`, `exchange/request.rs`, `config` | `token`, `proxy`, `identity` |
-//! | a client authentication | `exchange/client_auth.rs`, `issuer/settings.rs`, `config` | everything else |
-//! | a place for a token | `policy/placement.rs`, `config` | `exchange`, `token`, `proxy` |
+//! | a grant flow | its row of facts in `exchange/grant.rs`, `exchange/request.rs`, and `exchange/response.rs` if the answer differs; `config` | `token`, `proxy`, `identity` |
+//! | a client authentication | `exchange/client_auth.rs`, `issuer/settings.rs`, `config`; `issuer/http_client.rs` if it is done in TLS, `exchange/form.rs` if in a header | everything else |
+//! | a token in another header | only the configuration file | all code |
+//! | a token elsewhere (query, cookie) | `policy/placement.rs`, `proxy/upstream/credential.rs`, `config` | `exchange`, `token`, `proxy::outbound` |
 //! | a failure of a token request | its row in `exchange/error.rs` or `issuer/error.rs` | metrics, which read the rows |
 //! | a refusal | its row in `proxy/error.rs` | metrics and the tests' tables, which read the rows |
-//! | a metric | the module that owns the value, by [`telemetry::Registrar`] | `telemetry`, `app` |
-//! | a listener | `app/listeners.rs` and its task in `app/run.rs`, `config` | everything else |
-//! | a setting | its file type in `config/file`, its runtime type in the module that uses it | other modules |
+//! | a metric | the module that owns the value, by [`telemetry::Registrar`]; a gauge that is read at each scrape also needs a line in `app/components.rs` | `telemetry` |
+//! | a listener | the module that serves it, `app/listeners.rs`, its task in `app/run.rs`, `config` | everything else |
+//! | a setting | its file type in `config/file`, its conversion in `config/build`, its runtime type in the module that uses it (`config/runtime.rs` for the process) | other modules |
 //! | a route's property in `check` and `status` | its file type, its runtime type in `policy`, its `Display` | the commands that print it |
 //!
 //! # Threads
 //!
 //! The data plane has N worker threads, each with its own runtime, listening sockets
 //! (`SO_REUSEPORT`) and upstream connections, so that a request stays on one core. The control
-//! plane (identity, tokens, admin, reload) has one other runtime. What crosses threads are
-//! immutable snapshots.
+//! plane (identity, tokens, admin, reload) has one other runtime. Threads share
+//! immutable snapshots, channels and atomics.
 //!
 //! # Invariants
 //!
 //! - No request is sent unauthenticated because something was slow, missing or broken.
 //! - No token is sent to an origin that its route does not name, follows a redirect, or is shown to
 //!   the agent.
-//! - No expired or refused token is used. A mint that began before the refusal cannot bring a
-//!   refused token back.
-//! - No module below layer 5 reads the environment, or a file that it was not given.
+//! - No expired or refused token is used. An exchange that began before the refusal cannot bring
+//!   a refused token back.
+//! - No module below layer 5 reads the environment or a file that it was not given, except for the
+//!   machine's certificate authorities (`tls`) and the process's own figures in `/proc`
+//!   (`telemetry`).
 //! - Nothing buffers a body, except the bounded replay buffer of a route that asks for it.
 //! - No secret type can be printed or serialised.
-//! - No task exists that [`app`] does not name, except those of a worker's connections, which end
-//!   with their worker.
+//! - Every task that lives as long as the process is named by [`app`]. The others are bounded, and
+//!   end with the worker, the server or the client that started them: connections, look-ups, token
+//!   exchanges.
 pub mod admin;
 pub mod app;
 pub mod assertion;
