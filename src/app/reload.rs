@@ -101,8 +101,8 @@ impl Reload {
             Err(error) => return self.refuse(&error.to_string()),
         };
         self.changes.follow(loaded.fingerprint.clone());
-        if let Some(why) = frozen(&self.current.config, &loaded.config) {
-            return self.refuse(why);
+        if let Some(setting) = self.current.config.changed_fixed_setting(&loaded.config) {
+            return self.refuse(&format!("`{setting}` cannot change at run time: restart the proxy"));
         }
         if let Err(error) = self.apply(loaded).await {
             self.refuse(&error);
@@ -196,16 +196,4 @@ async fn first_identity(components: &Components) {
     let held = async { while identity.latest_held().is_none() && changes.changed().await.is_ok() {} };
     // The result does not matter: the new routes come into force in either case.
     let _ = tokio::time::timeout(FIRST_IDENTITY, held).await;
-}
-
-/// Returns why the new configuration cannot replace the old one while the process runs.
-fn frozen(before: &Config, after: &Config) -> Option<&'static str> {
-    if before.listen != after.listen {
-        return Some("`listen` does not change at run time: restart the proxy to move a listener");
-    }
-    if format!("{:?}", before.identity) != format!("{:?}", after.identity) {
-        return Some("`identity` does not change at run time: restart the proxy to change its source");
-    }
-    (before.process != after.process)
-        .then_some("settings of the process (workers, log, limits, token_timeout, drain) do not change at run time: restart the proxy")
 }

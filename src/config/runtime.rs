@@ -33,6 +33,19 @@ pub struct Config {
     pub hash: String,
 }
 
+impl Config {
+    /// The key of the first setting that differs in `new` and cannot change while the process runs.
+    pub fn changed_fixed_setting(&self, new: &Self) -> Option<&'static str> {
+        if self.listen != new.listen {
+            return Some("listen");
+        }
+        if self.identity != new.identity {
+            return Some("identity");
+        }
+        self.process.changed_setting(&new.process)
+    }
+}
+
 /// The addresses that the process listens on. They do not change while it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
@@ -56,8 +69,8 @@ pub struct ListenAddress {
     pub explicit: bool,
 }
 
-/// Settings of the process as a whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Settings of the process as a whole. They do not change while it runs.
+#[derive(Clone, Debug)]
 pub struct ProcessSettings {
     /// The number of worker threads; absent: derived from the CPU quota.
     pub workers: Option<usize>,
@@ -73,6 +86,24 @@ pub struct ProcessSettings {
     pub drain_idle: Duration,
     /// The longest time that draining takes.
     pub drain_deadline: Duration,
+}
+
+impl ProcessSettings {
+    /// The key of the first setting that differs in `new`.
+    fn changed_setting(&self, new: &Self) -> Option<&'static str> {
+        // Naming every field makes the compiler reject a setting that is not compared.
+        let Self { workers, log_level, log_format, limits, token_timeout, drain_idle, drain_deadline } = self;
+        let settings = [
+            ("workers", *workers == new.workers),
+            ("log.level", *log_level == new.log_level),
+            ("log.format", *log_format == new.log_format),
+            ("limits", *limits == new.limits),
+            ("token_timeout", *token_timeout == new.token_timeout),
+            ("drain.idle", *drain_idle == new.drain_idle),
+            ("drain.deadline", *drain_deadline == new.drain_deadline),
+        ];
+        settings.into_iter().find_map(|(key, is_same)| (!is_same).then_some(key))
+    }
 }
 
 /// Limits of the whole process.

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
 /// The files to read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilesSettings {
     /// The X.509-SVID, followed by its intermediates.
     pub certificate: PathBuf,

@@ -8,7 +8,7 @@ use crate::tasks::Stop;
 use tokio::sync::watch;
 
 /// The settings of the source that the workload's identity comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdentitySource {
     /// The SPIFFE Workload API.
     WorkloadApi(WorkloadApiSettings),
