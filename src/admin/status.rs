@@ -1,7 +1,7 @@
 //! The status of a running proxy, for people and for `idjag-proxy status`. It contains no secret.
 use crate::clock::Timestamp;
 use crate::identity::SourceStatus;
-use crate::policy::{CredentialRule, Placement, Route, TokenSource};
+use crate::policy::{Route, RouteDescription};
 use crate::token::Slot;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -99,35 +99,13 @@ pub struct TokenStatus {
 impl RouteStatus {
     /// Describes `route`, with the token that `slot` holds at `now`.
     pub fn new(route: &Route, slot: Option<&Arc<Slot>>, now: Timestamp) -> Self {
-        let (credential, notes) = match &route.credential {
-            CredentialRule::Token(rule) => {
-                let whose = match &rule.source {
-                    TokenSource::Own => "the agent itself".to_owned(),
-                    TokenSource::Header(name) => format!("the user in `{name}`"),
-                    TokenSource::File(path) => format!("the user in {}", path.display()),
-                };
-                let server = &rule.grant.server().name;
-                let placed = if rule.placement == Placement::default() {
-                    String::new()
-                } else {
-                    format!(", sent as `{}`", rule.placement)
-                };
-                (format!("token of `{server}` for {whose}{placed}"), Vec::new())
-            }
-            CredentialRule::LegacySecret { placement, .. } => {
-                (format!("static key in `{}`", placement.header()), vec!["a static key is an anti-pattern".to_owned()])
-            }
-            CredentialRule::Tunnel => ("opaque TLS".to_owned(), Vec::new()),
-            CredentialRule::None { keep_credentials: true } => {
-                ("none".to_owned(), vec!["the agent's own credentials pass".to_owned()])
-            }
-            CredentialRule::None { keep_credentials: false } => ("none".to_owned(), Vec::new()),
-        };
+        let RouteDescription { credential, warnings, .. } = route.description();
         let token = slot.and_then(|slot| slot.held()).map(|token| TokenStatus {
             expires_at: token.expires_at().unix_seconds(),
             usable: token.is_usable(now),
             scopes: token.scopes().to_vec(),
         });
-        Self { name: route.name.to_string(), matches: route.matcher.to_string(), credential, notes, token }
+        let (name, matches) = (route.name.to_string(), route.matcher.to_string());
+        Self { name, matches, credential, notes: warnings, token }
     }
 }

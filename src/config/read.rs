@@ -43,7 +43,7 @@ fn refused(path: &Path, at: Position, message: &str) -> FirstPass {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::file::{ClientAuthFile, FlowFile, TokenOfRoute};
+    use crate::config::file::{ClientAuthFile, FlowFile, RouteFile, TokenOfRoute};
     use proptest::prelude::*;
 
     fn environment(name: &str) -> Option<String> {
@@ -177,8 +177,8 @@ mod tests {
         assert_eq!(
             problems("routes:\nlisten: ~\n"),
             [
-                "1:1: routes: expected a list, each item a mapping with `name`, `match`, `token`, `scopes`, `legacy_secret`, `tunnel`, `keep_credentials`, `upstream`, `alias`, `timeouts`, `limits` and `replay`, found nothing (give it a value or remove the key)",
-                "2:1: listen: expected a mapping with `outbound`, `metrics`, `admin` and `jwks`, found nothing (give it a value or remove the key)",
+                format!("1:1: routes: expected a list, each item {}, found nothing (give it a value or remove the key)", RouteFile::expected()),
+                "2:1: listen: expected a mapping with `outbound`, `metrics`, `admin` and `jwks`, found nothing (give it a value or remove the key)".to_owned(),
             ]
         );
     }

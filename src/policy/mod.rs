@@ -1,6 +1,7 @@
 //! Decides which requests may go where, and with whose authority. It is pure: a decision is a
 //! function of the routes and the head of the request.
 mod decision;
+mod description;
 mod error;
 mod fields;
 mod matcher;
@@ -9,6 +10,7 @@ mod placement;
 mod route;
 
 pub use decision::{Conflict, Decision, Policy, Target, Unmatched};
+pub use description::{RouteDescription, enumeration};
 pub use error::PatternError;
 pub use fields::{any_spelling, is_credential, is_forwarding, is_hop_by_hop, is_structural};
 pub use matcher::{HostPattern, Match};

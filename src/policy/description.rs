@@ -1,0 +1,163 @@
+//! Describes routes in words. A new property of a route is described here, and nowhere else.
+use super::matcher::HostPattern;
+use super::placement::Placement;
+use super::route::{CredentialRule, Origin, Route, Scheme, TokenRule, TokenSource};
+use crate::exchange::{Flow, Grant, SelfIssuedGrant, Subject};
+use crate::issuer::AuthorizationServer;
+use crate::jose::TokenKind;
+use crate::tls::{Present, ServerTrust};
+
+/// A route in words, for every command that shows it.
+pub struct RouteDescription {
+    /// Which requests go where, with whose authority: one sentence or a few, which begin new lines
+    /// with an indentation of two spaces.
+    pub sentences: String,
+    /// The credential in a few words, such as "token of `corp` for the agent itself".
+    pub credential: String,
+    /// Options that are dangerous.
+    pub warnings: Vec<String>,
+}
+
+impl Route {
+    /// Describes the route. The description contains no secret.
+    pub fn description(&self) -> RouteDescription {
+        let requests = || format!("Requests that match `{}` go {}", self.matcher, destination(self));
+        let (sentences, credential, warning) = match &self.credential {
+            CredentialRule::Token(rule) => (format!("{}, {}", requests(), authority(rule)), token(rule), None),
+            CredentialRule::LegacySecret { placement, .. } => {
+                let key = format!("static key in `{}`", placement.header());
+                let sentence = format!("{}, with a {key}: an anti-pattern.", requests());
+                (sentence, key, Some("a static key is an anti-pattern"))
+            }
+            CredentialRule::Tunnel => {
+                let port = self.matcher.port.map(|port| format!(":{port}")).unwrap_or_default();
+                let host = &self.matcher.host;
+                let how = "opaque TLS through CONNECT, without a credential";
+                (format!("Connections to {host}{port} pass unchanged: {how}."), "opaque TLS".to_owned(), None)
+            }
+            CredentialRule::None { keep_credentials: true } => {
+                let sentence = format!("{}, with the agent's own credentials.", requests());
+                (sentence, "none".to_owned(), Some("the agent's own credentials pass"))
+            }
+            CredentialRule::None { keep_credentials: false } => {
+                (format!("{}, without a credential.", requests()), "none".to_owned(), None)
+            }
+        };
+        RouteDescription { sentences, credential, warnings: warning.into_iter().map(str::to_owned).collect() }
+    }
+}
+
+/// Describes a token in a few words.
+fn token(rule: &TokenRule) -> String {
+    let subject = match &rule.source {
+        TokenSource::Own => "the agent itself".to_owned(),
+        TokenSource::Header(name) => format!("the user in `{name}`"),
+        TokenSource::File(path) => format!("the user in {}", path.display()),
+    };
+    let server = &rule.grant.server().name;
+    let placed =
+        if rule.placement == Placement::default() { String::new() } else { format!(", sent as `{}`", rule.placement) };
+    format!("token of `{server}` for {subject}{placed}")
+}
+
+/// Describes the destination, such as `to https://reports.svc:8443 over mutual TLS (it must be
+/// spiffe://example.org/reports)`.
+fn destination(route: &Route) -> String {
+    let upstream = &route.upstream;
+    let to = match &upstream.origin {
+        Some(origin) => format!("to {}", url(origin)),
+        None => match &route.matcher.host {
+            HostPattern::Exact(_) => "there over https".to_owned(),
+            HostPattern::Suffix(_) => "to the requested host over https".to_owned(),
+        },
+    };
+    let Some(tls) = &upstream.tls else { return to };
+    match (&tls.trust, tls.present) {
+        (ServerTrust::Spiffe(peers), Present::Svid) => format!("{to} over mutual TLS (it must be {peers})"),
+        (ServerTrust::Spiffe(peers), Present::Nothing) => format!("{to} (it must be {peers})"),
+        (ServerTrust::WebPki(_), Present::Svid) => format!("{to} over mutual TLS"),
+        (ServerTrust::WebPki(_), Present::Nothing) => to,
+    }
+}
+
+fn url(origin: &Origin) -> String {
+    let scheme = if origin.scheme == Scheme::Http { "http" } else { "https" };
+    format!("{scheme}://{}", origin.authority())
+}
+
+/// Describes the authority, such as "in the name of the user whose ID token of `corp` is in the
+/// header `x-user-token`, with the scope `calendar:read`. …".
+fn authority(rule: &TokenRule) -> String {
+    let grant = &rule.grant;
+    let name = match (&grant.subject, &rule.source) {
+        (Subject::Own, _) => "in the agent's own name".to_owned(),
+        (Subject::User(user), source) => {
+            let kind = match user.kind {
+                TokenKind::IdToken => "ID token",
+                TokenKind::AccessToken => "access token",
+                TokenKind::Jwt => "JWT",
+            };
+            let place = match source {
+                TokenSource::Header(header) => format!("the header `{header}`"),
+                TokenSource::File(file) => file.display().to_string(),
+                TokenSource::Own => "nowhere".to_owned(),
+            };
+            let actor = if grant.actor.is_some() { ", with the agent as the actor" } else { "" };
+            format!("in the name of the user whose {kind} of `{}` is in {place}{actor}", user.server.name)
+        }
+    };
+    let eager = if rule.eager { " Readiness waits for it." } else { "" };
+    let placed = if rule.placement == Placement::default() {
+        String::new()
+    } else {
+        format!(" Requests carry it as `{}`.", rule.placement)
+    };
+    format!("{name}, {}.\n  {}{placed}{eager}", scopes(grant), obtained(grant))
+}
+
+fn scopes(grant: &Grant) -> String {
+    let scopes: Vec<String> = grant.scopes.iter().map(|scope| format!("`{scope}`")).collect();
+    match scopes.as_slice() {
+        [] => "with the scopes that the server grants by default".to_owned(),
+        [only] => format!("with the scope {only}"),
+        several => format!("with the scopes {}", enumeration(several)),
+    }
+}
+
+fn obtained(grant: &Grant) -> String {
+    let asked = |server: &AuthorizationServer| {
+        format!("`{}` ({}, {})", server.name, server.issuer, server.client_auth.method())
+    };
+    match &grant.flow {
+        Flow::ClientCredentials { server } => {
+            format!("The token comes from {}, on the agent's own authority as a client.", asked(server))
+        }
+        Flow::SelfIssued { server, grant } => {
+            let how = match grant {
+                SelfIssuedGrant::TokenExchange => "in exchange for an assertion that the proxy signs",
+                SelfIssuedGrant::JwtBearer => "for an assertion that the proxy signs as the grant",
+            };
+            format!("The token comes from {}, {how}.", asked(server))
+        }
+        Flow::IdJag { idp, server } => {
+            format!("The token comes from {}, in return for an ID-JAG that {} issues.", asked(server), asked(idp))
+        }
+        Flow::TokenExchange { server } => {
+            format!("The token comes from {}, by token exchange (RFC 8693).", asked(server))
+        }
+        Flow::JwtBearer { server } => format!(
+            "The token comes from {}, with {} as the grant (RFC 7523).",
+            asked(server),
+            if grant.is_delegated() { "the user's token" } else { "the JWT-SVID" }
+        ),
+    }
+}
+
+/// Joins words as in "a, b and c".
+pub fn enumeration(words: &[String]) -> String {
+    match words {
+        [] => String::new(),
+        [only] => only.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
