@@ -1,7 +1,7 @@
 //! Hostile requests: what is refused is never forwarded, and what is forwarded carries no claim
 //! that the agent made up.
 use super::agent::{self, Http2, Raw, full, raw, request};
-use super::world::{LEGACY_KEY, World};
+use super::world::{LEGACY_KEY, World, route};
 use http::{HeaderMap, Method};
 
 #[tokio::test]
@@ -126,12 +126,8 @@ async fn absolute_target_replaces_host() {
 #[tokio::test]
 async fn oversized_requests_are_refused_with_the_limit_named() {
     let world = World::open().await;
-    let routes = format!(
-        "{}  - {{ name: small, match: {{ host: small.test }}, token: none, limits: {{ request_body: 1KiB }}, upstream: {{ url: {} }} }}\n",
-        world.routes(),
-        world.api.url()
-    );
-    let proxy = world.proxy_with(&routes).await;
+    let small = route("small", "token: none, limits: { request_body: 1KiB }", &world.api.url());
+    let proxy = world.proxy_with(&(world.routes() + &small)).await;
     let long = "x".repeat(9 * 1024);
     let reply = proxy.get(&format!("http://open.test/{long}")).await;
     reply.is_refusal(414, "uri_too_long");
@@ -309,14 +305,9 @@ async fn nomination_by_connection_removes_no_header_of_the_proxy() {
 async fn agents_credentials_pass_only_on_a_route_that_keeps_them() {
     let world = World::open().await;
     let url = world.api.url();
-    let proxy = world
-        .proxy_with(&format!(
-            "routes:
-  - {{ match: {{ host: kept.test }}, token: none, keep_credentials: true, upstream: {{ url: {url} }} }}
-  - {{ match: {{ host: open.test }}, token: none, upstream: {{ url: {url} }} }}
-"
-        ))
-        .await;
+    let kept = route("kept", "token: none, keep_credentials: true", &url);
+    let open = route("open", "token: none", &url);
+    let proxy = world.proxy_with(&format!("routes:\n{kept}{open}")).await;
     for (host, passes) in [("kept.test", true), ("open.test", false)] {
         let fields = [("authorization", "Bearer the-agents-own"), ("proxy-authorization", "Basic eDp5")];
         assert_eq!(agent::get(proxy.outbound, &format!("http://{host}/x"), &fields).await.status, 200);

@@ -1,6 +1,6 @@
 //! The ways to address a route, which route wins, and which requests have none.
 use super::agent::{self, Http2, Raw, full, request};
-use super::world::{World, within};
+use super::world::{World, route, tls_route, within};
 use http::{Method, Version};
 use idjag_proxy::dev::ca::WebCa;
 use idjag_proxy::dev::http::ServerTls;
@@ -58,14 +58,8 @@ async fn upstream_gets_http2_if_it_negotiates_it() {
     let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
     let modern = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
     let old = ResourceServer::start(Some(&tls.clone().http1_only()), &world.clock).await.expect("server");
-    let route = |name: &str, url: &str| {
-        format!(
-            "  - {{ name: {name}, match: {{ host: {name}.test }}, token: itself, \
-             upstream: {{ url: {url}, tls: {{ server: {{ ca_file: ca.pem }} }} }} }}\n"
-        )
-    };
-    let routes = format!("routes:\n{}{}", route("modern", &modern.url()), route("old", &old.url()));
-    let proxy = world.proxy_with(&routes).await;
+    let routes = [tls_route("modern", "token: itself", &modern.url()), tls_route("old", "token: itself", &old.url())];
+    let proxy = world.proxy_with(&format!("routes:\n{}", routes.concat())).await;
     assert_eq!(proxy.get("http://modern.test/x").await.status, 200);
     assert_eq!(proxy.get("http://old.test/x").await.status, 200);
     assert_eq!(modern.last_request().expect("seen").version, Version::HTTP_2);
@@ -83,13 +77,8 @@ async fn untrusted_upstream_receives_no_request() {
     world.write("ca.pem", &other.certificate_pem());
     let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
     let upstream = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
-    let proxy = world
-        .proxy_with(&format!(
-            "routes:\n  - {{ match: {{ host: api.test }}, token: itself, \
-             upstream: {{ url: {}, tls: {{ server: {{ ca_file: ca.pem }} }} }} }}\n",
-            upstream.url()
-        ))
-        .await;
+    let route = tls_route("api", "token: itself", &upstream.url());
+    let proxy = world.proxy_with(&format!("routes:\n{route}")).await;
     proxy.get("http://api.test/x").await.is_refusal(502, "upstream_tls");
     assert_eq!(upstream.arrivals(), 0);
 }
@@ -227,11 +216,8 @@ async fn second_address_is_used_if_the_first_refuses_or_hangs() {
         // does not answer.
         let (_refuses, _full) = if hangs { (None, Some(full_queue(first).await)) } else { (Some(first), None) };
         let port = address.port();
-        let proxy = world
-            .proxy_with(&format!(
-                "routes:\n  - {{ match: {{ host: six.test }}, token: none, upstream: {{ url: \"http://localhost:{port}\" }} }}\n"
-            ))
-            .await;
+        let route = route("six", "token: none", &format!("http://localhost:{port}"));
+        let proxy = world.proxy_with(&format!("routes:\n{route}")).await;
         let answer = async {
             let (mut stream, _) = second.accept().await.expect("a connection");
             let mut head = [0; 1024];

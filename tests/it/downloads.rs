@@ -2,7 +2,7 @@
 //! is incomplete.
 use super::agent::{Http1, Http2, full, request};
 use super::leaks::accepted;
-use super::world::{Proxy, World, until, within};
+use super::world::{Proxy, World, route, tls_route, until, within};
 use http::Method;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -25,15 +25,8 @@ async fn assert_idle(proxy: &Proxy) {
 async fn silent_upstream_times_out_with_either_protocol_on_either_side() {
     let world = World::start().await;
     let (modern, routes) = world.modern_api().await;
-    let idle = "timeouts: { idle: 200ms },";
-    let short = |name: &str, upstream: &str| {
-        format!("  - {{ match: {{ host: {name}.test }}, token: itself, {idle} upstream: {{ {upstream} }} }}\n")
-    };
-    let routes = [
-        routes,
-        short("silent1", &format!("url: {}", world.api.url())),
-        short("silent2", &format!("url: {}, tls: {{ server: {{ ca_file: ca.pem }} }}", modern.url())),
-    ];
+    let keys = "token: itself, timeouts: { idle: 200ms }";
+    let routes = [routes, route("silent1", keys, &world.api.url()), tls_route("silent2", keys, &modern.url())];
     let proxy = world.proxy_with(&routes.concat()).await;
     let gate = Gate::default();
     for (host, upstream) in [("silent1", &world.api), ("silent2", &modern)] {
@@ -60,10 +53,8 @@ async fn truncated_body_is_aborted_with_every_framing() {
     let world = World::open().await;
     let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = upstream.local_addr().expect("an address");
-    let route = format!(
-        "routes:\n  - {{ match: {{ host: half.test }}, token: none, timeouts: {{ idle: 200ms }}, upstream: {{ url: http://{address} }} }}\n"
-    );
-    let proxy = world.proxy_with(&route).await;
+    let route = route("half", "token: none, timeouts: { idle: 200ms }", &format!("http://{address}"));
+    let proxy = world.proxy_with(&format!("routes:\n{route}")).await;
     let framings = [
         "content-length: 1000\r\n\r\nhalf",
         "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",

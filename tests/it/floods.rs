@@ -6,7 +6,7 @@ use super::frames::{
     LARGEST_WINDOW, PING, WINDOW_UPDATE, block, frame, get, reset, settings, streams, string,
 };
 use super::watched::Watched;
-use super::world::{World, until, within};
+use super::world::{World, route, until, within};
 use idjag_proxy::dev::faults::{Fault, Gate};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
@@ -164,7 +164,7 @@ async fn endless() -> (String, JoinSet<()>) {
 #[tokio::test]
 async fn unread_answers_wait_at_the_upstream() {
     let (url, _task) = endless().await;
-    let route = format!("  - {{ match: {{ host: endless.test }}, token: none, upstream: {{ url: {url} }} }}\n");
+    let route = route("endless", "token: none", &url);
     let mut victim = victim_with(&route).await;
     let count = 200;
     // A window of zero, and the largest window on a connection that is never read.

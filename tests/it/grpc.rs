@@ -1,7 +1,7 @@
 //! What a gRPC client gets if a request is refused: a gRPC code, and never an HTTP status that its
 //! library would map to another code.
 use super::agent::{self, Http2, full, request};
-use super::world::{Proxy, World, until};
+use super::world::{Proxy, World, route, tls_route, until};
 use bytes::Bytes;
 use http::Method;
 use http_body_util::Full;
@@ -35,15 +35,10 @@ async fn every_reason_has_its_grpc_code() {
     let world = World::open().await;
     let (modern, _) = world.modern_api().await;
     let other = WebCa::new(&world.clock).expect("authority");
-    world.write("other.pem", &other.certificate_pem());
-    let routes = format!(
-        "unmatched: pass\n{}  - {{ match: {{ host: small.test }}, token: itself, limits: {{ request_body: 1KiB }}, upstream: {{ url: {} }} }}
-  - {{ match: {{ host: strange.test }}, token: none, upstream: {{ url: {}, tls: {{ server: {{ ca_file: other.pem }} }} }} }}\n",
-        world.routes(),
-        world.api.url(),
-        modern.url()
-    );
-    let proxy = world.proxy_with(&routes).await;
+    world.write("ca.pem", &other.certificate_pem());
+    let small = route("small", "token: itself, limits: { request_body: 1KiB }", &world.api.url());
+    let strange = tls_route("strange", "token: none", &modern.url());
+    let proxy = world.proxy_with(&format!("unmatched: pass\n{}{small}{strange}", world.routes())).await;
     let long = format!("http://open.test/{}", "x".repeat(10_000));
     let own = format!("http://127.0.0.1:{}/metrics", proxy.metrics.port());
     let large = "x".repeat(70_000);

@@ -1,23 +1,21 @@
 //! Two proxies in a row, and requests that go from one to the other and back.
 use super::agent::Http2;
 use super::agent::full;
-use super::world::{Ports, Proxy, World};
+use super::world::{Ports, Proxy, World, route};
 
 /// Starts two proxies whose routes lead to each other: `one.test` from the first to the second, and
 /// `two.test` back.
 async fn ring(world: &World) -> (Proxy, Proxy) {
     let config = |name: &str, host: &str, upstream: &str| {
         let text = world.preamble().replace("admin.sock", &format!("{name}.sock"));
-        let route =
-            format!("routes:\n  - {{ match: {{ host: {host} }}, token: none, upstream: {{ url: {upstream} }} }}\n");
-        let open =
-            format!("  - {{ match: {{ host: open.test }}, token: none, upstream: {{ url: {} }} }}\n", world.api.url());
-        world.write(&format!("{name}.yaml"), &format!("{text}{route}{open}"))
+        let next = route(host, "token: none", upstream);
+        let open = route("open", "token: none", &world.api.url());
+        world.write(&format!("{name}.yaml"), &format!("{text}routes:\n{next}{open}"))
     };
     // The port of the second proxy is known once it listens, so the first one is reloaded.
-    let first = Proxy::start(&config("first", "one.test", "http://127.0.0.1:1"), &world.clock);
-    let second = Proxy::start(&config("second", "two.test", &format!("http://{}", first.outbound)), &world.clock);
-    config("first", "one.test", &format!("http://{}", second.outbound));
+    let first = Proxy::start(&config("first", "one", "http://127.0.0.1:1"), &world.clock);
+    let second = Proxy::start(&config("second", "two", &format!("http://{}", first.outbound)), &world.clock);
+    config("first", "one", &format!("http://{}", second.outbound));
     first.until_metric("config_reloads_total{result=\"accepted\"}", |count| count >= 1.0).await;
     for proxy in [&first, &second] {
         proxy.until_ready().await;

@@ -3,7 +3,7 @@
 use super::agent::{Http1, Http2, Raw, full};
 use super::binary::many_descriptors;
 use super::watched::Watched;
-use super::world::{World, until, within};
+use super::world::{World, route, until, within};
 use futures_util::future::join_all;
 use http_body_util::BodyExt;
 use socket2::SockRef;
@@ -79,9 +79,7 @@ pub(crate) async fn accepted(upstream: &TcpListener) -> TcpStream {
 async fn reset_by_the_upstream_breaks_the_response_of_the_agent() {
     let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = upstream.local_addr().expect("an address");
-    let route = format!(
-        "  - {{ name: cut, match: {{ host: cut.test }}, token: itself, upstream: {{ url: http://{address} }} }}\n"
-    );
+    let route = route("cut", "token: itself", &format!("http://{address}"));
     let mut watched = watched(&route).await;
     let outbound = watched.proxy.outbound;
     let get = || {

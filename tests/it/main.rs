@@ -6,7 +6,7 @@ mod readme;
 /// Tests that need the servers of the feature `dev`. One group carries the condition for all of
 /// them; their files stay in this directory.
 #[cfg(feature = "dev")]
-#[path = "."]
+#[path = ""]
 mod dev {
     mod abuse;
     mod addressing;

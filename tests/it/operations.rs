@@ -138,12 +138,12 @@ async fn refusal_of_our_certificate_is_reported_as_a_tls_error() {
         );
         let proxy = world.proxy_with(&route).await;
         // If the upstream's reset overtakes its alert, the reason is lost.
-        let told = async || {
+        let reported = async || {
             let reply = proxy.get(&format!("http://{name}.test/x")).await;
             assert_eq!(reply.status, 502, "{}", reply.text());
             reply.text().contains("upstream_tls")
         };
-        until(told, "the alert").await;
+        until(reported, "the alert").await;
         let said = |line: &str| line.contains(&format!("without-{name}")) && line.contains("CertificateRequired");
         assert!(super::log::capture().count(said) > 0, "{name}");
         assert_eq!(upstream.arrivals(), 0);
@@ -191,12 +191,7 @@ async fn reload_follows_a_configmap_swap_and_refuses_a_broken_file() {
         std::os::unix::fs::symlink(version, root.join("..data_tmp")).expect("linked");
         std::fs::rename(root.join("..data_tmp"), root.join("..data")).expect("swapped");
     };
-    let route = |host: &str| {
-        format!(
-            "routes:\n  - {{ name: {host}, match: {{ host: {host}.test }}, token: itself, upstream: {{ url: {} }} }}\n",
-            world.api.url()
-        )
-    };
+    let route = |host: &str| format!("routes:\n{}", super::world::route(host, "token: itself", &world.api.url()));
     publish("..1", &route("one"));
     std::os::unix::fs::symlink("..data/proxy.yaml", root.join("mounted.yaml")).expect("linked");
     let proxy = Proxy::start(&root.join("mounted.yaml"), &world.clock);

@@ -2,7 +2,7 @@
 //! the process keeps running.
 use super::agent::{self, Http2, Raw, full};
 use super::binary::Process;
-use super::world::{Ports, World, until, within};
+use super::world::{Ports, World, route, until, within};
 use futures_util::future::join_all;
 use idjag_proxy::dev::faults::{Fault, Gate};
 use idjag_proxy::dev::resource_server::ResourceServer;
@@ -149,7 +149,7 @@ async fn abrupt_disconnects_release_every_place() {
 async fn proxy_answers_probes_and_recovers_without_free_descriptors() {
     let world = World::open().await;
     let other = ResourceServer::start(None, &world.clock).await.expect("server");
-    let route = format!("  - {{ match: {{ host: other.test }}, token: none, upstream: {{ url: {} }} }}\n", other.url());
+    let route = route("other", "token: none", &other.url());
     let config = world.write("process.yaml", &format!("{}{}{route}", world.preamble(), world.routes()));
     let mut process = Process::start_short_of_descriptors(&world, &config, 128);
     let proxy = process.ready(&world).await;

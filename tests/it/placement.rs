@@ -1,16 +1,14 @@
 //! Where an access token goes on a request, and what happens to the agent's own header of that
 //! name.
 use super::agent::{self, Raw};
-use super::world::{Proxy, World};
+use super::world::{Proxy, World, route};
 use http::HeaderMap;
 use idjag_proxy::dev::faults::Fault;
 
 /// The same token on routes that differ in its placement, and routes without a token.
 async fn proxy(world: &World) -> Proxy {
     let url = world.api.url();
-    let route = |name: &str, rest: &str| {
-        format!("  - {{ name: {name}, match: {{ host: {name}.test }}, {rest}, upstream: {{ url: {url} }} }}\n")
-    };
+    let route = |name: &str, keys: &str| route(name, keys, &url);
     let placed = |name: &str, placement: &str| {
         let flow = "flow: { client_credentials: { server: corp } }, scopes: [read]";
         route(name, &format!("token: {{ {flow}, placement: {{ {placement} }} }}"))

@@ -1,7 +1,7 @@
 //! Reused connections to upstreams: connections that close during a request, and what failed
 //! requests leave on a shared connection.
 use super::agent::{self, Http1, Http2, full, request};
-use super::world::{Proxy, World, within};
+use super::world::{Proxy, World, route, tls_route, within};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::Method;
@@ -48,9 +48,7 @@ async fn closing_upstream() -> (String, Seen, JoinSet<()>) {
 async fn closing_connection_fails_no_get_and_repeats_no_post() {
     let world = World::open().await;
     let (url, seen, _task) = closing_upstream().await;
-    let route =
-        format!("routes:\n  - {{ match: {{ host: closing.test }}, token: itself, upstream: {{ url: {url} }} }}\n");
-    let proxy = world.proxy_with(&route).await;
+    let proxy = world.proxy_with(&format!("routes:\n{}", route("closing", "token: itself", &url))).await;
     let call = async |n: usize| {
         let mut agent = Http1::connect(proxy.outbound).await;
         for m in 0..100 {
@@ -90,17 +88,11 @@ async fn over_http2(world: &World) -> (ResourceServer, Proxy) {
     world.write("ca.pem", &ca.certificate_pem());
     let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
     let upstream = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
-    let route = |name: &str, more: &str| {
-        format!(
-            "  - {{ match: {{ host: {name}.test }}, token: itself, {more} \
-             upstream: {{ url: {}, tls: {{ server: {{ ca_file: ca.pem }} }} }} }}\n",
-            upstream.url()
-        )
-    };
+    let url = upstream.url();
     let routes = [
-        route("api", ""),
-        route("again", "replay: { max_body: 128KiB },"),
-        route("small", "limits: { request_body: 1KiB },"),
+        tls_route("api", "token: itself", &url),
+        tls_route("again", "token: itself, replay: { max_body: 128KiB }", &url),
+        tls_route("small", "token: itself, limits: { request_body: 1KiB }", &url),
     ];
     let proxy = world.proxy_with(&format!("routes:\n{}", routes.concat())).await;
     (upstream, proxy)

@@ -46,8 +46,8 @@ async fn missing_or_bad_user_token_is_refused_with_401() {
     assert_eq!((world.corp.arrivals(), world.api.arrivals()), (0, 0));
 }
 
-/// A call in alice's name with a token that nobody has used, so that no earlier failure answers for
-/// it.
+/// Makes a call on behalf of alice with a token that was not used before, so that no earlier failure
+/// applies to it.
 async fn fresh_call(world: &World, proxy: &Proxy, fields: &[(&str, &str)]) -> Reply {
     let claims = json!({ "sub": "user:alice", "nonce": format!("{:x}", fastrand::u64(..)) });
     let token = world.user_token(&claims, Duration::from_secs(600));

@@ -1,6 +1,6 @@
 //! Which changes a reload applies, and which it refuses.
 use super::agent;
-use super::world::{Proxy, World, until};
+use super::world::{Proxy, World, route, until};
 use idjag_proxy::dev::faults::Fault;
 use std::collections::BTreeSet;
 
@@ -16,9 +16,7 @@ async fn identity_is_fetched_once_a_reload_needs_it_and_not_required_after_that(
         "routes:\n  - {{ name: legacy, match: {{ host: legacy.test }}, upstream: {{ url: {url} }}, \
          legacy_secret: {{ file: legacy-key, header: x-api-key }} }}\n"
     );
-    let both = format!(
-        "{legacy}  - {{ name: api, match: {{ host: api.test }}, token: itself, upstream: {{ url: {url} }} }}\n"
-    );
+    let both = legacy.clone() + &route("api", "token: itself", &url);
     let write = |routes: &str| world.write("proxy.yaml", &format!("{}{routes}", world.preamble()));
     world.workload_api.withdraw();
     let proxy = world.proxy_with(&legacy).await;

@@ -3,7 +3,7 @@
 use super::agent::{self, Http1, Http2, Raw, full, request};
 use super::binary::Process;
 use super::frames::{CANCEL, Frames, HEADERS, RST_STREAM, WINDOW_UPDATE, frame, get};
-use super::world::{World, until, within};
+use super::world::{World, route, until, within};
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream};
@@ -236,10 +236,7 @@ async fn slow_upstream_is_a_504_and_refusing_upstream_a_502() {
     let world = World::open().await;
     // Routes that are not tested for slowness keep the usual timeout, because a busy machine is
     // slow.
-    let slow = format!(
-        "  - {{ name: slow, match: {{ host: slow.test }}, token: itself, timeouts: {{ response: 50ms }}, upstream: {{ url: {} }} }}\n",
-        world.api.url()
-    );
+    let slow = route("slow", "token: itself, timeouts: { response: 50ms }", &world.api.url());
     let proxy = world.proxy_with(&format!("{}{slow}", world.routes())).await;
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
     let gate = Gate::default();
@@ -299,13 +296,9 @@ async fn truncated_response_is_truncated_for_the_agent() {
 async fn unread_answer_is_abandoned_after_the_idle_timeout() {
     let world = World::open().await;
     let api = world.api.url();
-    let routes = format!(
-        "routes:
-  - {{ name: short, match: {{ host: short.test }}, token: none, timeouts: {{ idle: 200ms }}, upstream: {{ url: {api} }} }}
-  - {{ name: open, match: {{ host: open.test }}, token: none, upstream: {{ url: {api} }} }}
-"
-    );
-    let proxy = world.proxy_with(&routes).await;
+    let short = route("short", "token: none, timeouts: { idle: 200ms }", &api);
+    let open = route("open", "token: none", &api);
+    let proxy = world.proxy_with(&format!("routes:\n{short}{open}")).await;
     let given_up = async |count: f64| proxy.until_metric("unread_answers_total", |value| value == count).await;
     let ask = format!("GET http://short.test/bytes/{LARGE} HTTP/1.1\r\nhost: short.test\r\n\r\n");
     for (count, tunnel) in [(1.0, false), (2.0, true)] {
@@ -335,11 +328,8 @@ async fn unread_answer_is_abandoned_after_the_idle_timeout() {
 #[tokio::test]
 async fn web_socket_times_both_directions_together() {
     let world = World::open().await;
-    let routes = format!(
-        "routes:\n  - {{ match: {{ host: short.test }}, token: none, timeouts: {{ idle: 200ms }}, upstream: {{ url: {} }} }}\n",
-        world.api.url()
-    );
-    let proxy = world.proxy_with(&routes).await;
+    let short = route("short", "token: none, timeouts: { idle: 200ms }", &world.api.url());
+    let proxy = world.proxy_with(&format!("routes:\n{short}")).await;
     let mut raw = Raw::connect(proxy.outbound).await;
     raw.write(format!("GET http://short.test/ws HTTP/1.1\r\nhost: short.test\r\n{HANDSHAKE}")).await;
     assert!(raw.head().await.starts_with("HTTP/1.1 101 "));

@@ -1,7 +1,7 @@
 //! Tokens as the agent and the authorization server see them: how many are fetched, for whom, and
 //! what failures lead to.
 use super::agent::{self, Http2, Raw, full, request};
-use super::world::{World, until, within};
+use super::world::{World, route, tls_route, until, within};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
@@ -28,13 +28,8 @@ async fn concurrent_cold_requests_cause_one_exchange() {
     world.write("ca.pem", &ca.certificate_pem());
     let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
     let upstream = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
-    let proxy = world
-        .proxy_with(&format!(
-            "routes:\n  - {{ match: {{ host: api.test }}, token: itself, \
-             upstream: {{ url: {}, tls: {{ server: {{ ca_file: ca.pem }} }} }} }}\n",
-            upstream.url()
-        ))
-        .await;
+    let route = tls_route("api", "token: itself", &upstream.url());
+    let proxy = world.proxy_with(&format!("routes:\n{route}")).await;
     let gate = Gate::default();
     world.corp.faults().token.next(Fault::Hold(gate.clone()));
     let mut agents = join_all((0..10).map(|_| Http2::connect(proxy.outbound))).await;
@@ -210,10 +205,9 @@ async fn body_is_replayed_only_if_the_route_allows_it() {
     let url = world.api.url();
     let proxy = world
         .proxy_with(&format!(
-            "routes:
-  - {{ name: once, match: {{ host: once.test }}, token: itself, upstream: {{ url: {url} }} }}
-  - {{ name: again, match: {{ host: again.test }}, token: itself, upstream: {{ url: {url} }}, replay: {{ max_body: 1KiB }} }}
-"
+            "routes:\n{}{}",
+            route("once", "token: itself", &url),
+            route("again", "token: itself, replay: { max_body: 1KiB }", &url)
         ))
         .await;
     assert_eq!(proxy.get("http://once.test/x").await.status, 200);

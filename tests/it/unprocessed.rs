@@ -2,7 +2,7 @@
 //! which requests are sent again on another connection, and which must not be.
 use super::agent::{Http2, Reply, full};
 use super::frames::{self, Frames, HEADERS, REFUSED_STREAM, WINDOW_UPDATE, frame};
-use super::world::{Proxy, World, until, within};
+use super::world::{Proxy, World, route, until, within};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::Full;
@@ -24,13 +24,9 @@ async fn listen() -> (TcpListener, String) {
 }
 
 async fn proxy(world: &World, url: &str) -> Proxy {
-    let routes = format!(
-        "routes:
-  - {{ match: {{ host: once.test }}, token: itself, upstream: {{ url: {url} }} }}
-  - {{ match: {{ host: kept.test }}, token: itself, upstream: {{ url: {url} }}, replay: {{ max_body: 1KiB }} }}
-"
-    );
-    world.proxy_with(&routes).await
+    let once = route("once", "token: itself", url);
+    let kept = route("kept", "token: itself, replay: { max_body: 1KiB }", url);
+    world.proxy_with(&format!("routes:\n{once}{kept}")).await
 }
 
 /// Fails if the proxy refused the request, which it reports with a gRPC code.

@@ -1,7 +1,7 @@
 //! Uploads that are slow, stall or break: who is at fault, and that nothing is left behind.
 use super::agent::{Http2, Raw};
 use super::log;
-use super::world::{Proxy, World, until, within};
+use super::world::{Proxy, World, route, tls_route, until, within};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
@@ -45,11 +45,8 @@ async fn response_timeout_starts_at_the_end_of_the_upload() {
     const RESPONSE: Duration = Duration::from_secs(2);
     let world = World::open().await;
     let (url, mut counted, _task) = counting().await;
-    let proxy = world
-        .proxy_with(&format!(
-            "routes:\n  - {{ match: {{ host: slow.test }}, token: none, timeouts: {{ response: 2s }}, upstream: {{ url: {url} }} }}\n"
-        ))
-        .await;
+    let slow = route("slow", "token: none, timeouts: { response: 2s }", &url);
+    let proxy = world.proxy_with(&format!("routes:\n{slow}")).await;
     for (path, status) in [("/answered", "200"), ("/silent", "504")] {
         let mut agent = Raw::connect(proxy.outbound).await;
         agent.write(format!("POST {path} HTTP/1.1\r\nhost: slow.test\r\ntransfer-encoding: chunked\r\n\r\n")).await;
@@ -74,19 +71,13 @@ async fn both_apis(world: &World, timeouts: &str) -> (ResourceServer, Proxy) {
     world.write("ca.pem", &ca.certificate_pem());
     let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
     let modern = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
-    let route = |name: &str, upstream: String, more: &str| {
-        format!(
-            "  - {{ match: {{ host: {name}.test }}, token: itself, {timeouts} upstream: {{ {upstream} }} {more} }}\n"
-        )
-    };
-    let replay = ", replay: { max_body: 64KiB }";
-    let plain = || format!("url: {}", world.api.url());
-    let secure = || format!("url: {}, tls: {{ server: {{ ca_file: ca.pem }} }}", modern.url());
+    let keys = format!("token: itself{timeouts}");
+    let kept = format!("{keys}, replay: {{ max_body: 64KiB }}");
     let routes = [
-        route("h1", plain(), ""),
-        route("h1-kept", plain(), replay),
-        route("h2", secure(), ""),
-        route("h2-kept", secure(), replay),
+        route("h1", &keys, &world.api.url()),
+        route("h1-kept", &kept, &world.api.url()),
+        tls_route("h2", &keys, &modern.url()),
+        tls_route("h2-kept", &kept, &modern.url()),
     ];
     let proxy = world.proxy_with(&format!("routes:\n{}", routes.concat())).await;
     (modern, proxy)
@@ -104,7 +95,7 @@ async fn refused(agent: &mut Raw) -> String {
 #[tokio::test]
 async fn stalled_upload_is_refused_after_the_idle_timeout() {
     let world = World::open().await;
-    let (modern, proxy) = both_apis(&world, "timeouts: { idle: 1s },").await;
+    let (modern, proxy) = both_apis(&world, ", timeouts: { idle: 1s }").await;
     let outbound = proxy.outbound;
     let stalls = |host: &'static str| async move {
         let mut agent = Raw::connect(outbound).await;
@@ -127,11 +118,8 @@ async fn upstream_that_reads_no_body_times_out() {
     let world = World::open().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
-    let proxy = world
-        .proxy_with(&format!(
-            "routes:\n  - {{ match: {{ host: unread.test }}, token: none, timeouts: {{ idle: 2s }}, upstream: {{ url: {url} }} }}\n"
-        ))
-        .await;
+    let unread = route("unread", "token: none, timeouts: { idle: 2s }", &url);
+    let proxy = world.proxy_with(&format!("routes:\n{unread}")).await;
     let endless = stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b'x'; 16 * 1024]))));
     let request = Request::post("http://unread.test/x").body(StreamBody::new(endless)).expect("request");
     let mut agent = Http2::connect(proxy.outbound).await;
@@ -186,7 +174,7 @@ async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() 
     assert_eq!(modern.connections(), 4);
     assert_eq!(proxy.metric("refused_total{reason=\"malformed_request\"}").await, 14.0);
     assert_eq!(proxy.metric("refused_total{reason=\"upstream_broken\"}").await, 0.0);
-    let lines = |words: &str| log::capture().count(|line| line.contains(words) && line.contains("h1.test"));
+    let lines = |words: &str| log::capture().count(|line| line.contains(words) && line.contains("route=h1 "));
     assert_eq!(lines("a request was abandoned"), 6);
     assert_eq!(lines("did not get an answer"), 0);
 }

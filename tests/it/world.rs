@@ -96,14 +96,12 @@ impl World {
         let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
         let api = ResourceServer::start(Some(&tls), &self.clock).await.expect("server");
         api.require_tokens(self.token_rule());
-        let route = |name: &str, token: &str| {
-            format!(
-                "  - {{ name: {name}, match: {{ host: {name}.test }}, token: {token}, \
-                 upstream: {{ url: {}, tls: {{ server: {{ ca_file: ca.pem }} }} }} }}\n",
-                api.url()
-            )
-        };
-        let routes = [route("api", "itself"), route("user", "for-user"), route("open", "none")];
+        let url = api.url();
+        let routes = [
+            tls_route("api", "token: itself", &url),
+            tls_route("user", "token: for-user", &url),
+            tls_route("open", "token: none", &url),
+        ];
         (api, format!("routes:\n{}", routes.concat()))
     }
 
@@ -188,6 +186,17 @@ routes:
         let path = self.write("proxy.yaml", &format!("{}{routes}", self.preamble()));
         Proxy::start(&path, &self.clock)
     }
+}
+
+/// A route for the host `NAME.test` with these other keys, to an upstream without TLS.
+pub(crate) fn route(name: &str, keys: &str, url: &str) -> String {
+    format!("  - {{ name: {name}, match: {{ host: {name}.test }}, {keys}, upstream: {{ url: \"{url}\" }} }}\n")
+}
+
+/// A route like those of [`route`], to an upstream with a certificate of the authority in `ca.pem`.
+pub(crate) fn tls_route(name: &str, keys: &str, url: &str) -> String {
+    let upstream = format!("url: \"{url}\", tls: {{ server: {{ ca_file: ca.pem }} }}");
+    format!("  - {{ name: {name}, match: {{ host: {name}.test }}, {keys}, upstream: {{ {upstream} }} }}\n")
 }
 
 /// A running proxy, which stops when it is dropped.
