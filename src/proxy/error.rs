@@ -1,4 +1,4 @@
-//! Why the proxy refuses a request, who is at fault, and the one place that makes the answer.
+//! Why the proxy refuses a request, who is at fault, and the response that the agent gets.
 use crate::issuer::Fault;
 use crate::token::TokenError;
 use bytes::Bytes;
@@ -6,11 +6,11 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 use std::time::Duration;
 
-/// Methods that are not refused. Methods unknown to the proxy pass, too.
+/// The value of `Allow` when TRACE is refused. Methods that it does not list are forwarded, too.
 pub(super) const ALLOWED: HeaderValue =
     HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
 
-/// Codes of gRPC (`statuscodes.md` of its specification).
+/// The status codes of gRPC that are in use (`statuscodes.md` of its specification).
 #[derive(Clone, Copy)]
 enum GrpcCode {
     InvalidArgument = 3,
@@ -46,7 +46,7 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// Every reason, in the order of its discriminant.
+            /// Every reason, in the order of the discriminants.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
             const fn facts(self) -> &'static Facts {
@@ -143,17 +143,17 @@ impl Reason {
     }
 }
 
-/// How the agent reads errors.
+/// The format in which the agent expects errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorFormat {
-    /// The agent reads problem details in JSON (RFC 9457).
+    /// The agent expects problem details in JSON (RFC 9457).
     Problem,
-    /// The agent reads a gRPC status.
+    /// The agent expects a gRPC status.
     Grpc,
 }
 
-/// A refusal: the reason, and what the agent is told. It contains no text of an authorization
-/// server or an upstream.
+/// A refusal: the reason, and the explanation for the agent. It contains no text of an
+/// authorization server or an upstream.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}: {detail}", .reason.as_str())]
 pub struct Refusal {
@@ -166,13 +166,13 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal that tells the agent `detail`.
+    /// A refusal with the explanation `detail` for the agent.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         Self { reason, detail, oauth_error: None, retry_after: None, proxy_status: None }
     }
 
-    /// A refusal because a limit is reached, which may no longer be so in a moment.
+    /// A refusal because a limit is reached. The agent may try again in a second.
     pub fn too_many(detail: impl Into<String>) -> Self {
         Self::new(Reason::TooManyRequests, detail).with_retry_after(Duration::from_secs(1))
     }
@@ -199,7 +199,7 @@ impl Refusal {
         self.reason.facts().status
     }
 
-    /// The answer: problem details (RFC 9457), or for gRPC a head alone.
+    /// The response: problem details (RFC 9457), or for gRPC a head without a body.
     pub fn response(&self, format: ErrorFormat) -> Response<Bytes> {
         let mut response = match format {
             ErrorFormat::Grpc => self.grpc(),
@@ -251,8 +251,8 @@ impl Refusal {
         response
     }
 
-    /// `Trailers-Only` of gRPC (`PROTOCOL-HTTP2.md` of its specification): a 200 without a body
-    /// whose headers hold the status.
+    /// A `Trailers-Only` response of gRPC (`PROTOCOL-HTTP2.md` of its specification): a 200 without
+    /// a body, whose headers hold the status.
     fn grpc(&self) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         let headers = response.headers_mut();

@@ -41,7 +41,7 @@ impl Guard {
     /// the same free descriptor.
     ///
     /// # Errors
-    /// The connection, if there is no descriptor for it.
+    /// No descriptor is left for the connection, which is returned.
     pub(super) fn admit(&self, stream: TcpStream) -> Result<TcpStream, TcpStream> {
         match self.reserved_from {
             Some(reserved) if descriptor(&stream) >= reserved => move_below(reserved, stream),

@@ -81,9 +81,9 @@ pub(super) fn has_passed(headers: &HeaderMap, pseudonym: &str) -> bool {
     values.any(|value| value.split(',').any(|hop| hop.split_whitespace().nth(1) == Some(pseudonym)))
 }
 
-/// Whether an OPTIONS may be forwarded: each recipient decrements `Max-Forwards`, and the last one
-/// answers (RFC 9110 §7.6.2). `None` if the field is not a single number.
-pub(super) fn count_forward(headers: &mut HeaderMap) -> Option<bool> {
+/// Decrements the `Max-Forwards` of an OPTIONS, and returns whether the request may be forwarded: the
+/// recipient of a zero answers it (RFC 9110 §7.6.2). `None` if the field is not a single number.
+pub(super) fn decrement_max_forwards(headers: &mut HeaderMap) -> Option<bool> {
     let mut values = headers.get_all(header::MAX_FORWARDS).iter();
     let Some(value) = values.next() else { return Some(true) };
     let digits =
@@ -101,7 +101,7 @@ pub(super) fn count_forward(headers: &mut HeaderMap) -> Option<bool> {
 
 /// The protocol that a request asks to upgrade to. Its `Connection` must list `upgrade` (RFC 9110
 /// §7.8).
-pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+pub(super) fn requested_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let asked = headers.get(header::UPGRADE)?;
     tokens(headers, header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")).then(|| asked.clone())
 }
@@ -235,14 +235,14 @@ mod tests {
             (&[""], None, ""),
         ] {
             let mut headers = map(&sent.iter().map(|value| ("max-forwards", *value)).collect::<Vec<_>>());
-            assert_eq!(count_forward(&mut headers), goes_on, "{sent:?}");
+            assert_eq!(decrement_max_forwards(&mut headers), goes_on, "{sent:?}");
             assert_eq!(headers.get("max-forwards").map_or("", |value| value.to_str().expect("text")), left, "{sent:?}");
         }
     }
 
     #[test]
     fn upgrade_needs_both_fields() {
-        assert!(upgrade(&map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")])).is_some());
-        assert!(upgrade(&map(&[("upgrade", "websocket")])).is_none());
+        assert!(requested_upgrade(&map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")])).is_some());
+        assert!(requested_upgrade(&map(&[("upgrade", "websocket")])).is_none());
     }
 }

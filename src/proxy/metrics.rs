@@ -60,7 +60,7 @@ pub(super) struct RouteMetrics {
     pub(super) expiry: Option<IntGauge>,
 }
 
-/// Bounds of the buckets of durations, in seconds.
+/// The upper bounds of the duration buckets, in seconds.
 const DURATIONS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 const CLASSES: [&str; 6] = ["2xx", "3xx", "4xx", "5xx", "refused", "aborted"];
 
@@ -117,8 +117,8 @@ impl Metrics {
         })
     }
 
-    /// The series of one route, which are all present from now on; [`Registrar::remove_series`]
-    /// removes them. `issuer` is the server whose token the route's requests carry, if that token
+    /// Creates the series of one route, which are present until [`Registrar::remove_series`] removes
+    /// them. `issuer` is the server whose token the route's requests carry, if that token
     /// is the workload's own.
     pub(super) fn route(&self, name: &str, issuer: Option<&str>) -> RouteMetrics {
         self.families.route(name, issuer)
@@ -139,14 +139,14 @@ impl Metrics {
         self.downstream[1].set(traffic.connections() - active);
     }
 
-    pub(super) fn refused(&self, reason: Reason) {
+    pub(super) fn count_refusal(&self, reason: Reason) {
         self.refused[reason as usize].inc();
     }
 }
 
 #[cfg(test)]
 impl UpstreamGauges {
-    /// Gauges that no registry has.
+    /// Gauges that are in no registry.
     pub(super) fn unregistered() -> prometheus::Result<Self> {
         Ok(Self { open: IntGauge::new("open", "Open.")?, idle: IntGauge::new("idle", "Idle.")? })
     }

@@ -47,14 +47,14 @@ impl<'m> Outcome<'m> {
         self.route = Some((Arc::clone(name), Arc::clone(metrics)));
     }
 
-    /// Finishes it: the upstream answered.
-    pub(super) fn answered(mut self, status: StatusCode) {
+    /// Finishes the outcome of a request that the upstream answered.
+    pub(super) fn record_answer(mut self, status: StatusCode) {
         self.finish(Class::Status(status.as_u16()), Some(status), None);
     }
 
-    /// Finishes it: the proxy answered itself.
-    pub(super) fn refused(mut self, refusal: &Refusal) {
-        self.metrics.refused(refusal.reason);
+    /// Finishes the outcome of a request that the proxy answered itself.
+    pub(super) fn record_refusal(mut self, refusal: &Refusal) {
+        self.metrics.count_refusal(refusal.reason);
         self.finish(Class::Refused, Some(refusal.status()), Some(refusal));
     }
 

@@ -1,10 +1,10 @@
-//! Whether the workers are running.
+//! Shows whether the threads of the workers make progress.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// When each worker's timer last fired, in milliseconds since the start. The clock is one that
-/// neither a laptop's sleep nor an operator changes.
+/// When each worker's timer last fired, in milliseconds since the start. The clock is monotonic, so
+/// neither a laptop's sleep nor an operator changes it.
 #[derive(Clone, Debug)]
 pub struct Pulse {
     start: Instant,

@@ -35,7 +35,7 @@ where
 }
 
 /// Relays one direction. It fails only if reading fails: then nothing more will arrive, and the
-/// other side must learn it. A failure to write ends this direction alone, because what the same
+/// other side must learn of it. A failure to write ends this direction alone, because what the same
 /// side sent before may still be delivered.
 async fn pump<R, W>(mut from: ReadHalf<R>, mut to: WriteHalf<W>, moved: &Cell<Instant>) -> std::io::Result<()>
 where
@@ -46,19 +46,19 @@ where
     loop {
         let read = from.read(&mut buffer).await?;
         moved.set(Instant::now());
-        let passed = pass(&mut to, &buffer[..read]).await;
+        let forwarded = forward(&mut to, &buffer[..read]).await;
         moved.set(Instant::now());
-        if let Err(error) = &passed {
+        if let Err(error) = &forwarded {
             tracing::debug!(%error, "a relayed connection accepts no more data");
         }
-        if read == 0 || passed.is_err() {
+        if read == 0 || forwarded.is_err() {
             return Ok(());
         }
     }
 }
 
-/// Passes on what was read. An empty slice is the end of the stream.
-async fn pass<W: AsyncWrite>(to: &mut WriteHalf<W>, bytes: &[u8]) -> std::io::Result<()> {
+/// Writes what was read to the other side. An empty slice stands for the end of the stream.
+async fn forward<W: AsyncWrite>(to: &mut WriteHalf<W>, bytes: &[u8]) -> std::io::Result<()> {
     if bytes.is_empty() {
         return to.shutdown().await;
     }

@@ -3,16 +3,14 @@ use super::upstream::MAX_LOOKUPS;
 use std::future::Future;
 use tokio::runtime::LocalOptions;
 
-/// Runs `future`, and what it spawns, on the calling thread. Returns when `future` ends, whatever
-/// else is still running.
+/// Runs `future`, and what it spawns, on the calling thread. Returns when `future` ends, even if
+/// something else is still running.
 pub(super) fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    // Only look-ups of names use blocking threads. If they hang, they must not become hundreds of
-    // threads.
+    // Only name lookups use blocking threads. If they hang, they must not take hundreds of threads.
     let runtime = builder.enable_all().max_blocking_threads(MAX_LOOKUPS).build_local(LocalOptions::default())?;
     let output = runtime.block_on(future);
-    // Dropping the runtime would wait for look-ups, which take as long as the system's resolver
-    // likes.
+    // Dropping the runtime would wait for lookups, which may hang in the system resolver.
     runtime.shutdown_background();
     Ok(output)
 }

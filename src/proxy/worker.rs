@@ -1,5 +1,5 @@
-//! A worker: one thread with its own runtime, listeners and connections, so that a request lives
-//! and dies on one core.
+//! A worker: one thread with its own runtime, listeners and connections, so that a request stays on
+//! one core.
 use super::downstream::{Acceptor, Server};
 use super::outbound::{Context, Shared, handle};
 use super::runtime::block_on;
@@ -60,8 +60,8 @@ fn accept(context: &Rc<Context>, listeners: Vec<TcpListener>) -> Result<(), Stri
     Ok(())
 }
 
-/// Sweeps the pool. Its timer also keeps the runtime's next wake-up near: otherwise every request's
-/// head timer would have to wake the driver for an earlier one.
+/// Sweeps the pool twice a second. The timer also keeps the runtime's next wake-up near: otherwise
+/// every request's head timer would have to wake the driver for an earlier one.
 async fn tick(context: Rc<Context>, index: usize) {
     let mut interval = tokio::time::interval(Duration::from_millis(500));
     loop {

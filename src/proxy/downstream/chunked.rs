@@ -23,7 +23,7 @@ pub(super) enum ChunkedBody {
     End,
 }
 
-/// A part of the trailer section.
+/// How much of the trailer section has been read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Trailers {
     /// Bytes so far.

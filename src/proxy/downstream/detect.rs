@@ -32,7 +32,7 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The type of the record that carries a ClientHello (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Reads no more than is needed to tell the protocol. The caller bounds the time, for an HTTP/2
+/// Reads no more than is needed to identify the protocol. The caller bounds the time, for an HTTP/2
 /// preface as for any other head.
 pub(crate) async fn detect<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<Detected<S>> {
     let mut seen = Vec::with_capacity(HTTP2_PREFACE.len());

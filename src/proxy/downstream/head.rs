@@ -26,16 +26,16 @@ pub(super) struct Head {
 
 /// Why a head is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Violation {
+pub(crate) enum HeadViolation {
     Malformed(&'static str),
     TooLarge(&'static str),
 }
 
-impl From<Violation> for Refusal {
-    fn from(violation: Violation) -> Self {
+impl From<HeadViolation> for Refusal {
+    fn from(violation: HeadViolation) -> Self {
         match violation {
-            Violation::Malformed(detail) => Self::new(Reason::MalformedRequest, detail),
-            Violation::TooLarge(detail) => Self::new(Reason::HeadTooLarge, detail),
+            HeadViolation::Malformed(detail) => Self::new(Reason::MalformedRequest, detail),
+            HeadViolation::TooLarge(detail) => Self::new(Reason::HeadTooLarge, detail),
         }
     }
 }
@@ -55,16 +55,16 @@ pub(super) struct HeadScanner {
 impl HeadScanner {
     /// Validates the head at the start of `bytes`; `None` if its end has not arrived. Each call
     /// must pass at least the bytes of the previous one.
-    pub(super) fn scan(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Head>, Violation> {
+    pub(super) fn scan(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Head>, HeadViolation> {
         for feed in memchr_iter(b'\n', &bytes[self.seen..]).map(|at| at + self.seen) {
             // RFC 9112 §2.2 allows recipients to accept this.
             if feed == self.line || bytes[feed - 1] != b'\r' {
-                return Err(Violation::Malformed("A line ends with a bare line feed."));
+                return Err(HeadViolation::Malformed("A line ends with a bare line feed."));
             }
             let empty = feed == self.line + 1;
             self.line = feed + 1;
             if feed >= limit {
-                return Err(Violation::TooLarge(LARGE));
+                return Err(HeadViolation::TooLarge(HEAD_TOO_LARGE));
             }
             if empty && self.begun {
                 return parse(&bytes[..=feed]).map(Some);
@@ -72,13 +72,13 @@ impl HeadScanner {
             self.begun |= !empty;
         }
         self.seen = bytes.len();
-        if self.seen > limit { Err(Violation::TooLarge(LARGE)) } else { Ok(None) }
+        if self.seen > limit { Err(HeadViolation::TooLarge(HEAD_TOO_LARGE)) } else { Ok(None) }
     }
 }
 
 /// Checks the size of a head over HTTP/2, as `SETTINGS_MAX_HEADER_LIST_SIZE` counts it (RFC 9113
 /// §6.5.2): the names, the values, and 32 bytes for each field.
-pub(crate) fn check_list_size<B>(head: &http::Request<B>, limit: usize) -> Result<(), Violation> {
+pub(crate) fn check_list_size<B>(head: &http::Request<B>, limit: usize) -> Result<(), HeadViolation> {
     let uri = head.uri();
     let pseudo = [
         (":method", head.method().as_str()),
@@ -89,61 +89,63 @@ pub(crate) fn check_list_size<B>(head: &http::Request<B>, limit: usize) -> Resul
     let pseudo = pseudo.iter().map(|(name, value)| name.len() + value.len());
     let fields = head.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
     let size: usize = pseudo.chain(fields).map(|field| field + 32).sum();
-    if size > limit { Err(Violation::TooLarge(LARGE)) } else { Ok(()) }
+    if size > limit { Err(HeadViolation::TooLarge(HEAD_TOO_LARGE)) } else { Ok(()) }
 }
 
-const LARGE: &str = "The request's head is larger than `limits.request_headers`.";
+const HEAD_TOO_LARGE: &str = "The request's head is larger than `limits.request_headers`.";
 
-fn parse(bytes: &[u8]) -> Result<Head, Violation> {
+fn parse(bytes: &[u8]) -> Result<Head, HeadViolation> {
     let mut fields = [EMPTY_HEADER; MAX_FIELDS];
     let mut request = Request::new(&mut fields);
     match request.parse(bytes) {
         Ok(Status::Complete(length)) if length == bytes.len() => {}
-        Ok(_) => return Err(Violation::Malformed("The head does not end where its empty line is.")),
+        Ok(_) => return Err(HeadViolation::Malformed("The head does not end where its empty line is.")),
         Err(error) => return Err(violation(error)),
     }
     if request.path.is_none_or(|target| target.parse::<http::Uri>().is_err()) {
-        return Err(Violation::Malformed("The request's target is not a URI."));
+        return Err(HeadViolation::Malformed("The request's target is not a URI."));
     }
     Ok(Head { length: bytes.len(), framing: framing(&request)?, switches: switches(&request) })
 }
 
-fn violation(error: Error) -> Violation {
+fn violation(error: Error) -> HeadViolation {
     match error {
-        Error::TooManyHeaders => Violation::TooLarge("The request has more than 100 header fields."),
-        Error::HeaderName => Violation::Malformed("A field's name is not a token, or has a space before its colon."),
-        Error::HeaderValue => {
-            Violation::Malformed("A field's value has a control character, or continues on another line.")
+        Error::TooManyHeaders => HeadViolation::TooLarge("The request has more than 100 header fields."),
+        Error::HeaderName => {
+            HeadViolation::Malformed("A field's name is not a token, or has a space before its colon.")
         }
-        Error::Version => Violation::Malformed("The version is neither 1.1 nor 1.0."),
-        Error::NewLine => Violation::Malformed("A carriage return is not followed by a line feed."),
+        Error::HeaderValue => {
+            HeadViolation::Malformed("A field's value has a control character, or continues on another line.")
+        }
+        Error::Version => HeadViolation::Malformed("The version is neither 1.1 nor 1.0."),
+        Error::NewLine => HeadViolation::Malformed("A carriage return is not followed by a line feed."),
         Error::Token | Error::Status => {
-            Violation::Malformed("The request line is not a method, a target and a version.")
+            HeadViolation::Malformed("The request line is not a method, a target and a version.")
         }
     }
 }
 
 /// The framing of the body: one length, one `chunked`, or neither. RFC 9112 §6.1 and §6.3 allow
 /// recipients to accept more.
-fn framing(request: &Request<'_, '_>) -> Result<Framing, Violation> {
+fn framing(request: &Request<'_, '_>) -> Result<Framing, HeadViolation> {
     let mut lengths = values(request, "content-length");
     let mut codings = values(request, "transfer-encoding");
     match (lengths.next(), codings.next()) {
         (None, None) => Ok(Framing::Length(0)),
         (Some(length), None) if lengths.next().is_none() => parse_length(length)
             .map(Framing::Length)
-            .ok_or(Violation::Malformed("`Content-Length` is not a single number.")),
-        (Some(_), None) => Err(Violation::Malformed("There are two `Content-Length` fields.")),
+            .ok_or(HeadViolation::Malformed("`Content-Length` is not a single number.")),
+        (Some(_), None) => Err(HeadViolation::Malformed("There are two `Content-Length` fields.")),
         (Some(_), Some(_)) => {
-            Err(Violation::Malformed("There is a `Content-Length` as well as a `Transfer-Encoding`."))
+            Err(HeadViolation::Malformed("There is a `Content-Length` as well as a `Transfer-Encoding`."))
         }
         (None, Some(_)) if request.version == Some(0) => {
-            Err(Violation::Malformed("HTTP/1.0 does not have `Transfer-Encoding`."))
+            Err(HeadViolation::Malformed("HTTP/1.0 does not have `Transfer-Encoding`."))
         }
         (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") && codings.next().is_none() => {
             Ok(Framing::Chunked)
         }
-        (None, Some(_)) => Err(Violation::Malformed("The only supported transfer coding is `chunked`.")),
+        (None, Some(_)) => Err(HeadViolation::Malformed("The only supported transfer coding is `chunked`.")),
     }
 }
 
@@ -169,7 +171,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn scanned(head: &str) -> Result<Option<Head>, Violation> {
+    fn scanned(head: &str) -> Result<Option<Head>, HeadViolation> {
         HeadScanner::default().scan(head.as_bytes(), 1024)
     }
 
@@ -200,7 +202,7 @@ mod tests {
     #[test]
     fn bare_line_feeds_are_refused() {
         for wrong in ["GET / HTTP/1.1\nhost: a\r\n\r\n", "GET / HTTP/1.1\r\nhost: a\n\n", "\nGET / HTTP/1.1\r\n\r\n"] {
-            assert!(matches!(scanned(wrong), Err(Violation::Malformed(_))), "{wrong:?}");
+            assert!(matches!(scanned(wrong), Err(HeadViolation::Malformed(_))), "{wrong:?}");
         }
         let after_empty_lines = scanned("\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("fine").expect("whole");
         assert_eq!(after_empty_lines.length, 31);
@@ -217,10 +219,10 @@ mod tests {
     #[test]
     fn oversized_heads_are_refused() {
         let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(1024));
-        assert!(matches!(scanned(&long), Err(Violation::TooLarge(_))));
-        assert!(matches!(scanned(&long[..1025]), Err(Violation::TooLarge(_))), "before its end has arrived");
+        assert!(matches!(scanned(&long), Err(HeadViolation::TooLarge(_))));
+        assert!(matches!(scanned(&long[..1025]), Err(HeadViolation::TooLarge(_))), "before its end has arrived");
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "x:1\r\n".repeat(101));
-        assert!(matches!(scanned(&many), Err(Violation::TooLarge(_))));
+        assert!(matches!(scanned(&many), Err(HeadViolation::TooLarge(_))));
     }
 
     proptest! {

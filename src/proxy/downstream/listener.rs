@@ -84,7 +84,8 @@ where
     }
 }
 
-/// A time in which no connection can be accepted. It is waited out and logged now and then.
+/// A shortage of file descriptors, in which no connection can be accepted. It is logged at most once
+/// a minute.
 #[derive(Default)]
 struct Shortage {
     failures: u32,
@@ -98,7 +99,7 @@ impl Shortage {
             self.logged = Some(Instant::now());
             tracing::error!(error = %why, "a connection could not be accepted");
         }
-        // Nothing notifies us when a descriptor becomes free: we look again with growing pauses, at
+        // Nothing notifies us when a descriptor becomes free: we try again after growing pauses, at
         // least twice a second.
         tokio::time::sleep(Duration::from_millis(10) * self.failures.min(50)).await;
     }

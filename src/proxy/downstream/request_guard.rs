@@ -1,9 +1,9 @@
 //! Validates every request head of a connection before hyper reads it, and follows the framing of
-//! bodies to find the next head. A head that is refused is replaced by a placeholder. The answer
-//! then takes the way of all refusals: in its turn, with a problem body, a metric and a log line,
-//! none of which hyper's own 400 has.
+//! bodies to find the next head. A head that is refused is replaced by a placeholder, whose request
+//! is then refused like any other: in its turn, with a problem body, a metric and a log line, none
+//! of which hyper's own 400 has.
 use super::chunked::ChunkedBody;
-use super::head::{Framing, Head, HeadScanner, Violation};
+use super::head::{Framing, Head, HeadScanner, HeadViolation};
 use super::write_timeout::WriteTimeout;
 use std::io;
 use std::pin::Pin;
@@ -27,12 +27,12 @@ pub(super) struct Violations {
 #[derive(Clone, Copy, Debug)]
 struct RefusedHead {
     request: u64,
-    violation: Violation,
+    violation: HeadViolation,
 }
 
 impl Violations {
     /// Why the head of the given request is refused, if it is.
-    pub(super) fn of(&self, request: u64) -> Option<Violation> {
+    pub(super) fn of(&self, request: u64) -> Option<HeadViolation> {
         self.refused.get().filter(|refused| refused.request == request).map(|refused| refused.violation)
     }
 
@@ -133,6 +133,7 @@ impl<S> RequestGuard<S> {
         taken
     }
 
+    /// Moves to the body of a valid head, or to the next head.
     fn enter(&mut self, head: Head) {
         self.scanner = HeadScanner::default();
         self.heads += 1;
@@ -173,6 +174,7 @@ impl<S> RequestGuard<S> {
         }
     }
 
+    /// Passes checked bytes to hyper.
     fn hand_over(&mut self, buffer: &mut ReadBuf<'_>) {
         let size = self.checked.len().min(buffer.remaining());
         buffer.put_slice(&self.checked[..size]);
@@ -257,9 +259,9 @@ impl<S> RequestGuard<S> {
     /// Reports to the write timeout whether the agent reads its answer.
     fn report(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if written.is_pending() {
-            self.write_timeout.blocked();
+            self.write_timeout.report_blocked();
         } else {
-            self.write_timeout.progressed();
+            self.write_timeout.report_progress();
         }
         written
     }
@@ -324,7 +326,7 @@ mod tests {
             let (seen, violations) = read(all.as_bytes(), piece).await;
             let expected = [GET.as_bytes(), LENGTH.as_bytes(), PLACEHOLDER].concat();
             assert_eq!(String::from_utf8_lossy(&seen), String::from_utf8_lossy(&expected));
-            assert!(matches!(violations.of(3), Some(Violation::Malformed(_))));
+            assert!(matches!(violations.of(3), Some(HeadViolation::Malformed(_))));
             assert_eq!(violations.of(2), None);
         }
     }

@@ -1,7 +1,7 @@
-//! Serves HTTP on a connection of the agent. What answers the requests is a value: the same
-//! connection code serves the outbound port and the inside of a tunnel.
+//! Serves HTTP on a connection of the agent. The handler that answers the requests is a parameter:
+//! the same connection code serves the outbound port and the inside of a tunnel.
 use super::detect::{Detected, PrefixedIo, Protocol};
-use super::head::Violation;
+use super::head::HeadViolation;
 use super::request_guard::{RequestGuard, Violations};
 use super::write_timeout::{TrackedBody, WriteTimeout, with_write_timeout};
 use crate::proxy::limits::Limits;
@@ -75,7 +75,7 @@ impl Downstream {
     }
 
     /// Counts a request. Returns why its head is refused, if it is.
-    pub(crate) fn begin_request(&self) -> Option<Violation> {
+    pub(crate) fn begin_request(&self) -> Option<HeadViolation> {
         let request = self.requests.get() + 1;
         self.requests.set(request);
         self.violations.of(request)
@@ -168,7 +168,9 @@ impl Server {
             let write_timeout = WriteTimeout::new(self.write_timeout);
             streams.called.replace(Some(write_timeout.clone()));
             let downstream = Rc::clone(&downstream);
-            let answer = handler(ReceivedRequest { request, downstream, write_timeout: write_timeout.clone() });
+            let received = ReceivedRequest { request, downstream, write_timeout: write_timeout.clone() };
+            // Boxed because hyper and the executor move the future on its way to its task.
+            let answer = Box::pin(handler(received));
             async move { Ok::<_, Infallible>(answer.await.map(|body| TrackedBody::new(body, write_timeout))) }
         });
         let mut builder = http2::Builder::new(streams.clone());

@@ -23,12 +23,12 @@ struct State {
     millis: AtomicU64,
     /// Whether there is data that the agent has not taken.
     is_blocked: AtomicBool,
-    /// Whether the agent has taken data since the timer was last looked at.
+    /// Whether the agent has taken data since the timer was last checked.
     has_progressed: AtomicBool,
 }
 
 impl WriteTimeout {
-    /// The agent may go without reading for `timeout`.
+    /// Creates a timeout for an agent that may go without reading for `timeout`.
     pub(super) fn new(timeout: Duration) -> Self {
         let this = Self(Arc::new(State {
             millis: AtomicU64::new(0),
@@ -45,17 +45,18 @@ impl WriteTimeout {
     }
 
     /// Reports that there is data that the agent has not taken.
-    pub(super) fn blocked(&self) {
+    pub(super) fn report_blocked(&self) {
         self.0.is_blocked.store(true, Ordering::Relaxed);
     }
 
     /// Reports that the agent has taken data.
-    pub(super) fn progressed(&self) {
+    pub(super) fn report_progress(&self) {
         self.0.is_blocked.store(false, Ordering::Relaxed);
         self.0.has_progressed.store(true, Ordering::Relaxed);
     }
 
-    /// Called only while waiting; it wakes the task when the timeout passes.
+    /// Whether the agent has read nothing for the timeout. Called only while waiting; it wakes the
+    /// task when the timeout passes.
     fn has_expired(&self, timer: &mut IdleTimer, cx: &mut Context<'_>) -> bool {
         if !self.0.is_blocked.load(Ordering::Relaxed) {
             return false;
@@ -72,8 +73,8 @@ impl WriteTimeout {
     }
 }
 
-/// Runs what serves the agent, and drops it if the agent reads nothing for the write timeout, which
-/// is counted in `unread`.
+/// Runs `serving`, which sends something to the agent. If the agent reads nothing for the write
+/// timeout, it counts that in `unread` and returns `None`.
 pub(super) async fn with_write_timeout<F: Future + Unpin>(
     mut serving: F,
     write_timeout: &WriteTimeout,
@@ -113,10 +114,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.write_timeout.progressed();
+        self.write_timeout.report_progress();
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if matches!(polled, Poll::Ready(Some(Ok(_)))) {
-            self.write_timeout.blocked();
+            self.write_timeout.report_blocked();
         }
         polled
     }
@@ -172,14 +173,14 @@ mod tests {
     async fn timeout_applies_only_while_the_agent_has_something_to_read() {
         let (unread, write_timeout) = (counter(), WriteTimeout::new(IDLE));
         let slow = async {
-            write_timeout.blocked();
-            write_timeout.progressed();
+            write_timeout.report_blocked();
+            write_timeout.report_progress();
             sleep(IDLE * 10).await;
         };
         assert_eq!(with_write_timeout(pin!(slow), &write_timeout, &unread).await, Some(()));
         let started = Instant::now();
         let stalled = async {
-            write_timeout.blocked();
+            write_timeout.report_blocked();
             std::future::pending::<()>().await;
         };
         assert_eq!(with_write_timeout(pin!(stalled), &write_timeout, &unread).await, None);

@@ -12,7 +12,7 @@ use crate::proxy::guard::NamedBy;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::relay;
 use crate::proxy::traffic::InFlight;
-use crate::proxy::upstream::{Destined, dial};
+use crate::proxy::upstream::{DialTarget, dial};
 use http::Response;
 use http::uri::Authority;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -29,7 +29,7 @@ const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A fatal `access_denied` alert (RFC 8446 §6).
 const ACCESS_DENIED: [u8; 7] = [0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x31];
 
-/// What a CONNECT request is served with.
+/// The context in which a CONNECT request is served.
 pub(super) struct Connect<'r, 'm, H> {
     pub(super) context: &'r Rc<Context>,
     pub(super) table: &'r Table,
@@ -44,7 +44,7 @@ where
     H: Fn(ReceivedRequest) -> F + 'static,
     F: Future<Output = Response<AgentBody>> + 'static,
 {
-    /// Decides before any 200, then opens the tunnel.
+    /// Checks the route and connects to the upstream before it answers, then opens the tunnel.
     pub(super) async fn serve(self, received: ReceivedRequest) -> Result<Response<AgentBody>, Refusal> {
         let Self { context, table, outcome, in_flight, handler } = self;
         let ReceivedRequest { request, downstream, .. } = received;
@@ -64,7 +64,7 @@ where
             return Err(call_as_http(entry, &destination));
         }
         let upstream = match is_opaque {
-            true => Some(reach(context, entry, &destination).await?),
+            true => Some(dial_upstream(context, entry, &destination).await?),
             false => None,
         };
         let authority = parts.uri.authority().cloned();
@@ -104,17 +104,17 @@ fn call_as_http(entry: &RouteEntry, destination: &Destination) -> Refusal {
     )
 }
 
-/// Whether TLS may pass through unseen.
+/// Whether the tunnel may carry TLS between the agent and the upstream.
 fn is_opaque(entry: &RouteEntry) -> bool {
     entry.passes || matches!(entry.route.credential, CredentialRule::Tunnel)
 }
 
 /// Connects to the upstream of an opaque tunnel.
-async fn reach(context: &Context, entry: &RouteEntry, destination: &Destination) -> Result<TcpStream, Refusal> {
+async fn dial_upstream(context: &Context, entry: &RouteEntry, destination: &Destination) -> Result<TcpStream, Refusal> {
     let requested = || destination.origin(destination.scheme);
     let origin: Origin = entry.route.upstream.origin.clone().unwrap_or_else(requested);
     let named_by = if entry.passes { NamedBy::Agent } else { NamedBy::Configuration };
-    let to = Destined { origin: &origin, named_by, guard: &context.shared.guard };
+    let to = DialTarget { origin: &origin, named_by, guard: &context.shared.guard };
     dial(&context.pool, to, entry.route.timeouts.connect).await.map_err(|error| {
         let upstream = origin.authority();
         tracing::warn!(route = %entry.route.name, %upstream, %error, "a tunnel could not be opened");
@@ -143,14 +143,13 @@ where
         match (protocol, self.upstream) {
             (Protocol::Tls, Some(upstream)) => relay::run(io, upstream, self.entry.route.timeouts.idle).await,
             (Protocol::Tls, None) => {
-                self.context.shared.metrics.refused(Reason::CallAsHttp);
+                self.context.shared.metrics.count_refusal(Reason::CallAsHttp);
                 tracing::warn!(
                     route = %self.entry.route.name, host = %self.authority,
                     "TLS was refused inside a tunnel: the proxy itself speaks TLS for this route, so call it as http://"
                 );
                 let mut agent = io;
-                // The connection is closed next. If the client does not read the alert either,
-                // nothing is lost.
+                // The connection is closed next, whether or not the client can read the alert.
                 let _ = agent.write_all(&ACCESS_DENIED).await;
                 let _ = agent.shutdown().await;
             }

@@ -1,4 +1,4 @@
-//! What requests are handled with: what all workers share, and what one worker has of its own.
+//! The dependencies of request handling: those that all workers share, and those of one worker.
 use super::table::Table;
 use crate::identity::Identity;
 use crate::proxy::downstream::Server;
@@ -16,7 +16,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// What all workers share: snapshots and handles, without a lock on the request path.
+/// The dependencies that all workers share: snapshots and handles, without a lock on the request
+/// path.
 pub struct Shared {
     table: ArcSwap<Table>,
     pub(in crate::proxy) tokens: Tokens,
@@ -49,11 +50,11 @@ pub struct SharedParts {
     pub guard: Guard,
     /// The limits of the data plane.
     pub limits: Limits,
-    /// Shows whether the workers are running.
+    /// Shows whether the workers make progress.
     pub pulse: Pulse,
 }
 
-/// What one worker handles its requests with.
+/// The dependencies of one worker.
 pub(crate) struct Context {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Rc<Pool>,
@@ -63,8 +64,8 @@ pub(crate) struct Context {
 }
 
 impl Shared {
-    /// Takes a random pseudonym for `Via`: two sidecars in one chain are not a loop, but this
-    /// process twice is one.
+    /// Joins the parts, and chooses a random pseudonym for `Via`: a request that passes two sidecars
+    /// is not a loop, but one that passes this process twice is.
     pub fn new(parts: SharedParts) -> Self {
         let pseudonym = format!("idjag-proxy-{:08x}", fastrand::u32(..));
         let via = |version: &str| {
@@ -96,12 +97,12 @@ impl Shared {
         self.table.store(Arc::new(table));
     }
 
-    /// Shows whether the workers are running.
+    /// The pulse of the workers.
     pub fn pulse(&self) -> Pulse {
         self.pulse.clone()
     }
 
-    /// Counts requests and connections.
+    /// The counts of requests and connections.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
     }

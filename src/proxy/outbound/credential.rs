@@ -1,4 +1,4 @@
-//! The credential of a request: what its route says, and the token that has to be obtained for it.
+//! The credential of a request, as its route demands, and the token that it needs.
 use super::context::Context;
 use super::table::RouteEntry;
 use crate::policy::{CredentialRule, TokenSource};
@@ -19,8 +19,8 @@ pub(super) struct Obtained {
 pub(super) fn of_route<'r>(entry: &'r RouteEntry, obtained: Option<&'r Obtained>) -> Result<Credential<'r>, Refusal> {
     match &entry.route.credential {
         CredentialRule::Token(rule) => {
-            // A route with a token has one by now, or the request was refused. In any case nothing
-            // is sent unauthenticated.
+            // If there were no token, `obtain` would have refused the request. Nothing is ever sent
+            // unauthenticated.
             let missing = || Refusal::new(Reason::TokenUnavailable, "There is no token for this route.");
             let token = &obtained.ok_or_else(missing)?.token;
             Ok(Credential::Token { token, placement: &rule.placement })

@@ -1,5 +1,5 @@
-//! The destination of a request. Its one authority is read here, once; policy, TLS and the
-//! forwarded `Host` all derive from it.
+//! The destination of a request. Its authority is read here, once; policy, TLS and the forwarded
+//! `Host` all derive from it.
 use crate::host::without_brackets;
 use crate::policy::{Origin, Policy, Scheme, Target};
 use crate::proxy::downstream::Arrival;
@@ -55,8 +55,9 @@ pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Resu
         };
     }
     let authority = match (parts.uri.authority(), &host) {
-        // RFC 9113 §8.3.1: `:authority` and `Host` must not differ. We refuse, and do not choose.
-        (Some(target), Some(host)) if !same(target, host) => {
+        // RFC 9113 §8.3.1: `:authority` and `Host` must not differ. We refuse such a request and do not
+        // choose one of them.
+        (Some(target), Some(host)) if !same_authority(target, host) => {
             return Err(malformed("`:authority` and `Host` differ"));
         }
         (Some(target), _) => target.clone(),
@@ -99,7 +100,7 @@ fn base_url(path: &PathAndQuery, policy: &Policy) -> Result<Destination, Refusal
     let named = policy.alias(first).unwrap_or(first);
     let authority: Authority = named.parse().map_err(|_| malformed("the first path segment is not a host"))?;
     let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
-    let rest = PathAndQuery::try_from(rest).map_err(|_| malformed("the path after the host is not one"))?;
+    let rest = PathAndQuery::try_from(rest).map_err(|_| malformed("what follows the host is not a path"))?;
     destination(Scheme::Http, &authority, rest)
 }
 
@@ -133,11 +134,12 @@ fn single_host(headers: &HeaderMap) -> Result<Option<Authority>, Refusal> {
     first.map(parse).transpose()
 }
 
-fn same(one: &Authority, other: &Authority) -> bool {
+fn same_authority(one: &Authority, other: &Authority) -> bool {
     one.as_str().eq_ignore_ascii_case(other.as_str())
 }
 
-/// Inside a tunnel to `host:80`, clients send either `Host: host` or `Host: host:80`.
+/// Whether a request inside a tunnel names the host and port of the tunnel. Inside a tunnel to
+/// `host:80`, clients send either `Host: host` or `Host: host:80`.
 fn same_destination(tunnel: &Authority, host: &Authority) -> bool {
     let default = Scheme::Http.default_port();
     tunnel.host().eq_ignore_ascii_case(host.host())

@@ -1,4 +1,4 @@
-//! One request, from the agent to the upstream and back: the stages in order; errors leave by `?`.
+//! Handles one request, from the agent to the upstream and back, in a fixed order of stages.
 use super::connect;
 use super::context::{Context, Shared};
 use super::credential::{self, Obtained};
@@ -13,7 +13,7 @@ use crate::proxy::headers::{self, AgentCredentials};
 use crate::proxy::outcome::Outcome;
 use crate::proxy::traffic::InFlight;
 use crate::proxy::upstream::{
-    Call, PoolKey, Progress, Protocol, Repeat, RequestBody, SendError, UploadRules, UpstreamBody, send,
+    Call, PoolKey, Progress, Protocol, RequestBody, RequestCopy, SendError, UploadRules, UpstreamBody, send,
 };
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -39,11 +39,11 @@ pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> R
     };
     let mut response = match served {
         Ok(response) => {
-            outcome.answered(response.status());
+            outcome.record_answer(response.status());
             response
         }
         Err(refusal) => {
-            outcome.refused(&refusal);
+            outcome.record_refusal(&refusal);
             refusal.response(format).map(AgentBody::from)
         }
     };
@@ -74,7 +74,7 @@ async fn serve(
             move |request| handle(Rc::clone(&context), request)
         };
         let connect = connect::Connect { context, table: &table, outcome, in_flight, handler };
-        // Boxed, as is every rare branch below: hyper keeps this function's future in each
+        // Boxed, as are all rare branches below: hyper keeps this function's future in each
         // connection and moves it for each request.
         return Box::pin(connect.serve(received)).await;
     }
@@ -82,11 +82,11 @@ async fn serve(
     let (mut parts, body) = request.into_parts();
     let destination = destination::read(&parts, downstream.arrival(), &table.policy)?;
     outcome.set_destination(&destination.host, destination.path.path());
-    let entry = route(&table, &destination, &parts)?;
+    let entry = find_route(&table, &destination, &parts)?;
     outcome.set_route(&entry.route.name, &entry.metrics);
     write_timeout.set(entry.route.timeouts.idle);
     if parts.method == Method::OPTIONS && !may_forward(&mut parts.headers)? {
-        return Ok(options());
+        return Ok(answer_options());
     }
     let token = credential::obtain(context, entry, &parts.headers).await?;
     let upgrade = Upgrade::requested(&mut parts);
@@ -94,7 +94,7 @@ async fn serve(
     let via = shared.via(parts.version);
     rewrite(&mut parts, entry, via);
     if let Some(upgrade) = &upgrade {
-        upgrade.ask(&mut parts.headers);
+        upgrade.request(&mut parts.headers);
     }
     let outgoing = Outgoing::new(parts, body, entry, &destination).await?;
     let exchange = Exchange { context, entry, key, in_flight, upgrade };
@@ -102,7 +102,7 @@ async fn serve(
     exchange.answer(response)
 }
 
-/// Refuses what no route may have.
+/// Refuses requests that no route accepts.
 fn check(shared: &Shared, request: &Request<Incoming>) -> Result<(), Refusal> {
     if request.method() == Method::TRACE || request.method().as_str() == "TRACK" {
         return Err(Refusal::new(Reason::TraceForbidden, "TRACE would echo the token."));
@@ -124,7 +124,9 @@ fn check(shared: &Shared, request: &Request<Incoming>) -> Result<(), Refusal> {
     }
 }
 
-fn route<'t>(table: &'t Table, destination: &Destination, parts: &Parts) -> Result<&'t Arc<RouteEntry>, Refusal> {
+/// Finds the route of a request. A path that the upstream may interpret differently is refused if the
+/// route adds a credential.
+fn find_route<'t>(table: &'t Table, destination: &Destination, parts: &Parts) -> Result<&'t Arc<RouteEntry>, Refusal> {
     let path = destination.path.path();
     let decision = table.policy.route(destination.target(), path, &parts.method, &parts.headers);
     let entry = table.entry(&decision).ok_or_else(|| table.no_route(destination))?;
@@ -141,11 +143,12 @@ fn route<'t>(table: &'t Table, destination: &Destination, parts: &Parts) -> Resu
 
 fn may_forward(headers: &mut HeaderMap) -> Result<bool, Refusal> {
     let malformed = || Refusal::new(Reason::MalformedRequest, "`Max-Forwards` is not a single number.");
-    headers::count_forward(headers).ok_or_else(malformed)
+    headers::decrement_max_forwards(headers).ok_or_else(malformed)
 }
 
-/// The answer to an OPTIONS that may go no further: what this proxy supports (RFC 9110 §9.3.7).
-fn options() -> Response<AgentBody> {
+/// The answer to an OPTIONS that must not be forwarded: the methods that this proxy supports (RFC
+/// 9110 §9.3.7).
+fn answer_options() -> Response<AgentBody> {
     let mut response = Response::new(AgentBody::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().insert(header::ALLOW, ALLOWED);
@@ -153,7 +156,7 @@ fn options() -> Response<AgentBody> {
 }
 
 /// The protocol that the request's connection must speak: HTTP/1.1 for an upgrade, HTTP/2 for gRPC
-/// in cleartext, otherwise whatever is agreed on.
+/// in cleartext, and otherwise the one that ALPN negotiates.
 fn protocol(entry: &RouteEntry, upgrade: Option<&Upgrade>, headers: &HeaderMap) -> Protocol {
     let is_plain = entry.route.upstream.origin.as_ref().is_some_and(|origin| origin.scheme == Scheme::Http);
     match upgrade {
@@ -227,7 +230,7 @@ impl Outgoing {
     }
 }
 
-/// A request that has its route, from sending it to answering it.
+/// A request whose route is known, from sending it to answering it.
 struct Exchange<'r> {
     context: &'r Rc<Context>,
     entry: &'r RouteEntry,
@@ -238,19 +241,19 @@ struct Exchange<'r> {
 
 impl Exchange<'_> {
     /// Sends the request. After a 401 that refuses the token, the token is discarded, and another
-    /// one is tried once if the request can be repeated.
+    /// one is tried once if there is a copy of the request.
     async fn forward(&self, outgoing: Outgoing, obtained: Option<Obtained>) -> Result<Response<UpstreamBody>, Refusal> {
         let Self { context, entry, .. } = self;
         let credential = credential::of_route(entry, obtained.as_ref())?;
         credential::count(entry, credential);
-        let repeat = Repeat::of(&outgoing.request);
+        let copy = RequestCopy::of(&outgoing.request);
         let call = Call {
             key: &self.key,
             credential,
             timeouts: &entry.route.timeouts,
             guard: &context.shared.guard,
             progress: &outgoing.progress,
-            repeat: repeat.as_ref(),
+            copy: copy.as_ref(),
         };
         let response = send(&context.pool, &call, outgoing.request).await.map_err(|error| self.report(error))?;
         let (Some(refused), Some(slot)) = (&obtained, &entry.slot) else { return Ok(response) };
@@ -258,7 +261,7 @@ impl Exchange<'_> {
             return Ok(response);
         }
         let (token, user) = (&refused.token, refused.user.clone());
-        let Some(repeat) = &repeat else {
+        let Some(copy) = &copy else {
             context.shared.tokens.discard(slot, user, token);
             entry.metrics.not_replayed.inc();
             return Ok(response);
@@ -272,10 +275,10 @@ impl Exchange<'_> {
         drop(response);
         let replacement = Obtained { token: replacement, user: None };
         let call = Call { credential: credential::of_route(entry, Some(&replacement))?, ..call };
-        Box::pin(send(&context.pool, &call, repeat.request())).await.map_err(|error| self.report(error))
+        Box::pin(send(&context.pool, &call, copy.request())).await.map_err(|error| self.report(error))
     }
 
-    /// Logs the whole story. The agent gets what it can use.
+    /// Logs the whole error, and makes the refusal, which holds only what the agent can use.
     fn report(&self, error: SendError) -> Refusal {
         let (route, upstream) = (&self.entry.route.name, self.key.authority());
         if let SendError::Upload(_) = error {
@@ -301,8 +304,8 @@ impl Exchange<'_> {
     }
 }
 
-/// Whether a response refuses the token: with `invalid_token` (RFC 6750 §3.1), or without an error,
-/// since many servers say no more.
+/// Whether a response refuses the token: a 401 with `invalid_token` (RFC 6750 §3.1), or without an
+/// error code, which many servers do not send.
 fn refuses_token(response: &Response<UpstreamBody>) -> bool {
     if response.status() != StatusCode::UNAUTHORIZED {
         return false;

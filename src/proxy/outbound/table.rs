@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub struct Table {
     pub(super) policy: Policy,
     entries: Vec<Arc<RouteEntry>>,
-    /// What requests without a route use, if they pass.
+    /// The entry for requests that no route matches, if the policy lets them pass.
     pass: Option<Arc<RouteEntry>>,
     needs_identity: bool,
 }
@@ -47,13 +47,13 @@ pub(super) struct RouteEntry {
 pub struct TableParts<'p> {
     /// The source of slots.
     pub tokens: &'p Tokens,
-    /// The identity that TLS presents and verifies with; absent if no route needs it.
+    /// The identity that TLS uses; absent if no route needs it.
     pub identity: Option<&'p Identity>,
-    /// The clock that the validity of certificates is judged by.
+    /// The clock for the validity of certificates.
     pub clock: &'p Clock,
     /// The source of each route's series.
     pub metrics: &'p Metrics,
-    /// TLS of requests that pass without a route.
+    /// The TLS settings for requests that pass without a route.
     pub pass_tls: &'p ClientTls,
 }
 
@@ -61,13 +61,13 @@ impl Table {
     /// Builds the table of a policy's routes.
     ///
     /// # Errors
-    /// The TLS of a route cannot be set up, which the checks of the configuration rule out.
+    /// The TLS of a route cannot be set up. The checks of the configuration rule this out.
     pub fn new(policy: Policy, parts: &TableParts<'_>) -> Result<Self, SetupError> {
         let reserved = Reserved::new(&policy);
         let entries = policy.routes().iter().map(|route| RouteEntry::new(route, parts, &reserved).map(Arc::new));
         let entries = entries.collect::<Result<_, _>>()?;
         let pass = (policy.unmatched() == Unmatched::Pass)
-            .then(|| RouteEntry::passing(parts, &reserved).map(Arc::new))
+            .then(|| RouteEntry::without_route(parts, &reserved).map(Arc::new))
             .transpose()?;
         Ok(Self { policy, entries, pass, needs_identity: parts.identity.is_some() })
     }
@@ -207,13 +207,13 @@ impl RouteEntry {
         matches!(&self.route.credential, CredentialRule::Token(rule) if rule.eager)
     }
 
-    fn passing(parts: &TableParts<'_>, reserved: &Reserved) -> Result<Self, SetupError> {
+    fn without_route(parts: &TableParts<'_>, reserved: &Reserved) -> Result<Self, SetupError> {
         let everything = Match::host(HostPattern::Suffix("".into()));
         let nothing = CredentialRule::None { keep_credentials: false };
         let route = Route::new("none", everything, nothing, Some(parts.pass_tls.clone()));
         Ok(Self {
             metrics: parts.metrics.unrouted(),
-            upstream: UpstreamConfig::passing(parts.pass_tls, parts.clock)?,
+            upstream: UpstreamConfig::without_route(parts.pass_tls, parts.clock)?,
             reserved: reserved.of(&route.credential),
             route: Arc::new(route),
             slot: None,

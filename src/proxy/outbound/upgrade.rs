@@ -23,15 +23,15 @@ impl Upgrade {
     /// The upgrade that a request asks for, if it is one that can be relayed. `h2c` never is: it
     /// would smuggle requests past the proxy.
     pub(super) fn requested(parts: &mut Parts) -> Option<Self> {
-        let protocol = headers::upgrade(&parts.headers).filter(|_| parts.version == Version::HTTP_11)?;
+        let protocol = headers::requested_upgrade(&parts.headers).filter(|_| parts.version == Version::HTTP_11)?;
         if protocol.as_bytes().to_ascii_lowercase().starts_with(b"h2c") {
             return None;
         }
         Some(Self { protocol, agent: parts.extensions.remove::<OnUpgrade>()? })
     }
 
-    /// Asks the upstream for it.
-    pub(super) fn ask(&self, headers: &mut HeaderMap) {
+    /// Adds the fields that ask the upstream for the upgrade.
+    pub(super) fn request(&self, headers: &mut HeaderMap) {
         set_upgrade(headers, self.protocol.clone());
     }
 
@@ -49,8 +49,8 @@ impl Upgrade {
         headers::strip_response(response.headers_mut());
         *answer.headers_mut() = std::mem::take(response.headers_mut());
         set_upgrade(answer.headers_mut(), protocol.unwrap_or_else(|| HeaderValue::from_static("websocket")));
-        // It keeps the connection's sender alive until the relay ends; the connection never returns
-        // to the pool.
+        // The lease keeps the connection's sender alive until the relay ends; the connection never
+        // returns to the pool.
         let lease = response.into_body().into_lease();
         tokio::task::spawn_local(async move {
             let _held = (in_flight, lease);
@@ -63,7 +63,7 @@ impl Upgrade {
     }
 }
 
-/// The refusal of a 101 that nobody asked for.
+/// The refusal of a 101 that the agent did not ask for.
 pub(super) fn unrequested() -> Refusal {
     Refusal::new(Reason::UpstreamBroken, "The upstream switched protocols without being asked.")
 }

@@ -20,7 +20,7 @@ impl<S> Abortable<S> {
         Self { inner, abort, is_aborted: false }
     }
 
-    /// Called on the read path; an abort wakes the reader.
+    /// Checks for an abort on the read path; an abort wakes the reader.
     fn poll_abort(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if let Some(abort) = self.abort.as_mut()
             && let Poll::Ready(received) = Pin::new(abort).poll(cx)
@@ -31,8 +31,8 @@ impl<S> Abortable<S> {
         self.check()
     }
 
-    /// Called on the write path. It registers no waker: the abort wakes the reader, and if nobody
-    /// is reading, the agent has stalled.
+    /// Checks for an abort on the write path. It registers no waker: the abort wakes the reader,
+    /// and if nobody is reading, the agent has stalled.
     fn check(&mut self) -> io::Result<()> {
         let received = self.abort.as_mut().map(oneshot::Receiver::try_recv);
         if let Some(Ok(()) | Err(TryRecvError::Closed)) = received {

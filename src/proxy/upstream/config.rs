@@ -17,7 +17,7 @@ pub(crate) struct UpstreamConfig {
     named_by: NamedBy,
 }
 
-/// TLS to one route's upstream.
+/// The TLS settings for one route's upstream.
 pub(super) struct UpstreamTls {
     id: u64,
     /// The settings that offer HTTP/2 and HTTP/1.1.
@@ -57,7 +57,7 @@ impl UpstreamConfig {
     /// The upstream of a route: `origin`, or the origin that each request names.
     ///
     /// # Errors
-    /// TLS that needs an identity where none is configured.
+    /// The TLS settings need an identity, and none is configured.
     pub(crate) fn new(
         origin: Option<Origin>,
         tls: Option<&ClientTls>,
@@ -73,8 +73,8 @@ impl UpstreamConfig {
     /// The upstreams of requests that pass without a route.
     ///
     /// # Errors
-    /// TLS that needs an identity.
-    pub(crate) fn passing(tls: &ClientTls, clock: &Clock) -> Result<Self, SetupError> {
+    /// The TLS settings need an identity.
+    pub(crate) fn without_route(tls: &ClientTls, clock: &Clock) -> Result<Self, SetupError> {
         let tls = Arc::new(UpstreamTls::new(tls, None, clock)?);
         Ok(Self { fixed: None, tls: Some(tls), named_by: NamedBy::Agent })
     }

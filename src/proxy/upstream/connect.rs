@@ -3,7 +3,7 @@
 use super::abortable::Abortable;
 use super::config::{PoolKey, Protocol, UpstreamTls};
 use super::error::SendError;
-use super::pool::{Connection, Established, Http1Lease, Pool, Stream};
+use super::pool::{Connection, Established, Http1Lease, Pool, StreamGuard};
 use super::request_body::RequestBody;
 use super::resolver::Resolver;
 use crate::clock::Timestamp;
@@ -36,23 +36,23 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Where a connection goes, and which addresses it may use.
 #[derive(Clone, Copy)]
-pub(crate) struct Destined<'o> {
+pub(crate) struct DialTarget<'o> {
     pub(crate) origin: &'o Origin,
     pub(crate) named_by: NamedBy,
     pub(crate) guard: &'o Guard,
 }
 
 /// Opens a bare TCP connection, for a tunnel.
-pub(crate) async fn dial(pool: &Pool, to: Destined<'_>, timeout: Duration) -> Result<TcpStream, SendError> {
+pub(crate) async fn dial(pool: &Pool, to: DialTarget<'_>, timeout: Duration) -> Result<TcpStream, SendError> {
     tokio::time::timeout(timeout, tcp(pool.resolver(), to)).await.map_err(|_| SendError::ConnectTimeout)?
 }
 
-/// Connects, and begins the protocol that was agreed on.
+/// Opens a connection to the key's origin, and starts HTTP/1.1 or HTTP/2 on it.
 pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<PoolKey>, guard: &Guard) -> Result<Connection, SendError> {
     let established = Established { at: Instant::now(), revision: key.revision() };
     // Subscribed before the TLS handshake, so that no change of trust is missed.
     let changes = key.tls.as_ref().and_then(|tls| tls.identity.as_ref()).map(Identity::changes);
-    let to = Destined { origin: &key.origin, named_by: key.named_by, guard };
+    let to = DialTarget { origin: &key.origin, named_by: key.named_by, guard };
     let stream = tcp(pool.resolver(), to).await?;
     let handshake = Handshake { pool, key, established };
     let Some(tls) = &key.tls else {
@@ -64,8 +64,10 @@ pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<PoolKey>, guard: &Guard) 
     };
     let config = if key.protocol == Protocol::Http1 { &tls.http1 } else { &tls.any };
     let name = server_name(&key.origin.host);
-    let stream =
-        TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(|error| SendError::tls(&error))?;
+    let stream = TlsConnector::from(Arc::clone(config))
+        .connect(name, stream)
+        .await
+        .map_err(|error| SendError::from_handshake(&error))?;
     let (_, session) = stream.get_ref();
     let is_http2 = session.alpn_protocol() == Some(b"h2");
     let chain = session.peer_certificates().map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect());
@@ -83,7 +85,7 @@ pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<PoolKey>, guard: &Guard) 
 /// Opens a TCP connection. If the name has several addresses, each gets a head start over the next
 /// one (RFC 8305 §5), so that an address that does not answer costs a moment and not the whole
 /// deadline.
-async fn tcp(resolver: &Rc<Resolver>, to: Destined<'_>) -> Result<TcpStream, SendError> {
+async fn tcp(resolver: &Rc<Resolver>, to: DialTarget<'_>) -> Result<TcpStream, SendError> {
     let host = without_brackets(&to.origin.host);
     let mut addresses = resolve(resolver, host, to.origin.port).await?.into_iter();
     let mut attempts = FuturesUnordered::new();
@@ -106,7 +108,7 @@ async fn tcp(resolver: &Rc<Resolver>, to: Destined<'_>) -> Result<TcpStream, Sen
                 Err(error) if is_out_of_descriptors(&error) => return Err(SendError::NoDescriptor),
                 Err(error) => last_error = SendError::Connect(error),
             },
-            // No answer yet: the next address is tried in parallel.
+            // The attempt has not ended yet; the next address is tried in parallel.
             () = tokio::time::sleep(ATTEMPT_DELAY), if has_more => {}
         }
     }
@@ -190,11 +192,12 @@ impl Handshake<'_> {
             .initial_max_send_streams(1);
         let (sender, connection) = builder.handshake(io).await.map_err(SendError::Handshake)?;
         let connection = Rc::new(RefCell::new(Box::pin(connection)));
-        // Read when it matters: nothing is woken here when the peer's settings arrive.
+        // Read anew for each stream, because nothing notifies the pool when the peer's settings
+        // arrive.
         let weak = Rc::downgrade(&connection);
         let max_streams = move || weak.upgrade().map_or(0, |connection| connection.borrow().current_max_send_streams());
-        let streams = self.pool.share(self.key, &sender, self.established, Box::new(max_streams));
-        let stream = Stream::new(&streams);
+        let streams = self.pool.add_http2(self.key, &sender, self.established, Box::new(max_streams));
+        let stream = StreamGuard::new(&streams);
         let connection = std::future::poll_fn(move |cx| connection.borrow_mut().as_mut().poll(cx));
         tokio::task::spawn_local(drive(connection, open));
         Ok(Connection::Http2(sender, stream))

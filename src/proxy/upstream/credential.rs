@@ -1,11 +1,10 @@
-//! What a request is sent with, and how it is put on the request.
+//! The credential of a request, and the header field that carries it.
 use crate::policy::Placement;
 use crate::token::AccessToken;
 use http::header::{HeaderMap, HeaderValue};
 
-/// What a request is sent with. It is put on anew for each attempt, once method and URI are final:
-/// nothing before that holds the header field, and no attempt repeats what another one was sent
-/// with.
+/// The credential that a request is sent with. Each attempt sets it anew, once method and URI are
+/// final, so that no earlier stage holds the header field and no attempt reuses that of another.
 #[derive(Clone, Copy)]
 pub(crate) enum Credential<'c> {
     /// The request is sent without a credential.

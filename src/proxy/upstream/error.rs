@@ -27,7 +27,7 @@ pub(crate) enum SendError {
     /// TCP and TLS took too long.
     #[error("no connection within the connect timeout")]
     ConnectTimeout,
-    /// TLS failed, with an explanation for people.
+    /// TLS failed; the text says why.
     #[error("TLS failed: {0}")]
     Tls(String),
     /// The HTTP handshake failed.
@@ -48,13 +48,14 @@ pub(crate) enum SendError {
 }
 
 impl SendError {
-    pub(super) fn tls(error: &std::io::Error) -> Self {
+    /// The failure of a TLS handshake.
+    pub(super) fn from_handshake(error: &std::io::Error) -> Self {
         Self::Tls(crate::tls::refusal(error).unwrap_or_else(|| error.to_string()))
     }
 
-    /// The failure of a connection that was open. With TLS 1.3 a server refuses a client
+    /// Classifies the failure of a connection that was open. With TLS 1.3 a server refuses a client
     /// certificate only after the handshake, so the refusal shows up when the response is read.
-    pub(super) fn broken(error: hyper::Error) -> Self {
+    pub(super) fn classify_broken(error: hyper::Error) -> Self {
         crate::tls::refusal(&error).or_else(|| tls_over_http2(&error)).map_or(Self::Broken(error), Self::Tls)
     }
 }

@@ -1,5 +1,5 @@
 //! Upstreams: resolving, connecting, pooling and sending. Each worker has connections of its own.
-//! Nothing here knows the agent.
+//! Nothing here refers to the connection of the agent.
 mod abortable;
 mod config;
 mod connect;
@@ -12,11 +12,11 @@ mod response_body;
 mod send;
 
 pub(super) use config::{PoolKey, Protocol, UpstreamConfig};
-pub(super) use connect::{Destined, dial};
+pub(super) use connect::{DialTarget, dial};
 pub(super) use credential::Credential;
 pub(super) use error::SendError;
 pub(super) use pool::Pool;
 pub(super) use request_body::{Progress, RequestBody, UploadRules};
 pub(super) use resolver::{MAX_LOOKUPS, Resolver};
 pub(super) use response_body::UpstreamBody;
-pub(super) use send::{Call, Repeat, send};
+pub(super) use send::{Call, RequestCopy, send};

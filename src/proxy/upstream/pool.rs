@@ -1,5 +1,5 @@
-//! The connections of one worker. Idle ones are reused last in, first out, so that a quiet time
-//! lets the others age out.
+//! The connections of one worker. Idle connections are reused last in, first out, so that surplus
+//! ones age out in quiet periods.
 use super::config::PoolKey;
 use super::request_body::RequestBody;
 use super::resolver::Resolver;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 /// How long a connection may be idle. Shorter than what servers commonly allow: a connection that
 /// the server is about to close is better not used.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(30);
-/// How long a connection is used at most, so that changes of DNS and load balancing take effect.
+/// The age at which a connection is retired, so that changes of DNS and load balancing take effect.
 const MAX_AGE: Duration = Duration::from_secs(600);
 /// Idle HTTP/1.1 connections to one origin.
 const MAX_IDLE: usize = 1024;
@@ -33,7 +33,7 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct OriginPool {
     idle: Vec<IdleConnection>,
-    /// HTTP/2 connections: several if the peer's limit of streams is too low for one.
+    /// HTTP/2 connections: more than one if the peer's stream limit is too low.
     http2: Vec<Http2Connection>,
 }
 
@@ -46,11 +46,11 @@ struct IdleConnection {
 struct Http2Connection {
     sender: http2::SendRequest<RequestBody>,
     established: Established,
-    streams: Rc<Streams>,
+    streams: Rc<StreamCount>,
 }
 
 /// The streams of one HTTP/2 connection that are in use. A connection without any counts as idle.
-pub(super) struct Streams {
+pub(super) struct StreamCount {
     active: Cell<usize>,
     max: MaxStreams,
     gauges: UpstreamGauges,
@@ -59,8 +59,8 @@ pub(super) struct Streams {
 /// How many streams the peer allows at once (RFC 9113 §6.5.2), as far as it has said.
 type MaxStreams = Box<dyn Fn() -> usize>;
 
-/// One stream in use, until it is dropped.
-pub(crate) struct Stream(Rc<Streams>);
+/// Counts one stream as in use until it is dropped.
+pub(crate) struct StreamGuard(Rc<StreamCount>);
 
 /// When a connection was established, and with which revision of the identity.
 #[derive(Clone, Copy)]
@@ -74,7 +74,7 @@ pub(crate) enum Lease {
     /// A whole connection, which then returns to the pool.
     Http1(Http1Lease),
     /// One stream of a connection that other requests share.
-    Http2(Stream),
+    Http2(StreamGuard),
 }
 
 /// An HTTP/1.1 connection in use.
@@ -88,7 +88,7 @@ pub(crate) struct Http1Lease {
 /// A connection that a request can be sent on.
 pub(super) enum Connection {
     Http1(Http1Lease),
-    Http2(http2::SendRequest<RequestBody>, Stream),
+    Http2(http2::SendRequest<RequestBody>, StreamGuard),
 }
 
 impl Pool {
@@ -97,7 +97,7 @@ impl Pool {
         Rc::new(Self { origins: RefCell::default(), gauges, resolver })
     }
 
-    /// Resolves the names of new connections.
+    /// The resolver for the names of new connections.
     pub(super) fn resolver(&self) -> &Rc<Resolver> {
         &self.resolver
     }
@@ -136,21 +136,21 @@ impl Pool {
         }))
     }
 
-    /// Whether a connection is about to become ready, so that it is worth waiting for one turn of
-    /// the runtime.
-    pub(super) fn has_idle(&self, key: &Arc<PoolKey>) -> bool {
+    /// After [`Self::take`] found nothing: whether an idle connection is only waiting for its task
+    /// to finish the last response, so that it is worth waiting for one turn of the runtime.
+    pub(super) fn has_pending(&self, key: &Arc<PoolKey>) -> bool {
         self.origins.borrow().get(key).is_some_and(|origin| !origin.idle.is_empty())
     }
 
-    /// Shares a new HTTP/2 connection from now on. The caller takes its first stream.
-    pub(super) fn share(
+    /// Adds a new HTTP/2 connection to the pool. The caller takes its first stream.
+    pub(super) fn add_http2(
         &self,
         key: &Arc<PoolKey>,
         sender: &http2::SendRequest<RequestBody>,
         established: Established,
         max_streams: MaxStreams,
-    ) -> Rc<Streams> {
-        let streams = Rc::new(Streams { active: Cell::new(0), max: max_streams, gauges: self.gauges.clone() });
+    ) -> Rc<StreamCount> {
+        let streams = Rc::new(StreamCount { active: Cell::new(0), max: max_streams, gauges: self.gauges.clone() });
         self.gauges.idle.inc();
         let mut origins = self.origins.borrow_mut();
         let origin = origins.entry(Arc::clone(key)).or_default();
@@ -193,7 +193,7 @@ impl OriginPool {
         let least_used = || self.http2.iter().min_by_key(|connection| connection.streams.active.get());
         let is_full = self.http2.len() >= MAX_HTTP2;
         let connection = self.http2.iter().find(has_room).or_else(|| least_used().filter(|_| is_full))?;
-        Some(Connection::Http2(connection.sender.clone(), Stream::new(&connection.streams)))
+        Some(Connection::Http2(connection.sender.clone(), StreamGuard::new(&connection.streams)))
     }
 }
 
@@ -217,8 +217,8 @@ impl Http2Connection {
     }
 }
 
-impl Stream {
-    pub(super) fn new(streams: &Rc<Streams>) -> Self {
+impl StreamGuard {
+    pub(super) fn new(streams: &Rc<StreamCount>) -> Self {
         let active = streams.active.get();
         if active == 0 {
             streams.gauges.idle.dec();
@@ -228,7 +228,7 @@ impl Stream {
     }
 }
 
-impl Drop for Stream {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
         let active = self.0.active.get() - 1;
         self.0.active.set(active);
@@ -238,7 +238,7 @@ impl Drop for Stream {
     }
 }
 
-impl Drop for Streams {
+impl Drop for StreamCount {
     fn drop(&mut self) {
         // Every stream holds a reference to this value, so the connection was idle.
         self.gauges.idle.dec();
@@ -246,7 +246,7 @@ impl Drop for Streams {
 }
 
 impl Lease {
-    /// Called once the response has been read to the end.
+    /// Returns the connection or stream to the pool, once the response has been read.
     pub(super) fn give_back(self) {
         match self {
             Self::Http1(connection) => connection.give_back(),

@@ -31,7 +31,7 @@ pub(crate) struct Upload {
 
 /// What the route demands of the body of a request.
 pub(crate) struct UploadRules {
-    /// The most bytes; absent: no limit.
+    /// The most bytes that the body may have, if there is a limit.
     pub(crate) limit: Option<u64>,
     /// The longest time without data.
     pub(crate) idle: Duration,
@@ -39,11 +39,11 @@ pub(crate) struct UploadRules {
     pub(crate) reserved: Arc<[HeaderName]>,
 }
 
-/// How far an upload is. The response timeout starts when it ends.
+/// The progress of an upload. The response timeout starts when it ends.
 #[derive(Debug)]
 pub(crate) struct Progress {
     last: Cell<Instant>,
-    /// The agent is being waited for, and not the upstream.
+    /// Whether the upload waits for the agent and not for the upstream.
     waiting: Cell<bool>,
     ended: Cell<bool>,
     fault: Cell<Option<UploadFault>>,
@@ -86,7 +86,7 @@ impl Progress {
         self.fault.get()
     }
 
-    /// The agent's fault if nothing moves because the agent is being waited for.
+    /// The fault if no data moves because the agent sends none.
     pub(super) fn stall(&self) -> Option<UploadFault> {
         (self.waiting.get() && !self.ended.get()).then_some(UploadFault::Idle)
     }

@@ -1,4 +1,4 @@
-//! Resolves names by the system's resolver, which blocks a thread for as long as it likes.
+//! Resolves names with the system resolver, which blocks a thread for an unbounded time.
 use crate::single_flight::{Leader, Role, SingleFlight};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -8,26 +8,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Look-ups that one worker runs at once, each in a thread. This many may hang, because the servers
-/// of their zone do not answer, before others have to wait; nothing else of a worker needs such a
-/// thread.
+/// Lookups that one worker runs at once, each on a blocking thread. If this many hang, later ones
+/// wait; nothing else in a worker uses blocking threads.
 pub(crate) const MAX_LOOKUPS: usize = 16;
 
 type Addresses = Result<Vec<IpAddr>, Arc<io::Error>>;
 type Lookup = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
-/// The resolver of one worker. It caches nothing: only the system's resolver knows how long an
-/// answer is valid.
+/// The resolver of one worker. It caches nothing, because only the system resolver knows how long
+/// an answer is valid.
 pub(crate) struct Resolver {
     lookup: Arc<Lookup>,
     threads: Arc<Semaphore>,
-    /// Callers that want the same name share one look-up, so that a name that hangs takes one
-    /// thread and not all.
+    /// Callers that want the same name share one lookup, so that a name that hangs takes only one
+    /// thread.
     in_flight: RefCell<HashMap<Box<str>, SingleFlight<Addresses>>>,
 }
 
 impl Resolver {
-    /// Uses the system's resolver.
+    /// Uses the system resolver.
     pub(crate) fn system() -> Rc<Self> {
         Self::new(|name| Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
     }
@@ -37,8 +36,7 @@ impl Resolver {
         Rc::new(Self { lookup: Arc::new(lookup), threads, in_flight: RefCell::default() })
     }
 
-    /// The addresses of a name. A caller that gives up leaves nothing behind but a look-up that has
-    /// begun.
+    /// Looks up the addresses of a name. If the caller gives up, a lookup that has begun still ends.
     pub(super) async fn look_up(self: &Rc<Self>, name: &str) -> Addresses {
         loop {
             let follower = self.in_flight.borrow().get(name).and_then(SingleFlight::follow);
@@ -46,7 +44,7 @@ impl Resolver {
                 Some(follower) => follower,
                 None => {
                     let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(stopped)?;
-                    // Another caller may have begun the look-up in the meantime.
+                    // Another caller may have begun the lookup in the meantime.
                     let role = self.in_flight.borrow_mut().entry(name.into()).or_default().join();
                     match role {
                         Role::Follower(follower) => follower,
@@ -76,7 +74,7 @@ impl Resolver {
     }
 }
 
-/// The worker is stopping.
+/// The error of a lookup that panicked or was cut off by shutdown.
 fn stopped(error: impl std::error::Error + Send + Sync + 'static) -> Arc<io::Error> {
     Arc::new(io::Error::other(error))
 }
@@ -88,14 +86,14 @@ mod tests {
     use crate::proxy::guard::{Guard, NamedBy};
     use crate::proxy::metrics::UpstreamGauges;
     use crate::proxy::runtime::block_on;
-    use crate::proxy::upstream::{Destined, Pool, SendError, dial};
+    use crate::proxy::upstream::{DialTarget, Pool, SendError, dial};
     use futures_util::future::join_all;
     use std::net::Ipv4Addr;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Condvar, Mutex};
     use std::time::Duration;
 
-    const ENOUGH: Duration = Duration::from_secs(20);
+    const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
     /// A resolver that does not answer for names that begin with `hangs` until it is opened.
     #[derive(Default)]
@@ -112,7 +110,7 @@ mod tests {
                 hanging.asked.fetch_add(1, Ordering::SeqCst);
                 if name.starts_with("hangs") {
                     let closed = hanging.open.lock().expect("a lock");
-                    drop(hanging.opened.wait_timeout_while(closed, ENOUGH, |open| !*open).expect("a lock"));
+                    drop(hanging.opened.wait_timeout_while(closed, TEST_TIMEOUT, |open| !*open).expect("a lock"));
                 }
                 Ok(vec![Ipv4Addr::LOCALHOST.into()])
             })
@@ -140,7 +138,7 @@ mod tests {
             let pool = Pool::new(gauges, hanging.resolver());
             let call = async |host: String, deadline: u64| {
                 let origin = origin(&host);
-                let to = Destined { origin: &origin, named_by: NamedBy::Configuration, guard: &guard };
+                let to = DialTarget { origin: &origin, named_by: NamedBy::Configuration, guard: &guard };
                 dial(&pool, to, Duration::from_millis(deadline)).await.expect_err("no server")
             };
             // Many callers that want one name share a thread: other names are looked up in the
@@ -157,7 +155,7 @@ mod tests {
             // Names that nobody waits for any more are not looked up.
             hanging.open();
             assert!(matches!(call("answers".to_owned(), 10_000).await, SendError::Connect(_)));
-            assert!(hanging.asked() <= 2 + MAX_LOOKUPS, "{} look-ups", hanging.asked());
+            assert!(hanging.asked() <= 2 + MAX_LOOKUPS, "{} lookups", hanging.asked());
         });
         ended.expect("a runtime");
     }

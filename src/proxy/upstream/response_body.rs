@@ -53,7 +53,7 @@ impl Body for UpstreamBody {
 
 impl Drop for UpstreamBody {
     fn drop(&mut self) {
-        // A connection with an unread rest must not serve another request.
+        // A connection with unread data must not serve another request.
         if self.inner.is_end_stream() {
             self.give_back();
         }

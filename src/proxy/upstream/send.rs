@@ -27,15 +27,15 @@ pub(crate) struct Call<'c> {
     pub(crate) timeouts: &'c Timeouts,
     /// Which addresses are refused.
     pub(crate) guard: &'c Guard,
-    /// How far its upload is.
+    /// The progress of its upload.
     pub(crate) progress: &'c Progress,
     /// A copy of the request, if it can be sent again.
-    pub(crate) repeat: Option<&'c Repeat>,
+    pub(crate) copy: Option<&'c RequestCopy>,
 }
 
-/// A copy of a request that can be sent again: one without a body, or whose body was buffered. It
-/// holds no credential of the proxy.
-pub(crate) struct Repeat {
+/// A copy of a request without a body or with a buffered one, for a retry or a replay. It holds no
+/// credential of the proxy.
+pub(crate) struct RequestCopy {
     method: Method,
     uri: Uri,
     version: Version,
@@ -43,10 +43,10 @@ pub(crate) struct Repeat {
     body: Option<Bytes>,
 }
 
-/// Sends a request and waits for the head of the response. Another connection is tried only if
-/// nothing of the request was processed: it was never written, the peer says that it did not
-/// process it (RFC 9113 §8.7), or it is idempotent, has no body, and a pooled connection was closed
-/// under it (RFC 9110 §9.2.2).
+/// Sends a request and waits for the head of the response. Another connection is tried only if that
+/// is safe: the request was never written, the peer says that it did not process it (RFC 9113
+/// §8.7), or it is idempotent, has no body, and was sent on a pooled connection that broke (RFC 9110
+/// §9.2.2).
 pub(crate) async fn send(
     pool: &Rc<Pool>,
     call: &Call<'_>,
@@ -55,35 +55,37 @@ pub(crate) async fn send(
     if let Some(connection) = take(pool, call.key).await {
         match attempt(connection, request, call).await {
             Ok(response) => return Ok(response),
-            Err(Failed { unsent: Some(unsent), .. }) => request = *unsent,
-            Err(Failed { error: SendError::Broken(broken), .. }) => match call.repeat_after(&broken) {
-                Some(repeat) => request = repeat.request(),
-                None => return Err(SendError::broken(broken)),
+            Err(AttemptError { unsent: Some(unsent), .. }) => request = *unsent,
+            Err(AttemptError { error: SendError::Broken(broken), .. }) => match call.retry_after_break(&broken) {
+                Some(copy) => request = copy.request(),
+                None => return Err(SendError::classify_broken(broken)),
             },
-            Err(Failed { error, .. }) => return Err(error),
+            Err(AttemptError { error, .. }) => return Err(error),
         }
     }
     let connection = Box::pin(new_connection(pool, call)).await?;
     attempt(connection, request, call).await.map_err(|failed| match failed.error {
-        SendError::Broken(broken) => SendError::broken(broken),
+        SendError::Broken(broken) => SendError::classify_broken(broken),
         error => error,
     })
 }
 
-/// A pooled connection. One that is about to become ready is waited for.
+/// Takes a pooled connection. It waits one turn of the runtime for a connection that is about to
+/// become ready.
 async fn take(pool: &Rc<Pool>, key: &Arc<PoolKey>) -> Option<Connection> {
     if let Some(connection) = pool.take(key) {
         return Some(connection);
     }
-    if pool.has_idle(key) {
+    if pool.has_pending(key) {
         tokio::task::yield_now().await;
         return pool.take(key);
     }
     None
 }
 
-/// Opens a new connection. It keeps trying while the upstream refuses or the process is out of
-/// descriptors: nothing was sent, and a restart of the upstream takes a moment.
+/// Opens a new connection. Retries up to four times, within the connect timeout, if connecting or
+/// the HTTP handshake fails or no descriptor is left: nothing was sent, and the upstream may be
+/// restarting.
 async fn new_connection(pool: &Rc<Pool>, call: &Call<'_>) -> Result<Connection, SendError> {
     let deadline = Instant::now() + call.timeouts.connect;
     let mut pauses = [50, 150, 400, 900].map(Duration::from_millis).into_iter();
@@ -105,8 +107,8 @@ async fn new_connection(pool: &Rc<Pool>, call: &Call<'_>) -> Result<Connection, 
     }
 }
 
-/// An attempt that brought no response.
-struct Failed {
+/// A failed attempt.
+struct AttemptError {
     error: SendError,
     /// The request, if nothing of it was written.
     unsent: Option<Box<Request<RequestBody>>>,
@@ -116,18 +118,18 @@ async fn attempt(
     connection: Connection,
     mut request: Request<RequestBody>,
     call: &Call<'_>,
-) -> Result<Response<UpstreamBody>, Failed> {
+) -> Result<Response<UpstreamBody>, AttemptError> {
     let (sent, lease) = match connection {
         Connection::Http1(mut lease) => {
             address_http1(&mut request, call.key);
             call.authorize(&mut request)?;
             let sending = lease.sender.try_send_request(request);
-            (call.in_time(sending).await, Lease::Http1(lease))
+            (call.await_response(sending).await, Lease::Http1(lease))
         }
         Connection::Http2(mut sender, stream) => {
             address_http2(&mut request, &call.key.origin);
             call.authorize(&mut request)?;
-            (call.in_time(sender.try_send_request(request)).await, Lease::Http2(stream))
+            (call.await_response(sender.try_send_request(request)).await, Lease::Http2(stream))
         }
     };
     match sent {
@@ -136,33 +138,33 @@ async fn attempt(
             let unsent = failed.take_message().map(Box::new);
             let error = failed.into_error();
             let error = call.progress.fault().map_or(SendError::Broken(error), SendError::Upload);
-            Err(Failed { error, unsent })
+            Err(AttemptError { error, unsent })
         }
         None => {
             let error = call.progress.stall().map_or(SendError::ResponseTimeout, SendError::Upload);
-            Err(Failed { error, unsent: None })
+            Err(AttemptError { error, unsent: None })
         }
     }
 }
 
 impl Call<'_> {
     /// Puts the credential on a request whose method and URI are final.
-    fn authorize(&self, request: &mut Request<RequestBody>) -> Result<(), Failed> {
+    fn authorize(&self, request: &mut Request<RequestBody>) -> Result<(), AttemptError> {
         let applied = self.credential.apply(request.headers_mut());
-        applied.ok_or(Failed { error: SendError::Credential, unsent: None })
+        applied.ok_or(AttemptError { error: SendError::Credential, unsent: None })
     }
 
-    /// The copy to send again after a connection broke, if that does no harm.
-    fn repeat_after(&self, broken: &hyper::Error) -> Option<&Repeat> {
-        let is_harmless =
-            |repeat: &&Repeat| repeat.body.is_none() && repeat.method.is_idempotent() && !broken.is_parse();
-        self.repeat.filter(|repeat| is_harmless(repeat) || is_unprocessed(broken))
+    /// The copy to send again after a connection broke, if that is safe.
+    fn retry_after_break(&self, broken: &hyper::Error) -> Option<&RequestCopy> {
+        let is_repeatable =
+            |copy: &&RequestCopy| copy.body.is_none() && copy.method.is_idempotent() && !broken.is_parse();
+        self.copy.filter(|copy| is_repeatable(copy) || is_unprocessed(broken))
     }
 
     /// Waits for a response until the deadline; `None` if it passes. The response timeout starts
     /// with the last byte of the request. Until that has been sent the idle timeout applies, to an
     /// upstream that reads nothing and to an agent that sends nothing.
-    async fn in_time<F: Future>(&self, sending: F) -> Option<F::Output> {
+    async fn await_response<F: Future>(&self, sending: F) -> Option<F::Output> {
         let mut sending = pin!(sending);
         self.progress.record();
         loop {
@@ -211,7 +213,7 @@ fn address_http2(request: &mut Request<RequestBody>, origin: &Origin) {
     }
 }
 
-impl Repeat {
+impl RequestCopy {
     /// Copies a request; `None` if its body is streamed.
     pub(crate) fn of(request: &Request<RequestBody>) -> Option<Self> {
         let RequestBody::Buffered(body) = request.body() else { return None };
@@ -224,7 +226,7 @@ impl Repeat {
         })
     }
 
-    /// The request, to be sent again.
+    /// Makes a request from the copy.
     pub(crate) fn request(&self) -> Request<RequestBody> {
         let mut request = Request::new(RequestBody::Buffered(self.body.clone()));
         *request.method_mut() = self.method.clone();
