@@ -1,5 +1,4 @@
-//! Checks the structure that the crate's documentation describes: layers, no cycles, and parameters
-//! with names.
+//! Enforces the layout in the crate's documentation: layers, no import cycles, no tuple parameters.
 mod source;
 
 pub(crate) use source::Crate;
@@ -32,9 +31,9 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("cli", 5, &["app", "config", "dev", "kubernetes"]),
 ];
 
-/// Modules outside the layers, and all that each may import. `dev` must not check our assertions
-/// with the code that made them; `kubernetes` puts the proxy into pods and shares none of its
-/// parts.
+/// Modules outside the layers, and everything that each may import. `dev` must not check our
+/// assertions with the code that made them; `kubernetes` puts the proxy into pods and shares none
+/// of its code.
 const NEIGHBOURS: &[(&str, &[&str])] = &[
     ("dev", &["clock", "secret", "sync", "tasks"]),
     ("kubernetes", &["clock", "http_server", "listen", "sync", "tasks", "telemetry"]),
@@ -72,9 +71,9 @@ fn modules_import_only_what_their_layer_allows() {
 }
 
 #[test]
-fn files_of_a_folder_form_no_cycle() {
+fn files_of_a_folder_do_not_import_in_cycles() {
     let sources = Crate::read();
-    let mut folders: BTreeMap<&[String], Folder> = BTreeMap::new();
+    let mut folders: BTreeMap<&[String], ImportGraph> = BTreeMap::new();
     for path in sources.modules.keys() {
         for (imported, by) in sources.imports(path) {
             let shared = path.iter().zip(&imported).take_while(|(own, other)| own == other).count();
@@ -88,7 +87,7 @@ fn files_of_a_folder_form_no_cycle() {
     }
     let mut wrong = BTreeSet::new();
     for (folder, imports) in &folders {
-        for cycle in cycles(imports) {
+        for cycle in import_cycles(imports) {
             let names: Vec<String> = cycle.iter().map(|name| [&folder.join("/"), "/", name].concat()).collect();
             let why = cycle.iter().flat_map(|from| &imports[from]).filter(|(to, _)| cycle.contains(*to));
             wrong.insert(format!(
@@ -103,10 +102,11 @@ fn files_of_a_folder_form_no_cycle() {
 
 /// What the entries of a folder import from each other, each with an example. `mod` is the folder's
 /// own file.
-type Folder = BTreeMap<String, BTreeMap<String, String>>;
+type ImportGraph = BTreeMap<String, BTreeMap<String, String>>;
 
-/// Returns the sets of entries in which each reaches all the others.
-fn cycles(imports: &Folder) -> Vec<BTreeSet<String>> {
+/// Returns the strongly connected components: the sets of entries that all import each other,
+/// directly or through others.
+fn import_cycles(imports: &ImportGraph) -> Vec<BTreeSet<String>> {
     let reach = |from: &String| {
         let (mut seen, mut next) = (BTreeSet::new(), vec![from]);
         while let Some(at) = next.pop() {
@@ -128,13 +128,13 @@ fn cycles(imports: &Folder) -> Vec<BTreeSet<String>> {
 }
 
 #[test]
-fn parameters_are_named_values_and_not_tuples() {
+fn parameters_are_not_tuples() {
     let mut wrong = BTreeSet::new();
     let sources = Crate::read();
     for module in sources.modules.values() {
         wrong.extend(tuples(module).into_iter().map(|what| format!("{}: {what}", module.file.display())));
     }
-    assert!(wrong.is_empty(), "tuple parameters, which should be structs or separate parameters:\n{}", joined(wrong));
+    assert!(wrong.is_empty(), "tuples in signatures; use a struct or separate parameters:\n{}", joined(wrong));
 }
 
 /// Returns the parameters of functions and of function types that are tuples, and the aliases of
@@ -145,7 +145,7 @@ fn tuples(module: &Module) -> Vec<String> {
     for at in 0..tokens.len() {
         match tokens[at].as_str() {
             "fn" | "Fn" | "FnMut" | "FnOnce" => {
-                let Some(open) = parameters(tokens, at) else { continue };
+                let Some(open) = parameter_list_start(tokens, at) else { continue };
                 for parameter in branches(&tokens[open + 1..closing(tokens, open)]) {
                     let declared = if tokens[at] == "fn" && open > at + 1 { type_of(parameter) } else { parameter };
                     if is_tuple(declared) {
@@ -172,8 +172,8 @@ fn tuples(module: &Module) -> Vec<String> {
     found
 }
 
-/// Returns the index at which the parameters of the function or function type at `at` begin.
-fn parameters(tokens: &[String], at: usize) -> Option<usize> {
+/// Returns the index at which the parameter list of the function or function type at `at` begins.
+fn parameter_list_start(tokens: &[String], at: usize) -> Option<usize> {
     let mut depth = 0;
     for (offset, token) in tokens[at + 1..].iter().enumerate() {
         match token.as_str() {
@@ -187,7 +187,7 @@ fn parameters(tokens: &[String], at: usize) -> Option<usize> {
     None
 }
 
-/// Returns the type of a parameter, which follows its colon.
+/// Returns the tokens of a parameter's type.
 fn type_of(parameter: &[String]) -> &[String] {
     let mut depth = 0;
     for (at, token) in parameter.iter().enumerate() {
