@@ -4,7 +4,7 @@
 //!
 //! Neither stores a future: the caller that leads drives its own, in place or in a task, so a fetch
 //! need not be `Send`. A caller that hangs up cancels nothing for the others. If it was the leader,
-//! one of those that wait leads next.
+//! one of the waiting callers leads next.
 use crate::clock::{Clock, Timestamp};
 use crate::sync::lock;
 use std::sync::{Arc, Mutex, Weak};
@@ -19,7 +19,7 @@ pub struct SingleFlight<T> {
     in_flight: Mutex<Weak<watch::Sender<Option<T>>>>,
 }
 
-/// The part that a caller takes in a fetch.
+/// The role of a caller in a fetch.
 #[derive(Debug)]
 pub enum Role<T> {
     /// This caller fetches.
@@ -82,11 +82,11 @@ impl<T: Clone> Follower<T> {
     }
 }
 
-/// A value that is fetched once for many callers, with memory.
+/// A cache of one value, which is fetched once for many callers.
 ///
 /// - While the value is fresh, it is served.
 /// - While it is stale, one caller at a time fetches a newer one, and the others are served the
-///   stale one without waiting. If the fetch fails in a way that passes, the stale value is served,
+///   stale one without waiting. After a transient failure of the fetch, the stale value is served,
 ///   and not fetched again during [`FailurePolicy::pause`].
 /// - Without a usable value, callers wait for one fetch and share its result, good or bad. A
 ///   failure answers later callers, too, during [`FailurePolicy::negative`].
@@ -105,8 +105,8 @@ pub struct FailurePolicy<E> {
     pub negative: Duration,
     /// How long a stale value is served without another attempt.
     pub pause: Duration,
-    /// Whether a stale value may be served in place of this failure.
-    pub is_passing: fn(&E) -> bool,
+    /// Whether a stale value may be served in place of this failure, because it may end by itself.
+    pub is_transient: fn(&E) -> bool,
 }
 
 /// A value and the times that bound its use, by the wall clock.
@@ -114,7 +114,7 @@ pub struct FailurePolicy<E> {
 pub struct Fetched<T> {
     /// The value that was fetched.
     pub value: T,
-    /// The value is not used by a clock that reads earlier than this.
+    /// The value is not used while the clock reads earlier than this.
     pub valid_from: Timestamp,
     /// The time when the value becomes stale.
     pub fresh_until: Timestamp,
@@ -127,8 +127,8 @@ pub struct Fetched<T> {
 pub struct Served<T, E> {
     /// A fresh value, or a stale one that may still be used.
     pub value: T,
-    /// Why a stale value was not renewed. Only the caller that met the failure gets it, so that it
-    /// is logged once.
+    /// Why a stale value was not renewed. Only the caller whose fetch failed gets it, so that it is
+    /// logged once.
     pub renewal_failure: Option<E>,
 }
 
@@ -143,13 +143,13 @@ struct CacheState<T, E> {
     refreshed_at: Option<Timestamp>,
 }
 
-/// The answer without a fetch.
+/// What the cache holds, before any fetch.
 enum Lookup<T, E> {
     /// No fetch is due.
     Settled(Result<T, E>),
     /// A value that should be renewed, and can be used until then.
     Stale(T),
-    /// Nothing that can be used.
+    /// There is nothing that can be used.
     Missing,
 }
 
@@ -160,8 +160,8 @@ impl<T: Clone, E: Clone> CachedValue<T, E> {
         Self { policy, state: Mutex::new(state), flight: SingleFlight::default() }
     }
 
-    /// The value that was fetched. `fetch` is called only if a fetch is due and this caller leads
-    /// it.
+    /// Returns the cached value, or fetches it. `fetch` is called only if a fetch is due and this
+    /// caller leads it.
     ///
     /// # Errors
     /// The failure of the fetch, or of an earlier one that is still remembered.
@@ -188,9 +188,9 @@ impl<T: Clone, E: Clone> CachedValue<T, E> {
         }
     }
 
-    /// A newer value than the one that the caller has, as `is_newer` decides: one that another
-    /// caller has fetched since, or the result of `fetch`. `None` if there is no newer one and the
-    /// last refresh was less than `interval` ago.
+    /// Returns a newer value than the one that the caller has, as `is_newer` decides: one that
+    /// another caller has fetched since, or the result of `fetch`. `None` if there is no newer one
+    /// and the last refresh was less than `interval` ago.
     ///
     /// # Errors
     /// The failure of `fetch`. It is neither shared nor remembered, because the cached value may
@@ -235,7 +235,7 @@ impl<T: Clone, E: Clone> CachedValue<T, E> {
         clock: &Clock,
         fetch: impl FnOnce() -> F,
     ) -> Result<Served<T, E>, E> {
-        // A fetch may have ended between the look at the cache and the election.
+        // A fetch may have ended between the lookup in the cache and the election.
         if let Lookup::Settled(result) = self.lookup(clock) {
             return result.map(Served::without_failure);
         }
@@ -252,7 +252,7 @@ impl<T: Clone, E: Clone> CachedValue<T, E> {
             Err(failure) => failure,
         };
         if let Some(value) = state.usable(now)
-            && (self.policy.is_passing)(&failure)
+            && (self.policy.is_transient)(&failure)
         {
             state.paused_at = Some(now);
             return Ok(Served { value, renewal_failure: Some(failure) });

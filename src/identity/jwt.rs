@@ -143,7 +143,7 @@ impl JwtCache {
     fn cached(&self, id: &SpiffeId, audience: &str) -> Arc<CachedSvid> {
         let key = CacheKey { id: id.clone(), audience: audience.to_owned() };
         let policy =
-            FailurePolicy { negative: Duration::ZERO, pause: RENEWAL_PAUSE, is_passing: |_: &JwtSvidError| true };
+            FailurePolicy { negative: Duration::ZERO, pause: RENEWAL_PAUSE, is_transient: |_: &JwtSvidError| true };
         Arc::clone(lock(&self.svids).get_or_insert(key, || Arc::new(CachedValue::new(policy))))
     }
 

@@ -1,5 +1,5 @@
 //! Documents that an issuer publishes, metadata and key sets: each is fetched once for all callers,
-//! kept while it is fresh, and used for some time longer while the issuer is in trouble.
+//! kept while it is fresh, and used for some time longer while the issuer fails.
 use super::error::IssuerError;
 use super::freshness::lifetime;
 use crate::clock::{Clock, Timestamp};
@@ -7,10 +7,10 @@ use crate::single_flight::{CachedValue, FailurePolicy, Fetched, Served};
 use http::HeaderMap;
 use std::time::Duration;
 
-/// A failed fetch is not repeated for this long.
+/// How long a failed fetch is not repeated.
 const NEGATIVE: Duration = Duration::from_secs(5);
-/// A stale document is used for this long before it is fetched again, after a fetch has failed.
-const STALE_STEP: Duration = Duration::from_secs(30);
+/// How long a stale document is used after a failed fetch, before it is fetched again.
+const RETRY_PAUSE: Duration = Duration::from_secs(30);
 
 /// The cache of one document.
 pub(super) struct DocumentCache<T> {
@@ -20,13 +20,13 @@ pub(super) struct DocumentCache<T> {
 }
 
 impl<T: Clone> DocumentCache<T> {
-    /// An empty cache. A stale document is used for up to `stale` while its issuer is in trouble.
+    /// Creates an empty cache. A stale document is used for up to `stale` while its issuer fails.
     pub(super) fn new(stale: Duration) -> Self {
-        let policy = FailurePolicy { negative: NEGATIVE, pause: STALE_STEP, is_passing: IssuerError::is_passing };
+        let policy = FailurePolicy { negative: NEGATIVE, pause: RETRY_PAUSE, is_transient: IssuerError::is_transient };
         Self { stale, cached: CachedValue::new(policy) }
     }
 
-    /// A document that arrived at `now`, with the lifetime that its headers give it.
+    /// Wraps a document that arrived at `now`, with the lifetime that its headers give it.
     pub(super) fn fetched(&self, document: T, headers: &HeaderMap, now: Timestamp) -> Fetched<T> {
         let fresh_until = now.plus(lifetime(headers));
         // If the clock was set back, the age of the document is unknown, and it is not used.

@@ -2,7 +2,7 @@
 use crate::jose::InvalidToken;
 use std::time::Duration;
 
-/// The longest that a server can keep us from asking again, whatever its `Retry-After` says.
+/// The longest `Retry-After` that is honoured; a longer one counts as this.
 pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
 
 /// Who can do something about a failure.
@@ -14,24 +14,24 @@ pub enum Fault {
     User,
     /// Only an operator: 502.
     Operator,
-    /// Nobody can, but the failure may pass: 503.
+    /// Nobody, but the failure may be transient: 503.
     Unavailable,
     /// The provider of the workload's identity: 503.
     Identity,
 }
 
 /// Declares an enum of failures with the facts of each variant in one row, so that no variant can
-/// lack one:
+/// lack any:
 ///
 /// - `kind`: a stable name, for metrics and logs;
 /// - `fault`: who can do something about it;
-/// - `negative_ttl`: how long the same question need not be asked again;
+/// - `negative_ttl`: how long the failure is served to later callers without another request;
 /// - `advice`: what the caller can do, for people, without any words of the server, which may quote
 ///   what we sent.
 ///
-/// Expressions in a row may use the variant's fields and, in `advice`, the server's name, under the
-/// names that are given. `wraps` adds a variant for the failures of another such enum, which brings
-/// its own rows.
+/// Expressions in a row may use the variant's fields and, in `advice`, the server's name, by the
+/// names that the invocation gives them. `wraps` adds a variant for the failures of another such
+/// enum, which brings its own rows.
 macro_rules! failures {
     (
         $(#[$meta:meta])*
@@ -86,7 +86,7 @@ macro_rules! failures {
                 }
             }
 
-            /// How long the same question need not be asked again.
+            /// How long the failure is served to later callers without another request.
             pub(crate) fn negative_ttl(&self) -> std::time::Duration {
                 match self {
                     $(Self::$variant $(($value))? $({ $($field),+ })? => {
@@ -144,7 +144,7 @@ failures! {
             negative_ttl: Duration::from_secs(5),
             advice: try_later(server),
         }
-        /// A step of the request, which is named, passed its deadline.
+        /// This step of the request passed its deadline.
         #[error("{0} took too long")]
         Timeout(step: &'static str) => {
             kind: "timeout",
@@ -155,7 +155,7 @@ failures! {
         /// The server answered 5xx, 408, 425 or 429.
         #[error("answered {status}")]
         Busy {
-/// The HTTP status of the answer.
+            /// The HTTP status of the answer.
             status: u16,
             /// How long the server asks to be left alone.
             retry_after: Option<Duration>
@@ -168,7 +168,7 @@ failures! {
             },
             advice: try_later(server),
         }
-/// The answer breaks the protocol.
+        /// The answer breaks the protocol.
         #[error("its answer is not usable: {0}")]
         Response(why: String) => {
             kind: "response",
@@ -177,7 +177,7 @@ failures! {
             advice: ask_operator(server),
         }
         /// None of the well-known locations has usable metadata.
-#[error("no usable metadata: {0}; if it publishes none, name its `endpoints` in the configuration")]
+        #[error("no usable metadata: {0}; if it publishes none, name its `endpoints` in the configuration")]
         Metadata(why: String) => {
             kind: "metadata",
             fault: Fault::Operator,
@@ -186,14 +186,14 @@ failures! {
         }
         /// As [`Self::Metadata`], but one of the locations answered 5xx, so it may have the
         /// metadata in a moment.
-#[error("no usable metadata: {0}; if it publishes none, name its `endpoints` in the configuration")]
+        #[error("no usable metadata: {0}; if it publishes none, name its `endpoints` in the configuration")]
         Undiscovered(why: String) => {
             kind: "busy",
             fault: Fault::Unavailable,
             negative_ttl: Duration::from_secs(2),
             advice: try_later(server),
         }
-/// The key set is missing or unusable.
+        /// The key set is missing or unusable.
         #[error("no usable key set: {0}")]
         Keys(why: String) => {
             kind: "metadata",
@@ -211,8 +211,8 @@ failures! {
             negative_ttl: Duration::from_secs(30),
             advice: ask_operator(server),
         }
-/// The configuration does not result in a request that can be sent.
-#[error("no request can be sent: {0}")]
+        /// The configuration does not result in a request that can be sent.
+        #[error("no request can be sent: {0}")]
         Configuration(why: String) => {
             kind: "configuration",
             fault: Fault::Operator,
@@ -223,8 +223,8 @@ failures! {
 }
 
 impl IssuerError {
-    /// Whether the failure may pass by itself.
-    pub(super) fn is_passing(&self) -> bool {
+    /// Whether the failure may end by itself.
+    pub(super) fn is_transient(&self) -> bool {
         self.fault() == Fault::Unavailable
     }
 

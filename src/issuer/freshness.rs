@@ -4,8 +4,8 @@ use http::HeaderMap;
 use http::header::{AGE, CACHE_CONTROL, DATE, EXPIRES};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const MIN: Duration = Duration::from_secs(5 * 60);
-const MAX: Duration = Duration::from_secs(24 * 60 * 60);
+const MIN_LIFETIME: Duration = Duration::from_secs(5 * 60);
+const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The freshness lifetime: `max-age` minus `Age`, or else `Expires` minus `Date`; at least five
 /// minutes and at most a day.
@@ -22,14 +22,14 @@ pub(super) fn lifetime(headers: &HeaderMap) -> Duration {
         .flat_map(|value| value.split(','))
         .find_map(directive);
     let age = text(AGE).and_then(|age| age.trim().parse().ok()).unwrap_or(0);
-    let seconds = match max_age {
+    let lifetime = match max_age {
         Some(seconds) => Duration::from_secs(u64::saturating_sub(seconds, age)),
         None => {
             let date = |name| text(name).and_then(http_date);
-            date(EXPIRES).zip(date(DATE)).map_or(MIN, |(expires, date)| expires.since(date))
+            date(EXPIRES).zip(date(DATE)).map_or(MIN_LIFETIME, |(expires, date)| expires.since(date))
         }
     };
-    seconds.clamp(MIN, MAX)
+    lifetime.clamp(MIN_LIFETIME, MAX_LIFETIME)
 }
 
 /// Reads an HTTP date (RFC 9110 §5.6.7). Dates before the epoch are refused.

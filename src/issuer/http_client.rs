@@ -20,7 +20,7 @@ use url::Url;
 
 /// A larger body is not read to its end.
 const MAX_BODY: usize = 256 * 1024;
-/// The size of all header fields of an answer.
+/// The most bytes of the header fields of an answer.
 const MAX_HEAD: usize = 64 * 1024;
 /// Shorter than the idle timeout of common servers, so that a request rarely meets a connection
 /// that is just being closed.
@@ -76,7 +76,7 @@ impl HttpClient {
         let client = self.client()?;
         // The request and its answer live on the heap: there are few of them, and the futures
         // around them stay small.
-        let exchange = Box::pin(with_second_attempt(client, request));
+        let exchange = Box::pin(send_with_retry(client, request));
         match tokio::time::timeout(self.server.deadlines.total, exchange).await {
             Ok(result) => result.map_err(IssuerError::from),
             Err(_) => Err(IssuerError::Timeout("its answer")),
@@ -89,7 +89,8 @@ impl HttpClient {
         self.send(request.map_err(|_| IssuerError::Configuration(format!("{url} is not an HTTP URL")))?).await
     }
 
-    /// The URL if requests may go there: over https, or to a host to which plain http is allowed.
+    /// Returns the URL if requests may be sent to it: over https, or to a host to which plain http
+    /// is allowed.
     pub(super) fn permitted(&self, url: Url) -> Result<Url, IssuerError> {
         match url.scheme() {
             "https" => Ok(url),
@@ -130,14 +131,14 @@ impl HttpClient {
 }
 
 impl Answer {
-    /// The failure of a server that asks to be left alone rather than refuses.
+    /// The error of an answer that means "not now" rather than a refusal: 5xx, 408, 425 or 429.
     pub(crate) fn busy(&self, now: Timestamp) -> Option<IssuerError> {
-        let passing = self.status.is_server_error()
+        let is_transient = self.status.is_server_error()
             || matches!(
                 self.status,
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY
             );
-        passing.then(|| IssuerError::Busy { status: self.status.as_u16(), retry_after: self.retry_after(now) })
+        is_transient.then(|| IssuerError::Busy { status: self.status.as_u16(), retry_after: self.retry_after(now) })
     }
 
     /// `Retry-After` in seconds or as a date (RFC 9110 §10.2.3).
@@ -150,7 +151,7 @@ impl Answer {
 }
 
 enum RequestError {
-    /// No connection could be made; another attempt is worth it.
+    /// No connection could be made, so another attempt may be made.
     NotConnected(String),
     Failed(IssuerError),
 }
@@ -164,7 +165,8 @@ impl From<RequestError> for IssuerError {
     }
 }
 
-async fn with_second_attempt(client: PooledClient, request: Request<Full<Bytes>>) -> Result<Answer, RequestError> {
+/// Sends a request, and tries once more if no connection could be made.
+async fn send_with_retry(client: PooledClient, request: Request<Full<Bytes>>) -> Result<Answer, RequestError> {
     match once(&client, request.clone()).await {
         Err(RequestError::NotConnected(_)) => once(&client, request).await,
         result => result,

@@ -1,4 +1,5 @@
-//! All issuers in use, so that everything that asks one shares what is known of it.
+//! All issuers in use, so that all requests to one of them share its metadata, keys and
+//! connections.
 use super::runtime::Issuer;
 use super::settings::AuthorizationServer;
 use super::workload::Workload;
@@ -16,7 +17,7 @@ pub struct Issuers {
 }
 
 impl Issuers {
-    /// Starts without issuers. They will be asked on behalf of this workload.
+    /// Creates an empty set, whose issuers are asked on behalf of this workload.
     pub fn new(workload: Workload) -> Self {
         Self { workload, by_address: Arc::default() }
     }
@@ -26,7 +27,8 @@ impl Issuers {
         &self.workload
     }
 
-    /// The issuer of these settings. Issuers whose settings a reload has dropped are removed.
+    /// Returns the issuer with these settings, and creates it if needed. Issuers whose settings a
+    /// reload has dropped are removed.
     pub fn get(&self, server: &Arc<AuthorizationServer>) -> Arc<Issuer> {
         let mut issuers = lock(&self.by_address);
         let address = Arc::as_ptr(server).addr();

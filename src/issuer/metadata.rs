@@ -54,8 +54,8 @@ fn issuer_url(issuer: &str) -> Result<Url, IssuerError> {
     })
 }
 
-/// Where to look, in this order: RFC 8414 §3.1, then OpenID Connect's document at RFC 8414's
-/// location (§5), then at its own.
+/// The locations of the metadata, in the order in which they are tried: RFC 8414 §3.1, then OpenID
+/// Connect's document at RFC 8414's location (§5), then at its own.
 fn locations(issuer: &Url) -> Vec<Url> {
     let path = issuer.path().trim_end_matches('/');
     let at = |path: String| {

@@ -1,6 +1,5 @@
-//! Issuers of tokens: their settings, how they are asked, and what is known of them while the proxy
-//! runs. `exchange` asks them for tokens; [`TokenVerifier`] verifies the tokens that they have
-//! signed.
+//! Issuers of tokens: their settings, the requests to them, and their state while the proxy runs.
+//! `exchange` asks them for tokens; [`TokenVerifier`] verifies the tokens that they have signed.
 mod connector;
 mod document_cache;
 mod error;

@@ -1,5 +1,4 @@
-//! What is known of one authorization server while the proxy runs: its connections, its metadata,
-//! its keys.
+//! The run-time state of one authorization server: its connections, its metadata and its keys.
 use super::document_cache::DocumentCache;
 use super::error::IssuerError;
 use super::http_client::{Answer, HttpClient};
@@ -19,7 +18,7 @@ use url::Url;
 /// How long stale keys are used while their issuer fails. A key that the issuer has withdrawn may
 /// still be accepted for this long.
 const STALE_KEYS: Duration = Duration::from_secs(60 * 60);
-/// A key that is not in the set makes us fetch the set again at most this often.
+/// A token with an unknown key makes us fetch the key set again, but at most once in this time.
 const KEY_REFRESH: Duration = Duration::from_secs(10);
 
 /// One authorization server at run time.
@@ -94,7 +93,7 @@ impl Issuer {
     /// The keys that this server signs with.
     pub(super) async fn keys(&self) -> Result<Arc<KeySet>, IssuerError> {
         let served = self.keys.get(self.workload().clock(), || self.fetch_keys()).await?;
-        Ok(self.document(served, "keys"))
+        Ok(self.unwrap_served(served, "keys"))
     }
 
     /// Keys that are newer than `known`, if there can be any: another caller has fetched some, or
@@ -110,7 +109,7 @@ impl Issuer {
             Ok(self.metadata.fetched(Arc::new(metadata), &answer.headers, self.workload().now()))
         };
         let served = self.metadata.get(self.workload().clock(), discover).await?;
-        Ok(self.document(served, "metadata"))
+        Ok(self.unwrap_served(served, "metadata"))
     }
 
     async fn fetch_keys(&self) -> Result<Fetched<Arc<KeySet>>, IssuerError> {
@@ -123,8 +122,8 @@ impl Issuer {
         Ok(self.keys.fetched(Arc::new(keys), &answer.headers, self.workload().now()))
     }
 
-    /// The document. If it is stale and could not be renewed, that is logged.
-    fn document<T>(&self, served: Served<T, IssuerError>, what: &str) -> T {
+    /// Returns the document, and logs it if a stale one could not be renewed.
+    fn unwrap_served<T>(&self, served: Served<T, IssuerError>, what: &str) -> T {
         if let Some(failure) = served.renewal_failure {
             let error = format_args!("authorization server `{}`: {failure}", self.server().name);
             tracing::warn!(%error, "{what} cannot be renewed, the last are used");

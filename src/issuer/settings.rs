@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 use url::{Host, Url};
 
-/// One authorization server. For a server that only issues users' tokens, nothing but its issuer
-/// identifier and its keys matters.
+/// One authorization server. If it only issues users' tokens, only its issuer identifier and its
+/// keys matter.
 #[derive(Clone)]
 pub struct AuthorizationServer {
     /// The name that routes, metrics and logs use.
@@ -46,12 +46,12 @@ pub enum Endpoints {
     },
 }
 
-/// How a client proves who it is.
+/// How a client authenticates.
 #[derive(Clone)]
 pub enum ClientAuth {
     /// A JWT-SVID as a `jwt-spiffe` client assertion.
     SpiffeJwt,
-    /// The X.509-SVID as TLS client certificate.
+    /// The X.509-SVID as the TLS client certificate.
     SpiffeX509,
     /// A client assertion signed with a key of our own (RFC 7523).
     PrivateKeyJwt(SigningKey),
@@ -61,7 +61,7 @@ pub enum ClientAuth {
     ClientSecretPost(Secret),
     /// A JWT-SVID as an ordinary `jwt-bearer` client assertion.
     JwtSvidBearer,
-    /// None, for a public client.
+    /// No authentication, for a public client.
     None,
 }
 
@@ -152,7 +152,7 @@ impl ClientAuth {
         }
     }
 
-    /// Whether an SVID proves who we are.
+    /// Whether we authenticate with an SVID.
     pub fn uses_identity(&self) -> bool {
         matches!(self, Self::SpiffeJwt | Self::SpiffeX509 | Self::JwtSvidBearer)
     }

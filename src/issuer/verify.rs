@@ -9,7 +9,7 @@ use std::time::Duration;
 /// How far an issuer's clock may differ from ours.
 const LEEWAY: Duration = Duration::from_secs(30);
 
-/// Verifies tokens of one issuer. Cheap to make and to clone.
+/// Verifies tokens of one issuer. It is cheap to create and to clone.
 #[derive(Clone)]
 pub struct TokenVerifier(Arc<Issuer>);
 

@@ -24,7 +24,7 @@ impl Workload {
         self.identity.as_ref()
     }
 
-    /// The clock that tokens and documents are judged by.
+    /// The clock for the validity of tokens and documents.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }

@@ -15,7 +15,7 @@ struct Fixture {
     fetches: Cell<u32>,
 }
 
-const PASSING: &str = "passing";
+const TRANSIENT: &str = "transient";
 const FINAL: &str = "final";
 
 impl Fixture {
@@ -23,12 +23,12 @@ impl Fixture {
         let policy = FailurePolicy {
             negative: Duration::from_secs(5),
             pause: Duration::from_secs(30),
-            is_passing: |failure| *failure == PASSING,
+            is_transient: |failure| *failure == TRANSIENT,
         };
         Self { clock: Clock::shiftable(), cache: CachedValue::new(policy), fetches: Cell::new(0) }
     }
 
-    /// A value that is fresh for 100 s and usable for another 100 s.
+    /// The result of a fetch: a value that is fresh for 100 s and usable for another 100 s.
     fn fetched(&self, value: u32) -> Fetched<u32> {
         let now = self.clock.now();
         let after = |seconds| now.plus(Duration::from_secs(seconds));
@@ -77,7 +77,7 @@ async fn cold_value_is_fetched_once_for_all_callers() {
 
 #[tokio::test(start_paused = true)]
 async fn failure_is_shared_and_remembered_briefly() {
-    for failure in [PASSING, FINAL] {
+    for failure in [TRANSIENT, FINAL] {
         let fixture = Fixture::new();
         let all = join_all((0..50).map(|_| fixture.get(Err(failure)))).await;
         assert!(all.iter().all(|one| *one == Err(failure)), "{all:?}");
@@ -90,7 +90,7 @@ async fn failure_is_shared_and_remembered_briefly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failure_is_shared_with_waiting_callers_alone_without_negative_time() {
+async fn failure_is_shared_only_with_waiting_callers_if_negative_ttl_is_zero() {
     let mut fixture = Fixture::new();
     fixture.cache.policy.negative = Duration::ZERO;
     let all = join_all((0..50).map(|_| fixture.get(Err(FINAL)))).await;
@@ -114,13 +114,13 @@ async fn stale_value_is_served_without_waiting_while_it_is_renewed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stale_value_is_served_after_a_passing_failure_and_the_next_attempt_pauses() {
+async fn stale_value_is_served_after_a_transient_failure_and_the_retry_is_delayed() {
     let fixture = Fixture::new();
     fixture.get(Ok(1)).await.expect("a value");
     fixture.clock.shift(150);
-    assert_eq!(fixture.get(Err(PASSING)).await, Ok(Served { value: 1, renewal_failure: Some(PASSING) }));
+    assert_eq!(fixture.get(Err(TRANSIENT)).await, Ok(Served { value: 1, renewal_failure: Some(TRANSIENT) }));
     fixture.clock.shift(28);
-    assert_eq!(fixture.get(Ok(2)).await, served(1), "only the caller that met the failure gets it");
+    assert_eq!(fixture.get(Ok(2)).await, served(1), "only the caller whose fetch failed gets the failure");
     assert_eq!(fixture.fetches.get(), 2);
     fixture.clock.shift(5);
     assert_eq!(fixture.get(Ok(2)).await, served(2));
@@ -134,9 +134,9 @@ async fn stale_value_is_not_served_past_its_end_or_after_a_final_failure() {
     assert_eq!(fixture.get(Err(FINAL)).await, Err(FINAL));
     assert_eq!(fixture.get(Ok(2)).await, Err(FINAL), "remembered");
     fixture.clock.shift(6);
-    assert!(fixture.get(Err(PASSING)).await.is_ok());
+    assert!(fixture.get(Err(TRANSIENT)).await.is_ok());
     fixture.clock.shift(44);
-    assert_eq!(fixture.get(Err(PASSING)).await, Err(PASSING), "the pause does not outlast the value");
+    assert_eq!(fixture.get(Err(TRANSIENT)).await, Err(TRANSIENT), "the pause does not outlast the value");
 }
 
 #[tokio::test(start_paused = true)]
@@ -194,8 +194,8 @@ async fn refresh_that_fails_leaves_the_value_in_use() {
     assert_eq!(fixture.fetches.get(), 2);
 }
 
-/// As the resolver of a worker thread uses it: the fetch runs in a task of its own, is not `Send`,
-/// and outlives its callers.
+/// The resolver of a worker thread fetches like this: in a task of its own that is not `Send` and
+/// outlives the callers.
 #[tokio::test(start_paused = true)]
 async fn fetch_in_a_local_task_outlives_the_callers_that_wait_for_it() {
     let tasks = tokio::task::LocalSet::new();
