@@ -3,7 +3,7 @@
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-/// A text that must leave the process only on the wire: a client secret, an API key, a token.
+/// Text that may leave the process only on the wire: a client secret, an API key, a token.
 #[derive(Clone, Debug)]
 pub struct Secret(SecretString);
 
@@ -13,8 +13,8 @@ impl Secret {
         Self(SecretString::from(text))
     }
 
-    /// Reads the bytes of a file. One line end at the end is dropped, because editors and `kubectl
-    /// create secret --from-file` leave one.
+    /// Reads the bytes of a file. One trailing line ending is dropped; editors leave one, and so
+    /// does `kubectl create secret --from-file`.
     ///
     /// # Errors
     /// The secret is empty, or not UTF-8.
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn one_trailing_line_end_is_dropped() {
+    fn one_trailing_line_ending_is_dropped() {
         assert_eq!(Secret::from_file_bytes(b"p w\r\n".to_vec()).expect("text").expose(), "p w");
         assert_eq!(Secret::from_file_bytes(b"p\n\n".to_vec()).expect("text").expose(), "p\n");
         assert!(Secret::from_file_bytes(b"\n".to_vec()).is_err());

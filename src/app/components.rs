@@ -143,7 +143,7 @@ impl Components {
     pub(super) async fn obtain_eager_grants(&self) {
         let table = self.shared.table();
         for (slot, eager) in table.own_slots() {
-            self.tokens.make_eager(slot, eager).await;
+            self.tokens.set_eager(slot, eager).await;
         }
     }
 }

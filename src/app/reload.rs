@@ -29,8 +29,7 @@ pub(super) struct Reload {
     pub(super) current: Loaded,
     pub(super) status: Arc<ArcSwap<ReloadStatus>>,
     metrics: ReloadMetrics,
-    /// Keys that the configuration no longer names, and when the last assertion that they signed
-    /// expires.
+    /// Keys of earlier configurations, and when the last assertion signed with each expires.
     retired: Vec<(SigningKey, Timestamp)>,
 }
 
@@ -82,8 +81,7 @@ impl Reload {
                     },
                     None => return Ok(()),
                 },
-                // This delays nothing, because it is only one of the events that the loop waits
-                // for.
+                // Does not delay a reload or a stop: it is one branch of the select.
                 () = tokio::time::sleep(TICK), if !self.retired.is_empty() => self.publish(),
             }
         }
@@ -119,7 +117,7 @@ impl Reload {
         let table = table.map_err(|error| error.to_string())?;
         components.need_identity(table.needs_identity());
         if table.needs_identity() && !self.current.config.needs_identity {
-            first_identity(components).await;
+            wait_for_first_identity(components).await;
         }
         components.shared.replace(table);
         for warning in &loaded.warnings {
@@ -188,9 +186,10 @@ impl Reload {
     }
 }
 
-/// Waits a moment for the first identity, during which the old routes keep working. Without an
-/// identity the new routes come into force as well, and their responses say what is missing.
-async fn first_identity(components: &Components) {
+/// Waits up to [`FIRST_IDENTITY`] for the first identity; the old routes keep working in the
+/// meantime. Without an identity the new routes come into force as well, and their responses say
+/// what is missing.
+async fn wait_for_first_identity(components: &Components) {
     let Some(identity) = &components.identity else { return };
     let mut changes = identity.changes();
     let held = async { while identity.latest_held().is_none() && changes.changed().await.is_ok() {} };

@@ -28,7 +28,7 @@ pub enum ActorError {
     /// The chain has more actors than allowed.
     #[error("the chain of actors is longer than `max_depth` ({0}) allows")]
     TooDeep(usize),
-    /// The chain names an actor twice: the delegation came back to it.
+    /// The chain names an actor twice: the delegation returned to it.
     #[error("the chain of actors names one actor twice")]
     Loop,
 }
@@ -75,18 +75,19 @@ impl Actor {
         std::iter::successors(Some(self), |actor| actor.act.as_deref())
     }
 
-    /// Whether both can mean one actor. A `sub` without `iss` may belong to any issuer.
-    fn same(&self, other: &Self) -> bool {
+    /// Whether both may be the same actor. A `sub` without `iss` may belong to any issuer.
+    fn may_equal(&self, other: &Self) -> bool {
         self.sub == other.sub && (self.iss.is_none() || other.iss.is_none() || self.iss == other.iss)
     }
 
+    /// Checks the length of the chain, and that it names no actor twice.
     fn checked(self, max_depth: usize) -> Result<Self, ActorError> {
         let chain: Vec<_> = self.chain().collect();
         if chain.len() > max_depth {
             return Err(ActorError::TooDeep(max_depth));
         }
         let loops =
-            chain.iter().enumerate().any(|(at, actor)| chain.iter().skip(at + 1).any(|inner| actor.same(inner)));
+            chain.iter().enumerate().any(|(at, actor)| chain.iter().skip(at + 1).any(|inner| actor.may_equal(inner)));
         if loops { Err(ActorError::Loop) } else { Ok(self) }
     }
 }

@@ -14,17 +14,17 @@ pub const CLIENT_ASSERTION_TYP: &str = "client-authentication+jwt";
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(5 * 60);
 /// The longest time from `iat` to `exp`.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(60 * 60);
-/// The lifetime of a client assertion. It is made for one request, so a minute covers clocks that
-/// differ.
+/// The lifetime of a client assertion. It is used for one request; a minute leaves room for clock
+/// skew.
 pub const CLIENT_ASSERTION_LIFETIME: Duration = Duration::from_secs(60);
 
-/// The claims of an ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant §3.1): `iss` tells
-/// `aud` that the client `client_id` asks on behalf of `sub`, with `act` as the actor.
+/// The claims of an ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant §3.1): `iss` asserts to
+/// `aud` that the client `client_id` acts on behalf of `sub`, with `act` as the actor.
 #[derive(Clone, Debug, Serialize)]
 pub struct IdJag {
     /// The issuer of the assertion.
     pub iss: String,
-    /// The subject that the client asks on behalf of.
+    /// The subject that the client acts on behalf of.
     pub sub: String,
     /// The exact issuer identifier of the authorization server.
     pub aud: String,

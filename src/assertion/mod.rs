@@ -1,5 +1,5 @@
-//! The claims of the JWTs that this proxy signs, and chains of actors. Pure functions:
-//! the time is an argument; nothing here opens a file or a socket.
+//! The claims of the JWTs that this proxy signs, and chains of actors. Nothing here does I/O or
+//! reads a clock: the time is an argument.
 mod actor;
 mod claims;
 

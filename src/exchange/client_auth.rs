@@ -1,4 +1,4 @@
-//! Client authentication. Every request carries a fresh proof of which client this is.
+//! Client authentication, anew for each request.
 use super::form::Form;
 use crate::assertion::{CLIENT_ASSERTION_TYP, ClientAssertion};
 use crate::issuer::{ClientAuth, Issuer, IssuerError};
@@ -10,7 +10,7 @@ use http::HeaderValue;
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 const JWT_SPIFFE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe";
 
-/// Adds the proof to a request. `audience` is the `aud` of assertions for this server.
+/// Authenticates the client in a request. `audience` is the `aud` of assertions for this server.
 pub(super) async fn authenticate(form: &mut Form, issuer: &Issuer, audience: &str) -> Result<(), IssuerError> {
     let (server, workload) = (issuer.server(), issuer.workload());
     let client_id = match &server.client_auth {

@@ -3,7 +3,7 @@ use super::error::{ExchangeError, Failure};
 use super::metrics::{Leg, Metrics};
 use crate::issuer::{Issuer, Issuers, Workload};
 
-/// The issuers, the workload as which they are asked, and the counters.
+/// The issuers, with the workload that asks them, and the counters.
 pub(super) struct Context {
     pub(super) issuers: Issuers,
     pub(super) metrics: Metrics,

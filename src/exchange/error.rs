@@ -17,7 +17,7 @@ struct FailureAtServer {
 }
 
 failures! {
-/// Why an exchange failed. Texts are for the log.
+    /// Why an exchange failed. Texts are for the log.
     #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
     pub(super) enum Failure(server) wraps Issuer(IssuerError) {
         /// The grant needs a user's token, and there is none.
@@ -45,7 +45,7 @@ failures! {
             kind: "actors",
             fault: Fault::Agent,
             negative_ttl: Duration::from_secs(15),
-            advice: format!("The user's token was delegated too far or in a circle: {why}."),
+            advice: format!("The user's token was delegated too far or in a loop: {why}."),
         }
         /// The server answered with an OAuth error (RFC 6749 §5.2).
         #[error("answered {0}")]
@@ -60,7 +60,7 @@ failures! {
             advice: error.advice(server),
         }
         /// The server issued a token that has expired before it could be used.
-#[error("the token it issued has already expired; compare the clocks of both machines")]
+        #[error("the token it issued has already expired; compare the clocks of both machines")]
         Expired => {
             kind: "expired",
             fault: Fault::Operator,
@@ -85,8 +85,7 @@ pub(super) struct OAuthError {
 
 impl OAuthError {
     /// Classifies the codes of RFC 6749 §5.2, RFC 8693 §2.2.2, RFC 8707, RFC 9396, RFC 9470, RFC
-    /// 8628 and OpenID Connect Core §3.1.2.6. A code that is not known here is a matter for the
-    /// operator.
+    /// 8628 and OpenID Connect Core §3.1.2.6. Any other code is a matter for the operator.
     fn fault(&self) -> Fault {
         match &*self.code {
             "access_denied"
@@ -142,7 +141,7 @@ impl ExchangeError {
         Self(Arc::new(FailureAtServer { server: server.to_owned(), failure: failure.into() }))
     }
 
-    /// The server sent a token that cannot be used as one.
+    /// The error for a token that a header field cannot hold.
     pub fn unusable_token() -> Self {
         Self::new("", IssuerError::Response("the access token has characters that a header cannot carry".to_owned()))
     }
@@ -166,7 +165,7 @@ impl ExchangeError {
         }
     }
 
-    /// How long the server asks to be left alone, at most five minutes.
+    /// The server's `Retry-After`, at most five minutes.
     pub fn retry_after(&self) -> Option<Duration> {
         match &self.0.failure {
             Failure::Issuer(error) => error.retry_after(),
@@ -179,7 +178,7 @@ impl ExchangeError {
         &self.0.server
     }
 
-    /// How long the same question need not be asked again.
+    /// How long the failure is served to later callers without another request.
     pub fn negative_ttl(&self) -> Duration {
         self.0.failure.negative_ttl()
     }

@@ -1,4 +1,4 @@
-//! Grants: which server is asked for what, in whose name.
+//! Grants: the server, the subject and the parameters of requests for an access token.
 use crate::assertion::{DEFAULT_LIFETIME, DEFAULT_MAX_DEPTH, MAX_LIFETIME};
 use crate::issuer::{AuthorizationServer, Endpoints};
 use crate::jose::{SigningKey, TokenKind};
@@ -14,14 +14,14 @@ use url::Url;
 #[derive(Clone, Debug)]
 pub struct Grant(GrantSpec);
 
-/// Everything that an access token is asked for with, except the user's token itself.
+/// The parameters of a request for an access token, except the user's token itself.
 #[derive(Clone, Debug)]
 pub struct GrantSpec {
     /// Which requests are sent to which server.
     pub flow: Flow,
     /// The party on whose authority the token is requested.
     pub subject: Subject,
-    /// Who acts, for servers that learn it from a token.
+    /// The actor's token, for servers that need one.
     pub actor: Option<ActorToken>,
     /// The resources that the token is for (RFC 8707).
     pub resources: Vec<String>,
@@ -68,14 +68,14 @@ pub enum Flow {
     },
 }
 
-/// The facts about one flow. Everything but the requests themselves (`request.rs`) reads them here.
+/// The facts about one flow, for everything but the requests themselves (`request.rs`).
 #[derive(Clone, Copy, Debug)]
 pub struct FlowFacts<'a> {
     /// The name of the flow in the configuration.
     pub name: &'static str,
     /// The server that issues the access token.
     pub server: &'a Arc<AuthorizationServer>,
-    /// The server that issues what the access token is asked for with.
+    /// The identity provider that issues the ID-JAG, if the flow needs one.
     pub idp: Option<&'a Arc<AuthorizationServer>>,
     /// What the flow uses of the workload's identity, in addition to what its servers and the
     /// grant's actor need.
@@ -138,7 +138,7 @@ pub struct UserTokenRule {
     pub audience: Vec<String>,
 }
 
-/// How a server learns who the actor is.
+/// The token that names the actor to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActorToken {
     /// Our JWT-SVID is the `actor_token`.
@@ -173,7 +173,7 @@ pub enum GrantError {
     /// The flow has no place for an actor.
     #[error("{0}: remove `actor`")]
     Actor(&'static str),
-    /// Nothing says whom the user's token must be for.
+    /// No audience is given that the user's token must be for.
     #[error("`audience` must be given for a user's token that is not an id_token")]
     NoAudience,
     /// The server's keys, which would verify the user's token, are not configured.
@@ -184,13 +184,13 @@ pub enum GrantError {
     NoDepth,
 }
 
-/// A grant's identity in caches. Two grants have the same digest if they are asked of the same
-/// server, under one name, and if the server cannot tell them apart.
+/// A grant's identity in caches. Two grants have the same digest if their requests go to the same
+/// server, under the same name, and if the server cannot distinguish them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GrantDigest(pub [u8; 32]);
 
 impl Flow {
-    /// One row for each flow.
+    /// The facts about this flow.
     pub fn facts(&self) -> FlowFacts<'_> {
         match self {
             Self::ClientCredentials { server } => FlowFacts {
@@ -248,7 +248,7 @@ impl Flow {
 }
 
 impl Grant {
-    /// Checks that the parts fit together. Nothing is ever sent for a grant whose parts do not.
+    /// Checks that the parts are consistent. Nothing is ever sent for a grant whose parts are not.
     ///
     /// # Errors
     /// [`GrantError`], the first one found.
@@ -302,13 +302,13 @@ impl Grant {
             || self.user().is_some_and(UserTokenRule::needs_identity)
     }
 
-    /// Whether the token is asked for in a user's name.
+    /// Whether the token is requested on behalf of a user.
     pub fn is_delegated(&self) -> bool {
         self.user().is_some()
     }
 
-    /// A digest of everything that a server decides on, and of why the server is believed: how it
-    /// is recognised, and whose keys a user's token is verified with. It covers nothing that
+    /// A digest of everything that a server decides on, and of why the server is trusted: how its
+    /// certificate is verified, and whose keys verify a user's token. It covers nothing that
     /// rotates: no key, no secret, no SVID. The SPIFFE ID and the user's token are not part of a
     /// grant.
     pub fn digest(&self) -> GrantDigest {

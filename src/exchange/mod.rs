@@ -1,4 +1,4 @@
-//! Obtains access tokens: grants, the requests that they cause at authorization servers, and the
+//! Obtains access tokens: grants, the requests to authorization servers that they need, and the
 //! responses.
 mod client_auth;
 mod context;

@@ -48,7 +48,7 @@ impl TokenRequest<'_> {
         let id_jag = self.id_jag(&idp, &server).await?;
         match self.request(&server, RequestKind::Redeem { id_jag: &id_jag }).await {
             // The server may accept a new ID-JAG where it refused this one, for example as expired
-            // or used already. If it refuses the second one, too, the cause is another
+            // or used already. If it refuses the second one, too, there is another cause
             // (draft-ietf-oauth-identity-assertion-authz-grant §4.4).
             Err(error) if error.is_code("invalid_grant") => {
                 let id_jag = self.id_jag(&idp, &server).await?;
@@ -75,7 +75,7 @@ impl TokenRequest<'_> {
                 RequestKind::IdJag { audience: resource_server } => {
                     self.id_jag_form(resource_server, &audience).await?
                 }
-                // Scope and resource stand in the ID-JAG
+                // Scope and resource are in the ID-JAG
                 // (draft-ietf-oauth-identity-assertion-authz-grant §4.4).
                 RequestKind::Redeem { id_jag } => bearer_grant(id_jag.expose()),
                 RequestKind::Access => self.access_form(issuer, &audience).await?,
@@ -116,7 +116,7 @@ impl TokenRequest<'_> {
         }
         form.set_each("resource", &self.grant.resources);
         form.set("scope", &self.grant.scopes.join(" "));
-        self.subject_and_actor(&mut form, audience).await?;
+        self.set_subject_and_actor(&mut form, audience).await?;
         Ok(form)
     }
 
@@ -138,7 +138,7 @@ impl TokenRequest<'_> {
             }
             Flow::TokenExchange { .. } => {
                 let mut form = Form::new(TOKEN_EXCHANGE);
-                self.subject_and_actor(&mut form, audience).await?;
+                self.set_subject_and_actor(&mut form, audience).await?;
                 form
             }
             Flow::JwtBearer { .. } | Flow::IdJag { .. } => match self.principal.user() {
@@ -152,8 +152,8 @@ impl TokenRequest<'_> {
         Ok(form)
     }
 
-    /// Whom the token is for, and who acts (RFC 8693 §2.1).
-    async fn subject_and_actor(&self, form: &mut Form, audience: &str) -> Result<(), Failure> {
+    /// Sets the subject's and the actor's token (RFC 8693 §2.1).
+    async fn set_subject_and_actor(&self, form: &mut Form, audience: &str) -> Result<(), Failure> {
         let workload = self.context.workload();
         match self.principal.user() {
             Some(user) => {
@@ -186,7 +186,7 @@ impl TokenRequest<'_> {
         let (sub, act, subject_expires_at) = match self.principal.user() {
             None => (own.clone(), None, Timestamp::FAR_FUTURE),
             Some(user) => {
-                let act = acting(&own, user, settings.max_depth)?;
+                let act = actor_chain(&own, user, settings.max_depth)?;
                 (user.verified.subject.clone(), Some(act), user.verified.expires_at)
             }
         };
@@ -223,7 +223,7 @@ struct Signer {
 }
 
 /// The chain of actors: this workload, around those that acted for the user before.
-fn acting(own: &str, user: &User<'_>, max_depth: usize) -> Result<Actor, Failure> {
+fn actor_chain(own: &str, user: &User<'_>, max_depth: usize) -> Result<Actor, Failure> {
     let before = user.verified.claims.get("act").map(|act| Actor::parse(act, max_depth)).transpose();
     before.and_then(|before| Actor::wrap(own, before, max_depth)).map_err(Failure::Actors)
 }

@@ -1,4 +1,4 @@
-//! Reads what a token endpoint answered, and checks whether the token in it can be used (RFC 6749
+//! Reads the response of a token endpoint, and checks whether its token can be used (RFC 6749
 //! §5, RFC 8693 §2.2, draft-ietf-oauth-identity-assertion-authz-grant §4.3).
 use super::error::{Failure, OAuthError};
 use super::grant::TokenResponse;
@@ -13,13 +13,13 @@ use std::time::Duration;
 
 /// The lifetime of a token without `expires_in`.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(5 * 60);
-/// Longer lifetimes are cut to this.
+/// The longest lifetime that is used; a longer one counts as this.
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
-/// No server accepts a larger header field.
+/// The most bytes of an access token. No server accepts a larger header field.
 const MAX_ACCESS_TOKEN: usize = 64 * 1024;
 /// The longest description that is logged, in characters.
 const MAX_DESCRIPTION: usize = 256;
-/// A longer run of token characters is not a word and may be a token.
+/// The longest run of token characters that counts as a word; a longer one may be a token.
 const MAX_WORD: usize = 40;
 
 const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
@@ -77,8 +77,8 @@ pub(super) fn token(answer: &Answer, expected: Expected<'_>, asked_at: Timestamp
     match expected {
         Expected::IdJag { audience } => expires_at = expires_at.min(check_id_jag(token, audience)?),
         Expected::AccessToken(_) => {
-            // An access token is opaque to its client. If it is a JWT all the same, an earlier
-            // `exp` counts.
+            // An access token is opaque to its client, but if it is a JWT, its `exp` may be
+            // earlier.
             let claimed = Unverified::parse(token).ok().and_then(|token| expiry(&token.claims));
             expires_at = claimed.map_or(expires_at, |at| expires_at.min(at));
         }
@@ -91,7 +91,7 @@ fn unusable(why: impl Into<String>) -> Failure {
     IssuerError::Response(why.into()).into()
 }
 
-/// What is known of the request when its error response is read.
+/// The facts about a request that reading its error response needs.
 pub(super) struct SentRequest {
     /// The credentials in it, which must not be logged if the response repeats them.
     pub(super) secrets: Vec<String>,

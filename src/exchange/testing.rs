@@ -1,4 +1,4 @@
-//! A server on loopback that answers as a test says, and fixtures that the tests share.
+//! A scripted server on loopback, and fixtures that the tests share.
 use super::{ExchangeError, Exchanger, Flow, Grant, GrantSpec, Metrics, Minted, Subject};
 use crate::clock::Clock;
 use crate::identity::Identity;

@@ -10,7 +10,7 @@ pub enum InvalidToken {
     #[error("{0}")]
     Malformed(&'static str),
     /// It has a `crit` header, and no critical extension is supported (RFC 7515 §4.1.11).
-    #[error("has a `crit` header, of which nothing is supported")]
+    #[error("has a `crit` header, and no critical extension is supported")]
     Critical,
     /// `alg` is `none`, symmetric, unknown, or not allowed for the key.
     #[error("is signed with an algorithm that its key may not be used with")]

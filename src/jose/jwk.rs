@@ -90,7 +90,7 @@ impl Candidate {
             && jwk
                 .get("key_ops")
                 .is_none_or(|ops| ops.as_array().is_some_and(|ops| ops.iter().any(|op| op == "verify")));
-        // A private key that was published can be used by anybody.
+        // Anybody can sign with a private key that was published.
         if !for_signatures || jwk.contains_key("d") {
             return None;
         }

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 /// Longer tokens are refused before they are parsed.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// A JWT whose signature has not been checked. It serves to look into a token that came from its
-/// issuer directly, and for nothing that needs trust.
+/// A JWT whose signature has not been checked. It is only for reading a token that came directly
+/// from its issuer, and for nothing that needs trust.
 #[derive(Clone)]
 pub struct Unverified<'a> {
     /// The members of the JOSE header.

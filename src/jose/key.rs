@@ -161,7 +161,7 @@ impl SigningKey {
     }
 }
 
-/// Serialized in this order, as in the test vectors.
+/// The JOSE header. Its members are serialized in this order, as in the test vectors.
 #[derive(Serialize)]
 struct Header<'a> {
     alg: &'static str,

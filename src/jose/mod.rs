@@ -1,5 +1,5 @@
 //! JSON Object Signing and Encryption: keys, signatures, and the checks that a signed token must
-//! pass. Pure functions: keys and the time are arguments; nothing here opens a file or a socket.
+//! pass. Nothing here does I/O or reads a clock: keys and the time are arguments.
 mod error;
 mod json;
 mod jwk;

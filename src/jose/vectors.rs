@@ -1,4 +1,4 @@
-//! Test vectors that others made, and their keys. Sources: draft-ietf-oauth-identity-chaining
+//! Test vectors from specifications, and their keys. Sources: draft-ietf-oauth-identity-chaining
 //! §2.3.4, RFC 7638 §3.1, RFC 7515 appendix A.3, RFC 8037 appendix A, the WIMSE credentials draft;
 //! C1 to C4 were composed with Python's `cryptography`.
 use base64::Engine;

@@ -1,10 +1,10 @@
 //! The state of one token in the owner.
 //!
-//! Sharing follows the rules of [`crate::single_flight`], in its words: callers that arrive during
-//! a fetch wait for it and share its result, good or bad; a usable token is served while it is
-//! renewed; a failure is remembered briefly; and a failed renewal pauses. The state is kept here
-//! all the same, because here a fetch runs in a task that no caller leads, a refused token voids
-//! the fetch in flight, and its waiters then start over.
+//! Sharing follows the rules of [`crate::single_flight`]: callers that arrive during a fetch wait
+//! for it and share its result, good or bad; a usable token is served while it is renewed; a
+//! failure is remembered briefly; and after a failed renewal the next one is delayed. That module
+//! is not used, because here a fetch runs in a task that no caller leads, a refused token voids the
+//! fetch in flight, and its waiters then start over.
 use super::event::{TokenError, Waiter};
 use super::key::UserToken;
 use super::schedule::{refresh_at, retry_after};
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// One token, or why there is none.
 pub(super) struct Entry {
-    /// Dropped once no configuration names the grant any more.
+    /// The slot of the grant, which is dropped once no configuration names the grant any more.
     pub(super) slot: Weak<Slot>,
     pub(super) delegated: bool,
     pub(super) held: Option<Arc<AccessToken>>,
@@ -29,8 +29,8 @@ pub(super) struct Entry {
     pub(super) fetching: Option<u64>,
     /// Whether the fetch in flight renews a token ahead of its expiry, for the metrics.
     pub(super) refreshing: bool,
-    /// Grows when a token is refused or purged, so that a mint that began before cannot bring the
-    /// old state back.
+    /// Grows when a token is refused or purged, so that the result of a fetch that began before is
+    /// discarded.
     pub(super) generation: u64,
     /// The last failure, and until when further callers get it.
     pub(super) negative: Option<(ExchangeError, Timestamp)>,
@@ -88,7 +88,7 @@ impl Entry {
     }
 
     /// Records a failed fetch. The held token stays until it expires, all waiters share the error,
-    /// and the next attempt pauses.
+    /// and the next attempt is delayed.
     pub(super) fn fail(&mut self, error: &ExchangeError, now: Timestamp, jitter: f64) {
         let wait = error.retry_after().unwrap_or(Duration::ZERO).max(error.negative_ttl());
         let wait = wait.max(retry_after(self.failures, jitter));
@@ -113,7 +113,7 @@ impl Entry {
     }
 
     /// Drops an expired token, because it is a secret without further use. The slot still knows
-    /// that it existed, and when it expired.
+    /// when it expired.
     pub(super) fn drop_expired(&mut self, now: Timestamp) {
         if self.usable(now).is_none()
             && self.held.take().is_some()

@@ -22,9 +22,13 @@ pub enum TokenError {
     Stopped,
 }
 
+/// An event that the owner processes.
 pub(super) enum Event {
+    /// A caller wants a token.
     Want { slot: Arc<Slot>, user: Option<UserToken>, waiter: Waiter },
+    /// An upstream refused the token with this serial number.
     Rejected { slot: Arc<Slot>, user: Option<UserToken>, serial: u64, waiter: Waiter },
+    /// The token of an eager grant is to be obtained.
     Eager { slot: Arc<Slot> },
 }
 

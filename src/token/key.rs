@@ -10,8 +10,8 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 pub(super) struct TokenKey([u8; 32]);
 
 impl TokenKey {
-    /// Two tokens of one user may differ in anything that a server decides on, so the key covers
-    /// the token and not only its user.
+    /// Computes the key. It covers the user's token and not only the user, because two tokens of
+    /// one user may differ in anything that a server decides on.
     pub(super) fn new(grant: &GrantDigest, spiffe_id: Option<&str>, user: Option<&UserToken>) -> Self {
         let mut context = Context::new(&SHA256);
         context.update(&grant.0);

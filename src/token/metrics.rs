@@ -47,8 +47,8 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Makes every series of a server present, which a reload may have added.
-    /// [`Registrar::remove_series`] removes them.
+    /// Makes every series of a server present. A reload may add servers;
+    /// [`Registrar::remove_series`] removes the series.
     pub fn declare(&self, server: &str) {
         for outcome in OUTCOMES {
             self.refreshes.with_label_values(&[server, outcome]);

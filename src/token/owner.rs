@@ -80,7 +80,7 @@ impl<M> Owner<M> {
 }
 
 impl<M: Mint> Owner<M> {
-    /// Runs until the stop signal.
+    /// Runs until `stop` fires.
     pub async fn run(mut self, mut stop: Stop) -> Result<(), String> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -93,19 +93,19 @@ impl<M: Mint> Owner<M> {
                     None => return Ok(()),
                 },
                 Some(done) = self.fetches.join_next() => match done {
-                    Ok(done) => self.done(&done),
+                    Ok(done) => self.finish(&done),
                     Err(panic) => return Err(format!("a token exchange ended unexpectedly: {panic}")),
                 },
-                true = changed(identity.as_mut()) => self.identity_changed(),
+                true = changed(identity.as_mut()) => self.purge_if_identity_changed(),
                 _ = tick.tick() => self.tick(),
             }
         }
     }
 
     fn apply(&mut self, event: Event) {
-        // The identity may have changed without this task having run: a token of the old one must
-        // not be served for the new one.
-        self.identity_changed();
+        // The identity may have changed before this task noticed: a token of the old one must not
+        // be served for the new one.
+        self.purge_if_identity_changed();
         match event {
             Event::Want { slot, user, waiter } => self.want(&slot, user, Some(waiter)),
             Event::Eager { slot } => self.want(&slot, None, None),
@@ -113,6 +113,8 @@ impl<M: Mint> Owner<M> {
         }
     }
 
+    /// Answers `waiter` from the cache, or starts or joins a fetch. Without a waiter it only
+    /// fetches.
     fn want(&mut self, slot: &Arc<Slot>, user: Option<UserToken>, waiter: Option<Waiter>) {
         let now = self.context.clock.now();
         let key = self.key(slot, user.as_ref());
@@ -136,8 +138,8 @@ impl<M: Mint> Owner<M> {
         }
     }
 
-    /// Compares and invalidates: only the refused token is dropped, and at most one replacement is
-    /// minted per interval.
+    /// Drops the held token if it is the refused one, and mints at most one replacement per
+    /// interval.
     fn replace(&mut self, slot: &Arc<Slot>, user: Option<UserToken>, serial: u64, waiter: Waiter) {
         let now = self.context.clock.now();
         let interval = self.context.settings.remint_interval;
@@ -155,9 +157,10 @@ impl<M: Mint> Owner<M> {
         self.want(slot, user, Some(waiter));
     }
 
-    fn done(&mut self, done: &Done) {
+    /// Records the result of a fetch.
+    fn finish(&mut self, done: &Done) {
         // As in `apply`: a token that was minted in the name of the old identity is void.
-        self.identity_changed();
+        self.purge_if_identity_changed();
         let now = self.context.clock.now();
         let Some(entry) = self.entries.peek_mut(&done.key) else { return };
         entry.fetching = None;
@@ -213,8 +216,8 @@ impl<M: Mint> Owner<M> {
         self.context.metrics.bytes.set(gauge_value(held().map(|token| token.size()).sum::<usize>()));
     }
 
-    /// Drops every token that was minted in the name of an identity that has changed or is gone.
-    fn identity_changed(&mut self) {
+    /// If the identity has changed or is gone, drops every token that was minted in its name.
+    fn purge_if_identity_changed(&mut self) {
         let Some(identity) = &self.context.identity else { return };
         let id = identity.current().ok().map(|snapshot| snapshot.svid.id.to_string());
         if id == self.spiffe_id {
@@ -329,11 +332,11 @@ mod tests {
             let metrics = Metrics::new(&Registrar::default(), ["as"]).expect("metrics");
             let mint = Ready { clock: clock.clone(), refuses };
             let (tokens, owner) = Tokens::new(mint, None, clock, metrics, TokenSettings::default());
-            is_kept_only_while_fetching(&tokens.slot(&grant("a", true)), owner).await;
+            assert_kept_only_while_fetching(&tokens.slot(&grant("a", true)), owner).await;
         }
     }
 
-    async fn is_kept_only_while_fetching(slot: &Arc<Slot>, mut owner: Owner<Ready>) {
+    async fn assert_kept_only_while_fetching(slot: &Arc<Slot>, mut owner: Owner<Ready>) {
         let want = |owner: &mut Owner<Ready>| -> oneshot::Receiver<Result<Arc<AccessToken>, TokenError>> {
             let (reply, answer) = oneshot::channel();
             owner.want(slot, Some(UserToken::new("alices".to_owned())), Some(Waiter { reply }));
@@ -343,7 +346,7 @@ mod tests {
         let mut minted = want(&mut owner);
         assert!(is_kept(&owner));
         let done = owner.fetches.join_next().await.expect("a fetch").expect("no panic");
-        owner.done(&done);
+        owner.finish(&done);
         let first = minted.try_recv().expect("answered");
         assert!(!is_kept(&owner), "after the fetch: {first:?}");
         let again = want(&mut owner).try_recv().expect("answered");

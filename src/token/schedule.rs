@@ -2,8 +2,8 @@
 use crate::clock::Timestamp;
 use std::time::Duration;
 
-/// How long before it expires a token is no longer sent. This covers the way to the upstream, and
-/// clocks that differ.
+/// How long before its expiry a token is no longer sent. This leaves room for the transfer to the
+/// upstream and for clock skew.
 pub(super) fn skew(lifetime: Duration) -> Duration {
     (lifetime / 20).min(Duration::from_secs(5))
 }
@@ -19,7 +19,7 @@ pub(super) fn refresh_at(minted_at: Timestamp, expires_at: Timestamp, jitter: f6
 }
 
 /// How long to wait after a number of failed refreshes in a row: 1 s, doubled each time, at most a
-/// minute. `jitter` in 0..1 decides about half of it.
+/// minute. `jitter` in 0..1 determines half of it.
 pub(super) fn retry_after(failures: u32, jitter: f64) -> Duration {
     let base = Duration::from_secs(1 << failures.min(6)).min(Duration::from_secs(60));
     base.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))

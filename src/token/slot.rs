@@ -25,8 +25,8 @@ pub struct AccessToken {
 static SERIAL: AtomicU64 = AtomicU64::new(1);
 
 impl AccessToken {
-    /// `None` if a header field cannot hold the token, which the syntax of token68 (RFC 9110 §11.2)
-    /// has ruled out before.
+    /// Creates a token that was minted at `now`. `None` if a header field cannot hold it, which the
+    /// check for `token68` (RFC 9110 §11.2) has ruled out before.
     pub(super) fn new(minted: &Minted, now: Timestamp) -> Option<Self> {
         HeaderValue::from_str(minted.token.expose()).ok()?;
         let lifetime = minted.expires_at.since(now);
@@ -57,8 +57,8 @@ impl AccessToken {
         &self.scopes
     }
 
-    /// Whether the token may still be sent: it has not expired, with a margin for the way and for
-    /// clocks that differ.
+    /// Whether the token may still be sent: it has not expired, with a margin for the transfer and
+    /// for clock skew.
     pub fn is_usable(&self, now: Timestamp) -> bool {
         now < self.usable_until
     }
@@ -88,7 +88,7 @@ pub struct Slot {
     eager: AtomicBool,
     obtained: AtomicBool,
     /// When the latest token expires, in seconds since the epoch; 0 for none.
-    ends: AtomicU64,
+    expires_at: AtomicU64,
     id: u64,
 }
 
@@ -101,7 +101,7 @@ impl Slot {
             used: AtomicBool::new(false),
             eager: AtomicBool::new(false),
             obtained: AtomicBool::new(false),
-            ends: AtomicU64::new(0),
+            expires_at: AtomicU64::new(0),
             id,
         }
     }
@@ -129,8 +129,8 @@ impl Slot {
 
     /// When the latest token expires or has expired, in seconds since the epoch; 0 if there was
     /// none, or if it was refused or purged.
-    pub fn ends(&self) -> u64 {
-        self.ends.load(Ordering::Relaxed)
+    pub fn expires_at(&self) -> u64 {
+        self.expires_at.load(Ordering::Relaxed)
     }
 
     /// Whether a token was obtained at any time.
@@ -140,7 +140,7 @@ impl Slot {
 
     /// Replaces the grant by an equal one from a reload. What a server decides on is the same, but
     /// the secret or key that we authenticate with may differ.
-    pub(super) fn renew(&self, grant: &Arc<Grant>) {
+    pub(super) fn replace_grant(&self, grant: &Arc<Grant>) {
         self.grant.store(Arc::clone(grant));
     }
 
@@ -149,11 +149,12 @@ impl Slot {
         self.id
     }
 
+    /// Sets the held token. `None` if it was refused or purged.
     pub(super) fn hold(&self, token: Option<Arc<AccessToken>>) {
         if token.is_some() {
             self.obtained.store(true, Ordering::Relaxed);
         }
-        self.ends.store(token.as_ref().map_or(0, |token| token.expires_at.unix_seconds()), Ordering::Relaxed);
+        self.expires_at.store(token.as_ref().map_or(0, |token| token.expires_at.unix_seconds()), Ordering::Relaxed);
         self.held.store(token);
     }
 

@@ -1,4 +1,4 @@
-//! The owner with an authorization server that the test plays: the test answers every mint.
+//! Tests of the owner. Each test answers the requests to mint tokens itself.
 use super::*;
 use crate::clock::Clock;
 use crate::exchange::{AssertionSettings, ExchangeError, Flow, Grant, GrantSpec, Minted, Subject, UserTokenRule};
@@ -131,7 +131,7 @@ async fn concurrent_callers_share_one_exchange_and_its_failure() {
         let asked: Vec<_> = (0..1000).map(|_| fixture.ask(&slot, None)).collect();
         let answer = fixture.question().await;
         fixture.settle().await;
-        // The one who asked first hangs up; the exchange goes on for the others.
+        // The first caller hangs up; the exchange continues for the others.
         asked[0].abort();
         answer.send(Err(ExchangeError::unusable_token())).expect("awaited");
         for asked in asked.into_iter().skip(1) {
@@ -151,7 +151,7 @@ async fn burst_up_to_the_limit_is_shared() {
         let burst = NonZeroUsize::new(5000).expect("not zero");
         let mut fixture = Fixture::new(TokenSettings { waiting: burst, ..TokenSettings::default() });
         let slot = fixture.tokens.slot(&grant("a", false));
-        // All of them ask before the owner gets to run.
+        // All of them ask before the owner runs.
         let asked: Vec<_> = (0..burst.get()).map(|_| fixture.ask(&slot, None)).collect();
         fixture.question().await.send(fixture.token("one", 1000)).expect("awaited");
         for asked in asked {
@@ -189,7 +189,7 @@ async fn users_never_share_a_token() {
         }
         assert_eq!(bearer(&alice.await.expect("task").expect("token")), "Bearer for-alice");
         assert_eq!(bearer(&bob.await.expect("task").expect("token")), "Bearer for-bob");
-        assert!(slot.held().is_none(), "a delegated token never lies in the slot that all requests read");
+        assert!(slot.held().is_none(), "a delegated token is never in the slot that all requests read");
     })
     .await;
 }
@@ -225,12 +225,12 @@ async fn expired_token_is_dropped_and_still_renewed() {
         fixture.clock.shift(200);
         let answer = fixture.question().await;
         assert!(slot.held().is_none());
-        assert_eq!(slot.ends(), token.expires_at().unix_seconds());
+        assert_eq!(slot.expires_at(), token.expires_at().unix_seconds());
         answer.send(fixture.token("two", 1000)).expect("awaited");
         fixture.settle().await;
         let next = fixture.tokens.ready(&slot, fixture.tokens.now()).expect("renewed");
         assert_eq!(bearer(&next), "Bearer two");
-        assert_eq!(slot.ends(), next.expires_at().unix_seconds());
+        assert_eq!(slot.expires_at(), next.expires_at().unix_seconds());
     })
     .await;
 }
@@ -304,7 +304,7 @@ async fn slow_server_causes_a_bounded_wait() {
         let asked = fixture.ask(&slot, None);
         let answer = fixture.question().await;
         assert!(matches!(asked.await.expect("task"), Err(TokenError::Timeout)));
-        // What comes late still serves those who come later.
+        // A token that arrives late still serves later callers.
         answer.send(fixture.token("late", 1000)).expect("awaited");
         fixture.settle().await;
         assert!(fixture.tokens.ready(&slot, fixture.tokens.now()).is_some());
@@ -337,7 +337,7 @@ async fn eager_grant_is_obtained_unasked_and_retried() {
     on_one_thread(async {
         let mut fixture = Fixture::new(TokenSettings::default());
         let slot = fixture.tokens.slot(&grant("a", false));
-        fixture.tokens.make_eager(&slot, true).await;
+        fixture.tokens.set_eager(&slot, true).await;
         fixture.question().await.send(Err(ExchangeError::unusable_token())).expect("awaited");
         fixture.settle().await;
         assert!(!slot.was_obtained());

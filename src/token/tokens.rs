@@ -54,7 +54,7 @@ impl Tokens {
         slots.retain(|_, slot| slot.strong_count() > 0);
         let digest = grant.digest();
         if let Some(slot) = slots.get(&digest).and_then(Weak::upgrade) {
-            slot.renew(grant);
+            slot.replace_grant(grant);
             return slot;
         }
         let slot = Arc::new(Slot::new(Arc::clone(grant)));
@@ -64,7 +64,7 @@ impl Tokens {
 
     /// Sets whether the token of one of the workload's own grants is obtained before the first
     /// request, and always renewed.
-    pub async fn make_eager(&self, slot: &Arc<Slot>, eager: bool) {
+    pub async fn set_eager(&self, slot: &Arc<Slot>, eager: bool) {
         slot.set_eager(eager);
         if eager && slot.held().is_none() {
             // An error means that the owner has ended, and the process with it.
@@ -79,13 +79,13 @@ impl Tokens {
         Some(token)
     }
 
-    /// Obtains a token from the owner, which holds it or has it minted.
+    /// Obtains a token from the owner, which returns the one that it holds or mints one.
     pub async fn obtain(&self, slot: &Arc<Slot>, user: Option<UserToken>) -> Result<Arc<AccessToken>, TokenError> {
         self.request(|waiter| Event::Want { slot: Arc::clone(slot), user, waiter }).await
     }
 
-    /// Replaces `token`, which an upstream refused as invalid. It returns `token` itself if it was
-    /// minted less than one interval after another refused one, because another replacement would
+    /// Replaces `token`, which an upstream refused as invalid. It returns `token` itself if it
+    /// replaced another refused one less than one interval ago, because another replacement would
     /// be refused as well.
     pub async fn replace(
         &self,
@@ -107,7 +107,7 @@ impl Tokens {
         let _ = self.events.try_send(Event::Rejected { slot, user, serial, waiter: Waiter { reply } });
     }
 
-    /// The current time, by the clock that tokens are judged by.
+    /// The current time, by the clock that decides whether tokens have expired.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }

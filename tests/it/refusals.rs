@@ -1,5 +1,4 @@
-//! What the agent gets if there is no token for its request: who is at fault, and nothing of the
-//! server's own text.
+//! Refusals without a token say who is at fault and never quote the authorization server.
 use super::agent::{self, Raw, Reply};
 use super::world::{Proxy, World, within};
 use http::{HeaderValue, StatusCode, header};
@@ -46,8 +45,8 @@ async fn missing_or_bad_user_token_is_refused_with_401() {
     assert_eq!((world.corp.arrivals(), world.api.arrivals()), (0, 0));
 }
 
-/// Makes a call on behalf of alice with a token that was not used before, so that no earlier failure
-/// applies to it.
+/// Makes a call on behalf of alice with a token that was not used before, so that no earlier
+/// failure applies to it.
 async fn fresh_call(world: &World, proxy: &Proxy, fields: &[(&str, &str)]) -> Reply {
     let claims = json!({ "sub": "user:alice", "nonce": format!("{:x}", fastrand::u64(..)) });
     let token = world.user_token(&claims, Duration::from_secs(600));
@@ -139,7 +138,7 @@ async fn retry_after_of_the_authorization_server_is_bounded() {
     for _ in 0..5 {
         proxy.get("http://api.test/x").await.is_refusal(503, "token_unavailable");
     }
-    assert_eq!(world.corp.arrivals(), asked, "and kept by ourselves");
+    assert_eq!(world.corp.arrivals(), asked, "the proxy honours Retry-After itself");
     world.corp.faults().token.clear();
     world.corp.faults().token.next_many(5, &wait("99999999"));
     let reply = fresh_call(&world, &proxy, &[]).await;

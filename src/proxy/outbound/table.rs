@@ -125,7 +125,7 @@ impl Table {
     pub fn observe_expiry(&self) {
         for entry in &self.entries {
             let (Some(gauge), Some(slot)) = (&entry.metrics.expiry, &entry.slot) else { continue };
-            gauge.set(gauge_value(slot.ends()));
+            gauge.set(gauge_value(slot.expires_at()));
         }
     }
 }
