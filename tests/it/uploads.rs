@@ -65,8 +65,8 @@ async fn response_timeout_starts_at_the_end_of_the_upload() {
 }
 
 /// Starts an API over HTTP/1.1 and one over HTTP/2, with two routes to each. The `kept` routes keep
-/// a body for a replay.
-async fn both_apis(world: &World, timeouts: &str) -> (ResourceServer, Proxy) {
+/// a body for a replay. The names begin with `prefix`, by which a test finds its own log lines.
+async fn both_apis(world: &World, prefix: &str, timeouts: &str) -> (ResourceServer, Proxy) {
     let ca = WebCa::new(&world.clock).expect("authority");
     world.write("ca.pem", &ca.certificate_pem());
     let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
@@ -74,10 +74,10 @@ async fn both_apis(world: &World, timeouts: &str) -> (ResourceServer, Proxy) {
     let keys = format!("token: itself{timeouts}");
     let kept = format!("{keys}, replay: {{ max_body: 64KiB }}");
     let routes = [
-        route("h1", &keys, &world.api.url()),
-        route("h1-kept", &kept, &world.api.url()),
-        tls_route("h2", &keys, &modern.url()),
-        tls_route("h2-kept", &kept, &modern.url()),
+        route(&format!("{prefix}-h1"), &keys, &world.api.url()),
+        route(&format!("{prefix}-h1-kept"), &kept, &world.api.url()),
+        tls_route(&format!("{prefix}-h2"), &keys, &modern.url()),
+        tls_route(&format!("{prefix}-h2-kept"), &kept, &modern.url()),
     ];
     let proxy = world.proxy_with(&format!("routes:\n{}", routes.concat())).await;
     (modern, proxy)
@@ -95,11 +95,13 @@ async fn refused(agent: &mut Raw) -> String {
 #[tokio::test]
 async fn stalled_upload_is_refused_after_the_idle_timeout() {
     let world = World::open().await;
-    let (modern, proxy) = both_apis(&world, ", timeouts: { idle: 1s }").await;
+    let (modern, proxy) = both_apis(&world, "stalled", ", timeouts: { idle: 1s }").await;
     let outbound = proxy.outbound;
     let stalls = |host: &'static str| async move {
         let mut agent = Raw::connect(outbound).await;
-        agent.write(format!("POST /stalls HTTP/1.1\r\nhost: {host}.test\r\ncontent-length: 9\r\n\r\nhalf")).await;
+        agent
+            .write(format!("POST /stalls HTTP/1.1\r\nhost: stalled-{host}.test\r\ncontent-length: 9\r\n\r\nhalf"))
+            .await;
         let body = refused(&mut agent).await;
         assert!(body.contains("idle timeout"), "{host}: {body}");
     };
@@ -130,11 +132,11 @@ async fn upstream_that_reads_no_body_times_out() {
 #[tokio::test]
 async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() {
     let world = World::open().await;
-    let (modern, proxy) = both_apis(&world, "").await;
+    let (modern, proxy) = both_apis(&world, "broken", "").await;
     // Each worker needs its own connection, and the kernel chooses the worker.
     let warm = async || {
         for host in ["h2", "h2-kept"] {
-            assert_eq!(proxy.get(&format!("http://{host}.test/x")).await.status, 200);
+            assert_eq!(proxy.get(&format!("http://broken-{host}.test/x")).await.status, 200);
         }
         modern.connections() == 4
     };
@@ -144,7 +146,8 @@ async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() 
         for (n, part) in breaks.iter().enumerate() {
             let (arrivals, ended) = (upstream.arrivals(), upstream.requests().len());
             let mut agent = Raw::connect(proxy.outbound).await;
-            let head = format!("POST /breaks HTTP/1.1\r\nhost: {host}.test\r\ntransfer-encoding: chunked\r\n\r\n");
+            let head =
+                format!("POST /breaks HTTP/1.1\r\nhost: broken-{host}.test\r\ntransfer-encoding: chunked\r\n\r\n");
             agent.write(head).await;
             within(upstream.reached_by(arrivals + 1), "the request at the upstream").await;
             agent.write(part).await;
@@ -154,12 +157,14 @@ async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() 
             refused(&mut agent).await;
             until(async || upstream.requests().len() > ended, "the upstream sees the end").await;
             let mut leaver = Raw::connect(proxy.outbound).await;
-            leaver.write(format!("POST /x HTTP/1.1\r\nhost: {host}.test\r\ncontent-length: 9\r\n\r\nhalf")).await;
+            leaver
+                .write(format!("POST /x HTTP/1.1\r\nhost: broken-{host}.test\r\ncontent-length: 9\r\n\r\nhalf"))
+                .await;
             within(upstream.reached_by(arrivals + 2), "the request at the upstream").await;
             drop(leaver);
             until(async || upstream.requests().len() > ended + 1, "the upstream sees the end").await;
         }
-        let kept = format!("POST /x HTTP/1.1\r\nhost: {host}-kept.test\r\ncontent-length: 9\r\n\r\nhalf");
+        let kept = format!("POST /x HTTP/1.1\r\nhost: broken-{host}-kept.test\r\ncontent-length: 9\r\n\r\nhalf");
         let mut agent = Raw::connect(proxy.outbound).await;
         agent.write(kept).await;
         agent.stream.shutdown().await.expect("shut down");
@@ -168,13 +173,14 @@ async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() 
     proxy.until_idle().await;
     // Complete uploads pass, over the same connections if these are shared.
     for host in ["h1", "h1-kept", "h2", "h2-kept"] {
-        let reply = super::agent::post(proxy.outbound, &format!("http://{host}.test/x"), &[], b"a whole body").await;
+        let reply =
+            super::agent::post(proxy.outbound, &format!("http://broken-{host}.test/x"), &[], b"a whole body").await;
         assert_eq!((reply.status.as_u16(), &reply.json()["body"]["length"]), (200, &serde_json::json!(12)), "{host}");
     }
     assert_eq!(modern.connections(), 4);
     assert_eq!(proxy.metric("refused_total{reason=\"malformed_request\"}").await, 14.0);
     assert_eq!(proxy.metric("refused_total{reason=\"upstream_broken\"}").await, 0.0);
-    let lines = |words: &str| log::capture().count(|line| line.contains(words) && line.contains("route=h1 "));
+    let lines = |words: &str| log::capture().count(|line| line.contains(words) && line.contains("route=broken-h1 "));
     assert_eq!(lines("a request was abandoned"), 6);
     assert_eq!(lines("did not get an answer"), 0);
 }
@@ -182,7 +188,7 @@ async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() 
 #[tokio::test]
 async fn broken_http2_upload_spares_the_upstream_connection() {
     let world = World::open().await;
-    let (modern, proxy) = both_apis(&world, "").await;
+    let (modern, proxy) = both_apis(&world, "spared", "").await;
     let mut agent = Http2::connect(proxy.outbound).await;
     // The body ends once the test drops or uses its sender.
     let post = |length: usize| {
@@ -190,7 +196,7 @@ async fn broken_http2_upload_spares_the_upstream_connection() {
         let rest = stream::once(ended).filter_map(|_| std::future::ready(None));
         let half = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"half")))]);
         let body = StreamBody::new(half.chain(rest));
-        (Request::post("http://h2.test/x").header("content-length", length).body(body).expect("request"), end)
+        (Request::post("http://spared-h2.test/x").header("content-length", length).body(body).expect("request"), end)
     };
     let (whole, end) = post(4);
     drop(end);
