@@ -2,8 +2,8 @@
 //! stories.
 //!
 //! The peers are those of [`crate::dev`], and the proxies are the real ones of [`crate::app`].
-//! Every line that is shown is taken from what the peers received, not from what the proxy reports
-//! about itself.
+//! What is shown is what the peers received, not what the proxy reports about itself; only the cache
+//! counts come from the proxy's metrics.
 mod agent;
 mod observed;
 mod page;
@@ -50,7 +50,7 @@ async fn demo(once: bool) -> anyhow::Result<bool> {
     let world = World::start().await?;
     stories::walk(&mut page, &world).await?;
     if !once {
-        stories::invite(&mut page, &world)?;
+        stories::print_things_to_try(&mut page, &world)?;
         stay(&world).await?;
     }
     world.stop().await;

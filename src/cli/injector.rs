@@ -1,6 +1,6 @@
 //! The command `idjag-proxy injector`.
 use super::inject::Sidecar;
-use super::signals::run_until_signal;
+use super::signals::run_with_signals;
 use super::terminal::{EX_FAILED, environment, print_error};
 use crate::clock::Clock;
 use crate::kubernetes::injector::{Api, Settings, bind};
@@ -75,7 +75,7 @@ fn serve(arguments: Arguments, logs: &Logs) -> Result<(), String> {
         let settings = arguments.into_settings(&api);
         let bound = bind(settings, api, &Clock::system(), Some(logs))?;
         let (stopper, stop) = Stop::pair();
-        run_until_signal(bound.run(stop), stopper, "reviews are answered for a few more seconds").await
+        run_with_signals(bound.run(stop), stopper, "reviews are answered for a few more seconds").await
     });
     runtime.shutdown_background();
     ended

@@ -1,5 +1,5 @@
 //! `idjag-proxy run`: runs the proxy until a signal stops it.
-use super::signals::run_until_signal;
+use super::signals::run_with_signals;
 use super::terminal::{EX_CONFIG, EX_FAILED, environment, print_error};
 use crate::app::bind;
 use crate::clock::Clock;
@@ -39,7 +39,7 @@ pub(super) fn run(file: &Path, overrides: Overrides) -> ExitCode {
         let bound = bind(loaded, source, &Clock::system(), shared_logs).map_err(|error| error.to_string())?;
         let (stopper, stop) = Stop::pair();
         // On the heap, because it holds the state of everything that runs.
-        run_until_signal(Box::pin(bound.run(stop)), stopper, "draining").await
+        run_with_signals(Box::pin(bound.run(stop)), stopper, "draining").await
     });
     runtime.shutdown_background();
     if let Err(error) = &ended {

@@ -34,7 +34,7 @@ macro_rules! record {
 
             fn describe(definitions: &mut $crate::config::decode::Definitions) -> serde_json::Value {
                 let name = stringify!($name);
-                $crate::config::describe::define(name, concat!($($doc, "\n"),*), definitions, |_definitions| vec![
+                $crate::config::describe::define_record(name, concat!($($doc, "\n"),*), definitions, |_definitions| vec![
                     $( $crate::config::describe::FieldSchema {
                         key: $crate::config::describe::key(stringify!($field)),
                         doc: concat!($($field_doc, "\n"),*),
@@ -45,7 +45,7 @@ macro_rules! record {
                 ])
             }
 
-            fn by_name_alone(
+            fn decode_bare_name(
                 at: $crate::config::problem::Position,
                 decoder: &mut $crate::config::decode::Decoder<'_>,
             ) -> Option<Self> {
@@ -89,8 +89,8 @@ macro_rules! choice {
             }
 
             fn describe(definitions: &mut $crate::config::decode::Definitions) -> serde_json::Value {
-                use $crate::config::describe::{VariantSchema, choose};
-                choose(stringify!($name), concat!($($doc, "\n"),*), definitions, |_definitions| vec![
+                use $crate::config::describe::{VariantSchema, define_choice};
+                define_choice(stringify!($name), concat!($($doc, "\n"),*), definitions, |_definitions| vec![
                     $( VariantSchema::of::<$crate::config::describe::content!($($ty)?)>(
                         $key, concat!($($variant_doc, "\n"),*), _definitions,
                     ), )*
@@ -133,7 +133,7 @@ use super::decode::{Decode, Definitions, default_node};
 use serde_json::{Map, Value, json};
 
 record! {
-    /// The content of a choice that has none.
+    /// Stands for the content of a variant without any.
     Nothing {}
 }
 
@@ -155,7 +155,7 @@ pub(crate) struct FieldSchema {
 }
 
 /// Adds a record to the definitions, unless it is there, and returns a reference to it.
-pub(crate) fn define(
+pub(crate) fn define_record(
     name: &str,
     doc: &str,
     definitions: &mut Definitions,
@@ -186,18 +186,18 @@ pub(crate) fn define(
 pub(crate) struct VariantSchema {
     name: &'static str,
     doc: &'static str,
-    alone: bool,
+    is_bare_valid: bool,
     content: Value,
 }
 
 impl VariantSchema {
     pub(crate) fn of<T: Decode>(name: &'static str, doc: &'static str, definitions: &mut Definitions) -> Self {
-        Self { name, doc, alone: T::has_only_defaults(), content: T::describe(definitions) }
+        Self { name, doc, is_bare_valid: T::has_only_defaults(), content: T::describe(definitions) }
     }
 }
 
 /// Adds a choice to the definitions, unless it is there, and returns a reference to it.
-pub(crate) fn choose(
+pub(crate) fn define_choice(
     name: &str,
     doc: &str,
     definitions: &mut Definitions,
@@ -209,7 +209,7 @@ pub(crate) fn choose(
         let mut alternatives = Vec::new();
         let mut properties = Map::new();
         for variant in variants(definitions) {
-            if variant.alone {
+            if variant.is_bare_valid {
                 alternatives.push(described(json!({ "const": variant.name }), variant.doc));
             }
             properties.insert(variant.name.to_owned(), described(variant.content, variant.doc));

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The most errors, and the most warnings, that are reported. Nobody reads more, and a hostile file
-/// must not produce a list longer than itself.
-const MOST: usize = 200;
+/// How many errors, and how many warnings, are reported. Nobody reads more, and a hostile file must
+/// not produce a list longer than itself.
+const MAX_PROBLEMS: usize = 200;
 
 /// A place in a file. Lines and columns count from 1; columns count characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,11 +140,11 @@ impl fmt::Display for KeyPath {
 pub(crate) struct Report {
     file: PathBuf,
     lines: Vec<String>,
-    /// At most [`MOST`].
+    /// At most [`MAX_PROBLEMS`].
     errors: Vec<(KeyPath, Problem)>,
     /// How many of the errors were found by the first pass.
     first_pass: usize,
-    /// At most [`MOST`].
+    /// At most [`MAX_PROBLEMS`].
     warnings: Vec<Problem>,
     /// Holds a problem that is not reported because the list is full, or because it follows from
     /// another problem.
@@ -166,7 +166,7 @@ impl Report {
 
     /// Whether the list of errors is full, so that looking for more would only cost time.
     pub(crate) fn is_full(&self) -> bool {
-        self.errors.len() >= MOST
+        self.errors.len() >= MAX_PROBLEMS
     }
 
     pub(crate) fn error(&mut self, at: Position, path: &KeyPath, message: impl Into<String>) -> &mut Problem {
@@ -179,7 +179,7 @@ impl Report {
     }
 
     pub(crate) fn warning(&mut self, at: Position, path: &KeyPath, message: impl Into<String>) -> &mut Problem {
-        if self.warnings.len() >= MOST {
+        if self.warnings.len() >= MAX_PROBLEMS {
             return self.drop_problem(at, path, message.into());
         }
         let problem = self.problem(at, path, message.into());

@@ -35,7 +35,7 @@ impl RunningProxy {
         let mut tasks = Tasks::default();
         tasks.spawn("proxy", bound.run(stop));
         let mut proxy = Self { addresses, config, stopper, tasks };
-        proxy.ready().await?;
+        proxy.wait_until_ready().await?;
         Ok(proxy)
     }
 
@@ -60,7 +60,7 @@ impl RunningProxy {
         self.tasks.next_end().await;
     }
 
-    async fn ready(&mut self) -> anyhow::Result<()> {
+    async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         let address = self.metrics()?;
         let url = format!("http://{address}/readyz");
         let start = Instant::now();
@@ -73,8 +73,7 @@ impl RunningProxy {
             }
             tokio::select! {
                 ended = self.tasks.next_end() => bail!("the proxy ended: {:?}", ended.result),
-                // Readiness is polled over HTTP, as a kubelet does: there is nothing else to wait
-                // for.
+                // Readiness is polled over HTTP, as a kubelet does, because no event announces it.
                 () = tokio::time::sleep(Duration::from_millis(10)) => {}
             }
         }

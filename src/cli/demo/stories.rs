@@ -57,7 +57,7 @@ async fn alone(page: &mut Page, world: &World) -> anyhow::Result<()> {
     let access = story::exchange(page, world, &observed, Detail::Full)?;
     page.check(access.claims["sub"] == world.bot.id.as_str(), "the token names the agent itself, and nobody else");
     story::resource(page, &call, &observed, "calendar API")?;
-    story::again(page, world, &call, &observed.reply).await
+    story::cached_calls(page, world, &call, &observed.reply).await
 }
 
 /// The second story: the agent acts for alice.
@@ -76,7 +76,7 @@ async fn for_alice(page: &mut Page, world: &World) -> anyhow::Result<()> {
     page.check(access.claims["sub"] == "user:alice", "the token represents alice");
     page.check(access.claims["act"]["sub"] == world.bot.id.as_str(), "and says that calendar-bot acts for her");
     story::resource(page, &call, &observed, "calendar API")?;
-    story::again(page, world, &call, &observed.reply).await
+    story::cached_calls(page, world, &call, &observed.reply).await
 }
 
 /// A chain of actors: alice, orchestrator, worker.
@@ -140,7 +140,7 @@ async fn across(page: &mut Page, world: &World) -> anyhow::Result<()> {
         "the partner knows who acts for whom: alice → calendar-bot",
     );
     story::resource(page, &call, &observed, "travel API")?;
-    story::again(page, world, &call, &observed.reply).await
+    story::cached_calls(page, world, &call, &observed.reply).await
 }
 
 async fn refusals(page: &mut Page, world: &World) -> anyhow::Result<()> {
@@ -203,7 +203,7 @@ async fn rotation(page: &mut Page, world: &World) -> anyhow::Result<()> {
 }
 
 /// Shows what to try while everything keeps running.
-pub(super) fn invite(page: &mut Page, world: &World) -> anyhow::Result<()> {
+pub(super) fn print_things_to_try(page: &mut Page, world: &World) -> anyhow::Result<()> {
     let (proxy, metrics) = (world.bot.proxy.outbound()?, world.bot.proxy.metrics()?);
     let token = |user| world.user_token_file(user).display().to_string();
     // `cargo run` does not put the program on the PATH.

@@ -105,7 +105,7 @@ pub(super) fn resource(page: &mut Page, call: &Call<'_>, observed: &Observed, ap
 }
 
 /// Repeats the call and shows that the token comes from the cache.
-pub(super) async fn again(page: &mut Page, world: &World, call: &Call<'_>, first: &Reply) -> anyhow::Result<()> {
+pub(super) async fn cached_calls(page: &mut Page, world: &World, call: &Call<'_>, first: &Reply) -> anyhow::Result<()> {
     page.phase("and again");
     let (mut times, mut asked, mut hits, mut good) = (Vec::new(), 0, 0, 0);
     for _ in 0..REPETITIONS {

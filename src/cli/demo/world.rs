@@ -135,8 +135,8 @@ impl Peers {
         ];
         for (name, scopes) in agents {
             self.corp.register(Client::agent(&id(name), Authentication::SpiffeJwt).scopes(scopes));
-            let rule = Delegation { actor: id(name), subject: "user:alice".to_owned() };
-            self.corp.policy(|policy| policy.delegations.push(rule));
+            let delegation = Delegation { actor: id(name), subject: "user:alice".to_owned() };
+            self.corp.policy(|policy| policy.delegations.push(delegation));
         }
         let audience = IdJagAudience { issuer: self.partner.issuer().to_owned(), client_ids: Vec::new() };
         self.corp.policy(|policy| policy.id_jag_audiences.push(audience));
@@ -148,13 +148,13 @@ impl Peers {
             id_jags: true,
             user_tokens: false,
         });
-        self.calendar.require_tokens(rule(
+        self.calendar.require_tokens(token_rule(
             &self.corp,
             CALENDAR,
             &[("/v1/rooms", "rooms:read"), ("/", "calendar:read")],
         ));
-        self.worker_api.require_tokens(rule(&self.corp, WORKER_API, &[("/", "tasks:run")]));
-        self.travel.require_tokens(rule(&self.partner, TRAVEL, &[("/", "trips:read")]));
+        self.worker_api.require_tokens(token_rule(&self.corp, WORKER_API, &[("/", "tasks:run")]));
+        self.travel.require_tokens(token_rule(&self.partner, TRAVEL, &[("/", "trips:read")]));
     }
 
     /// Attests an agent and starts the proxy beside it.
@@ -266,7 +266,7 @@ routes:
     }
 }
 
-fn rule(server: &AuthorizationServer, audience: &str, scopes: &[(&str, &str)]) -> TokenRule {
+fn token_rule(server: &AuthorizationServer, audience: &str, scopes: &[(&str, &str)]) -> TokenRule {
     let scope = |(path, scope): &(&str, &str)| ScopeRule {
         methods: Vec::new(),
         path: (*path).to_owned(),
@@ -274,8 +274,7 @@ fn rule(server: &AuthorizationServer, audience: &str, scopes: &[(&str, &str)]) -
     };
     TokenRule {
         issuer: server.issuer().to_owned(),
-        // The keys are at hand as if fetched long ago, because the timings are not about the work
-        // of this API.
+        // The API gets the keys directly, so that the timings shown do not include a JWKS fetch.
         keys: KeySource::Authority(server.keys().clone()),
         audience: audience.to_owned(),
         scopes: scopes.iter().map(scope).collect(),
@@ -300,8 +299,8 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // If removing it fails, what is left is harmless: sockets, public keys, tokens that expire
-        // within an hour.
+        // If removing it fails, what is left is harmless: sockets, configurations, a CA certificate,
+        // and tokens that expire within an hour.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -57,7 +57,7 @@ impl Builder<'_> {
 
     /// Reads the file that the value at `path` names.
     pub(super) fn read(&mut self, path: &KeyPath, file: &Path) -> Option<Zeroizing<Vec<u8>>> {
-        match self.watched(file) {
+        match self.read_watched(file) {
             Ok(content) => Some(content),
             Err(message) => {
                 self.error(path, message).help("paths are relative to the configuration file");
@@ -67,7 +67,7 @@ impl Builder<'_> {
     }
 
     /// Reads a file, which is watched from now on even if it cannot be read.
-    pub(super) fn watched(&mut self, file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    pub(super) fn read_watched(&mut self, file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
         let file = self.resolve(file);
         let content = read_bounded(&file);
         self.fingerprint.record(file.clone(), content.as_ref().ok().map(|bytes| bytes.as_slice()));

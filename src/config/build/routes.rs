@@ -27,7 +27,7 @@ pub(super) struct Routes {
 
 impl Builder<'_> {
     pub(super) fn routes(&mut self, file: &File, tokens: &mut Tokens<'_>) -> Routes {
-        tokens.define(file, self);
+        tokens.build_named(file, self);
         let root = KeyPath::default().key("routes");
         let mut routes = Vec::with_capacity(file.routes.len());
         let mut complete = true;

@@ -1,4 +1,4 @@
-//! Tokens: from their description in the file to grants, one for each set of scopes that routes
+//! Tokens: converts their description in the file to grants, one for each set of scopes that routes
 //! request.
 use super::Builder;
 use super::servers::Servers;
@@ -14,8 +14,9 @@ use crate::exchange::{
 };
 use crate::identity::IdentitySource;
 use crate::jose::TokenKind;
-use crate::policy::{Placement, PlacementError, TokenRule, TokenSource};
+use crate::policy::{Placement, PlacementError, TokenRule, TokenSource, is_structural};
 use crate::secret::Secret;
+use http::HeaderName;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ struct Authority {
     file_token: Option<Secret>,
 }
 
-/// The inputs of tokens, and the tokens built so far.
+/// What tokens are built from, and the tokens built so far.
 pub(super) struct Tokens<'a> {
     servers: &'a Servers,
     assertion: &'a AssertionSettings,
@@ -58,7 +59,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// Builds the named tokens, whether a route uses them or not.
-    pub(super) fn define(&mut self, file: &File, builder: &mut Builder<'_>) {
+    pub(super) fn build_named(&mut self, file: &File, builder: &mut Builder<'_>) {
         let root = KeyPath::default().key("tokens");
         for (name, token) in &file.tokens.0 {
             let path = root.key(&name.0);
@@ -81,7 +82,7 @@ impl<'a> Tokens<'a> {
     ) -> Option<TokenRule> {
         let template = match token {
             TokenOfRoute::None => return None,
-            TokenOfRoute::Named(name) => self.named(path, name, builder)?,
+            TokenOfRoute::Named(name) => self.find_named(path, name, builder)?,
             TokenOfRoute::Own(token) => self.template(&path.key("token"), token, builder)?,
         };
         let Template { mut grant, source, file_token, eager, placement } = template;
@@ -89,11 +90,11 @@ impl<'a> Tokens<'a> {
             builder.check_subset(&path.key("scopes"), scopes, &grant.scopes);
             grant.scopes = sorted(scopes);
         }
-        let grant = self.shared(Grant::new(grant).ok()?);
+        let grant = self.share(Grant::new(grant).ok()?);
         Some(TokenRule { grant, source, file_token, eager, placement })
     }
 
-    fn named(&self, path: &KeyPath, name: &Name, builder: &mut Builder<'_>) -> Option<Template> {
+    fn find_named(&self, path: &KeyPath, name: &Name, builder: &mut Builder<'_>) -> Option<Template> {
         if let Some(template) = self.named.get(&name.0) {
             return template.clone();
         }
@@ -110,7 +111,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// Routes that request the same thing share one grant, and therefore one cached token.
-    fn shared(&mut self, grant: Grant) -> Arc<Grant> {
+    fn share(&mut self, grant: Grant) -> Arc<Grant> {
         self.grants.entry(grant.digest()).or_insert_with(|| Arc::new(grant)).clone()
     }
 
@@ -132,7 +133,7 @@ impl<'a> Tokens<'a> {
             scopes: sorted(&token.scopes),
             assertion: self.assertion.clone(),
         };
-        // The rules above give better messages. This is a safety net for what they miss.
+        // The checks above give better messages. This one catches what they miss.
         if let Err(error) = Grant::new(grant.clone())
             && builder.report.is_clean(&KeyPath::default())
         {
@@ -174,7 +175,7 @@ impl<'a> Tokens<'a> {
             SubjectFile::Own => return Some(Authority { subject: Subject::Own, source: TokenSource::Own, file_token }),
             SubjectFile::Header(file) => {
                 let path = path.key("subject").key("header");
-                builder.check_header(&path.key("name"), &file.name);
+                builder.check_subject_header(&path.key("name"), &file.name);
                 (path, &file.server, &file.r#type, &file.audience, TokenSource::Header(file.name.clone()))
             }
             SubjectFile::File(file) => {
@@ -229,10 +230,17 @@ impl Builder<'_> {
         }
     }
 
+    /// Checks that the agent may send a user's token in this header.
+    fn check_subject_header(&mut self, path: &KeyPath, name: &HeaderName) {
+        if is_structural(name) {
+            self.error(path, PlacementError::Header(name.clone()).to_string());
+        }
+    }
+
     /// Reads a user's token from its file. The file may be written after the proxy has started.
     /// Until then requests are refused, but the proxy starts.
     fn users_token(&mut self, path: &KeyPath, file: &Path) -> Option<Secret> {
-        let read = self.watched(file).and_then(|bytes| {
+        let read = self.read_watched(file).and_then(|bytes| {
             Secret::from_file_bytes(bytes.to_vec())
                 .map_err(|reason| format!("{} {reason}", self.resolve(file).display()))
         });

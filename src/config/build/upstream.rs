@@ -1,11 +1,10 @@
-//! Upstreams: where the requests of a route go, and over which TLS.
+//! Upstreams: where the requests of a route go, and with which TLS settings.
 use super::Builder;
 use crate::config::file::{ClientCertificateFile, RouteFile, TrustFile};
 use crate::config::leaf::OriginUrl;
 use crate::config::problem::KeyPath;
-use crate::policy::{CredentialRule, Origin, PlacementError, Scheme, Upstream, is_structural};
+use crate::policy::{CredentialRule, Origin, Scheme, Upstream};
 use crate::tls::{ClientTls, Present};
-use http::HeaderName;
 
 impl Builder<'_> {
     /// Builds the upstream of a route. Returns `None` after it has reported what is wrong.
@@ -56,13 +55,6 @@ impl Builder<'_> {
         };
         if loopback && self.outbound_ports.contains(&port) {
             self.error(path, "the proxy itself listens for the agent at this address: requests would loop");
-        }
-    }
-
-    /// Checks that a credential may be sent in this header.
-    pub(super) fn check_header(&mut self, path: &KeyPath, name: &HeaderName) {
-        if is_structural(name) {
-            self.error(path, PlacementError::Header(name.clone()).to_string());
         }
     }
 }

@@ -105,7 +105,7 @@ impl<'n> Chosen<'n> {
     pub(crate) fn content<T: Decode>(&self, decoder: &mut Decoder<'_>) -> Option<T> {
         match self.content {
             Some(node) => decoder.within(Step::Key(self.name.to_owned()), |decoder| T::decode(node, decoder)),
-            None => T::by_name_alone(self.at, decoder),
+            None => T::decode_bare_name(self.at, decoder),
         }
     }
 }

@@ -1,14 +1,14 @@
-//! Values that are one word or number, and the environment variables in them.
+//! Scalar values, and the environment variables in them.
 use super::{Decode, Decoder, Definitions, Environment};
 use crate::config::tree::{Node, Value, printable};
 use serde_json::json;
 
-/// A type whose values are written as one word or number.
+/// A type whose values are scalars: one word or number.
 pub(crate) trait Leaf: Sized {
     /// Describes a valid value, such as "a duration such as 30s".
     const EXPECTED: &'static str;
-    /// Whether the value is a secret or names one. Such a value is never shown, and environment
-    /// variables are not expanded in it.
+    /// Whether the value is a secret or names one. Such a value is never shown, and a `${` in it is
+    /// an error.
     const SECRET: bool = false;
     /// Whether quotes would turn the value into text, as they do with numbers and booleans.
     const UNQUOTED: bool = false;
@@ -28,14 +28,14 @@ impl<L: Leaf> Decode for L {
             decoder.wrong_kind(node, L::EXPECTED);
             return None;
         };
-        let named = text.contains("${");
-        if named && L::SECRET {
+        let has_variable = text.contains("${");
+        if has_variable && L::SECRET {
             let problem = decoder
                 .error(node.at, "environment variables are not expanded in a field that holds or names a secret");
             problem.help("write the path of the file itself").unquoted();
             return None;
         }
-        if L::UNQUOTED && !plain && !named {
+        if L::UNQUOTED && !plain && !has_variable {
             decoder.error(node.at, format!("expected {}, found text in quotes", L::EXPECTED)).help("remove the quotes");
             return None;
         }

@@ -76,12 +76,12 @@ pub(crate) trait Decode: Sized {
     }
 
     /// The value of a choice that is written as its name alone: all its defaults.
-    fn by_name_alone(at: Position, decoder: &mut Decoder<'_>) -> Option<Self> {
+    fn decode_bare_name(at: Position, decoder: &mut Decoder<'_>) -> Option<Self> {
         decoder.error(at, format!("the name alone is not enough: it needs {}", Self::expected()));
         None
     }
 
-    /// Whether the bare name of a choice is enough, so that [`Decode::by_name_alone`] succeeds.
+    /// Whether the bare name of a choice is enough, so that [`Decode::decode_bare_name`] succeeds.
     fn has_only_defaults() -> bool {
         false
     }

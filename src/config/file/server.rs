@@ -49,7 +49,7 @@ choice! {
     ClientAuthFile {
         /// With the JWT-SVID as the client assertion of SPIFFE client authentication.
         "spiffe_jwt" => SpiffeJwt,
-        /// With the X.509-SVID as client certificate.
+        /// With the X.509-SVID as the client certificate.
         "spiffe_x509" => SpiffeX509,
         /// With an assertion signed with a key that the server knows (RFC 7523 §2.2).
         "private_key_jwt" => PrivateKeyJwt(KeyFile),
@@ -115,14 +115,14 @@ choice! {
     ParameterFile {
         /// The parameter `resource` of RFC 8707.
         "resource" => Resource,
-        /// RFC 8693.
+        /// The parameter `audience` of RFC 8693.
         "audience" => Audience,
         /// The parameter `client_id` of RFC 6749. Some servers refuse it together with a client
         /// assertion.
         "client_id" => ClientId,
         /// The parameter `scope` of RFC 6749.
         "scope" => Scope,
-        /// RFC 8693.
+        /// The parameter `requested_token_type` of RFC 8693.
         "requested_token_type" => RequestedTokenType,
     }
 }
@@ -134,7 +134,7 @@ choice! {
         "issuer" => Issuer,
         /// The URL of the token endpoint.
         "token_endpoint" => TokenEndpoint,
-        /// This text.
+        /// Exactly this value.
         "exactly" => Exactly(Text),
     }
 }

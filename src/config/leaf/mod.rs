@@ -1,5 +1,4 @@
-//! The types whose values are one word or number. Each describes what it expects, and why a text is
-//! invalid.
+//! The types whose values are scalars. Each describes what it expects, and why a text is invalid.
 mod local;
 mod web;
 

@@ -69,7 +69,8 @@ fn web_url(text: &str) -> Result<Url, String> {
     }
 }
 
-/// The identifier of a protected resource: an absolute URI without a fragment (RFC 8707 §2), kept as written.
+/// The identifier of a protected resource: an absolute URI without a fragment (RFC 8707 §2), kept
+/// as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Resource(pub(crate) String);
 

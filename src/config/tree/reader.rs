@@ -190,7 +190,7 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
             self.path.0.push(Step::Key(printable(&key)));
             let mut value = self.next_node(depth + 1)?;
             if value.value == Value::Null {
-                // A missing value has no position of its own; a reader looks at its key.
+                // A missing value has no position of its own, so it gets the position of its key.
                 value.at = at;
             }
             match lines.get(&key) {
