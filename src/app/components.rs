@@ -127,7 +127,7 @@ impl Components {
 
     /// Sets whether the routes need the identity. Its source is first asked for it when they do.
     pub(super) fn need_identity(&self, needed: bool) {
-        self.identity_metrics.require(needed);
+        self.identity_metrics.set_required(needed);
         self.identity_needed.send_if_modified(|ever| needed && !std::mem::replace(ever, true));
     }
 

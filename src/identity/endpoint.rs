@@ -67,7 +67,7 @@ fn parse(text: &str) -> Result<Endpoint, Problem> {
 const EXAMPLE: &str = "unix:///run/spire/agent.sock";
 
 impl Endpoint {
-    /// Tells whether other machines on the network could read the traffic.
+    /// Whether other machines on the network could read the traffic.
     pub fn is_routable(&self) -> bool {
         matches!(self, Self::Tcp(address) if !address.ip().is_loopback())
     }

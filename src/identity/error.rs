@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 pub(super) enum StreamError {
     /// The socket could not be reached.
     Connect(io::ErrorKind, String),
-    /// It connected and received nothing.
+    /// The connection was made, and nothing was received within this time.
     Silent(Duration),
     /// The call failed with `PermissionDenied`.
     Denied(String),
@@ -67,7 +67,7 @@ impl StreamError {
         }
     }
 
-    /// Describes for people what is wrong at `endpoint` and what to do.
+    /// Explains to people what is wrong at `endpoint` and what to do.
     pub(super) fn explain(&self, endpoint: &Endpoint) -> String {
         match self {
             Self::Connect(io::ErrorKind::NotFound, _) => format!(

@@ -1,5 +1,5 @@
-//! PEM files as the source. Whatever writes them (cert-manager, spiffe-helper, a person) may write
-//! them in any order.
+//! PEM files as the source. Their writer (cert-manager, spiffe-helper, a person) may write them in
+//! any order.
 use super::handle::Identity;
 use super::jwt::JwtIssuer;
 use super::material::{self, Material};
@@ -66,7 +66,7 @@ impl Files {
         (Self { settings, publisher, checked: None }, identity)
     }
 
-    /// Watches the files until `stop` fires. Missing files are waited for, so nothing else ends the
+    /// Watches the files until `stop` fires. It waits for missing files, so nothing else ends the
     /// task.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ impl Files {
         let mut watch = Watch::new(&self.settings, changed.clone());
         loop {
             watch.refresh();
-            self.look().await;
+            self.read_and_publish().await;
             tokio::select! {
                 () = stop.stopped() => return Ok(()),
                 () = self.pause(&changed) => {}
@@ -100,7 +100,8 @@ impl Files {
         }
     }
 
-    async fn look(&mut self) {
+    /// Reads the files, and publishes them if they are new and good.
+    async fn read_and_publish(&mut self) {
         let contents = match self.read().await {
             Ok(contents) => contents,
             Err(why) => {
@@ -111,7 +112,8 @@ impl Files {
         };
         self.publisher.set_connected(true);
         if self.checked.as_ref() == Some(&contents) {
-            // They were refused before, possibly because of the clock, which may be right by now.
+            // The files were refused before, possibly because of a wrong clock, which may have been
+            // corrected since.
             if !self.publisher.has_valid()
                 && let Ok(checked) = self.check(&contents)
             {
@@ -122,8 +124,8 @@ impl Files {
         match self.check(&contents) {
             Ok(checked) => self.publisher.publish(checked),
             Err(_) => {
-                // They may be half written. If they change in the meantime, the next look checks
-                // the new contents.
+                // The files may be half written. If they change in the meantime, the next round
+                // checks the new contents.
                 sleep(GRACE).await;
                 if self.read().await.ok().as_ref() != Some(&contents) {
                     return;
@@ -199,7 +201,8 @@ impl Watch {
     }
 }
 
-/// Opening a file is an event, too, and every look opens them.
+/// Whether an event may be a change of a file. Opening a file is an event, too, and reading the
+/// files causes it.
 fn is_change(event: &notify::Event) -> bool {
     use notify::event::{AccessKind, AccessMode, EventKind};
     match event.kind {
@@ -218,7 +221,7 @@ mod tests {
 
     const ID: &str = "spiffe://example.org/agent";
 
-    /// A file source that follows a directory which the test writes.
+    /// A file source that watches a directory to which the test writes.
     struct Fixture {
         directory: tempfile::TempDir,
         authority: Authority,
@@ -278,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_are_waited_for_used_and_followed() {
+    async fn missing_files_are_used_and_followed_once_they_exist() {
         let fixture = Fixture::start();
         fixture
             .until(|status| status.waiting_for.as_ref().is_some_and(|why| why.contains("identity.files.certificate")))

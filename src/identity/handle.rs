@@ -1,5 +1,5 @@
-//! The readers' side of the identity. One atomic load and a look at the clock tell whether it can
-//! be used now, and if not, why.
+//! The readers' side of the identity. One atomic load and one reading of the clock show whether it
+//! can be used now, and if not, why.
 use super::jwt::{JwtIssuer, JwtSvid, JwtSvidError};
 use super::snapshot::Snapshot;
 use super::state::{Missing, SharedState};
@@ -52,20 +52,20 @@ impl Identity {
         self.0.state.current()
     }
 
-    /// Tells whether [`Self::current`] would succeed, without cloning the snapshot: the request
-    /// path asks this.
+    /// Whether [`Self::current`] would succeed. It does not clone the snapshot, because it is
+    /// called on the request path.
     pub fn is_valid(&self) -> bool {
         self.0.state.is_valid()
     }
 
-    /// Returns the last accepted snapshot, even if it has expired or was withdrawn. It may be
-    /// shown, never used.
+    /// Returns the last accepted snapshot, even if it has expired or was withdrawn. It is for
+    /// display only.
     pub fn latest_held(&self) -> Option<Arc<Snapshot>> {
         self.0.state.load().held.clone()
     }
 
-    /// Follows the revision, which grows with every accepted update that changes something, every
-    /// withdrawal and every expiry.
+    /// Subscribes to the revision, which grows with every accepted update that changes something,
+    /// every withdrawal and every expiry.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.state.changes.subscribe()
     }

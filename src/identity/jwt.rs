@@ -130,7 +130,7 @@ impl JwtIssuer {
         let cached = cache.cached(&id, audience);
         let served = cached.get(&identity.clock, || cache.fetch_usable(identity, &id, audience)).await;
         // The identity may have changed while this caller waited.
-        identity.is_current(&id)?;
+        identity.check_current(&id)?;
         let served = served?;
         if let Some(error) = served.renewal_failure {
             tracing::warn!(audience, "identity: the JWT-SVID could not be renewed, the last one is used: {error}");
@@ -147,7 +147,8 @@ impl JwtCache {
         Arc::clone(lock(&self.svids).get_or_insert(key, || Arc::new(CachedValue::new(policy))))
     }
 
-    /// An SVID that is fresh for half of its life, and usable almost to its end.
+    /// Fetches an SVID that is fresh for half of its lifetime, and usable until shortly before it
+    /// expires.
     async fn fetch_usable(
         &self,
         identity: &SharedState,
@@ -155,11 +156,11 @@ impl JwtCache {
         audience: &str,
     ) -> Result<Fetched<JwtSvid>, JwtSvidError> {
         let result = self.fetch(identity, id, audience).await;
-        // An identity that was withdrawn meanwhile leaves nothing in the cache.
-        identity.is_current(id)?;
+        // If the identity was withdrawn in the meantime, nothing is cached.
+        identity.check_current(id)?;
         let (svid, now) = (result?, identity.now());
         Ok(Fetched {
-            // The SVID ends by its own `exp`, also by a clock that was set back.
+            // Only `exp` bounds the use of the SVID, even if the clock was set back.
             valid_from: Timestamp::EPOCH,
             fresh_until: now.plus(svid.expires_at.since(now) / 2),
             usable_until: svid.expires_at.minus(SKEW),
@@ -229,15 +230,15 @@ mod tests {
     fn svid_with_another_subject_audience_or_time_is_refused() {
         let id = SpiffeId::new("spiffe://example.org/agent").expect("id");
         let now = Timestamp::from_unix_seconds(1_000);
-        let judge = |sub: &str, aud: serde_json::Value, exp: u64| {
+        let accepted = |sub: &str, aud: serde_json::Value, exp: u64| {
             accept(&token(sub, &aud, exp), &id, "https://as.example", now).map(|svid| svid.expires_at)
         };
         let aud = || serde_json::json!("https://as.example");
-        assert_eq!(judge("spiffe://example.org/agent", aud(), 1_060), Ok(Timestamp::from_unix_seconds(1_060)));
-        assert!(judge("spiffe://example.org/other", aud(), 1_060).is_err_and(|why| why.contains("its sub is")));
-        assert!(judge("spiffe://example.org/agent", aud(), 1_000).is_err_and(|why| why.contains("expired")));
+        assert_eq!(accepted("spiffe://example.org/agent", aud(), 1_060), Ok(Timestamp::from_unix_seconds(1_060)));
+        assert!(accepted("spiffe://example.org/other", aud(), 1_060).is_err_and(|why| why.contains("its sub is")));
+        assert!(accepted("spiffe://example.org/agent", aud(), 1_000).is_err_and(|why| why.contains("expired")));
         for other in [serde_json::json!("https://evil.example"), serde_json::json!(["https://as.example", "x"])] {
-            assert!(judge("spiffe://example.org/agent", other, 1_060).is_err_and(|why| why.contains("its aud is")));
+            assert!(accepted("spiffe://example.org/agent", other, 1_060).is_err_and(|why| why.contains("its aud is")));
         }
     }
 }

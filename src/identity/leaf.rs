@@ -80,6 +80,7 @@ impl LeafProblem {
     }
 }
 
+/// The longest SPIFFE ID in bytes (SPIFFE-ID §2.3).
 const MAX_ID: usize = 2048;
 /// The tag of a URI in a GeneralName (RFC 5280 §4.2.1.6).
 const URI_TAG: u32 = 6;

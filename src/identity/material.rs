@@ -1,4 +1,4 @@
-//! Checks what a source delivered before readers see it. An update is accepted whole or not at all.
+//! Checks an update of a source before readers see it. It is accepted whole or not at all.
 use super::snapshot::{Authorities, CheckedUpdate, Svid};
 use super::{Leaf, LeafProblem, SpiffeId, TrustDomain};
 use crate::clock::Timestamp;
@@ -66,7 +66,8 @@ pub(super) fn check(material: Material, now: Timestamp) -> Result<CheckedUpdate,
     Ok(CheckedUpdate { svid: Svid::new(leaf, certified, material.key, material.hint), bundles })
 }
 
-/// Prefers our own reason, which is more specific than the library's.
+/// Explains why the library refused an update: by our own reason, if there is one, because it is
+/// more specific.
 fn unusable(chain: &[u8], error: &spiffe::X509SvidError) -> UpdateRefused {
     use x509_parser::prelude::{FromDer, X509Certificate};
     let leaf = X509Certificate::from_der(chain).ok().map(|(rest, _)| &chain[..chain.len() - rest.len()]);

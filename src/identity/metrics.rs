@@ -39,7 +39,7 @@ impl Metrics {
     }
 
     /// Sets whether the configuration in force needs an identity.
-    pub fn require(&self, required: bool) {
+    pub fn set_required(&self, required: bool) {
         self.required.set(i64::from(required));
     }
 }

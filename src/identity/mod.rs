@@ -3,9 +3,9 @@
 //!
 //! A source ([`WorkloadApi`] or [`Files`]) checks every update before a reader can see it. A bad
 //! update is refused, counted and logged, and the last good one stays in use until it expires. An
-//! SVID that has expired or was withdrawn is never handed out. Readers hold an [`Identity`], which
-//! costs one atomic load and a look at the clock. Errors say what the source is waiting for and
-//! what to do about it.
+//! SVID that has expired or was withdrawn is never handed out. Readers hold an [`Identity`]; a read
+//! costs one atomic load and one reading of the clock. Errors say what the source is waiting for
+//! and what to do about it.
 //!
 //! The `spiffe` crate changes its interface every few weeks, so of its names only [`SpiffeId`] and
 //! [`TrustDomain`] leave this module.

@@ -115,7 +115,11 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn arbitrary_text_does_not_panic(text in "(-----BEGIN (CERTIFICATE|EC PRIVATE KEY|RSA PRIVATE KEY)-----\n)?[A-Za-z0-9+/=\n]{0,80}(-----END CERTIFICATE-----)?", bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..40)) {
+        fn arbitrary_text_does_not_panic(
+            text in "(-----BEGIN (CERTIFICATE|EC PRIVATE KEY|RSA PRIVATE KEY)-----\n)?\
+                     [A-Za-z0-9+/=\n]{0,80}(-----END CERTIFICATE-----)?",
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..40),
+        ) {
             let _ = certificates(text.as_bytes());
             let _ = private_key(text.as_bytes(), &bytes);
             let _ = first_element(&bytes);

@@ -1,5 +1,4 @@
-//! The writers' side of the identity: the one place that changes what readers see, counts it and
-//! logs it.
+//! The writers' side of the identity: publishes, counts and logs every change.
 use super::handle::{Identity, IdentityInner};
 use super::jwt::JwtIssuer;
 use super::material::UpdateRefused;
@@ -21,7 +20,7 @@ pub(super) struct Publisher {
     expiry_logged: Option<u64>,
 }
 
-/// How often the same problem is logged until an update is accepted.
+/// How many times the same problem is logged until an update is accepted.
 const LOG_LIMIT: u32 = 3;
 
 impl Publisher {
@@ -44,7 +43,7 @@ impl Publisher {
         self.usable().is_some_and(|snapshot| snapshot.svid.is_valid_at(self.now()))
     }
 
-    /// Makes a checked update what readers see.
+    /// Publishes a checked update to the readers.
     pub(super) fn publish(&mut self, update: CheckedUpdate) {
         self.metrics.accepted.inc();
         self.occurrences.clear();
@@ -156,8 +155,8 @@ impl Publisher {
         *self.shared.state.changes.borrow() + 1
     }
 
-    /// Wakes those who follow changes. It is called after the state was changed, so that they see
-    /// the new one.
+    /// Wakes the subscribers. It is called after the state was changed, so that they see the new
+    /// state.
     fn announce(&self, revision: u64) {
         self.shared.state.changes.send_replace(revision);
     }

@@ -80,7 +80,7 @@ impl Svid {
         &self.key_pkcs8
     }
 
-    /// Tells whether the SVID can be used at `now`.
+    /// Whether the SVID can be used at `now`.
     pub fn is_valid_at(&self, now: Timestamp) -> bool {
         now < self.not_after
     }
@@ -128,7 +128,7 @@ impl Snapshot {
         self.bundles.keys().filter(|domain| *domain != self.trust_domain())
     }
 
-    /// Tells whether an update contains nothing new.
+    /// Whether an update contains nothing new.
     pub(super) fn same_material(&self, update: &CheckedUpdate) -> bool {
         self.svid.chain == update.svid.chain
             && self.svid.hint == update.svid.hint

@@ -7,7 +7,7 @@ use arc_swap::{ArcSwap, Guard};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// No identity can be used now.
+/// Why no identity can be used now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Missing {
@@ -102,7 +102,7 @@ impl SharedState {
     }
 
     /// Checks that this SPIFFE ID is the one that can be used now.
-    pub(super) fn is_current(&self, id: &SpiffeId) -> Result<(), Missing> {
+    pub(super) fn check_current(&self, id: &SpiffeId) -> Result<(), Missing> {
         let current = self.current()?;
         if current.svid.id == *id {
             return Ok(());

@@ -20,7 +20,7 @@ pub(crate) struct Authority {
     der: CertificateDer<'static>,
 }
 
-/// What a leaf looks like; the default is good.
+/// The properties of a leaf certificate. Those of [`LeafShape::new`] are valid for an SVID.
 pub(crate) struct LeafShape {
     pub(crate) uris: Vec<String>,
     pub(crate) dns: Vec<String>,
@@ -62,7 +62,7 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.subject_alt_names = vec![uri(&format!("spiffe://{domain}"))];
-        // Two authorities of one name would be told apart by their keys alone.
+        // Random, because two authorities with the same name would differ only in their keys.
         params.distinguished_name.push(rcgen::DnType::CommonName, format!("{domain} {}", fastrand::u64(..)));
         let der = params.self_signed(&key).expect("certificate").der().clone();
         Self { issuer: Issuer::new(params, key), der }

@@ -116,7 +116,7 @@ impl Drop for X509Svid {
     }
 }
 
-/// A codec that passes messages on undecoded, so that one that cannot be decoded is a refused
+/// A codec that leaves messages undecoded, so that one that cannot be decoded is a refused
 /// update and does not end the stream.
 struct Undecoded;
 
@@ -215,7 +215,11 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn arbitrary_message_does_not_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), at in 0_usize..40, byte: u8) {
+        fn arbitrary_message_does_not_panic(
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+            at in 0_usize..40,
+            byte: u8,
+        ) {
             let _ = read(bytes.into(), None);
             let mut damaged = message(vec![entry("a"), entry("b")]).to_vec();
             let at = at % damaged.len();

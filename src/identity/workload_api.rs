@@ -82,8 +82,7 @@ pub struct WorkloadApi {
 /// How often the wall clock is read. Timers do not advance while a laptop sleeps, so they are not
 /// enough.
 const TICK: Duration = Duration::from_secs(1);
-/// A stream that was open for this long was healthy, so that it is reopened immediately after its
-/// end.
+/// A stream that was open for this long counts as healthy and is reopened immediately.
 const HEALTHY: Duration = Duration::from_secs(5);
 
 impl WorkloadApi {
@@ -95,8 +94,8 @@ impl WorkloadApi {
         (Self { settings, publisher, reopened_for: None }, identity)
     }
 
-    /// Keeps the stream open until `stop` fires. A missing agent is waited for, so nothing else
-    /// ends the task.
+    /// Keeps the stream open until `stop` fires. It waits for a missing agent, so nothing else ends
+    /// the task.
     ///
     /// # Errors
     /// It never fails; the result has the type that [`crate::tasks::Tasks`] expects.
@@ -167,7 +166,7 @@ impl WorkloadApi {
                     Err(status) => return StreamError::status(&status),
                 },
                 _ = clock.tick() => {
-                    if self.is_overdue() {
+                    if self.needs_reopening() {
                         return StreamError::Overdue;
                     }
                     if self.publisher.has_valid() {
@@ -207,7 +206,7 @@ impl WorkloadApi {
         self.publisher.report_waiting(error.kind(), &why);
     }
 
-    /// Waits for `delay`, and notices an SVID that expires in the meantime.
+    /// Waits for `delay`, and checks every second whether the SVID has expired.
     async fn wait(&mut self, delay: Duration) {
         let until = Instant::now() + delay;
         while Instant::now() < until {
@@ -216,10 +215,10 @@ impl WorkloadApi {
         }
     }
 
-    /// Tells whether to reopen the stream: once when nine tenths of the SVID's lifetime have
-    /// passed, in case the agent's side is dead unnoticed, and once when it has expired, which is
-    /// what is noticed first after a laptop's sleep.
-    fn is_overdue(&mut self) -> bool {
+    /// Whether to reopen the stream: once when nine tenths of the SVID's lifetime have passed, in
+    /// case the agent's side has died unnoticed, and once when it has expired, which is the first
+    /// sign of a dead stream after a laptop has slept.
+    fn needs_reopening(&mut self) -> bool {
         if self.publisher.check_expiry() {
             return true;
         }

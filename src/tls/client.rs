@@ -20,7 +20,7 @@ pub enum SetupError {
     /// It trusts SPIFFE IDs or presents the SVID, and no identity source is configured.
     #[error("this TLS setting needs an identity: configure identity.workload_api or identity.files")]
     NoIdentity,
-    /// There is not a single authority to trust.
+    /// There is no authority to trust.
     #[error("no certificate authority can be trusted: {0}")]
     NoRoots(String),
 }

@@ -58,7 +58,7 @@ impl From<PeerRefused> for rustls::Error {
     }
 }
 
-/// Describes what is wrong with a certificate, in plain words where possible.
+/// Describes what is wrong with a certificate, in our own words for common problems.
 pub(super) fn certificate_problem(error: &Error) -> String {
     let Error::InvalidCertificate(problem) = error else { return error.to_string() };
     match problem {

@@ -4,7 +4,7 @@
 //! [`Snapshot`](crate::identity::Snapshot) of the SVID, its key and the bundles, so that a rotation
 //! is never half visible to a handshake. There is one configuration for each upstream or
 //! authorization server, and rotation does not replace it. Sessions are never resumed, because
-//! resumption would skip the check of the peer and go on with the certificate of an earlier day.
+//! resumption would skip the check of the peer and rely on an earlier certificate.
 mod client;
 mod error;
 mod peer_ids;

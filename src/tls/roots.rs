@@ -11,7 +11,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Roots {
     pub(super) store: Arc<RootCertStore>,
-    /// SHA-256 of the set. It is computed once, because the machine's authorities take 100 kB.
+    /// SHA-256 of the set. It is computed once, because the machine's authorities have 100 kB.
     pub(super) digest: [u8; 32],
 }
 

@@ -1,4 +1,4 @@
-//! Handshakes in memory, with the right servers and wrong ones.
+//! Handshakes in memory, with expected and unexpected servers.
 use super::*;
 use crate::clock::Clock;
 use crate::identity::testing::{Authority, IdentityFixture, Issued, LeafShape, material};
@@ -41,7 +41,7 @@ fn server(issued: &Issued, clients: Option<&Authority>) -> ServerConfig {
     builder.with_single_cert(issued.chain.clone(), key).expect("fitting key")
 }
 
-/// What the client learned, and what the server saw of it.
+/// The results of an exchange at both ends.
 struct Seen {
     resumed: bool,
     client_chain: Vec<rustls::pki_types::CertificateDer<'static>>,
@@ -87,7 +87,7 @@ fn config(tls: &ClientTls, fixture: &IdentityFixture) -> Arc<ClientConfig> {
     client_config(tls, Some(&fixture.identity), &fixture.clock).expect("config")
 }
 
-/// The message for people when a server with `issued` is called by a client that expects `ids`.
+/// The error message if a client that expects `ids` calls a server with `issued`.
 async fn refused(fixture: &IdentityFixture, ids: &[&str], issued: &Issued) -> String {
     let client = config(&spiffe(ids, Present::Svid), fixture);
     let error = connect(&client, &Arc::new(server(issued, None)), "anything.example").await.err().expect("refused");

@@ -15,8 +15,8 @@ pub enum ServerTrust {
 }
 
 impl ServerTrust {
-    /// Returns the SHA-256 of what is trusted. It is equal for equal trust, wherever that was read
-    /// from.
+    /// Returns the SHA-256 of what is trusted. It is the same for the same trust, wherever that was
+    /// read from.
     pub fn digest(&self) -> [u8; 32] {
         let mut context = Context::new(&SHA256);
         match self {
@@ -49,7 +49,7 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// Tells whether a connection needs the workload's identity.
+    /// Whether a connection needs the workload's identity.
     pub fn needs_identity(&self) -> bool {
         self.present == Present::Svid || matches!(self.trust, ServerTrust::Spiffe(_))
     }

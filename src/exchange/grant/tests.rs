@@ -80,7 +80,7 @@ fn pinned(id: &str) -> ServerTrust {
     ServerTrust::Spiffe(Arc::new(PeerIds::new([id]).expect("an ID")))
 }
 
-/// Whatever a server can tell apart changes the digest; what rotates, and what no server sees, does
+/// Everything that a server can distinguish changes the digest. Keys and secrets, which rotate, do
 /// not.
 #[tokio::test]
 async fn digest_covers_what_the_server_decides_on() {

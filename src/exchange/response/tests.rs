@@ -258,7 +258,7 @@ fn description_is_logged_without_credentials() {
     assert!(!format!("{error:?}").contains("canary"));
 }
 
-/// The same rules through a socket.
+/// The errors keep these kinds if the answer arrives over a connection.
 #[tokio::test]
 async fn error_keeps_its_kind_through_a_socket() {
     for (status, body, kind) in [
@@ -277,7 +277,7 @@ async fn error_keeps_its_kind_through_a_socket() {
 }
 
 proptest::proptest! {
-/// A header can carry any token that is accepted, and its lifetime is at most a day.
+    /// A header can carry any token that is accepted, and its lifetime is at most a day.
     #[test]
     fn hostile_answers_never_panic(body in ".{0,300}", text in ".{0,60}", number in proptest::num::f64::ANY) {
         for value in [json!(text), json!(number), json!([text]), Value::Null] {

@@ -1,4 +1,4 @@
-//! How issuers are asked, seen from the exchange. Each test has a server that behaves in one
+//! Tests of requests to issuers, through the exchange. Each has a server that behaves in one
 //! particular way.
 mod discovery;
 mod http_client;

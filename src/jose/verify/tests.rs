@@ -19,7 +19,7 @@ fn claims() -> Value {
     json!({"iss": "https://idp", "sub": "alice", "aud": AUDIENCE, "iat": T0, "exp": T0 + 300})
 }
 
-/// `typ`, header members and claims as given, under the key `k`.
+/// A token with this `typ` and these claims, signed with the key `k`.
 fn signed(typ: &str, claims: &Value) -> String {
     SigningKey::from_pkcs8_der(&es256_pkcs8(), Some("k".into()), None)
         .expect("a key")
@@ -286,9 +286,13 @@ fn leeway_is_at_most_a_minute() {
 }
 
 proptest::proptest! {
-/// Parsing any token ends, and no token without a signature is valid.
+    /// Parsing ends for any text, and no token without a valid signature is accepted.
     #[test]
-    fn hostile_tokens_never_panic(header in ".{0,80}", claims in ".{0,200}", signature in proptest::collection::vec(0_u8.., 0..80)) {
+    fn hostile_tokens_never_panic(
+        header in ".{0,80}",
+        claims in ".{0,200}",
+        signature in proptest::collection::vec(0_u8.., 0..80),
+    ) {
         let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let token = format!("{}.{}.{}", encoded(header.as_bytes()), encoded(claims.as_bytes()), encoded(&signature));
         for token in [token, header, claims] {
@@ -296,9 +300,13 @@ proptest::proptest! {
         }
     }
 
-/// Claims of any shape under a valid signature.
+    /// Claims of any shape are checked, under a valid signature.
     #[test]
-    fn hostile_claims_never_panic(name in "exp|nbf|iat|aud|iss|sub|azp|act", text in ".{0,40}", number in proptest::num::f64::ANY) {
+    fn hostile_claims_never_panic(
+        name in "exp|nbf|iat|aud|iss|sub|azp|act",
+        text in ".{0,40}",
+        number in proptest::num::f64::ANY,
+    ) {
         for value in [json!(text), json!(number), json!([text]), json!({ text.clone(): number }), Value::Null] {
             let mut changed = claims();
             changed[&name] = value;

@@ -145,11 +145,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_are_parsed_like_the_whole(bytes in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'0'), Just(b'1'), any::<u8>()], 0..300), cut in 0_usize..300) {
+        fn pieces_are_parsed_like_the_whole(
+            bytes in proptest::collection::vec(
+                prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'0'), Just(b'1'), any::<u8>()],
+                0..300,
+            ),
+            cut in 0_usize..300,
+        ) {
             let cut = cut.min(bytes.len());
             let mut pieces = ChunkedBody::START;
             let first = pieces.advance(&bytes[..cut]);
-            let both = first.and_then(|first| if first < cut { Ok(first) } else { Ok(first + pieces.advance(&bytes[cut..])?) });
+            let both = first.and_then(|first| {
+                if first < cut { Ok(first) } else { Ok(first + pieces.advance(&bytes[cut..])?) }
+            });
             let mut whole = ChunkedBody::START;
             prop_assert_eq!(whole.advance(&bytes), both);
         }

@@ -227,7 +227,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_are_scanned_like_the_whole(bytes in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b':'), Just(b' '), any::<u8>()], 0..200), cut in 0_usize..200) {
+        fn pieces_are_scanned_like_the_whole(
+            bytes in proptest::collection::vec(
+                prop_oneof![Just(b'\r'), Just(b'\n'), Just(b':'), Just(b' '), any::<u8>()],
+                0..200,
+            ),
+            cut in 0_usize..200,
+        ) {
             let whole = HeadScanner::default().scan(&bytes, 128);
             let mut scanner = HeadScanner::default();
             let first = scanner.scan(&bytes[..cut.min(bytes.len())], 128);
