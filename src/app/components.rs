@@ -9,7 +9,7 @@ use crate::identity::{self, Identity, IdentityTask};
 use crate::jose::jwks;
 use crate::proxy::{self, Guard, Pulse, Shared, SharedParts, Table, TableParts, Traffic};
 use crate::telemetry::{Logs, ProcessMetrics, Registrar, descriptor_limit};
-use crate::tls::{ClientTls, Present, ServerTrust, SetupError, web_roots};
+use crate::tls::{ClientCertificate, ClientTls, ServerTrust, SetupError, web_roots};
 use crate::token::{self, Owner, TokenSettings, Tokens};
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
@@ -159,7 +159,7 @@ struct Tables<'p> {
 impl Tables<'_> {
     fn build(&self, config: &Config) -> Result<Table, SetupError> {
         let web = ServerTrust::WebPki(web_roots().into());
-        let pass_tls = ClientTls { trust: web, present: Present::Nothing, alpn: Vec::new() };
+        let pass_tls = ClientTls { trust: web, client_certificate: ClientCertificate::None, alpn: Vec::new() };
         let parts = TableParts {
             tokens: self.tokens,
             identity: self.identity.filter(|_| config.needs_identity),

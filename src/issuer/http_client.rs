@@ -7,7 +7,7 @@ use super::settings::{AuthorizationServer, ClientAuth};
 use super::workload::Workload;
 use crate::clock::Timestamp;
 use crate::sync::lock;
-use crate::tls::{ClientTls, Present, client_config, reason};
+use crate::tls::{ClientCertificate, ClientTls, client_config, reason};
 use bytes::Bytes;
 use http::header::{ACCEPT, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
@@ -101,9 +101,12 @@ impl HttpClient {
 
     fn client(&self) -> Result<PooledClient, IssuerError> {
         let server = &self.server;
-        let present =
-            if matches!(server.client_auth, ClientAuth::SpiffeX509) { Present::Svid } else { Present::Nothing };
-        let tls = ClientTls { trust: server.trust.clone(), present, alpn: vec![b"http/1.1".to_vec()] };
+        let client_certificate = if matches!(server.client_auth, ClientAuth::SpiffeX509) {
+            ClientCertificate::Svid
+        } else {
+            ClientCertificate::None
+        };
+        let tls = ClientTls { trust: server.trust.clone(), client_certificate, alpn: vec![b"http/1.1".to_vec()] };
         let revision = match self.workload.identity() {
             Some(_) if tls.needs_identity() => self.workload.snapshot()?.revision,
             _ => 0,

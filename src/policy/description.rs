@@ -5,7 +5,7 @@ use super::route::{CredentialRule, Origin, Route, Scheme, TokenRule, TokenSource
 use crate::exchange::{Flow, Grant, SelfIssuedGrant, Subject};
 use crate::issuer::AuthorizationServer;
 use crate::jose::TokenKind;
-use crate::tls::{Present, ServerTrust};
+use crate::tls::{ClientCertificate, ServerTrust};
 
 /// A route in words, for every command that shows it.
 pub struct RouteDescription {
@@ -72,11 +72,11 @@ fn destination(route: &Route) -> String {
         },
     };
     let Some(tls) = &upstream.tls else { return to };
-    match (&tls.trust, tls.present) {
-        (ServerTrust::Spiffe(peers), Present::Svid) => format!("{to} over mutual TLS (it must be {peers})"),
-        (ServerTrust::Spiffe(peers), Present::Nothing) => format!("{to} (it must be {peers})"),
-        (ServerTrust::WebPki(_), Present::Svid) => format!("{to} over mutual TLS"),
-        (ServerTrust::WebPki(_), Present::Nothing) => to,
+    match (&tls.trust, tls.client_certificate) {
+        (ServerTrust::Spiffe(peers), ClientCertificate::Svid) => format!("{to} over mutual TLS (it must be {peers})"),
+        (ServerTrust::Spiffe(peers), ClientCertificate::None) => format!("{to} (it must be {peers})"),
+        (ServerTrust::WebPki(_), ClientCertificate::Svid) => format!("{to} over mutual TLS"),
+        (ServerTrust::WebPki(_), ClientCertificate::None) => to,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Builds rustls' client configurations.
 use super::error::PeerRefused;
-use super::trust::{ClientTls, Present, ServerTrust};
+use super::trust::{ClientCertificate, ClientTls, ServerTrust};
 use super::verify::SpiffeVerifier;
 use crate::clock::Clock;
 use crate::identity::{Identity, crypto_provider};
@@ -50,9 +50,9 @@ pub fn client_config(
         .with_protocol_versions(rustls::ALL_VERSIONS)
         .expect("the provider has cipher suites and key exchanges for both versions")
         .dangerous();
-    let mut config = match tls.present {
-        Present::Nothing => builder.with_custom_certificate_verifier(verifier).with_no_client_auth(),
-        Present::Svid => {
+    let mut config = match tls.client_certificate {
+        ClientCertificate::None => builder.with_custom_certificate_verifier(verifier).with_no_client_auth(),
+        ClientCertificate::Svid => {
             let identity = needed()?;
             let gate = RequireIdentity { identity: identity.clone(), then: verifier };
             builder

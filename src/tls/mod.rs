@@ -18,7 +18,7 @@ pub use error::PeerRefused;
 pub use peer_ids::{PeerIds, PeerIdsError};
 pub use refusal::{reason, refusal};
 pub use roots::{Roots, RootsError, roots_from_pem, web_roots};
-pub use trust::{ClientTls, Present, ServerTrust};
+pub use trust::{ClientCertificate, ClientTls, ServerTrust};
 pub use verify::recheck;
 
 #[cfg(test)]

@@ -78,9 +78,9 @@ async fn connect(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>, name: &
     Ok(Seen { resumed, client_chain: accepted?, alpn })
 }
 
-fn spiffe(ids: &[&str], present: Present) -> ClientTls {
+fn spiffe(ids: &[&str], client_certificate: ClientCertificate) -> ClientTls {
     let trust = ServerTrust::Spiffe(Arc::new(PeerIds::new(ids).expect("ids")));
-    ClientTls { trust, present, alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()] }
+    ClientTls { trust, client_certificate, alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()] }
 }
 
 fn config(tls: &ClientTls, fixture: &IdentityFixture) -> Arc<ClientConfig> {
@@ -89,7 +89,7 @@ fn config(tls: &ClientTls, fixture: &IdentityFixture) -> Arc<ClientConfig> {
 
 /// The error message if a client that expects `ids` calls a server with `issued`.
 async fn refused(fixture: &IdentityFixture, ids: &[&str], issued: &Issued) -> String {
-    let client = config(&spiffe(ids, Present::Svid), fixture);
+    let client = config(&spiffe(ids, ClientCertificate::Svid), fixture);
     let error = connect(&client, &Arc::new(server(issued, None)), "anything.example").await.err().expect("refused");
     refusal(&error).expect("words")
 }
@@ -100,7 +100,7 @@ async fn mutual_tls_succeeds_by_spiffe_id_with_any_host_name() {
     let fixture = IdentityFixture::with(&authority, OURS);
     let mut far = server(&authority.issue(LeafShape::new(REPORTS)), Some(&authority));
     far.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let client = config(&spiffe(&[REPORTS], Present::Svid), &fixture);
+    let client = config(&spiffe(&[REPORTS], ClientCertificate::Svid), &fixture);
     let seen = connect(&client, &Arc::new(far), "not-its-name.example").await.expect("connected");
     assert_eq!(seen.client_chain, fixture.identity.current().expect("identity").svid.chain);
     assert_eq!(seen.alpn.as_deref(), Some(&b"http/1.1"[..]));
@@ -117,7 +117,7 @@ async fn tls_1_2_works_and_no_certificate_is_presented_unasked() {
         .with_no_client_auth()
         .with_single_cert(issued.chain.clone(), PrivateKeyDer::Pkcs8(issued.key.to_vec().into()))
         .expect("key");
-    let client = config(&spiffe(&[REPORTS], Present::Svid), &fixture);
+    let client = config(&spiffe(&[REPORTS], ClientCertificate::Svid), &fixture);
     assert!(connect(&client, &Arc::new(far), "x.example").await.expect("connected").client_chain.is_empty());
 }
 
@@ -147,7 +147,7 @@ async fn federated_domain_is_trusted_only_by_name_and_own_bundle() {
     const THEIRS: &str = "spiffe://partner.example/reports";
 
     let genuine = Arc::new(server(&partner.issue(LeafShape::new(THEIRS)), None));
-    connect(&config(&spiffe(&[THEIRS], Present::Nothing), &fixture), &genuine, "x.example")
+    connect(&config(&spiffe(&[THEIRS], ClientCertificate::None), &fixture), &genuine, "x.example")
         .await
         .expect("named, so trusted");
     let words = refused(&fixture, &[REPORTS], &partner.issue(LeafShape::new(THEIRS))).await;
@@ -208,7 +208,11 @@ async fn web_pki_with_expired_svid_fails_with_our_own_error() {
     shape.not_after = Clock::system().now().plus(Duration::from_secs(10 * 3600));
     let far = Arc::new(server(&web.issue(shape), Some(&ours)));
     let fixture = IdentityFixture::with(&ours, OURS);
-    let tls = ClientTls { trust: ServerTrust::WebPki(roots(&web)), present: Present::Svid, alpn: Vec::new() };
+    let tls = ClientTls {
+        trust: ServerTrust::WebPki(roots(&web)),
+        client_certificate: ClientCertificate::Svid,
+        alpn: Vec::new(),
+    };
     let client = config(&tls, &fixture);
     let seen = connect(&client, &far, "api.example.com").await.expect("connected");
     assert_eq!(seen.client_chain, fixture.identity.current().expect("identity").svid.chain);
@@ -227,14 +231,14 @@ async fn web_pki_without_an_svid_needs_no_identity() {
     shape.dns = vec!["api.example.com".to_owned()];
     let far = Arc::new(server(&web.issue(shape), None));
     let trust = ServerTrust::WebPki(roots(&web));
-    let mut tls = ClientTls { trust, present: Present::Nothing, alpn: Vec::new() };
+    let mut tls = ClientTls { trust, client_certificate: ClientCertificate::None, alpn: Vec::new() };
     let client = client_config(&tls, None, &Clock::system()).expect("config");
     connect(&client, &far, "api.example.com").await.expect("connected");
     assert_eq!(client_config(&tls, None, &Clock::system()).map(|_| ()), Ok(()));
-    tls.present = Present::Svid;
+    tls.client_certificate = ClientCertificate::Svid;
     assert_eq!(client_config(&tls, None, &Clock::system()).err(), Some(SetupError::NoIdentity));
     tls.trust = ServerTrust::WebPki(roots(&Authority::new("other.example")));
-    tls.present = Present::Nothing;
+    tls.client_certificate = ClientCertificate::None;
     let client = client_config(&tls, None, &Clock::system()).expect("config");
     let error = connect(&client, &far, "api.example.com").await.err().expect("refused");
     assert!(refusal(&error).expect("words").contains("not signed by a trusted authority"));
@@ -249,7 +253,7 @@ async fn resumption_does_not_skip_authorization() {
     let (first, second) = (Authority::new("example.org"), Authority::new("example.org"));
     let mut fixture = IdentityFixture::with(&first, OURS);
     let far = Arc::new(server(&first.issue(LeafShape::new(REPORTS)), None));
-    let client = config(&spiffe(&[REPORTS], Present::Nothing), &fixture);
+    let client = config(&spiffe(&[REPORTS], ClientCertificate::None), &fixture);
     for _ in 0..2 {
         assert!(!connect(&client, &far, "x.example").await.expect("connected").resumed);
     }
@@ -267,7 +271,7 @@ async fn overlapping_rotation_of_authorities_fails_no_handshake() {
         update
     };
     let mut fixture = IdentityFixture::with(&old, OURS);
-    let client = config(&spiffe(&[REPORTS], Present::Svid), &fixture);
+    let client = config(&spiffe(&[REPORTS], ClientCertificate::Svid), &fixture);
     let far_old = Arc::new(server(&old.issue(LeafShape::new(REPORTS)), None));
     let far_new = Arc::new(server(&new.issue(LeafShape::new(REPORTS)), None));
     connect(&client, &far_old, "x.example").await.expect("old");
@@ -287,7 +291,7 @@ async fn overlapping_rotation_of_authorities_fails_no_handshake() {
 async fn rotation_during_handshakes_fails_none() {
     let authority = Authority::new("example.org");
     let mut fixture = IdentityFixture::with(&authority, OURS);
-    let client = config(&spiffe(&[REPORTS], Present::Svid), &fixture);
+    let client = config(&spiffe(&[REPORTS], ClientCertificate::Svid), &fixture);
     let far = Arc::new(server(&authority.issue(LeafShape::new(REPORTS)), Some(&authority)));
     let mut connectors = tokio::task::JoinSet::new();
     for _ in 0..4 {
@@ -319,14 +323,14 @@ fn open_connection_is_rechecked() {
     let (old, new) = (Authority::new("example.org"), Authority::new("example.org"));
     let mut fixture = IdentityFixture::with(&old, OURS);
     let chain = old.issue(LeafShape::new(REPORTS)).chain;
-    let trust = spiffe(&[REPORTS], Present::Nothing).trust;
+    let trust = spiffe(&[REPORTS], ClientCertificate::None).trust;
     let judge = |fixture: &IdentityFixture, trust: &ServerTrust, chain: &[_]| {
         let snapshot = fixture.identity.current().expect("identity");
         recheck(trust, chain, &snapshot, fixture.clock.now()).map_err(|refused| refused.kind())
     };
     assert_eq!(judge(&fixture, &trust, &chain), Ok(()));
     assert_eq!(judge(&fixture, &trust, &[]), Err(LeafProblem::NotDer.kind()));
-    let other = spiffe(&["spiffe://example.org/other"], Present::Nothing).trust;
+    let other = spiffe(&["spiffe://example.org/other"], ClientCertificate::None).trust;
     assert_eq!(judge(&fixture, &other, &chain), Err("not_pinned"));
     fixture.publish(material(&new, OURS));
     assert_eq!(judge(&fixture, &trust, &chain), Err("untrusted"));
@@ -338,10 +342,10 @@ async fn refusal_by_the_server_is_explained() {
     let (ours, theirs) = (Authority::new("example.org"), Authority::new("partner.example"));
     let fixture = IdentityFixture::with(&ours, OURS);
     let far = Arc::new(server(&ours.issue(LeafShape::new(REPORTS)), Some(&theirs)));
-    let client = config(&spiffe(&[REPORTS], Present::Nothing), &fixture);
+    let client = config(&spiffe(&[REPORTS], ClientCertificate::None), &fixture);
     let error = connect(&client, &far, "x.example").await.err().expect("refused");
     assert!(refusal(&error).expect("words").contains("client_certificate: svid"), "{error}");
-    let client = config(&spiffe(&[REPORTS], Present::Svid), &fixture);
+    let client = config(&spiffe(&[REPORTS], ClientCertificate::Svid), &fixture);
     let error = connect(&client, &far, "x.example").await.err().expect("refused");
     assert!(refusal(&error).expect("words").contains("does not trust our client certificate"), "{error}");
     assert_eq!(refusal(&std::io::Error::other("something else")), None);

@@ -27,12 +27,12 @@ impl ServerTrust {
     }
 }
 
-/// What is presented to a server that asks for a certificate.
+/// The certificate that is presented to a server that asks for one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Present {
+pub enum ClientCertificate {
     /// No certificate is presented.
     #[default]
-    Nothing,
+    None,
     /// The X.509-SVID. Without a valid one, no handshake succeeds.
     Svid,
 }
@@ -43,7 +43,7 @@ pub struct ClientTls {
     /// How the server proves its identity.
     pub trust: ServerTrust,
     /// The certificate that is presented to the server.
-    pub present: Present,
+    pub client_certificate: ClientCertificate,
     /// The application protocols to offer (ALPN), the preferred one first; empty for none.
     pub alpn: Vec<Vec<u8>>,
 }
@@ -51,6 +51,6 @@ pub struct ClientTls {
 impl ClientTls {
     /// Whether a connection needs the workload's identity.
     pub fn needs_identity(&self) -> bool {
-        self.present == Present::Svid || matches!(self.trust, ServerTrust::Spiffe(_))
+        self.client_certificate == ClientCertificate::Svid || matches!(self.trust, ServerTrust::Spiffe(_))
     }
 }

@@ -10,7 +10,7 @@ use idjag_proxy::exchange::{self, Exchanger};
 use idjag_proxy::proxy::{self, Guard, Limits, Pulse, Shared, SharedParts, Table, TableParts, Traffic, run_worker};
 use idjag_proxy::tasks::{Stop, Stopper};
 use idjag_proxy::telemetry::Registrar;
-use idjag_proxy::tls::{ClientTls, Present, ServerTrust, web_roots};
+use idjag_proxy::tls::{ClientCertificate, ClientTls, ServerTrust, web_roots};
 use idjag_proxy::token::{self, TokenSettings, Tokens};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -46,7 +46,7 @@ impl Worker {
         let counts = token::Metrics::new(&registrar, std::iter::empty()).expect("registered");
         let (tokens, _) = Tokens::new(exchanger, None, clock.clone(), counts, TokenSettings::default());
         let web = ServerTrust::WebPki(web_roots().into());
-        let pass_tls = ClientTls { trust: web, present: Present::Nothing, alpn: Vec::new() };
+        let pass_tls = ClientTls { trust: web, client_certificate: ClientCertificate::None, alpn: Vec::new() };
         let parts = TableParts { tokens: &tokens, identity: None, clock, metrics: &metrics, pass_tls: &pass_tls };
         let table = Table::new(config.policy, &parts).expect("a table");
         let traffic = Traffic::new(100);

@@ -4,7 +4,7 @@ use crate::config::file::{ClientCertificateFile, RouteFile, TrustFile};
 use crate::config::leaf::OriginUrl;
 use crate::config::problem::KeyPath;
 use crate::policy::{CredentialRule, Origin, Scheme, Upstream};
-use crate::tls::{ClientTls, Present};
+use crate::tls::{ClientCertificate, ClientTls};
 
 impl Builder<'_> {
     /// Builds the upstream of a route. Returns `None` after it has reported what is wrong.
@@ -30,11 +30,14 @@ impl Builder<'_> {
             return Some(Upstream { origin, tls: None });
         }
         let trust = self.trust(&path.key("tls").key("server"), &tls.server)?;
-        let present = match &tls.client_certificate {
-            Some(ClientCertificateFile::Svid) => Present::Svid,
-            None => Present::Nothing,
+        let client_certificate = match &tls.client_certificate {
+            Some(ClientCertificateFile::Svid) => ClientCertificate::Svid,
+            None => ClientCertificate::None,
         };
-        if present == Present::Svid && matches!(tls.server, TrustFile::WebPki) && route.upstream.url.is_none() {
+        if client_certificate == ClientCertificate::Svid
+            && matches!(tls.server, TrustFile::WebPki)
+            && route.upstream.url.is_none()
+        {
             self.warn(
                 &path.key("tls").key("client_certificate"),
                 "the SVID is presented to any server that a public certificate authority vouches for",
@@ -42,7 +45,7 @@ impl Builder<'_> {
             .help("pin the upstream with `server: { spiffe_ids: […] }` or `server: { ca_file: … }`");
         }
         let alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Some(Upstream { origin, tls: Some(ClientTls { trust, present, alpn }) })
+        Some(Upstream { origin, tls: Some(ClientTls { trust, client_certificate, alpn }) })
     }
 
     fn check_no_loop(&mut self, path: &KeyPath, url: &OriginUrl) {
