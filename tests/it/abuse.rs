@@ -119,7 +119,7 @@ async fn absolute_target_replaces_host() {
     let mut h2 = Http2::connect(proxy.outbound).await;
     let contradictory = http::Request::builder().uri("http://open.test/x").header("host", "api.test");
     let reply = h2.send(contradictory.body(full("")).expect("request")).await;
-    reply.is_refusal(400, "malformed_request");
+    reply.assert_refusal(400, "malformed_request");
     assert_eq!(world.api.arrivals(), 1);
 }
 
@@ -130,7 +130,7 @@ async fn oversized_requests_are_refused_with_the_limit_named() {
     let proxy = world.proxy_with(&(world.routes() + &small)).await;
     let long = "x".repeat(9 * 1024);
     let reply = proxy.get(&format!("http://open.test/{long}")).await;
-    reply.is_refusal(414, "uri_too_long");
+    reply.assert_refusal(414, "uri_too_long");
     let mut huge = String::from("GET /x HTTP/1.1\r\nhost: open.test\r\n");
     for n in 0..90 {
         huge.push_str(&format!("x-{n}: {}\r\n", "y".repeat(1000)));
@@ -142,7 +142,7 @@ async fn oversized_requests_are_refused_with_the_limit_named() {
     assert!(answer.starts_with("HTTP/1.1 431 ") && answer.contains("problem:head_too_large"), "{answer}");
     assert_eq!(world.api.arrivals(), 0);
     let reply = agent::post(proxy.outbound, "http://small.test/x", &[], &[b'x'; 1025]).await;
-    reply.is_refusal(413, "body_too_large");
+    reply.assert_refusal(413, "body_too_large");
     let chunked = format!(
         "POST http://small.test/x HTTP/1.1\r\nhost: small.test\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n800\r\n{}\r\n0\r\n\r\n",
         "x".repeat(0x800)
@@ -168,7 +168,7 @@ async fn oversized_http2_head_is_refused_and_its_connection_stays_open() {
     };
     // 64 KiB is the limit, and 32 bytes are added for each field (RFC 9113 §6.5.2).
     for fields in [64, 90, 120] {
-        agent.send(ask(fields, "text/plain")).await.is_refusal(431, "head_too_large");
+        agent.send(ask(fields, "text/plain")).await.assert_refusal(431, "head_too_large");
     }
     assert_eq!(agent.send(ask(90, "application/grpc")).await.header("grpc-status"), "8");
     assert_eq!(proxy.metric("refused_total{reason=\"head_too_large\"}").await, 4.0);
@@ -184,11 +184,11 @@ async fn trace_and_unknown_expectations_are_refused() {
         let url = format!("http://{host}/x");
         let trace = request(&Method::TRACE, &url, &[]).body(full("")).expect("request");
         let reply = agent::send(proxy.outbound, trace).await;
-        reply.is_refusal(405, "trace_forbidden");
+        reply.assert_refusal(405, "trace_forbidden");
         assert!(!reply.header("allow").contains("TRACE") && !reply.header("allow").is_empty());
     }
     let reply = agent::get(proxy.outbound, "http://open.test/x", &[("expect", "200-maybe")]).await;
-    reply.is_refusal(417, "expectation");
+    reply.assert_refusal(417, "expectation");
     assert_eq!((world.api.arrivals(), world.corp.arrivals()), (0, 0));
 }
 
@@ -204,9 +204,9 @@ async fn options_is_forwarded_until_max_forwards_is_zero() {
     let reply = ask(&Method::OPTIONS, "api.test", "0").await;
     assert_eq!((reply.status.as_u16(), reply.body.len()), (204, 0));
     assert!(reply.header("allow").contains("OPTIONS") && !reply.header("allow").contains("TRACE"));
-    ask(&Method::OPTIONS, "nowhere.test", "0").await.is_refusal(403, "no_route");
-    ask(&Method::OPTIONS, "api.test", "two").await.is_refusal(400, "malformed_request");
-    ask(&Method::TRACE, "api.test", "0").await.is_refusal(405, "trace_forbidden");
+    ask(&Method::OPTIONS, "nowhere.test", "0").await.assert_refusal(403, "no_route");
+    ask(&Method::OPTIONS, "api.test", "two").await.assert_refusal(400, "malformed_request");
+    ask(&Method::TRACE, "api.test", "0").await.assert_refusal(405, "trace_forbidden");
     assert_eq!((world.api.arrivals(), world.corp.arrivals()), (0, 0));
     for (method, sent, seen) in [(Method::OPTIONS, "5", "4"), (Method::OPTIONS, "1", "0"), (Method::GET, "0", "0")] {
         assert_eq!(ask(&method, "api.test", sent).await.status, 200);

@@ -79,7 +79,7 @@ async fn untrusted_upstream_receives_no_request() {
     let upstream = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
     let route = tls_route("api", "token: itself", &upstream.url());
     let proxy = world.proxy_with(&format!("routes:\n{route}")).await;
-    proxy.get("http://api.test/x").await.is_refusal(502, "upstream_tls");
+    proxy.get("http://api.test/x").await.assert_refusal(502, "upstream_tls");
     assert_eq!(upstream.arrivals(), 0);
 }
 
@@ -96,12 +96,12 @@ async fn request_without_a_route_is_refused_with_the_nearest_one_named() {
         ["http://api.test/v2/x", "http://api.test:8080/v1/x", "http://evil.test/v1/x", "http://api.test.evil/v1/x"]
     {
         let reply = proxy.get(url).await;
-        reply.is_refusal(403, "no_route");
+        reply.assert_refusal(403, "no_route");
         let host = url.parse::<http::Uri>().expect("url").host().expect("host").to_owned();
         assert!(reply.text().contains(&host), "{}", reply.text());
     }
     let reply = agent::post(proxy.outbound, "http://api.test/v1/x", &[], b"x").await;
-    reply.is_refusal(403, "no_route");
+    reply.assert_refusal(403, "no_route");
     assert!(reply.text().contains("`reader`, for GET api.test/v1/**."), "{}", reply.text());
     assert_eq!(world.api.arrivals(), 0);
     assert_eq!(world.corp.arrivals(), 0, "no token is fetched for a refused request");
@@ -264,7 +264,7 @@ async fn cross_site_requests_of_a_browser_are_refused() {
     ];
     for (url, host) in [("/api.test/x", own.as_str()), ("/short/x", &named), ("/x", "api.test")] {
         for fields in foreign {
-            call(url, host, fields).await.is_refusal(403, "cross_site");
+            call(url, host, fields).await.assert_refusal(403, "cross_site");
         }
         for fields in [[("sec-fetch-site", "same-origin")], [("sec-fetch-site", "none")], [("x-other", "1")]] {
             assert_eq!(call(url, host, &fields).await.status, 200, "{url} {host} {fields:?}");
@@ -289,7 +289,7 @@ async fn dns_rebinding_reaches_no_route() {
         // After DNS rebinding the browser regards the request as same-origin.
         let name = format!("rebound.localhost:{}", proxy.outbound.port());
         let fields = [("host", name.as_str()), ("sec-fetch-site", "same-origin")];
-        agent::get(proxy.outbound, "/api.test/x", &fields).await.is_refusal(status, kind);
+        agent::get(proxy.outbound, "/api.test/x", &fields).await.assert_refusal(status, kind);
         assert_eq!((world.api.arrivals(), world.corp.arrivals()), (0, 0), "{unmatched}");
     }
 }

@@ -53,12 +53,12 @@ impl Reply {
     }
 
     /// Fails unless the proxy itself refused the request with this status and problem type.
-    pub(crate) fn is_refusal(&self, status: u16, kind: &str) {
+    pub(crate) fn assert_refusal(&self, status: u16, kind: &str) {
         assert_eq!((self.status.as_u16(), self.problem().as_str()), (status, kind), "{}", self.text());
     }
 
     /// Fails unless the proxy itself refused the gRPC call with this code, sent as trailers only.
-    pub(crate) fn is_grpc_refusal(&self, code: &str) {
+    pub(crate) fn assert_grpc_refusal(&self, code: &str) {
         assert_eq!((self.status.as_u16(), self.header("grpc-status")), (200, code), "{self:?}");
         assert_eq!(self.header("content-type"), "application/grpc");
         assert_ne!(self.header("grpc-message"), "");

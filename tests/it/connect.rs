@@ -99,7 +99,7 @@ async fn plain_http_inside_a_tunnel_is_served_for_the_tunnels_host() {
     }
     assert!(world.api.requests().iter().all(|seen| seen.claims.is_some()));
     let other = http::Request::get("/x").header("host", "open.test").body(full("")).expect("request");
-    agent.send(other).await.is_refusal(400, "malformed_request");
+    agent.send(other).await.assert_refusal(400, "malformed_request");
     assert_eq!(world.api.arrivals(), 2);
     for (target, answer) in [
         ("http://open.test/x", "HTTP/1.1 400 "),

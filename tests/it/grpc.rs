@@ -25,7 +25,7 @@ fn post(url: &str, fields: &[(&str, &str)]) -> http::Request<Full<Bytes>> {
 async fn refused(proxy: &Proxy, call: http::Request<Full<Bytes>>, reason: &str, code: &str) {
     let url = call.uri().clone();
     let reply = Http2::connect(proxy.outbound).await.send(call).await;
-    reply.is_grpc_refusal(code);
+    reply.assert_grpc_refusal(code);
     let details = format!("details=\"{reason}\"");
     assert!(reply.header("proxy-status").contains(&details), "{url}: {details} in {}", reply.header("proxy-status"));
 }
@@ -70,12 +70,12 @@ async fn grpc_codes_are_the_same_over_http1() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     let trace = request(&Method::TRACE, "http://api.test/x", &[GRPC]).body(full("")).expect("request");
-    agent::send(proxy.outbound, trace).await.is_grpc_refusal("12");
+    agent::send(proxy.outbound, trace).await.assert_grpc_refusal("12");
     // A web page can only make requests in origin form.
     let fields = [GRPC, ("host", "api.test"), ("sec-fetch-site", "cross-site")];
-    agent::post(proxy.outbound, "/x", &fields, b"").await.is_grpc_refusal("7");
+    agent::post(proxy.outbound, "/x", &fields, b"").await.assert_grpc_refusal("7");
     let fields = [GRPC, ("max-forwards", "many")];
     let options = request(&Method::OPTIONS, "http://open.test/x", &fields).body(full("")).expect("request");
-    agent::send(proxy.outbound, options).await.is_grpc_refusal("3");
+    agent::send(proxy.outbound, options).await.assert_grpc_refusal("3");
     assert_eq!((world.api.arrivals(), world.corp.arrivals()), (0, 0));
 }

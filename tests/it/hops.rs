@@ -56,7 +56,7 @@ async fn request_that_returns_through_another_proxy_is_refused() {
     // A path that would go around a hundred times.
     let url = format!("http://one.test{}/open.test/x", "/two.test/one.test".repeat(100));
     let reply = first.get(&url).await;
-    reply.is_refusal(508, "loop");
+    reply.assert_refusal(508, "loop");
     assert!(reply.header("proxy-status").contains("error=proxy_loop_detected"), "{reply:?}");
     assert_eq!(
         (requests(&first).await, requests(&second).await),
@@ -64,7 +64,7 @@ async fn request_that_returns_through_another_proxy_is_refused() {
         "the request went there and came back once"
     );
     let get = http::Request::get(&url).body(full("")).expect("request");
-    Http2::connect(first.outbound).await.send(get).await.is_refusal(508, "loop");
+    Http2::connect(first.outbound).await.send(get).await.assert_refusal(508, "loop");
     assert_eq!((requests(&first).await, requests(&second).await), (4.0, 2.0));
     assert_eq!(first.metric("refused_total{reason=\"loop\"}").await, 2.0);
     assert_eq!(second.metric("refused_total{reason=\"loop\"}").await, 0.0);

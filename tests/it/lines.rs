@@ -50,8 +50,8 @@ async fn calls(world: &World, proxy: &Ports) {
     let traced = [("traceparent", TRACEPARENT)];
     assert_eq!(agent::get(outbound, "http://api.test/traced?key=canary-query", &traced).await.status, 200);
     assert_eq!(agent::post(outbound, "http://legacy.test/key", &[], b"body").await.status, 200);
-    proxy.get("http://nowhere.test/x").await.is_refusal(403, "no_route");
-    proxy.get("http://user.test/x").await.is_refusal(401, "user_token");
+    proxy.get("http://nowhere.test/x").await.assert_refusal(403, "no_route");
+    proxy.get("http://user.test/x").await.assert_refusal(401, "user_token");
     let grpc = [("content-type", "application/grpc")];
     assert_eq!(agent::post(outbound, "http://nowhere.test/grpc", &grpc, b"").await.status, 200);
     assert_eq!(proxy.get("http://api.test/status/404").await.status, 404);

@@ -24,7 +24,7 @@ async fn proxy_without_identity_is_live_but_not_ready_and_says_why() {
     assert_eq!(proxy.metric("ready").await, 0.0);
     for host in ["api.test", "legacy.test"] {
         let reply = proxy.get(&format!("http://{host}/x")).await;
-        reply.is_refusal(503, "identity_missing");
+        reply.assert_refusal(503, "identity_missing");
         assert_ne!(reply.header("retry-after"), "");
     }
     assert_eq!(proxy.get("http://open.test/x").await.status, 200, "routes that need no identity keep working");
@@ -70,7 +70,7 @@ async fn expired_svid_stops_injecting_routes_until_the_next_svid() {
     let before = (world.api.arrivals(), world.corp.arrivals());
     for host in ["api.test", "user.test", "legacy.test"] {
         let reply = proxy.get_for(&token, &format!("http://{host}/x")).await;
-        reply.is_refusal(503, "identity_missing");
+        reply.assert_refusal(503, "identity_missing");
         assert_ne!(reply.header("retry-after"), "");
     }
     assert_eq!(
@@ -116,11 +116,11 @@ async fn only_the_pinned_peer_receives_requests() {
     let wrong = pinned("wrong", &upstream, &world.domain.workload("reports/v2"));
     let proxy = world.proxy_with(&format!("routes:\n{right}{wrong}")).await;
     let reply = proxy.get("http://wrong.test/x").await;
-    reply.is_refusal(502, "upstream_tls");
+    reply.assert_refusal(502, "upstream_tls");
     assert_eq!(upstream.arrivals(), 0);
     assert_eq!(proxy.get("http://right.test/x").await.status, 200);
     assert_eq!(upstream.last_request().expect("seen").client, Some(world.agent_id()));
-    proxy.get("http://wrong.test/x").await.is_refusal(502, "upstream_tls");
+    proxy.get("http://wrong.test/x").await.assert_refusal(502, "upstream_tls");
     assert_eq!(upstream.arrivals(), 1, "the connection of the other route is not used");
 }
 
@@ -209,7 +209,7 @@ async fn reload_follows_a_configmap_swap_and_refuses_a_broken_file() {
 
     publish("..3", &route("two"));
     until(async || proxy.get("http://two.test/x").await.status == 200, "the new route").await;
-    proxy.get("http://one.test/x").await.is_refusal(403, "no_route");
+    proxy.get("http://one.test/x").await.assert_refusal(403, "no_route");
     assert!(proxy.status().await["config"]["refused"].is_null());
     assert_eq!(world.corp.arrivals(), 1, "a grant that did not change keeps its token");
 }
@@ -226,7 +226,7 @@ async fn user_token_file_is_read_for_each_request() {
         world.api.url()
     );
     let proxy = world.proxy_with(&routes).await;
-    proxy.get("http://batch.test/x").await.is_refusal(401, "user_token");
+    proxy.get("http://batch.test/x").await.assert_refusal(401, "user_token");
     for user in ["alice", "bob"] {
         world.write("users/next", &world.id_token(user));
         std::fs::rename(directory.join("next"), directory.join("token")).expect("renamed");
@@ -253,7 +253,7 @@ async fn reload_that_removes_an_issuers_keys_drops_its_users_tokens() {
     assert_eq!(proxy.get_for(&alice, "http://user.test/x").await.status, 200);
     world.write("proxy.yaml", &text.replace(&jwks, "http://127.0.0.1:1/nothing"));
     proxy.until_metric("config_reloads_total{result=\"accepted\"}", |count| count >= 1.0).await;
-    proxy.get_for(&alice, "http://user.test/x").await.is_refusal(503, "token_unavailable");
+    proxy.get_for(&alice, "http://user.test/x").await.assert_refusal(503, "token_unavailable");
 }
 
 #[tokio::test]

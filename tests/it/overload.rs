@@ -26,12 +26,12 @@ async fn requests_above_the_limit_are_refused_until_others_end() {
         within(gate.reached_by(8), "the limit").await;
         let arrivals = world.api.arrivals();
         for reply in join_all((0..100).map(|_| proxy.get("http://open.test/x"))).await {
-            reply.is_refusal(503, "too_many_requests");
+            reply.assert_refusal(503, "too_many_requests");
             assert!(reply.header("proxy-status").contains("error=connection_limit_reached"), "{reply:?}");
             assert_ne!(reply.header("retry-after"), "");
         }
         let grpc = [("content-type", "application/grpc")];
-        agent::post(proxy.outbound, "http://open.test/x", &grpc, b"").await.is_grpc_refusal("8");
+        agent::post(proxy.outbound, "http://open.test/x", &grpc, b"").await.assert_grpc_refusal("8");
         assert_eq!(
             (world.api.arrivals(), proxy.metric("requests_total{class=\"2xx\",route=\"open\"}").await as u64 % 8),
             (arrivals, 0)
@@ -218,7 +218,7 @@ async fn proxy_answers_probes_and_recovers_without_free_descriptors() {
     for answer in answers {
         let reply = agent::Reply::of(answer.expect("an answer")).await;
         if reply.status != 200 {
-            reply.is_refusal(503, "too_many_requests");
+            reply.assert_refusal(503, "too_many_requests");
             refused += 1;
         }
     }

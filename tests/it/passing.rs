@@ -77,7 +77,7 @@ async fn metadata_addresses_are_refused_in_every_spelling() {
     for host in spellings {
         for port in ["", ":8080"] {
             let reply = proxy.get(&format!("http://{host}{port}/latest/meta-data/")).await;
-            reply.is_refusal(502, "address_prohibited");
+            reply.assert_refusal(502, "address_prohibited");
             assert!(reply.header("proxy-status").contains("error=destination_ip_prohibited"), "{reply:?}");
         }
         for port in [80, 443] {

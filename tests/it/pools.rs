@@ -58,7 +58,7 @@ async fn closing_connection_fails_no_get_and_repeats_no_post() {
             if method == Method::GET {
                 assert_eq!(reply.status, 200, "{}", reply.text());
             } else if reply.status != 200 {
-                reply.is_refusal(502, "upstream_broken");
+                reply.assert_refusal(502, "upstream_broken");
             }
         }
     };

@@ -32,16 +32,16 @@ async fn missing_or_bad_user_token_is_refused_with_401() {
     ];
     for token in bad {
         let reply = proxy.get_for(&token, "http://user.test/x").await;
-        reply.is_refusal(401, "user_token");
+        reply.assert_refusal(401, "user_token");
         assert_ne!(reply.header("www-authenticate"), "");
         assert!(!reply.text().contains(&token) || token.len() < 6, "{}", reply.text());
     }
-    proxy.get("http://user.test/x").await.is_refusal(401, "user_token");
+    proxy.get("http://user.test/x").await.assert_refusal(401, "user_token");
     let twice = [("x-user-token", good.as_str()), ("x-user-token", good.as_str())];
     let reply = agent::get(proxy.outbound, "http://user.test/x", &twice).await;
-    reply.is_refusal(400, "malformed_request");
+    reply.assert_refusal(400, "malformed_request");
     let grpc = [("content-type", "application/grpc"), ("x-user-token", "nonsense")];
-    agent::post(proxy.outbound, "http://user.test/x", &grpc, b"").await.is_grpc_refusal("16");
+    agent::post(proxy.outbound, "http://user.test/x", &grpc, b"").await.assert_grpc_refusal("16");
     assert_eq!((world.corp.arrivals(), world.api.arrivals()), (0, 0));
 }
 
@@ -74,14 +74,14 @@ async fn authorization_errors_map_to_their_status() {
     for (fault, status, kind, code) in cases {
         world.corp.faults().token.always(fault.clone());
         let reply = fresh_call(&world, &proxy, &[]).await;
-        reply.is_refusal(status, kind);
+        reply.assert_refusal(status, kind);
         assert!(!reply.text().contains("scripted"), "the server's own text stays in the log: {}", reply.text());
         assert_eq!(status == 503, !reply.header("retry-after").is_empty(), "{reply:?}");
         if let (Fault::Answer { body, .. }, 403 | 502) = (&fault, status) {
             let sent: serde_json::Value = serde_json::from_slice(body).expect("JSON");
             assert_eq!(reply.json()["error"], sent["error"], "the OAuth error code");
         }
-        fresh_call(&world, &proxy, &[("content-type", "application/grpc")]).await.is_grpc_refusal(code);
+        fresh_call(&world, &proxy, &[("content-type", "application/grpc")]).await.assert_grpc_refusal(code);
         world.corp.faults().token.clear();
     }
     assert_eq!(world.api.arrivals(), 0);
@@ -132,11 +132,11 @@ async fn retry_after_of_the_authorization_server_is_bounded() {
     };
     world.corp.faults().token.next_many(5, &wait("17"));
     let reply = proxy.get("http://api.test/x").await;
-    reply.is_refusal(503, "token_unavailable");
+    reply.assert_refusal(503, "token_unavailable");
     assert_eq!(reply.header("retry-after"), "17");
     let asked = world.corp.arrivals();
     for _ in 0..5 {
-        proxy.get("http://api.test/x").await.is_refusal(503, "token_unavailable");
+        proxy.get("http://api.test/x").await.assert_refusal(503, "token_unavailable");
     }
     assert_eq!(world.corp.arrivals(), asked, "the proxy honours Retry-After itself");
     world.corp.faults().token.clear();
@@ -172,7 +172,7 @@ async fn unrequested_protocol_switch_is_counted_as_refused() {
         raw
     };
     let (reply, _open) = tokio::join!(proxy.get("http://odd.test/x"), switch);
-    reply.is_refusal(502, "upstream_broken");
+    reply.assert_refusal(502, "upstream_broken");
     assert_eq!(proxy.metric("refused_total{reason=\"upstream_broken\"}").await, 1.0);
     assert_eq!(proxy.metric("requests_total{class=\"refused\",route=\"odd\"}").await, 1.0);
 }

@@ -63,7 +63,7 @@ async fn change_that_needs_a_restart_is_refused_by_name() {
         let refused = proxy.status().await["config"]["refused"].to_string();
         assert!(refused.contains(setting) && refused.contains("restart"), "{refused}");
         assert_eq!(proxy.get("http://open.test/x").await.status, 200);
-        proxy.get("http://other.test/x").await.is_refusal(403, "no_route");
+        proxy.get("http://other.test/x").await.assert_refusal(403, "no_route");
     }
 }
 

@@ -84,7 +84,7 @@ async fn active_connections_end_when_the_peers_authority_is_removed() {
     assert_eq!(socket.rest().await, b"");
     for (host, upstream) in &upstreams {
         until(async || upstream.open_connections() == 0, "no connection stays open").await;
-        proxy.get(&format!("http://{host}.test/x")).await.is_refusal(502, "upstream_tls");
+        proxy.get(&format!("http://{host}.test/x")).await.assert_refusal(502, "upstream_tls");
         upstream.set_tls(&tls(&world)).expect("a certificate of the current authority");
         assert_eq!(proxy.get(&format!("http://{host}.test/x")).await.status, 200);
     }
@@ -103,7 +103,7 @@ async fn idle_connections_end_when_the_peers_authority_is_removed() {
     for (host, upstream) in &upstreams {
         until(async || upstream.open_connections() == 0, host).await;
         let arrivals = upstream.arrivals();
-        proxy.get(&format!("http://{host}.test/x")).await.is_refusal(502, "upstream_tls");
+        proxy.get(&format!("http://{host}.test/x")).await.assert_refusal(502, "upstream_tls");
         assert_eq!(upstream.arrivals(), arrivals, "{host}");
     }
 }

@@ -241,14 +241,14 @@ async fn slow_upstream_is_a_504_and_refusing_upstream_a_502() {
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
     let gate = Gate::default();
     world.api.faults().next_many(2, &Fault::Hold(gate.clone()));
-    proxy.get("http://slow.test/x").await.is_refusal(504, "upstream_timeout");
+    proxy.get("http://slow.test/x").await.assert_refusal(504, "upstream_timeout");
     let grpc = [("content-type", "application/grpc")];
     assert_eq!(agent::post(proxy.outbound, "http://slow.test/x", &grpc, b"").await.header("grpc-status"), "4");
     assert_eq!(world.api.arrivals(), 3, "a slow request is not sent again");
     gate.open();
     world.api.faults().clear();
     world.api.stop().await;
-    proxy.get("http://api.test/x").await.is_refusal(502, "upstream_unreachable");
+    proxy.get("http://api.test/x").await.assert_refusal(502, "upstream_unreachable");
     world.api.restart().await.expect("restarted");
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
 }

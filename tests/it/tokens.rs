@@ -115,7 +115,7 @@ async fn valid_token_is_used_while_its_authorization_server_is_down() {
     }
     world.clock.shift(60);
     let reply = proxy.get("http://api.test/x").await;
-    reply.is_refusal(503, "token_unavailable");
+    reply.assert_refusal(503, "token_unavailable");
     world.corp.restart().await.expect("restarted");
     until(async || proxy.get("http://api.test/x").await.status == 200, "recovery by itself").await;
 }
@@ -127,14 +127,14 @@ async fn authorization_server_that_is_down_is_a_shared_503() {
     let proxy = world.proxy().await;
     let replies = join_all((0..50).map(|_| proxy.get("http://api.test/x"))).await;
     for reply in &replies {
-        reply.is_refusal(503, "token_unavailable");
+        reply.assert_refusal(503, "token_unavailable");
         let seconds: u64 = reply.header("retry-after").parse().expect("seconds");
         assert!((1..=60).contains(&seconds), "{seconds}");
     }
     let asked = world.corp.arrivals();
     assert!(asked <= 4, "{asked} requests for one failure");
     let grpc = agent::post(proxy.outbound, "http://api.test/x", &[("content-type", "application/grpc")], b"").await;
-    grpc.is_grpc_refusal("14");
+    grpc.assert_grpc_refusal("14");
     world.corp.faults().token.clear();
     until(async || proxy.get("http://api.test/x").await.status == 200, "recovery by itself").await;
     assert_eq!(world.api.arrivals(), 1, "no request was sent without a token");
@@ -148,7 +148,7 @@ async fn silent_authorization_server_is_a_503_and_its_late_answer_is_used() {
     let routes = format!("token_timeout: 100ms\n{}", world.routes());
     let proxy = world.proxy_with(&routes).await;
     let reply = proxy.get("http://api.test/x").await;
-    reply.is_refusal(503, "token_unavailable");
+    reply.assert_refusal(503, "token_unavailable");
     assert_ne!(reply.header("retry-after"), "");
     gate.open();
     until(async || proxy.get("http://api.test/x").await.status == 200, "the late token").await;
@@ -310,7 +310,7 @@ async fn delegated_token_expires_with_the_user_token() {
     assert_eq!(proxy.get_for(&token, "http://user.test/x").await.status, 200);
     world.clock.shift(700);
     world.workload_api.rotate().expect("rotated");
-    proxy.get_for(&token, "http://user.test/x").await.is_refusal(401, "user_token");
+    proxy.get_for(&token, "http://user.test/x").await.assert_refusal(401, "user_token");
     assert_eq!(world.api.arrivals(), 1);
 }
 
@@ -370,7 +370,7 @@ async fn refused_delegated_token_is_not_used_again_by_any_worker() {
     assert_eq!(one.get("http://user.test/x", &alice).await.status, 401, "the upstream's own answer");
     let arrivals = api.arrivals();
     for agent in [&mut other, &mut one] {
-        agent.get("http://user.test/x", &alice).await.is_refusal(503, "token_unavailable");
+        agent.get("http://user.test/x", &alice).await.assert_refusal(503, "token_unavailable");
     }
     assert_eq!(api.arrivals(), arrivals);
 }

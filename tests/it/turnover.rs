@@ -122,7 +122,7 @@ async fn withdrawn_identity_discards_its_tokens() {
     let fields = [("x-user-token", fixture.alice.as_str())];
     for agent in &mut fixture.agents {
         for url in ["http://api.test/x", "http://user.test/x"] {
-            agent.get(url, &fields).await.is_refusal(503, "identity_missing");
+            agent.get(url, &fields).await.assert_refusal(503, "identity_missing");
         }
     }
     proxy.until_metric(held, |count| count == 0.0).await;

@@ -125,7 +125,7 @@ async fn upstream_that_reads_no_body_times_out() {
     let endless = stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b'x'; 16 * 1024]))));
     let request = Request::post("http://unread.test/x").body(StreamBody::new(endless)).expect("request");
     let mut agent = Http2::connect(proxy.outbound).await;
-    agent.send(request).await.is_refusal(504, "upstream_timeout");
+    agent.send(request).await.assert_refusal(504, "upstream_timeout");
     drop(listener);
 }
 
