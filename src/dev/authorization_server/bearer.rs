@@ -19,7 +19,7 @@ impl IssuerState {
         asked: &Asked,
     ) -> Outcome<Value> {
         let assertion = form.value("assertion").ok_or_else(|| Refusal::invalid_request("assertion is missing"))?;
-        let presented = self.presented(registry, assertion).await;
+        let presented = self.verify(registry, assertion).await;
         // ID-JAG §4.4.1, RFC 7521 §5.2
         let presented = presented.map_err(|error| Refusal::invalid_grant(format!("assertion: {error:#}")))?;
         let client = responsible_client(registry, client, &presented)?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 const JWT_SPIFFE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe";
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 /// The longest lifetime of a client assertion, which is meant for a single request (RFC 7523 §3).
-const LONGEST_LIFE: Duration = Duration::from_secs(600);
+const MAX_LIFETIME: Duration = Duration::from_secs(600);
 
 /// Authenticates the client. Returns `None` if the request does not try to authenticate.
 pub(super) async fn authenticate(
@@ -27,22 +27,22 @@ pub(super) async fn authenticate(
         return Err(Refusal::invalid_request("more than one client authentication (RFC 6749 §2.3)"));
     }
     let client = match methods {
-        [Some(field), _, _] => basic(registry, field)?,
+        [Some(field), _, _] => authenticate_by_basic(registry, field)?,
         [_, Some(secret), _] => {
-            let client = named(registry, form.value("client_id"))?;
+            let client = find_client(registry, form.value("client_id"))?;
             let Authentication::SecretPost(expected) = &client.authentication else {
-                return Err(other_method(&client));
+                return Err(wrong_method(&client));
             };
-            same_secret(expected, secret)?;
+            check_secret(expected, secret)?;
             client
         }
-        [_, _, Some(assertion)] => by_assertion(server, registry, request, assertion).await?,
+        [_, _, Some(assertion)] => authenticate_by_assertion(server, registry, request, assertion).await?,
         _ => match form.value("client_id") {
             None => return Ok(None),
-            Some(id) => without_credential(server, registry, request, id)?,
+            Some(id) => authenticate_by_id(server, registry, request, id)?,
         },
     };
-    // RFC 7521 §4.2
+    // A `client_id` must name the authenticated client (RFC 7521 §4.2).
     match form.value("client_id") {
         Some(id) if id != client.id => {
             let reason = format!("client_id {id} is not the authenticated client {}", client.id);
@@ -52,7 +52,7 @@ pub(super) async fn authenticate(
     }
 }
 
-fn basic(registry: &Registry, field: &str) -> Outcome<Client> {
+fn authenticate_by_basic(registry: &Registry, field: &str) -> Outcome<Client> {
     let malformed = || Refusal::invalid_client("malformed Basic credentials");
     let (scheme, credentials) = field.split_once(' ').ok_or_else(malformed)?;
     if !scheme.eq_ignore_ascii_case("basic") {
@@ -65,9 +65,9 @@ fn basic(registry: &Registry, field: &str) -> Outcome<Client> {
     let (id, secret) = text.split_once(':').ok_or_else(malformed)?;
     // RFC 6749 §2.3.1: both are form-encoded first, so that a ':' in the id is not taken for the
     // separator.
-    let client = named(registry, Some(&form_decoded(id)))?;
-    let Authentication::SecretBasic(expected) = &client.authentication else { return Err(other_method(&client)) };
-    same_secret(expected, &form_decoded(secret))?;
+    let client = find_client(registry, Some(&form_decoded(id)))?;
+    let Authentication::SecretBasic(expected) = &client.authentication else { return Err(wrong_method(&client)) };
+    check_secret(expected, &form_decoded(secret))?;
     Ok(client)
 }
 
@@ -76,22 +76,22 @@ fn form_decoded(text: &str) -> String {
     form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
-fn same_secret(expected: &str, presented: &str) -> Outcome<()> {
+fn check_secret(expected: &str, presented: &str) -> Outcome<()> {
     if expected == presented { Ok(()) } else { Err(Refusal::invalid_client("wrong client secret")) }
 }
 
 /// Authenticates a client that sends only its `client_id` in the form: one with `spiffe_x509`, or a
 /// public client.
-fn without_credential(server: &IssuerState, registry: &Registry, request: &TokenRequest, id: &str) -> Outcome<Client> {
-    let client = named(registry, Some(id))?;
+fn authenticate_by_id(server: &IssuerState, registry: &Registry, request: &TokenRequest, id: &str) -> Outcome<Client> {
+    let client = find_client(registry, Some(id))?;
     match client.authentication {
         Authentication::None => Ok(client),
         Authentication::SpiffeX509 => {
             let spiffe_id = certificate(server, registry, request)
                 .map_err(|error| Refusal::invalid_client(format!("client certificate: {error:#}")))?;
-            by_spiffe_id(client, &spiffe_id)
+            check_spiffe_id(client, &spiffe_id)
         }
-        _ => Err(other_method(&client)),
+        _ => Err(wrong_method(&client)),
     }
 }
 
@@ -101,7 +101,7 @@ fn certificate(server: &IssuerState, registry: &Registry, request: &TokenRequest
     jwt::verify_chain(&request.certificates, &domain.x509.bundle(), server.clock.now())
 }
 
-async fn by_assertion(
+async fn authenticate_by_assertion(
     server: &IssuerState,
     registry: &Registry,
     request: &TokenRequest,
@@ -111,12 +111,12 @@ async fn by_assertion(
     let token = jwt::decode(assertion).map_err(refuse)?;
     let subject = token.claims["sub"].as_str().unwrap_or("");
     let id = request.form.value("client_id").unwrap_or(subject);
-    let client = named(registry, Some(id))?;
+    let client = find_client(registry, Some(id))?;
     match (request.form.value("client_assertion_type"), &client.authentication) {
         (Some(JWT_SPIFFE), Authentication::SpiffeJwt) | (Some(JWT_BEARER), Authentication::JwtSvidBearer) => {
-            server.jwt_svid(registry, assertion).map_err(refuse)?;
+            server.verify_jwt_svid(registry, assertion).map_err(refuse)?;
             check_audience(server, registry, &token.claims)?;
-            by_spiffe_id(client, subject)
+            check_spiffe_id(client, subject)
         }
         (Some(JWT_BEARER), Authentication::PrivateKeyJwt(keys)) => {
             private_key_jwt(server, assertion, keys).await.map_err(refuse)?;
@@ -127,7 +127,7 @@ async fn by_assertion(
             check_audience(server, registry, &token.claims)?;
             Ok(client)
         }
-        (Some(JWT_SPIFFE | JWT_BEARER), _) => Err(other_method(&client)),
+        (Some(JWT_SPIFFE | JWT_BEARER), _) => Err(wrong_method(&client)),
         (kind, _) => Err(Refusal::invalid_client(format!("unsupported client_assertion_type {kind:?}"))),
     }
 }
@@ -140,7 +140,7 @@ async fn private_key_jwt(server: &IssuerState, assertion: &str, keys: &KeySource
     let known = jwt::has_typ(&token, "client-authentication+jwt") || typ.eq_ignore_ascii_case("jwt");
     anyhow::ensure!(known, "typ {typ} is not that of a client assertion");
     let exp = Timestamp::from_unix_seconds(token.claims["exp"].as_u64().unwrap_or(0));
-    anyhow::ensure!(exp <= now.plus(LONGEST_LIFE), "exp is too far in the future");
+    anyhow::ensure!(exp <= now.plus(MAX_LIFETIME), "exp is too far in the future");
     let jti = token.claims["jti"].as_str().ok_or_else(|| anyhow::anyhow!("jti is missing"))?;
     let first = server.first_use(&format!("client {} {jti}", token.claims["iss"]), exp);
     anyhow::ensure!(first, "jti {jti} was used before");
@@ -158,18 +158,18 @@ fn check_audience(server: &IssuerState, registry: &Registry, claims: &Value) -> 
     }
 }
 
-fn by_spiffe_id(client: Client, spiffe_id: &str) -> Outcome<Client> {
+fn check_spiffe_id(client: Client, spiffe_id: &str) -> Outcome<Client> {
     if client.is_agent(spiffe_id) {
         return Ok(client);
     }
     Err(Refusal::invalid_client(format!("{spiffe_id} is not registered for the client {}", client.id)))
 }
 
-fn named(registry: &Registry, id: Option<&str>) -> Outcome<Client> {
+fn find_client(registry: &Registry, id: Option<&str>) -> Outcome<Client> {
     let id = id.ok_or_else(|| Refusal::invalid_client("client_id is missing"))?;
     registry.client(id).cloned().ok_or_else(|| Refusal::invalid_client(format!("the client {id} is not registered")))
 }
 
-fn other_method(client: &Client) -> Refusal {
+fn wrong_method(client: &Client) -> Refusal {
     Refusal::invalid_client(format!("the client {} is registered for another method", client.id))
 }

@@ -25,7 +25,7 @@ impl IssuerState {
         let missing = |name: &str| Refusal::invalid_request(format!("{name} is missing"));
         let subject_token = form.value("subject_token").ok_or_else(|| missing("subject_token"))?;
         let kind = form.value("subject_token_type").ok_or_else(|| missing("subject_token_type"))?;
-        let presented = self.presented(registry, subject_token).await;
+        let presented = self.verify(registry, subject_token).await;
         let presented = presented.map_err(|error| Refusal::invalid_grant(format!("subject_token: {error:#}")))?;
         let client = responsible_client(registry, client, &presented)?;
         let mut principal = self.subject(registry, &client, kind, &presented)?;
@@ -133,7 +133,7 @@ impl IssuerState {
     }
 
     async fn actor(&self, registry: &Registry, client: &Client, jwt: &str) -> Outcome<String> {
-        let presented = self.presented(registry, jwt).await;
+        let presented = self.verify(registry, jwt).await;
         let presented = presented.map_err(|error| Refusal::invalid_grant(format!("actor_token: {error:#}")))?;
         let Signer::Workload(id) = &presented.signer else {
             return Err(Refusal::invalid_grant("the actor_token must be a JWT-SVID"));

@@ -96,7 +96,7 @@ impl IssuerState {
         asked: &Asked,
         principal: Principal,
     ) -> Outcome<Value> {
-        let scope = granted(client, &registry.policy, asked)?.join(" ");
+        let scope = granted_scopes(client, &registry.policy, asked)?.join(" ");
         let targets = targets(client, asked)?;
         let audience = match targets.as_slice() {
             [] => json!(registry.policy.default_audience),
@@ -130,7 +130,7 @@ impl IssuerState {
             return Err(Refusal::new("invalid_target", format!("ID-JAGs for {audience} are not issued here")));
         };
         let there = known.client_ids.iter().find(|(here, _)| *here == client.id).map(|(_, there)| there);
-        let scope = granted(client, &registry.policy, asked)?.join(" ");
+        let scope = granted_scopes(client, &registry.policy, asked)?.join(" ");
         let mut claims = json!({
             "iss": self.issuer, "sub": principal.subject, "aud": audience, "scope": scope,
             "client_id": there.unwrap_or(&client.id),
@@ -154,7 +154,7 @@ impl IssuerState {
 
 /// The scopes to grant: those that the client requests, if it may have them, or all that it may
 /// have if it requests none.
-fn granted(client: &Client, policy: &Policy, asked: &Asked) -> Outcome<Vec<String>> {
+fn granted_scopes(client: &Client, policy: &Policy, asked: &Asked) -> Outcome<Vec<String>> {
     let Some(scopes) = &asked.scopes else {
         return Ok(client.scopes.iter().filter(|scope| !scope.ends_with('*')).cloned().collect());
     };

@@ -29,11 +29,11 @@ impl Presented {
 }
 
 impl IssuerState {
-    pub(super) async fn presented(&self, registry: &Registry, jwt: &str) -> anyhow::Result<Presented> {
+    pub(super) async fn verify(&self, registry: &Registry, jwt: &str) -> anyhow::Result<Presented> {
         let decoded = jwt::decode(jwt)?;
         let issuer = decoded.claims["iss"].as_str().unwrap_or("");
         let presented = if jwt::has_x5c(&decoded) {
-            self.signed_by_svid(registry, jwt, &decoded)?
+            self.verify_svid_signature(registry, jwt, &decoded)?
         } else if let Some((client, keys)) = own_issuer(registry, issuer) {
             let token = jwt::verify_with_jwks(jwt, &keys.jwks().await?, "sig")?;
             Presented { token, signer: Signer::Agent(Box::new(client.clone())) }
@@ -47,7 +47,7 @@ impl IssuerState {
             Presented { token, signer: Signer::Issuer { id_jags, user_tokens } }
         } else {
             let token =
-                self.jwt_svid(registry, jwt).with_context(|| format!("the issuer {issuer:?} is not trusted"))?;
+                self.verify_jwt_svid(registry, jwt).with_context(|| format!("the issuer {issuer:?} is not trusted"))?;
             let id = token.claims["sub"].as_str().unwrap_or("").to_owned();
             Presented { token, signer: Signer::Workload(id) }
         };
@@ -57,7 +57,7 @@ impl IssuerState {
 
     /// Verifies a JWT-SVID with the bundle of its subject's trust domain (JWT-SVID §3 to §5). The
     /// caller checks the audience.
-    pub(super) fn jwt_svid(&self, registry: &Registry, jwt: &str) -> anyhow::Result<Token> {
+    pub(super) fn verify_jwt_svid(&self, registry: &Registry, jwt: &str) -> anyhow::Result<Token> {
         let decoded = jwt::decode(jwt)?;
         let allowed = ["alg", "kid", "typ"];
         let header = decoded.header.as_object().context("the header is missing")?;
@@ -68,7 +68,7 @@ impl IssuerState {
         Ok(token)
     }
 
-    fn signed_by_svid(&self, registry: &Registry, jwt: &str, decoded: &Token) -> anyhow::Result<Presented> {
+    fn verify_svid_signature(&self, registry: &Registry, jwt: &str, decoded: &Token) -> anyhow::Result<Presented> {
         let domain = registry.domain_of(&jwt::x5c_id(decoded)?)?;
         let (token, id) = jwt::verify_with_x5c(jwt, &domain.x509.bundle(), self.clock.now())?;
         let client = registry.agent(&id).with_context(|| format!("the agent {id} is not registered"))?;

@@ -37,7 +37,7 @@ impl KeySource {
 /// The method by which a client authenticates (RFC 6749 §2.3).
 #[derive(Clone, Debug)]
 pub enum Authentication {
-    /// None: a public client.
+    /// A public client sends only its `client_id`.
     None,
     /// `client_secret_basic` with this secret.
     SecretBasic(String),

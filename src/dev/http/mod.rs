@@ -35,7 +35,7 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).boxed_unsync()
 }
 
-/// Closes the connection without an answer.
+/// What a service returns to close the connection without an answer.
 #[derive(Debug)]
 pub struct HangUp;
 
