@@ -51,13 +51,13 @@ impl Health {
         let health = self.clone();
         let refresh = move || {
             refresh();
-            ready.set(i64::from(health.ready().is_ok()));
+            ready.set(i64::from(health.readiness().is_ok()));
         };
         let (live, started, ready) = (self.clone(), self.clone(), self.clone());
         let endpoint = MetricsEndpoint::new(registrar, refresh)
-            .with_probe("/livez", move || live.live())
-            .with_probe("/readyz", move || ready.ready())
-            .with_probe("/startupz", move || started.started());
+            .with_probe("/livez", move || live.liveness())
+            .with_probe("/readyz", move || ready.readiness())
+            .with_probe("/startupz", move || started.startup());
         Ok(endpoint)
     }
 
@@ -72,13 +72,13 @@ impl Health {
     }
 
     /// Answers `/livez`, which never depends on a peer.
-    pub fn live(&self) -> Probe {
+    pub fn liveness(&self) -> Probe {
         let stuck = self.0.pulse.stuck(STUCK);
         Probe { waiting_for: stuck.map(|worker| format!("worker {worker} to make progress")).collect() }
     }
 
     /// Answers `/startupz`, which keeps succeeding once it has.
-    pub fn started(&self) -> Probe {
+    pub fn startup(&self) -> Probe {
         if self.0.started.load(Ordering::Relaxed) {
             return Probe::default();
         }
@@ -92,7 +92,7 @@ impl Health {
 
     /// Answers `/readyz`: the identity is valid, every eager grant has been obtained once, and the
     /// process is not draining.
-    pub fn ready(&self) -> Probe {
+    pub fn readiness(&self) -> Probe {
         let mut waiting_for: Vec<String> = self.identity_missing().into_iter().collect();
         if self.is_draining() {
             waiting_for.push("the shutdown to finish".to_owned());

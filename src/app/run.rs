@@ -140,7 +140,7 @@ fn status(
 ) -> impl Fn() -> Status + Send + Sync + use<> {
     let (components, reloaded) = (components.clone(), Arc::clone(reloaded));
     move || {
-        let ready = components.health.ready();
+        let ready = components.health.readiness();
         let table = components.shared.table();
         let identity = components.identity.as_ref().filter(|_| table.needs_identity());
         let now = components.clock.now();

@@ -1,7 +1,7 @@
 //! Makes untrusted text safe to quote. Admission runs before validation, so a name in a pod can be
 //! anything.
 
-/// The most characters that are quoted. Most names in a pod are DNS labels, of at most 63
+/// How many characters of a text are quoted. Most names in a pod are DNS labels, of at most 63
 /// characters (RFC 1035 §2.3.4).
 const MAX_QUOTED: usize = 64;
 

@@ -1,6 +1,6 @@
 //! What a path of the node gives access to.
 
-/// Where SPIRE agents put their sockets, by SPIRE's charts and by SPIRE's own default. An agent
+/// Where SPIRE agents put their sockets, in SPIRE's charts and by SPIRE's own default. An agent
 /// that reaches one of these has the Workload API, wherever the sidecar's own socket comes from.
 const SOCKETS: [&str; 2] = ["/run/spire", "/tmp/spire-agent"];
 /// Other paths of a node that expose the socket or what the sidecar holds: pods' volumes, container

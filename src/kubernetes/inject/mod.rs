@@ -1,5 +1,5 @@
-//! Turns a pod into the same pod with the sidecar, or says why it cannot have one. Pure: it asks no
-//! cluster and reads no file.
+//! Turns a pod into the same pod with the sidecar, or says why it cannot have one. This module is
+//! pure: it contacts no cluster and reads no file.
 mod edits;
 mod environment;
 mod host_path;

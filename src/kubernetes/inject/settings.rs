@@ -26,7 +26,7 @@ impl Default for Defaults {
     }
 }
 
-/// Decides when a node pulls the sidecar's image.
+/// When a node pulls the sidecar's image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PullPolicy {
     /// Each time that a container starts.
@@ -92,7 +92,7 @@ impl fmt::Display for AnnotationError {
 
 /// The longest value of one of our annotations, in bytes.
 const MAX_VALUE: usize = 4096;
-/// The most errors that are reported. Nobody reads more.
+/// How many errors are reported. Nobody reads more.
 const MAX_ERRORS: usize = 16;
 
 impl SidecarSettings {

@@ -127,7 +127,7 @@ pub(super) fn volumes(settings: &SidecarSettings) -> [Value; 5] {
     ]
 }
 
-/// What matters of a sidecar that the pod has already, once it is known to be ours.
+/// The properties of an existing sidecar that matter once it is known to be ours.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ExistingSidecar<'s> {
     /// The name of the `ConfigMap` and of the Secret.

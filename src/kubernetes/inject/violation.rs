@@ -109,7 +109,7 @@ pub(super) struct Protected<'p> {
     pub(super) secret: &'p str,
 }
 
-/// The most violations that are reported. Nobody reads more, and a hostile pod may have thousands.
+/// How many violations are reported. Nobody reads more, and a hostile pod may have thousands.
 const MAX_VIOLATIONS: usize = 16;
 
 /// Finds the reasons to refuse `pod`, each once, in the order of the spec's fields.

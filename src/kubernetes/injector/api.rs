@@ -33,7 +33,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const MAX_ERROR_BODY: usize = 16 * 1024;
 
 impl Api {
-    /// Makes a client by the service account of this pod, or by a kubeconfig.
+    /// Makes a client with the service account of this pod, or with a kubeconfig.
     ///
     /// # Errors
     /// There is neither, or it is unusable.

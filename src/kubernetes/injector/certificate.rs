@@ -43,7 +43,7 @@ pub(super) enum Validity {
     Valid,
     /// It is usable and should be replaced.
     RenewalDue,
-    /// Expired, or for another name.
+    /// It has expired, or is for another name.
     Invalid,
 }
 

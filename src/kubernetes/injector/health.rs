@@ -49,8 +49,8 @@ impl Health {
         self.0.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Reports an observation of the cluster, and what is missing by it.
-    pub(super) fn observed(&self, waiting_for: Option<String>) {
+    /// Records an observation of the cluster, and what is missing by it.
+    pub(super) fn record_observation(&self, waiting_for: Option<String>) {
         let now = Instant::now();
         let mut report = self.report();
         match (&report.waiting_for, &waiting_for) {
@@ -64,8 +64,8 @@ impl Health {
         *report = RotationReport { last_round: now, last_observation: now, waiting_for, problem: None };
     }
 
-    /// Reports that the cluster could not be observed.
-    pub(super) fn unobserved(&self, why: &str) {
+    /// Records that the cluster could not be observed.
+    pub(super) fn record_failure(&self, why: &str) {
         let mut report = self.report();
         report.last_round = Instant::now();
         if let Some(waiting_for) = &mut report.waiting_for {
@@ -78,7 +78,7 @@ impl Health {
     }
 
     /// Returns the result of `/livez`.
-    pub(super) fn live(&self) -> Probe {
+    pub(super) fn liveness(&self) -> Probe {
         let age = self.report().last_round.elapsed();
         let stuck =
             (age > STUCK).then(|| format!("the certificate's loop, which has been stuck for {} s", age.as_secs()));
@@ -86,7 +86,7 @@ impl Health {
     }
 
     /// Returns the result of `/readyz`.
-    pub(super) fn ready(&self) -> Probe {
+    pub(super) fn readiness(&self) -> Probe {
         if self.0.draining.load(Ordering::Relaxed) {
             return Probe { waiting_for: vec!["the shutdown to finish".to_owned()] };
         }
@@ -108,27 +108,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn injector_becomes_unready_when_the_api_server_is_gone_for_long() {
         let health = Health::new();
-        assert_eq!(health.ready().waiting_for, ["a first look at the cluster"]);
-        health.unobserved("the API server: refused");
-        assert_eq!(health.ready().waiting_for, ["the API server: refused"]);
-        health.observed(None);
-        assert!(health.ready().is_ok());
+        assert_eq!(health.readiness().waiting_for, ["a first look at the cluster"]);
+        health.record_failure("the API server: refused");
+        assert_eq!(health.readiness().waiting_for, ["the API server: refused"]);
+        health.record_observation(None);
+        assert!(health.readiness().is_ok());
         tokio::time::advance(Duration::from_secs(590)).await;
-        health.unobserved("the API server: refused");
-        assert!(health.ready().is_ok());
+        health.record_failure("the API server: refused");
+        assert!(health.readiness().is_ok());
         tokio::time::advance(Duration::from_secs(20)).await;
-        assert_eq!(health.ready().waiting_for, ["the API server, silent for 610 s"]);
-        assert!(health.live().is_ok());
-        health.observed(None);
-        assert!(health.ready().is_ok());
+        assert_eq!(health.readiness().waiting_for, ["the API server, silent for 610 s"]);
+        assert!(health.liveness().is_ok());
+        health.record_observation(None);
+        assert!(health.readiness().is_ok());
         health.drain();
-        assert_eq!(health.ready().waiting_for, ["the shutdown to finish"]);
+        assert_eq!(health.readiness().waiting_for, ["the shutdown to finish"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn injector_with_a_stuck_loop_is_not_live() {
         let health = Health::new();
         tokio::time::advance(Duration::from_secs(301)).await;
-        assert!(!health.live().is_ok());
+        assert!(!health.liveness().is_ok());
     }
 }

@@ -87,7 +87,7 @@ impl KeySearch {
         }
     }
 
-    /// Returns whether the file is there, or nothing if the text is incomplete or not an object.
+    /// Returns whether the file is there, or `None` if the text is incomplete or not an object.
     pub(super) fn result(&self) -> Option<bool> {
         (self.progress == Progress::After).then_some(self.found)
     }

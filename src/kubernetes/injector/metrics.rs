@@ -56,13 +56,13 @@ impl Metrics {
 
     /// Counts an answered review. `resource` is `pods` or `workloads`, and absent for anything
     /// else.
-    pub(super) fn reviewed(&self, resource: Option<&str>, outcome: ReviewOutcome, took: Duration) {
+    pub(super) fn count_review(&self, resource: Option<&str>, outcome: ReviewOutcome, took: Duration) {
         self.reviews.with_label_values(&[resource.unwrap_or("unknown"), outcome.as_str()]).inc();
         self.duration.observe(took.as_secs_f64());
     }
 
     /// Counts a review that was malformed or was not read.
-    pub(super) fn malformed(&self) {
+    pub(super) fn count_malformed(&self) {
         self.reviews.with_label_values(&["unknown", "malformed"]).inc();
     }
 }

@@ -128,7 +128,7 @@ impl Settings {
 /// Builds the parts and binds the ports. Must be called in a runtime.
 ///
 /// # Errors
-/// A setting that cannot work, with its flag.
+/// A setting cannot work; the error names its flag.
 pub fn bind(settings: Settings, api: Api, clock: &Clock, logs: Option<&Logs>) -> Result<Bound, String> {
     settings.check()?;
     let bound = |flag: &str, address: SocketAddr| {
@@ -193,7 +193,7 @@ impl Bound {
     /// Runs until `stop` fires and the work in progress is finished, or until a part fails.
     ///
     /// # Errors
-    /// The part that failed, and why.
+    /// The error names the part that failed, and says why.
     pub async fn run(self, mut stop: Stop) -> Result<(), String> {
         let Self {
             webhook_address,
@@ -256,10 +256,10 @@ fn endpoint(
     let probed = health.clone();
     let refresh = move || {
         process.observe();
-        ready.set(i64::from(probed.ready().is_ok()));
+        ready.set(i64::from(probed.readiness().is_ok()));
     };
     let (live, ready) = (health.clone(), health.clone());
     Ok(MetricsEndpoint::new(registrar, refresh)
-        .with_probe("/livez", move || live.live())
-        .with_probe("/readyz", move || ready.ready()))
+        .with_probe("/livez", move || live.liveness())
+        .with_probe("/readyz", move || ready.readiness()))
 }

@@ -1,4 +1,5 @@
-//! Admission reviews and their answers. Pure. Any bytes get an answer, and none make it panic.
+//! Admission reviews and their answers. This module is pure. Any bytes get an answer, and none cause
+//! a panic.
 use super::memory_bound::memory_bound;
 use crate::kubernetes::inject::{Defaults, InjectLabel, OnExisting, inject, inject_label, is_object_name};
 use crate::kubernetes::names::{CONFIG_KEY, LABEL_INJECT};
@@ -88,7 +89,7 @@ pub(super) enum Malformed {
 const MAX_PARSED: usize = 16 * 1024 * 1024;
 /// The longest `uid`, in characters. It is repeated in the answer; the API server's has 36.
 const MAX_UID: usize = 256;
-/// The most warnings in an answer. The API server passes on 4 KiB in total.
+/// The largest number of warnings in an answer. The API server passes on 4 KiB in total.
 const MAX_WARNINGS: usize = 16;
 
 /// The settings that reviews are judged by.

@@ -1,5 +1,5 @@
-//! Brings a new certificate into use without a gap. Pure: it takes the observed cluster and returns
-//! the next step.
+//! Brings a new certificate into use without a gap. This module is pure: it takes the observed
+//! cluster and returns the next step.
 //!
 //! The Secret contains the generation that every replica serves (`current`) and, during a rollout,
 //! the one that follows (`next`). Each entry of the webhook configuration contains a bundle of the

@@ -133,7 +133,7 @@ enum Readiness {
 /// A round could not be finished. The reason has been reported.
 struct RoundFailed;
 
-/// The most steps in one round: more than lead from any state to one of rest.
+/// The largest number of steps in one round: more than any state needs to come to rest.
 const MAX_STEPS: usize = 8;
 
 impl Rotator {
@@ -254,7 +254,7 @@ impl Rotator {
     /// Reads the injector's objects. A failure is reported to `health`.
     async fn observe(&mut self) -> Result<Observation, RoundFailed> {
         let observation = self.read_objects().await.map_err(|why| {
-            self.health.unobserved(&why);
+            self.health.record_failure(&why);
             RoundFailed
         })?;
         let now = self.now();
@@ -319,7 +319,7 @@ impl Rotator {
         }
         let missing = self.missing(&observation.cluster);
         let readiness = if missing.is_none() { Readiness::Ready } else { Readiness::NotReady };
-        self.health.observed(missing);
+        self.health.record_observation(missing);
         readiness
     }
 

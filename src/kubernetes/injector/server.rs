@@ -240,16 +240,16 @@ impl Webhook {
         match self.check(request.into_body(), permit.reserve()).await {
             Ok(Ok(Checked { review, verdict, reservation: _reservation })) => {
                 let answer = self.answer(&review, verdict).await;
-                self.metrics.reviewed(review.resource(), answer.outcome, started.elapsed());
+                self.metrics.count_review(review.resource(), answer.outcome, started.elapsed());
                 json(&answer.body)
             }
             Ok(Err(malformed)) => {
                 tracing::info!(%malformed, "a malformed review was rejected");
-                self.metrics.malformed();
+                self.metrics.count_malformed();
                 text(malformed.status(), &malformed.to_string())
             }
             Err(not_reviewed) => {
-                self.metrics.malformed();
+                self.metrics.count_malformed();
                 not_reviewed.response()
             }
         }

@@ -143,7 +143,7 @@ impl<'t> Document<'t> {
 
     /// Finds the kind of a document that cannot be read in full, if its text shows that it contains
     /// no workload.
-    pub(super) fn kind_at_a_glance(&self) -> Option<String> {
+    pub(super) fn guess_kind(&self) -> Option<String> {
         if let Ok(value) = parse(self.text, DuplicateKeyPolicy::LastWins) {
             let kind = value.get("kind").and_then(Value::as_str).filter(|_| !has_workload(&value))?;
             return Some(kind.to_owned());

@@ -96,7 +96,7 @@ pub fn inject_manifests(text: &str, defaults: &Defaults) -> Result<InjectedManif
             (Ok(value), _) => value,
             (Err(error), text) => {
                 // Only workloads matter here, and kubectl may accept what this parser does not.
-                let kind = document.kind_at_a_glance().ok_or_else(|| error.clone())?;
+                let kind = document.guess_kind().ok_or_else(|| error.clone())?;
                 let object = format!("{} at line {}", truncate(&kind), document.line());
                 let outcome = ObjectOutcome::Unreadable(error.problem);
                 reports.push(ObjectReport { object, outcome, warnings: Vec::new() });
