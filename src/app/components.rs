@@ -107,7 +107,7 @@ impl Components {
             health,
             published: Arc::new(ArcSwap::from_pointee(jwks(&config.published_keys).to_string())),
         };
-        components.need_identity(config.needs_identity);
+        components.set_identity_needed(config.needs_identity);
         Ok((components, Owners { identity: identity_task, tokens: owner }))
     }
 
@@ -125,13 +125,13 @@ impl Components {
         tables.build(config)
     }
 
-    /// Sets whether the routes need the identity. Its source is first asked for it when they do.
-    pub(super) fn need_identity(&self, needed: bool) {
+    /// Sets whether the routes need the identity, which is first requested when they do.
+    pub(super) fn set_identity_needed(&self, needed: bool) {
         self.identity_metrics.set_required(needed);
         self.identity_needed.send_if_modified(|ever| needed && !std::mem::replace(ever, true));
     }
 
-    /// Makes the series of every server of `config` present.
+    /// Creates the metric series of every server of `config`.
     pub(super) fn declare_servers(&self, config: &Config) {
         for server in &config.servers {
             self.exchange_metrics.declare(&server.name);

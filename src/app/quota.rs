@@ -20,7 +20,7 @@ impl Descriptors {
     /// Divides the descriptors of a process that may open `limit` of them.
     pub(super) fn of(limit: u64) -> Self {
         let reserved = (limit / 4).min(64);
-        // About as many again are open from the start.
+        // About as many as are reserved are open from the start, so twice the number is subtracted.
         let connections = limit.saturating_sub(2 * reserved) / 2;
         Self { end: limit - reserved, connections: usize::try_from(connections).unwrap_or(usize::MAX).max(1) }
     }

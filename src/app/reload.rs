@@ -115,7 +115,7 @@ impl Reload {
         let built = tokio::task::spawn_blocking(move || (building.table(&loaded.config), loaded)).await;
         let (table, loaded) = built.map_err(|error| error.to_string())?;
         let table = table.map_err(|error| error.to_string())?;
-        components.need_identity(table.needs_identity());
+        components.set_identity_needed(table.needs_identity());
         if table.needs_identity() && !self.current.config.needs_identity {
             wait_for_first_identity(components).await;
         }

@@ -54,7 +54,7 @@ async fn demo(once: bool) -> anyhow::Result<bool> {
         stay(&world).await?;
     }
     world.stop().await;
-    Ok(page.all_good())
+    Ok(page.all_checks_passed())
 }
 
 /// Keeps running until a signal arrives.

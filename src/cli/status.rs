@@ -13,18 +13,18 @@ pub(super) fn run(admin: PathBuf, json: bool) -> ExitCode {
         Ok(status) => {
             print(&match json {
                 true => format!("{}\n", serde_json::to_string_pretty(&status).unwrap_or_default()),
-                false => page(&status, Clock::system().now()),
+                false => render(&status, Clock::system().now()),
             });
             if status.ready { ExitCode::SUCCESS } else { ExitCode::from(EX_FAILED) }
         }
-        Err(error) => failed(&error),
+        Err(error) => report_failure(&error),
     }
 }
 
 pub(super) fn set_log_level(admin: PathBuf, level: &str) -> ExitCode {
     match ask(Client::new(admin).set_log_level(level)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
+        Err(error) => report_failure(&error),
     }
 }
 
@@ -37,13 +37,13 @@ fn ask<T>(question: impl Future<Output = Result<T, ClientError>>) -> Result<T, S
     }
 }
 
-fn failed(error: &str) -> ExitCode {
+fn report_failure(error: &str) -> ExitCode {
     print_error(&format!("idjag-proxy: {error}"));
     ExitCode::from(EX_FAILED)
 }
 
 /// Renders the status for people.
-fn page(status: &Status, now: Timestamp) -> String {
+fn render(status: &Status, now: Timestamp) -> String {
     let mut out = String::new();
     let line = |out: &mut String, name: &str, value: &str| {
         // Writing to a String cannot fail.

@@ -2,7 +2,7 @@
 //! what was loaded.
 //!
 //! It watches directories, not files: Kubernetes updates a mounted ConfigMap by swapping a symbolic
-//! link, after which a watch on the file itself is dead. Only the content counts: an event merely
+//! link, after which a watch on the file itself reports nothing. Only the content counts: an event merely
 //! triggers a check, and a check every 30 seconds covers changes without events (on a network file
 //! system, or in a directory that was created again).
 use crate::tasks::Stop;
@@ -110,7 +110,7 @@ impl Watch {
         (Self { followed, changed: sender }, Changes { follow, changed })
     }
 
-    /// Runs until `stop` is signalled, or until the receiver is gone.
+    /// Runs until `stop` fires, or until the receiver is dropped.
     pub async fn run(mut self, mut stop: Stop) -> Result<(), String> {
         let (wake, mut events) = mpsc::channel(1);
         let mut directories = Directories::new(wake);
@@ -141,7 +141,7 @@ impl Watch {
                     Err(_) => return Ok(()),
                 },
                 Some(()) = events.recv() => settle(&mut events).await,
-                () = sleep(POLL) => directories.forget(),
+                () = sleep(POLL) => directories.reset(),
             }
         }
     }
@@ -161,7 +161,7 @@ async fn settle(events: &mut mpsc::Receiver<()>) {
     }
 }
 
-/// The directories of the followed files, those that can be watched.
+/// The directories of the followed files, as far as they can be watched.
 struct Directories {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
@@ -171,13 +171,13 @@ struct Directories {
 impl Directories {
     fn new(wake: mpsc::Sender<()>) -> Self {
         let mut directories = Self { watcher: None, watched: BTreeSet::new(), wake };
-        directories.forget();
+        directories.reset();
         directories
     }
 
     /// Starts over, because a directory that was removed and created again is a different one to
     /// the kernel.
-    fn forget(&mut self) {
+    fn reset(&mut self) {
         let wake = self.wake.clone();
         // If the channel is full, an event is already pending.
         let watcher = notify::recommended_watcher(move |result: notify::Result<notify::Event>| {

@@ -7,7 +7,7 @@ use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use std::sync::Arc;
 
-/// The result of a probe: what it waits for. It succeeds if that is nothing.
+/// The result of a probe: what the process is waiting for. The probe succeeds if that is nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Probe {
     /// One line for each thing that is waited for.
@@ -28,7 +28,7 @@ struct ProbePath {
     check: Arc<dyn Fn() -> Probe + Send + Sync>,
 }
 
-/// What a port for metrics and probes serves. Nothing else is there.
+/// The metrics and the probes that one port serves.
 #[derive(Clone)]
 pub struct MetricsEndpoint {
     registrar: Registrar,
@@ -43,7 +43,7 @@ impl MetricsEndpoint {
         Self { registrar: registrar.clone(), refresh: Arc::new(refresh), probes: Vec::new() }
     }
 
-    /// Serves a probe, too.
+    /// Adds a probe.
     #[must_use]
     pub fn with_probe(mut self, path: &'static str, check: impl Fn() -> Probe + Send + Sync + 'static) -> Self {
         self.probes.push(ProbePath { path, check: Arc::new(check) });

@@ -1,5 +1,5 @@
-//! A small HTTP/1.1 server for the control plane: few connections, and answers that are whole in
-//! memory.
+//! A small HTTP/1.1 server for the control plane: it serves few connections, and
+//! builds each response in memory.
 mod metrics;
 mod response;
 mod server;

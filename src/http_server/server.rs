@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// A listener, of TCP or of a Unix socket.
+/// A TCP or Unix listener.
 pub(crate) trait Accept: Send {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
@@ -37,7 +37,7 @@ impl Accept for tokio::net::UnixListener {
     }
 }
 
-/// The most connections at one time. A scraper, a kubelet and an operator need few.
+/// The largest number of connections at one time. A scraper, a kubelet and an operator need few.
 const CONNECTIONS: usize = 64;
 
 /// Serves until `stop` fires; open connections are closed then.

@@ -1,5 +1,5 @@
-//! The log. Lines go through a bounded writer that never blocks, so that a reader that stalls costs
-//! lines, which are counted, and never delays requests.
+//! The log. Lines go through a bounded writer that never blocks, so that a reader that stalls
+//! loses lines, which are counted, but never delays requests.
 use super::queue::Queue;
 use std::io::IsTerminal;
 use tracing_subscriber::filter::LevelFilter;

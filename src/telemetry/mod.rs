@@ -1,4 +1,4 @@
-//! Logs and metrics. A leaf: it receives values and knows no domain word.
+//! Logs and metrics. This module receives values and knows nothing of routes, tokens or identities.
 mod level;
 mod logs;
 mod process;

@@ -78,7 +78,7 @@ impl Queue {
         self.0.dropped.fetch_add(lines as u64, Ordering::Relaxed);
     }
 
-    /// The lock is held while a line is copied, never while lines are written.
+    /// Locks the queue. The lock is held while a line is copied, never while lines are written.
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         lock(&self.0.waiting)
     }

@@ -119,7 +119,7 @@ impl Page {
     }
 
     /// Whether every check passed.
-    pub(super) fn all_good(&self) -> bool {
+    pub(super) fn all_checks_passed(&self) -> bool {
         self.failed.is_empty()
     }
 
@@ -177,10 +177,10 @@ mod tests {
         let mut page = Page::new(false);
         page.story("a story", "about something");
         page.check(true, "this holds");
-        assert!(page.all_good());
+        assert!(page.all_checks_passed());
         page.check(false, "this does not");
         page.check(true, "this holds again");
-        assert!(!page.all_good());
+        assert!(!page.all_checks_passed());
     }
 
     #[test]

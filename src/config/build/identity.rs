@@ -84,7 +84,7 @@ impl Builder<'_> {
 
     /// Whether a route needs the identity. If one does and no source is configured, that is an
     /// error.
-    pub(super) fn needed_identity(&mut self, source: Option<&IdentitySource>, needing: Option<&str>) -> bool {
+    pub(super) fn check_needed_identity(&mut self, source: Option<&IdentitySource>, needing: Option<&str>) -> bool {
         let path = KeyPath::default().key("identity");
         match (source, needing) {
             (None, Some(route)) if self.report.is_clean(&path) => {

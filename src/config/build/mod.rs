@@ -54,7 +54,7 @@ pub(crate) fn build<'a>(
     let mut tokens = tokens::Tokens::new(&servers, &assertion.settings, source.as_ref());
     let routes = builder.routes(file, &mut tokens);
     tokens.warn_of_unused(file, &mut builder);
-    let needs_identity = builder.needed_identity(source.as_ref(), routes.needing_identity.as_deref());
+    let needs_identity = builder.check_needed_identity(source.as_ref(), routes.needing_identity.as_deref());
     builder.warn_of_unpublished(&assertion, &listen);
     let process = builder.process(file);
     Some(Config {

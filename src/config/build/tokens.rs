@@ -180,7 +180,7 @@ impl<'a> Tokens<'a> {
             }
             SubjectFile::File(file) => {
                 let path = path.key("subject").key("file");
-                file_token = builder.users_token(&path.key("path"), &file.path.0);
+                file_token = builder.read_user_token(&path.key("path"), &file.path.0);
                 let source = TokenSource::File(builder.resolve(&file.path.0));
                 (path, &file.server, &file.r#type, &file.audience, source)
             }
@@ -239,7 +239,7 @@ impl Builder<'_> {
 
     /// Reads a user's token from its file. The file may be written after the proxy has started.
     /// Until then requests are refused, but the proxy starts.
-    fn users_token(&mut self, path: &KeyPath, file: &Path) -> Option<Secret> {
+    fn read_user_token(&mut self, path: &KeyPath, file: &Path) -> Option<Secret> {
         let read = self.read_watched(file).and_then(|bytes| {
             Secret::from_file_bytes(bytes.to_vec())
                 .map_err(|reason| format!("{} {reason}", self.resolve(file).display()))
