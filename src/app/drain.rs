@@ -56,7 +56,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn request_in_flight_delays_the_end() {
         let traffic = traffic();
-        let request = traffic.request().expect("place");
+        let request = traffic.count_request().expect("place");
         let drained = drain(&traffic, Duration::from_secs(1), Duration::from_secs(25));
         tokio::pin!(drained);
         assert!(tokio::time::timeout(Duration::from_secs(10), &mut drained).await.is_err());
@@ -67,7 +67,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn open_connection_delays_the_end_until_the_deadline() {
         let traffic = traffic();
-        let _connection = traffic.connection();
+        let _connection = traffic.count_connection();
         let start = Instant::now();
         assert_eq!(drain(&traffic, Duration::from_secs(1), Duration::from_secs(25)).await, Drained::Deadline);
         assert!(start.elapsed() >= Duration::from_secs(25));

@@ -81,8 +81,9 @@ pub(super) fn has_passed(headers: &HeaderMap, pseudonym: &str) -> bool {
     values.any(|value| value.split(',').any(|hop| hop.split_whitespace().nth(1) == Some(pseudonym)))
 }
 
-/// Decrements the `Max-Forwards` of an OPTIONS, and returns whether the request may be forwarded: the
-/// recipient of a zero answers it (RFC 9110 §7.6.2). `None` if the field is not a single number.
+/// Decrements the `Max-Forwards` of an OPTIONS, and returns whether the request may be forwarded:
+/// the recipient of a zero answers it (RFC 9110 §7.6.2). `None` if the field is not a single
+/// number.
 pub(super) fn decrement_max_forwards(headers: &mut HeaderMap) -> Option<bool> {
     let mut values = headers.get_all(header::MAX_FORWARDS).iter();
     let Some(value) = values.next() else { return Some(true) };

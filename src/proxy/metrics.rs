@@ -117,8 +117,8 @@ impl Metrics {
         })
     }
 
-    /// Creates the series of one route, which are present until [`Registrar::remove_series`] removes
-    /// them. `issuer` is the server whose token the route's requests carry, if that token
+    /// Creates the series of one route, which are present until [`Registrar::remove_series`]
+    /// removes them. `issuer` is the server whose token the route's requests carry, if that token
     /// is the workload's own.
     pub(super) fn route(&self, name: &str, issuer: Option<&str>) -> RouteMetrics {
         self.families.route(name, issuer)

@@ -28,14 +28,14 @@ impl Traffic {
     }
 
     /// Counts a request. `None` if the limit is reached.
-    pub fn request(&self) -> Option<InFlight> {
+    pub fn count_request(&self) -> Option<InFlight> {
         let before = self.0.requests.fetch_add(1, Ordering::Relaxed);
         let in_flight = InFlight(Arc::clone(&self.0));
         (before < self.0.limit).then_some(in_flight)
     }
 
     /// Counts a connection of an agent.
-    pub fn connection(&self) -> Connected {
+    pub fn count_connection(&self) -> Connected {
         self.0.connections.fetch_add(1, Ordering::Relaxed);
         Connected(Arc::clone(&self.0))
     }

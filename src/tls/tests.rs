@@ -88,7 +88,7 @@ fn config(tls: &ClientTls, fixture: &IdentityFixture) -> Arc<ClientConfig> {
 }
 
 /// The error message if a client that expects `ids` calls a server with `issued`.
-async fn refused(fixture: &IdentityFixture, ids: &[&str], issued: &Issued) -> String {
+async fn refusal_text(fixture: &IdentityFixture, ids: &[&str], issued: &Issued) -> String {
     let client = config(&spiffe(ids, ClientCertificate::Svid), fixture);
     let error = connect(&client, &Arc::new(server(issued, None)), "anything.example").await.err().expect("refused");
     refusal(&error).expect("words")
@@ -125,7 +125,8 @@ async fn tls_1_2_works_and_no_certificate_is_presented_unasked() {
 async fn unexpected_spiffe_id_is_refused_and_both_ids_are_named() {
     let authority = Authority::new("example.org");
     let fixture = IdentityFixture::with(&authority, OURS);
-    let words = refused(&fixture, &[REPORTS], &authority.issue(LeafShape::new("spiffe://example.org/other"))).await;
+    let words =
+        refusal_text(&fixture, &[REPORTS], &authority.issue(LeafShape::new("spiffe://example.org/other"))).await;
     assert!(words.contains(REPORTS) && words.contains("spiffe://example.org/other"), "{words}");
 }
 
@@ -133,7 +134,7 @@ async fn unexpected_spiffe_id_is_refused_and_both_ids_are_named() {
 async fn authority_of_the_same_name_is_refused() {
     let authority = Authority::new("example.org");
     let fixture = IdentityFixture::with(&authority, OURS);
-    let words = refused(&fixture, &[REPORTS], &Authority::new("example.org").issue(LeafShape::new(REPORTS))).await;
+    let words = refusal_text(&fixture, &[REPORTS], &Authority::new("example.org").issue(LeafShape::new(REPORTS))).await;
     assert!(words.contains("do not vouch for it"), "{words}");
 }
 
@@ -150,15 +151,15 @@ async fn federated_domain_is_trusted_only_by_name_and_own_bundle() {
     connect(&config(&spiffe(&[THEIRS], ClientCertificate::None), &fixture), &genuine, "x.example")
         .await
         .expect("named, so trusted");
-    let words = refused(&fixture, &[REPORTS], &partner.issue(LeafShape::new(THEIRS))).await;
+    let words = refusal_text(&fixture, &[REPORTS], &partner.issue(LeafShape::new(THEIRS))).await;
     assert!(words.contains("was expected"), "not named, so refused: {words}");
-    let words = refused(&fixture, &[REPORTS], &partner.issue(LeafShape::new(REPORTS))).await;
+    let words = refusal_text(&fixture, &[REPORTS], &partner.issue(LeafShape::new(REPORTS))).await;
     assert!(words.contains("do not vouch"), "the partner's authority must not speak for us: {words}");
-    let words = refused(&fixture, &[THEIRS], &ours.issue(LeafShape::new(THEIRS))).await;
+    let words = refusal_text(&fixture, &[THEIRS], &ours.issue(LeafShape::new(THEIRS))).await;
     assert!(words.contains("do not vouch"), "nor ours for the partner: {words}");
 
     fixture.publish(material(&ours, OURS));
-    let words = refused(&fixture, &[THEIRS], &partner.issue(LeafShape::new(THEIRS))).await;
+    let words = refusal_text(&fixture, &[THEIRS], &partner.issue(LeafShape::new(THEIRS))).await;
     assert!(words.contains("no trust bundle for partner.example"), "federation has ended: {words}");
 }
 
@@ -176,12 +177,12 @@ async fn leaf_that_is_not_an_svid_is_refused() {
     for (change, expected) in changes {
         let mut shape = LeafShape::new(REPORTS);
         change(&mut shape);
-        let words = refused(&fixture, &[REPORTS], &authority.issue(shape)).await;
+        let words = refusal_text(&fixture, &[REPORTS], &authority.issue(shape)).await;
         assert!(words.contains(expected), "{words}");
     }
     let mut shape = LeafShape::new(REPORTS);
     shape.not_after = fixture.clock.now().minus(Duration::from_secs(60));
-    let words = refused(&fixture, &[REPORTS], &authority.issue(shape)).await;
+    let words = refusal_text(&fixture, &[REPORTS], &authority.issue(shape)).await;
     assert!(words.contains("has expired"), "{words}");
 }
 
@@ -191,13 +192,13 @@ async fn connection_without_our_own_identity_fails() {
     let far = authority.issue(LeafShape::new(REPORTS));
     let mut fixture = IdentityFixture::new();
     fixture.waiting("the agent is away");
-    assert!(refused(&fixture, &[REPORTS], &far).await.contains("the agent is away"));
+    assert!(refusal_text(&fixture, &[REPORTS], &far).await.contains("the agent is away"));
     fixture.publish(material(&authority, OURS));
     fixture.withdraw();
-    assert!(refused(&fixture, &[REPORTS], &far).await.contains("withdrawn"));
+    assert!(refusal_text(&fixture, &[REPORTS], &far).await.contains("withdrawn"));
     fixture.publish(material(&authority, OURS));
     fixture.clock.shift(7200);
-    assert!(refused(&fixture, &[REPORTS], &far).await.contains("expired"));
+    assert!(refusal_text(&fixture, &[REPORTS], &far).await.contains("expired"));
 }
 
 #[tokio::test]

@@ -120,7 +120,7 @@ async fn digest_covers_what_the_server_decides_on() {
         ),
         with(&|grant| grant.assertion.issuer = Some(String::new()), &|_| {}),
         with(&|grant| grant.assertion.max_depth = 9, &|_| {}),
-        // The name that it is counted by, where its keys come from, and how it is recognised.
+        // The server's name in the metrics, the source of its keys, and how it is verified.
         with(&|_| {}, &|server| server.name = "twin".into()),
         with(&|_| {}, &|server| jwks(server, Some("https://other.example/jwks"))),
         with(&|grant| grant.subject = Subject::Own, &|server| jwks(server, None)),

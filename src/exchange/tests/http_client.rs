@@ -16,7 +16,8 @@ use url::Url;
 
 const GOOD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 44\r\nconnection: close\r\n\r\n{\"access_token\":\"t0\",\"token_type\":\"Bearer\" }";
 
-/// A server that runs `each` for every connection, with the connection's number.
+/// Starts a server that runs `each` for every connection, with the connection's number. Returns its
+/// authority and the number of connections so far.
 async fn raw<F: Future<Output = ()> + Send + 'static>(
     each: impl Fn(usize, TcpStream) -> F + Send + 'static,
 ) -> (String, Arc<AtomicUsize>, JoinSet<()>) {

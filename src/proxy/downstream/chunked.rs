@@ -26,9 +26,9 @@ pub(super) enum ChunkedBody {
 /// How much of the trailer section has been read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Trailers {
-    /// Bytes so far.
+    /// The bytes of the section that have been read.
     length: u16,
-    /// Bytes of the current line.
+    /// The bytes of the current line that have been read.
     line: u16,
     /// Whether the last byte was a carriage return.
     returned: bool,

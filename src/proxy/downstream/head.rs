@@ -14,7 +14,7 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// What is known of a valid head.
+/// The properties of a valid head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     /// Its bytes, including the empty line that ends it.

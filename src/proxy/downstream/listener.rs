@@ -66,7 +66,7 @@ where
     }
 
     async fn serve(&self, stream: TcpStream) {
-        let connected = self.traffic.connection();
+        let connected = self.traffic.count_connection();
         let Ok(local) = stream.local_addr() else { return };
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a socket option was refused");
@@ -84,8 +84,8 @@ where
     }
 }
 
-/// A shortage of file descriptors, in which no connection can be accepted. It is logged at most once
-/// a minute.
+/// A shortage of file descriptors, in which no connection can be accepted. It is logged at most
+/// once a minute.
 #[derive(Default)]
 struct Shortage {
     failures: u32,

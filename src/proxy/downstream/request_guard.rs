@@ -59,7 +59,7 @@ pub(super) struct RequestGuard<S> {
     checked: Vec<u8>,
 }
 
-/// Where in a request the next byte is.
+/// The part of a request to which the next byte belongs.
 #[derive(Clone, Copy, Debug)]
 enum Position {
     Head,

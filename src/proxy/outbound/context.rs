@@ -64,8 +64,8 @@ pub(crate) struct Context {
 }
 
 impl Shared {
-    /// Joins the parts, and chooses a random pseudonym for `Via`: a request that passes two sidecars
-    /// is not a loop, but one that passes this process twice is.
+    /// Joins the parts, and chooses a random pseudonym for `Via`: a request that passes two
+    /// sidecars is not a loop, but one that passes this process twice is.
     pub fn new(parts: SharedParts) -> Self {
         let pseudonym = format!("idjag-proxy-{:08x}", fastrand::u32(..));
         let via = |version: &str| {

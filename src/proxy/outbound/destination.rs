@@ -55,8 +55,8 @@ pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Resu
         };
     }
     let authority = match (parts.uri.authority(), &host) {
-        // RFC 9113 §8.3.1: `:authority` and `Host` must not differ. We refuse such a request and do not
-        // choose one of them.
+        // RFC 9113 §8.3.1: `:authority` and `Host` must not differ. We refuse such a request and do
+        // not choose one of them.
         (Some(target), Some(host)) if !same_authority(target, host) => {
             return Err(malformed("`:authority` and `Host` differ"));
         }

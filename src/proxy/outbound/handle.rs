@@ -64,7 +64,7 @@ async fn serve(
     outcome: &mut Outcome<'_>,
 ) -> Result<Response<AgentBody>, Refusal> {
     let shared = &context.shared;
-    let in_flight = shared.traffic.request();
+    let in_flight = shared.traffic.count_request();
     let in_flight = in_flight.ok_or_else(|| Refusal::too_many("Too many requests are in flight."))?;
     let table = shared.table();
     check(shared, &received.request)?;
@@ -124,8 +124,8 @@ fn check(shared: &Shared, request: &Request<Incoming>) -> Result<(), Refusal> {
     }
 }
 
-/// Finds the route of a request. A path that the upstream may interpret differently is refused if the
-/// route adds a credential.
+/// Finds the route of a request. A path that the upstream may interpret differently is refused if
+/// the route adds a credential.
 fn find_route<'t>(table: &'t Table, destination: &Destination, parts: &Parts) -> Result<&'t Arc<RouteEntry>, Refusal> {
     let path = destination.path.path();
     let decision = table.policy.route(destination.target(), path, &parts.method, &parts.headers);

@@ -36,7 +36,8 @@ impl Resolver {
         Rc::new(Self { lookup: Arc::new(lookup), threads, in_flight: RefCell::default() })
     }
 
-    /// Looks up the addresses of a name. If the caller gives up, a lookup that has begun still ends.
+    /// Looks up the addresses of a name. If the caller gives up, a lookup that has begun still
+    /// ends.
     pub(super) async fn look_up(self: &Rc<Self>, name: &str) -> Addresses {
         loop {
             let follower = self.in_flight.borrow().get(name).and_then(SingleFlight::follow);

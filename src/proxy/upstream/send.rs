@@ -45,8 +45,8 @@ pub(crate) struct RequestCopy {
 
 /// Sends a request and waits for the head of the response. Another connection is tried only if that
 /// is safe: the request was never written, the peer says that it did not process it (RFC 9113
-/// §8.7), or it is idempotent, has no body, and was sent on a pooled connection that broke (RFC 9110
-/// §9.2.2).
+/// §8.7), or it is idempotent, has no body, and was sent on a pooled connection that broke (RFC
+/// 9110 §9.2.2).
 pub(crate) async fn send(
     pool: &Rc<Pool>,
     call: &Call<'_>,
