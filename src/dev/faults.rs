@@ -105,7 +105,7 @@ impl Gate {
     }
 
     /// Waits until `count` requests have reached the gate.
-    pub async fn reached_by(&self, count: u64) {
+    pub async fn wait_for_arrivals(&self, count: u64) {
         // This cannot fail, because the gate owns the sender.
         let _ = self.waiting.subscribe().wait_for(|waiting| *waiting >= count).await;
     }
@@ -169,8 +169,8 @@ impl Faults {
                 gate.pass().await;
                 Ok(normal.await)
             }
-            Some(Fault::HoldBody(gate)) => Ok(normal.await.map(|body| held(body, gate))),
-            Some(Fault::Patch(patch)) => Ok(patched(normal.await, &patch).await),
+            Some(Fault::HoldBody(gate)) => Ok(normal.await.map(|body| hold_body(body, gate))),
+            Some(Fault::Patch(patch)) => Ok(patch_answer(normal.await, &patch).await),
             Some(Fault::Answer { status, headers, body }) => {
                 let mut response = Response::new(full(body));
                 *response.status_mut() = status;
@@ -188,7 +188,7 @@ impl Faults {
 
 /// Sends the body once the gate is open. Its length is not announced, so that the head is sent
 /// separately.
-fn held(body: Body, gate: Gate) -> Body {
+fn hold_body(body: Body, gate: Gate) -> Body {
     let frames = stream::once(async move {
         gate.pass().await;
         body.into_data_stream().map(|data| data.map(Frame::data))
@@ -196,7 +196,7 @@ fn held(body: Body, gate: Gate) -> Body {
     StreamBody::new(frames.flatten()).boxed_unsync()
 }
 
-async fn patched(response: Response<Body>, patch: &Value) -> Response<Body> {
+async fn patch_answer(response: Response<Body>, patch: &Value) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     let Ok(collected) = body.collect().await;
     let mut json: Value = serde_json::from_slice(&collected.to_bytes()).unwrap_or_default();

@@ -52,7 +52,7 @@ impl<T: Clone> RequestLog<T> {
     }
 
     /// Waits until `count` requests have arrived.
-    pub(super) async fn reached_by(&self, count: u64) {
+    pub(super) async fn wait_for_arrivals(&self, count: u64) {
         // This cannot fail, because the log owns the sender.
         let _ = self.arrivals.subscribe().wait_for(|arrivals| *arrivals >= count).await;
     }

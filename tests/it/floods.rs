@@ -61,7 +61,7 @@ async fn reset_streams_release_everything_at_the_upstream() {
         for stream in &round_of_streams {
             assert!(agent.write(get(*stream, HOST, "/held")).await);
         }
-        within(gate.reached_by(round * 100), "all requests at the upstream").await;
+        within(gate.wait_for_arrivals(round * 100), "all requests at the upstream").await;
         for stream in round_of_streams {
             assert!(agent.write(reset(stream)).await);
         }
@@ -195,7 +195,7 @@ async fn unread_uploads_wait_at_the_agent() {
     for stream in streams().take(100) {
         agent.write(frame(HEADERS, END_HEADERS, stream, &block("POST", HOST, "/x"))).await;
     }
-    within(gate.reached_by(100), "all requests at the upstream").await;
+    within(gate.wait_for_arrivals(100), "all requests at the upstream").await;
     // Data within the windows and far beyond them. What exceeds them is a violation that ends the
     // connection.
     let data: Vec<u8> = streams().take(100).flat_map(|stream| frame(DATA, 0, stream, &[0; 16_384])).collect();

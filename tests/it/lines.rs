@@ -94,7 +94,7 @@ async fn each_request_is_logged_as_one_line_and_nothing_else_is() {
     world.api.faults().next(Fault::Hold(gate.clone()));
     let mut leaving = Raw::connect(proxy.outbound).await;
     leaving.write("GET http://api.test/left HTTP/1.1\r\nhost: api.test\r\n\r\n").await;
-    within(gate.reached_by(1), "the request at the upstream").await;
+    within(gate.wait_for_arrivals(1), "the request at the upstream").await;
     drop(leaving);
     until(async || lines(&process).iter().any(|line| line["message"] == "aborted"), "its line").await;
     gate.open();

@@ -46,7 +46,7 @@ async fn readiness_waits_for_eager_tokens_but_startup_does_not() {
         world.api.url()
     );
     let proxy = world.starting(&routes).await;
-    within(gate.reached_by(1), "the exchange").await;
+    within(gate.wait_for_arrivals(1), "the exchange").await;
     until(async || proxy.probe("/startupz").await.status == 200, "started").await;
     let reply = proxy.probe("/readyz").await;
     assert_eq!(reply.status, 503);
@@ -172,7 +172,7 @@ async fn svid_rotation_under_load_fails_no_request() {
             world.workload_api.rotate().expect("rotated");
             proxy.until_metric("svid_updates_total{result=\"accepted\"}", |count| count > updates).await;
             until(async || upstream.connections() > connections, "a handshake with the new one").await;
-            within(upstream.reached_by(upstream.arrivals() + 10), "more requests").await;
+            within(upstream.wait_for_arrivals(upstream.arrivals() + 10), "more requests").await;
         }
         done.store(true, Ordering::Relaxed);
     };
@@ -268,7 +268,7 @@ async fn drain_finishes_requests_and_accepts_until_the_agent_is_gone() {
         agent.send(get).await
     };
     let drain = async {
-        within(gate.reached_by(1), "the request in flight").await;
+        within(gate.wait_for_arrivals(1), "the request in flight").await;
         proxy.drain();
         until(async || proxy.probe("/readyz").await.status == 503, "not ready").await;
         assert!(proxy.probe("/readyz").await.text().contains("the shutdown to finish"));

@@ -23,7 +23,7 @@ async fn requests_above_the_limit_are_refused_until_others_end() {
         world.api.faults().next_many(8, &Fault::Hold(gate.clone()));
         let mut held = join_all((0..8).map(|_| Raw::connect(proxy.outbound))).await;
         join_all(held.iter_mut().map(|agent| agent.write(FULL_GET))).await;
-        within(gate.reached_by(8), "the limit").await;
+        within(gate.wait_for_arrivals(8), "the limit").await;
         let arrivals = world.api.arrivals();
         for reply in join_all((0..100).map(|_| proxy.get("http://open.test/x"))).await {
             reply.assert_refusal(503, "too_many_requests");
@@ -230,7 +230,7 @@ async fn proxy_answers_probes_and_recovers_without_free_descriptors() {
     let call = || http::Request::builder().uri("http://other.test/x").body(full("")).expect("request");
     let calls: Vec<_> = (0..10).map(|_| agent.sender.send_request(call())).collect();
     let (answers, ()) = tokio::join!(join_all(calls), async {
-        within(gate.reached_by(10), "all requests at the other upstream").await;
+        within(gate.wait_for_arrivals(10), "all requests at the other upstream").await;
         gate.open();
     });
     assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|answer| answer.status() == 200)), "{answers:?}");

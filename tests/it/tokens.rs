@@ -63,7 +63,7 @@ async fn caller_that_hangs_up_cancels_nothing() {
     world.corp.faults().token.next(Fault::Hold(gate.clone()));
     let mut leader = Raw::connect(proxy.outbound).await;
     leader.write("GET http://api.test/x HTTP/1.1\r\nhost: api.test\r\n\r\n").await;
-    within(gate.reached_by(1), "the exchange").await;
+    within(gate.wait_for_arrivals(1), "the exchange").await;
     drop(leader);
     proxy.until_metric("requests_total{class=\"aborted\",route=\"api\"}", |count| count == 1.0).await;
     let follower = proxy.get("http://api.test/x");
@@ -89,7 +89,7 @@ async fn unknown_key_does_not_delay_other_users_while_the_key_set_hangs() {
     let unknown = format!("{header}.{}", alice.split_once('.').expect("three parts").1);
     let stranger = proxy.get_for(&unknown, "http://user.test/x");
     let others = async {
-        within(gate.reached_by(1), "the request for newer keys").await;
+        within(gate.wait_for_arrivals(1), "the request for newer keys").await;
         proxy.get_for(&bob, "http://user.test/x").await
     };
     tokio::select! {
@@ -240,7 +240,7 @@ async fn refusal_of_a_request_that_cannot_be_replayed_does_not_wait() {
     world.api.faults().next(Fault::invalid_token());
     let refused = agent::post(proxy.outbound, "http://api.test/x", &[], b"once").await;
     assert_eq!(refused.status, 401, "while the authorization server is silent");
-    within(gate.reached_by(1), "the other token is asked for").await;
+    within(gate.wait_for_arrivals(1), "the other token is asked for").await;
     gate.open();
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
     assert_eq!(world.corp.count(Leg::ClientCredentials), 2);

@@ -98,7 +98,7 @@ async fn token_minted_during_an_identity_change_is_not_used() {
         let gate = Gate::default();
         fixture.world.corp.faults().token.next(Fault::Hold(gate.clone()));
         let change = async {
-            within(gate.reached_by(1), "the exchange").await;
+            within(gate.wait_for_arrivals(1), "the exchange").await;
             fixture.switch_to(after).await;
             gate.open();
         };

@@ -62,7 +62,7 @@ impl Limited {
     }
 
     /// The connections that requests arrived on, once there are `count` of them.
-    async fn reached_by(&mut self, count: usize) -> Vec<usize> {
+    async fn wait_for_arrivals(&mut self, count: usize) -> Vec<usize> {
         let reached = self.requests.wait_for(|seen| seen.len() >= count);
         within(reached, "a request at the upstream").await.expect("a running upstream").clone()
     }
@@ -108,9 +108,9 @@ async fn requests_spread_over_http2_connections_up_to_a_limit() {
         };
         for n in 1..=calls {
             start();
-            upstream.reached_by(n).await;
+            upstream.wait_for_arrivals(n).await;
         }
-        assert_eq!(upstream.reached_by(calls).await, expected);
+        assert_eq!(upstream.wait_for_arrivals(calls).await, expected);
         if calls == 32 {
             // The limit of connections is reached, so these wait for a stream on one of them.
             (0..3).for_each(|_| start());

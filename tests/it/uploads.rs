@@ -109,8 +109,11 @@ async fn stalled_upload_is_refused_after_the_idle_timeout() {
     for reason in ["upstream_timeout", "upstream_broken"] {
         assert_eq!(proxy.metric(&format!("refused_total{{reason=\"{reason}\"}}")).await, 0.0, "{reason}");
     }
-    within(async { tokio::join!(world.api.reached_by(5), modern.reached_by(5)) }, "the requests at the upstreams")
-        .await;
+    within(
+        async { tokio::join!(world.api.wait_for_arrivals(5), modern.wait_for_arrivals(5)) },
+        "the requests at the upstreams",
+    )
+    .await;
     // A body that is kept for a replay is sent whole or not at all.
     assert_eq!((world.api.arrivals(), modern.arrivals()), (5, 5));
 }
@@ -149,7 +152,7 @@ async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() 
             let head =
                 format!("POST /breaks HTTP/1.1\r\nhost: broken-{host}.test\r\ntransfer-encoding: chunked\r\n\r\n");
             agent.write(head).await;
-            within(upstream.reached_by(arrivals + 1), "the request at the upstream").await;
+            within(upstream.wait_for_arrivals(arrivals + 1), "the request at the upstream").await;
             agent.write(part).await;
             if n > 0 {
                 agent.stream.shutdown().await.expect("shut down");
@@ -160,7 +163,7 @@ async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() 
             leaver
                 .write(format!("POST /x HTTP/1.1\r\nhost: broken-{host}.test\r\ncontent-length: 9\r\n\r\nhalf"))
                 .await;
-            within(upstream.reached_by(arrivals + 2), "the request at the upstream").await;
+            within(upstream.wait_for_arrivals(arrivals + 2), "the request at the upstream").await;
             drop(leaver);
             until(async || upstream.requests().len() > ended + 1, "the upstream sees the end").await;
         }
@@ -207,7 +210,7 @@ async fn broken_http2_upload_spares_the_upstream_connection() {
         let ended = modern.requests().len();
         let (longer, end) = post(9);
         let sending = agent.sender.send_request(longer);
-        within(modern.reached_by(arrivals + n), "the request at the upstream").await;
+        within(modern.wait_for_arrivals(arrivals + n), "the request at the upstream").await;
         if n % 2 == 0 {
             drop(sending);
         } else {

@@ -20,7 +20,7 @@ impl IssuerState {
     ) -> Outcome<Value> {
         let assertion = form.value("assertion").ok_or_else(|| Refusal::invalid_request("assertion is missing"))?;
         let presented = self.verify(registry, assertion).await;
-        // ID-JAG §4.4.1, RFC 7521 §5.2
+        // An invalid assertion makes the grant invalid (ID-JAG §4.4.1, RFC 7521 §5.2).
         let presented = presented.map_err(|error| Refusal::invalid_grant(format!("assertion: {error:#}")))?;
         let client = responsible_client(registry, client, &presented)?;
         let is_id_jag = jwt::has_typ(&presented.token, ID_JAG_TYP);

@@ -173,8 +173,8 @@ impl AuthorizationServer {
     }
 
     /// Waits until `count` token requests have arrived.
-    pub async fn reached_by(&self, count: u64) {
-        self.state.log.reached_by(count).await;
+    pub async fn wait_for_arrivals(&self, count: u64) {
+        self.state.log.wait_for_arrivals(count).await;
     }
 
     /// Uses these TLS settings for new handshakes. The scheme of the issuer does not change.

@@ -9,9 +9,9 @@ pub enum Leg {
     ClientCredentials,
     /// An assertion that the agent signed itself, sent by RFC 8693 or RFC 7523.
     SelfIssued,
-    /// A token exchange for an ID-JAG (RFC 8693), leg 1.
+    /// Leg 1 of ID-JAG: a token exchange for the ID-JAG (RFC 8693).
     IdJagIssue,
-    /// An identity provider's ID-JAG as the grant (RFC 7523), leg 2.
+    /// Leg 2 of ID-JAG: an identity provider's ID-JAG as the grant (RFC 7523).
     IdJagRedeem,
     /// Any other token exchange (RFC 8693).
     TokenExchange,

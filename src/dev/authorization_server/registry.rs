@@ -43,7 +43,7 @@ pub enum Authentication {
     SecretBasic(String),
     /// `client_secret_post` with this secret.
     SecretPost(String),
-    /// `private_key_jwt`.
+    /// `private_key_jwt`, verified with a key from this source.
     PrivateKeyJwt(KeySource),
     /// `spiffe_jwt`: a JWT-SVID as an assertion of type `…:jwt-spiffe`.
     SpiffeJwt,

@@ -288,7 +288,7 @@ async fn metadata_and_keys_are_served_and_faults_injected() {
     fixture.server.faults().token.next(Fault::Hold(gate.clone()));
     let assertion = fixture.assertion(BOT, &json!({ "sub": BOT }));
     let (answer, ()) = tokio::join!(fixture.exchange(&assertion), async {
-        gate.reached_by(1).await;
+        gate.wait_for_arrivals(1).await;
         gate.open();
     });
     assert_eq!(answer.0, 200);

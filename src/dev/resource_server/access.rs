@@ -47,12 +47,12 @@ impl ApiState {
         let Some(token) = bearer(received) else {
             return Err(answer(StatusCode::UNAUTHORIZED, Some("Bearer realm=\"dev\""), "an access token is required"));
         };
-        let claims = self.verified(&rule, &token).await.map_err(|error| {
+        let claims = self.verify(&rule, &token).await.map_err(|error| {
             let challenge = "Bearer realm=\"dev\", error=\"invalid_token\"";
             answer(StatusCode::UNAUTHORIZED, Some(challenge), &format!("{error:#}"))
         })?;
         received.claims = Some(claims.clone());
-        let needed = rule.scopes.iter().find(|rule| rule.fits(received)).map(|rule| rule.scope.as_str());
+        let needed = rule.scopes.iter().find(|rule| rule.matches(received)).map(|rule| rule.scope.as_str());
         let granted = claims["scope"].as_str().unwrap_or("");
         match needed {
             Some(scope) if !granted.split(' ').any(|word| word == scope) => {
@@ -63,7 +63,7 @@ impl ApiState {
         }
     }
 
-    async fn verified(&self, rule: &TokenRule, token: &str) -> anyhow::Result<Value> {
+    async fn verify(&self, rule: &TokenRule, token: &str) -> anyhow::Result<Value> {
         let token = jwt::verify_with_jwks(token, &rule.keys.jwks().await?, "sig")?;
         ensure!(jwt::has_typ(&token, "at+jwt"), "typ is {}, not at+jwt", token.header["typ"]);
         let claims = token.claims;
@@ -77,7 +77,7 @@ impl ApiState {
 }
 
 impl ScopeRule {
-    fn fits(&self, received: &ReceivedRequest) -> bool {
+    fn matches(&self, received: &ReceivedRequest) -> bool {
         let method = self.methods.is_empty() || self.methods.contains(&received.method.as_str());
         method && received.target.path().starts_with(&self.path)
     }

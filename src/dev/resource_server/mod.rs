@@ -140,12 +140,12 @@ impl ResourceServer {
     }
 
     /// Waits until `count` requests have arrived.
-    pub async fn reached_by(&self, count: u64) {
-        self.state.log.reached_by(count).await;
+    pub async fn wait_for_arrivals(&self, count: u64) {
+        self.state.log.wait_for_arrivals(count).await;
     }
 
     /// Waits until `count` clients have opened `/sse`.
-    pub async fn listened_to_by(&self, count: usize) {
+    pub async fn wait_for_listeners(&self, count: usize) {
         while self.state.events.receiver_count() < count {
             tokio::task::yield_now().await;
         }

@@ -58,7 +58,7 @@ async fn token_is_checked_and_never_echoed() {
 async fn events_reach_open_streams() {
     let server = ResourceServer::start(None, &Clock::system()).await.unwrap();
     let mut response = client().request(get(&format!("{}/sse", server.url()))).await.unwrap();
-    server.listened_to_by(1).await;
+    server.wait_for_listeners(1).await;
     assert_eq!(server.send_event("one"), 1);
     let frame = response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
     assert_eq!(frame, "data: one\n\n");

@@ -124,7 +124,7 @@ impl SpiffeWorkloadApi for Service {
         if request.audience.is_empty() {
             return Err(Status::invalid_argument("audience must be specified"));
         }
-        let published = self.answering().await?;
+        let published = self.wait_until_answering().await?;
         let is_requested = |id: &&Issued| request.spiffe_id.is_empty() || request.spiffe_id == id.spiffe_id;
         let mut svids = Vec::new();
         for identity in published.identities.iter().filter(is_requested) {
@@ -152,7 +152,7 @@ impl SpiffeWorkloadApi for Service {
 impl Service {
     /// The published state once calls no longer hang. It is an error if calls are refused or the
     /// streams were closed.
-    async fn answering(&self) -> Result<Arc<Published>, Status> {
+    async fn wait_until_answering(&self) -> Result<Arc<Published>, Status> {
         let mut published = self.published.clone();
         let epoch = self.epoch();
         let ready = published.wait_for(|published| published.mode != Mode::Hang || published.epoch != epoch).await;
