@@ -111,7 +111,7 @@ impl Components {
         Ok((components, Owners { identity: identity_task, tokens: owner }))
     }
 
-    /// Builds the routes of `config`. Reads files.
+    /// Builds the routes of `config`. Blocks, because it reads files.
     ///
     /// # Errors
     /// The TLS of a route cannot be set up.

@@ -140,11 +140,11 @@ impl fmt::Display for KeyPath {
 pub(crate) struct Report {
     file: PathBuf,
     lines: Vec<String>,
-    /// At most [`MAX_PROBLEMS`].
+    /// The errors, at most [`MAX_PROBLEMS`].
     errors: Vec<(KeyPath, Problem)>,
     /// How many of the errors were found by the first pass.
     first_pass: usize,
-    /// At most [`MAX_PROBLEMS`].
+    /// The warnings, at most [`MAX_PROBLEMS`].
     warnings: Vec<Problem>,
     /// Holds a problem that is not reported because the list is full, or because it follows from
     /// another problem.

@@ -1,4 +1,4 @@
-//! What header fields mean to a proxy.
+//! Classifies header fields by what they mean to a proxy.
 use http::HeaderName;
 
 /// Whether a field belongs to one connection or to the message's framing, or says where a request
@@ -80,7 +80,7 @@ pub fn is_credential(name: &HeaderName) -> bool {
 }
 
 /// Applies `test` to a name with hyphens in place of underscores. An upstream that follows CGI (RFC
-/// 3875 §4.1.18) does not tell `txn_token` from `Txn-Token`.
+/// 3875 §4.1.18) does not distinguish `txn_token` from `Txn-Token`.
 pub fn any_spelling(name: &str, test: impl Fn(&str) -> bool) -> bool {
     if name.contains('_') { test(&name.replace('_', "-")) } else { test(name) }
 }

@@ -43,9 +43,9 @@ pub enum CredentialRule {
         /// The value of the header, marked as sensitive.
         value: HeaderValue,
     },
-    /// Opaque TLS through CONNECT.
+    /// The requests are opaque TLS through CONNECT and carry no credential.
     Tunnel,
-    /// No credential of ours.
+    /// No credential that the proxy adds.
     None {
         /// Whether the agent's own credentials are forwarded.
         keep_credentials: bool,

@@ -15,18 +15,18 @@ const TRIPS: &str = "http://travel.partner.example/v1/trips";
 /// Tells all the stories.
 pub(super) async fn walk(page: &mut Page, world: &World) -> anyhow::Result<()> {
     let start = Instant::now();
-    cast(page, world)?;
-    alone(page, world).await?;
-    for_alice(page, world).await?;
-    nested(page, world).await?;
-    across(page, world).await?;
-    refusals(page, world).await?;
-    rotation(page, world).await?;
+    show_cast(page, world)?;
+    act_alone(page, world).await?;
+    act_for_alice(page, world).await?;
+    nest_actors(page, world).await?;
+    cross_companies(page, world).await?;
+    show_refusals(page, world).await?;
+    show_rotation(page, world).await?;
     page.summary(start.elapsed().as_secs_f64());
     Ok(())
 }
 
-fn cast(page: &mut Page, world: &World) -> anyhow::Result<()> {
+fn show_cast(page: &mut Page, world: &World) -> anyhow::Result<()> {
     page.heading(
         "idjag-proxy demo: SPIFFE in, ID-JAG across, an access token out. Real protocols, real sockets, one process.",
     );
@@ -45,7 +45,7 @@ fn cast(page: &mut Page, world: &World) -> anyhow::Result<()> {
 }
 
 /// The first story: the agent acts as itself.
-async fn alone(page: &mut Page, world: &World) -> anyhow::Result<()> {
+async fn act_alone(page: &mut Page, world: &World) -> anyhow::Result<()> {
     page.story(
         "The agent on its own",
         "calendar-bot wants to know which rooms are free. No user is involved: it acts as itself.\n\
@@ -61,7 +61,7 @@ async fn alone(page: &mut Page, world: &World) -> anyhow::Result<()> {
 }
 
 /// The second story: the agent acts for alice.
-async fn for_alice(page: &mut Page, world: &World) -> anyhow::Result<()> {
+async fn act_for_alice(page: &mut Page, world: &World) -> anyhow::Result<()> {
     page.story(
         "Alice, through calendar-bot",
         "Alice asks calendar-bot for her events. The agent passes on the ID token that she received when she logged in.\n\
@@ -80,7 +80,7 @@ async fn for_alice(page: &mut Page, world: &World) -> anyhow::Result<()> {
 }
 
 /// A chain of actors: alice, orchestrator, worker.
-async fn nested(page: &mut Page, world: &World) -> anyhow::Result<()> {
+async fn nest_actors(page: &mut Page, world: &World) -> anyhow::Result<()> {
     page.story(
         "A chain: alice → orchestrator → worker",
         "Alice asks the orchestrator to plan her week. It hands part of the task to the worker, another agent with its own proxy,\n\
@@ -113,7 +113,7 @@ async fn nested(page: &mut Page, world: &World) -> anyhow::Result<()> {
 }
 
 /// The two legs of the ID-JAG draft, between two companies.
-async fn across(page: &mut Page, world: &World) -> anyhow::Result<()> {
+async fn cross_companies(page: &mut Page, world: &World) -> anyhow::Result<()> {
     page.story(
         "Across two companies",
         "Alice's trips are stored by a partner, which trusts the company's authorization server, but not assertions signed by its agents.\n\
@@ -143,7 +143,7 @@ async fn across(page: &mut Page, world: &World) -> anyhow::Result<()> {
     story::cached_calls(page, world, &call, &observed.reply).await
 }
 
-async fn refusals(page: &mut Page, world: &World) -> anyhow::Result<()> {
+async fn show_refusals(page: &mut Page, world: &World) -> anyhow::Result<()> {
     page.story("What is refused, and why", "A sidecar is only worth what it keeps out.");
     let bot = &world.bot;
     let call = |url, fields| Call { agent: bot, url, fields, upstream: &world.calendar };
@@ -182,7 +182,7 @@ async fn refusals(page: &mut Page, world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn rotation(page: &mut Page, world: &World) -> anyhow::Result<()> {
+async fn show_rotation(page: &mut Page, world: &World) -> anyhow::Result<()> {
     page.story(
         "The certificate is renewed",
         "SVIDs live for an hour at most. The Workload API pushes a new one, and no call fails.",

@@ -124,7 +124,7 @@ pub(super) async fn cached_calls(page: &mut Page, world: &World, call: &Call<'_>
     Ok(())
 }
 
-/// Shows a refusal: who refused, why, and what the agent is told.
+/// Shows a refusal: who refused, why, and what the agent receives.
 pub(super) fn refusal(page: &mut Page, observed: &Observed, status: u16, why: &str) {
     let reply = &observed.reply;
     if let Some((code, reason)) = observed.corp.last().and_then(|request| request.refusal.as_ref()) {

@@ -42,7 +42,7 @@ pub(crate) fn parse(text: &str, report: &mut Report) -> Option<Node> {
 #[derive(Clone, Copy)]
 struct Size {
     nodes: usize,
-    /// Bytes.
+    /// The length of all scalars in bytes.
     text: usize,
 }
 
