@@ -65,7 +65,7 @@
 //! | a metric | the module that owns the value, by [`telemetry::Registrar`]; a gauge that is read at each scrape also needs a line in `app/components.rs` | `telemetry` |
 //! | a listener | the module that serves it, `app/listeners.rs`, its task in `app/run.rs`, `config` | everything else |
 //! | a setting | its file type in `config/file`, its conversion in `config/build`, its runtime type in the module that uses it (`config/runtime.rs` for the process) | other modules |
-//! | a route's property in `check` and `status` | its file type, its runtime type in `policy`, its `Display` | the commands that print it |
+//! | a route's property in `check` and `status` | its file type, its step in `config/build`, its runtime type and its words in `policy` | the commands that print it |
 //!
 //! # Threads
 //!
