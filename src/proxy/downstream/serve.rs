@@ -7,6 +7,7 @@ use super::write_timeout::{TrackedBody, WriteTimeout, with_write_timeout};
 use crate::proxy::limits::Limits;
 use crate::proxy::traffic::Connected;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::uri::Authority;
 use http::{Request, Response};
 use http_body::Body;
@@ -141,8 +142,9 @@ impl Server {
         let guarded = RequestGuard::new(io, self.head_limit, Arc::clone(&downstream.violations), write_timeout.clone());
         let service = service_fn(|request| {
             let (downstream, write_timeout) = (Rc::clone(&downstream), write_timeout.clone());
-            let answer = handler(ReceivedRequest { request, downstream, write_timeout });
-            async move { Ok::<_, Infallible>(answer.await) }
+            // Mapped, not awaited in a block: hyper moves the future for each request, and a block
+            // would have room for it twice.
+            handler(ReceivedRequest { request, downstream, write_timeout }).map(Ok::<_, Infallible>)
         });
         let mut builder = http1::Builder::new();
         builder
