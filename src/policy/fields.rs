@@ -79,6 +79,57 @@ pub fn is_credential(name: &HeaderName) -> bool {
     })
 }
 
+/// Whether a field has a purpose of its own, for which proxies, servers or browsers read it: a
+/// credential there would be lost, logged, or taken for something else.
+pub fn has_other_purpose(name: &HeaderName) -> bool {
+    const PREFIXES: [&str; 14] = [
+        "accept",
+        "access-control-",
+        "content-",
+        "grpc-",
+        "if-",
+        "proxy-",
+        "sec-",
+        "x-b3-",
+        "x-forwarded",
+        "x-http-method",
+        "x-method-override",
+        "x-original-",
+        "x-request-id",
+        "x-rewrite-",
+    ];
+    any_spelling(name.as_str(), |name| {
+        PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            || matches!(
+                name,
+                "baggage"
+                    | "cache-control"
+                    | "cookie"
+                    | "date"
+                    | "early-data"
+                    | "expect"
+                    | "from"
+                    | "host"
+                    | "idempotency-key"
+                    | "last-event-id"
+                    | "max-forwards"
+                    | "origin"
+                    | "pragma"
+                    | "prefer"
+                    | "priority"
+                    | "range"
+                    | "referer"
+                    | "set-cookie"
+                    | "traceparent"
+                    | "tracestate"
+                    | "trailer"
+                    | "user-agent"
+                    | "via"
+                    | "x-client-ip"
+            )
+    })
+}
+
 /// Applies `test` to a name with hyphens in place of underscores. An upstream that follows CGI (RFC
 /// 3875 §4.1.18) does not distinguish `txn_token` from `Txn-Token`.
 pub fn any_spelling(name: &str, test: impl Fn(&str) -> bool) -> bool {

@@ -7,13 +7,15 @@ mod fields;
 mod matcher;
 mod path;
 mod placement;
+mod reserved;
 mod route;
 
 pub use decision::{Conflict, Decision, Policy, Target, Unmatched};
 pub use description::{RouteDescription, enumeration};
 pub use error::PatternError;
-pub use fields::{any_spelling, is_credential, is_forwarding, is_hop_by_hop, is_structural};
+pub use fields::{any_spelling, has_other_purpose, is_credential, is_forwarding, is_hop_by_hop, is_structural};
 pub use matcher::{HostPattern, Match};
 pub use path::{PathAmbiguity, PathPattern, ambiguity, normalized};
 pub use placement::{Placement, PlacementError};
+pub use reserved::ReservedHeaders;
 pub use route::{CredentialRule, Origin, Route, RouteLimits, Scheme, Timeouts, TokenRule, TokenSource, Upstream};

@@ -5,8 +5,8 @@ use http::HeaderValue;
 use std::sync::OnceLock;
 use zeroize::Zeroizing;
 
-/// The field values of one token: one for each prefix that it has been sent with. The configuration
-/// bounds how many there are.
+/// The field values of one token: one for each prefix that it has been sent with. There are as many
+/// as the configurations that were in force while the token lived have prefixes.
 #[derive(Debug, Default)]
 pub(super) struct FieldValues(OnceLock<Box<FieldValue>>);
 

@@ -7,8 +7,8 @@ use crate::config::file::{File, LegacySecretFile, RouteFile, TokenOfRoute, Unmat
 use crate::config::problem::KeyPath;
 use crate::host::without_brackets;
 use crate::policy::{
-    CredentialRule, HostPattern, Match, Placement, Policy, Route, RouteLimits, Timeouts, TokenSource, Unmatched,
-    Upstream,
+    CredentialRule, HostPattern, Match, Placement, Policy, ReservedHeaders, Route, RouteLimits, Timeouts, TokenSource,
+    Unmatched, Upstream,
 };
 use http::header::AUTHORIZATION;
 use std::collections::{HashMap, HashSet};
@@ -36,7 +36,7 @@ impl Builder<'_> {
             let credential = self.credential(&path, &route.item, tokens);
             let assumed = credential.clone().unwrap_or(CredentialRule::None { keep_credentials: false });
             let upstream = self.upstream(&path, &route.item, &assumed);
-            self.check_route(&path, &route.item, &assumed);
+            self.check_route(&path, &route.item);
             complete &= credential.is_some() && upstream.is_some();
             // A route that could not be built still takes part in the search for conflicts.
             let upstream = upstream.unwrap_or(Upstream { origin: None, tls: None });
@@ -44,6 +44,7 @@ impl Builder<'_> {
         }
         let paths: Vec<KeyPath> = file.routes.iter().map(|route| root.index(route.index)).collect();
         self.check_names(&paths, &routes);
+        self.warn_of_removed_headers(&paths, &routes);
         self.check_aliases(&paths, &routes);
         self.check_kept_credentials(&paths, &routes);
         self.warn_of_unmatched(file);
@@ -162,20 +163,10 @@ impl Builder<'_> {
         Some(CredentialRule::LegacySecret { placement, value })
     }
 
-    fn check_route(&mut self, path: &KeyPath, route: &RouteFile, credential: &CredentialRule) {
+    fn check_route(&mut self, path: &KeyPath, route: &RouteFile) {
         if route.replay.as_ref().is_some_and(|replay| replay.max_body.0 > MAX_REPLAY) {
             self.error(&path.key("replay").key("max_body"), "a body that is kept for a replay may have at most 1MiB")
                 .help("bodies are kept in memory, one for each of up to `limits.requests` requests");
-        }
-        for (name, _) in &route.r#match.headers.0 {
-            let keeps_credentials = matches!(credential, CredentialRule::None { keep_credentials: true });
-            let is_placed = matches!(credential, CredentialRule::Token(rule) if rule.placement.header() == name);
-            if is_placed || (!keeps_credentials && name == AUTHORIZATION) {
-                self.warn(
-                    &path.key("match").key("headers"),
-                    format!("`{name}` only selects the route; it is removed from the request that leaves"),
-                );
-            }
         }
         let port = route.r#match.port.map(|port| port.0);
         let is_own_host = matches!(&route.r#match.host, HostPattern::Exact(host) if is_loopback(host));
@@ -184,6 +175,19 @@ impl Builder<'_> {
                 &path.key("match"),
                 "no request can reach this route: at this address the first path segment names the host",
             );
+        }
+    }
+
+    fn warn_of_removed_headers(&mut self, paths: &[KeyPath], routes: &[Route]) {
+        let reserved = ReservedHeaders::new(routes);
+        for (path, route) in paths.iter().zip(routes) {
+            let names = route.matcher.headers.iter().map(|(name, _)| name);
+            for name in names.filter(|name| reserved.removes(name, &route.credential)) {
+                self.warn(
+                    &path.key("match").key("headers"),
+                    format!("`{name}` only selects the route; it is removed from the request that leaves"),
+                );
+            }
         }
     }
 

@@ -28,7 +28,7 @@ record! {
 
 record! {
     /// The header that carries an access token on a request. The agent's own header of that name is
-    /// always removed.
+    /// removed, except on a route with `keep_credentials`.
     PlacementFile {
         /// The name of the header.
         header: HeaderName = "Authorization",

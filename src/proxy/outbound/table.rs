@@ -3,9 +3,7 @@
 use super::destination::Destination;
 use crate::clock::Clock;
 use crate::identity::Identity;
-use crate::policy::{
-    CredentialRule, Decision, HostPattern, Match, Policy, Route, TokenSource, Unmatched, is_credential,
-};
+use crate::policy::{CredentialRule, Decision, HostPattern, Match, Policy, ReservedHeaders, Route, Unmatched};
 use crate::proxy::error::{Reason, Refusal};
 use crate::proxy::metrics::{Metrics, RouteMetrics};
 use crate::proxy::upstream::UpstreamConfig;
@@ -63,7 +61,7 @@ impl Table {
     /// # Errors
     /// The TLS of a route cannot be set up. The checks of the configuration rule this out.
     pub fn new(policy: Policy, parts: &TableParts<'_>) -> Result<Self, SetupError> {
-        let reserved = Reserved::new(&policy);
+        let reserved = ReservedHeaders::new(policy.routes().iter().map(|route| &**route));
         let entries = policy.routes().iter().map(|route| RouteEntry::new(route, parts, &reserved).map(Arc::new));
         let entries = entries.collect::<Result<_, _>>()?;
         let pass = (policy.unmatched() == Unmatched::Pass)
@@ -130,51 +128,8 @@ impl Table {
     }
 }
 
-/// Headers that the agent's requests must not carry to an upstream.
-struct Reserved {
-    /// Users' tokens, which reach no upstream.
-    user_tokens: Vec<HeaderName>,
-    /// Access tokens. Only the proxy sends them, except on a route that forwards the agent's own
-    /// credentials.
-    access_tokens: Vec<HeaderName>,
-}
-
-impl Reserved {
-    fn new(policy: &Policy) -> Self {
-        let (mut user_tokens, mut access_tokens) = (Vec::new(), Vec::new());
-        for route in policy.routes() {
-            let CredentialRule::Token(rule) = &route.credential else { continue };
-            if let TokenSource::Header(name) = &rule.source {
-                user_tokens.push(name.clone());
-            }
-            let name = rule.placement.header();
-            // The well-known ones are removed wherever the agent's credentials are.
-            if !is_credential(name) {
-                access_tokens.push(name.clone());
-            }
-        }
-        Self { user_tokens, access_tokens }
-    }
-
-    /// The headers that a route removes if its requests carry `credential`.
-    fn of(&self, credential: &CredentialRule) -> Arc<[HeaderName]> {
-        let mut names = self.user_tokens.clone();
-        match credential {
-            CredentialRule::None { keep_credentials: true } => {}
-            CredentialRule::LegacySecret { placement, .. } => {
-                names.push(placement.header().clone());
-                names.extend_from_slice(&self.access_tokens);
-            }
-            _ => names.extend_from_slice(&self.access_tokens),
-        }
-        names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
-        names.dedup();
-        names.into()
-    }
-}
-
 impl RouteEntry {
-    fn new(route: &Arc<Route>, parts: &TableParts<'_>, reserved: &Reserved) -> Result<Self, SetupError> {
+    fn new(route: &Arc<Route>, parts: &TableParts<'_>, reserved: &ReservedHeaders) -> Result<Self, SetupError> {
         let (slot, user_file, needs_token_identity) = match &route.credential {
             CredentialRule::Token(rule) => {
                 (Some(parts.tokens.slot(&rule.grant)), rule.file_token.clone(), rule.grant.needs_identity())
@@ -207,7 +162,7 @@ impl RouteEntry {
         matches!(&self.route.credential, CredentialRule::Token(rule) if rule.eager)
     }
 
-    fn without_route(parts: &TableParts<'_>, reserved: &Reserved) -> Result<Self, SetupError> {
+    fn without_route(parts: &TableParts<'_>, reserved: &ReservedHeaders) -> Result<Self, SetupError> {
         let everything = Match::host(HostPattern::Suffix("".into()));
         let nothing = CredentialRule::None { keep_credentials: false };
         let route = Route::new("none", everything, nothing, Some(parts.pass_tls.clone()));

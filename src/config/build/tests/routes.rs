@@ -134,6 +134,24 @@ fn replay_body_above_the_limit_is_refused() {
 }
 
 #[test]
+fn condition_on_a_header_that_another_route_reserves_is_reported() {
+    let directory = ConfigDirectory::new();
+    let config = |name: &str, token: &str| {
+        with_token("flow: { token_exchange: { server: corp } }, placement: { header: X-Tenant-Token }").replace(
+            "routes: [",
+            &format!("routes: [{{ match: {{ host: other, headers: {{ {name}: x }} }}, token: {token} }}, "),
+        )
+    };
+    let is_reported = |name: &str, token: &str| {
+        directory.warnings(&config(name, token)).iter().any(|warning| warning.contains("only selects the route"))
+    };
+    assert!(is_reported("X-Tenant-Token", "none"));
+    assert!(is_reported("x_tenant_token", "none"), "another spelling");
+    assert!(!is_reported("X-Tenant", "none"));
+    assert!(!is_reported("X-Tenant-Token", "none, keep_credentials: true"));
+}
+
+#[test]
 fn authorization_header_that_is_removed_or_kept_is_reported() {
     let directory = ConfigDirectory::new();
     let by_header = |name: &str| {
