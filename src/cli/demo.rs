@@ -2,8 +2,8 @@
 //! stories.
 //!
 //! The peers are those of [`crate::dev`], and the proxies are the real ones of [`crate::app`].
-//! What is shown is what the peers received, not what the proxy reports about itself; only the cache
-//! counts come from the proxy's metrics.
+//! What is shown is what the peers received, not what the proxy reports about itself; only the
+//! cache counts come from the proxy's metrics.
 mod agent;
 mod observed;
 mod page;

@@ -2,9 +2,9 @@
 //! what was loaded.
 //!
 //! It watches directories, not files: Kubernetes updates a mounted ConfigMap by swapping a symbolic
-//! link, after which a watch on the file itself reports nothing. Only the content counts: an event merely
-//! triggers a check, and a check every 30 seconds covers changes without events (on a network file
-//! system, or in a directory that was created again).
+//! link, after which a watch on the file itself reports nothing. Only the content counts: an event
+//! merely triggers a check, and a check every 30 seconds covers changes without events (on a
+//! network file system, or in a directory that was created again).
 use crate::tasks::Stop;
 use aws_lc_rs::digest::{SHA256, digest};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};

@@ -299,8 +299,8 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // If removing it fails, what is left is harmless: sockets, configurations, a CA certificate,
-        // and tokens that expire within an hour.
+        // If removing it fails, what is left is harmless: sockets, configurations, a CA
+        // certificate, and tokens that expire within an hour.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -22,8 +22,8 @@ pub(super) struct Container<'p> {
     pub(super) index: usize,
 }
 
-/// The largest number of containers of all kinds. Real pods have tens; a hostile one may have as many as fit
-/// into a review.
+/// The largest number of containers of all kinds. Real pods have tens; a hostile one may have as
+/// many as fit into a review.
 const MAX_CONTAINERS: usize = 256;
 const MAX_VOLUMES: usize = 1024;
 

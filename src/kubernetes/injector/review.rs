@@ -1,5 +1,5 @@
-//! Admission reviews and their answers. This module is pure. Any bytes get an answer, and none cause
-//! a panic.
+//! Admission reviews and their answers. This module is pure. Any bytes get an answer, and none
+//! cause a panic.
 use super::memory_bound::memory_bound;
 use crate::kubernetes::inject::{Defaults, InjectLabel, OnExisting, inject, inject_label, is_object_name};
 use crate::kubernetes::names::{CONFIG_KEY, LABEL_INJECT};
