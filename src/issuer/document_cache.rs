@@ -7,7 +7,7 @@ use crate::single_flight::{CachedValue, FailurePolicy, Fetched, Served};
 use http::HeaderMap;
 use std::time::Duration;
 
-/// How long a failed fetch is not repeated.
+/// How long a failure is served to further callers before the document is fetched again.
 const NEGATIVE: Duration = Duration::from_secs(5);
 /// How long a stale document is used after a failed fetch, before it is fetched again.
 const RETRY_PAUSE: Duration = Duration::from_secs(30);
@@ -29,7 +29,8 @@ impl<T: Clone> DocumentCache<T> {
     /// Wraps a document that arrived at `now`, with the lifetime that its headers give it.
     pub(super) fn fetched(&self, document: T, headers: &HeaderMap, now: Timestamp) -> Fetched<T> {
         let fresh_until = now.plus(lifetime(headers));
-        // If the clock was set back, the age of the document is unknown, and it is not used.
+        // `valid_from`: if the clock is later set back to before this, the document's age is
+        // unknown, and it is not used.
         Fetched { value: document, valid_from: now, fresh_until, usable_until: fresh_until.plus(self.stale) }
     }
 
@@ -39,7 +40,8 @@ impl<T: Clone> DocumentCache<T> {
         clock: &Clock,
         fetch: impl FnOnce() -> F,
     ) -> Result<Served<T, IssuerError>, IssuerError> {
-        // Fetches are rare and large: on the heap, they keep the futures of all callers small.
+        // A fetch is rare, and its future is large: boxing it keeps the futures of all callers
+        // small.
         self.cached.get(clock, || Box::pin(fetch())).await
     }
 

@@ -11,7 +11,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// minutes and at most a day.
 pub(super) fn lifetime(headers: &HeaderMap) -> Duration {
     let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    let directive = |directive: &str| {
+    let max_age_of = |directive: &str| {
         let (name, seconds) = directive.trim().split_once('=')?;
         name.eq_ignore_ascii_case("max-age").then(|| seconds.trim_matches('"').parse().ok())?
     };
@@ -20,7 +20,7 @@ pub(super) fn lifetime(headers: &HeaderMap) -> Duration {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .find_map(directive);
+        .find_map(max_age_of);
     let age = text(AGE).and_then(|age| age.trim().parse().ok()).unwrap_or(0);
     let lifetime = match max_age {
         Some(seconds) => Duration::from_secs(u64::saturating_sub(seconds, age)),

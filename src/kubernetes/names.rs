@@ -34,6 +34,8 @@ pub(crate) const VOLUME_CONFIG: &str = "idjag-proxy-config";
 pub(crate) const VOLUME_SECRETS: &str = "idjag-proxy-secrets";
 pub(crate) const VOLUME_ADMIN: &str = "idjag-proxy-admin";
 pub(crate) const VOLUME_WORKLOAD_API: &str = "idjag-proxy-workload-api";
+/// An empty volume, mounted where the service account's token would be, so that the sidecar has
+/// none.
 pub(crate) const VOLUME_NO_TOKEN: &str = "idjag-proxy-no-token";
 pub(crate) const VOLUMES: [&str; 5] =
     [VOLUME_CONFIG, VOLUME_SECRETS, VOLUME_ADMIN, VOLUME_WORKLOAD_API, VOLUME_NO_TOKEN];

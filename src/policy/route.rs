@@ -45,7 +45,7 @@ pub enum CredentialRule {
     },
     /// The requests are opaque TLS through CONNECT and carry no credential.
     Tunnel,
-    /// No credential that the proxy adds.
+    /// The proxy adds no credential.
     None {
         /// Whether the agent's own credentials are forwarded.
         keep_credentials: bool,
@@ -81,7 +81,7 @@ pub enum TokenSource {
 
 impl Route {
     /// A route with this name, match and credential, and the defaults of the configuration. Its
-    /// requests go to their own host over `https`, which `tls` describes.
+    /// requests go to the host that they name, over `https` with the settings in `tls`.
     pub fn new(name: &str, matcher: Match, credential: CredentialRule, tls: Option<ClientTls>) -> Self {
         Self {
             name: name.into(),

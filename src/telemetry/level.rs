@@ -16,7 +16,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// Returns the level of this name, in lower case.
+    /// Parses a level's name, which must be in lower case.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace].into_iter().find(|level| level.as_str() == text)
     }

@@ -1,6 +1,7 @@
 //! The metrics of the process itself: its build, the resources that it uses, and the log lines that
 //! it lost. The `process_*` metrics have the names that all Prometheus clients use. They are read
-//! from `/proc` here, because the crate for it depends on a second wrapper of libc.
+//! from `/proc` here rather than with the `procfs` crate, which depends on `rustix`; the rest of
+//! the program uses `nix`.
 use super::logs::Logs;
 use super::registrar::{Registrar, prefixed};
 use prometheus::{Counter, Gauge, IntCounter, IntGauge, Opts};
@@ -38,7 +39,7 @@ impl ProcessMetrics {
             resident: gauge("process_resident_memory_bytes", "Resident memory.")?,
             virtual_size: gauge("process_virtual_memory_bytes", "Virtual memory.")?,
             open_fds: gauge("process_open_fds", "Open file descriptors.")?,
-            max_fds: gauge("process_max_fds", "The limit of open file descriptors.")?,
+            max_fds: gauge("process_max_fds", "The limit on open file descriptors.")?,
             threads: gauge("process_threads", "Threads.")?,
         })
     }
@@ -100,14 +101,14 @@ fn parse(text: &str) -> Option<Stat> {
     })
 }
 
-/// Returns how many file descriptors this process may open, if the system has a limit.
+/// Returns how many file descriptors this process may open (its soft limit), if that can be read.
 #[cfg(unix)]
 pub fn descriptor_limit() -> Option<u64> {
     let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).ok()?;
     Some(soft)
 }
 
-/// Returns how many file descriptors this process may open, if the system has a limit.
+/// Returns nothing: the limit is only known on Unix.
 #[cfg(not(unix))]
 pub fn descriptor_limit() -> Option<u64> {
     None

@@ -31,7 +31,7 @@ async fn refused(proxy: &Proxy, call: http::Request<Full<Bytes>>, reason: &str, 
 }
 
 #[tokio::test]
-async fn every_reason_has_its_grpc_code() {
+async fn refusal_has_the_grpc_code_of_its_reason() {
     let world = World::open().await;
     let (modern, _) = world.modern_api().await;
     let other = WebCa::new(&world.clock).expect("authority");

@@ -87,7 +87,7 @@ impl World {
         world
     }
 
-    /// Starts an API over HTTP/2 that requires the same tokens, and returns it with routes to it:
+    /// Starts an API over HTTP/2 and TLS that requires the same tokens, and returns it with routes to it:
     /// `api.test`, `user.test` and `open.test`. Each worker has one connection to it for each
     /// route.
     pub(crate) async fn modern_api(&self) -> (ResourceServer, String) {
@@ -129,7 +129,7 @@ impl World {
         self.corp.keys().mint("JWT", ttl, all).expect("minted")
     }
 
-    /// The beginning of every configuration, which its routes follow.
+    /// The start of every configuration; the routes are appended to it.
     pub(crate) fn preamble(&self) -> String {
         let issuer = self.corp.issuer();
         format!(
@@ -181,7 +181,7 @@ routes:
         proxy
     }
 
-    /// Starts a proxy with these routes and does not wait.
+    /// Starts a proxy with these routes, without waiting until it is ready.
     pub(crate) async fn starting(&self, routes: &str) -> Proxy {
         let path = self.write("proxy.yaml", &format!("{}{routes}", self.preamble()));
         Proxy::start(&path, &self.clock)
@@ -211,7 +211,7 @@ pub(crate) struct Ports {
     pub(crate) outbound: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) admin: Option<PathBuf>,
-    /// The listener that publishes keys, of a proxy in this process.
+    /// The listener that publishes keys; only known for a proxy in this process.
     pub(crate) jwks: Option<SocketAddr>,
 }
 

@@ -105,16 +105,16 @@ impl Page {
         }
     }
 
-    /// Prints a claim and whether it holds.
-    pub(super) fn check(&mut self, holds: bool, claim: &str) {
+    /// Prints a statement and whether it is true.
+    pub(super) fn check(&mut self, holds: bool, statement: &str) {
         self.checks += 1;
         if holds {
             let mark = self.styled(Style::Good, "✓");
-            print(&format!("      {mark} {claim}\n"));
+            print(&format!("      {mark} {statement}\n"));
         } else {
             let mark = self.styled(Style::Bad, "✗");
-            print(&format!("      {mark} {claim}: this is NOT the case\n"));
-            self.failed.push(format!("story {}: {claim}", self.stories));
+            print(&format!("      {mark} {statement}: this is NOT the case\n"));
+            self.failed.push(format!("story {}: {statement}", self.stories));
         }
     }
 
@@ -123,15 +123,15 @@ impl Page {
         self.failed.is_empty()
     }
 
-    /// Prints the last line of the walk-through.
+    /// Prints the totals, and then the checks that failed.
     pub(super) fn summary(&mut self, seconds: f64) {
         let (stories, checks, failed) = (self.stories, self.checks, self.failed.len());
         let passed = checks - failed;
         let line = format!("demo: {stories} stories, {passed} checks passed, {failed} failed, {seconds:.1} s");
         let line = self.styled(if failed == 0 { Style::Good } else { Style::Bad }, &line);
         print(&format!("\n{line}\n"));
-        for claim in &self.failed {
-            print(&format!("  ✗ {claim}\n"));
+        for statement in &self.failed {
+            print(&format!("  ✗ {statement}\n"));
         }
     }
 

@@ -161,7 +161,7 @@ pub(super) fn form(page: &mut Page, form: &Form, shown: &str) {
 /// does (JWT-SVID §3).
 fn signer(token: &Token) -> String {
     let authority = || {
-        let domain = token.claims["sub"].as_str().and_then(jwt::trust_domain).unwrap_or("no");
+        let domain = token.claims["sub"].as_str().and_then(jwt::trust_domain).unwrap_or("(unknown)");
         format!("the authority of the trust domain {domain}")
     };
     let issuer = token.claims["iss"].as_str().map_or_else(authority, str::to_owned);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn token_is_never_shown_in_full() {
+    fn long_value_is_shortened_and_short_one_is_not() {
         let token = "x".repeat(400);
         assert!(!shortened(&token).contains(&token[..30]));
         assert_eq!(shortened("Bearer i-made-this-up"), "Bearer i-made-this-up");

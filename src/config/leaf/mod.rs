@@ -144,6 +144,9 @@ impl Leaf for Size {
             }
             .into());
         };
+        if number.is_empty() {
+            return Err("the number is missing".into());
+        }
         let bytes = number.parse().ok().and_then(|number: u64| number.checked_mul(*factor));
         match bytes {
             Some(1..=0x100_0000_0000) => Ok(Self(bytes.unwrap_or_default())),

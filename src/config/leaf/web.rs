@@ -7,7 +7,7 @@ use std::str::FromStr;
 use url::Url;
 
 /// An issuer identifier (RFC 8414 §2), kept as written because it is compared as a string (RFC 8414
-/// §3.3). Whether `http` is allowed is decided later, where the listed hosts are known.
+/// §3.3). Whether `http` is allowed is decided later, where `allow_plain_http` is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Issuer(pub(crate) String);
 
@@ -81,7 +81,9 @@ impl Leaf for Resource {
         let url = Url::parse(text).map_err(|error| error.to_string())?;
         match url {
             _ if text.contains('#') => Err("a resource must not have a fragment (RFC 8707 §2)".into()),
-            _ if text.chars().any(|c| c.is_whitespace() || c.is_control()) => Err("it contains a space".into()),
+            _ if text.chars().any(|c| c.is_whitespace() || c.is_control()) => {
+                Err("it contains a space or a control character".into())
+            }
             _ => Ok(Self(text.to_owned())),
         }
     }

@@ -40,7 +40,11 @@ impl ApiState {
         if let Some(clients) = clients
             && !received.client.as_ref().is_some_and(|id| clients.contains(id))
         {
-            return Err(answer(StatusCode::FORBIDDEN, None, "this client certificate may not call here"));
+            return Err(answer(
+                StatusCode::FORBIDDEN,
+                None,
+                "a client certificate with an accepted SPIFFE ID is required",
+            ));
         }
         let rule = lock(&self.tokens).clone();
         let Some(rule) = rule else { return Ok(()) };

@@ -67,7 +67,7 @@ fn access_token_must_be_a_bearer_token() {
 }
 
 #[test]
-fn a_token_is_a_token68_before_it_becomes_a_header() {
+fn access_token_must_be_a_token68() {
     for good in ["a", "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU", "a+/==", "eyJ.eyJ.x"] {
         assert!(with(&json!({ "access_token": good })).is_ok(), "{good}");
     }
@@ -223,7 +223,7 @@ fn error_is_classified_by_its_code_and_not_by_its_status() {
     assert_eq!(
         ExchangeError::new("as", Failure::Refused(delegated)).fault(),
         Fault::Agent,
-        "RFC 8693 §2.2.2: the subject token"
+        "`invalid_request` may mean that the subject token is invalid (RFC 8693 §2.2.2)"
     );
     let later = refused(400, r#"{"error":"temporarily_unavailable"}"#).expect("an error");
     assert!(later.advice().contains("Try again later") && later.negative_ttl().as_secs() <= 5);
@@ -258,7 +258,7 @@ fn description_is_logged_without_credentials() {
     assert!(!format!("{error:?}").contains("canary"));
 }
 
-/// The errors keep these kinds if the answer arrives over a connection.
+/// The tests above parse answers directly; here the answer comes from a server.
 #[tokio::test]
 async fn error_keeps_its_kind_through_a_socket() {
     for (status, body, kind) in [

@@ -70,8 +70,8 @@ pub struct Settings {
     pub identity: String,
     /// How long a certificate is valid. It is replaced after two thirds of this time.
     pub certificate_lifetime: Duration,
-    /// How long every API server may take to see a new CA. A certificate is served this long after
-    /// its CA is trusted; only tests set less than a second.
+    /// How long a new CA is trusted before its certificate is served, so that every API server has
+    /// seen it. Only tests set less than a second.
     pub settle: Duration,
 }
 
@@ -128,7 +128,8 @@ impl Settings {
 /// Builds the parts and binds the ports. Must be called in a runtime.
 ///
 /// # Errors
-/// A setting cannot work; the error names its flag.
+/// A setting is invalid or its port cannot be bound, and the error names the flag; or the metrics
+/// or TLS cannot be set up.
 pub fn bind(settings: Settings, api: Api, clock: &Clock, logs: Option<&Logs>) -> Result<Bound, String> {
     settings.check()?;
     let bound = |flag: &str, address: SocketAddr| {
@@ -218,7 +219,7 @@ impl Bound {
         );
         let webhook = tokio::net::TcpListener::from_std(webhook)
             .map_err(|error| format!("the webhook's listener failed: {error}"))?;
-        // Probes are answered until everything else has ended.
+        // Probes are answered, and events written, until the webhook and the rotation have ended.
         let (stopper, last) = Stop::pair();
         let mut tasks = Tasks::default();
         tasks.spawn("metrics", endpoint.serve(metrics, last.clone()));

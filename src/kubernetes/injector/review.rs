@@ -205,7 +205,7 @@ impl Review {
             }
             Err(error) => Verdict::Refuse {
                 reason: format!(
-                    "{} cannot have the idjag-proxy sidecar: {error}. To run it without one, label it {LABEL_INJECT}: disabled",
+                    "{} cannot have the idjag-proxy sidecar: {error}. To run the pod without the sidecar, label it {LABEL_INJECT}: disabled",
                     self.subject
                 ),
             },

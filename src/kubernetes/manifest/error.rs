@@ -1,4 +1,4 @@
-//! The error of reading manifests.
+//! The error that reading manifests returns.
 
 /// A document that cannot be read and may contain a workload.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

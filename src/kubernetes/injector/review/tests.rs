@@ -98,7 +98,7 @@ fn violation_is_refused_with_advice() {
     bad["spec"]["hostNetwork"] = json!(true);
     let answer = answered(&of_pod(&bad), &Lookup::Found);
     let expected = "pod calendar-7d4f-… cannot have the idjag-proxy sidecar: hostNetwork is true: every process of the node could use \
-        this agent's identity; remove it. To run it without one, label it idjag-proxy.io/inject: disabled";
+        this agent's identity; remove it. To run the pod without the sidecar, label it idjag-proxy.io/inject: disabled";
     assert_eq!(message(&answer), expected);
     assert_eq!(answer.body["response"]["status"]["code"], 403);
 }
@@ -115,7 +115,7 @@ fn workload_with_violations_is_admitted_with_warnings() {
         "idjag-proxy: its pods will be refused: container agent runs as user 17080, which is the sidecar's",
     ]);
     assert_eq!(answer.body["response"]["warnings"], expected);
-    assert!(answer.problems.iter().all(|warning| warning.len() <= 120), "kubectl cuts longer ones");
+    assert!(answer.problems.iter().all(|warning| warning.len() <= 120), "Kubernetes recommends at most 120 characters");
     assert_eq!(answer.outcome, ReviewOutcome::Warned);
     let answer = answered(&of_workload("deployments", &deployment(&pod())), &Lookup::Missing);
     let expected = json!(["idjag-proxy: its pods will be refused: ConfigMap agents/idjag-proxy is missing"]);
@@ -338,7 +338,7 @@ fn any_pod() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn any_bytes_get_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+    fn arbitrary_bytes_are_rejected_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
         prop_assert!(Review::parse(&bytes).is_err());
     }
 
@@ -363,7 +363,7 @@ proptest! {
     }
 
     #[test]
-    fn truncated_review_gets_an_answer(cut in 0_usize..700) {
+    fn truncated_review_never_panics(cut in 0_usize..700) {
         let whole = of_pod(&pod()).to_string();
         let cut = cut.min(whole.len());
         let _ = Review::parse(&whole.as_bytes()[..cut]);
