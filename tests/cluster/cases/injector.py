@@ -199,7 +199,9 @@ def refused(world: Cluster):
         expect_words(fields, done.stderr, words)
         expect("admission webhook" in done.stderr, f"{fields}: the refusal is not the webhook's: {done.stderr}")
         if not words[0].startswith("ConfigMap "):
-            expect_words(fields, done.stderr, ["To run the pod without the sidecar, label it idjag-proxy.io/inject: disabled"])
+            expect_words(
+                fields, done.stderr, ["To run the pod without the sidecar, label it idjag-proxy.io/inject: disabled"]
+            )
     # The API server would refuse this as well, but only after the webhooks.
     bare = "{ apiVersion: v1, kind: Pod, metadata: { name: bare, namespace: agents }, spec: { containers: [] } }"
     done = world.ask(bare, "create", "--dry-run=server")
