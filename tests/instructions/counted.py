@@ -1,5 +1,6 @@
 """The proxy under callgrind, and the number of instructions of a run."""
 
+import http.client
 import os
 import signal
 import subprocess
@@ -45,6 +46,18 @@ class Counted:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise Failed(f"the proxy is not listening:\n{self.log.read_text()[-2000:]}")
             time.sleep(0.05)
+        self.wait_until_idle()
+
+    def wait_until_ready(self, port: int):
+        """Returns once it has its identity and is idle: until then it refuses requests that carry
+        a credential, and the upstream would wait for one in vain. The probes are counted, and are
+        too few to show.
+        """
+        deadline = time.monotonic() + START_TIMEOUT
+        while not _is_ready(port):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"the proxy is not ready:\n{self.log.read_text()[-2000:]}")
+            time.sleep(0.2)
         self.wait_until_idle()
 
     def wait_until_idle(self):
@@ -105,3 +118,14 @@ def _state(thread: os.DirEntry) -> str:
 def _listens(port: int) -> bool:
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     return any(fields[1].endswith(f":{port:04X}") and fields[3] == LISTENING for fields in map(str.split, lines))
+
+
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_TIMEOUT)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()

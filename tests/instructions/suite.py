@@ -73,7 +73,7 @@ class World:
     """The proxy's configuration and its peers."""
 
     def __init__(self, directory: Path):
-        self.port, metrics = free_ports(2)
+        self.port, self.metrics = free_ports(2)
         credentials = Credentials(directory)
         credentials.svid("agent")
         upstream_id = credentials.svid("upstream")
@@ -84,7 +84,7 @@ class World:
         self.configuration.write_text(
             CONFIGURATION.format(
                 port=self.port,
-                metrics=metrics,
+                metrics=self.metrics,
                 issuer=server.url,
                 plain=plain.port,
                 secured=secured.port,
@@ -109,6 +109,7 @@ class World:
         proxy = Counted(binary, self.configuration, self.port, name)
         try:
             proxy.wait_until_started()
+            proxy.wait_until_ready(self.metrics)
             started = time.monotonic()
             agent = scenario.agent(self.port, scenario.host, scenario.headers)
             for _ in range(requests):
