@@ -13,7 +13,8 @@ pub(super) enum Drained {
     Deadline,
 }
 
-/// How often the counts are read.
+/// How often the counts are read. They are atomics that every request changes: polling them while
+/// the process stops costs less than a notification for each request.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Waits until no request is in flight and the agent has held no connection for `idle`, or until
