@@ -4,6 +4,7 @@ mod abortable;
 mod config;
 mod connect;
 mod credential;
+mod dial;
 mod error;
 mod pool;
 mod request_body;
@@ -12,8 +13,8 @@ mod response_body;
 mod send;
 
 pub(super) use config::{PoolKey, Protocol, UpstreamConfig};
-pub(super) use connect::{DialTarget, dial};
 pub(super) use credential::Credential;
+pub(super) use dial::{DialTarget, dial};
 pub(super) use error::SendError;
 pub(super) use pool::Pool;
 pub(super) use request_body::{Progress, RequestBody, UploadRules};
