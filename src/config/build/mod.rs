@@ -6,12 +6,12 @@
 //! error, the result is discarded as a whole.
 mod builder;
 mod identity;
-mod listen;
+mod process;
 mod routes;
 mod servers;
-mod table;
 #[cfg(test)]
 mod tests;
+mod token_checks;
 mod tokens;
 mod upstream;
 

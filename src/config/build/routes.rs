@@ -1,7 +1,7 @@
 //! Routes: their names, their credentials, and whether two of them could match the same request.
 use super::Builder;
 use super::identity::needs_identity;
-use super::listen::bytes;
+use super::process::bytes;
 use super::tokens::Tokens;
 use crate::config::file::{File, LegacySecretFile, RouteFile, TokenOfRoute, UnmatchedFile};
 use crate::config::problem::KeyPath;

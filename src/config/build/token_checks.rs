@@ -1,5 +1,5 @@
-//! The valid combinations of flow, subject and actor. Any other combination is reported as an error
-//! here, before anything is sent.
+//! Checks of a token's flow, subject and actor against each other and against the servers. A
+//! combination that cannot work is reported here, before anything is sent.
 use super::Builder;
 use crate::config::file::{SubjectFile, TokenFile};
 use crate::config::problem::KeyPath;

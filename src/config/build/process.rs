@@ -1,4 +1,4 @@
-//! The listeners, and the settings of the process.
+//! The settings of the process: its listeners, its log, its limits, and where it may use plain HTTP.
 use super::Builder;
 use crate::config::file::{File, ListenFile, LogFormatFile, LogLevelFile, PlainHttpFile};
 use crate::config::leaf::Size;
