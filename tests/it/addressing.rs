@@ -56,15 +56,16 @@ async fn upstream_gets_http2_if_it_negotiates_it() {
     let ca = WebCa::new(&world.clock).expect("authority");
     world.write("ca.pem", &ca.certificate_pem());
     let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
-    let modern = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
-    let old = ResourceServer::start(Some(&tls.clone().http1_only()), &world.clock).await.expect("server");
-    let routes = [tls_route("modern", "token: itself", &modern.url()), tls_route("old", "token: itself", &old.url())];
+    let http2_api = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
+    let http1_api = ResourceServer::start(Some(&tls.clone().http1_only()), &world.clock).await.expect("server");
+    let routes =
+        [tls_route("http2", "token: itself", &http2_api.url()), tls_route("http1", "token: itself", &http1_api.url())];
     let proxy = world.proxy_with(&format!("routes:\n{}", routes.concat())).await;
-    assert_eq!(proxy.get("http://modern.test/x").await.status, 200);
-    assert_eq!(proxy.get("http://old.test/x").await.status, 200);
-    assert_eq!(modern.last_request().expect("seen").version, Version::HTTP_2);
-    assert_eq!(old.last_request().expect("seen").version, Version::HTTP_11);
-    for seen in [modern.last_request().expect("seen"), old.last_request().expect("seen")] {
+    assert_eq!(proxy.get("http://http2.test/x").await.status, 200);
+    assert_eq!(proxy.get("http://http1.test/x").await.status, 200);
+    assert_eq!(http2_api.last_request().expect("seen").version, Version::HTTP_2);
+    assert_eq!(http1_api.last_request().expect("seen").version, Version::HTTP_11);
+    for seen in [http2_api.last_request().expect("seen"), http1_api.last_request().expect("seen")] {
         assert!(seen.headers["authorization"].to_str().expect("text").starts_with("Bearer "));
     }
 }

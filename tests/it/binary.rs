@@ -1,6 +1,6 @@
-//! The binary as a process of its own: started, found by the ports that it logs, signalled and
+//! The binary as a process of its own: started, found by the addresses that it logs, signalled and
 //! measured.
-use super::world::{Ports, World, until, within};
+use super::world::{Addresses, World, until, within};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -60,13 +60,13 @@ impl Process {
         String::from_utf8_lossy(&std::fs::read(&self.log).expect("read")).into_owned()
     }
 
-    /// Waits until it is ready and returns its ports.
-    pub(crate) async fn ready(&self, world: &World) -> Ports {
+    /// Waits until it is ready and returns its addresses.
+    pub(crate) async fn ready(&self, world: &World) -> Addresses {
         let line = || self.log().lines().find(|line| line.contains("listening")).map(str::to_owned);
         until(async || line().is_some(), "the line with the addresses").await;
-        let ports = ports(world, &line().expect("the line"));
-        ports.until_ready().await;
-        ports
+        let addresses = addresses(world, &line().expect("the line"));
+        addresses.until_ready().await;
+        addresses
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -90,15 +90,15 @@ impl Process {
     }
 }
 
-/// Reads the ports from the log line `listening`.
-pub(crate) fn ports(world: &World, line: &str) -> Ports {
+/// Reads the addresses from the log line `listening`.
+pub(crate) fn addresses(world: &World, line: &str) -> Addresses {
     let address = |listener: &str| -> SocketAddr {
         let rest = &line[line.find(listener).expect("the listener")..];
         let list = &rest[rest.find('[').expect("a list") + 1..rest.find(']').expect("its end")];
         list.split(',').next().expect("one").parse().expect("an address")
     };
     let admin = Some(world.directory.path().join("admin.sock"));
-    Ports { outbound: address("outbound"), metrics: address("metrics"), admin, jwks: None }
+    Addresses { outbound: address("outbound"), metrics: address("metrics"), admin, jwks: None }
 }
 
 /// Allows this process, which is both agent and upstream, to open as many sockets as the system

@@ -24,12 +24,12 @@ async fn assert_idle(proxy: &Proxy) {
 #[tokio::test]
 async fn silent_upstream_times_out_with_either_protocol_on_either_side() {
     let world = World::start().await;
-    let (modern, routes) = world.modern_api().await;
+    let (http2_api, routes) = world.http2_api().await;
     let keys = "token: itself, timeouts: { idle: 200ms }";
-    let routes = [routes, route("silent1", keys, &world.api.url()), tls_route("silent2", keys, &modern.url())];
+    let routes = [routes, route("silent1", keys, &world.api.url()), tls_route("silent2", keys, &http2_api.url())];
     let proxy = world.proxy_with(&routes.concat()).await;
     let gate = Gate::default();
-    for (host, upstream) in [("silent1", &world.api), ("silent2", &modern)] {
+    for (host, upstream) in [("silent1", &world.api), ("silent2", &http2_api)] {
         let ask =
             || request(&Method::GET, &format!("http://{host}.test/bytes/9"), &[]).body(full("")).expect("request");
         upstream.faults().next_many(2, &Fault::HoldBody(gate.clone()));

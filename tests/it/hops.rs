@@ -1,7 +1,7 @@
 //! Two proxies in a row, and requests that go from one to the other and back.
 use super::agent::Http2;
 use super::agent::full;
-use super::world::{Ports, Proxy, World, route};
+use super::world::{Addresses, Proxy, World, route};
 
 /// Starts two proxies whose routes lead to each other: `one.test` from the first to the second, and
 /// `two.test` back.
@@ -24,7 +24,7 @@ async fn ring(world: &World) -> (Proxy, Proxy) {
 }
 
 /// The number of requests that the proxy has received, whatever their outcome.
-async fn requests(proxy: &Ports) -> f64 {
+async fn requests(proxy: &Addresses) -> f64 {
     let text = proxy.scrape().await;
     let series = text.lines().filter(|line| line.starts_with("idjag_proxy_requests_total{"));
     series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()

@@ -1,7 +1,7 @@
 //! The log line of each request, and its fields, by which operators search and count.
 use super::agent::{self, Http1, Http2, Raw, full, request};
 use super::binary::Process;
-use super::world::{Ports, World, until, within};
+use super::world::{Addresses, World, until, within};
 use http::Method;
 use idjag_proxy::dev::faults::{Fault, Gate};
 use nix::sys::signal::Signal;
@@ -24,11 +24,11 @@ const FIELDS: [&str; 13] = [
 ];
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-async fn start(world: &World, log: &str) -> (Process, Ports) {
+async fn start(world: &World, log: &str) -> (Process, Addresses) {
     let config = world.write("process.yaml", &format!("{}{log}{}", world.preamble(), world.routes()));
     let process = Process::start(world, &config, "info");
-    let ports = process.ready(world).await;
-    (process, ports)
+    let addresses = process.ready(world).await;
+    (process, addresses)
 }
 
 /// Returns the log lines of requests so far.
@@ -45,7 +45,7 @@ fn summary(line: &Value) -> String {
 }
 
 /// Sends one request after the other, each of another kind.
-async fn calls(world: &World, proxy: &Ports) {
+async fn calls(world: &World, proxy: &Addresses) {
     let outbound = proxy.outbound;
     let traced = [("traceparent", TRACEPARENT)];
     assert_eq!(agent::get(outbound, "http://api.test/traced?key=canary-query", &traced).await.status, 200);

@@ -14,7 +14,7 @@ use std::time::Duration;
 async fn proxy_without_identity_is_live_but_not_ready_and_says_why() {
     let world = World::open().await;
     world.workload_api.withdraw();
-    let proxy = world.starting(&world.routes()).await;
+    let proxy = world.start_proxy(&world.routes()).await;
     for probe in ["/readyz", "/startupz"] {
         let reply = proxy.probe(probe).await;
         assert_eq!(reply.status, 503, "{probe}");
@@ -45,7 +45,7 @@ async fn readiness_waits_for_eager_tokens_but_startup_does_not() {
          token: {{ flow: {{ client_credentials: {{ server: corp }} }}, scopes: [read], eager: true }} }}\n",
         world.api.url()
     );
-    let proxy = world.starting(&routes).await;
+    let proxy = world.start_proxy(&routes).await;
     within(gate.wait_for_arrivals(1), "the exchange").await;
     until(async || proxy.probe("/startupz").await.status == 200, "started").await;
     let reply = proxy.probe("/readyz").await;

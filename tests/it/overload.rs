@@ -2,7 +2,7 @@
 //! the process keeps running.
 use super::agent::{self, Http2, Raw, full};
 use super::binary::Process;
-use super::world::{Ports, World, route, until, within};
+use super::world::{Addresses, World, route, until, within};
 use futures_util::future::join_all;
 use idjag_proxy::dev::faults::{Fault, Gate};
 use idjag_proxy::dev::resource_server::ResourceServer;
@@ -56,7 +56,7 @@ async fn requests_above_the_limit_are_refused_until_others_end() {
 
 /// Fails unless exactly `cap` connections are served at once, and each further one is served when
 /// another closes.
-async fn assert_serves_exactly(world: &World, proxy: &Ports, cap: usize) {
+async fn assert_serves_exactly(world: &World, proxy: &Addresses, cap: usize) {
     let mut served = Vec::new();
     for _ in 0..cap {
         let mut agent = Raw::connect(proxy.outbound).await;

@@ -1,6 +1,6 @@
 //! The process itself: exit codes, signals, and a log whose reader stalls.
 use super::agent::{self, Http1, full, request};
-use super::binary::{BINARY, Process, ports};
+use super::binary::{BINARY, Process, addresses};
 use super::world::{World, until, within};
 use http::Method;
 use nix::sys::signal::Signal;
@@ -83,7 +83,7 @@ async fn status_exits_with_1_in_both_formats_while_not_ready() {
     };
     assert_eq!(status().await, (Some(1), Some(1), None), "no proxy is running");
     world.workload_api.withdraw();
-    let proxy = world.starting(&world.routes()).await;
+    let proxy = world.start_proxy(&world.routes()).await;
     assert_eq!(proxy.probe("/readyz").await.status, 503);
     assert_eq!(status().await, (Some(1), Some(1), Some(false.into())));
     world.workload_api.restore();
@@ -121,7 +121,7 @@ async fn stalled_log_reader_costs_lines_but_no_requests_memory_or_exit() {
     let world = World::open().await;
     let (mut process, pipe) = Process::start_on_a_pipe(&world, &config(&world));
     let mut pipe = BufReader::with_capacity(512, pipe);
-    let proxy = ports(&world, &line_with(&mut pipe, "listening").await);
+    let proxy = addresses(&world, &line_with(&mut pipe, "listening").await);
     proxy.until_ready().await;
     let before = process.memory("VmHWM");
     let long = "x".repeat(4000);

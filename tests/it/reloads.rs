@@ -83,7 +83,7 @@ async fn eager_grant_shared_with_a_lazy_route_is_fetched_until_obtained() {
         if !eager_first {
             routes.reverse();
         }
-        let proxy = world.starting(&format!("routes:\n{}", routes.concat())).await;
+        let proxy = world.start_proxy(&format!("routes:\n{}", routes.concat())).await;
         until(async || world.corp.arrivals() > 0, "the first attempt").await;
         assert!(proxy.probe("/readyz").await.text().contains("a first token for route `eager`"));
         world.corp.faults().token.clear();

@@ -2,7 +2,7 @@
 //! or in what a crash leaves behind.
 use super::agent::{self, Reply};
 use super::binary::Process;
-use super::world::{LEGACY_KEY, Ports, World, within};
+use super::world::{Addresses, LEGACY_KEY, World, within};
 use http::StatusCode;
 use idjag_proxy::dev::faults::Fault;
 use nix::sys::signal::Signal;
@@ -40,7 +40,7 @@ tokens:
 }
 
 /// Makes calls that succeed and calls that fail. Returns the answers that the proxy itself made.
-async fn calls(world: &World, proxy: &Ports) -> String {
+async fn calls(world: &World, proxy: &Addresses) -> String {
     let token =
         || world.user_token(&json!({ "sub": "user:alice", "nonce": fastrand::u64(..) }), Duration::from_secs(600));
     let call = async |host: &str, token: &str| {

@@ -330,7 +330,7 @@ async fn spoofed_credential_never_replaces_the_token() {
 #[tokio::test]
 async fn refused_delegated_token_is_not_used_again_by_any_worker() {
     let world = World::start().await;
-    let (api, routes) = world.modern_api().await;
+    let (api, routes) = world.http2_api().await;
     let proxy = world.proxy_with(&routes).await;
     let [mut one, mut other] = proxy.each_worker(&api).await;
     let tokens = ["alice", "bob"].map(|user| world.id_token(user));
@@ -378,7 +378,7 @@ async fn refused_delegated_token_is_not_used_again_by_any_worker() {
 #[tokio::test]
 async fn upstream_that_always_refuses_users_causes_no_storm() {
     let world = World::start().await;
-    let (api, routes) = world.modern_api().await;
+    let (api, routes) = world.http2_api().await;
     let proxy = world.proxy_with(&routes).await;
     let mut agents = proxy.each_worker(&api).await;
     let alice = world.id_token("alice");

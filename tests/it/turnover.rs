@@ -35,7 +35,7 @@ impl Fixture {
             policy.delegations.push(Delegation { actor: next.clone(), subject: "user:alice".to_owned() });
         });
         let alice = world.user_token(&json!({ "sub": "user:alice", "aud": [world.agent_id(), next] }), HOUR);
-        let (api, routes) = world.modern_api().await;
+        let (api, routes) = world.http2_api().await;
         let proxy = world.proxy_with(&routes).await;
         let agents = proxy.each_worker(&api).await;
         Self { world, api, proxy, agents, next, alice }

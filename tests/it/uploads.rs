@@ -70,17 +70,17 @@ async fn both_apis(world: &World, prefix: &str, timeouts: &str) -> (ResourceServ
     let ca = WebCa::new(&world.clock).expect("authority");
     world.write("ca.pem", &ca.certificate_pem());
     let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
-    let modern = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
+    let http2_api = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
     let keys = format!("token: itself{timeouts}");
     let kept = format!("{keys}, replay: {{ max_body: 64KiB }}");
     let routes = [
         route(&format!("{prefix}-h1"), &keys, &world.api.url()),
         route(&format!("{prefix}-h1-kept"), &kept, &world.api.url()),
-        tls_route(&format!("{prefix}-h2"), &keys, &modern.url()),
-        tls_route(&format!("{prefix}-h2-kept"), &kept, &modern.url()),
+        tls_route(&format!("{prefix}-h2"), &keys, &http2_api.url()),
+        tls_route(&format!("{prefix}-h2-kept"), &kept, &http2_api.url()),
     ];
     let proxy = world.proxy_with(&format!("routes:\n{}", routes.concat())).await;
-    (modern, proxy)
+    (http2_api, proxy)
 }
 
 /// Reads a refusal from a connection and returns its body.
@@ -95,7 +95,7 @@ async fn refused(agent: &mut Raw) -> String {
 #[tokio::test]
 async fn stalled_upload_is_refused_after_the_idle_timeout() {
     let world = World::open().await;
-    let (modern, proxy) = both_apis(&world, "stalled", ", timeouts: { idle: 1s }").await;
+    let (http2_api, proxy) = both_apis(&world, "stalled", ", timeouts: { idle: 1s }").await;
     let outbound = proxy.outbound;
     let stalls = |host: &'static str| async move {
         let mut agent = Raw::connect(outbound).await;
@@ -110,12 +110,12 @@ async fn stalled_upload_is_refused_after_the_idle_timeout() {
         assert_eq!(proxy.metric(&format!("refused_total{{reason=\"{reason}\"}}")).await, 0.0, "{reason}");
     }
     within(
-        async { tokio::join!(world.api.wait_for_arrivals(5), modern.wait_for_arrivals(5)) },
+        async { tokio::join!(world.api.wait_for_arrivals(5), http2_api.wait_for_arrivals(5)) },
         "the requests at the upstreams",
     )
     .await;
     // A body that is kept for a replay is sent whole or not at all.
-    assert_eq!((world.api.arrivals(), modern.arrivals()), (5, 5));
+    assert_eq!((world.api.arrivals(), http2_api.arrivals()), (5, 5));
 }
 
 #[tokio::test]
@@ -135,17 +135,17 @@ async fn upstream_that_reads_no_body_times_out() {
 #[tokio::test]
 async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() {
     let world = World::open().await;
-    let (modern, proxy) = both_apis(&world, "broken", "").await;
+    let (http2_api, proxy) = both_apis(&world, "broken", "").await;
     // Each worker needs its own connection, and the kernel chooses the worker.
     let warm = async || {
         for host in ["h2", "h2-kept"] {
             assert_eq!(proxy.get(&format!("http://broken-{host}.test/x")).await.status, 200);
         }
-        modern.connections() == 4
+        http2_api.connections() == 4
     };
     until(warm, "both workers have a connection for each route").await;
     let breaks = ["4\r\nhalf\r\nzz\r\n", "4\r\nhalf", "4\r\nhalf\r\n"];
-    for (host, upstream) in [("h1", &world.api), ("h2", &modern)] {
+    for (host, upstream) in [("h1", &world.api), ("h2", &http2_api)] {
         for (n, part) in breaks.iter().enumerate() {
             let (arrivals, ended) = (upstream.arrivals(), upstream.requests().len());
             let mut agent = Raw::connect(proxy.outbound).await;
@@ -180,7 +180,7 @@ async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() 
             super::agent::post(proxy.outbound, &format!("http://broken-{host}.test/x"), &[], b"a whole body").await;
         assert_eq!((reply.status.as_u16(), &reply.json()["body"]["length"]), (200, &serde_json::json!(12)), "{host}");
     }
-    assert_eq!(modern.connections(), 4);
+    assert_eq!(http2_api.connections(), 4);
     assert_eq!(proxy.metric("refused_total{reason=\"malformed_request\"}").await, 14.0);
     assert_eq!(proxy.metric("refused_total{reason=\"upstream_broken\"}").await, 0.0);
     let lines = |words: &str| log::capture().count(|line| line.contains(words) && line.contains("route=broken-h1 "));
@@ -191,7 +191,7 @@ async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() 
 #[tokio::test]
 async fn broken_http2_upload_spares_the_upstream_connection() {
     let world = World::open().await;
-    let (modern, proxy) = both_apis(&world, "spared", "").await;
+    let (http2_api, proxy) = both_apis(&world, "spared", "").await;
     let mut agent = Http2::connect(proxy.outbound).await;
     // The body ends once the test drops or uses its sender.
     let post = |length: usize| {
@@ -204,13 +204,13 @@ async fn broken_http2_upload_spares_the_upstream_connection() {
     let (whole, end) = post(4);
     drop(end);
     assert_eq!(agent.send(whole).await.status, 200);
-    let (arrivals, connections) = (modern.arrivals(), modern.connections());
+    let (arrivals, connections) = (http2_api.arrivals(), http2_api.connections());
     // Half of them end before their length, and half are abandoned.
     for n in 1..=6 {
-        let ended = modern.requests().len();
+        let ended = http2_api.requests().len();
         let (longer, end) = post(9);
         let sending = agent.sender.send_request(longer);
-        within(modern.wait_for_arrivals(arrivals + n), "the request at the upstream").await;
+        within(http2_api.wait_for_arrivals(arrivals + n), "the request at the upstream").await;
         if n % 2 == 0 {
             drop(sending);
         } else {
@@ -218,11 +218,11 @@ async fn broken_http2_upload_spares_the_upstream_connection() {
             let answer = within(sending, "an end").await;
             assert!(answer.is_err(), "{answer:?}");
         }
-        until(async || modern.requests().len() > ended, "the upstream sees the end").await;
+        until(async || http2_api.requests().len() > ended, "the upstream sees the end").await;
     }
     let (whole, end) = post(4);
     drop(end);
     assert_eq!(agent.send(whole).await.status, 200);
-    assert_eq!(modern.connections(), connections);
+    assert_eq!(http2_api.connections(), connections);
     assert_eq!(proxy.metric("refused_total{reason=\"upstream_broken\"}").await, 0.0);
 }

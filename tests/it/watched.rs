@@ -1,7 +1,7 @@
 //! Compares what the binary holds before and after an attack: memory, connections, requests.
 use super::agent::{Http1, full, request};
 use super::binary::{Process, many_descriptors};
-use super::world::{Ports, World, until};
+use super::world::{Addresses, World, until};
 use http::Method;
 use std::future::Future;
 
@@ -9,7 +9,7 @@ use std::future::Future;
 pub(crate) struct Watched {
     pub(crate) world: World,
     pub(crate) process: Process,
-    pub(crate) proxy: Ports,
+    pub(crate) proxy: Addresses,
     descriptors: f64,
     memory: u64,
 }

@@ -90,7 +90,7 @@ impl World {
     /// Starts an API over HTTP/2 and TLS that requires the same tokens, and returns it with routes to it:
     /// `api.test`, `user.test` and `open.test`. Each worker has one connection to it for each
     /// route.
-    pub(crate) async fn modern_api(&self) -> (ResourceServer, String) {
+    pub(crate) async fn http2_api(&self) -> (ResourceServer, String) {
         let ca = WebCa::new(&self.clock).expect("authority");
         self.write("ca.pem", &ca.certificate_pem());
         let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
@@ -176,13 +176,13 @@ routes:
 
     /// Starts a proxy with these routes, or other top-level keys, and waits until it is ready.
     pub(crate) async fn proxy_with(&self, routes: &str) -> Proxy {
-        let proxy = self.starting(routes).await;
+        let proxy = self.start_proxy(routes).await;
         proxy.until_ready().await;
         proxy
     }
 
     /// Starts a proxy with these routes, without waiting until it is ready.
-    pub(crate) async fn starting(&self, routes: &str) -> Proxy {
+    pub(crate) async fn start_proxy(&self, routes: &str) -> Proxy {
         let path = self.write("proxy.yaml", &format!("{}{routes}", self.preamble()));
         Proxy::start(&path, &self.clock)
     }
@@ -201,13 +201,13 @@ pub(crate) fn tls_route(name: &str, keys: &str, url: &str) -> String {
 
 /// A running proxy, which stops when it is dropped.
 pub(crate) struct Proxy {
-    ports: Ports,
+    addresses: Addresses,
     stopper: Stopper,
     tasks: Tasks,
 }
 
 /// The addresses of a proxy, in this process or another.
-pub(crate) struct Ports {
+pub(crate) struct Addresses {
     pub(crate) outbound: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) admin: Option<PathBuf>,
@@ -216,10 +216,10 @@ pub(crate) struct Ports {
 }
 
 impl Deref for Proxy {
-    type Target = Ports;
+    type Target = Addresses;
 
-    fn deref(&self) -> &Ports {
-        &self.ports
+    fn deref(&self) -> &Addresses {
+        &self.addresses
     }
 }
 
@@ -230,17 +230,17 @@ impl Proxy {
             Source { path: path.to_owned(), environment: Arc::new(|_: &str| None), overrides: Overrides::default() };
         let loaded = source.load().unwrap_or_else(|problems| panic!("{problems}"));
         let bound = bind(loaded, source, clock, None).expect("bound");
-        let addresses = bound.addresses().clone();
+        let bound_to = bound.addresses().clone();
         let (stopper, stop) = Stop::pair();
         let mut tasks = Tasks::default();
         tasks.spawn("proxy", bound.run(stop));
-        let ports = Ports {
-            outbound: addresses.outbound[0],
-            metrics: addresses.metrics[0],
-            admin: addresses.admin,
-            jwks: addresses.jwks.first().copied(),
+        let addresses = Addresses {
+            outbound: bound_to.outbound[0],
+            metrics: bound_to.metrics[0],
+            admin: bound_to.admin,
+            jwks: bound_to.jwks.first().copied(),
         };
-        Self { ports, stopper, tasks }
+        Self { addresses, stopper, tasks }
     }
 
     /// Starts the drain.
@@ -254,7 +254,7 @@ impl Proxy {
     }
 }
 
-impl Ports {
+impl Addresses {
     /// Sends a `GET` in absolute form.
     pub(crate) async fn get(&self, url: &str) -> Reply {
         agent::get(self.outbound, url, &[]).await
@@ -271,7 +271,7 @@ impl Ports {
     }
 
     /// Opens a connection to each of the two workers, which are told apart by their own connections
-    /// to the [`World::modern_api`].
+    /// to the [`World::http2_api`].
     pub(crate) async fn each_worker(&self, api: &ResourceServer) -> [Http1<Full<Bytes>>; 2] {
         let mut found = Vec::new();
         let looking = async {

@@ -450,9 +450,9 @@ async fn malformed_requests_are_answered() {
         let is_cut = status == 413 && reply.is_err();
         assert!(is_cut || reply.as_ref().is_ok_and(|reply| reply.status.as_u16() == status), "{status}: {reply:?}");
     }
-    let mut foreign = review("agents", &json!({"kind": "Service"}));
-    foreign["request"]["resource"]["resource"] = json!("services");
-    assert_eq!(ask(&api, &replica, &foreign).await["allowed"], true);
+    let mut service = review("agents", &json!({"kind": "Service"}));
+    service["request"]["resource"]["resource"] = json!("services");
+    assert_eq!(ask(&api, &replica, &service).await["allowed"], true);
     // Not TLS, half a handshake, half a head, half a body: none of them delays the answers of
     // others.
     let mut held = Vec::new();
