@@ -18,6 +18,7 @@ const VERSION: &str = "admission.k8s.io/v1";
 pub(super) struct Review {
     uid: String,
     kind: Option<WorkloadKind>,
+    /// The resource as RBAC rules name it, such as `pods` or `pods/ephemeralcontainers`.
     resource: String,
     operation: String,
     /// The pod as messages name it, such as `pod calendar-7d4f9b-…`.
@@ -134,13 +135,13 @@ impl Review {
             return Err(Malformed::Other { kind: truncate(&kind), version: truncate(&api_version) });
         }
         let request = request.ok_or(Malformed::NoRequest)?;
-        let is_whole = request.sub_resource.is_none_or(|sub| sub.is_empty());
+        let subresource = request.sub_resource.filter(|name| !name.is_empty());
         let namespace = request.namespace.unwrap_or_default();
         if !namespace.is_empty() && !is_object_name(&namespace) {
             return Err(Malformed::Namespace);
         }
         let Resource { group, resource } = request.resource;
-        let kind = WorkloadKind::of_resource(&group, &resource).filter(|_| is_whole);
+        let kind = WorkloadKind::of_resource(&group, &resource).filter(|_| subresource.is_none());
         let object = match request.object {
             Some(raw) if kind.is_some() && memory_bound(raw.get().as_bytes()) > MAX_PARSED => {
                 return Err(Malformed::TooLarge);
@@ -152,7 +153,10 @@ impl Review {
         Ok(Self {
             uid: request.uid.chars().take(MAX_UID).collect(),
             kind,
-            resource: truncate(&resource),
+            resource: match subresource {
+                Some(subresource) => truncate(&format!("{resource}/{subresource}")),
+                None => truncate(&resource),
+            },
             operation: truncate(&request.operation),
             subject: subject(&object, &name),
             involved: kind.and_then(|kind| involved(&object, kind, &namespace)),

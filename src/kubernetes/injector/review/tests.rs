@@ -153,15 +153,16 @@ fn excluded_objects_are_admitted_unchanged() {
 }
 
 #[test]
-fn unknown_resource_is_admitted_with_a_warning() {
-    let mut foreign = of_pod(&json!({"kind": "Service"}));
-    foreign["request"]["resource"]["resource"] = "services".into();
-    let mut part = of_pod(&pod());
-    part["request"]["subResource"] = "ephemeralcontainers".into();
-    for (review, what) in [(foreign, "services"), (part, "pods")] {
+fn resource_that_is_not_handled_is_admitted_with_a_warning_that_names_it() {
+    let mut service = of_pod(&json!({"kind": "Service"}));
+    service["request"]["resource"]["resource"] = "services".into();
+    let mut subresource = of_pod(&pod());
+    subresource["request"]["subResource"] = "ephemeralcontainers".into();
+    for (review, resource) in [(service, "services"), (subresource, "pods/ephemeralcontainers")] {
         let answer = answered(&review, &Lookup::Missing);
         assert_eq!(answer.body["response"]["allowed"], true);
-        let expected = json!([format!("idjag-proxy: {what} are not handled; the rules of its webhook are too broad")]);
+        let expected =
+            json!([format!("idjag-proxy: {resource} are not handled; the rules of its webhook are too broad")]);
         assert_eq!(answer.body["response"]["warnings"], expected);
     }
 }
