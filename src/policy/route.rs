@@ -167,15 +167,28 @@ impl Origin {
 pub struct Timeouts {
     /// The longest time to connect to the upstream, including TLS.
     pub connect: Duration,
+    /// The longest time of one attempt, from connecting to the head of the response. Absent: only
+    /// the other timeouts apply.
+    pub attempt: Option<Duration>,
     /// The longest time from the last byte of the request to the head of the response.
     pub response: Duration,
+    /// The longest time from the head of the request to the last byte of the answer. Absent: no
+    /// limit, because answers are streamed.
+    pub total: Option<Duration>,
     /// The longest time without a byte in either direction of a body, a WebSocket or a tunnel.
     pub idle: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(5), response: Duration::from_secs(60), idle: Duration::from_secs(15 * 60) }
+        Self {
+            connect: Duration::from_secs(5),
+            attempt: None,
+            // Calls of models and tools commonly take longer than a minute.
+            response: Duration::from_secs(5 * 60),
+            total: None,
+            idle: Duration::from_secs(15 * 60),
+        }
     }
 }
 

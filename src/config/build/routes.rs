@@ -3,7 +3,7 @@ use super::Builder;
 use super::identity::needs_identity;
 use super::process::bytes;
 use super::tokens::Tokens;
-use crate::config::file::{File, LegacySecretFile, RouteFile, TokenOfRoute, UnmatchedFile};
+use crate::config::file::{File, LegacySecretFile, RouteFile, TimeoutsFile, TokenOfRoute, UnmatchedFile};
 use crate::config::problem::KeyPath;
 use crate::host::without_brackets;
 use crate::policy::{
@@ -37,6 +37,7 @@ impl Builder<'_> {
             let assumed = credential.clone().unwrap_or(CredentialRule::None { keep_credentials: false });
             let upstream = self.upstream(&path, &route.item, &assumed);
             self.check_route(&path, &route.item);
+            self.check_timeouts(&path.key("timeouts"), &route.item.timeouts);
             complete &= credential.is_some() && upstream.is_some();
             // A route that could not be built still takes part in the search for conflicts.
             let upstream = upstream.unwrap_or(Upstream { origin: None, tls: None });
@@ -178,6 +179,27 @@ impl Builder<'_> {
         }
     }
 
+    /// Compares the timeouts that contain each other. A default is not compared: it simply never
+    /// elapses where a shorter time is written.
+    fn check_timeouts(&mut self, path: &KeyPath, timeouts: &TimeoutsFile) {
+        let (connect, response) = (Some(timeouts.connect), Some(timeouts.response));
+        let nested = [
+            (("connect", connect), ("attempt", timeouts.attempt)),
+            (("connect", connect), ("total", timeouts.total)),
+            (("attempt", timeouts.attempt), ("total", timeouts.total)),
+        ];
+        for ((inner, shorter), (outer, longer)) in nested {
+            if self.is_written(&path.key(inner)) && longer.is_some_and(|longer| shorter > Some(longer)) {
+                self.error(&path.key(outer), format!("it is shorter than `{inner}`, which is a part of it"));
+            }
+        }
+        for (outer, longer) in [("attempt", timeouts.attempt), ("total", timeouts.total)] {
+            if self.is_written(&path.key("response")) && longer.is_some_and(|longer| response > Some(longer)) {
+                self.warn(&path.key(outer), "it is shorter than `response`, which therefore never elapses");
+            }
+        }
+    }
+
     fn warn_of_removed_headers(&mut self, paths: &[KeyPath], routes: &[Route]) {
         let reserved = ReservedHeaders::new(routes);
         for (path, route) in paths.iter().zip(routes) {
@@ -286,7 +308,9 @@ fn runtime_route(file: &RouteFile, credential: CredentialRule, upstream: Upstrea
         upstream,
         timeouts: Timeouts {
             connect: file.timeouts.connect,
+            attempt: file.timeouts.attempt,
             response: file.timeouts.response,
+            total: file.timeouts.total,
             idle: file.timeouts.idle,
         },
         limits: RouteLimits { request_body: file.limits.request_body.map(|size| size.0) },

@@ -134,8 +134,14 @@ record! {
     TimeoutsFile {
         /// The longest time to connect to the upstream, including TLS.
         connect: Duration = "5s",
+        /// The longest time of one attempt, from connecting to the head of the response; then the
+        /// request is sent again where that is safe. Absent: only the other timeouts apply.
+        attempt: Option<Duration>,
         /// The longest time from the last byte of the request to the head of the response.
-        response: Duration = "60s",
+        response: Duration = "5m",
+        /// The longest time from the head of the request to the last byte of the answer. Absent: no
+        /// limit, because answers are streamed.
+        total: Option<Duration>,
         /// The longest time without a byte in either direction of a body, a WebSocket or a tunnel.
         idle: Duration = "15m",
     }

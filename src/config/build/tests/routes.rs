@@ -175,3 +175,21 @@ fn authorization_header_that_is_removed_or_kept_is_reported() {
         "routes[1].keep_credentials: `authorization` is not forwarded here: on route `a.example` it carries a user's token",
     );
 }
+
+#[test]
+fn timeouts_that_contradict_each_other_are_reported() {
+    let directory = ConfigDirectory::new();
+    let route =
+        |timeouts: &str| format!("routes: [{{ match: {{ host: a }}, token: none, timeouts: {{ {timeouts} }} }}]");
+    one_error(&directory, &route("connect: 5s, total: 4s"), "timeouts.total: it is shorter than `connect`");
+    one_error(&directory, &route("connect: 5s, attempt: 4s"), "timeouts.attempt: it is shorter than `connect`");
+    one_error(&directory, &route("attempt: 5s, total: 4s"), "timeouts.total: it is shorter than `attempt`");
+    let warnings = |timeouts: &str| directory.loaded(&route(timeouts)).warnings;
+    for timeouts in ["response: 30s, total: 20s", "response: 30s, attempt: 20s"] {
+        let warnings = warnings(timeouts);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].message.contains("shorter than `response`"), "{warnings:?}");
+    }
+    // Defaults are not compared.
+    assert!(warnings("attempt: 1s, total: 2s").is_empty());
+}
