@@ -293,6 +293,9 @@ impl Exchange<'_> {
     fn answer(self, mut response: Response<UpstreamBody>) -> Result<Response<AgentBody>, Refusal> {
         let Self { context, entry, in_flight, upgrade, .. } = self;
         let idle = entry.route.timeouts.idle;
+        if let Some(lease) = response.body().lease() {
+            tracing::trace!(upstream = %lease.peer(), protocol = ?lease.protocol(), "an upstream has answered");
+        }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let upgrade = upgrade.ok_or_else(upgrade::unrequested)?;
             return Ok(upgrade.relay(response, idle, in_flight));

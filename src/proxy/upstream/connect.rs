@@ -3,7 +3,7 @@ use super::abortable::Abortable;
 use super::config::{PoolKey, Protocol, UpstreamTls};
 use super::dial::{DialTarget, server_name, tcp};
 use super::error::SendError;
-use super::pool::{Connection, Established, Http1Lease, Pool, StreamGuard};
+use super::pool::{Connection, Established, Http1Lease, Pool, StreamCount, StreamGuard};
 use super::request_body::RequestBody;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
@@ -11,13 +11,14 @@ use crate::proxy::guard::Guard;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
@@ -26,12 +27,13 @@ const MAX_BUFFER: usize = 64 * 1024;
 
 /// Opens a connection to the key's origin, and starts HTTP/1.1 or HTTP/2 on it.
 pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<PoolKey>, guard: &Guard) -> Result<Connection, SendError> {
-    let established = Established { at: Instant::now(), revision: key.revision() };
+    let (begun, revision) = (Instant::now(), key.revision());
     // Subscribed before the TLS handshake, so that no change of trust is missed.
     let changes = key.tls.as_ref().and_then(|tls| tls.identity.as_ref()).map(Identity::changes);
     let to = DialTarget { origin: &key.origin, named_by: key.named_by, guard };
     let stream = tcp(pool.resolver(), to).await?;
-    let handshake = Handshake { pool, key, established };
+    let peer = stream.peer_addr().map_err(SendError::Connect)?;
+    let handshake = Handshake { pool, key, established: Established { at: begun, revision, peer } };
     let Some(tls) = &key.tls else {
         let io = TokioIo::new(stream);
         return match key.protocol {
@@ -77,9 +79,9 @@ impl Handshake<'_> {
             .handshake::<_, RequestBody>(io)
             .await
             .map_err(SendError::Handshake)?;
-        tokio::task::spawn_local(drive(connection.with_upgrades(), open));
+        let driver = tokio::task::spawn_local(drive(connection.with_upgrades(), open)).abort_handle();
         let Self { pool, key, established } = self;
-        Ok(Connection::Http1(Http1Lease { sender, established, key: Arc::clone(key), pool: Rc::clone(pool) }))
+        Ok(Connection::Http1(Http1Lease { sender, established, driver, key: Arc::clone(key), pool: Rc::clone(pool) }))
     }
 
     async fn http2<I>(self, io: TokioIo<I>) -> Result<Connection, SendError>
@@ -87,7 +89,8 @@ impl Handshake<'_> {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let open = OpenConnection::new(self.pool);
-        let mut builder = http2::Builder::new(LocalExecutor);
+        let executor = LocalExecutor::default();
+        let mut builder = http2::Builder::new(executor.clone());
         builder
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(30))
@@ -101,26 +104,38 @@ impl Handshake<'_> {
         // arrive.
         let weak = Rc::downgrade(&connection);
         let max_streams = move || weak.upgrade().map_or(0, |connection| connection.borrow().current_max_send_streams());
-        let streams = self.pool.add_http2(self.key, &sender, self.established, Box::new(max_streams));
-        let stream = StreamGuard::new(&streams);
         let connection = std::future::poll_fn(move |cx| connection.borrow_mut().as_mut().poll(cx));
-        tokio::task::spawn_local(drive(connection, open));
+        let dispatcher = tokio::task::spawn_local(drive(connection, open)).abort_handle();
+        let driver = executor.first_task().unwrap_or(dispatcher);
+        let streams = StreamCount::new(self.established, driver, Box::new(max_streams), self.pool.gauges());
+        self.pool.add_http2(self.key, &sender, &streams);
+        let stream = StreamGuard::new(&streams);
         Ok(Connection::Http2(sender, stream))
     }
 }
 
-/// Spawns hyper's HTTP/2 tasks onto the current thread's runtime.
-#[derive(Clone, Copy, Debug)]
-struct LocalExecutor;
+/// Spawns hyper's HTTP/2 tasks onto the current thread's runtime, and remembers the first one: hyper
+/// spawns the task that owns the stream during the handshake, before any other.
+#[derive(Clone, Debug, Default)]
+struct LocalExecutor {
+    first: Rc<OnceCell<AbortHandle>>,
+}
+
+impl LocalExecutor {
+    fn first_task(&self) -> Option<AbortHandle> {
+        self.first.get().cloned()
+    }
+}
 
 impl<F> hyper::rt::Executor<F> for LocalExecutor
 where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
+        let task = tokio::task::spawn_local(async move {
             future.await;
         });
+        self.first.get_or_init(|| task.abort_handle());
     }
 }
 
@@ -180,5 +195,122 @@ impl OpenConnection {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.gauges().open.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::policy::{Origin, Scheme};
+    use crate::proxy::metrics::UpstreamGauges;
+    use crate::proxy::runtime::block_on;
+    use crate::proxy::upstream::pool::Lease;
+    use crate::proxy::upstream::{Resolver, UpstreamConfig};
+    use bytes::Bytes;
+    use http::{Request, Response, Version};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// A pool, and a listener that it can connect to.
+    struct Fixture {
+        pool: Rc<Pool>,
+        listener: TcpListener,
+        key: Arc<PoolKey>,
+    }
+
+    impl Fixture {
+        async fn new(protocol: Protocol) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+            let port = listener.local_addr().expect("an address").port();
+            let origin = || Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port };
+            let config = UpstreamConfig::new(Some(origin()), None, None, &Clock::system()).expect("no TLS");
+            let key = config.key(protocol, origin).expect("a valid host");
+            let gauges = UpstreamGauges::unregistered().expect("gauges");
+            Self { pool: Pool::new(gauges, Resolver::system()), listener, key }
+        }
+
+        async fn connect(&self) -> Connection {
+            connect(&self.pool, &self.key, &Guard::default()).await.expect("connected")
+        }
+
+        async fn until_closed(&self) {
+            let closed = async {
+                while self.pool.gauges().open.get() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), closed).await.expect("the connection is still open");
+        }
+    }
+
+    /// A request that does not fit into the buffers between the proxy and an upstream that reads
+    /// nothing of it.
+    fn endless(uri: &str) -> Request<RequestBody> {
+        let body = RequestBody::Buffered(Some(Bytes::from(vec![0; 64 << 20])));
+        Request::post(uri).header("host", "a.test").body(body).expect("a request")
+    }
+
+    #[test]
+    fn aborted_http1_lease_ends_a_connection_that_takes_no_more() {
+        let ended = block_on(async {
+            let fixture = Fixture::new(Protocol::Http1).await;
+            let (connection, accepted) = tokio::join!(fixture.connect(), fixture.listener.accept());
+            let Connection::Http1(mut lease) = connection else { panic!("HTTP/2") };
+            let (mut upstream, _) = accepted.expect("accepted");
+            upstream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.expect("open");
+            let response = lease.sender.send_request(endless("/")).await.expect("a response");
+            drop(response);
+            let lease = Lease::Http1(lease);
+            assert_eq!(lease.peer(), fixture.listener.local_addr().expect("an address"));
+            assert_eq!(lease.protocol(), Version::HTTP_11);
+            lease.abort();
+            fixture.until_closed().await;
+            upstream.read_to_end(&mut Vec::new()).await.expect("the end");
+        });
+        ended.expect("a runtime");
+    }
+
+    #[test]
+    fn http2_connection_ends_once_all_its_streams_are_abandoned() {
+        let ended = block_on(async {
+            let fixture = Fixture::new(Protocol::Http2).await;
+            let (answer, answered) = oneshot::channel::<()>();
+            let upstream = async {
+                let (stream, _) = fixture.listener.accept().await.expect("accepted");
+                let mut connection = h2::server::handshake(stream).await.expect("handshake");
+                let (stuck, mut respond) = connection.accept().await.expect("open").expect("a request");
+                respond.send_response(Response::new(()), true).expect("sent");
+                let (_, mut respond) = connection.accept().await.expect("open").expect("a request");
+                let answering = async {
+                    answered.await.expect("a running test");
+                    respond.send_response(Response::new(()), true).expect("sent");
+                };
+                tokio::join!(answering, async { while connection.accept().await.is_some() {} });
+                drop(stuck);
+            };
+            let agent = async {
+                let Connection::Http2(mut sender, stuck) = fixture.connect().await else { panic!("HTTP/1.1") };
+                sender.send_request(endless("http://a.test/")).await.expect("a response");
+                let taken = fixture.pool.take(&fixture.key);
+                let Some(Connection::Http2(mut sender, waiting)) = taken else { panic!("a shared connection") };
+                let sending = sender.send_request(Request::new(RequestBody::Buffered(None)));
+                let stuck = Lease::Http2(stuck);
+                assert_eq!(stuck.protocol(), Version::HTTP_2);
+                assert_eq!(stuck.peer(), fixture.listener.local_addr().expect("an address"));
+                stuck.abort();
+                assert!(fixture.pool.take(&fixture.key).is_none(), "takes new requests");
+                answer.send(()).expect("a running upstream");
+                // The other request on the connection still gets its answer.
+                sending.await.expect("a response");
+                assert_eq!(fixture.pool.gauges().open.get(), 1);
+                Lease::Http2(waiting).give_back();
+                drop(sender);
+                fixture.until_closed().await;
+                assert_eq!(fixture.pool.gauges().idle.get(), 0);
+            };
+            tokio::join!(upstream, agent);
+        });
+        ended.expect("a runtime");
     }
 }

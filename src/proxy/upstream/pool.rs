@@ -4,12 +4,15 @@ use super::config::PoolKey;
 use super::request_body::RequestBody;
 use super::resolver::Resolver;
 use crate::proxy::metrics::UpstreamGauges;
+use http::Version;
 use hyper::client::conn::{http1, http2};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 /// How long a connection may be idle. Shorter than what servers commonly allow: a connection that
@@ -40,18 +43,22 @@ struct OriginPool {
 struct IdleConnection {
     sender: http1::SendRequest<RequestBody>,
     established: Established,
+    driver: AbortHandle,
     since: Instant,
 }
 
 struct Http2Connection {
     sender: http2::SendRequest<RequestBody>,
-    established: Established,
     streams: Rc<StreamCount>,
 }
 
 /// The streams of one HTTP/2 connection that are in use. A connection without any counts as idle.
 pub(super) struct StreamCount {
+    established: Established,
+    driver: AbortHandle,
     active: Cell<usize>,
+    /// The active streams that no request waits for any more, although they have not ended.
+    abandoned: Cell<usize>,
     max: MaxStreams,
     gauges: UpstreamGauges,
 }
@@ -60,13 +67,17 @@ pub(super) struct StreamCount {
 type MaxStreams = Box<dyn Fn() -> usize>;
 
 /// Counts one stream as in use until it is dropped.
-pub(crate) struct StreamGuard(Rc<StreamCount>);
+pub(crate) struct StreamGuard {
+    streams: Rc<StreamCount>,
+    is_abandoned: bool,
+}
 
-/// When a connection was established, and with which revision of the identity.
+/// When and with whom a connection was established, and with which revision of the identity.
 #[derive(Clone, Copy)]
 pub(super) struct Established {
     pub(super) at: Instant,
     pub(super) revision: u64,
+    pub(super) peer: SocketAddr,
 }
 
 /// What a request holds until its response has been read to the end.
@@ -81,6 +92,8 @@ pub(crate) enum Lease {
 pub(crate) struct Http1Lease {
     pub(super) sender: http1::SendRequest<RequestBody>,
     pub(super) established: Established,
+    /// The task that drives the connection.
+    pub(super) driver: AbortHandle,
     pub(super) key: Arc<PoolKey>,
     pub(super) pool: Rc<Pool>,
 }
@@ -131,6 +144,7 @@ impl Pool {
         Some(Connection::Http1(Http1Lease {
             sender: idle.sender,
             established: idle.established,
+            driver: idle.driver,
             key: Arc::clone(key),
             pool: Rc::clone(self),
         }))
@@ -147,15 +161,11 @@ impl Pool {
         &self,
         key: &Arc<PoolKey>,
         sender: &http2::SendRequest<RequestBody>,
-        established: Established,
-        max_streams: MaxStreams,
-    ) -> Rc<StreamCount> {
-        let streams = Rc::new(StreamCount { active: Cell::new(0), max: max_streams, gauges: self.gauges.clone() });
-        self.gauges.idle.inc();
+        streams: &Rc<StreamCount>,
+    ) {
         let mut origins = self.origins.borrow_mut();
         let origin = origins.entry(Arc::clone(key)).or_default();
-        origin.http2.push(Http2Connection { sender: sender.clone(), established, streams: Rc::clone(&streams) });
-        streams
+        origin.http2.push(Http2Connection { sender: sender.clone(), streams: Rc::clone(streams) });
     }
 
     /// Evicts connections that are too old, idle for too long, or made with an earlier identity.
@@ -213,7 +223,30 @@ impl IdleConnection {
 
 impl Http2Connection {
     fn is_usable(&self, revision: u64, now: Instant) -> bool {
-        self.established.is_current(revision, now) && !self.sender.is_closed()
+        self.streams.established.is_current(revision, now)
+            && self.streams.abandoned.get() == 0
+            && !self.sender.is_closed()
+    }
+}
+
+impl StreamCount {
+    /// Counts the streams of a connection that has none yet. `driver` is the task that drives it.
+    pub(super) fn new(
+        established: Established,
+        driver: AbortHandle,
+        max: MaxStreams,
+        gauges: &UpstreamGauges,
+    ) -> Rc<Self> {
+        gauges.idle.inc();
+        let (active, abandoned, gauges) = (Cell::new(0), Cell::new(0), gauges.clone());
+        Rc::new(Self { established, driver, active, abandoned, max, gauges })
+    }
+
+    /// Ends the connection if no request waits for any of its streams, but not all have ended.
+    fn end_if_abandoned(&self) {
+        if self.abandoned.get() > 0 && self.abandoned.get() == self.active.get() {
+            self.driver.abort();
+        }
     }
 }
 
@@ -224,28 +257,68 @@ impl StreamGuard {
             streams.gauges.idle.dec();
         }
         streams.active.set(active + 1);
-        Self(Rc::clone(streams))
+        Self { streams: Rc::clone(streams), is_abandoned: false }
+    }
+
+    /// Gives up a stream that may never end. It stays counted: what it takes is freed only with the
+    /// connection, which takes no new requests from now on.
+    fn abandon(mut self) {
+        self.is_abandoned = true;
+        self.streams.abandoned.set(self.streams.abandoned.get() + 1);
     }
 }
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        let active = self.0.active.get() - 1;
-        self.0.active.set(active);
-        if active == 0 {
-            self.0.gauges.idle.inc();
+        let Self { streams, is_abandoned } = self;
+        if !*is_abandoned {
+            let active = streams.active.get() - 1;
+            streams.active.set(active);
+            if active == 0 {
+                streams.gauges.idle.inc();
+            }
         }
+        streams.end_if_abandoned();
     }
 }
 
 impl Drop for StreamCount {
     fn drop(&mut self) {
-        // Every stream holds a reference to this value, so the connection was idle.
-        self.gauges.idle.dec();
+        // A connection with abandoned streams was never idle again.
+        if self.active.get() == 0 {
+            self.gauges.idle.dec();
+        }
     }
 }
 
 impl Lease {
+    /// The address of the upstream.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        match self {
+            Self::Http1(connection) => connection.established.peer,
+            Self::Http2(stream) => stream.streams.established.peer,
+        }
+    }
+
+    /// The protocol that the connection speaks.
+    pub(crate) fn protocol(&self) -> Version {
+        match self {
+            Self::Http1(_) => Version::HTTP_11,
+            Self::Http2(_) => Version::HTTP_2,
+        }
+    }
+
+    /// Gives up a request that has not ended: an HTTP/1.1 connection ends at once, whatever it waits
+    /// for. An HTTP/2 connection takes no new requests, and ends once all its remaining streams have
+    /// been given up. Dropping the bodies is not enough, because hyper does not poll the body of a
+    /// request while the upstream reads nothing.
+    pub(crate) fn abort(self) {
+        match self {
+            Self::Http1(connection) => connection.driver.abort(),
+            Self::Http2(stream) => stream.abandon(),
+        }
+    }
+
     /// Returns the connection or stream to the pool, once the response has been read.
     pub(super) fn give_back(self) {
         match self {
@@ -268,6 +341,7 @@ impl Http1Lease {
             origin.idle.push(IdleConnection {
                 sender: self.sender,
                 established: self.established,
+                driver: self.driver,
                 since: Instant::now(),
             });
         }

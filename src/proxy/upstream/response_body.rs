@@ -17,7 +17,12 @@ impl UpstreamBody {
         Self { inner, lease: Some(lease) }
     }
 
-    /// The lease of the connection, for a response that switches protocols: such a connection never
+    /// The lease of the connection, until the response has been read to the end.
+    pub(crate) fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
+    /// Takes the lease of the connection, for a response that switches protocols: such a connection never
     /// returns to the pool.
     pub(crate) fn into_lease(mut self) -> Option<Lease> {
         self.lease.take()

@@ -142,6 +142,10 @@ async fn attempt(
         }
         None => {
             let error = call.progress.stall().map_or(SendError::ResponseTimeout, SendError::Upload);
+            if !call.progress.has_ended() {
+                // Nothing moves the rest of the upload, and so nothing would end it.
+                lease.abort();
+            }
             Err(AttemptError { error, unsent: None })
         }
     }
