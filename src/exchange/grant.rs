@@ -1,6 +1,6 @@
 //! Grants: the server, the subject and the parameters of requests for an access token.
 use crate::assertion::{DEFAULT_LIFETIME, DEFAULT_MAX_DEPTH, MAX_LIFETIME};
-use crate::issuer::{AuthorizationServer, Endpoints};
+use crate::issuer::{AuthorizationServer, Endpoints, Quirks};
 use crate::jose::{SigningKey, TokenKind};
 use crate::tls::ServerTrust;
 use aws_lc_rs::digest::{Context, SHA256};
@@ -312,31 +312,20 @@ impl Grant {
     /// rotates: no key, no secret, no SVID. The SPIFFE ID and the user's token are not part of a
     /// grant.
     pub fn digest(&self) -> GrantDigest {
-        let facts = self.flow.facts();
+        // The patterns here and in `Digest` name every field, so that the compiler rejects a field
+        // that nobody has decided on: two grants that differ only in it would share one token.
+        let GrantSpec { flow, subject, actor, resources, audiences, scopes, assertion } = &self.0;
         let mut digest = Digest(Context::new(&SHA256));
-        digest.text(facts.name);
-        digest.flag(facts.response == TokenResponse::TokenExchange);
-        digest.flag(facts.idp.is_some());
-        facts.idp.iter().for_each(|idp| digest.server(idp));
-        digest.server(facts.server);
-        if let Some(rule) = self.user() {
-            digest.text("user");
-            digest.text(match rule.kind {
-                TokenKind::IdToken => "id_token",
-                TokenKind::AccessToken => "access_token",
-                TokenKind::Jwt => "jwt",
-            });
-            digest.server(&rule.server);
-            digest.list(&rule.audience);
-        }
-        digest.flag(self.actor.is_some());
-        for list in [&self.resources, &self.audiences, &self.scopes] {
+        digest.flow(flow);
+        digest.subject(subject);
+        digest.text(match actor {
+            None => "",
+            Some(ActorToken::JwtSvid) => "jwt_svid",
+        });
+        for list in [resources, audiences, scopes] {
             digest.list(list);
         }
-        digest.optional(self.assertion.issuer.as_deref());
-        digest.flag(self.assertion.key.is_some());
-        digest.number(self.assertion.lifetime.as_secs());
-        digest.number(self.assertion.max_depth as u64);
+        digest.assertion(assertion);
         GrantDigest(digest.0.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
 
@@ -407,11 +396,68 @@ impl Digest {
         texts.iter().for_each(|text| self.text(text));
     }
 
+    fn flow(&mut self, flow: &Flow) {
+        self.text(flow.facts().name);
+        match flow {
+            Flow::ClientCredentials { server } | Flow::TokenExchange { server } | Flow::JwtBearer { server } => {
+                self.server(server);
+            }
+            Flow::SelfIssued { server, grant } => {
+                self.server(server);
+                self.text(match grant {
+                    SelfIssuedGrant::TokenExchange => "token_exchange",
+                    SelfIssuedGrant::JwtBearer => "jwt_bearer",
+                });
+            }
+            Flow::IdJag { idp, server } => {
+                self.server(idp);
+                self.server(server);
+            }
+        }
+    }
+
+    fn subject(&mut self, subject: &Subject) {
+        match subject {
+            Subject::Own => self.text("own"),
+            Subject::User(UserTokenRule { server, kind, audience }) => {
+                self.text(match kind {
+                    TokenKind::IdToken => "id_token",
+                    TokenKind::AccessToken => "access_token",
+                    TokenKind::Jwt => "jwt",
+                });
+                self.server(server);
+                self.list(audience);
+            }
+        }
+    }
+
+    fn assertion(&mut self, settings: &AssertionSettings) {
+        let AssertionSettings { issuer, key, lifetime, max_depth } = settings;
+        self.optional(issuer.as_deref());
+        // The key itself rotates.
+        self.flag(key.is_some());
+        self.number(lifetime.as_secs());
+        self.number(*max_depth as u64);
+    }
+
     fn server(&mut self, server: &AuthorizationServer) {
-        // Exchanges are counted by the name.
-        self.text(&server.name);
-        self.text(&server.issuer);
-        match &server.endpoints {
+        let AuthorizationServer {
+            // Exchanges are counted by the name.
+            name,
+            issuer,
+            endpoints,
+            client_id,
+            client_auth,
+            trust,
+            quirks: Quirks { omit, extra_parameters, assertion_audience },
+            // These two decide whether a request is sent and how long it may take, not what the
+            // server makes of it.
+            plain_http: _,
+            deadlines: _,
+        } = server;
+        self.text(name);
+        self.text(issuer);
+        match endpoints {
             Endpoints::Discovered => self.flag(false),
             Endpoints::Explicit { token, jwks } => {
                 self.flag(true);
@@ -419,18 +465,18 @@ impl Digest {
                 self.optional(jwks.as_ref().map(Url::as_str));
             }
         }
-        self.0.update(&server.trust.digest());
-        self.optional(server.client_id.as_deref());
-        self.text(server.client_auth.method());
-        let quirks = &server.quirks;
-        self.number(quirks.omit.len() as u64);
-        quirks.omit.iter().for_each(|parameter| self.text(parameter.as_str()));
-        self.number(quirks.extra_parameters.len() as u64);
-        for (name, value) in &quirks.extra_parameters {
+        self.0.update(&trust.digest());
+        self.optional(client_id.as_deref());
+        // The key or secret of the method rotates.
+        self.text(client_auth.method());
+        self.number(omit.len() as u64);
+        omit.iter().for_each(|parameter| self.text(parameter.as_str()));
+        self.number(extra_parameters.len() as u64);
+        for (name, value) in extra_parameters {
             self.text(name);
             self.text(value);
         }
-        self.text(&format!("{:?}", quirks.assertion_audience));
+        self.text(&format!("{assertion_audience:?}"));
     }
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::exchange::testing::{ScriptedServer, grant, token};
-use crate::issuer::{ClientAuth, Parameter};
+use crate::issuer::{AssertionAudience, ClientAuth, Parameter};
 use crate::secret::Secret;
 use crate::tls::PeerIds;
 use rustls::RootCertStore;
@@ -80,6 +80,11 @@ fn pinned(id: &str) -> ServerTrust {
     ServerTrust::Spiffe(Arc::new(PeerIds::new([id]).expect("an ID")))
 }
 
+fn user_rule(grant: &mut GrantSpec) -> &mut UserTokenRule {
+    let Subject::User(rule) = &mut grant.subject else { panic!("a user") };
+    rule
+}
+
 /// Everything that a server can distinguish changes the digest. Keys and secrets, which rotate, do
 /// not.
 #[tokio::test]
@@ -99,6 +104,11 @@ async fn digest_covers_what_the_server_decides_on() {
         same,
         with(&|_| {}, &|server| server.client_auth = ClientAuth::ClientSecretPost(Secret::new("rotated".into())))
     );
+    assert_eq!(same, with(&|_| {}, &|server| server.deadlines.total *= 2));
+    let self_issued = |kind: SelfIssuedGrant| {
+        let flow = |grant: &GrantSpec| Flow::SelfIssued { server: Arc::clone(grant.flow.facts().server), grant: kind };
+        with(&|grant| grant.flow = flow(grant), &|_| {})
+    };
     let mut digests = vec![
         same,
         with(&|grant| grant.scopes = vec!["a".into()], &|_| {}),
@@ -118,7 +128,12 @@ async fn digest_covers_what_the_server_decides_on() {
             },
             &|_| {},
         ),
+        self_issued(SelfIssuedGrant::TokenExchange),
+        self_issued(SelfIssuedGrant::JwtBearer),
+        with(&|grant| user_rule(grant).kind = TokenKind::Jwt, &|_| {}),
+        with(&|grant| user_rule(grant).audience.push("other".into()), &|_| {}),
         with(&|grant| grant.assertion.issuer = Some(String::new()), &|_| {}),
+        with(&|grant| grant.assertion.lifetime *= 2, &|_| {}),
         with(&|grant| grant.assertion.max_depth = 9, &|_| {}),
         // The server's name in the metrics, the source of its keys, and how it is verified.
         with(&|_| {}, &|server| server.name = "twin".into()),
@@ -132,6 +147,7 @@ async fn digest_covers_what_the_server_decides_on() {
         with(&|_| {}, &|server| server.client_id = Some(String::new())),
         with(&|_| {}, &|server| server.client_auth = ClientAuth::SpiffeJwt),
         with(&|_| {}, &|server| server.endpoints = Endpoints::Discovered),
+        with(&|_| {}, &|server| server.quirks.assertion_audience = AssertionAudience::TokenEndpoint),
         with(&|_| {}, &|server| server.quirks.omit = [Parameter::Scope].into()),
         with(&|_| {}, &|server| server.quirks.extra_parameters = [("a".to_owned(), "b".to_owned())].into()),
         with(&|_| {}, &|server| server.quirks.extra_parameters = [("ab".to_owned(), String::new())].into()),
