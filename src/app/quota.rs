@@ -29,23 +29,25 @@ impl Descriptors {
 /// The limits of the data plane: those of the configuration, as far as the machine has room for
 /// them.
 pub(super) fn limits(given: &ProcessLimits, descriptors: Option<Descriptors>) -> Limits {
+    // Naming every field makes the compiler reject a limit that is not enforced.
+    let ProcessLimits { connections, requests, request_headers, delegated_tokens } = *given;
     let defaults = Limits::default();
     let by_memory = busy_connections().unwrap_or(usize::MAX);
     let possible = descriptors.map_or(usize::MAX, |descriptors| descriptors.connections).min(by_memory);
     // A tunnel counts as one request and carries another.
-    let requests = given.requests.min(by_memory.saturating_mul(2));
-    if possible < given.connections || requests < given.requests {
+    let requests = requests.min(by_memory.saturating_mul(2));
+    if possible < connections || requests < given.requests {
         tracing::info!(
-            connections = given.connections.min(possible),
+            connections = connections.min(possible),
             requests,
             "limits: lowered to what file descriptors (RLIMIT_NOFILE) or memory (cgroup) allow"
         );
     }
     Limits {
-        connections: given.connections.min(possible),
+        connections: connections.min(possible),
         requests: i64::try_from(requests).unwrap_or(i64::MAX),
-        head: given.request_headers,
-        delegated: NonZeroUsize::new(given.delegated_tokens).unwrap_or(defaults.delegated).min(defaults.delegated),
+        head: request_headers,
+        delegated: NonZeroUsize::new(delegated_tokens).unwrap_or(defaults.delegated).min(defaults.delegated),
         ..defaults
     }
 }

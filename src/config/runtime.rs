@@ -36,13 +36,25 @@ pub struct Config {
 impl Config {
     /// The key of the first setting that differs in `new` and cannot change while the process runs.
     pub fn changed_fixed_setting(&self, new: &Self) -> Option<&'static str> {
-        if self.listen != new.listen {
+        // Naming every field makes the compiler ask of a new one whether a reload can change it.
+        let Self {
+            listen,
+            identity,
+            process,
+            needs_identity: _,
+            policy: _,
+            servers: _,
+            published_keys: _,
+            assertion_lifetime: _,
+            hash: _,
+        } = self;
+        if *listen != new.listen {
             return Some("listen");
         }
-        if self.identity != new.identity {
+        if *identity != new.identity {
             return Some("identity");
         }
-        self.process.changed_setting(&new.process)
+        process.changed_setting(&new.process)
     }
 }
 

@@ -130,13 +130,23 @@ impl Snapshot {
 
     /// Whether an update contains nothing new.
     pub(super) fn same_material(&self, update: &CheckedUpdate) -> bool {
-        self.svid.chain == update.svid.chain
-            && self.svid.hint == update.svid.hint
-            && self.bundles.len() == update.bundles.len()
+        // Naming every field makes the compiler reject one that is not considered: a change of it
+        // alone would not reach the readers.
+        let CheckedUpdate { svid, bundles } = update;
+        // The leaf determines the ID and the dates, and the key belongs to it.
+        let Svid { chain, hint, id: _, not_before: _, not_after: _, certified: _, key_pkcs8: _ } = svid;
+        let same_authorities = |ours: &Authorities, theirs: &Authorities| {
+            // `roots` is made from the certificates.
+            let Authorities { certificates, roots: _ } = theirs;
+            ours.certificates == *certificates
+        };
+        self.svid.chain == *chain
+            && self.svid.hint == *hint
+            && self.bundles.len() == bundles.len()
             && self
                 .bundles
                 .iter()
-                .zip(&update.bundles)
-                .all(|((one, ours), (other, theirs))| one == other && ours.certificates == theirs.certificates)
+                .zip(bundles)
+                .all(|((one, ours), (other, theirs))| one == other && same_authorities(ours, theirs))
     }
 }

@@ -2,8 +2,8 @@
 use super::error::certificate_problem;
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, TrustAnchor};
 use std::fmt;
 use std::sync::Arc;
 
@@ -18,9 +18,10 @@ pub struct Roots {
 impl From<RootCertStore> for Roots {
     fn from(store: RootCertStore) -> Self {
         let mut context = Context::new(&SHA256);
-        for root in &store.roots {
-            let constraints = root.name_constraints.as_ref().map_or(&[][..], |constraints| &constraints[..]);
-            for part in [&root.subject[..], &root.subject_public_key_info, constraints] {
+        // Without `..`, so that a new version of the type cannot add something that is left out.
+        for TrustAnchor { subject, subject_public_key_info, name_constraints } in &store.roots {
+            let constraints = name_constraints.as_ref().map_or(&[][..], |constraints| &constraints[..]);
+            for part in [&subject[..], subject_public_key_info, constraints] {
                 context.update(&(part.len() as u64).to_be_bytes());
                 context.update(part);
             }

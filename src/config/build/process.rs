@@ -1,4 +1,5 @@
-//! The settings of the process: its listeners, its log, its limits, and where it may use plain HTTP.
+//! The settings of the process: its listeners, its log and its limits, and the hosts that it may
+//! contact over plain HTTP.
 use super::Builder;
 use crate::config::file::{File, ListenFile, LogFormatFile, LogLevelFile, PlainHttpFile};
 use crate::config::leaf::Size;

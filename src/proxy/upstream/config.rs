@@ -133,8 +133,12 @@ impl PoolKey {
         identity.map_or(0, |identity| *identity.changes().borrow())
     }
 
+    /// What two keys are compared by.
     fn parts(&self) -> (u64, Protocol, NamedBy, &Origin) {
-        (self.tls.as_ref().map_or(0, |tls| tls.id), self.protocol, self.named_by, &self.origin)
+        // Naming every field makes the compiler reject one that is not considered: connections that
+        // differ only in it would be shared. The authority is made from the origin.
+        let Self { origin, protocol, tls, authority: _, named_by } = self;
+        (tls.as_ref().map_or(0, |tls| tls.id), *protocol, *named_by, origin)
     }
 }
 
