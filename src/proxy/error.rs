@@ -1,4 +1,5 @@
 //! Why the proxy refuses a request, who is at fault, and the response that the agent gets.
+use super::dialect::Dialect;
 use crate::issuer::Fault;
 use crate::token::TokenError;
 use bytes::Bytes;
@@ -143,15 +144,6 @@ impl Reason {
     }
 }
 
-/// The format in which the agent expects errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorFormat {
-    /// The agent expects problem details in JSON (RFC 9457).
-    Problem,
-    /// The agent expects a gRPC status.
-    Grpc,
-}
-
 /// A refusal: the reason, and the explanation for the agent. It contains no text of an
 /// authorization server or an upstream.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -199,11 +191,13 @@ impl Refusal {
         self.reason.facts().status
     }
 
-    /// The response: problem details (RFC 9457), or for gRPC a head without a body.
-    pub fn response(&self, format: ErrorFormat) -> Response<Bytes> {
-        let mut response = match format {
-            ErrorFormat::Grpc => self.grpc(),
-            ErrorFormat::Problem => self.problem(),
+    /// The response, as the agent's library expects it: problem details (RFC 9457), or for gRPC and
+    /// gRPC-Web a head without a body.
+    pub fn response(&self, dialect: Dialect) -> Response<Bytes> {
+        let mut response = match dialect {
+            Dialect::Plain => self.problem(),
+            Dialect::Grpc => self.grpc("application/grpc"),
+            Dialect::GrpcWeb => self.grpc("application/grpc-web"),
         };
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -252,11 +246,13 @@ impl Refusal {
     }
 
     /// A `Trailers-Only` response of gRPC (`PROTOCOL-HTTP2.md` of its specification): a 200 without
-    /// a body, whose headers hold the status.
-    fn grpc(&self) -> Response<Bytes> {
+    /// a body, whose headers hold the status. gRPC-Web has the same form, because trailers may be
+    /// sent with the head if no message follows (`PROTOCOL-WEB.md`); its clients make nothing of a
+    /// problem document, or of any status other than 200.
+    fn grpc(&self, content_type: &'static str) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert("grpc-status", HeaderValue::from(self.reason.facts().grpc as u16));
         let message: String =
             form_urlencoded::byte_serialize(self.detail.as_bytes()).collect::<String>().replace('+', "%20");

@@ -112,11 +112,6 @@ pub(super) fn accepts_trailers(headers: &HeaderMap) -> bool {
     tokens(headers, header::TE).any(|token| token.eq_ignore_ascii_case("trailers"))
 }
 
-/// Whether a request speaks gRPC, and expects errors in its format.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
 fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',').map(str::trim))

@@ -1,5 +1,6 @@
 //! The data plane: plain HTTP from the agent in, an authenticated request over (m)TLS out.
 mod agent_body;
+mod dialect;
 mod downstream;
 mod error;
 mod guard;
@@ -17,7 +18,8 @@ mod traffic;
 mod upstream;
 mod worker;
 
-pub use error::{ErrorFormat, Reason, Refusal};
+pub use dialect::Dialect;
+pub use error::{Reason, Refusal};
 pub use guard::Guard;
 pub use headers::{AgentCredentials, strip_request};
 pub use limits::Limits;

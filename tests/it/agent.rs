@@ -59,8 +59,17 @@ impl Reply {
 
     /// Fails unless the proxy itself refused the gRPC call with this code, sent as trailers only.
     pub(crate) fn assert_grpc_refusal(&self, code: &str) {
+        self.assert_trailers_only("application/grpc", code);
+    }
+
+    /// Fails unless the proxy itself refused the gRPC-Web call with this code, sent with the head.
+    pub(crate) fn assert_grpc_web_refusal(&self, code: &str) {
+        self.assert_trailers_only("application/grpc-web", code);
+    }
+
+    fn assert_trailers_only(&self, content_type: &str, code: &str) {
         assert_eq!((self.status.as_u16(), self.header("grpc-status")), (200, code), "{self:?}");
-        assert_eq!(self.header("content-type"), "application/grpc");
+        assert_eq!(self.header("content-type"), content_type);
         assert_ne!(self.header("grpc-message"), "");
         assert!(self.body.is_empty() && self.trailers.is_empty(), "trailers only");
     }

@@ -3,7 +3,7 @@
 use super::agent::{self, Http2, full, request};
 use super::world::{Proxy, World, route, tls_route, until};
 use bytes::Bytes;
-use http::Method;
+use http::{Method, Version};
 use http_body_util::Full;
 use idjag_proxy::dev::ca::WebCa;
 use idjag_proxy::dev::faults::Fault;
@@ -78,4 +78,40 @@ async fn grpc_codes_are_the_same_over_http1() {
     let options = request(&Method::OPTIONS, "http://open.test/x", &fields).body(full("")).expect("request");
     agent::send(proxy.outbound, options).await.assert_grpc_refusal("3");
     assert_eq!((world.api.arrivals(), world.corp.arrivals()), (0, 0));
+}
+
+#[tokio::test]
+async fn grpc_web_is_sent_as_it_came_and_refused_in_its_own_type() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    for (kind, web) in [
+        ("application/grpc-web+proto", true),
+        ("application/grpc-web-text", true),
+        ("Application/gRPC-Web; charset=utf-8", true),
+        ("application/grpc-like", false),
+    ] {
+        let fields = [("content-type", kind)];
+        let reply = agent::post(proxy.outbound, "http://open.test/s/m", &fields, b"x").await;
+        assert_eq!(reply.status, 200, "{kind}: {}", reply.text());
+        let seen = world.api.last_request().expect("seen");
+        assert_eq!((seen.version, &seen.headers["content-type"]), (Version::HTTP_11, &kind.parse().expect("a value")));
+        let reply = agent::post(proxy.outbound, "http://nowhere.test/s/m", &fields, b"x").await;
+        if web {
+            reply.assert_grpc_web_refusal("7");
+        } else {
+            reply.assert_refusal(403, "no_route");
+        }
+    }
+}
+
+#[tokio::test]
+async fn cleartext_grpc_without_a_route_is_sent_over_http2() {
+    let world = World::open().await;
+    let proxy = world.proxy_with("unmatched: pass\nroutes: []\n").await;
+    let url = format!("{}/pkg.Service/Method", world.api.url());
+    let reply = Http2::connect(proxy.outbound).await.send(post(&url, &[("te", "trailers")])).await;
+    assert_eq!((reply.status.as_u16(), reply.trailers.get("grpc-status")), (200, Some(&"0".parse().expect("a value"))));
+    assert_eq!(world.api.last_request().expect("seen").version, Version::HTTP_2);
+    let reply = agent::post(proxy.outbound, &url, &[], b"x").await;
+    assert_eq!((reply.status.as_u16(), world.api.last_request().expect("seen").version), (200, Version::HTTP_11));
 }

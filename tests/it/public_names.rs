@@ -9,7 +9,7 @@ use idjag_proxy::config::{Overrides, load, schema};
 use idjag_proxy::kubernetes::{
     ANNOTATION_STATUS, ANNOTATIONS, Defaults, LABEL_INJECT, LABEL_INJECTED, inject_manifests,
 };
-use idjag_proxy::proxy::{ErrorFormat, Reason, Refusal};
+use idjag_proxy::proxy::{Dialect, Reason, Refusal};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -259,7 +259,7 @@ fn pods(names: &mut BTreeSet<String>) {
 fn refusals(names: &mut BTreeSet<String>) {
     for &reason in Reason::ALL {
         let refusal = Refusal::new(reason, "why");
-        let (plain, grpc) = (refusal.response(ErrorFormat::Problem), refusal.response(ErrorFormat::Grpc));
+        let (plain, grpc) = (refusal.response(Dialect::Plain), refusal.response(Dialect::Grpc));
         let header = |name: &str| {
             let headers = if name.starts_with("grpc") { grpc.headers() } else { plain.headers() };
             headers[name].to_str().expect("text").to_owned()

@@ -25,11 +25,7 @@ impl ApiState {
         connection: &Arc<Connection>,
         received: &mut ReceivedRequest,
     ) -> Response<Body> {
-        if request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-        {
+        if is_grpc(request.headers()) {
             return grpc(request).await;
         }
         let path = request.uri().path().to_owned();
@@ -44,6 +40,13 @@ impl ApiState {
             _ => echo(request, received).await,
         }
     }
+}
+
+/// Whether the media type is `application/grpc` or has a message format, as in
+/// `application/grpc+proto`. gRPC-Web is another type.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map_or(&[][..], |kind| kind.as_bytes());
+    kind.split(|byte| matches!(byte, b'+' | b';')).next() == Some(b"application/grpc")
 }
 
 async fn echo(request: Request<Incoming>, received: &mut ReceivedRequest) -> Response<Body> {

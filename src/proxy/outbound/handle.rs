@@ -7,8 +7,9 @@ use super::table::{RouteEntry, Table};
 use super::upgrade::{self, Upgrade};
 use crate::policy::{CredentialRule, Scheme};
 use crate::proxy::agent_body::AgentBody;
+use crate::proxy::dialect::Dialect;
 use crate::proxy::downstream::{ReceivedRequest, check_list_size};
-use crate::proxy::error::{ALLOWED, ErrorFormat, Reason, Refusal};
+use crate::proxy::error::{ALLOWED, Reason, Refusal};
 use crate::proxy::headers::{self, AgentCredentials};
 use crate::proxy::outcome::Outcome;
 use crate::proxy::traffic::InFlight;
@@ -25,17 +26,14 @@ use std::sync::Arc;
 /// Answers one request of the agent, and counts and logs how it ended.
 pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> Response<AgentBody> {
     let request = &received.request;
-    let format = match headers::is_grpc(request.headers()) {
-        true => ErrorFormat::Grpc,
-        false => ErrorFormat::Problem,
-    };
+    let dialect = Dialect::of(request.headers());
     let shared = Arc::clone(&context.shared);
     let downstream = Rc::clone(&received.downstream);
     let is_connect = request.method() == Method::CONNECT;
     let mut outcome = Outcome::new(&shared.metrics, request.method(), request.headers());
     let served = match downstream.begin_request() {
         Some(violation) => Err(violation.into()),
-        None => serve(&context, received, &mut outcome).await,
+        None => serve(&context, received, dialect, &mut outcome).await,
     };
     let mut response = match served {
         Ok(response) => {
@@ -44,7 +42,7 @@ pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> R
         }
         Err(refusal) => {
             outcome.record_refusal(&refusal);
-            refusal.response(format).map(AgentBody::from)
+            refusal.response(dialect).map(AgentBody::from)
         }
     };
     // After a switch the connection no longer carries HTTP.
@@ -61,6 +59,7 @@ pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> R
 async fn serve(
     context: &Rc<Context>,
     received: ReceivedRequest,
+    dialect: Dialect,
     outcome: &mut Outcome<'_>,
 ) -> Result<Response<AgentBody>, Refusal> {
     let shared = &context.shared;
@@ -90,7 +89,8 @@ async fn serve(
     }
     let token = credential::obtain(context, entry, &parts.headers).await?;
     let upgrade = Upgrade::requested(&mut parts);
-    let key = pool_key(entry, &destination, protocol(entry, upgrade.as_ref(), &parts.headers))?;
+    let scheme = upstream_scheme(entry, &destination);
+    let key = pool_key(entry, &destination, protocol(scheme, upgrade.as_ref(), dialect))?;
     let via = shared.via(parts.version);
     rewrite(&mut parts, entry, via);
     if let Some(upgrade) = &upgrade {
@@ -157,17 +157,25 @@ fn answer_options() -> Response<AgentBody> {
 
 /// The protocol that the request's connection must speak: HTTP/1.1 for an upgrade, HTTP/2 for gRPC
 /// in cleartext, and otherwise the one that ALPN negotiates.
-fn protocol(entry: &RouteEntry, upgrade: Option<&Upgrade>, headers: &HeaderMap) -> Protocol {
-    let is_plain = entry.route.upstream.origin.as_ref().is_some_and(|origin| origin.scheme == Scheme::Http);
-    match upgrade {
-        Some(_) => Protocol::Http1,
-        None if is_plain && headers::is_grpc(headers) => Protocol::Http2,
-        None => Protocol::Negotiated,
+fn protocol(scheme: Scheme, upgrade: Option<&Upgrade>, dialect: Dialect) -> Protocol {
+    match (upgrade, scheme, dialect) {
+        (Some(_), _, _) => Protocol::Http1,
+        (None, Scheme::Http, Dialect::Grpc) => Protocol::Http2,
+        (None, _, _) => Protocol::Negotiated,
+    }
+}
+
+/// The scheme of the origin that a request leaves for.
+fn upstream_scheme(entry: &RouteEntry, destination: &Destination) -> Scheme {
+    match &entry.route.upstream.origin {
+        Some(origin) => origin.scheme,
+        None if entry.passes => destination.scheme,
+        None => Scheme::Https,
     }
 }
 
 fn pool_key(entry: &RouteEntry, destination: &Destination, protocol: Protocol) -> Result<Arc<PoolKey>, Refusal> {
-    let requested = || destination.origin(if entry.passes { destination.scheme } else { Scheme::Https });
+    let requested = || destination.origin(upstream_scheme(entry, destination));
     let refused = || Refusal::new(Reason::MalformedRequest, "The host is not a valid value of `Host`.");
     entry.upstream.key(protocol, requested).ok_or_else(refused)
 }
