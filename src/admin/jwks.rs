@@ -1,5 +1,5 @@
 //! The optional listener that publishes the keys that sign assertions.
-use crate::http_server::{method_not_allowed, not_found, response, serve};
+use crate::http_server::{READ_ONLY, method_not_allowed, not_found, response, serve};
 use crate::tasks::Stop;
 use arc_swap::ArcSwap;
 use http::{Method, Request, StatusCode};
@@ -18,8 +18,8 @@ pub async fn serve_jwks(listener: std::net::TcpListener, keys: Arc<ArcSwap<Strin
             (&Method::GET | &Method::HEAD, "/jwks" | "/.well-known/jwks.json") => {
                 response(StatusCode::OK, "application/jwk-set+json", keys.load().as_bytes().to_vec())
             }
-            (&Method::GET | &Method::HEAD, _) => not_found("port", "/jwks and /.well-known/jwks.json"),
-            _ => method_not_allowed(),
+            (_, "/jwks" | "/.well-known/jwks.json") => method_not_allowed(READ_ONLY),
+            _ => not_found("port", "/jwks and /.well-known/jwks.json"),
         };
         async move { answered }
     };

@@ -1,6 +1,6 @@
 //! The admin socket, a Unix socket that only its owner can open, and its client.
 use super::status::Status;
-use crate::http_server::{self, FullResponse, not_found, response, text};
+use crate::http_server::{self, FullResponse, READ_ONLY, method_not_allowed, not_found, response, text};
 use crate::tasks::Stop;
 use crate::telemetry::Logs;
 use bytes::Bytes;
@@ -11,7 +11,11 @@ use hyper_util::rt::TokioIo;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
+
+/// How long the body of a request may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The server of the status and the log level.
 pub struct AdminSocket {
@@ -90,13 +94,14 @@ async fn answer(
     logs: Option<Logs>,
 ) -> FullResponse {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/status") => match serde_json::to_vec_pretty(&status()) {
+        (&Method::GET | &Method::HEAD, "/status") => match serde_json::to_vec_pretty(&status()) {
             Ok(body) => response(StatusCode::OK, "application/json", body),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
         (&Method::PUT, "/log-level") => {
-            let Ok(body) = Limited::new(request.into_body(), 1024).collect().await else {
-                return text(StatusCode::BAD_REQUEST, "the level is too long\n");
+            let body = Limited::new(request.into_body(), 1024).collect();
+            let Ok(Ok(body)) = tokio::time::timeout(BODY_TIMEOUT, body).await else {
+                return text(StatusCode::BAD_REQUEST, "the level is too long, or did not arrive in time\n");
             };
             let level = String::from_utf8_lossy(&body.to_bytes()).trim().to_owned();
             match logs.map(|logs| logs.set_level(&level)) {
@@ -108,6 +113,8 @@ async fn answer(
                 None => text(StatusCode::NOT_FOUND, "the log level of this process cannot be changed\n"),
             }
         }
+        (_, "/status") => method_not_allowed(READ_ONLY),
+        (_, "/log-level") => method_not_allowed("PUT"),
         _ => not_found("socket", "GET /status and PUT /log-level"),
     }
 }

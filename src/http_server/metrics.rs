@@ -1,5 +1,5 @@
 //! `/metrics` and the probes, on the port that the kubelet and Prometheus reach.
-use super::response::{FullResponse, method_not_allowed, not_found, response, text};
+use super::response::{FullResponse, READ_ONLY, method_not_allowed, not_found, response, text};
 use super::server::serve;
 use crate::tasks::Stop;
 use crate::telemetry::Registrar;
@@ -65,15 +65,13 @@ impl MetricsEndpoint {
     }
 
     fn respond(&self, method: &Method, path: &str) -> FullResponse {
-        if !matches!(*method, Method::GET | Method::HEAD) {
-            return method_not_allowed();
-        }
-        if path == "/metrics" {
-            return self.metrics();
-        }
-        match self.probes.iter().find(|probe| probe.path == path) {
+        let probe = self.probes.iter().find(|probe| probe.path == path);
+        let is_read = matches!(*method, Method::GET | Method::HEAD);
+        match probe {
+            None if path != "/metrics" => not_found("port", &self.paths()),
+            _ if !is_read => method_not_allowed(READ_ONLY),
             Some(probe) => probe_response(&(probe.check)()),
-            None => not_found("port", &self.paths()),
+            None => self.metrics(),
         }
     }
 
@@ -143,7 +141,8 @@ mod tests {
     async fn only_get_and_head_are_allowed() {
         let refused = endpoint().respond(&Method::POST, "/metrics");
         assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED);
-        assert_eq!(body(refused).await, "method not allowed: use GET\n");
+        assert_eq!(refused.headers()["allow"], "GET, HEAD");
+        assert_eq!(body(refused).await, "method not allowed: use GET, HEAD\n");
     }
 
     #[test]

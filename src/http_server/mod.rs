@@ -1,9 +1,12 @@
 //! A small HTTP/1.1 server for the control plane: it serves few connections, and
 //! builds each response in memory.
+mod connections;
 mod metrics;
 mod response;
 mod server;
 
+#[cfg(feature = "kubernetes")]
+pub(crate) use connections::{Activity, Connections};
 pub use metrics::{MetricsEndpoint, Probe};
-pub(crate) use response::{FullResponse, method_not_allowed, not_found, response, text};
+pub(crate) use response::{FullResponse, READ_ONLY, method_not_allowed, not_found, response, text};
 pub(crate) use server::serve;

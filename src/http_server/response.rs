@@ -3,6 +3,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
+/// The methods of a resource that can only be read.
+pub(crate) const READ_ONLY: &str = "GET, HEAD";
+
 /// A response whose body is in memory.
 pub(crate) type FullResponse = Response<Full<Bytes>>;
 
@@ -25,7 +28,9 @@ pub(crate) fn not_found(place: &str, paths: &str) -> FullResponse {
     text(StatusCode::NOT_FOUND, format!("not found; this {place} serves {paths}\n"))
 }
 
-/// Makes the 405 of a resource that can only be read.
-pub(crate) fn method_not_allowed() -> FullResponse {
-    text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: use GET\n")
+/// Makes a 405, which says what is `allowed` (RFC 9110 §15.5.6).
+pub(crate) fn method_not_allowed(allowed: &'static str) -> FullResponse {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("method not allowed: use {allowed}\n"));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
 }

@@ -32,6 +32,7 @@ mod dev {
     mod passing;
     mod placement;
     mod pools;
+    mod probes;
     mod process;
     #[cfg(feature = "kubernetes")]
     mod public_names;

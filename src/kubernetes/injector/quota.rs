@@ -3,6 +3,7 @@
 use crate::sync::lock;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A number of connections, and of bytes of bodies and answers.
@@ -29,6 +30,16 @@ struct Used {
 pub(super) struct Permit {
     quota: Arc<Quota>,
     address: IpAddr,
+    is_released: AtomicBool,
+}
+
+/// Which part of the quota is exhausted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exhausted {
+    /// The part of one address.
+    Address(IpAddr),
+    /// All of it.
+    Total,
 }
 
 /// Bytes that a caller uses. Dropping it frees them.
@@ -37,16 +48,26 @@ pub(super) struct Reservation {
     bytes: usize,
 }
 
+const ONE_CONNECTION: Usage = Usage { connections: 1, bytes: 0 };
+
 impl Quota {
     pub(super) fn new(total: Usage, per_address: Usage) -> Arc<Self> {
         Arc::new(Self { total, per_address, used: Mutex::default() })
     }
 
-    /// Admits a connection from this address, unless the quota is exhausted.
-    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Arc<Permit>> {
+    /// Admits a connection from this address.
+    ///
+    /// # Errors
+    /// The part of the quota that is exhausted.
+    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Arc<Permit>, Exhausted> {
         let address = address.to_canonical();
-        let one = Usage { connections: 1, bytes: 0 };
-        self.acquire(address, one).then(|| Arc::new(Permit { quota: Arc::clone(self), address }))
+        if self.acquire(address, ONE_CONNECTION) {
+            let is_released = AtomicBool::new(false);
+            return Ok(Arc::new(Permit { quota: Arc::clone(self), address, is_released }));
+        }
+        let by_address = self.used().by_address.get(&address).copied().unwrap_or_default();
+        let fits = by_address.plus(ONE_CONNECTION).is_within(self.per_address);
+        Err(if fits { Exhausted::Total } else { Exhausted::Address(address) })
     }
 
     fn acquire(&self, address: IpAddr, amount: Usage) -> bool {
@@ -94,7 +115,24 @@ impl Usage {
     }
 }
 
+impl Exhausted {
+    /// Whether a connection that holds `permit` uses what is exhausted.
+    pub(super) fn includes(self, permit: &Permit) -> bool {
+        match self {
+            Self::Address(address) => permit.address == address,
+            Self::Total => true,
+        }
+    }
+}
+
 impl Permit {
+    /// Frees the connection now: it is being closed to make room for another one.
+    pub(super) fn release(&self) {
+        if !self.is_released.swap(true, Ordering::Relaxed) {
+            self.quota.release(self.address, ONE_CONNECTION);
+        }
+    }
+
     /// Makes an empty reservation for bytes of this connection.
     pub(super) fn reserve(self: &Arc<Self>) -> Reservation {
         Reservation { permit: Arc::clone(self), bytes: 0 }
@@ -103,7 +141,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.quota.release(self.address, Usage { connections: 1, bytes: 0 });
+        self.release();
     }
 }
 
@@ -112,7 +150,7 @@ impl Reservation {
     /// not allow it.
     #[must_use]
     pub(super) fn resize(&mut self, bytes: usize) -> bool {
-        let Permit { quota, address } = &*self.permit;
+        let Permit { quota, address, .. } = &*self.permit;
         let fits = match bytes.checked_sub(self.bytes) {
             Some(more) => quota.acquire(*address, Usage { connections: 0, bytes: more }),
             None => {
@@ -150,14 +188,23 @@ mod tests {
         let quota = quota();
         let admit = |last| quota.admit(address(last));
         let (first, _second) = (admit(1).expect("a permit"), admit(1).expect("a permit"));
-        assert!(admit(1).is_none());
+        assert_eq!(admit(1).err(), Some(Exhausted::Address(address(1))));
         let IpAddr::V4(v4) = address(1) else { unreachable!("it is IPv4") };
-        assert!(quota.admit(v4.to_ipv6_mapped().into()).is_none(), "another spelling of the same address");
+        assert!(quota.admit(v4.to_ipv6_mapped().into()).is_err(), "another spelling of the same address");
         let other = admit(2).expect("a permit");
-        assert!(admit(3).is_none(), "three connections are the limit");
+        assert_eq!(admit(3).err(), Some(Exhausted::Total), "three connections are the limit");
         let (mut one, mut two) = (first.reserve(), other.reserve());
         assert!(one.resize(60) && !one.resize(61) && !first.reserve().resize(1));
         assert!(two.resize(40) && !two.resize(41));
+    }
+
+    #[test]
+    fn connection_is_freed_once() {
+        let quota = quota();
+        let (first, _second) = (quota.admit(address(1)).expect("a permit"), quota.admit(address(1)).expect("a permit"));
+        first.release();
+        drop(first);
+        assert_eq!(quota.used().total.connections, 1);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::key_search::KeySearch;
 use super::metrics::Metrics;
 use super::quota::{Permit, Quota, Reservation, Usage};
 use super::review::{Lookup, Malformed, Review, ReviewAnswer, ReviewOutcome, ReviewPolicy, Verdict};
-use crate::http_server::FullResponse;
+use crate::http_server::{Activity, Connections, FullResponse};
 use crate::tasks::{Stop, Stopper};
 use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
@@ -17,12 +17,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -112,14 +111,13 @@ pub(super) async fn serve(
     mut stop: Stop,
 ) -> Result<(), String> {
     let (shutdown, closer) = Shutdown::after(stop.clone());
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::default();
     let end = async {
         stop.stopped().await;
         tokio::time::sleep(LINGER).await;
     };
     tokio::pin!(end);
     loop {
-        while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             () = &mut end => break,
             accepted = listener.accept() => accepted,
@@ -130,20 +128,34 @@ pub(super) async fn serve(
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Some(permit) = webhook.quota.admit(peer.ip()) else {
+        let Some(permit) = admit(&webhook.quota, &mut connections, peer.ip()) else {
             tracing::debug!(%peer, "a connection was closed because the quota is exhausted");
             continue;
         };
+        let holder = Arc::downgrade(&permit);
         let caller = Caller { webhook: Arc::clone(&webhook), permit, shutdown: shutdown.clone() };
-        connections.spawn(caller.serve(stream, tls.clone()));
+        connections.spawn(holder, |activity| caller.serve(stream, tls.clone(), activity));
     }
     drop(listener);
     closer.stop();
-    let all = async { while connections.join_next().await.is_some() {} };
-    if timeout(FINISH_TIMEOUT, all).await.is_err() {
+    if timeout(FINISH_TIMEOUT, connections.all_ended()).await.is_err() {
         tracing::warn!("some reviews were not finished");
     }
     Ok(())
+}
+
+/// Admits a connection. If the quota is exhausted, a connection that uses the exhausted part of it
+/// gives way, unless all of them have a review in progress.
+fn admit(quota: &Arc<Quota>, connections: &mut Connections<Weak<Permit>>, address: IpAddr) -> Option<Arc<Permit>> {
+    let exhausted = match quota.admit(address) {
+        Ok(permit) => return Some(permit),
+        Err(exhausted) => exhausted,
+    };
+    let closed = connections.give_way(|permit| permit.upgrade().is_some_and(|permit| exhausted.includes(&permit)))?;
+    if let Some(permit) = closed.upgrade() {
+        permit.release();
+    }
+    quota.admit(address).ok()
 }
 
 /// The other end of one connection.
@@ -155,7 +167,7 @@ struct Caller {
 }
 
 impl Caller {
-    async fn serve(self, stream: TcpStream, tls: TlsAcceptor) {
+    async fn serve(self, stream: TcpStream, tls: TlsAcceptor, activity: Activity) {
         // This cannot fail on an open socket.
         let _ = stream.set_nodelay(true);
         let stream = match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
@@ -164,12 +176,13 @@ impl Caller {
             Err(_) => return,
         };
         let mut closing = self.shutdown.closing.clone();
-        let has_asked = Arc::new(AtomicBool::new(false));
-        let asked = Arc::clone(&has_asked);
+        let requests = activity.clone();
         let service = service_fn(move |request| {
-            asked.store(true, Ordering::Relaxed);
-            let caller = self.clone();
-            async move { Ok::<_, Infallible>(caller.respond(request).await) }
+            let (caller, answering) = (self.clone(), requests.begin_request());
+            async move {
+                let _answering = answering;
+                Ok::<_, Infallible>(caller.respond(request).await)
+            }
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(16 * 1024);
@@ -178,7 +191,7 @@ impl Caller {
         // hyper has one timeout for the first head and the later ones.
         let silent = async {
             tokio::time::sleep(FIRST_HEAD_TIMEOUT).await;
-            if has_asked.load(Ordering::Relaxed) {
+            if activity.has_asked() {
                 std::future::pending::<()>().await;
             }
         };
