@@ -287,6 +287,24 @@ impl Grant {
         std::iter::once(facts.server).chain(facts.idp).chain(self.user().map(|rule| &rule.server))
     }
 
+    /// How the access token is obtained, in words that follow the name of its server. Where an
+    /// identity provider takes part, its name follows.
+    pub fn how(&self) -> &'static str {
+        match &self.flow {
+            Flow::ClientCredentials { .. } => "on the agent's own authority as a client",
+            Flow::SelfIssued { grant: SelfIssuedGrant::TokenExchange, .. } => {
+                "in exchange for an assertion that the proxy signs"
+            }
+            Flow::SelfIssued { grant: SelfIssuedGrant::JwtBearer, .. } => {
+                "for an assertion that the proxy signs as the grant"
+            }
+            Flow::IdJag { .. } => "in return for an ID-JAG",
+            Flow::TokenExchange { .. } => "by token exchange (RFC 8693)",
+            Flow::JwtBearer { .. } if self.is_delegated() => "with the user's token as the grant (RFC 7523)",
+            Flow::JwtBearer { .. } => "with the JWT-SVID as the grant (RFC 7523)",
+        }
+    }
+
     /// Whether the token can be obtained only with the workload's identity.
     pub fn needs_identity(&self) -> bool {
         let facts = self.flow.facts();

@@ -2,7 +2,7 @@
 use super::matcher::HostPattern;
 use super::placement::Placement;
 use super::route::{CredentialRule, Origin, Route, Scheme, TokenRule, TokenSource};
-use crate::exchange::{Flow, Grant, SelfIssuedGrant, Subject};
+use crate::exchange::{Grant, Subject};
 use crate::issuer::AuthorizationServer;
 use crate::jose::TokenKind;
 use crate::tls::{ClientCertificate, ServerTrust};
@@ -128,29 +128,9 @@ fn obtained(grant: &Grant) -> String {
     let asked = |server: &AuthorizationServer| {
         format!("`{}` ({}, {})", server.name, server.issuer, server.client_auth.method())
     };
-    match &grant.flow {
-        Flow::ClientCredentials { server } => {
-            format!("The token comes from {}, on the agent's own authority as a client.", asked(server))
-        }
-        Flow::SelfIssued { server, grant } => {
-            let how = match grant {
-                SelfIssuedGrant::TokenExchange => "in exchange for an assertion that the proxy signs",
-                SelfIssuedGrant::JwtBearer => "for an assertion that the proxy signs as the grant",
-            };
-            format!("The token comes from {}, {how}.", asked(server))
-        }
-        Flow::IdJag { idp, server } => {
-            format!("The token comes from {}, in return for an ID-JAG that {} issues.", asked(server), asked(idp))
-        }
-        Flow::TokenExchange { server } => {
-            format!("The token comes from {}, by token exchange (RFC 8693).", asked(server))
-        }
-        Flow::JwtBearer { server } => format!(
-            "The token comes from {}, with {} as the grant (RFC 7523).",
-            asked(server),
-            if grant.is_delegated() { "the user's token" } else { "the JWT-SVID" }
-        ),
-    }
+    let facts = grant.flow.facts();
+    let idp = facts.idp.map(|idp| format!(" that {} issues", asked(idp))).unwrap_or_default();
+    format!("The token comes from {}, {}{idp}.", asked(facts.server), grant.how())
 }
 
 /// Joins words as in "a, b and c".
