@@ -1,18 +1,12 @@
 //! Describes a configuration in sentences: which requests go where, and with whose authority.
 use super::runtime::Config;
-use crate::identity::IdentitySource;
 use crate::policy::{Unmatched, enumeration};
 
 /// Returns one paragraph about the process, one about each route, and one about everything else.
 pub fn summary(config: &Config) -> String {
     let mut text = format!("The agent connects to {}.", addresses(config));
     text.push_str(&match config.identity.as_ref().filter(|_| config.needs_identity) {
-        Some(IdentitySource::WorkloadApi(settings)) => {
-            format!(" Its identity comes from the Workload API at {}.\n", settings.socket)
-        }
-        Some(IdentitySource::Files(settings)) => {
-            format!(" Its identity comes from {}.\n", settings.certificate.display())
-        }
+        Some(source) => format!(" Its identity comes from {source}.\n"),
         None => " No identity is needed.\n".to_owned(),
     });
     for route in config.policy.routes() {

@@ -5,6 +5,7 @@ use super::metrics::Metrics;
 use super::workload_api::{WorkloadApi, WorkloadApiSettings};
 use crate::clock::Clock;
 use crate::tasks::Stop;
+use std::fmt;
 use tokio::sync::watch;
 
 /// The settings of the source that the workload's identity comes from.
@@ -36,6 +37,32 @@ impl IdentitySource {
                 let (task, identity) = Files::new(settings.clone(), clock, metrics);
                 (IdentityTask::Files(task), identity)
             }
+        }
+    }
+
+    /// The key of the configuration that selects the source.
+    pub fn setting(&self) -> &'static str {
+        match self {
+            Self::WorkloadApi(_) => "identity.workload_api",
+            Self::Files(_) => "identity.files",
+        }
+    }
+
+    /// Whether the source issues JWT-SVIDs, in addition to the X.509-SVID.
+    pub fn has_jwt_svids(&self) -> bool {
+        match self {
+            Self::WorkloadApi(_) => true,
+            Self::Files(_) => false,
+        }
+    }
+}
+
+/// Names the source: the Workload API with its address, or the file of the certificate.
+impl fmt::Display for IdentitySource {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WorkloadApi(settings) => write!(out, "the Workload API at {}", settings.socket),
+            Self::Files(settings) => write!(out, "{}", settings.certificate.display()),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::connector::{ConnectError, Connector, causes, tls_error};
 use super::error::{IssuerError, MAX_RETRY_AFTER};
 use super::freshness::http_date;
-use super::settings::{AuthorizationServer, ClientAuth};
+use super::settings::AuthorizationServer;
 use super::workload::Workload;
 use crate::clock::Timestamp;
 use crate::sync::lock;
@@ -101,11 +101,8 @@ impl HttpClient {
 
     fn client(&self) -> Result<PooledClient, IssuerError> {
         let server = &self.server;
-        let client_certificate = if matches!(server.client_auth, ClientAuth::SpiffeX509) {
-            ClientCertificate::Svid
-        } else {
-            ClientCertificate::None
-        };
+        let client_certificate =
+            if server.client_auth.is_certificate() { ClientCertificate::Svid } else { ClientCertificate::None };
         let tls = ClientTls { trust: server.trust.clone(), client_certificate, alpn: vec![b"http/1.1".to_vec()] };
         let revision = match self.workload.identity() {
             Some(_) if tls.needs_identity() => self.workload.snapshot()?.revision,

@@ -4,7 +4,7 @@ use super::error::IssuerError;
 use super::http_client::{Answer, HttpClient};
 use super::keys;
 use super::metadata::{self, Metadata};
-use super::settings::{AssertionAudience, AuthorizationServer, ClientAuth, Endpoints};
+use super::settings::{AssertionAudience, AuthorizationServer, Endpoints};
 use super::workload::Workload;
 use crate::jose::KeySet;
 use crate::single_flight::{Fetched, Served};
@@ -57,10 +57,8 @@ impl Issuer {
             Endpoints::Explicit { token, .. } => token.clone(),
             Endpoints::Discovered => {
                 let metadata = self.metadata().await?;
-                let alias = metadata
-                    .mtls_token_endpoint
-                    .as_ref()
-                    .filter(|_| matches!(self.server().client_auth, ClientAuth::SpiffeX509));
+                let alias =
+                    metadata.mtls_token_endpoint.as_ref().filter(|_| self.server().client_auth.is_certificate());
                 alias.unwrap_or(&metadata.token_endpoint).clone()
             }
         };

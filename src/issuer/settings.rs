@@ -152,9 +152,35 @@ impl ClientAuth {
         }
     }
 
+    /// Whether the X.509-SVID is presented in the TLS handshake (RFC 8705 §2), instead of a proof in
+    /// the request.
+    pub fn is_certificate(&self) -> bool {
+        match self {
+            Self::SpiffeX509 => true,
+            Self::SpiffeJwt
+            | Self::PrivateKeyJwt(_)
+            | Self::ClientSecretBasic(_)
+            | Self::ClientSecretPost(_)
+            | Self::JwtSvidBearer
+            | Self::None => false,
+        }
+    }
+
+    /// Whether the JWT-SVID is sent.
+    pub fn sends_jwt_svid(&self) -> bool {
+        match self {
+            Self::SpiffeJwt | Self::JwtSvidBearer => true,
+            Self::SpiffeX509
+            | Self::PrivateKeyJwt(_)
+            | Self::ClientSecretBasic(_)
+            | Self::ClientSecretPost(_)
+            | Self::None => false,
+        }
+    }
+
     /// Whether we authenticate with an SVID.
     pub fn uses_identity(&self) -> bool {
-        matches!(self, Self::SpiffeJwt | Self::SpiffeX509 | Self::JwtSvidBearer)
+        self.is_certificate() || self.sends_jwt_svid()
     }
 }
 

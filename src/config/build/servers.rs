@@ -92,8 +92,10 @@ impl Builder<'_> {
             token: endpoints.token.0.clone(),
             jwks: endpoints.jwks.as_ref().map(|jwks| jwks.0.clone()),
         });
-        self.check_certificate_needs_tls(path, file, &endpoints);
         let client_auth = self.client_auth(&path.key("client_auth"), &file.client_auth);
+        if let Some(client_auth) = client_auth.as_ref().filter(|method| method.is_certificate()) {
+            self.check_certificate_needs_tls(path, &file.issuer.0, &endpoints, client_auth);
+        }
         let trust = self.trust(&path.key("tls"), &file.tls);
         let quirks = self.quirks(path, file);
         Some(AuthorizationServer {
@@ -109,13 +111,22 @@ impl Builder<'_> {
         })
     }
 
-    fn check_certificate_needs_tls(&mut self, path: &KeyPath, file: &ServerFile, endpoints: &Endpoints) {
+    /// Refuses plain HTTP to a server to which we present a certificate.
+    fn check_certificate_needs_tls(
+        &mut self,
+        path: &KeyPath,
+        issuer: &str,
+        endpoints: &Endpoints,
+        client_auth: &ClientAuth,
+    ) {
         let (url, plain) = match endpoints {
-            Endpoints::Discovered => ("issuer", file.issuer.0.starts_with("http:")),
+            Endpoints::Discovered => ("issuer", issuer.starts_with("http:")),
             Endpoints::Explicit { token, .. } => ("endpoints", token.scheme() == "http"),
         };
-        if plain && matches!(file.client_auth, ClientAuthFile::SpiffeX509) {
-            self.error(&path.key(url), "`spiffe_x509` authenticates in the TLS handshake, and plain HTTP has none");
+        if plain {
+            let message =
+                format!("`{}` authenticates in the TLS handshake, and plain HTTP has none", client_auth.method());
+            self.error(&path.key(url), message);
         }
     }
 

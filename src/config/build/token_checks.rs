@@ -49,8 +49,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Refuses what needs a JWT-SVID if the identity comes from files. Only the Workload API issues
-    /// JWT-SVIDs.
+    /// Refuses what needs a JWT-SVID if the source of the identity issues none.
     pub(super) fn check_jwt_svid(
         &mut self,
         path: &KeyPath,
@@ -58,31 +57,22 @@ impl Builder<'_> {
         subject: &Subject,
         source: Option<&IdentitySource>,
     ) {
-        if !matches!(source, Some(IdentitySource::Files(_))) {
-            return;
-        }
+        let Some(source) = source.filter(|source| !source.has_jwt_svids()) else { return };
+        let lacks = format!("and {} has only an X.509-SVID", source.setting());
         let help =
             "use identity.workload_api, or a flow and a client authentication for which the X.509-SVID is enough";
         let (facts, own) = (flow.facts(), matches!(subject, Subject::Own));
         if own && facts.identity == IdentityUse::JwtSvidOfOwnSubject {
-            self.error(&path.key("flow"), "this flow sends the JWT-SVID, and identity.files has only an X.509-SVID")
-                .help(help);
+            self.error(&path.key("flow"), format!("this flow sends the JWT-SVID, {lacks}")).help(help);
         }
         if self.is_written(&path.key("actor")) {
-            self.error(
-                &path.key("actor"),
-                "the actor is named by the JWT-SVID, and identity.files has only an X.509-SVID",
-            )
-            .help(help);
+            self.error(&path.key("actor"), format!("the actor is named by the JWT-SVID, {lacks}")).help(help);
         }
         for server in [Some(facts.server), facts.idp].into_iter().flatten() {
-            if matches!(server.client_auth, ClientAuth::SpiffeJwt | ClientAuth::JwtSvidBearer) {
+            if server.client_auth.sends_jwt_svid() {
                 let path = KeyPath::default().key("authorization_servers").key(&server.name).key("client_auth");
-                let message = format!(
-                    "`{}` sends the JWT-SVID, and identity.files has only an X.509-SVID",
-                    server.client_auth.method()
-                );
-                self.error(&path, message).help("use spiffe_x509, or identity.workload_api");
+                self.error(&path, format!("`{}` sends the JWT-SVID, {lacks}", server.client_auth.method()))
+                    .help("use spiffe_x509, or identity.workload_api");
             }
         }
     }
