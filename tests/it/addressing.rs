@@ -15,7 +15,11 @@ async fn every_form_of_address_reaches_the_same_route() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let own = proxy.outbound;
+    let base_url_by_proxy = format!("http://{own}/api.test/v1/x?q=1");
+    let alias_by_proxy = format!("http://localhost:{}/short/v1/x?q=1", own.port());
     for (url, host) in [
+        (base_url_by_proxy.as_str(), own.to_string().as_str()),
+        (&alias_by_proxy, &format!("localhost:{}", own.port())),
         ("http://api.test/v1/x?q=1", "api.test"),
         ("http://api.test/v1/x?q=1", "something.else"),
         ("http://API.test:80/v1/x?q=1", "api.test"),

@@ -51,6 +51,8 @@ pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Resu
                 Err(malformed("the target inside the tunnel is not what the CONNECT names"))
             }
             Some(tunnel) => destination(Scheme::Http, tunnel, path),
+            // `HTTP_PROXY` is set, and the agent calls a base URL.
+            None if scheme == Scheme::Http && is_own(authority, arrival.local) => base_url(&path, policy),
             None => destination(scheme, authority, path),
         };
     }
@@ -218,6 +220,9 @@ mod tests {
             ("/x", "api.example", "Http api.example 80 /x"),
             ("/api.example/x?y=/z", "127.0.0.1:17080", "Http api.example 80 /x?y=/z"),
             ("/api.example?y", "localhost:17080", "Http api.example 80 /?y"),
+            ("http://127.0.0.1:17080/api.example/x", "127.0.0.1:17080", "Http api.example 80 /x"),
+            ("http://localhost:17080/api.example:81/x", "other", "Http api.example 81 /x"),
+            ("https://localhost:17080/api.example/x", "other", "Https localhost 17080 /api.example/x"),
             ("/api.example:8443", "[::1]:17080", "Http api.example 8443 /"),
             ("/x", "127.0.0.1:9000", "Http 127.0.0.1 9000 /x"),
         ] {
