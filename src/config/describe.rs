@@ -77,7 +77,7 @@ macro_rules! choice {
                 node: &$crate::config::tree::Node,
                 decoder: &mut $crate::config::decode::Decoder<'_>,
             ) -> Option<Self> {
-                let chosen = $crate::config::decode::Chosen::open(node, decoder, &[$($key),*])?;
+                let chosen = $crate::config::decode::Choice::open(node, decoder, &[$($key),*])?;
                 $( if chosen.name == $key {
                     return $crate::config::describe::read_variant!(chosen, decoder, $variant $(, $ty)?);
                 } )*

@@ -115,7 +115,7 @@ mod tests {
             problems("authorization_servers: { a: { issuer: 'https://a.example', client_auth: private_key_jwt } }");
         assert!(bare[0].contains("client_auth.key_file: this key is required"), "{bare:?}");
         let two = problems("tokens: { t: { flow: { jwt_bearer: { server: a }, id_jag: {} } } }");
-        assert!(two[0].starts_with("1:51: tokens.t.flow: a choice has one key"), "{two:?}");
+        assert!(two[0].starts_with("1:51: tokens.t.flow: only one key is allowed here"), "{two:?}");
         assert!(problems("tokens: { t: { flow: {} } }")[0].contains("an empty mapping"));
         assert!(problems("unmatched: { refuse: { now: 1 } }")[0].contains("unmatched.refuse.now: unknown key `now`"));
     }

@@ -23,8 +23,8 @@ impl<'n> Fields<'n> {
         Some(Self { node, known })
     }
 
-    /// Returns the value of a key, or its default, given as YAML, if the key is missing or its
-    /// value is invalid.
+    /// Returns the value of a key. If it is missing or invalid, `default` (YAML text) takes its
+    /// place; without a default, a missing key is [`Decode::absent`].
     pub(crate) fn take<T: Decode>(
         &self,
         key: &'static str,
@@ -52,7 +52,7 @@ fn unknown_key(entry: &MapEntry, decoder: &mut Decoder<'_>, known: &[&str]) {
     let lowercase = entry.key.to_lowercase();
     let problem = decoder.error(entry.at, format!("unknown key `{}`", printable(&entry.key)));
     if SECRET_WORDS.iter().any(|word| lowercase.contains(word)) {
-        problem.unquoted();
+        problem.without_snippet();
     }
     match closest(&entry.key, known) {
         Some(similar) => problem.help(format!("did you mean `{similar}`?")),
@@ -61,14 +61,14 @@ fn unknown_key(entry: &MapEntry, decoder: &mut Decoder<'_>, known: &[&str]) {
     };
 }
 
-/// A choice as it was written: one of its names, and the node of its content, if there is one.
-pub(crate) struct Chosen<'n> {
+/// A choice as the file has it: one of its names, and the node of its content, if there is one.
+pub(crate) struct Choice<'n> {
     pub(crate) name: &'static str,
     pub(crate) at: Position,
     content: Option<&'n Node>,
 }
 
-impl<'n> Chosen<'n> {
+impl<'n> Choice<'n> {
     /// Reads `name` or `{ name: … }`.
     pub(crate) fn open(node: &'n Node, decoder: &mut Decoder<'_>, names: &'static [&'static str]) -> Option<Self> {
         let expected = || list_words(names, "or");
@@ -81,7 +81,7 @@ impl<'n> Chosen<'n> {
                     return None;
                 }
                 [_, second, ..] => {
-                    let problem = decoder.error(second.at, "a choice has one key, and this is a second one");
+                    let problem = decoder.error(second.at, "only one key is allowed here, and this is the second");
                     problem.help(format!("choose one of {}", expected()));
                     return None;
                 }

@@ -32,7 +32,7 @@ impl<L: Leaf> Decode for L {
         if has_variable && L::SECRET {
             let problem = decoder
                 .error(node.at, "environment variables are not expanded in a field that holds or names a secret");
-            problem.help("write the path of the file itself").unquoted();
+            problem.help("write the path of the file itself").without_snippet();
             return None;
         }
         if L::UNQUOTED && !plain && !has_variable {
@@ -46,7 +46,7 @@ impl<L: Leaf> Decode for L {
             let found = if L::SECRET { String::new() } else { format!(", found `{}`", printable(text)) };
             let problem = decoder.error(node.at, format!("expected {}{found}: {reason}", L::EXPECTED));
             if L::SECRET {
-                problem.unquoted();
+                problem.without_snippet();
             }
         }
         result.ok()

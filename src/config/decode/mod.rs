@@ -9,7 +9,7 @@ mod keys;
 mod leaf;
 
 pub(crate) use containers::{Mapping, Numbered, OneOrMore};
-pub(crate) use keys::{Chosen, Fields};
+pub(crate) use keys::{Choice, Fields};
 pub(crate) use leaf::Leaf;
 
 use super::problem::{KeyPath, Position, Problem, Report, Step};

@@ -1,7 +1,7 @@
 //! Parses YAML text into a tree.
 //!
-//! It consumes the events of `serde_yaml`'s parser, because its deserializer turns a scalar into a
-//! number before the text can be seen. Budgets protect against hostile input: size, depth, and the
+//! It consumes the events of the parser inside serde-saphyr (`serde_yaml` in `Cargo.toml`), because
+//! that crate's deserializer turns a scalar into a number before the text can be seen. Budgets protect against hostile input: size, depth, and the
 //! copies that aliases make.
 use super::{MapEntry, Node, Value, printable};
 use crate::config::problem::{KeyPath, Position, Report, Step};
@@ -90,7 +90,7 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
                 Event::DocumentStart(..) if document.is_some() => {
                     return Err(SyntaxError::new(
                         start(&span),
-                        "a second document",
+                        "the file has a second document",
                         "one file holds one document: remove the `---`",
                     ));
                 }
@@ -125,8 +125,8 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
         if depth > MAX_DEPTH {
             return Err(SyntaxError::new(
                 at,
-                "too many levels of lists and mappings",
-                "the format needs fewer than ten",
+                "lists and mappings are nested too deeply",
+                "the format needs fewer than ten levels",
             ));
         }
         let (value, anchor, tagged) = match event {
@@ -140,11 +140,7 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
             other => return Err(unexpected(&other, span)),
         };
         if tagged {
-            return Err(SyntaxError::new(
-                at,
-                "a YAML tag",
-                "tags have no meaning here: remove the word that starts with `!`",
-            ));
+            return Err(SyntaxError::new(at, "YAML tags are not supported", "remove the word that starts with `!`"));
         }
         let node = Node { at, value };
         if anchor != 0 {
@@ -177,14 +173,20 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
             let key = match event {
                 Event::MappingEnd => return Ok(Value::Map(entries)),
                 Event::Scalar(text, ..) => text.into_owned(),
-                _ => return Err(SyntaxError::new(at, "a key that is not a word", "write keys as plain words")),
+                _ => {
+                    return Err(SyntaxError::new(
+                        at,
+                        "a key must be a plain word",
+                        "write it without brackets and braces",
+                    ));
+                }
             };
             self.spend(at, Size { nodes: 1, text: key.len() })?;
             if key == "<<" {
                 return Err(SyntaxError::new(
                     at,
-                    "a merge key",
-                    "merge keys are not supported: repeat the keys, or alias a whole value",
+                    "merge keys are not supported",
+                    "repeat the keys, or alias a whole value",
                 ));
             }
             self.path.0.push(Step::Key(printable(&key)));
@@ -211,7 +213,11 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
 
     fn copy(&mut self, anchor: usize, at: Position) -> Result<Node, SyntaxError> {
         let Some(node) = self.anchors.get(&anchor) else {
-            return Err(SyntaxError::new(at, "an alias inside the value that it names", "write the value out"));
+            return Err(SyntaxError::new(
+                at,
+                "an alias cannot be inside the value that it names",
+                "write the value out",
+            ));
         };
         self.spend(at, size(node))?;
         Ok(Node { at, value: self.anchors[&anchor].value.clone() })
@@ -225,8 +231,8 @@ impl<'text, P: Iterator<Item = Result<(Event<'text>, Span), ScanError>>> Reader<
             }
             _ => Err(SyntaxError::new(
                 at,
-                "the file contains too much",
-                "an alias counts each time it is used: use fewer",
+                "the file has more than 200,000 keys and values, or 4 MiB of text",
+                "a value counts each time it is aliased",
             )),
         }
     }
@@ -261,8 +267,8 @@ fn start(span: &Span) -> Position {
 
 fn unexpected(event: &Event<'_>, span: &Span) -> SyntaxError {
     let message = match event {
-        Event::UnresolvedAlias(_) => "an alias that nothing defines",
-        _ => "a YAML construct that is not supported here",
+        Event::UnresolvedAlias(_) => "no anchor has the name of this alias",
+        _ => "this YAML construct is not supported",
     };
     SyntaxError { at: start(span), message: message.into(), help: None }
 }
@@ -325,10 +331,10 @@ mod tests {
 
     #[test]
     fn unsupported_constructs_are_refused() {
-        assert!(parse_text("a: !secret b").expect_err("tag").contains("a YAML tag"));
+        assert!(parse_text("a: !secret b").expect_err("tag").contains("tags are not supported"));
         assert!(parse_text("a: 1\n---\nb: 2\n").expect_err("documents").contains("second document"));
-        assert!(parse_text("x: &x {a: 1}\ny: {<<: *x}\n").expect_err("merge").contains("merge key"));
-        assert!(parse_text("[a]: 1\n").expect_err("key").contains("not a word"));
+        assert!(parse_text("x: &x {a: 1}\ny: {<<: *x}\n").expect_err("merge").contains("merge keys are not supported"));
+        assert!(parse_text("[a]: 1\n").expect_err("key").contains("must be a plain word"));
         assert!(parse_text("").is_err());
         assert!(parse_text("# nothing\n").is_err());
         assert!(parse_text("a: [1\nb: 2\n").expect_err("syntax").contains("not YAML"));
@@ -345,10 +351,10 @@ mod tests {
             let aliases = vec![format!("*l{}", level - 1); 9].join(", ");
             bomb.push_str(&format!("l{level}: &l{level} [{aliases}]\n"));
         }
-        assert!(parse_text(&bomb).expect_err("bomb").contains("too much"));
+        assert!(parse_text(&bomb).expect_err("bomb").contains("more than 200,000 keys"));
         let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(500_000), vec!["*a"; 50_000].join(","));
-        assert!(parse_text(&long).expect_err("copies of a long text").contains("too much"));
+        assert!(parse_text(&long).expect_err("copies of a long text").contains("more than 200,000 keys"));
         let many = format!("[{}]", "1,".repeat(300_000));
-        assert!(parse_text(&many).expect_err("values").contains("too much"));
+        assert!(parse_text(&many).expect_err("values").contains("more than 200,000 keys"));
     }
 }
