@@ -28,7 +28,7 @@ pub struct Problem {
     pub path: String,
     /// What is wrong, in one sentence without a full stop.
     pub message: String,
-    /// A hint as to how to solve the problem.
+    /// How to solve the problem.
     pub help: Option<String>,
     /// The source line; absent where it may hold a secret that was written in the wrong place.
     pub snippet: Option<Snippet>,
@@ -146,8 +146,8 @@ pub(crate) struct Report {
     first_pass: usize,
     /// The warnings, at most [`MAX_PROBLEMS`].
     warnings: Vec<Problem>,
-    /// Holds a problem that is not reported because the list is full, or because it follows from
-    /// another problem.
+    /// A problem that is not reported, because the list is full or because it follows from another
+    /// problem. It is kept so that the caller can add its help either way.
     dropped: Option<Problem>,
 }
 
@@ -194,14 +194,14 @@ impl Report {
     }
 
     /// Whether the first pass found no error in the value at `path` or inside it.
-    pub(crate) fn is_sound(&self, path: &KeyPath) -> bool {
+    pub(crate) fn passed_first_pass(&self, path: &KeyPath) -> bool {
         !self.errors[..self.first_pass].iter().any(|(broken, _)| path.contains(broken))
     }
 
     /// Reports an error of the second pass. It is dropped if the first pass has already found the
     /// value broken.
     pub(crate) fn derived_error(&mut self, at: Position, path: &KeyPath, message: String) -> &mut Problem {
-        if self.is_sound(path) {
+        if self.passed_first_pass(path) {
             return self.error(at, path, message);
         }
         self.drop_problem(at, path, message)
@@ -213,7 +213,7 @@ impl Report {
     }
 
     /// Whether neither pass has found an error in the value at `path` or inside it.
-    pub(crate) fn is_clean(&self, path: &KeyPath) -> bool {
+    pub(crate) fn has_no_error(&self, path: &KeyPath) -> bool {
         !self.errors.iter().any(|(broken, _)| path.contains(broken))
     }
 
@@ -246,7 +246,7 @@ impl Problem {
     }
 
     /// Withholds the source line, which may contain a secret.
-    pub(crate) fn unquoted(&mut self) -> &mut Self {
+    pub(crate) fn without_snippet(&mut self) -> &mut Self {
         self.snippet = None;
         self
     }
@@ -272,15 +272,15 @@ mod tests {
     }
 
     #[test]
-    fn value_with_an_error_inside_it_is_not_sound() {
+    fn value_with_an_error_inside_it_has_not_passed_the_first_pass() {
         let mut report = report();
         let routes = KeyPath::default().key("routes");
         report.error(Position::default(), &routes.index(0).key("colour"), "unknown");
         report.end_first_pass();
-        assert!(!report.is_sound(&routes));
-        assert!(!report.is_sound(&routes.index(0)));
-        assert!(report.is_sound(&routes.index(1)));
-        assert!(report.is_sound(&routes.index(0).key("token")));
+        assert!(!report.passed_first_pass(&routes));
+        assert!(!report.passed_first_pass(&routes.index(0)));
+        assert!(report.passed_first_pass(&routes.index(1)));
+        assert!(report.passed_first_pass(&routes.index(0).key("token")));
     }
 
     #[test]

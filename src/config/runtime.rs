@@ -125,9 +125,9 @@ pub struct ProcessLimits {
     pub connections: usize,
     /// How many requests may be in flight at once.
     pub requests: usize,
-    /// The size of all header fields of one request, in bytes.
+    /// The largest total size of the header fields of one request, in bytes.
     pub request_headers: usize,
-    /// How many users' tokens are cached at once.
+    /// How many delegated access tokens are cached at once.
     pub delegated_tokens: usize,
 }
 

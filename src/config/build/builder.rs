@@ -74,7 +74,8 @@ impl Builder<'_> {
         content.map_err(|reason| format!("{} cannot be read: {reason}", file.display()))
     }
 
-    /// The certificate authorities of this machine. They are read once because that takes a while.
+    /// The authorities that verify public servers ([`crate::tls::web_roots`]). They are read once
+    /// because that takes a while.
     pub(super) fn web_roots(&mut self) -> Roots {
         self.web_roots.get_or_insert_with(|| crate::tls::web_roots().into()).clone()
     }

@@ -87,7 +87,7 @@ impl Builder<'_> {
     pub(super) fn check_needed_identity(&mut self, source: Option<&IdentitySource>, needing: Option<&str>) -> bool {
         let path = KeyPath::default().key("identity");
         match (source, needing) {
-            (None, Some(route)) if self.report.is_clean(&path) => {
+            (None, Some(route)) if self.report.has_no_error(&path) => {
                 let message =
                     format!("route `{route}` needs this workload's identity, and no source for it is configured");
                 self.error(&path, message).help(format!(

@@ -66,6 +66,7 @@ pub(crate) fn build<'a>(
         published_keys: assertion.published,
         assertion_lifetime: assertion.settings.lifetime,
         process,
+        // `load` fills it in: this pass does not see the bytes of the file.
         hash: String::new(),
     })
 }

@@ -1,4 +1,4 @@
-//! Tokens: converts their description in the file to grants, one for each set of scopes that routes
+//! Converts the tokens that the file describes to grants: one for each set of scopes that routes
 //! request.
 use super::Builder;
 use super::servers::Servers;
@@ -31,8 +31,8 @@ struct Template {
     placement: Placement,
 }
 
-/// The subject of a token, and the source of the token that proves it.
-struct Authority {
+/// The subject of a token, and where the user's token comes from.
+struct SubjectSource {
     subject: Subject,
     source: TokenSource,
     file_token: Option<Secret>,
@@ -71,8 +71,8 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// Builds the token of a route with the scopes that the route requests. Returns `None` after it
-    /// has reported what is wrong.
+    /// Builds the token of a route with the scopes that the route requests. Returns `None` for
+    /// `token: none`, and for an invalid token, whose errors have been reported.
     pub(super) fn of_route(
         &mut self,
         path: &KeyPath,
@@ -98,11 +98,13 @@ impl<'a> Tokens<'a> {
         if let Some(template) = self.named.get(&name.0) {
             return template.clone();
         }
-        let written = KeyPath::default().key("tokens").key(&name.0);
-        if !builder.is_written(&written) {
-            let known: Vec<&str> = self.named.keys().map(String::as_str).collect();
+        // A token that the first pass rejected is in the file, but not in `named`. Its errors have
+        // been reported.
+        let definition = KeyPath::default().key("tokens").key(&name.0);
+        if !builder.is_written(&definition) {
+            let names: Vec<&str> = self.named.keys().map(String::as_str).collect();
             let problem = builder.error(&path.key("token"), format!("there is no token `{}`", name.0));
-            match closest(&name.0, &known) {
+            match closest(&name.0, &names) {
                 Some(similar) => problem.help(format!("did you mean `{similar}`?")),
                 None => problem.help("define it under `tokens`, or describe it here as a mapping"),
             };
@@ -120,7 +122,7 @@ impl<'a> Tokens<'a> {
         let flow = self.flow(&path.key("flow"), &token.flow, builder);
         let placement = builder.placement(&path.key("placement"), &token.placement);
         builder.warn_of_repeated(&path.key("scopes"), &token.scopes);
-        let (flow, Authority { subject, source, file_token }) = (flow?, subject?);
+        let (flow, SubjectSource { subject, source, file_token }) = (flow?, subject?);
         builder.check_subject_and_actor(path, &flow, token);
         builder.check_jwt_svid(path, &flow, &subject, self.identity);
         builder.warn_of_omitted(path, &flow, token);
@@ -133,9 +135,10 @@ impl<'a> Tokens<'a> {
             scopes: sorted(&token.scopes),
             assertion: self.assertion.clone(),
         };
-        // The checks above give better messages. This one catches what they miss.
+        // The checks above give better messages. This one reports what they miss, if the file has no
+        // other error.
         if let Err(error) = Grant::new(grant.clone())
-            && builder.report.is_clean(&KeyPath::default())
+            && builder.report.has_no_error(&KeyPath::default())
         {
             builder.error(path, error.to_string());
         }
@@ -169,10 +172,12 @@ impl<'a> Tokens<'a> {
         })
     }
 
-    fn subject(&mut self, path: &KeyPath, file: &SubjectFile, builder: &mut Builder<'_>) -> Option<Authority> {
+    fn subject(&mut self, path: &KeyPath, file: &SubjectFile, builder: &mut Builder<'_>) -> Option<SubjectSource> {
         let mut file_token = None;
         let (path, server, kind, audience, source) = match file {
-            SubjectFile::Own => return Some(Authority { subject: Subject::Own, source: TokenSource::Own, file_token }),
+            SubjectFile::Own => {
+                return Some(SubjectSource { subject: Subject::Own, source: TokenSource::Own, file_token });
+            }
             SubjectFile::Header(file) => {
                 let path = path.key("subject").key("header");
                 builder.check_subject_header(&path.key("name"), &file.name);
@@ -194,7 +199,7 @@ impl<'a> Tokens<'a> {
         };
         let rule = UserTokenRule { server, kind, audience: texts(audience.as_ref()) };
         builder.check_user_rule(&path, &rule);
-        Some(Authority { subject: Subject::User(rule), source, file_token })
+        Some(SubjectSource { subject: Subject::User(rule), source, file_token })
     }
 
     /// Warns of servers and tokens that nothing refers to: legal, but probably a mistake.
@@ -215,7 +220,7 @@ impl<'a> Tokens<'a> {
 }
 
 impl Builder<'_> {
-    /// Builds the place of an access token. Returns `None` after it has reported what is wrong.
+    /// Builds the placement of an access token. Returns `None` after it has reported what is wrong.
     fn placement(&mut self, path: &KeyPath, file: &PlacementFile) -> Option<Placement> {
         match Placement::of_token(file.header.clone(), &file.prefix.0) {
             Ok(placement) => Some(placement),
@@ -265,7 +270,9 @@ impl Builder<'_> {
             let problem = self.error(&path.index(index), format!("the token does not have the scope `{}`", scope.0));
             match closest(&scope.0, &allowed) {
                 Some(similar) => problem.help(format!("did you mean `{similar}`?")),
-                None => problem.help("a route narrows its token's scopes: add it to the token's, or remove it here"),
+                None => {
+                    problem.help("a route may request only scopes of its token: add it to the token, or remove it here")
+                }
             };
         }
     }

@@ -11,8 +11,8 @@ record! {
     /// The addresses that the proxy listens on.
     ListenFile {
         /// Addresses that the agent connects to: loopback only, unless something else keeps
-        /// strangers out. Absent: `127.0.0.1:17080` and `[::1]:17080`, of which the machine may
-        /// lack one.
+        /// strangers out. Absent: `127.0.0.1:17080` and `[::1]:17080`; one of them is skipped if the
+        /// machine does not have its address family.
         outbound: Option<Vec<SocketAddr>>,
         /// Addresses that serve `/metrics`, `/livez`, `/readyz` and `/startupz`. Absent:
         /// `[::]:17090`.
@@ -97,9 +97,9 @@ record! {
         connections: Count = "10000",
         /// How many requests may be in flight at once.
         requests: Count = "10000",
-        /// The size of all header fields of one request.
+        /// The largest total size of the header fields of one request.
         request_headers: Size = "64KiB",
-        /// How many users' tokens are cached at once.
+        /// How many delegated access tokens are cached at once.
         delegated_tokens: Count = "10000",
     }
 }

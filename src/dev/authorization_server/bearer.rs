@@ -1,7 +1,7 @@
 //! The JWT bearer grant (RFC 7523 §2.1).
 use super::IssuerState;
 use super::exchange::{responsible_client, user};
-use super::issue::{Asked, Principal, words};
+use super::issue::{Principal, RequestedAccess, words};
 use super::presented::{Presented, Signer};
 use super::record::Form;
 use super::refusal::{Outcome, Refusal};
@@ -16,7 +16,7 @@ impl IssuerState {
         registry: &Registry,
         client: Option<Client>,
         form: &Form,
-        asked: &Asked,
+        requested: &RequestedAccess,
     ) -> Outcome<Value> {
         let assertion = form.value("assertion").ok_or_else(|| Refusal::invalid_request("assertion is missing"))?;
         let presented = self.verify(registry, assertion).await;
@@ -26,7 +26,7 @@ impl IssuerState {
         let is_id_jag = jwt::has_typ(&presented.token, ID_JAG_TYP);
         let principal = match &presented.signer {
             Signer::Issuer { id_jags: true, .. } if is_id_jag => {
-                return self.redeem(registry, &client, asked, &presented);
+                return self.redeem(registry, &client, requested, &presented);
             }
             Signer::Issuer { user_tokens: true, .. } if !is_id_jag => {
                 let endpoint = self.token_endpoint();
@@ -39,12 +39,18 @@ impl IssuerState {
             Signer::Workload(id) => self.workload(&client, id, &presented)?,
         };
         principal.check_delegation(registry, &client)?;
-        self.access_token(registry, &client, asked, principal)
+        self.access_token(registry, &client, requested, principal)
     }
 
     /// Redeems an identity provider's ID-JAG, leg 2 (ID-JAG §4.4.1). Who may act for whom is the
     /// identity provider's decision.
-    fn redeem(&self, registry: &Registry, client: &Client, asked: &Asked, id_jag: &Presented) -> Outcome<Value> {
+    fn redeem(
+        &self,
+        registry: &Registry,
+        client: &Client,
+        requested: &RequestedAccess,
+        id_jag: &Presented,
+    ) -> Outcome<Value> {
         self.check_id_jag(registry, client, id_jag, true)?;
         let claims = &id_jag.token.claims;
         let subject = id_jag.claim("sub").ok_or_else(|| Refusal::invalid_grant("sub is missing"))?.to_owned();
@@ -52,22 +58,22 @@ impl IssuerState {
         principal.check_chain(&registry.policy)?;
         // The request may narrow what the ID-JAG grants, but not widen it (ID-JAG §4.4.1).
         let allowed = id_jag.claim("scope").map(words);
-        let scopes = match (&asked.scopes, allowed) {
-            (Some(asked), Some(allowed)) => {
-                if let Some(scope) = asked.iter().find(|scope| !allowed.contains(scope)) {
+        let scopes = match (&requested.scopes, allowed) {
+            (Some(requested), Some(allowed)) => {
+                if let Some(scope) = requested.iter().find(|scope| !allowed.contains(scope)) {
                     return Err(Refusal::new("invalid_scope", format!("the ID-JAG does not have the scope {scope}")));
                 }
-                Some(asked.clone())
+                Some(requested.clone())
             }
-            (Some(asked), None) => Some(asked.clone()),
+            (Some(requested), None) => Some(requested.clone()),
             (None, allowed) => allowed,
         };
         let resources = match &claims["resource"] {
             Value::String(one) => vec![one.clone()],
             Value::Array(many) => many.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect(),
-            _ => asked.resources.clone(),
+            _ => requested.resources.clone(),
         };
-        let granted = Asked { scopes, resources: resources.clone(), audiences: Vec::new() };
+        let granted = RequestedAccess { scopes, resources: resources.clone(), audiences: Vec::new() };
         let mut answer = self.access_token(registry, client, &granted, principal)?;
         if !resources.is_empty() {
             answer["resource"] = json!(resources);

@@ -1,6 +1,6 @@
 //! Token exchange (RFC 8693).
 use super::IssuerState;
-use super::issue::{Asked, Principal};
+use super::issue::{Principal, RequestedAccess};
 use super::presented::{Presented, Signer};
 use super::record::Form;
 use super::refusal::{Outcome, Refusal};
@@ -20,7 +20,7 @@ impl IssuerState {
         registry: &Registry,
         client: Option<Client>,
         form: &Form,
-        asked: &Asked,
+        requested: &RequestedAccess,
     ) -> Outcome<Value> {
         let missing = |name: &str| Refusal::invalid_request(format!("{name} is missing"));
         let subject_token = form.value("subject_token").ok_or_else(|| missing("subject_token"))?;
@@ -42,9 +42,9 @@ impl IssuerState {
         }
         principal.check_delegation(registry, &client)?;
         match form.value("requested_token_type") {
-            Some(ID_JAG) => self.id_jag(registry, &client, asked, principal),
+            Some(ID_JAG) => self.id_jag(registry, &client, requested, principal),
             None | Some(ACCESS_TOKEN) => {
-                let mut answer = self.access_token(registry, &client, asked, principal)?;
+                let mut answer = self.access_token(registry, &client, requested, principal)?;
                 answer["issued_token_type"] = json!(ACCESS_TOKEN);
                 Ok(answer)
             }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 /// The access that a request asks for.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(super) struct RequestedAccess {
     /// The scopes; `None` without a `scope` parameter.
     pub(super) scopes: Option<Vec<String>>,
     /// The resources (RFC 8707).
@@ -17,15 +17,15 @@ pub(super) struct Asked {
     pub(super) audiences: Vec<String>,
 }
 
-/// The subject of a token and its chain of actors, nested as in a token with the current actor
-/// outermost.
+/// The subject of a token, and its actors as `act` nests them: the current one is outermost (RFC
+/// 8693 §4.1).
 #[derive(Clone, Debug)]
 pub(super) struct Principal {
     pub(super) subject: String,
     pub(super) act: Option<Value>,
 }
 
-impl Asked {
+impl RequestedAccess {
     pub(super) fn new(form: &Form) -> Outcome<Self> {
         let all = |name: &str| form.values(name).into_iter().map(str::to_owned).collect::<Vec<_>>();
         let resources = all("resource");
@@ -72,8 +72,8 @@ impl Principal {
             return Err(denied(actor));
         }
         let as_itself = client.is_named(&self.subject);
-        let known = client.spiffe_id.as_deref().is_some_and(may) || may(&client.id);
-        if actors.is_empty() && !as_itself && !known { Err(denied(&client.id)) } else { Ok(()) }
+        let is_allowed = client.spiffe_id.as_deref().is_some_and(may) || may(&client.id);
+        if actors.is_empty() && !as_itself && !is_allowed { Err(denied(&client.id)) } else { Ok(()) }
     }
 
     /// Checks that the chain is not too long and has no loop.
@@ -93,11 +93,11 @@ impl IssuerState {
         &self,
         registry: &Registry,
         client: &Client,
-        asked: &Asked,
+        requested: &RequestedAccess,
         principal: Principal,
     ) -> Outcome<Value> {
-        let scope = granted_scopes(client, &registry.policy, asked)?.join(" ");
-        let targets = targets(client, asked)?;
+        let scope = granted_scopes(client, &registry.policy, requested)?.join(" ");
+        let targets = targets(client, requested)?;
         let audience = match targets.as_slice() {
             [] => json!(registry.policy.default_audience),
             [one] => json!(one),
@@ -119,26 +119,26 @@ impl IssuerState {
         &self,
         registry: &Registry,
         client: &Client,
-        asked: &Asked,
+        requested: &RequestedAccess,
         principal: Principal,
     ) -> Outcome<Value> {
-        let [audience] = asked.audiences.as_slice() else {
+        let [audience] = requested.audiences.as_slice() else {
             return Err(Refusal::invalid_request("an ID-JAG has exactly one audience"));
         };
-        let known = registry.policy.id_jag_audiences.iter().find(|known| known.issuer == *audience);
-        let Some(known) = known.filter(|known| known.issuer != self.issuer) else {
+        let served = registry.policy.id_jag_audiences.iter().find(|served| served.issuer == *audience);
+        let Some(served) = served.filter(|served| served.issuer != self.issuer) else {
             return Err(Refusal::new("invalid_target", format!("ID-JAGs for {audience} are not issued here")));
         };
-        let there = known.client_ids.iter().find(|(here, _)| *here == client.id).map(|(_, there)| there);
-        let scope = granted_scopes(client, &registry.policy, asked)?.join(" ");
+        let client_id_at_audience = served.client_ids.iter().find(|(here, _)| *here == client.id).map(|(_, id)| id);
+        let scope = granted_scopes(client, &registry.policy, requested)?.join(" ");
         let mut claims = json!({
             "iss": self.issuer, "sub": principal.subject, "aud": audience, "scope": scope,
-            "client_id": there.unwrap_or(&client.id),
+            "client_id": client_id_at_audience.unwrap_or(&client.id),
         });
         if let Some(act) = principal.act {
             claims["act"] = act;
         }
-        match asked.resources.as_slice() {
+        match requested.resources.as_slice() {
             [] => {}
             [one] => claims["resource"] = json!(one),
             many => claims["resource"] = json!(many),
@@ -152,10 +152,11 @@ impl IssuerState {
     }
 }
 
-/// The scopes to grant: those that the client requests, if it may have them, or all that it may
-/// have if it requests none.
-fn granted_scopes(client: &Client, policy: &Policy, asked: &Asked) -> Outcome<Vec<String>> {
-    let Some(scopes) = &asked.scopes else {
+/// The scopes to grant. Without a `scope` parameter: all that the client's list names in full, since
+/// a pattern cannot be enumerated. With one: those requested. One that the client may not have is
+/// refused, or left out if the policy narrows scopes.
+fn granted_scopes(client: &Client, policy: &Policy, requested: &RequestedAccess) -> Outcome<Vec<String>> {
+    let Some(scopes) = &requested.scopes else {
         return Ok(client.scopes.iter().filter(|scope| !scope.ends_with('*')).cloned().collect());
     };
     let may = |scope: &String| client.scopes.iter().any(|pattern| matches(pattern, scope));
@@ -167,8 +168,8 @@ fn granted_scopes(client: &Client, policy: &Policy, asked: &Asked) -> Outcome<Ve
     }
 }
 
-fn targets(client: &Client, asked: &Asked) -> Outcome<Vec<String>> {
-    let targets: Vec<String> = asked.resources.iter().chain(&asked.audiences).cloned().collect();
+fn targets(client: &Client, requested: &RequestedAccess) -> Outcome<Vec<String>> {
+    let targets: Vec<String> = requested.resources.iter().chain(&requested.audiences).cloned().collect();
     match targets.iter().find(|target| !client.targets.is_empty() && !client.targets.contains(target)) {
         Some(target) => Err(Refusal::new("invalid_target", format!("{} may not request {target}", client.id))),
         None => Ok(targets),

@@ -1,6 +1,6 @@
 //! The token endpoint: it reads the form, authenticates the client, dispatches by grant type, and
 //! records the request.
-use super::issue::{Asked, Principal};
+use super::issue::{Principal, RequestedAccess};
 use super::record::{Form, Leg, Recorded};
 use super::refusal::{Outcome, Refusal, json_response};
 use super::registry::{Authentication, Client, Registry};
@@ -67,11 +67,11 @@ impl IssuerState {
         let registry = self.registry();
         let client = client_auth::authenticate(self, &registry, request).await?;
         verdict.client = client.as_ref().map(|client| client.id.clone());
-        let asked = Asked::new(form)?;
+        let requested = RequestedAccess::new(form)?;
         match form.value("grant_type") {
-            Some("client_credentials") => self.client_credentials(&registry, client, &asked),
-            Some(TOKEN_EXCHANGE) => self.token_exchange(&registry, client, form, &asked).await,
-            Some(JWT_BEARER) => self.jwt_bearer(&registry, client, form, &asked).await,
+            Some("client_credentials") => self.client_credentials(&registry, client, &requested),
+            Some(TOKEN_EXCHANGE) => self.token_exchange(&registry, client, form, &requested).await,
+            Some(JWT_BEARER) => self.jwt_bearer(&registry, client, form, &requested).await,
             Some(other) => {
                 Err(Refusal::new("unsupported_grant_type", format!("grants of type {other} are not supported")))
             }
@@ -80,13 +80,18 @@ impl IssuerState {
     }
 
     /// The client credentials grant, which only authenticated clients may use (RFC 6749 §4.4).
-    fn client_credentials(&self, registry: &Registry, client: Option<Client>, asked: &Asked) -> Outcome<Value> {
+    fn client_credentials(
+        &self,
+        registry: &Registry,
+        client: Option<Client>,
+        requested: &RequestedAccess,
+    ) -> Outcome<Value> {
         let client = client.ok_or_else(|| Refusal::invalid_client("client_credentials needs client authentication"))?;
         if matches!(client.authentication, Authentication::None) {
             return Err(Refusal::new("unauthorized_client", "a public client has no credentials"));
         }
         let subject = client.id.clone();
-        self.access_token(registry, &client, asked, Principal { subject, act: None })
+        self.access_token(registry, &client, requested, Principal { subject, act: None })
     }
 
     /// Classifies a request by its parameters alone.

@@ -64,7 +64,7 @@ impl Connection {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Runs the protocol that follows an upgrade until the server stops.
+    /// Runs the protocol that follows an upgrade, at most until the server stops.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         lock(&self.upgraded).spawn(task);
     }
@@ -171,7 +171,7 @@ async fn accept(listener: TcpListener, state: Arc<ServerState>, service: Arc<dyn
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, Arc::clone(&state), Arc::clone(&service)));
+                    connections.spawn(serve_connection(stream, Arc::clone(&state), Arc::clone(&service)));
                 }
                 // Either no descriptor is free or the client has already left. The next connection
                 // may succeed.
@@ -191,7 +191,7 @@ impl Drop for OpenGuard {
     }
 }
 
-async fn connection(stream: TcpStream, state: Arc<ServerState>, service: Arc<dyn Respond>) {
+async fn serve_connection(stream: TcpStream, state: Arc<ServerState>, service: Arc<dyn Respond>) {
     let number = state.connections.fetch_add(1, Ordering::Relaxed) + 1;
     state.open.fetch_add(1, Ordering::Relaxed);
     let _open = OpenGuard(Arc::clone(&state));

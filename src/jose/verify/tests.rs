@@ -37,14 +37,14 @@ fn check(token: &str) -> Option<InvalidToken> {
     check_as(TokenKind::IdToken, token).err()
 }
 
-fn with(name: &str, value: Value) -> Option<InvalidToken> {
+fn check_with_claim(name: &str, value: Value) -> Option<InvalidToken> {
     let mut changed = claims();
     changed[name] = value;
     check(&signed("JWT", &changed))
 }
 
 #[test]
-fn published_token_is_valid_under_its_key() {
+fn example_of_the_chaining_draft_is_valid_under_its_key() {
     let audiences = ["https://as.b.example/auth".to_owned()];
     let mut rules = Rules {
         kind: TokenKind::Jwt,
@@ -65,7 +65,7 @@ fn published_token_is_valid_under_its_key() {
     // RFC 7515 A.3 and RFC 8037 A.4 sign payloads that are not claims sets: the signature is valid,
     // and the claims are not.
     rules.kind = TokenKind::Jwt;
-    let keys = key_set(&[("unnamed", ES256_KEY), ("too", EDDSA_KEY)]);
+    let keys = key_set(&[("es256", ES256_KEY), ("eddsa", EDDSA_KEY)]);
     assert_eq!(verify(vectors::ES256_JWS, &keys, &rules, at).err(), Some(InvalidToken::Issuer));
     let parts = vectors::EDDSA_JWS.rsplit_once('.').expect("parts");
     let signature = URL_SAFE_NO_PAD.decode(parts.1).expect("base64url");
@@ -87,6 +87,7 @@ fn token_of_another_kind_is_refused() {
             "a JWT-SVID has no issuer"
         );
     }
+    // Their signatures are valid: only the kind was wrong.
     let wit = key_set(&[("June 5", vectors::WIT_KEY)]);
     let token = Unverified::parse(vectors::WIT).expect("a JWS");
     assert_eq!(wit.check("ES256", Some("June 5"), token.signing_input.as_bytes(), &token.signature), Ok(()));
@@ -228,41 +229,41 @@ fn typ_must_match_the_kind() {
 
 #[test]
 fn issuer_and_audience_compare_as_strings() {
-    assert_eq!(with("iss", json!("https://idp/")), Some(InvalidToken::Issuer));
-    assert_eq!(with("iss", json!("HTTPS://IDP")), Some(InvalidToken::Issuer));
-    assert_eq!(with("iss", json!(null)), Some(InvalidToken::Claim("iss")));
-    assert_eq!(with("aud", json!([AUDIENCE])), None);
-    assert_eq!(with("aud", json!(["https://other", AUDIENCE])), None);
+    assert_eq!(check_with_claim("iss", json!("https://idp/")), Some(InvalidToken::Issuer));
+    assert_eq!(check_with_claim("iss", json!("HTTPS://IDP")), Some(InvalidToken::Issuer));
+    assert_eq!(check_with_claim("iss", json!(null)), Some(InvalidToken::Claim("iss")));
+    assert_eq!(check_with_claim("aud", json!([AUDIENCE])), None);
+    assert_eq!(check_with_claim("aud", json!(["https://other", AUDIENCE])), None);
     for aud in [json!("https://as.chat.example/"), json!([]), json!("")] {
-        assert_eq!(with("aud", aud), Some(InvalidToken::Audience));
+        assert_eq!(check_with_claim("aud", aud), Some(InvalidToken::Audience));
     }
     for aud in [json!(null), json!(7), json!([AUDIENCE, 7]), json!({"aud": AUDIENCE})] {
-        assert_eq!(with("aud", aud), Some(InvalidToken::Claim("aud")));
+        assert_eq!(check_with_claim("aud", aud), Some(InvalidToken::Claim("aud")));
     }
-    assert_eq!(with("sub", json!("")), Some(InvalidToken::Claim("sub")));
+    assert_eq!(check_with_claim("sub", json!("")), Some(InvalidToken::Claim("sub")));
     let mut shared = claims();
     shared["aud"] = json!(["https://other", AUDIENCE]);
     shared["azp"] = json!("https://other");
     assert_eq!(check(&signed("JWT", &shared)), Some(InvalidToken::Audience), "issued to another client");
-    assert!(check_as(TokenKind::AccessToken, &signed("JWT", &shared)).is_ok(), "`azp` is an ID token's");
+    assert!(check_as(TokenKind::AccessToken, &signed("JWT", &shared)).is_ok(), "`azp` has a meaning only in ID tokens");
 }
 
 #[test]
 fn date_must_be_a_number_before_year_10000() {
-    assert_eq!(with("exp", json!(T0 + 300)), None);
-    assert_eq!(with("exp", json!(1_767_225_900.75)), None);
-    assert_eq!(with("exp", json!(T0 - 20)), Some(InvalidToken::Expired), "30 s of leeway end at T0 + 10");
-    assert_eq!(with("exp", json!(T0 - 19)), None, "and not a second earlier");
+    assert_eq!(check_with_claim("exp", json!(T0 + 300)), None);
+    assert_eq!(check_with_claim("exp", json!(1_767_225_900.75)), None);
+    assert_eq!(check_with_claim("exp", json!(T0 - 20)), Some(InvalidToken::Expired), "30 s of leeway end at T0 + 10");
+    assert_eq!(check_with_claim("exp", json!(T0 - 19)), None, "one second of leeway is left");
     for exp in
         [json!(null), json!("1767225900"), json!(1e40), json!(-1), json!(u64::MAX), json!(true), json!([T0 + 300])]
     {
-        assert_eq!(with("exp", exp), Some(InvalidToken::Claim("exp")));
+        assert_eq!(check_with_claim("exp", exp), Some(InvalidToken::Claim("exp")));
     }
     for name in ["nbf", "iat"] {
-        assert_eq!(with(name, json!(T0 + 40)), None);
-        assert_eq!(with(name, json!(T0 + 41)), Some(InvalidToken::NotYet));
+        assert_eq!(check_with_claim(name, json!(T0 + 40)), None);
+        assert_eq!(check_with_claim(name, json!(T0 + 41)), Some(InvalidToken::NotYet));
     }
-    assert_eq!(with("nbf", json!("now")), Some(InvalidToken::Claim("nbf")));
+    assert_eq!(check_with_claim("nbf", json!("now")), Some(InvalidToken::Claim("nbf")));
     let mut without = claims();
     without.as_object_mut().expect("an object").remove("exp");
     assert_eq!(check(&signed("JWT", &without)), Some(InvalidToken::Claim("exp")));
@@ -315,10 +316,10 @@ proptest::proptest! {
     }
 
     #[test]
-    fn hostile_key_sets_never_panic(text in ".{0,200}", number in ".{0,400}") {
+    fn hostile_key_sets_never_panic(text in ".{0,200}", coordinate in ".{0,400}") {
         let _ = KeySet::parse(text.as_bytes());
         for (kty, crv) in [("EC", "P-256"), ("EC", "P-384"), ("OKP", "Ed25519"), ("RSA", "")] {
-            let jwk = json!({"kty": kty, "crv": crv, "x": number, "y": text, "n": number, "e": text});
+            let jwk = json!({"kty": kty, "crv": crv, "x": coordinate, "y": text, "n": coordinate, "e": text});
             let _ = KeySet::parse(json!({ "keys": [jwk] }).to_string().as_bytes());
         }
     }

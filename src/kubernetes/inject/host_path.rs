@@ -1,6 +1,6 @@
 //! What a path of the node gives access to.
 
-/// Where SPIRE agents put their sockets, in SPIRE's charts and by SPIRE's own default. An agent
+/// Where SPIRE agents put their sockets, in SPIRE's charts and by SPIRE's own default. A container
 /// that reaches one of these has the Workload API, wherever the sidecar's own socket comes from.
 const SOCKETS: [&str; 2] = ["/run/spire", "/tmp/spire-agent"];
 /// Other paths of a node that expose the socket or what the sidecar holds: pods' volumes, container
@@ -73,8 +73,8 @@ pub(super) fn holds_programs(host_path: &str) -> bool {
     PROGRAMS.iter().any(|directory| overlap(&normalize(directory), &path))
 }
 
-/// Splits a path into its parts, without empty ones, `.` and `..`, and with `/var/run` replaced by
-/// `/run`, which it links to.
+/// Splits a path into its parts and resolves `.` and `..`. `/var/run` becomes `/run`, which it links
+/// to.
 fn normalize(path: &str) -> Vec<&str> {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn path_above_or_below_the_socket_exposes_it() {
+    fn path_is_classified_by_the_protected_path_above_or_below_it() {
         for path in [
             "/",
             "/run",
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(
             exposure("/run/spire/agent-sockets", &["/opt/spire"]),
             Exposure::WorkloadApi,
-            "SPIRE's own places count, too"
+            "SPIRE's own paths count, too"
         );
     }
 }
