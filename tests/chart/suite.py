@@ -12,7 +12,7 @@ from pathlib import Path
 from chart import alert_cases, schema
 from harness import REPOSITORY
 from harness.cases import Failed, NotRun, Runner, expect, say
-from harness.tools import KUBERNETES, InstallError, Tools, install, text_of
+from harness.tools import KUBERNETES, InstallError, Tools, install, run_captured
 
 HERE = Path(__file__).resolve().parent
 CHART = REPOSITORY / "charts/idjag-proxy"
@@ -38,7 +38,7 @@ class Suite:
 
     def template(self, *arguments, chart: Path = CHART, name: str = "idjag-proxy") -> tuple[int, str, str]:
         base = [self.helm, "template", name, chart, "--namespace", name, "--kube-version", KUBERNETES]
-        return text_of([*base, *arguments])
+        return run_captured([*base, *arguments])
 
     def rendered(self, *arguments, chart: Path = CHART, name: str = "idjag-proxy") -> str:
         return succeed(self.template(*arguments, chart=chart, name=name))
@@ -107,7 +107,7 @@ def run_with_helm(suite: Suite):
 
 def lint(suite: Suite):
     for values in sorted((CHART / "ci").glob("*-values.yaml")):
-        succeed(text_of([suite.helm, "lint", "--strict", "--kube-version", KUBERNETES, "--values", values, CHART]))
+        succeed(run_captured([suite.helm, "lint", "--strict", "--kube-version", KUBERNETES, "--values", values, CHART]))
 
 
 def values_commented(_: Suite):
@@ -190,14 +190,14 @@ def conforms(suite: Suite, text: str):
     own = f"{HERE}/schemas/{{{{.Group}}}}/{{{{.ResourceKind}}}}_{{{{.ResourceAPIVersion}}}}.json"
     locations = ["-schema-location", suite.tools.schema_location, "-schema-location", own]
     for version in VERSIONS:
-        succeed(text_of([suite.tools.kubeconform, "-strict", "-kubernetes-version", version, *locations], input=text))
+        succeed(run_captured([suite.tools.kubeconform, "-strict", "-kubernetes-version", version, *locations], input=text))
 
 
 def control(suite: Suite):
     """Checks that kubeconform refuses a key that Kubernetes does not know."""
     wrong = "apiVersion: v1\nkind: Service\nmetadata: { name: x }\nspec: { port: 443 }\n"
     command = [suite.tools.kubeconform, "-strict", "-kubernetes-version", KUBERNETES]
-    code, output, _ = text_of([*command, "-schema-location", suite.tools.schema_location], input=wrong)
+    code, output, _ = run_captured([*command, "-schema-location", suite.tools.schema_location], input=wrong)
     expect(code != 0 and "port" in output, f"an unknown key is accepted: {output}")
 
 
@@ -231,7 +231,7 @@ def old_kubernetes(suite: Suite):
 
 def post_renderer(suite: Suite):
     needs_proxy(suite)
-    if text_of([suite.proxy, "inject", "--help"])[0] != 0:
+    if run_captured([suite.proxy, "inject", "--help"])[0] != 0:
         raise NotRun(f"{suite.proxy} lacks `inject`: it was built without the feature `kubernetes`")
     renderer = REPOSITORY / "deploy/post-renderer"
     with tempfile.TemporaryDirectory(prefix="idjag-post-renderer-") as directory:
@@ -247,7 +247,7 @@ def post_renderer(suite: Suite):
         environment = os.environ | homes | {"PATH": f"{here / 'bin'}:{os.environ['PATH']}"}
 
         def helm(*words):
-            return succeed(text_of([suite.helm, *words], env=environment))
+            return succeed(run_captured([suite.helm, *words], env=environment))
 
         if suite.has_helm4:
             helm("plugin", "install", renderer)
@@ -277,10 +277,10 @@ spec:
 
 def packaged(suite: Suite):
     with tempfile.TemporaryDirectory(prefix="idjag-chart-") as directory:
-        succeed(text_of([suite.helm, "package", CHART, "--destination", directory]))
+        succeed(run_captured([suite.helm, "package", CHART, "--destination", directory]))
         archive = next(Path(directory).glob("idjag-proxy-*.tgz"))
         expect(suite.rendered(chart=archive) == suite.rendered(), "it renders differently")
-        listed = succeed(text_of(["tar", "tzf", archive])).split()
+        listed = succeed(run_captured(["tar", "tzf", archive])).split()
         checks = [name for name in listed if re.match(r"idjag-proxy/(ci|tests)/", name)]
         expect(not checks, f"it contains {checks}")
 
@@ -309,8 +309,8 @@ def checks_example(suite: Suite, example: Path):
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=example.parent, prefix=".chart-") as file:
         file.write("\n".join(lines) + "\n")
         file.flush()
-        ours = text_of([suite.proxy, "check", file.name])
-    theirs = text_of([suite.proxy, "check", example])
+        ours = run_captured([suite.proxy, "check", file.name])
+    theirs = run_captured([suite.proxy, "check", example])
     codes = f"`check` exits with {ours[0]} for the rendered file, and with {theirs[0]} for the example"
     expect(ours[0] == theirs[0], f"{codes}:\n{ours[1]}{ours[2]}")
 
@@ -325,12 +325,12 @@ def refused(suite: Suite, values: Path):
 
 
 def unittest(suite: Suite):
-    output = succeed(text_of([suite.tools.unittest, "--strict", "--file", "tests/*_test.yaml", CHART]))
+    output = succeed(run_captured([suite.tools.helm_unittest, "--strict", "--file", "tests/*_test.yaml", CHART]))
     expect(re.search(r"Tests:\s+[1-9]\d* passed", output), f"no test ran:\n{output}")
 
 
 def alerts(suite: Suite):
-    succeed(text_of([suite.tools.promtool, "check", "rules", *RULES]))
+    succeed(run_captured([suite.tools.promtool, "check", "rules", *RULES]))
     text = "\n".join(file.read_text() for file in RULES)
     blocks = re.split(r"^ *- alert: ", text, flags=re.MULTILINE)[1:]
     names = [block.split("\n")[0] for block in blocks]

@@ -22,7 +22,7 @@ from cluster.node_settings import API, API_PORT, ETCD_PORT
 from harness import REPOSITORY
 from harness.cases import Runner, expect, say
 from harness.parts import Part, Run, exit_on_signals, fetch, free_ports, wait_until
-from harness.tools import InstallError, Tools, install, text_of
+from harness.tools import InstallError, Tools, install, run_captured
 from harness.web import Handler, Server
 
 CHART = REPOSITORY / "charts/idjag-proxy"
@@ -39,7 +39,7 @@ def main():
     for port in (API_PORT, ETCD_PORT):
         if socket.socket().connect_ex(("127.0.0.1", port)) == 0:
             leave(f"port {port} is in use; is a node of tests/cluster up?")
-    if not chosen.proxy.exists() or text_of([chosen.proxy, "injector", "--help"])[0] != 0:
+    if not chosen.proxy.exists() or run_captured([chosen.proxy, "injector", "--help"])[0] != 0:
         leave(f"{chosen.proxy} is not a binary with `injector`; use cargo build --release, or --proxy")
     try:
         tools, programs = install(say, ["helm3", "helm4"]), install_node(say)
@@ -99,7 +99,7 @@ class ApiServer:
         homes = {f"HELM_{name}_HOME": str(home / name) for name in ("CACHE", "CONFIG", "DATA")}
         environment = self.node.environment() | homes | {"KUBECONFIG": str(self.node.kubeconfig)}
         argv = [self.helms[which], *words, "--namespace", NAMESPACE]
-        code, output, errors = text_of(argv, env=environment, timeout=120)
+        code, output, errors = run_captured(argv, env=environment, timeout=120)
         expect(code == 0, f"helm {which} {' '.join(map(str, words))}: {errors.strip()}")
         return output
 

@@ -23,7 +23,8 @@ TYPOS = "1.52.0"
 # The Kubernetes version that manifests are rendered for and checked against.
 KUBERNETES = "1.34.0"
 
-# Helm's release build sets these; without them `helm template` assumes Kubernetes 1.20.
+# The packages whose `k8sVersionMajor` and `k8sVersionMinor` Helm's release build sets with `-ldflags`.
+# Without them, `helm template` assumes Kubernetes 1.20.
 HELM_KUBERNETES = {
     "helm.sh/helm/v3/pkg/chartutil": KUBERNETES.split("."),
     "helm.sh/helm/v4/pkg/chart/common": KUBERNETES.split("."),
@@ -37,7 +38,7 @@ class Tools:
         self.helm3 = root / f"helm-{HELM3}" / "helm"
         self.helm4 = root / f"helm-{HELM4}" / "helm"
         self.kubeconform = root / f"kubeconform-{KUBECONFORM}" / "kubeconform"
-        self.unittest = root / f"helm-unittest-{UNITTEST}" / "helm-unittest"
+        self.helm_unittest = root / f"helm-unittest-{UNITTEST}" / "helm-unittest"
         self.schemas = root / f"kubernetes-validate-{KUBERNETES_VALIDATE}"
         self.prometheus = root / "prometheus-debian"
         self.ruff = root / f"ruff-{RUFF}" / "bin" / "ruff"
@@ -91,7 +92,7 @@ def _steps(tools: Tools) -> dict:
             tools.kubeconform.parent,
             lambda at: _go(at, "github.com/yannh/kubeconform/cmd/kubeconform", KUBECONFORM),
         ),
-        "unittest": (tools.unittest.parent, _unittest),
+        "unittest": (tools.helm_unittest.parent, _unittest),
         "schemas": (tools.schemas, _schemas),
         "prometheus": (tools.prometheus, _prometheus),
         "ruff": (tools.ruff.parent.parent, lambda at: _pip(at, f"ruff=={RUFF}")),
@@ -114,7 +115,7 @@ def _flags() -> str:
 
 
 def _unittest(target: Path):
-    # The module has a `replace` directive, which `go install …@v` refuses; ours repeats it.
+    # The module has a `replace` directive, which `go install …@v` refuses; a temporary module repeats it.
     module = target / "module"
     module.mkdir()
     environment = os.environ | {"GOFLAGS": "-mod=mod -trimpath -buildvcs=false", "CGO_ENABLED": "0"}
@@ -159,7 +160,7 @@ def _pip(target: Path, package: str):
     command([str(target / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", package])
 
 
-def text_of(argv: list, **options) -> tuple[int, str, str]:
+def run_captured(argv: list, **options) -> tuple[int, str, str]:
     """Returns exit code, standard output and standard error."""
     done = subprocess.run([str(word) for word in argv], capture_output=True, text=True, **options)
     return done.returncode, done.stdout, done.stderr

@@ -34,7 +34,7 @@ impl Reply {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The body as JSON: what the upstream received, or a problem.
+    /// The body as JSON: the test upstream's account of the request, or a problem (RFC 9457).
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {} {}", self.status, self.text()))
     }

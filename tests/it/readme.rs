@@ -31,10 +31,10 @@ fn problems(text: &str) -> Option<String> {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("readme.yaml");
     std::fs::write(&file, text).expect("written");
-    load(&file, &socket, &Overrides::default()).err().map(|problems| problems.to_string())
+    load(&file, &environment, &Overrides::default()).err().map(|problems| problems.to_string())
 }
 
-fn socket(name: &str) -> Option<String> {
+fn environment(name: &str) -> Option<String> {
     (name == "SPIFFE_ENDPOINT_SOCKET").then(|| "unix:///run/spire/agent.sock".to_owned())
 }
 
@@ -52,7 +52,7 @@ fn every_configuration_in_a_document_loads() {
 
 fn mcp_example() -> Config {
     let file = root().join("config/examples/mcp-tools.yaml");
-    load(&file, &socket, &Overrides::default()).unwrap_or_else(|problems| panic!("{problems}")).config
+    load(&file, &environment, &Overrides::default()).unwrap_or_else(|problems| panic!("{problems}")).config
 }
 
 /// Returns the route and the scopes of a call to the MCP server with these header fields.
@@ -104,7 +104,7 @@ fn every_mapping_in_a_sentence_is_valid_configuration() {
 }
 
 /// Fails if `values` has a key that the chart's schema does not know.
-fn known(schema: &Value, part: &Value, values: &Value, at: &str) {
+fn assert_keys_are_in_schema(schema: &Value, part: &Value, values: &Value, at: &str) {
     let part = match part["$ref"].as_str() {
         Some(name) => schema.pointer(name.trim_start_matches('#')).expect("a definition"),
         None => part,
@@ -112,7 +112,7 @@ fn known(schema: &Value, part: &Value, values: &Value, at: &str) {
     for (key, value) in values.as_object().into_iter().flatten() {
         let property = &part["properties"][key];
         assert!(property.is_object(), "the chart has no value {at}{key}");
-        known(schema, property, value, &format!("{at}{key}."));
+        assert_keys_are_in_schema(schema, property, value, &format!("{at}{key}."));
     }
 }
 
@@ -134,7 +134,7 @@ fn values_that_a_document_writes_are_values_of_the_chart() {
             let mappings: Vec<&str> = lines.filter(|line| line.contains(": {")).collect();
             let values: Value = serde_yaml::from_str(&mappings.join("\n")).expect("YAML");
             assert!(values.as_object().is_some_and(|values| values.len() == mappings.len()), "{name}: {written}");
-            known(&schema, &schema, &values, "");
+            assert_keys_are_in_schema(&schema, &schema, &values, "");
         }
     }
     assert!(found > 0);
@@ -150,7 +150,7 @@ fn values_that_a_document_sets_by_a_flag_are_values_of_the_chart() {
             let flag = rest.split_whitespace().next().unwrap_or_default();
             let (path, value) = flag.split_once('=').unwrap_or_else(|| panic!("{name}: --set {flag}"));
             let values = path.rsplit('.').fold(json!(value), |inner, key| json!({ key: inner }));
-            known(&schema, &schema, &values, "");
+            assert_keys_are_in_schema(&schema, &schema, &values, "");
         }
     }
     assert!(found > 0);
@@ -212,7 +212,7 @@ fn types_in_the_glossary_exist() {
     assert!(missing.is_empty(), "the glossary names types that do not exist: {missing:?}");
 }
 
-/// The troubleshooting table begins rows about refused calls with the status and the reason.
+/// In the troubleshooting table, a row about a refused call begins with the status and the reason.
 #[test]
 fn reasons_in_the_troubleshooting_table_exist() {
     let (_, calls) = include_str!("../../deploy/TROUBLESHOOTING.md").split_once("\n## The call\n").expect("a section");

@@ -9,7 +9,7 @@ async fn until_reloaded(proxy: &Proxy, result: &str, count: f64) {
 }
 
 #[tokio::test]
-async fn identity_is_fetched_once_a_reload_needs_it_and_not_required_after_that() {
+async fn identity_is_required_only_while_the_configuration_needs_it() {
     let world = World::open().await;
     let url = world.api.url();
     let legacy = format!(
@@ -22,7 +22,7 @@ async fn identity_is_fetched_once_a_reload_needs_it_and_not_required_after_that(
     let proxy = world.proxy_with(&legacy).await;
     assert_eq!(proxy.metric("identity_required").await, 0.0);
     assert!(proxy.status().await["identity"].is_null());
-    assert_eq!(proxy.get("http://legacy.test/x").await.status, 200, "this workload is not registered");
+    assert_eq!(proxy.get("http://legacy.test/x").await.status, 200, "no identity is needed");
 
     world.workload_api.restore();
     write(&both);
@@ -68,7 +68,7 @@ async fn change_that_needs_a_restart_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn eager_grant_shared_with_a_lazy_route_is_fetched_until_obtained() {
+async fn eager_token_shared_with_a_lazy_route_is_requested_again_until_it_is_issued() {
     for eager_first in [true, false] {
         let world = World::open().await;
         world.corp.faults().token.always(Fault::HangUp);
@@ -116,9 +116,10 @@ async fn removed_key_is_published_until_its_last_assertion_expires() {
     world.write("proxy.yaml", &text("second"));
     until_reloaded(&proxy, "accepted", 1.0).await;
     assert_eq!(published().await, both);
-    world.clock.shift(299 - 60);
-    assert_eq!(published().await, both, "an assertion of the first key may be valid for another minute");
+    // Assertions are valid for 300 s, so the last one of the first key has 61 s left.
+    world.clock.shift(239);
+    assert_eq!(published().await, both, "an assertion of the first key may still be valid");
     world.clock.shift(61);
-    until(async || published().await == BTreeSet::from(["second".to_owned()]), "the first is published no longer")
+    until(async || published().await == BTreeSet::from(["second".to_owned()]), "the first key is no longer published")
         .await;
 }

@@ -26,7 +26,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// The audience of the tokens that the API accepts.
 pub(crate) const RESOURCE: &str = "https://api.test/";
 /// The longest time that a test waits for a condition. No test asserts anything about it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// A key that must be seen by the upstream and nobody else.
 pub(crate) const LEGACY_KEY: &str = "canary-legacy-key-3f1b";
 
@@ -350,5 +350,5 @@ pub(crate) async fn until(wanted: impl AsyncFn() -> bool, what: &str) {
 
 /// Waits for `future`, and fails the test instead of letting it hang.
 pub(crate) async fn within<F: Future>(future: F, what: &str) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("timed out: {what}"))
+    tokio::time::timeout(TEST_TIMEOUT, future).await.unwrap_or_else(|_| panic!("timed out: {what}"))
 }
