@@ -179,6 +179,31 @@ fn files_that_a_document_names_exist() {
     }
 }
 
+/// Returns the anchors that GitHub gives to the headings of a document.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = text.split("```").step_by(2).flat_map(str::lines).filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let kept = |letter: &char| letter.is_alphanumeric() || [' ', '-', '_'].contains(letter);
+        heading.trim_start_matches('#').trim().to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn headings_that_a_document_links_to_exist() {
+    let mut found = 0;
+    for (name, text) in documents() {
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let Some((file, anchor)) = target.split_once('#').filter(|_| !target.starts_with("http")) else { continue };
+            found += 1;
+            let linked = if file.is_empty() { root().join(name) } else { root().join(name).with_file_name(file) };
+            let linked = std::fs::read_to_string(linked).expect("a document");
+            assert!(anchors(&linked).iter().any(|heading| heading == anchor), "{name} links to {target}");
+        }
+    }
+    assert!(found > 0);
+}
+
 /// Appends the text of every source file.
 fn sources(directory: &Path, text: &mut String) {
     for entry in std::fs::read_dir(directory).expect("a directory") {
