@@ -26,9 +26,9 @@
 //!   response     the body is streamed, never collected
 //! ```
 //!
-//! Errors leave by `?` to the one place that makes responses, `proxy::error`. An `Outcome` is
-//! created before the first stage and consumed by the last; if it is dropped earlier, the request
-//! is recorded as aborted.
+//! Errors leave by `?` to the one place that makes responses, `proxy::error`. A `Session` is
+//! begun before the first stage and ends with the last byte of the answer, relay or tunnel. It
+//! counts and logs exactly once who ended the request; if it is dropped unfinished, the agent did.
 //!
 //! # Layers
 //!

@@ -65,6 +65,7 @@ impl Bound {
             components.health.drain();
             let traffic = components.shared.traffic();
             log_drain(drain(traffic, process.drain_idle, process.drain_deadline).await, traffic);
+            traffic.cut_off();
         }
         data_stopper.stop();
         control_stopper.stop();

@@ -1,12 +1,19 @@
 //! The body of a response to the agent, streamed and never collected.
-use super::timed_body::{BodyError, PolledFrame, TimedBody};
-use super::traffic::InFlight;
-use super::upstream::UpstreamBody;
+use super::body_error::{BodyError, PolledFrame};
+use super::ended::EndedBy;
+use super::headers::strip_trailers;
+use super::session::Session;
+use super::transfer::Watchdog;
+use super::upstream::{Lease, UpstreamBody, was_distrusted};
+use crate::policy::Timeouts;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
+
+/// How long an upload may go on once the agent has its whole answer.
+const UPLOAD_LINGER: Duration = Duration::from_secs(5);
 
 /// The body of a response to the agent.
 pub(super) enum AgentBody {
@@ -16,10 +23,12 @@ pub(super) enum AgentBody {
     Message(Option<Bytes>),
 }
 
-/// An upstream's body with its request's place among those in flight.
+/// An upstream's body with the session that ends with it.
 pub(super) struct StreamedBody {
-    body: TimedBody<UpstreamBody>,
-    _in_flight: InFlight,
+    body: UpstreamBody,
+    watchdog: Watchdog,
+    /// Present until it is finished, here or when this body is dropped.
+    session: Option<Session>,
 }
 
 impl AgentBody {
@@ -28,9 +37,80 @@ impl AgentBody {
         Self::Message(None)
     }
 
-    /// Streams the upstream's body; it fails once nothing has arrived for `idle`.
-    pub(super) fn streamed(body: UpstreamBody, idle: Duration, in_flight: InFlight) -> Self {
-        Self::Upstream(Box::new(StreamedBody { body: TimedBody::new(body, idle), _in_flight: in_flight }))
+    /// Streams the upstream's body. It fails once nothing has moved for the idle timeout, or the
+    /// request has taken the total timeout.
+    pub(super) fn streamed(body: UpstreamBody, timeouts: &Timeouts, session: Session) -> Self {
+        let end = timeouts.total.map(|total| session.started() + total);
+        let watchdog = Watchdog::new(timeouts.idle, end);
+        Self::Upstream(Box::new(StreamedBody { body, watchdog, session: Some(session) }))
+    }
+}
+
+impl StreamedBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> PolledFrame {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let Some(session) = &self.session else { return Poll::Ready(None) };
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                session.transfer().count_response(frame.data_ref().map_or(0, Bytes::len));
+                Poll::Ready(Some(Ok(match frame.into_trailers() {
+                    Ok(trailers) => Frame::trailers(strip_trailers(trailers, &[])),
+                    Err(frame) => frame,
+                })))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let by = if was_distrusted(&error) { EndedBy::Trust } else { EndedBy::Upstream };
+                self.fail(by);
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => match self.watchdog.poll_expired(session.transfer(), cx) {
+                Poll::Ready(()) => {
+                    self.fail(EndedBy::Timeout);
+                    Poll::Ready(Some(Err(BodyError::Timeout)))
+                }
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn fail(&mut self, by: EndedBy) {
+        if let Some(session) = self.session.take() {
+            tracing::info!(ended = by.as_str(), "an answer was broken off");
+            session.fail(by);
+        }
+    }
+}
+
+impl Drop for StreamedBody {
+    fn drop(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        if !self.body.is_end_stream() {
+            // The agent has left, or the process stops: the session finds out.
+            return;
+        }
+        if session.transfer().upload_has_ended() {
+            session.finish(EndedBy::Whole);
+        } else {
+            tokio::task::spawn_local(linger(session, self.body.take_lease()));
+        }
+    }
+}
+
+/// Lets the upload of a request that has been answered go on for a while. Then the connection to
+/// the upstream ends, and with it the upload: hyper does not poll the body of a request while the
+/// upstream takes nothing, so that nothing else would notice.
+async fn linger(session: Session, lease: Option<Lease>) {
+    if tokio::time::timeout(UPLOAD_LINGER, session.transfer().upload_ended()).await.is_ok() {
+        if let Some(lease) = lease {
+            lease.give_back();
+        }
+        session.finish(EndedBy::Whole);
+    } else {
+        if let Some(lease) = lease {
+            lease.abort();
+        }
+        session.finish(EndedBy::Timeout);
     }
 }
 
@@ -46,7 +126,7 @@ impl Body for AgentBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
         match self.get_mut() {
-            Self::Upstream(streamed) => streamed.body.poll_frame(&[], cx),
+            Self::Upstream(streamed) => streamed.poll_frame(cx),
             Self::Message(message) => Poll::Ready(message.take().map(|message| Ok(Frame::data(message)))),
         }
     }

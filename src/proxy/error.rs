@@ -1,5 +1,6 @@
 //! Why the proxy refuses a request, who is at fault, and the response that the agent gets.
 use super::dialect::Dialect;
+use super::ended::EndedBy;
 use crate::issuer::Fault;
 use crate::token::TokenError;
 use bytes::Bytes;
@@ -32,6 +33,8 @@ struct Facts {
     /// The `error` of `Proxy-Status` (RFC 9209 §2.3).
     proxy_status: &'static str,
     title: &'static str,
+    /// Who ended the request.
+    ended_by: EndedBy,
     /// Whether the connection ends with the answer.
     close: bool,
 }
@@ -39,7 +42,7 @@ struct Facts {
 /// One row for each reason: a new one is added here and nowhere else.
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+
-       $variant:ident => $label:literal, $status:ident, $grpc:ident, $proxy_status:literal, $title:literal $(, $close:ident)?;)+) => {
+       $variant:ident => $label:literal, $status:ident, $grpc:ident, $proxy_status:literal, $title:literal, $ended_by:ident $(, $close:ident)?;)+) => {
         /// Why a request was refused: the label in metrics and the end of the problem's `type`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Reason {
@@ -58,6 +61,7 @@ macro_rules! reasons {
                         grpc: GrpcCode::$grpc,
                         proxy_status: $proxy_status,
                         title: $title,
+                        ended_by: EndedBy::$ended_by,
                         close: reasons!(@close $($close)?),
                     },)+
                 }
@@ -71,73 +75,84 @@ macro_rules! reasons {
 reasons! {
     /// No route matches.
     NoRoute => "no_route", FORBIDDEN, PermissionDenied,
-        "http_request_denied", "No route for this request";
+        "http_request_denied", "No route for this request", Whole;
     /// The request is malformed or ambiguous.
     MalformedRequest => "malformed_request", BAD_REQUEST, InvalidArgument,
-        "http_request_error", "Malformed request", close;
+        "http_request_error", "Malformed request", Whole, close;
     /// A browser says that another site made the request.
     CrossSite => "cross_site", FORBIDDEN, PermissionDenied,
-        "http_request_denied", "Another site's request";
+        "http_request_denied", "Another site's request", Whole;
     /// The upstream may interpret the path differently from this proxy.
     AmbiguousPath => "ambiguous_path", BAD_REQUEST, InvalidArgument,
-        "http_request_error", "Ambiguous path";
+        "http_request_error", "Ambiguous path", Whole;
     /// A CONNECT asks for TLS to a route that needs a credential.
     CallAsHttp => "call_as_http", FORBIDDEN, PermissionDenied,
-        "http_request_denied", "Call this host as http://";
+        "http_request_denied", "Call this host as http://", Whole;
     /// The method is TRACE.
     TraceForbidden => "trace_forbidden", METHOD_NOT_ALLOWED, Unimplemented,
-        "http_request_denied", "TRACE is refused";
+        "http_request_denied", "TRACE is refused", Whole;
     /// The workload's identity is missing or has expired.
     IdentityMissing => "identity_missing", SERVICE_UNAVAILABLE, Unavailable,
-        "proxy_internal_error", "The workload has no identity now";
+        "proxy_internal_error", "The workload has no identity now", Whole;
     /// The user's token is missing or was not accepted.
     UserToken => "user_token", UNAUTHORIZED, Unauthenticated,
-        "http_request_denied", "The user's token was not accepted";
+        "http_request_denied", "The user's token was not accepted", Whole;
     /// The authorization server refuses, and the agent or its user can change that.
     AuthorizationDenied => "authorization_denied", FORBIDDEN, PermissionDenied,
-        "http_request_denied", "The authorization server refused";
+        "http_request_denied", "The authorization server refused", Whole;
     /// The authorization server refuses, and only an operator can change that.
     AuthorizationMisconfigured => "authorization_misconfigured", BAD_GATEWAY, Unavailable,
-        "proxy_configuration_error", "The authorization server refused this proxy";
+        "proxy_configuration_error", "The authorization server refused this proxy", Whole;
     /// No token was obtained in time.
     TokenUnavailable => "token_unavailable", SERVICE_UNAVAILABLE, Unavailable,
-        "destination_unavailable", "No access token now";
+        "destination_unavailable", "No access token now", Whole;
     /// The upstream cannot be reached.
     UpstreamUnreachable => "upstream_unreachable", BAD_GATEWAY, Unavailable,
-        "connection_refused", "The upstream cannot be reached";
+        "connection_refused", "The upstream cannot be reached", Upstream;
     /// The upstream's TLS or identity was refused, or it refused ours.
     UpstreamTls => "upstream_tls", BAD_GATEWAY, Unavailable,
-        "tls_certificate_error", "TLS with the upstream was refused";
+        "tls_certificate_error", "TLS with the upstream was refused", Upstream;
     /// The upstream broke off or violated the protocol.
     UpstreamBroken => "upstream_broken", BAD_GATEWAY, Unavailable,
-        "http_response_incomplete", "The upstream broke off";
+        "http_response_incomplete", "The upstream broke off", Upstream;
     /// The upstream is too slow.
     UpstreamTimeout => "upstream_timeout", GATEWAY_TIMEOUT, DeadlineExceeded,
-        "http_response_timeout", "The upstream is too slow";
+        "http_response_timeout", "The upstream is too slow", Timeout;
     /// The host's address is one that no route may lead to.
     AddressProhibited => "address_prohibited", BAD_GATEWAY, Unavailable,
-        "destination_ip_prohibited", "The host's address is not allowed";
+        "destination_ip_prohibited", "The host's address is not allowed", Whole;
     /// The request leads back to this proxy.
     Loop => "loop", LOOP_DETECTED, Unavailable,
-        "proxy_loop_detected", "The request leads back to this proxy";
+        "proxy_loop_detected", "The request leads back to this proxy", Whole;
     /// The body is larger than its route allows.
     BodyTooLarge => "body_too_large", PAYLOAD_TOO_LARGE, ResourceExhausted,
-        "http_request_error", "The body is too large";
+        "http_request_error", "The body is too large", Limit;
     /// The URI is longer than the limit.
     UriTooLong => "uri_too_long", URI_TOO_LONG, ResourceExhausted,
-        "http_request_error", "The URI is too long";
+        "http_request_error", "The URI is too long", Limit;
     /// The request's head is larger than the limit.
     HeadTooLarge => "head_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, ResourceExhausted,
-        "http_request_error", "The request's head is too large", close;
+        "http_request_error", "The request's head is too large", Limit, close;
     /// More requests or connections are open than the limit allows.
     TooManyRequests => "too_many_requests", SERVICE_UNAVAILABLE, ResourceExhausted,
-        "connection_limit_reached", "Too many requests at once";
+        "connection_limit_reached", "Too many requests at once", Limit;
     /// The request expects something other than `100-continue`.
     Expectation => "expectation", EXPECTATION_FAILED, InvalidArgument,
-        "http_request_error", "Unknown expectation";
+        "http_request_error", "Unknown expectation", Whole;
 }
 
 impl Reason {
+    /// Who ended a request that got this refusal: the agent got the whole answer, if it was a
+    /// decision of this proxy.
+    pub(super) fn ended_by(self) -> EndedBy {
+        self.facts().ended_by
+    }
+
+    /// Whether the upstream gave no answer. It is not a refusal then: this proxy did what it could.
+    pub const fn is_upstream_failure(self) -> bool {
+        matches!(self.facts().ended_by, EndedBy::Upstream | EndedBy::Timeout)
+    }
+
     /// The label of this reason in metrics.
     pub const fn as_str(self) -> &'static str {
         self.facts().label

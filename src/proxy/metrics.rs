@@ -1,8 +1,10 @@
 //! The metrics of the data plane. A route's series are looked up once, when the table of routes is
 //! built.
+use super::ended::EndedBy;
 use super::error::Reason;
 use super::traffic::Traffic;
 use crate::telemetry::Registrar;
+use http::StatusCode;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use std::sync::Arc;
 
@@ -10,8 +12,6 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Metrics {
     families: Families,
-    /// The counters, indexed by [`Reason`].
-    refused: Arc<[IntCounter]>,
     /// Answers that were abandoned because the agent did not read them.
     pub(super) unread: IntCounter,
     pub(super) upstream: UpstreamGauges,
@@ -32,26 +32,23 @@ pub(super) struct UpstreamGauges {
 #[derive(Clone)]
 struct Families {
     requests: IntCounterVec,
+    ended: IntCounterVec,
+    refused: IntCounterVec,
+    upstream_failures: IntCounterVec,
     durations: HistogramVec,
     injected: IntCounterVec,
     replays: IntCounterVec,
     expiry: IntGaugeVec,
 }
 
-/// How a request ended: the label `class`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    /// The upstream answered with this status, of which the label keeps the first digit.
-    Status(u16),
-    /// The proxy answered itself.
-    Refused,
-    /// The agent left before there was an answer.
-    Aborted,
-}
-
 /// The series of one route.
 pub(super) struct RouteMetrics {
-    classes: [IntCounter; 6],
+    /// The name of the route: the label `route`.
+    pub(super) name: Arc<str>,
+    classes: [IntCounter; CLASSES.len()],
+    ended: [IntCounter; EndedBy::ALL.len()],
+    /// Refusals and failures of the upstream, indexed by [`Reason`].
+    reasons: Box<[IntCounter]>,
     pub(super) duration: Histogram,
     pub(super) bearer: IntCounter,
     pub(super) legacy_secret: IntCounter,
@@ -62,7 +59,10 @@ pub(super) struct RouteMetrics {
 
 /// The upper bounds of the duration buckets, in seconds.
 const DURATIONS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-const CLASSES: [&str; 6] = ["2xx", "3xx", "4xx", "5xx", "refused", "aborted"];
+/// The label `class`: the upstream's status, or that the proxy refused the request.
+const CLASSES: [&str; 6] = ["101", "2xx", "3xx", "4xx", "5xx", "refused"];
+/// The index of `refused` in [`CLASSES`].
+const REFUSED: usize = 5;
 
 impl Metrics {
     /// Registers the metrics of the data plane.
@@ -70,8 +70,23 @@ impl Metrics {
         let families = Families {
             requests: registrar.counters(
                 "requests_total",
-                "Requests by route and how they ended.",
+                "Requests that were answered, by route and class of the answer.",
                 &["route", "class"],
+            )?,
+            ended: registrar.counters(
+                "ended_total",
+                "Requests by route and by who ended them, counted when the last byte of the answer was sent.",
+                &["route", "by"],
+            )?,
+            refused: registrar.counters(
+                "refused_total",
+                "Requests that this proxy refused, by route and reason.",
+                &["route", "reason"],
+            )?,
+            upstream_failures: registrar.counters(
+                "upstream_failures_total",
+                "Requests whose upstream gave no answer, or not all of it, by route and reason.",
+                &["route", "reason"],
             )?,
             durations: registrar.histograms(
                 "request_duration_seconds",
@@ -95,18 +110,15 @@ impl Metrics {
                 &["route", "server"],
             )?,
         };
-        let refused =
-            registrar.counters("refused_total", "Requests that this proxy answered itself, by reason.", &["reason"])?;
         let unread = registrar.counter(
             "unread_answers_total",
-            "Answers that were abandoned: the agent read nothing of them for the route's idle timeout.",
+            "Answers that were abandoned: the agent did not read for the route's idle timeout.",
         )?;
         let upstream = registrar.gauges("upstream_connections", "Connections to upstreams.", &["state"])?;
         let downstream = registrar.gauges("downstream_connections", "Connections that agents hold.", &["state"])?;
         Ok(Self {
             unrouted: Arc::new(families.route("none", None)),
             families,
-            refused: Reason::ALL.iter().map(|reason| refused.with_label_values(&[reason.as_str()])).collect(),
             unread,
             upstream: UpstreamGauges {
                 open: IntGauge::new("upstream_open", "Not registered: active and idle ones together.")?,
@@ -138,10 +150,6 @@ impl Metrics {
         self.downstream[0].set(active);
         self.downstream[1].set(traffic.connections() - active);
     }
-
-    pub(super) fn count_refusal(&self, reason: Reason) {
-        self.refused[reason as usize].inc();
-    }
 }
 
 #[cfg(test)]
@@ -154,8 +162,15 @@ impl UpstreamGauges {
 
 impl Families {
     fn route(&self, name: &str, issuer: Option<&str>) -> RouteMetrics {
+        let reason = |reason: &Reason| {
+            let family = if reason.is_upstream_failure() { &self.upstream_failures } else { &self.refused };
+            family.with_label_values(&[name, reason.as_str()])
+        };
         RouteMetrics {
+            name: name.into(),
             classes: CLASSES.map(|class| self.requests.with_label_values(&[name, class])),
+            ended: EndedBy::ALL.map(|by| self.ended.with_label_values(&[name, by.as_str()])),
+            reasons: Reason::ALL.iter().map(reason).collect(),
             duration: self.durations.with_label_values(&[name]),
             bearer: self.injected.with_label_values(&[name, "bearer"]),
             legacy_secret: self.injected.with_label_values(&[name, "legacy_secret"]),
@@ -167,12 +182,27 @@ impl Families {
 }
 
 impl RouteMetrics {
-    pub(super) fn count(&self, class: Class) {
-        let at = match class {
-            Class::Status(status) => usize::from(status / 100).clamp(2, 5) - 2,
-            Class::Refused => 4,
-            Class::Aborted => 5,
+    /// Counts an answer of the upstream, or of the proxy in its place, by its status.
+    pub(super) fn count_answer(&self, status: StatusCode) {
+        let class = match status.as_u16() {
+            101 => 0,
+            status => usize::from(status / 100).clamp(2, 5) - 1,
         };
-        self.classes[at].inc();
+        self.classes[class].inc();
+    }
+
+    /// Counts a refusal, or a failure of the upstream.
+    pub(super) fn count_reason(&self, reason: Reason) {
+        self.reasons[reason as usize].inc();
+    }
+
+    /// Counts the answer to a request that this proxy refused.
+    pub(super) fn count_refused(&self) {
+        self.classes[REFUSED].inc();
+    }
+
+    /// Counts a request that has ended.
+    pub(super) fn count_end(&self, by: EndedBy) {
+        self.ended[by as usize].inc();
     }
 }

@@ -1,20 +1,22 @@
 //! The data plane: plain HTTP from the agent in, an authenticated request over (m)TLS out.
 mod agent_body;
+mod body_error;
 mod dialect;
 mod downstream;
+mod ended;
 mod error;
 mod guard;
 mod headers;
-mod idle;
 mod limits;
 mod metrics;
 mod outbound;
-mod outcome;
 mod pulse;
+mod received_body;
 mod relay;
 mod runtime;
-mod timed_body;
+mod session;
 mod traffic;
+mod transfer;
 mod upstream;
 mod worker;
 

@@ -1,6 +1,6 @@
 //! Counts requests and connections, for draining and for the limit of requests in flight.
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 /// The counts of all workers together. Clones share them.
 #[derive(Clone, Debug)]
@@ -11,11 +11,15 @@ struct Counts {
     requests: AtomicI64,
     connections: AtomicI64,
     limit: i64,
+    is_cut_off: AtomicBool,
 }
 
 /// One request in flight, which is counted until it is dropped.
 #[derive(Debug)]
-pub struct InFlight(Arc<Counts>);
+pub struct InFlight {
+    counts: Arc<Counts>,
+    is_within_limit: bool,
+}
 
 /// One connection of an agent, which is counted until it is dropped.
 #[derive(Debug)]
@@ -24,14 +28,23 @@ pub struct Connected(Arc<Counts>);
 impl Traffic {
     /// Creates the counts. At most `limit` requests may be in flight.
     pub fn new(limit: i64) -> Self {
-        Self(Arc::new(Counts { requests: AtomicI64::new(0), connections: AtomicI64::new(0), limit }))
+        Self(Arc::new(Counts {
+            requests: AtomicI64::new(0),
+            connections: AtomicI64::new(0),
+            limit,
+            is_cut_off: AtomicBool::new(false),
+        }))
     }
 
-    /// Counts a request. `None` if the limit is reached.
-    pub fn count_request(&self) -> Option<InFlight> {
+    /// Counts a request, also one that is beyond the limit and will be refused.
+    pub fn count_request(&self) -> InFlight {
         let before = self.0.requests.fetch_add(1, Ordering::Relaxed);
-        let in_flight = InFlight(Arc::clone(&self.0));
-        (before < self.0.limit).then_some(in_flight)
+        InFlight { counts: Arc::clone(&self.0), is_within_limit: before < self.0.limit }
+    }
+
+    /// Records that the process stops now, so that requests in flight are cut off.
+    pub fn cut_off(&self) {
+        self.0.is_cut_off.store(true, Ordering::Relaxed);
     }
 
     /// Counts a connection of an agent.
@@ -51,9 +64,21 @@ impl Traffic {
     }
 }
 
+impl InFlight {
+    /// Whether there was a place for the request.
+    pub fn is_within_limit(&self) -> bool {
+        self.is_within_limit
+    }
+
+    /// Whether the process stops now.
+    pub fn is_cut_off(&self) -> bool {
+        self.counts.is_cut_off.load(Ordering::Relaxed)
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+        self.counts.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -7,7 +7,7 @@ use idjag_proxy::dev::faults::{Fault, Gate};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 19] = [
     "timestamp",
     "level",
     "target",
@@ -19,7 +19,13 @@ const FIELDS: [&str; 13] = [
     "status",
     "refused",
     "detail",
+    "ended",
+    "request_bytes",
+    "response_bytes",
+    "upstream",
+    "protocol",
     "traceparent",
+    "first_byte_ms",
     "duration_ms",
 ];
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -79,9 +85,9 @@ const SUMMARIES: [&str; 12] = [
     "request GET   none 400 malformed_request",
     "request GET api.test /replayed api 200 ",
     "request GET open.test /http2 open 200 ",
-    "request CONNECT open.test / open 200 ",
     "request GET open.test /inside open 200 ",
-    "aborted GET api.test /left api 0 ",
+    "request CONNECT open.test / open 200 ",
+    "request GET api.test /left api 0 ",
 ];
 
 #[tokio::test]
@@ -89,6 +95,7 @@ async fn each_request_is_logged_as_one_line_and_nothing_else_is() {
     let world = World::open().await;
     let (mut process, proxy) = start(&world, "").await;
     calls(&world, &proxy).await;
+    until(async || lines(&process).iter().any(|line| line["method"] == "CONNECT"), "the tunnel's line").await;
     // An agent that leaves before the response.
     let gate = Gate::default();
     world.api.faults().next(Fault::Hold(gate.clone()));
@@ -96,7 +103,7 @@ async fn each_request_is_logged_as_one_line_and_nothing_else_is() {
     leaving.write("GET http://api.test/left HTTP/1.1\r\nhost: api.test\r\n\r\n").await;
     within(gate.wait_for_arrivals(1), "the request at the upstream").await;
     drop(leaving);
-    until(async || lines(&process).iter().any(|line| line["message"] == "aborted"), "its line").await;
+    until(async || lines(&process).iter().any(|line| line["path"] == "/left"), "its line").await;
     gate.open();
     // Probes, scrapes and requests to the admin socket are not logged.
     assert_eq!(proxy.probe("/readyz").await.status, 200);
@@ -113,7 +120,18 @@ async fn each_request_is_logged_as_one_line_and_nothing_else_is() {
         let missing: Vec<_> = FIELDS.iter().filter(|name| !members.contains_key(**name)).collect();
         assert!(unknown.is_empty() && missing.is_empty(), "{line}: {unknown:?} {missing:?}");
         assert_eq!(line["level"], "INFO");
-        assert!(line["duration_ms"].is_u64(), "{line}");
+        assert!(line["duration_ms"].is_u64() && line["first_byte_ms"].is_u64(), "{line}");
+        let expected = match line["path"].as_str() {
+            Some("/left") => ("agent", 0, false),
+            Some("/key") => ("whole", 4, true),
+            _ => ("whole", 0, line["refused"] == "" && line["method"] == "GET"),
+        };
+        let (ended, request_bytes, has_upstream) = expected;
+        assert_eq!((&line["ended"], &line["request_bytes"]), (&ended.into(), &request_bytes.into()), "{line}");
+        assert_eq!(line["upstream"].as_str().is_some_and(|upstream| upstream.starts_with("127.0.0.1:")), has_upstream);
+        assert_eq!(line["protocol"], if has_upstream { "http/1.1" } else { "" }, "{line}");
+        let has_body = has_upstream && line["status"] == 200;
+        assert_eq!(line["response_bytes"].as_u64().is_some_and(|bytes| bytes > 0), has_body, "{line}");
         assert_eq!(line["detail"] == "", line["refused"] == "", "{line}");
         let traced = line["path"] == "/traced";
         assert_eq!(line["traceparent"], if traced { TRACEPARENT } else { "" });

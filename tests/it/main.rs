@@ -41,6 +41,7 @@ mod dev {
     mod reloads;
     mod revoked;
     mod secrets;
+    mod sessions;
     mod streams;
     mod tokens;
     mod turnover;

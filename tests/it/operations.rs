@@ -308,10 +308,13 @@ async fn all_series_exist_from_the_start_and_hostile_requests_add_none() {
     let proxy = world.proxy().await;
     let before = proxy.scrape().await;
     for name in [
-        "requests_total{class=\"aborted\",route=\"none\"}",
+        "requests_total{class=\"refused\",route=\"none\"}",
+        "requests_total{class=\"101\",route=\"api\"}",
+        "ended_total{by=\"drain\",route=\"api\"}",
+        "upstream_failures_total{reason=\"upstream_unreachable\",route=\"api\"}",
         "requests_total{class=\"2xx\",route=\"api\"}",
         "request_duration_seconds_count{route=\"legacy\"}",
-        "refused_total{reason=\"no_route\"}",
+        "refused_total{reason=\"no_route\",route=\"none\"}",
         "injected_total{kind=\"bearer\",route=\"api\"}",
         "injected_total{kind=\"legacy_secret\",route=\"legacy\"}",
         "token_cache_total{result=\"hit\",tier=\"access\"}",

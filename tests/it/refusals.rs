@@ -173,6 +173,6 @@ async fn unrequested_protocol_switch_is_counted_as_refused() {
     };
     let (reply, _open) = tokio::join!(proxy.get("http://odd.test/x"), switch);
     reply.assert_refusal(502, "upstream_broken");
-    assert_eq!(proxy.metric("refused_total{reason=\"upstream_broken\"}").await, 1.0);
-    assert_eq!(proxy.metric("requests_total{class=\"refused\",route=\"odd\"}").await, 1.0);
+    assert_eq!(proxy.metric("upstream_failures_total{reason=\"upstream_broken\"}").await, 1.0);
+    assert_eq!(proxy.metric("requests_total{class=\"5xx\",route=\"odd\"}").await, 1.0);
 }

@@ -65,7 +65,7 @@ async fn caller_that_hangs_up_cancels_nothing() {
     leader.write("GET http://api.test/x HTTP/1.1\r\nhost: api.test\r\n\r\n").await;
     within(gate.wait_for_arrivals(1), "the exchange").await;
     drop(leader);
-    proxy.until_metric("requests_total{class=\"aborted\",route=\"api\"}", |count| count == 1.0).await;
+    proxy.until_metric("ended_total{by=\"agent\",route=\"api\"}", |count| count == 1.0).await;
     let follower = proxy.get("http://api.test/x");
     let open = async {
         until(async || proxy.status().await["requests"] == 1, "the follower waits").await;

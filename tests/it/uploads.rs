@@ -107,7 +107,7 @@ async fn stalled_upload_is_refused_after_the_idle_timeout() {
     };
     join_all((0..5).flat_map(|_| ["h1", "h1-kept", "h2", "h2-kept"]).map(stalls)).await;
     for reason in ["upstream_timeout", "upstream_broken"] {
-        assert_eq!(proxy.metric(&format!("refused_total{{reason=\"{reason}\"}}")).await, 0.0, "{reason}");
+        assert_eq!(proxy.metric(&format!("upstream_failures_total{{reason=\"{reason}\"}}")).await, 0.0, "{reason}");
     }
     within(
         async { tokio::join!(world.api.wait_for_arrivals(5), http2_api.wait_for_arrivals(5)) },
@@ -182,7 +182,7 @@ async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() 
     }
     assert_eq!(http2_api.connections(), 4);
     assert_eq!(proxy.metric("refused_total{reason=\"malformed_request\"}").await, 14.0);
-    assert_eq!(proxy.metric("refused_total{reason=\"upstream_broken\"}").await, 0.0);
+    assert_eq!(proxy.metric("upstream_failures_total{reason=\"upstream_broken\"}").await, 0.0);
     let lines = |words: &str| log::capture().count(|line| line.contains(words) && line.contains("route=broken-h1 "));
     assert_eq!(lines("a request was abandoned"), 6);
     assert_eq!(lines("did not get an answer"), 0);
@@ -224,5 +224,5 @@ async fn broken_http2_upload_spares_the_upstream_connection() {
     drop(end);
     assert_eq!(agent.send(whole).await.status, 200);
     assert_eq!(http2_api.connections(), connections);
-    assert_eq!(proxy.metric("refused_total{reason=\"upstream_broken\"}").await, 0.0);
+    assert_eq!(proxy.metric("upstream_failures_total{reason=\"upstream_broken\"}").await, 0.0);
 }

@@ -294,7 +294,7 @@ impl Addresses {
         self.probe("/metrics").await.text()
     }
 
-    /// The value of a series, named without the prefix `idjag_proxy_`.
+    /// The sum of the series with this name, without the prefix `idjag_proxy_`, and these labels.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
         value(&self.scrape().await, &format!("idjag_proxy_{series}"))
     }
@@ -333,9 +333,22 @@ impl Addresses {
     }
 }
 
-fn value(text: &str, series: &str) -> f64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no series {series} in\n{text}")).parse().expect("a number")
+/// The sum of the series that have the name and all labels of `wanted`.
+fn value(text: &str, wanted: &str) -> f64 {
+    let parts = |series: &str| -> (String, Vec<String>) {
+        let (name, labels) = series.trim_end_matches('}').split_once('{').unwrap_or((series, ""));
+        (name.to_owned(), labels.split(',').filter(|label| !label.is_empty()).map(str::to_owned).collect())
+    };
+    let (name, labels) = parts(wanted);
+    let values = text.lines().filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (its_name, its_labels) = parts(series);
+        let has_all = its_name == name && labels.iter().all(|label| its_labels.contains(label));
+        has_all.then(|| value.parse::<f64>().expect("a number"))
+    });
+    let values: Vec<f64> = values.collect();
+    assert!(!values.is_empty(), "no series {wanted} in\n{text}");
+    values.iter().sum()
 }
 
 /// Waits until `wanted` holds.

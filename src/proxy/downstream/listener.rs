@@ -1,6 +1,6 @@
 //! Accepts the agent's connections.
 use super::detect::{Protocol, detect};
-use super::serve::{Downstream, ReceivedRequest, Server};
+use super::serve::{Downstream, Place, ReceivedRequest, Server};
 use crate::proxy::guard::Guard;
 use crate::proxy::traffic::Traffic;
 use bytes::Bytes;
@@ -58,22 +58,19 @@ where
             // one could use.
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
             let acceptor = Rc::clone(&self);
-            tokio::task::spawn_local(async move {
-                let _permit = permit;
-                acceptor.serve(stream).await;
-            });
+            let place = Place { _permit: permit, _connected: self.traffic.count_connection() };
+            tokio::task::spawn_local(async move { acceptor.serve(stream, place).await });
         }
     }
 
-    async fn serve(&self, stream: TcpStream) {
-        let connected = self.traffic.count_connection();
+    async fn serve(&self, stream: TcpStream, place: Place) {
         let Ok(local) = stream.local_addr() else { return };
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a socket option was refused");
         }
         let detected = tokio::time::timeout(self.server.head_timeout(), detect(stream)).await;
         let Ok(Ok(stream)) = detected else { return };
-        let downstream = Downstream::new(local, connected);
+        let downstream = Downstream::new(local, place);
         match stream.protocol {
             Protocol::Nothing => {}
             Protocol::Tls => {

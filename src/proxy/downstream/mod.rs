@@ -3,6 +3,7 @@
 mod chunked;
 mod detect;
 mod head;
+mod idle;
 mod listener;
 mod request_guard;
 mod serve;
@@ -12,3 +13,4 @@ pub(super) use detect::{Detected, Protocol, detect};
 pub(super) use head::check_list_size;
 pub(super) use listener::Acceptor;
 pub(super) use serve::{Arrival, Downstream, ReceivedRequest, Server};
+pub(super) use write_timeout::WriteTimeout;

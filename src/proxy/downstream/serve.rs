@@ -25,6 +25,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Bytes of one HTTP/2 answer that are buffered for an agent that opens a wide window and does not
 /// read. There may be 200 such answers on a connection.
@@ -49,7 +50,14 @@ pub(crate) struct Downstream {
     /// How many requests have arrived. It is meaningful with HTTP/1.1, where requests arrive one
     /// after another.
     requests: Cell<u64>,
-    _connected: Option<Connected>,
+    /// Held by everything that came of the connection, upgrades included.
+    _place: Option<Place>,
+}
+
+/// The place of a connection among those that agents may hold.
+pub(crate) struct Place {
+    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) _connected: Connected,
 }
 
 /// How a request reached this proxy.
@@ -62,8 +70,8 @@ pub(crate) struct Arrival<'c> {
 }
 
 impl Downstream {
-    pub(super) fn new(local: SocketAddr, connected: Connected) -> Rc<Self> {
-        Self::with(local, None, Some(connected))
+    pub(super) fn new(local: SocketAddr, place: Place) -> Rc<Self> {
+        Self::with(local, None, Some(place))
     }
 
     /// The connection inside a tunnel that a CONNECT to `authority` has opened on this one.
@@ -71,8 +79,8 @@ impl Downstream {
         Self::with(self.local, Some(authority), None)
     }
 
-    fn with(local: SocketAddr, tunnel: Option<Authority>, connected: Option<Connected>) -> Rc<Self> {
-        Rc::new(Self { local, tunnel, violations: Arc::default(), requests: Cell::new(0), _connected: connected })
+    fn with(local: SocketAddr, tunnel: Option<Authority>, place: Option<Place>) -> Rc<Self> {
+        Rc::new(Self { local, tunnel, violations: Arc::default(), requests: Cell::new(0), _place: place })
     }
 
     /// Counts a request. Returns why its head is refused, if it is.

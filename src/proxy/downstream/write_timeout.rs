@@ -1,5 +1,5 @@
 //! How long an answer waits for an agent that does not read it: the idle timeout of its route.
-use crate::proxy::idle::IdleTimer;
+use super::idle::IdleTimer;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use prometheus::IntCounter;
@@ -25,6 +25,8 @@ struct State {
     is_blocked: AtomicBool,
     /// Whether the agent has taken data since the timer was last checked.
     has_progressed: AtomicBool,
+    /// Whether the answer was abandoned because the agent did not read it.
+    has_passed: AtomicBool,
 }
 
 impl WriteTimeout {
@@ -34,6 +36,7 @@ impl WriteTimeout {
             millis: AtomicU64::new(0),
             is_blocked: AtomicBool::new(false),
             has_progressed: AtomicBool::new(false),
+            has_passed: AtomicBool::new(false),
         }));
         this.set(timeout);
         this
@@ -42,6 +45,11 @@ impl WriteTimeout {
     /// Sets how long the agent may go without reading, from now on.
     pub(crate) fn set(&self, timeout: Duration) {
         self.0.millis.store(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether the answer was abandoned because the agent did not read it.
+    pub(crate) fn has_passed(&self) -> bool {
+        self.0.has_passed.load(Ordering::Relaxed)
     }
 
     /// Reports that there is data that the agent has not taken.
@@ -55,7 +63,7 @@ impl WriteTimeout {
         self.0.has_progressed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the agent has read nothing for the timeout. Called only while waiting; it wakes the
+    /// Whether the agent has not read for the timeout. Called only while waiting; it wakes the
     /// task when the timeout passes.
     fn has_expired(&self, timer: &mut IdleTimer, cx: &mut Context<'_>) -> bool {
         if !self.0.is_blocked.load(Ordering::Relaxed) {
@@ -89,8 +97,9 @@ pub(super) async fn with_write_timeout<F: Future + Unpin>(
     });
     let served = served.await;
     if served.is_none() {
+        write_timeout.0.has_passed.store(true, Ordering::Relaxed);
         unread.inc();
-        tracing::info!("an answer was abandoned: the agent read nothing of it for the route's idle timeout");
+        tracing::info!("an answer was abandoned: the agent did not read for the route's idle timeout");
     }
     served
 }

@@ -3,21 +3,22 @@
 //! `http://`.
 use super::context::Context;
 use super::destination::{self, Destination};
+use super::switched::Switched;
 use super::table::{RouteEntry, Table};
 use crate::policy::{CredentialRule, Origin, Scheme};
 use crate::proxy::agent_body::AgentBody;
 use crate::proxy::downstream::{Detected, Downstream, Protocol, ReceivedRequest, detect};
+use crate::proxy::ended::EndedBy;
 use crate::proxy::error::{Reason, Refusal};
 use crate::proxy::guard::NamedBy;
-use crate::proxy::outcome::Outcome;
 use crate::proxy::relay;
-use crate::proxy::traffic::InFlight;
+use crate::proxy::session::Session;
 use crate::proxy::upstream::{DialTarget, dial};
-use http::Response;
 use http::uri::Authority;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,24 +31,23 @@ const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
 const ACCESS_DENIED: [u8; 7] = [0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x31];
 
 /// The context in which a CONNECT request is served.
-pub(super) struct Connect<'r, 'm, H> {
+pub(super) struct Connect<'r, H> {
     pub(super) context: &'r Rc<Context>,
     pub(super) table: &'r Table,
-    pub(super) outcome: &'r mut Outcome<'m>,
-    pub(super) in_flight: InFlight,
+    pub(super) session: &'r mut Session,
     /// Answers the requests inside the tunnel.
     pub(super) handler: H,
 }
 
-impl<H, F> Connect<'_, '_, H>
+impl<H, F> Connect<'_, H>
 where
     H: Fn(ReceivedRequest) -> F + 'static,
     F: Future<Output = Response<AgentBody>> + 'static,
 {
     /// Checks the route and connects to the upstream before it answers, then opens the tunnel.
-    pub(super) async fn serve(self, received: ReceivedRequest) -> Result<Response<AgentBody>, Refusal> {
-        let Self { context, table, outcome, in_flight, handler } = self;
-        let ReceivedRequest { request, downstream, .. } = received;
+    pub(super) async fn serve(self, request: Request<Incoming>) -> Result<Switched, Refusal> {
+        let Self { context, table, session, handler } = self;
+        let downstream = Rc::clone(session.downstream());
         let is_nested = downstream.arrival().tunnel.is_some();
         if is_nested || request.version() != http::Version::HTTP_11 {
             let detail = "CONNECT is supported over HTTP/1.1, and not inside another tunnel.";
@@ -55,10 +55,10 @@ where
         }
         let (mut parts, _) = request.into_parts();
         let destination = destination::read_connect(&parts)?;
-        outcome.set_destination(&destination.host, destination.path.path());
+        session.set_destination(&destination.host, destination.path.path());
         let entry = table.entry(&table.policy.connect(destination.target()));
         let entry = entry.ok_or_else(|| table.no_route(&destination))?;
-        outcome.set_route(&entry.route.name, &entry.metrics);
+        session.set_route(&entry.metrics, entry.route.timeouts.idle);
         let is_opaque = is_opaque(entry);
         if !is_opaque && destination.scheme == Scheme::Https {
             return Err(call_as_http(entry, &destination));
@@ -79,17 +79,16 @@ where
             upstream,
             handler,
         };
-        // Its type is erased: a tunnel serves requests and a request opens tunnels, so their
-        // futures would contain each other.
-        let task: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
-            let _in_flight = in_flight;
-            match agent.await {
-                Ok(agent) => tunnel.run(agent).await,
-                Err(error) => tracing::debug!(%error, "a tunnel did not open"),
-            }
-        });
-        tokio::task::spawn_local(task);
-        Ok(Response::new(AgentBody::empty()))
+        Ok(Switched::new(Response::new(AgentBody::empty()), None, async move |session: Session, _| {
+            let by = match agent.await {
+                Ok(agent) => tunnel.run(agent, &session).await,
+                Err(error) => {
+                    tracing::debug!(%error, "a tunnel did not open");
+                    EndedBy::Agent
+                }
+            };
+            session.finish(by);
+        }))
     }
 }
 
@@ -137,13 +136,20 @@ where
     H: Fn(ReceivedRequest) -> F,
     F: Future<Output = Response<AgentBody>> + 'static,
 {
-    async fn run(self, agent: Upgraded) {
-        let detected = tokio::time::timeout(FIRST_BYTE_TIMEOUT, detect(TokioIo::new(agent))).await;
-        let Ok(Ok(Detected { protocol, io })) = detected else { return };
+    /// Returns who ended the tunnel.
+    async fn run(self, agent: Upgraded, session: &Session) -> EndedBy {
+        let detected = match tokio::time::timeout(FIRST_BYTE_TIMEOUT, detect(TokioIo::new(agent))).await {
+            Ok(Ok(detected)) => detected,
+            Ok(Err(_)) => return EndedBy::Agent,
+            Err(_) => return EndedBy::Timeout,
+        };
+        let Detected { protocol, io } = detected;
         match (protocol, self.upstream) {
-            (Protocol::Tls, Some(upstream)) => relay::run(io, upstream, self.entry.route.timeouts.idle).await,
+            (Protocol::Tls, Some(upstream)) => {
+                relay::run(io, upstream, session.transfer(), self.entry.route.timeouts.idle).await
+            }
             (Protocol::Tls, None) => {
-                self.context.shared.metrics.count_refusal(Reason::CallAsHttp);
+                self.entry.metrics.count_reason(Reason::CallAsHttp);
                 tracing::warn!(
                     route = %self.entry.route.name, host = %self.authority,
                     "TLS was refused inside a tunnel: the proxy itself speaks TLS for this route, so call it as http://"
@@ -152,11 +158,13 @@ where
                 // The connection is closed next, whether or not the client can read the alert.
                 let _ = agent.write_all(&ACCESS_DENIED).await;
                 let _ = agent.shutdown().await;
+                EndedBy::Whole
             }
-            (Protocol::Nothing, _) => {}
+            (Protocol::Nothing, _) => EndedBy::Agent,
             (Protocol::Http1 | Protocol::Http2, _) => {
                 let inside = self.outer.inside(self.authority);
                 self.context.server.serve(inside, Detected { protocol, io }, self.handler).await;
+                EndedBy::Whole
             }
         }
     }

@@ -3,18 +3,21 @@ use super::connect;
 use super::context::{Context, Shared};
 use super::credential::{self, Obtained};
 use super::destination::{self, Destination};
+use super::switched::Switched;
 use super::table::{RouteEntry, Table};
 use super::upgrade::{self, Upgrade};
-use crate::policy::{CredentialRule, Scheme};
+use crate::policy::{CredentialRule, Route, Scheme};
 use crate::proxy::agent_body::AgentBody;
 use crate::proxy::dialect::Dialect;
 use crate::proxy::downstream::{ReceivedRequest, check_list_size};
+use crate::proxy::ended::EndedBy;
 use crate::proxy::error::{ALLOWED, Reason, Refusal};
 use crate::proxy::headers::{self, AgentCredentials};
-use crate::proxy::outcome::Outcome;
-use crate::proxy::traffic::InFlight;
+use crate::proxy::received_body::ReceivedBody;
+use crate::proxy::session::{Session, SessionArrival};
+use crate::proxy::transfer::{Transfer, UploadFault};
 use crate::proxy::upstream::{
-    Call, PoolKey, Progress, Protocol, RequestBody, RequestCopy, SendError, UploadRules, UpstreamBody, send,
+    Call, PoolKey, Protocol, RequestBody, RequestCopy, SendError, UploadRules, UpstreamBody, send,
 };
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -23,25 +26,46 @@ use hyper::body::{Body, Incoming};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Answers one request of the agent, and counts and logs how it ended.
+/// What becomes of a request that is not refused.
+enum Served {
+    /// The upstream has answered; its body is streamed to the agent.
+    Answered(Response<UpstreamBody>, Arc<RouteEntry>),
+    /// The upstream, or the tunnel that the agent asked for, is connected to the agent.
+    Switched(Switched),
+    /// The proxy has answered in the upstream's place.
+    Own(Response<AgentBody>),
+}
+
+/// Answers one request of the agent. Its session ends with the last byte of the answer.
 pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> Response<AgentBody> {
-    let request = &received.request;
+    let ReceivedRequest { request, downstream, write_timeout } = received;
     let dialect = Dialect::of(request.headers());
-    let shared = Arc::clone(&context.shared);
-    let downstream = Rc::clone(&received.downstream);
+    let shared = &context.shared;
     let is_connect = request.method() == Method::CONNECT;
-    let mut outcome = Outcome::new(&shared.metrics, request.method(), request.headers());
+    let arrival = SessionArrival {
+        in_flight: shared.traffic.count_request(),
+        downstream: Rc::clone(&downstream),
+        write_timeout,
+        route: shared.metrics.unrouted(),
+    };
+    let mut session = Session::begin(arrival, request.method(), request.headers());
     let served = match downstream.begin_request() {
         Some(violation) => Err(violation.into()),
-        None => serve(&context, received, dialect, &mut outcome).await,
+        None => serve(&context, request, dialect, &mut session).await,
     };
     let mut response = match served {
-        Ok(response) => {
-            outcome.record_answer(response.status());
+        Ok(Served::Answered(response, entry)) => {
+            session.record_answer(response.status(), response.body().lease());
+            response.map(|body| AgentBody::streamed(body, &entry.route.timeouts, session))
+        }
+        Ok(Served::Switched(switched)) => switched.begin(session),
+        Ok(Served::Own(response)) => {
+            session.record_answer(response.status(), None);
+            session.finish(EndedBy::Whole);
             response
         }
         Err(refusal) => {
-            outcome.record_refusal(&refusal);
+            session.refuse(&refusal);
             refusal.response(dialect).map(AgentBody::from)
         }
     };
@@ -58,34 +82,33 @@ pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> R
 
 async fn serve(
     context: &Rc<Context>,
-    received: ReceivedRequest,
+    request: Request<Incoming>,
     dialect: Dialect,
-    outcome: &mut Outcome<'_>,
-) -> Result<Response<AgentBody>, Refusal> {
+    session: &mut Session,
+) -> Result<Served, Refusal> {
     let shared = &context.shared;
-    let in_flight = shared.traffic.count_request();
-    let in_flight = in_flight.ok_or_else(|| Refusal::too_many("Too many requests are in flight."))?;
+    if !session.is_within_limit() {
+        return Err(Refusal::too_many("Too many requests are in flight."));
+    }
     let table = shared.table();
-    check(shared, &received.request)?;
-    if received.request.method() == Method::CONNECT {
+    check(shared, &request)?;
+    if request.method() == Method::CONNECT {
         let handler = {
             let context = Rc::clone(context);
             move |request| handle(Rc::clone(&context), request)
         };
-        let connect = connect::Connect { context, table: &table, outcome, in_flight, handler };
+        let connect = connect::Connect { context, table: &table, session, handler };
         // Boxed, as are all rare branches below: hyper keeps this function's future in each
         // connection and moves it for each request.
-        return Box::pin(connect.serve(received)).await;
+        return Box::pin(connect.serve(request)).await.map(Served::Switched);
     }
-    let ReceivedRequest { request, downstream, write_timeout } = received;
-    let (mut parts, body) = request.into_parts();
-    let destination = destination::read(&parts, downstream.arrival(), &table.policy)?;
-    outcome.set_destination(&destination.host, destination.path.path());
+    let (mut parts, body) = ReceivedBody::of(request).into_parts();
+    let destination = destination::read(&parts, session.downstream().arrival(), &table.policy)?;
+    session.set_destination(&destination.host, destination.path.path());
     let entry = find_route(&table, &destination, &parts)?;
-    outcome.set_route(&entry.route.name, &entry.metrics);
-    write_timeout.set(entry.route.timeouts.idle);
+    session.set_route(&entry.metrics, entry.route.timeouts.idle);
     if parts.method == Method::OPTIONS && !may_forward(&mut parts.headers)? {
-        return Ok(answer_options());
+        return Ok(Served::Own(answer_options()));
     }
     let token = credential::obtain(context, entry, &parts.headers).await?;
     let upgrade = Upgrade::requested(&mut parts);
@@ -96,10 +119,11 @@ async fn serve(
     if let Some(upgrade) = &upgrade {
         upgrade.request(&mut parts.headers);
     }
-    let outgoing = Outgoing::new(parts, body, entry, &destination).await?;
-    let exchange = Exchange { context, entry, key, in_flight, upgrade };
+    let transfer = session.transfer();
+    let outgoing = outgoing(parts, body, entry, &destination, transfer).await?;
+    let exchange = Exchange { context, entry, key, transfer };
     let response = exchange.forward(outgoing, token).await?;
-    exchange.answer(response)
+    answer(response, entry, upgrade, shared)
 }
 
 /// Refuses requests that no route accepts.
@@ -208,62 +232,65 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// A request that is about to be sent.
-struct Outgoing {
-    request: Request<RequestBody>,
-    progress: Rc<Progress>,
-}
-
-impl Outgoing {
-    async fn new(parts: Parts, body: Incoming, entry: &RouteEntry, destination: &Destination) -> Result<Self, Refusal> {
-        let progress = Progress::new();
-        let limit = entry.route.limits.request_body;
-        let size = body.size_hint().exact();
-        let too_large = || Refusal::new(Reason::BodyTooLarge, "The body is larger than its route allows.");
-        if limit.is_some_and(|limit| size.is_some_and(|size| size > limit)) {
-            return Err(too_large());
-        }
-        let may_replay = |size: u64| entry.route.replay_max_body.is_some_and(|max| size <= max as u64);
-        let body = if body.is_end_stream() {
-            RequestBody::Buffered(None)
-        } else {
-            let rules = UploadRules { limit, idle: entry.route.timeouts.idle, reserved: Arc::clone(&entry.reserved) };
-            let streamed = RequestBody::streamed(body, rules, &progress);
-            if size.is_some_and(may_replay) { streamed.buffer(&progress).await? } else { streamed }
-        };
-        let mut request = Request::from_parts(parts, body);
-        *request.uri_mut() = Uri::from(destination.path.clone());
-        *request.extensions_mut() = http::Extensions::new();
-        Ok(Self { request, progress })
+/// The request that is sent: with the origin form, the body and nothing else of the agent's.
+async fn outgoing(
+    parts: Parts,
+    body: ReceivedBody,
+    entry: &RouteEntry,
+    destination: &Destination,
+    transfer: &Rc<Transfer>,
+) -> Result<Request<RequestBody>, Refusal> {
+    let Route { limits, replay_max_body, timeouts, .. } = &*entry.route;
+    let size = body.size_hint().exact();
+    if limits.request_body.is_some_and(|limit| size.is_some_and(|size| size > limit)) {
+        return Err(UploadFault::TooLarge.into());
     }
+    let may_replay = |size: u64| replay_max_body.is_some_and(|max| size <= max as u64);
+    let body = if body.is_end_stream() {
+        RequestBody::Buffered(None)
+    } else {
+        let rules = UploadRules { limit: limits.request_body, reserved: Arc::clone(&entry.reserved) };
+        let streamed = RequestBody::streamed(body, rules, transfer);
+        if size.is_some_and(may_replay) { Box::pin(streamed.buffer(transfer, timeouts.idle)).await? } else { streamed }
+    };
+    let mut request = Request::from_parts(parts, body);
+    *request.uri_mut() = Uri::from(destination.path.clone());
+    *request.extensions_mut() = http::Extensions::new();
+    Ok(request)
 }
 
-/// A request whose route is known, from sending it to answering it.
+/// A request whose route is known, while it is sent.
 struct Exchange<'r> {
     context: &'r Rc<Context>,
     entry: &'r RouteEntry,
     key: Arc<PoolKey>,
-    in_flight: InFlight,
-    upgrade: Option<Upgrade>,
+    transfer: &'r Transfer,
 }
 
 impl Exchange<'_> {
     /// Sends the request. After a 401 that refuses the token, the token is discarded, and another
     /// one is tried once if there is a copy of the request.
-    async fn forward(&self, outgoing: Outgoing, obtained: Option<Obtained>) -> Result<Response<UpstreamBody>, Refusal> {
-        let Self { context, entry, .. } = self;
+    async fn forward(
+        &self,
+        request: Request<RequestBody>,
+        obtained: Option<Obtained>,
+    ) -> Result<Response<UpstreamBody>, Refusal> {
+        let Self { context, entry, transfer, .. } = self;
         let credential = credential::of_route(entry, obtained.as_ref())?;
-        credential::count(entry, credential);
-        let copy = RequestCopy::of(&outgoing.request);
+        let copy = RequestCopy::of(&request);
         let call = Call {
             key: &self.key,
             credential,
             timeouts: &entry.route.timeouts,
             guard: &context.shared.guard,
-            progress: &outgoing.progress,
+            transfer,
             copy: copy.as_ref(),
         };
-        let response = send(&context.pool, &call, outgoing.request).await.map_err(|error| self.report(error))?;
+        let sent = send(&context.pool, &call, request).await;
+        if transfer.has_left() {
+            credential::count(entry, credential);
+        }
+        let response = sent.map_err(|error| self.report(error))?;
         let (Some(refused), Some(slot)) = (&obtained, &entry.slot) else { return Ok(response) };
         if !refuses_token(&response) {
             return Ok(response);
@@ -296,23 +323,23 @@ impl Exchange<'_> {
         }
         Refusal::from(error)
     }
+}
 
-    /// Turns the upstream's response into the answer to the agent.
-    fn answer(self, mut response: Response<UpstreamBody>) -> Result<Response<AgentBody>, Refusal> {
-        let Self { context, entry, in_flight, upgrade, .. } = self;
-        let idle = entry.route.timeouts.idle;
-        if let Some(lease) = response.body().lease() {
-            tracing::trace!(upstream = %lease.peer(), protocol = ?lease.protocol(), "an upstream has answered");
-        }
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let upgrade = upgrade.ok_or_else(upgrade::unrequested)?;
-            return Ok(upgrade.relay(response, idle, in_flight));
-        }
-        let version = response.version();
-        headers::strip_response(response.headers_mut());
-        headers::append_via(response.headers_mut(), context.shared.via(version));
-        Ok(response.map(|body| AgentBody::streamed(body, idle, in_flight)))
+/// Turns the upstream's response into the answer to the agent.
+fn answer(
+    mut response: Response<UpstreamBody>,
+    entry: &Arc<RouteEntry>,
+    upgrade: Option<Upgrade>,
+    shared: &Shared,
+) -> Result<Served, Refusal> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let upgrade = upgrade.ok_or_else(upgrade::unrequested)?;
+        return Ok(Served::Switched(upgrade.relay(response, entry.route.timeouts.idle)));
     }
+    let version = response.version();
+    headers::strip_response(response.headers_mut());
+    headers::append_via(response.headers_mut(), shared.via(version));
+    Ok(Served::Answered(response, Arc::clone(entry)))
 }
 
 /// Whether a response refuses the token: a 401 with `invalid_token` (RFC 6750 §3.1), or without an

@@ -5,6 +5,7 @@ mod context;
 mod credential;
 mod destination;
 mod handle;
+mod switched;
 mod table;
 mod upgrade;
 

@@ -1,10 +1,12 @@
 //! Upgrades (RFC 9110 §7.8), mostly to WebSocket: the handshake carries the credential, then bytes
 //! are relayed.
+use super::switched::Switched;
 use crate::proxy::agent_body::AgentBody;
+use crate::proxy::ended::EndedBy;
 use crate::proxy::error::{Reason, Refusal};
 use crate::proxy::headers;
 use crate::proxy::relay;
-use crate::proxy::traffic::InFlight;
+use crate::proxy::session::Session;
 use crate::proxy::upstream::UpstreamBody;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -36,12 +38,7 @@ impl Upgrade {
     }
 
     /// Passes the upstream's 101 on, and relays until one side ends or nothing moves for `idle`.
-    pub(super) fn relay(
-        self,
-        mut response: Response<UpstreamBody>,
-        idle: Duration,
-        in_flight: InFlight,
-    ) -> Response<AgentBody> {
+    pub(super) fn relay(self, mut response: Response<UpstreamBody>, idle: Duration) -> Switched {
         let upstream = hyper::upgrade::on(&mut response);
         let mut answer = Response::new(AgentBody::empty());
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -51,15 +48,19 @@ impl Upgrade {
         set_upgrade(answer.headers_mut(), protocol.unwrap_or_else(|| HeaderValue::from_static("websocket")));
         // The lease keeps the connection's sender alive until the relay ends; the connection never
         // returns to the pool.
-        let lease = response.into_body().into_lease();
-        tokio::task::spawn_local(async move {
-            let _held = (in_flight, lease);
-            match tokio::try_join!(self.agent, upstream) {
-                Ok((agent, upstream)) => relay::run(TokioIo::new(agent), TokioIo::new(upstream), idle).await,
-                Err(error) => tracing::debug!(%error, "an upgrade did not complete"),
-            }
-        });
-        answer
+        let lease = response.into_body().take_lease();
+        Switched::new(answer, lease, async move |session: Session, _lease| {
+            let by = match tokio::try_join!(self.agent, upstream) {
+                Ok((agent, upstream)) => {
+                    relay::run(TokioIo::new(agent), TokioIo::new(upstream), session.transfer(), idle).await
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "an upgrade did not complete");
+                    EndedBy::Agent
+                }
+            };
+            session.finish(by);
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Why a request got no response from its upstream.
-use super::request_body::UploadFault;
 use crate::proxy::error::{Reason, Refusal};
 use crate::proxy::guard::AddressError;
+use crate::proxy::transfer::UploadFault;
 use std::error::Error as _;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -129,6 +129,13 @@ pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
     let mut http2 =
         causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>()).filter(|cause| cause.is_remote());
     http2.any(|cause| cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
+/// Whether a connection was aborted because its peer is no longer trusted: nothing else aborts one
+/// from this side.
+pub(crate) fn was_distrusted(error: &hyper::Error) -> bool {
+    let mut reads = causes(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    reads.any(|error| error.kind() == std::io::ErrorKind::ConnectionAborted)
 }
 
 /// h2 keeps the kind and the text of an I/O error, but not the error. Only TLS reports

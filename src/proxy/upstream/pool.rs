@@ -320,7 +320,7 @@ impl Lease {
     }
 
     /// Returns the connection or stream to the pool, once the response has been read.
-    pub(super) fn give_back(self) {
+    pub(crate) fn give_back(self) {
         match self {
             Self::Http1(connection) => connection.give_back(),
             Self::Http2(stream) => drop(stream),

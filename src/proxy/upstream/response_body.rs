@@ -6,32 +6,28 @@ use hyper::body::Incoming;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// An upstream's response body with the lease of the connection that it is read from.
+/// An upstream's response body with the lease of the connection that it is read from. The lease is
+/// given back when the body is dropped, if the body has been read to its end.
 pub(crate) struct UpstreamBody {
     inner: Incoming,
     lease: Option<Lease>,
+    has_ended: bool,
 }
 
 impl UpstreamBody {
     pub(super) fn new(inner: Incoming, lease: Lease) -> Self {
-        Self { inner, lease: Some(lease) }
+        Self { inner, lease: Some(lease), has_ended: false }
     }
 
-    /// The lease of the connection, until the response has been read to the end.
+    /// The lease of the connection, as long as this body has it.
     pub(crate) fn lease(&self) -> Option<&Lease> {
         self.lease.as_ref()
     }
 
-    /// Takes the lease of the connection, for a response that switches protocols: such a connection never
-    /// returns to the pool.
-    pub(crate) fn into_lease(mut self) -> Option<Lease> {
+    /// Takes the lease of the connection, for a response that switches protocols or whose upload is
+    /// not over. Such a connection does not return to the pool with the end of the response.
+    pub(crate) fn take_lease(&mut self) -> Option<Lease> {
         self.lease.take()
-    }
-
-    fn give_back(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
-        }
     }
 }
 
@@ -41,14 +37,12 @@ impl Body for UpstreamBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None)) {
-            self.give_back();
-        }
+        self.has_ended |= matches!(polled, Poll::Ready(None));
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.has_ended || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -59,8 +53,10 @@ impl Body for UpstreamBody {
 impl Drop for UpstreamBody {
     fn drop(&mut self) {
         // A connection with unread data must not serve another request.
-        if self.inner.is_end_stream() {
-            self.give_back();
+        if self.is_end_stream()
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
         }
     }
 }

@@ -4,10 +4,11 @@ use super::connect::connect;
 use super::credential::Credential;
 use super::error::{SendError, is_unprocessed};
 use super::pool::{Connection, Lease, Pool};
-use super::request_body::{Progress, RequestBody};
+use super::request_body::RequestBody;
 use super::response_body::UpstreamBody;
 use crate::policy::{Origin, Scheme, Timeouts};
 use crate::proxy::guard::Guard;
+use crate::proxy::transfer::{Transfer, UploadFault};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
@@ -27,8 +28,8 @@ pub(crate) struct Call<'c> {
     pub(crate) timeouts: &'c Timeouts,
     /// Which addresses are refused.
     pub(crate) guard: &'c Guard,
-    /// The progress of its upload.
-    pub(crate) progress: &'c Progress,
+    /// What moves of it.
+    pub(crate) transfer: &'c Transfer,
     /// A copy of the request, if it can be sent again.
     pub(crate) copy: Option<&'c RequestCopy>,
 }
@@ -133,16 +134,23 @@ async fn attempt(
         }
     };
     match sent {
-        Some(Ok(response)) => Ok(response.map(|body| UpstreamBody::new(body, lease))),
+        Some(Ok(response)) => {
+            call.transfer.record_departure();
+            Ok(response.map(|body| UpstreamBody::new(body, lease)))
+        }
         Some(Err(mut failed)) => {
             let unsent = failed.take_message().map(Box::new);
             let error = failed.into_error();
-            let error = call.progress.fault().map_or(SendError::Broken(error), SendError::Upload);
+            if unsent.is_none() {
+                call.transfer.record_departure();
+            }
+            let error = call.transfer.fault().map_or(SendError::Broken(error), SendError::Upload);
             Err(AttemptError { error, unsent })
         }
         None => {
-            let error = call.progress.stall().map_or(SendError::ResponseTimeout, SendError::Upload);
-            if !call.progress.has_ended() {
+            call.transfer.record_departure();
+            let error = call.stall().map_or(SendError::ResponseTimeout, SendError::Upload);
+            if !call.transfer.upload_has_ended() {
                 // Nothing moves the rest of the upload, and so nothing would end it.
                 lease.abort();
             }
@@ -170,10 +178,10 @@ impl Call<'_> {
     /// upstream that reads nothing and to an agent that sends nothing.
     async fn await_response<F: Future>(&self, sending: F) -> Option<F::Output> {
         let mut sending = pin!(sending);
-        self.progress.record();
+        self.transfer.touch();
         loop {
             // The upload may end at any time, which brings the deadline nearer.
-            let wake = match self.progress.has_ended() {
+            let wake = match self.transfer.upload_has_ended() {
                 true => self.deadline(),
                 false => self.deadline().min(Instant::now() + self.timeouts.response),
             };
@@ -186,8 +194,15 @@ impl Call<'_> {
     }
 
     fn deadline(&self) -> Instant {
-        let Self { progress, timeouts, .. } = self;
-        progress.last() + if progress.has_ended() { timeouts.response } else { timeouts.idle }
+        let Self { transfer, timeouts, .. } = self;
+        transfer.last() + if transfer.upload_has_ended() { timeouts.response } else { timeouts.idle }
+    }
+
+    /// The agent's fault, if nothing moved because it sent nothing.
+    fn stall(&self) -> Option<UploadFault> {
+        let fault = self.transfer.stall()?;
+        self.transfer.fail_upload(fault);
+        Some(fault)
     }
 }
 
