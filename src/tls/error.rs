@@ -1,6 +1,6 @@
 //! Why a peer or its certificate is refused.
 use crate::identity::{LeafProblem, Missing, SpiffeId};
-use rustls::{CertificateError, Error, OtherError};
+use rustls::{CertificateError, OtherError};
 use std::sync::Arc;
 
 /// Why a peer is refused.
@@ -55,26 +55,5 @@ impl PeerRefused {
 impl From<PeerRefused> for rustls::Error {
     fn from(refused: PeerRefused) -> Self {
         Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refused))))
-    }
-}
-
-/// Describes what is wrong with a certificate, in our own words for common problems.
-pub(super) fn certificate_problem(error: &Error) -> String {
-    let Error::InvalidCertificate(problem) = error else { return error.to_string() };
-    match problem {
-        CertificateError::BadEncoding => "it cannot be read as a certificate".to_owned(),
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "it is not valid yet: compare the clocks".to_owned()
-        }
-        CertificateError::UnknownIssuer => "it is not signed by a trusted authority".to_owned(),
-        CertificateError::BadSignature => "its signature is invalid".to_owned(),
-        CertificateError::NotValidForNameContext { expected, presented } => {
-            format!("it is for {}, not for {}", presented.join(", "), expected.to_str())
-        }
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "it must not be used by a server (extended key usage)".to_owned()
-        }
-        other => other.to_string(),
     }
 }

@@ -5,6 +5,7 @@
 //! is never half visible to a handshake. There is one configuration for each upstream or
 //! authorization server, and rotation does not replace it. Sessions are never resumed, because
 //! resumption would skip the check of the peer and rely on an earlier certificate.
+mod certificate;
 mod client;
 mod error;
 mod peer_ids;

@@ -1,5 +1,5 @@
 //! The certificate authorities of the public web, or of a file.
-use super::error::certificate_problem;
+use super::certificate::certificate_problem;
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;

@@ -247,6 +247,53 @@ async fn web_pki_without_an_svid_needs_no_identity() {
     assert!(matches!(client_config(&tls, None, &Clock::system()), Err(SetupError::NoRoots(_))));
 }
 
+#[tokio::test]
+async fn unusable_certificate_of_a_web_server_is_explained() {
+    let web = Authority::new("web.example");
+    let trust = ServerTrust::WebPki(roots(&web));
+    let tls = ClientTls { trust, client_certificate: ClientCertificate::None, alpn: Vec::new() };
+    let client = client_config(&tls, None, &Clock::system()).expect("config");
+    type Change = fn(&mut LeafShape);
+    let changes: [(Change, &str); 5] = [
+        (|shape| shape.ca = true, "it is marked as an authority's (basicConstraints CA:TRUE"),
+        (|shape| shape.dns = vec!["other.example".to_owned()], "other.example, not for api.example.com"),
+        (|shape| shape.dns.clear(), "it is for spiffe://web.example/unimportant, not for api.example.com"),
+        (
+            |shape| (shape.dns, shape.uris) = (Vec::new(), Vec::new()),
+            "it has no subjectAltName, and so is not for api.example.com",
+        ),
+        (|shape| shape.not_after = Clock::system().now().minus(Duration::from_secs(60)), "it has expired"),
+    ];
+    for (change, expected) in changes {
+        let mut shape = LeafShape::new("spiffe://web.example/unimportant");
+        shape.dns = vec!["api.example.com".to_owned()];
+        change(&mut shape);
+        let error = connect(&client, &Arc::new(server(&web.issue(shape), None)), "api.example.com")
+            .await
+            .err()
+            .expect("refused");
+        let words = refusal(&error).expect("words");
+        assert!(words.starts_with("the server's certificate is refused: ") && words.contains(expected), "{words}");
+    }
+}
+
+#[test]
+fn errors_of_the_handshake_have_words() {
+    use rustls::{AlertDescription, PeerIncompatible, PeerMisbehaved};
+    for (error, expected) in [
+        (rustls::Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13), "neither TLS 1.2 nor 1.3"),
+        (rustls::Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon), "no cipher suite in common"),
+        (rustls::Error::PeerMisbehaved(PeerMisbehaved::TooManyEmptyFragments), "violates the TLS protocol"),
+        (rustls::Error::NoCertificatesPresented, "presented no certificate"),
+        (rustls::Error::DecryptError, "cannot be decrypted"),
+        (rustls::Error::AlertReceived(AlertDescription::InternalError), "its own log may say why"),
+    ] {
+        let words = refusal(&std::io::Error::other(error)).expect("words");
+        assert!(words.contains(expected), "{words}");
+    }
+    assert_eq!(refusal(&std::io::Error::other(rustls::Error::General("something else".to_owned()))), None);
+}
+
 /// The server issues session tickets, and the client loses its authorization between two
 /// connections (as in spire#6715 and envoy#42668).
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Verifies a server by its SPIFFE ID (SPIFFE X.509-SVID §5).
-use super::error::{PeerRefused, certificate_problem};
+use super::certificate::certificate_problem;
+use super::error::PeerRefused;
 use super::peer_ids::PeerIds;
 use super::trust::ServerTrust;
 use crate::clock::Timestamp;

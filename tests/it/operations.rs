@@ -2,6 +2,7 @@
 use super::agent::{self, Http1, full, request};
 use super::world::{Proxy, RESOURCE, World, until, within};
 use http::Method;
+use idjag_proxy::dev::authorization_server::{AuthorizationServer, Setup};
 use idjag_proxy::dev::ca::SvidRequest;
 use idjag_proxy::dev::faults::{Fault, Gate};
 use idjag_proxy::dev::http::{ClientCertificates, ServerTls};
@@ -147,6 +148,47 @@ async fn refusal_of_our_certificate_is_reported_as_a_tls_error() {
         let said = |line: &str| line.contains(&format!("without-{name}")) && line.contains("CertificateRequired");
         assert!(super::log::capture().count(said) > 0, "{name}");
         assert_eq!(upstream.arrivals(), 0);
+    }
+}
+
+/// As `openssl req -x509` makes it: it signs itself and is marked as an authority's.
+fn self_signed_authority(world: &World) -> ServerTls {
+    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = params.self_signed(&key).expect("signed");
+    world.write("self-signed.pem", &certificate.pem());
+    let private = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let certified = rustls::sign::CertifiedKey::from_der(vec![certificate.der().clone()], private, &provider);
+    ServerTls::new(std::sync::Arc::new(certified.expect("a key for it")))
+}
+
+#[tokio::test]
+async fn certificate_of_an_authority_is_refused_in_words() {
+    let world = World::open().await;
+    let tls = self_signed_authority(&world);
+    let upstream = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
+    let setup = Setup { tls: Some(tls), ..Setup::default() };
+    let server = AuthorizationServer::start(&setup, &world.clock).await.expect("authorization server");
+    let servers = format!(
+        "authorization_servers:\n  marked: {{ issuer: \"{}\", client_auth: spiffe_jwt, tls: {{ ca_file: self-signed.pem }} }}\n",
+        server.issuer()
+    );
+    let routes = format!(
+        "routes:\n{}  - {{ name: marked-server, match: {{ host: server.test }}, upstream: {{ url: {} }}, \
+         token: {{ flow: {{ client_credentials: {{ server: marked }} }}, scopes: [read] }} }}\n",
+        super::world::tls_route("marked-upstream", "token: none", &upstream.url()).replace("ca.pem", "self-signed.pem"),
+        world.api.url(),
+    );
+    let text = world.preamble().replace("authorization_servers:\n", &servers) + &routes;
+    let proxy = Proxy::start(&world.write("proxy.yaml", &text), &world.clock);
+    proxy.until_ready().await;
+    proxy.get("http://marked-upstream.test/x").await.assert_refusal(502, "upstream_tls");
+    assert_ne!(proxy.get("http://server.test/x").await.status, 200);
+    for name in ["marked-upstream", "marked"] {
+        let says = |line: &str| line.contains(name) && line.contains("basicConstraints CA:TRUE");
+        assert!(super::log::capture().count(says) > 0, "{name}");
     }
 }
 
