@@ -3,7 +3,7 @@ use divan::{Bencher, black_box};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use idjag_proxy::assertion::IdJag;
 use idjag_proxy::clock::{Clock, Timestamp};
-use idjag_proxy::exchange::{AssertionSettings, ExchangeError, Flow, Grant, GrantSpec, Minted, Subject};
+use idjag_proxy::exchange::{AssertionSettings, ExchangeError, Flow, Grant, GrantSpec, IssuedToken, Subject};
 use idjag_proxy::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
 use idjag_proxy::jose::SigningKey;
 use idjag_proxy::policy::{CredentialRule, HostPattern, Match, PathPattern, Policy, Route, Scheme, Target, Unmatched};
@@ -44,9 +44,9 @@ fn assertion_signing(bencher: Bencher<'_, '_>) {
 struct InstantMint(Clock);
 
 impl Mint for InstantMint {
-    async fn mint(&self, _: &Grant, _: Option<&Secret>) -> Result<Minted, ExchangeError> {
+    async fn mint(&self, _: &Grant, _: Option<&Secret>) -> Result<IssuedToken, ExchangeError> {
         let expires_at = self.0.now().plus(Duration::from_secs(3600));
-        Ok(Minted { token: Secret::new("x".repeat(900)), expires_at, scopes: Vec::new() })
+        Ok(IssuedToken { token: Secret::new("x".repeat(900)), expires_at, scopes: Vec::new() })
     }
 }
 

@@ -5,7 +5,7 @@ use super::grant::Grant;
 use super::metrics::Metrics;
 use super::principal::Principal;
 use super::request::TokenRequest;
-use super::response::Issued;
+use super::response::IssuedToken;
 use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
 use crate::issuer::{Issuers, Workload};
@@ -17,19 +17,6 @@ use std::sync::Arc;
 /// Clones share all of them.
 #[derive(Clone)]
 pub struct Exchanger(Arc<Context>);
-
-/// An access token that a server has just issued.
-#[derive(Clone, Debug)]
-pub struct Minted {
-    /// The token. It is a `token68` (RFC 9110 §11.2), so a header can carry it as it is.
-    pub token: Secret,
-    /// When the token expires: the earliest of `expires_in`, its own `exp`, and the expiry of the
-    /// user's token.
-    pub expires_at: Timestamp,
-    /// The granted scopes, sorted. They are the requested ones if the server named none (RFC 6749
-    /// §5.1).
-    pub scopes: Vec<String>,
-}
 
 impl Exchanger {
     /// Creates an exchanger. Without an identity it can only serve grants that need none.
@@ -43,27 +30,22 @@ impl Exchanger {
     /// # Errors
     /// Any [`ExchangeError`]. Only two things are retried, once each: a request that was never
     /// sent, and an ID-JAG that was refused.
-    pub async fn mint(&self, grant: &Grant, user: Option<&Secret>) -> Result<Minted, ExchangeError> {
+    pub async fn mint(&self, grant: &Grant, user: Option<&Secret>) -> Result<IssuedToken, ExchangeError> {
         let context = &*self.0;
         let server = &grant.server().name;
         let principal = Box::pin(Principal::of(grant, user, context)).await?;
         let issued = TokenRequest { context, grant, principal: &principal }.access_token().await?;
-        minted(issued, grant, &principal, context.workload().now())
-            .map_err(|failure| ExchangeError::new(server, failure))
+        bounded(issued, &principal, context.workload().now()).map_err(|failure| ExchangeError::new(server, failure))
     }
 }
 
-fn minted(issued: Issued, grant: &Grant, principal: &Principal<'_>, now: Timestamp) -> Result<Minted, Failure> {
-    let mut expires_at = issued.expires_at;
+/// Makes the token expire no later than the user's token that it was issued for.
+fn bounded(mut issued: IssuedToken, principal: &Principal<'_>, now: Timestamp) -> Result<IssuedToken, Failure> {
     if let Some(user) = principal.user() {
         if user.verified.expires_at <= now {
             return Err(Failure::UserToken(InvalidToken::Expired));
         }
-        expires_at = expires_at.min(user.verified.expires_at);
+        issued.expires_at = issued.expires_at.min(user.verified.expires_at);
     }
-    if expires_at <= now {
-        return Err(Failure::Expired);
-    }
-    let scopes = issued.scopes.unwrap_or_else(|| grant.scopes.clone());
-    Ok(Minted { token: issued.token, expires_at, scopes })
+    if issued.expires_at <= now { Err(Failure::Expired) } else { Ok(issued) }
 }

@@ -16,9 +16,10 @@ mod testing;
 mod tests;
 
 pub use error::ExchangeError;
-pub use exchanger::{Exchanger, Minted};
+pub use exchanger::Exchanger;
 pub use grant::{
     ActorToken, AssertionSettings, Flow, FlowFacts, Grant, GrantDigest, GrantError, GrantSpec, IdentityUse,
     SelfIssuedGrant, Subject, TokenResponse, UserTokenRule,
 };
 pub use metrics::Metrics;
+pub use response::IssuedToken;

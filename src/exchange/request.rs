@@ -6,7 +6,7 @@ use super::form::Form;
 use super::grant::{ActorToken, Flow, Grant, SelfIssuedGrant};
 use super::metrics::Leg;
 use super::principal::{Principal, User};
-use super::response::{self, Expected, Issued, SentRequest};
+use super::response::{self, Expected, IssuedToken, SentRequest};
 use crate::assertion::{Actor, ID_JAG_TYP, IdJag, new_jti};
 use crate::clock::Timestamp;
 use crate::issuer::{Issuer, IssuerError};
@@ -39,7 +39,7 @@ enum RequestKind<'a> {
 
 impl TokenRequest<'_> {
     /// Asks for the access token.
-    pub(super) async fn access_token(&self) -> Result<Issued, ExchangeError> {
+    pub(super) async fn access_token(&self) -> Result<IssuedToken, ExchangeError> {
         let server = self.context.issuers.get(self.grant.server());
         let Flow::IdJag { idp, .. } = &self.grant.flow else {
             return self.request(&server, RequestKind::Access).await;
@@ -67,7 +67,7 @@ impl TokenRequest<'_> {
     }
 
     /// Sends one request and reads the response, counted and timed.
-    async fn request(&self, issuer: &Issuer, kind: RequestKind<'_>) -> Result<Issued, ExchangeError> {
+    async fn request(&self, issuer: &Issuer, kind: RequestKind<'_>) -> Result<IssuedToken, ExchangeError> {
         let exchange = async {
             let endpoint = issuer.token_endpoint().await?;
             let audience = issuer.assertion_audience(&endpoint);
@@ -92,7 +92,7 @@ impl TokenRequest<'_> {
             }
             match response::oauth_error(&answer, &sent) {
                 Some(error) => Err(Failure::Refused(error)),
-                None => response::token(&answer, self.expected(kind), asked_at),
+                None => response::token(&answer, self.expected(kind), asked_at, &self.grant.scopes),
             }
         };
         let leg = if matches!(kind, RequestKind::IdJag { .. }) { Leg::IdJag } else { Leg::Access };

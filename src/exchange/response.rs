@@ -47,16 +47,27 @@ impl Expected<'_> {
     }
 }
 
-/// A token that a server has issued.
-pub(super) struct Issued {
-    pub(super) token: Secret,
-    pub(super) expires_at: Timestamp,
-    /// The granted scopes, sorted; `None` means the requested ones.
-    pub(super) scopes: Option<Vec<String>>,
+/// A token that a server has just issued.
+#[derive(Clone, Debug)]
+pub struct IssuedToken {
+    /// The token. It is a `token68` (RFC 9110 §11.2), so a header can carry it as it is.
+    pub token: Secret,
+    /// When the token expires: the earliest of `expires_in`, its own `exp`, and the expiry of the
+    /// user's token that it was issued for.
+    pub expires_at: Timestamp,
+    /// The granted scopes, sorted. They are the requested ones if the server named none (RFC 6749
+    /// §5.1).
+    pub scopes: Vec<String>,
 }
 
-/// The token, if the answer has a usable one. `asked_at` is when the request was sent.
-pub(super) fn token(answer: &Answer, expected: Expected<'_>, asked_at: Timestamp) -> Result<Issued, Failure> {
+/// The token, if the answer has a usable one. `asked_at` is when it was requested, with the scopes
+/// `requested`.
+pub(super) fn token(
+    answer: &Answer,
+    expected: Expected<'_>,
+    asked_at: Timestamp,
+    requested: &[String],
+) -> Result<IssuedToken, Failure> {
     if answer.status != StatusCode::OK {
         return Err(unusable(format!("status {} instead of 200", answer.status.as_u16())));
     }
@@ -83,7 +94,8 @@ pub(super) fn token(answer: &Answer, expected: Expected<'_>, asked_at: Timestamp
             expires_at = claimed.map_or(expires_at, |at| expires_at.min(at));
         }
     }
-    Ok(Issued { token: Secret::new(token.to_owned()), expires_at, scopes: scopes(&members)? })
+    let scopes = scopes(&members)?.unwrap_or_else(|| requested.to_vec());
+    Ok(IssuedToken { token: Secret::new(token.to_owned()), expires_at, scopes })
 }
 
 /// The error for an answer that breaks the protocol.

@@ -1,5 +1,5 @@
 //! A scripted server on loopback, and fixtures that the tests share.
-use super::{ExchangeError, Exchanger, Flow, Grant, GrantSpec, Metrics, Minted, Subject};
+use super::{ExchangeError, Exchanger, Flow, Grant, GrantSpec, IssuedToken, Metrics, Subject};
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
@@ -166,12 +166,12 @@ impl Fixture {
         Self { exchanger: Exchanger::new(identity, clock.clone(), metrics), clock, registrar }
     }
 
-    pub(super) async fn mint(&self, spec: &GrantSpec) -> Result<Minted, ExchangeError> {
+    pub(super) async fn mint(&self, spec: &GrantSpec) -> Result<IssuedToken, ExchangeError> {
         let grant = Grant::new(spec.clone()).expect("a grant");
         self.exchanger.mint(&grant, None).await
     }
 
-    pub(super) async fn mint_for(&self, spec: &GrantSpec, user: &str) -> Result<Minted, ExchangeError> {
+    pub(super) async fn mint_for(&self, spec: &GrantSpec, user: &str) -> Result<IssuedToken, ExchangeError> {
         let grant = Grant::new(spec.clone()).expect("a grant");
         self.exchanger.mint(&grant, Some(&Secret::new(user.to_owned()))).await
     }

@@ -6,7 +6,7 @@ use super::metrics::Metrics;
 use super::settings::TokenSettings;
 use super::slot::{AccessToken, Slot};
 use crate::clock::{Clock, Timestamp};
-use crate::exchange::{ExchangeError, Exchanger, Grant, Minted};
+use crate::exchange::{ExchangeError, Exchanger, Grant, IssuedToken};
 use crate::identity::Identity;
 use crate::secret::Secret;
 use crate::tasks::Stop;
@@ -22,11 +22,15 @@ use tokio::task::JoinSet;
 /// A source of tokens: the exchange with authorization servers, or a test.
 pub trait Mint: Clone + Send + Sync + 'static {
     /// Mints a token for a grant. `user` is the user's token, if the grant is delegated.
-    fn mint(&self, grant: &Grant, user: Option<&Secret>) -> impl Future<Output = Result<Minted, ExchangeError>> + Send;
+    fn mint(
+        &self,
+        grant: &Grant,
+        user: Option<&Secret>,
+    ) -> impl Future<Output = Result<IssuedToken, ExchangeError>> + Send;
 }
 
 impl Mint for Exchanger {
-    async fn mint(&self, grant: &Grant, user: Option<&Secret>) -> Result<Minted, ExchangeError> {
+    async fn mint(&self, grant: &Grant, user: Option<&Secret>) -> Result<IssuedToken, ExchangeError> {
         Exchanger::mint(self, grant, user).await
     }
 }
@@ -62,7 +66,7 @@ pub struct Owner<M> {
 struct Done {
     key: TokenKey,
     generation: u64,
-    result: Result<Minted, ExchangeError>,
+    result: Result<IssuedToken, ExchangeError>,
 }
 
 impl<M> Owner<M> {
@@ -93,7 +97,7 @@ impl<M: Mint> Owner<M> {
                     None => return Ok(()),
                 },
                 Some(done) = self.fetches.join_next() => match done {
-                    Ok(done) => self.finish(&done),
+                    Ok(done) => self.finish(done),
                     Err(panic) => return Err(format!("a token exchange ended unexpectedly: {panic}")),
                 },
                 true = changed(identity.as_mut()) => self.purge_if_identity_changed(),
@@ -158,36 +162,36 @@ impl<M: Mint> Owner<M> {
     }
 
     /// Records the result of a fetch.
-    fn finish(&mut self, done: &Done) {
+    fn finish(&mut self, done: Done) {
+        let Done { key, generation, result } = done;
         // As in `apply`: a token that was minted in the name of the old identity is void.
         self.purge_if_identity_changed();
         let now = self.context.clock.now();
-        let Some(entry) = self.entries.peek_mut(&done.key) else { return };
+        let Some(entry) = self.entries.peek_mut(&key) else { return };
         entry.fetching = None;
         let refreshing = std::mem::take(&mut entry.refreshing);
         let slot = entry.slot.upgrade();
-        if entry.generation != done.generation {
+        if entry.generation != generation {
             // This token was minted before its predecessor was refused or purged, so it is void.
             // The waiters start over, with the current key.
             let (waiters, user) = (std::mem::take(&mut entry.waiters), entry.user.take());
             let Some(slot) = slot else { return };
-            if self.key(&slot, user.as_ref()) != done.key {
-                self.entries.pop(&done.key);
+            if self.key(&slot, user.as_ref()) != key {
+                self.entries.pop(&key);
             }
             waiters.into_iter().for_each(|waiter| self.want(&slot, user.clone(), Some(waiter)));
             return;
         }
-        let token = done.result.as_ref().map(|minted| AccessToken::new(minted, now));
-        match token {
+        let outcome = if result.is_ok() { "success" } else { "failure" };
+        match result.map(|issued| AccessToken::new(issued, now)) {
             Ok(Some(token)) => entry.accept(&Arc::new(token), fastrand::f64()),
             Ok(None) => entry.fail(&ExchangeError::unusable_token(), now, fastrand::f64()),
             Err(error) => {
                 tracing::warn!(error = %error, kind = error.kind(), refreshing, "no token from the authorization server");
-                entry.fail(error, now, fastrand::f64());
+                entry.fail(&error, now, fastrand::f64());
             }
         }
         if refreshing && let Some(slot) = slot {
-            let outcome = if done.result.is_ok() { "success" } else { "failure" };
             self.context.metrics.refreshes.with_label_values(&[slot.grant().server().name.as_str(), outcome]).inc();
         }
         self.evict_excess();
@@ -316,12 +320,12 @@ mod tests {
     }
 
     impl Mint for Ready {
-        async fn mint(&self, _: &Grant, _: Option<&Secret>) -> Result<Minted, ExchangeError> {
+        async fn mint(&self, _: &Grant, _: Option<&Secret>) -> Result<IssuedToken, ExchangeError> {
             if self.refuses {
                 return Err(ExchangeError::unusable_token());
             }
             let expires_at = self.clock.now().plus(Duration::from_secs(1000));
-            Ok(Minted { token: Secret::new("token".to_owned()), expires_at, scopes: Vec::new() })
+            Ok(IssuedToken { token: Secret::new("token".to_owned()), expires_at, scopes: Vec::new() })
         }
     }
 
@@ -346,7 +350,7 @@ mod tests {
         let mut minted = want(&mut owner);
         assert!(is_kept(&owner));
         let done = owner.fetches.join_next().await.expect("a fetch").expect("no panic");
-        owner.finish(&done);
+        owner.finish(done);
         let first = minted.try_recv().expect("answered");
         assert!(!is_kept(&owner), "after the fetch: {first:?}");
         let again = want(&mut owner).try_recv().expect("answered");

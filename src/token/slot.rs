@@ -2,8 +2,7 @@
 use super::field_values::FieldValues;
 use super::schedule::skew;
 use crate::clock::Timestamp;
-use crate::exchange::{Grant, Minted};
-use crate::secret::Secret;
+use crate::exchange::{Grant, IssuedToken};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use std::sync::Arc;
@@ -12,12 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// An access token.
 #[derive(Debug)]
 pub struct AccessToken {
-    value: Secret,
+    issued: IssuedToken,
     field_values: FieldValues,
     minted_at: Timestamp,
-    expires_at: Timestamp,
     usable_until: Timestamp,
-    scopes: Vec<String>,
     /// Unique within the process. It identifies the token without showing its bytes.
     serial: u64,
 }
@@ -27,16 +24,14 @@ static SERIAL: AtomicU64 = AtomicU64::new(1);
 impl AccessToken {
     /// Creates a token that was minted at `now`. `None` if a header field cannot hold it, which the
     /// check for `token68` (RFC 9110 §11.2) has ruled out before.
-    pub(super) fn new(minted: &Minted, now: Timestamp) -> Option<Self> {
-        HeaderValue::from_str(minted.token.expose()).ok()?;
-        let lifetime = minted.expires_at.since(now);
+    pub(super) fn new(issued: IssuedToken, now: Timestamp) -> Option<Self> {
+        HeaderValue::from_str(issued.token.expose()).ok()?;
+        let lifetime = issued.expires_at.since(now);
         Some(Self {
-            value: minted.token.clone(),
+            usable_until: issued.expires_at.minus(skew(lifetime)),
+            issued,
             field_values: FieldValues::default(),
             minted_at: now,
-            expires_at: minted.expires_at,
-            usable_until: minted.expires_at.minus(skew(lifetime)),
-            scopes: minted.scopes.clone(),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         })
     }
@@ -44,17 +39,17 @@ impl AccessToken {
     /// The value of a header field that carries the token after `prefix`, or `None` if a field
     /// cannot hold it. It is made once for each prefix, and a clone shares its bytes.
     pub fn field_value(&self, prefix: &str) -> Option<&HeaderValue> {
-        self.field_values.get(prefix, &self.value)
+        self.field_values.get(prefix, &self.issued.token)
     }
 
     /// The time at which the token expires, according to the server.
     pub fn expires_at(&self) -> Timestamp {
-        self.expires_at
+        self.issued.expires_at
     }
 
     /// The scopes that the server granted.
     pub fn scopes(&self) -> &[String] {
-        &self.scopes
+        &self.issued.scopes
     }
 
     /// Whether the token may still be sent: it has not expired, with a margin for the transfer and
@@ -72,7 +67,7 @@ impl AccessToken {
     }
 
     pub(super) fn size(&self) -> usize {
-        self.value.expose().len()
+        self.issued.token.expose().len()
     }
 }
 
@@ -154,7 +149,7 @@ impl Slot {
         if token.is_some() {
             self.obtained.store(true, Ordering::Relaxed);
         }
-        self.expires_at.store(token.as_ref().map_or(0, |token| token.expires_at.unix_seconds()), Ordering::Relaxed);
+        self.expires_at.store(token.as_ref().map_or(0, |token| token.expires_at().unix_seconds()), Ordering::Relaxed);
         self.held.store(token);
     }
 

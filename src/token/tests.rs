@@ -1,7 +1,7 @@
 //! Tests of the owner. Each test answers the requests to mint tokens itself.
 use super::*;
 use crate::clock::Clock;
-use crate::exchange::{AssertionSettings, ExchangeError, Flow, Grant, GrantSpec, Minted, Subject, UserTokenRule};
+use crate::exchange::{AssertionSettings, ExchangeError, Flow, Grant, GrantSpec, IssuedToken, Subject, UserTokenRule};
 use crate::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
 use crate::secret::Secret;
 use crate::tasks::{Stop, Stopper};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-type Answer = oneshot::Sender<Result<Minted, ExchangeError>>;
+type Answer = oneshot::Sender<Result<IssuedToken, ExchangeError>>;
 
 fn bearer(token: &AccessToken) -> &HeaderValue {
     token.field_value("Bearer ").expect("a value")
@@ -23,7 +23,7 @@ fn bearer(token: &AccessToken) -> &HeaderValue {
 struct ScriptedMint(mpsc::UnboundedSender<(Option<String>, Answer)>);
 
 impl Mint for ScriptedMint {
-    async fn mint(&self, _: &Grant, user: Option<&Secret>) -> Result<Minted, ExchangeError> {
+    async fn mint(&self, _: &Grant, user: Option<&Secret>) -> Result<IssuedToken, ExchangeError> {
         let (answer, answered) = oneshot::channel();
         self.0.send((user.map(|user| user.expose().to_owned()), answer)).expect("the test listens");
         answered.await.expect("the test answers")
@@ -63,9 +63,9 @@ impl Fixture {
         self.questions.recv().await.expect("the owner asks").1
     }
 
-    fn token(&self, text: &str, lifetime: u64) -> Result<Minted, ExchangeError> {
+    fn token(&self, text: &str, lifetime: u64) -> Result<IssuedToken, ExchangeError> {
         let expires_at = self.clock.now().plus(Duration::from_secs(lifetime));
-        Ok(Minted { token: Secret::new(text.to_owned()), expires_at, scopes: Vec::new() })
+        Ok(IssuedToken { token: Secret::new(text.to_owned()), expires_at, scopes: Vec::new() })
     }
 
     /// Runs all tasks that can make progress.

@@ -12,8 +12,8 @@ use idjag_proxy::dev::ca::{JwtAlgorithm, KeyType, SvidRequest, TrustDomain, WebC
 use idjag_proxy::dev::http::{ClientCertificates, ServerTls};
 use idjag_proxy::dev::workload_api::WorkloadApi as Agent;
 use idjag_proxy::exchange::{
-    ActorToken, AssertionSettings, ExchangeError, Exchanger, Flow, Grant, GrantSpec, Metrics, Minted, SelfIssuedGrant,
-    Subject, UserTokenRule,
+    ActorToken, AssertionSettings, ExchangeError, Exchanger, Flow, Grant, GrantSpec, IssuedToken, Metrics,
+    SelfIssuedGrant, Subject, UserTokenRule,
 };
 use idjag_proxy::identity::{self, Identity, WorkloadApi, WorkloadApiSettings, WorkloadApiTiming, parse_endpoint};
 use idjag_proxy::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
@@ -104,12 +104,12 @@ impl Fixture {
         (described("idp", &self.idp), described("ras", &self.ras))
     }
 
-    async fn mint(&self, spec: &GrantSpec) -> Result<Minted, ExchangeError> {
+    async fn mint(&self, spec: &GrantSpec) -> Result<IssuedToken, ExchangeError> {
         let grant = Grant::new(spec.clone()).expect("a grant");
         self.exchanger.mint(&grant, None).await
     }
 
-    async fn mint_for(&self, spec: &GrantSpec, user: String) -> Result<Minted, ExchangeError> {
+    async fn mint_for(&self, spec: &GrantSpec, user: String) -> Result<IssuedToken, ExchangeError> {
         let grant = Grant::new(spec.clone()).expect("a grant");
         self.exchanger.mint(&grant, Some(&Secret::new(user))).await
     }
@@ -197,7 +197,7 @@ fn for_a_user(flow: Flow, issuer: &Arc<AuthorizationServer>) -> GrantSpec {
 }
 
 /// The claims of the access token.
-fn claims(minted: &Minted) -> Value {
+fn claims(minted: &IssuedToken) -> Value {
     idjag_proxy::dev::jwt::decode(minted.token.expose()).expect("a JWT").claims
 }
 

@@ -16,15 +16,20 @@ fn answer(status: u16, body: &str) -> Answer {
     Answer { status, headers: HeaderMap::new(), body: Bytes::from(body.to_owned()) }
 }
 
-fn with(changes: &Value) -> Result<Issued, Failure> {
+/// Reads the answer to a request for the scope `requested`.
+fn read(answer: &Answer, expected: Expected<'_>) -> Result<IssuedToken, Failure> {
+    token(answer, expected, NOW, &["requested".to_owned()])
+}
+
+fn with(changes: &Value) -> Result<IssuedToken, Failure> {
     let mut body = json!({"access_token": "t0ken", "token_type": "Bearer", "expires_in": 60});
     for (name, value) in changes.as_object().expect("members") {
         body[name] = value.clone();
     }
-    token(&answer(200, &body.to_string()), Expected::AccessToken(TokenResponse::OAuth), NOW)
+    read(&answer(200, &body.to_string()), Expected::AccessToken(TokenResponse::OAuth))
 }
 
-fn unusable(result: &Result<Issued, Failure>) -> bool {
+fn unusable(result: &Result<IssuedToken, Failure>) -> bool {
     matches!(result, Err(Failure::Issuer(IssuerError::Response(_))))
 }
 
@@ -35,7 +40,7 @@ fn signed(typ: &str, claims: &Value) -> String {
 #[test]
 fn success_needs_200_and_an_object_with_all_members() {
     let good = with(&json!({})).expect("good");
-    assert_eq!((good.token.expose(), good.expires_at, good.scopes), ("t0ken", NOW.plus(Duration::from_secs(60)), None));
+    assert_eq!((good.token.expose(), good.expires_at), ("t0ken", NOW.plus(Duration::from_secs(60))));
     for (status, body) in [
         (201, r#"{"access_token":"t","token_type":"Bearer"}"#),
         (204, ""),
@@ -49,10 +54,7 @@ fn success_needs_200_and_an_object_with_all_members() {
         (200, r#"{"access_token":"","token_type":"Bearer"}"#),
         (200, r#"{"access_token":{"a":1},"token_type":"Bearer"}"#),
     ] {
-        assert!(
-            unusable(&token(&answer(status, body), Expected::AccessToken(TokenResponse::OAuth), NOW)),
-            "{status} {body}"
-        );
+        assert!(unusable(&read(&answer(status, body), Expected::AccessToken(TokenResponse::OAuth))), "{status} {body}");
     }
 }
 
@@ -91,10 +93,9 @@ fn expires_in_accepts_numbers_fractions_and_text() {
         let issued = with(&json!({ "expires_in": expires_in })).expect("a lifetime");
         assert_eq!(issued.expires_at, NOW.plus(Duration::from_secs(seconds)), "{expires_in}");
     }
-    let absent = token(
+    let absent = read(
         &answer(200, r#"{"access_token":"t","token_type":"Bearer"}"#),
         Expected::AccessToken(TokenResponse::OAuth),
-        NOW,
     );
     assert_eq!(absent.expect("a default").expires_at, NOW.plus(DEFAULT_LIFETIME));
     for over in [json!(0), json!(-1), json!(-1e40), json!(0.5), json!("0")] {
@@ -121,9 +122,11 @@ fn exp_of_the_token_counts_if_it_is_earlier() {
 
 #[test]
 fn granted_scopes_are_sorted_and_checked() {
-    assert_eq!(with(&json!({"scope": "b a  b"})).expect("good").scopes, Some(vec!["a".to_owned(), "b".to_owned()]));
-    assert_eq!(with(&json!({"scope": ""})).expect("good").scopes, Some(Vec::new()));
-    assert_eq!(with(&json!({"scope": null})).expect("good").scopes, None);
+    let scopes = |scope: Value| with(&json!({ "scope": scope })).expect("good").scopes;
+    assert_eq!(scopes(json!("b a  b")), ["a", "b"]);
+    assert!(scopes(json!("")).is_empty());
+    assert_eq!(scopes(json!(null)), ["requested"]);
+    assert_eq!(with(&json!({})).expect("good").scopes, ["requested"]);
     for scope in [json!(["a"]), json!("a\"b"), json!("a\\b"), json!("a\tb"), json!("ä")] {
         assert!(unusable(&with(&json!({ "scope": scope }))));
     }
@@ -133,7 +136,7 @@ fn granted_scopes_are_sorted_and_checked() {
 fn exchanged_token_needs_an_issued_token_type() {
     let exchanged = |issued: &Value| {
         let body = json!({"access_token": "t", "token_type": "Bearer", "issued_token_type": issued});
-        token(&answer(200, &body.to_string()), Expected::AccessToken(TokenResponse::TokenExchange), NOW)
+        read(&answer(200, &body.to_string()), Expected::AccessToken(TokenResponse::TokenExchange))
     };
     for issued in [ACCESS_TOKEN_TYPE, JWT_TYPE] {
         assert!(exchanged(&json!(issued)).is_ok());
@@ -148,7 +151,7 @@ fn exchanged_token_needs_an_issued_token_type() {
     }
 }
 
-fn id_jag(members: &Value, typ: &str, claims: &Value) -> Result<Issued, Failure> {
+fn id_jag(members: &Value, typ: &str, claims: &Value) -> Result<IssuedToken, Failure> {
     let mut own = json!({"iss": "https://idp", "sub": "alice", "aud": RAS, "exp": NOW.unix_seconds() + 120});
     for (name, value) in claims.as_object().expect("claims") {
         own[name] = value.clone();
@@ -157,7 +160,7 @@ fn id_jag(members: &Value, typ: &str, claims: &Value) -> Result<Issued, Failure>
     for (name, value) in members.as_object().expect("members") {
         body[name] = value.clone();
     }
-    token(&answer(200, &body.to_string()), Expected::IdJag { audience: RAS }, NOW)
+    read(&answer(200, &body.to_string()), Expected::IdJag { audience: RAS })
 }
 
 #[test]
@@ -294,7 +297,7 @@ proptest::proptest! {
                 }
             }
         }
-        let _ = token(&answer(200, &body), Expected::AccessToken(TokenResponse::TokenExchange), NOW);
+        let _ = read(&answer(200, &body), Expected::AccessToken(TokenResponse::TokenExchange));
         let _ = refused(400, &body);
     }
 }
