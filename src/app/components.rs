@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::exchange::{self, Exchanger};
 use crate::http_server::MetricsEndpoint;
 use crate::identity::{self, Identity, IdentityTask};
+use crate::issuer::{Issuers, Workload};
 use crate::jose::jwks;
 use crate::proxy::{self, Guard, Pulse, Shared, SharedParts, Table, TableParts, Traffic};
 use crate::telemetry::{Logs, ProcessMetrics, Registrar, descriptor_limit};
@@ -64,7 +65,8 @@ impl Components {
         let (identity_task, identity) =
             source.map(|source| source.build(clock.clone(), identity_metrics.clone())).unzip();
         let exchange_metrics = exchange::Metrics::new(&registrar, servers())?;
-        let exchanger = Exchanger::new(identity.clone(), clock.clone(), exchange_metrics.clone());
+        let issuers = Issuers::new(Workload::new(identity.clone(), clock.clone()));
+        let exchanger = Exchanger::new(issuers, exchange_metrics.clone());
         let token_metrics = token::Metrics::new(&registrar, servers())?;
         let (tokens, owner) =
             Tokens::new(exchanger, identity.clone(), clock.clone(), token_metrics.clone(), token_settings(config));

@@ -6,9 +6,8 @@ use super::metrics::Metrics;
 use super::principal::Principal;
 use super::request::TokenRequest;
 use super::response::IssuedToken;
-use crate::clock::{Clock, Timestamp};
-use crate::identity::Identity;
-use crate::issuer::{Issuers, Workload};
+use crate::clock::Timestamp;
+use crate::issuer::Issuers;
 use crate::jose::InvalidToken;
 use crate::secret::Secret;
 use std::sync::Arc;
@@ -19,9 +18,9 @@ use std::sync::Arc;
 pub struct Exchanger(Arc<Context>);
 
 impl Exchanger {
-    /// Creates an exchanger. Without an identity it can only serve grants that need none.
-    pub fn new(identity: Option<Identity>, clock: Clock, metrics: Metrics) -> Self {
-        let issuers = Issuers::new(Workload::new(identity, clock));
+    /// Creates an exchanger that asks these issuers. Without an identity it can only serve grants
+    /// that need none.
+    pub fn new(issuers: Issuers, metrics: Metrics) -> Self {
         Self(Arc::new(Context { issuers, metrics }))
     }
 

@@ -2,7 +2,7 @@
 use super::{ExchangeError, Exchanger, Flow, Grant, GrantSpec, IssuedToken, Metrics, Subject};
 use crate::clock::Clock;
 use crate::identity::Identity;
-use crate::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
+use crate::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, Issuers, PlainHttp, Quirks, Workload};
 use crate::secret::Secret;
 use crate::telemetry::Registrar;
 use crate::tls::{Roots, ServerTrust};
@@ -163,7 +163,8 @@ impl Fixture {
     pub(super) fn at(identity: Option<Identity>, clock: Clock) -> Self {
         let registrar = Registrar::default();
         let metrics = Metrics::new(&registrar, ["as"]).expect("metrics");
-        Self { exchanger: Exchanger::new(identity, clock.clone(), metrics), clock, registrar }
+        let issuers = Issuers::new(Workload::new(identity, clock.clone()));
+        Self { exchanger: Exchanger::new(issuers, metrics), clock, registrar }
     }
 
     pub(super) async fn mint(&self, spec: &GrantSpec) -> Result<IssuedToken, ExchangeError> {

@@ -16,7 +16,9 @@ use idjag_proxy::exchange::{
     SelfIssuedGrant, Subject, UserTokenRule,
 };
 use idjag_proxy::identity::{self, Identity, WorkloadApi, WorkloadApiSettings, WorkloadApiTiming, parse_endpoint};
-use idjag_proxy::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
+use idjag_proxy::issuer::{
+    AuthorizationServer, ClientAuth, Deadlines, Endpoints, Issuers, PlainHttp, Quirks, Workload,
+};
 use idjag_proxy::jose::SigningKey;
 use idjag_proxy::jose::TokenKind;
 use idjag_proxy::secret::Secret;
@@ -76,7 +78,8 @@ impl Fixture {
         let (idp, ras) = (server(&ca, &domain, &clock).await, server(&ca, &domain, &clock).await);
         trust(&idp, &ras);
         let metrics = Metrics::new(&registrar, ["idp", "ras"]).expect("metrics");
-        let exchanger = Exchanger::new(Some(identity.clone()), clock.clone(), metrics);
+        let issuers = Issuers::new(Workload::new(Some(identity.clone()), clock.clone()));
+        let exchanger = Exchanger::new(issuers, metrics);
         let (_directory, _tasks, _stopper) = (directory, tasks, stopper);
         Self { clock, domain, ca, agent, identity, exchanger, registrar, idp, ras, _directory, _tasks, _stopper }
     }

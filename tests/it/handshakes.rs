@@ -7,6 +7,7 @@ use super::world::{World, until, within};
 use futures_util::future::join_all;
 use idjag_proxy::config::{Overrides, Source};
 use idjag_proxy::exchange::{self, Exchanger};
+use idjag_proxy::issuer::{Issuers, Workload};
 use idjag_proxy::proxy::{self, Guard, Limits, Pulse, Shared, SharedParts, Table, TableParts, Traffic, run_worker};
 use idjag_proxy::tasks::{Stop, Stopper};
 use idjag_proxy::telemetry::Registrar;
@@ -42,7 +43,7 @@ impl Worker {
         let (registrar, clock) = (Registrar::default(), &world.clock);
         let metrics = proxy::Metrics::new(&registrar).expect("registered");
         let exchanges = exchange::Metrics::new(&registrar, std::iter::empty()).expect("registered");
-        let exchanger = Exchanger::new(None, clock.clone(), exchanges);
+        let exchanger = Exchanger::new(Issuers::new(Workload::new(None, clock.clone())), exchanges);
         let counts = token::Metrics::new(&registrar, std::iter::empty()).expect("registered");
         let (tokens, _) = Tokens::new(exchanger, None, clock.clone(), counts, TokenSettings::default());
         let web = ServerTrust::WebPki(web_roots().into());
