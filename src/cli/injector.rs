@@ -5,7 +5,7 @@ use super::terminal::{EX_FAILED, environment, print_error};
 use crate::clock::Clock;
 use crate::kubernetes::injector::{Api, Settings, bind};
 use crate::tasks::Stop;
-use crate::telemetry::{Format, Level, Logs};
+use crate::telemetry::{Level, LogFormat, LogSettings, Logs};
 use clap::Args;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -53,15 +53,12 @@ pub(super) struct Arguments {
 const SETTLE: Duration = Duration::from_secs(15);
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
-    let ended = Logs::start(arguments.log_level.as_str(), Format::Json).map_err(|error| error.to_string());
-    let ended = ended.and_then(|logs| {
-        let ended = serve(arguments, &logs);
-        if let Err(error) = &ended {
-            tracing::error!(%error, "stopped");
-        }
-        logs.flush();
-        ended
-    });
+    let logs = Logs::start(LogSettings { level: arguments.log_level, format: LogFormat::Json });
+    let ended = serve(arguments, &logs);
+    if let Err(error) = &ended {
+        tracing::error!(%error, "stopped");
+    }
+    logs.flush();
     let Err(error) = ended else { return ExitCode::SUCCESS };
     print_error(&format!("idjag-proxy: {error}"));
     ExitCode::from(EX_FAILED)

@@ -3,9 +3,9 @@ use super::signals::run_with_signals;
 use super::terminal::{EX_CONFIG, EX_FAILED, environment, print_error};
 use crate::app::bind;
 use crate::clock::Clock;
-use crate::config::{LogFormat, Overrides, ProcessSettings, Source};
+use crate::config::{Overrides, Source};
 use crate::tasks::Stop;
-use crate::telemetry::{Format, Logs};
+use crate::telemetry::Logs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,10 +19,7 @@ pub(super) fn run(file: &Path, overrides: Overrides) -> ExitCode {
             return ExitCode::from(EX_CONFIG);
         }
     };
-    let logs = match start_logs(&loaded.config.process) {
-        Ok(logs) => logs,
-        Err(error) => return failed(&error),
-    };
+    let logs = Logs::start(loaded.config.process.log);
     for warning in &loaded.warnings {
         tracing::warn!(path = %warning.path, line = warning.line, "{}", warning.message);
     }
@@ -52,12 +49,4 @@ pub(super) fn run(file: &Path, overrides: Overrides) -> ExitCode {
 fn failed(error: &str) -> ExitCode {
     print_error(&format!("idjag-proxy: {error}"));
     ExitCode::from(EX_FAILED)
-}
-
-fn start_logs(process: &ProcessSettings) -> Result<Logs, String> {
-    let format = match process.log_format {
-        LogFormat::Json => Format::Json,
-        LogFormat::Pretty => Format::Pretty,
-    };
-    Logs::start(process.log_level.as_str(), format).map_err(|error| error.to_string())
 }

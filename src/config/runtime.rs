@@ -3,7 +3,7 @@ use crate::identity::{Endpoint, IdentitySource};
 use crate::issuer::AuthorizationServer;
 use crate::jose::SigningKey;
 use crate::policy::Policy;
-use crate::telemetry::Level;
+use crate::telemetry::{Level, LogSettings};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -86,10 +86,8 @@ pub struct ListenAddress {
 pub struct ProcessSettings {
     /// The number of worker threads; absent: derived from the CPU quota.
     pub workers: Option<usize>,
-    /// The log level: less important lines are not written.
-    pub log_level: Level,
-    /// The format of log lines.
-    pub log_format: LogFormat,
+    /// Which log lines are written, and how.
+    pub log: LogSettings,
     /// Limits of the whole process.
     pub limits: ProcessLimits,
     /// The longest time that a request waits for a token.
@@ -104,11 +102,12 @@ impl ProcessSettings {
     /// The key of the first setting that differs in `new`.
     fn changed_setting(&self, new: &Self) -> Option<&'static str> {
         // Naming every field makes the compiler reject a setting that is not compared.
-        let Self { workers, log_level, log_format, limits, token_timeout, drain_idle, drain_deadline } = self;
+        let Self { workers, log: LogSettings { level, format }, limits, token_timeout, drain_idle, drain_deadline } =
+            self;
         let settings = [
             ("workers", *workers == new.workers),
-            ("log.level", *log_level == new.log_level),
-            ("log.format", *log_format == new.log_format),
+            ("log.level", *level == new.log.level),
+            ("log.format", *format == new.log.format),
             ("limits", *limits == new.limits),
             ("token_timeout", *token_timeout == new.token_timeout),
             ("drain.idle", *drain_idle == new.drain_idle),
@@ -129,15 +128,6 @@ pub struct ProcessLimits {
     pub request_headers: usize,
     /// How many delegated access tokens are cached at once.
     pub delegated_tokens: usize,
-}
-
-/// The format of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object per line.
-    Json,
-    /// Text for people at a terminal.
-    Pretty,
 }
 
 /// Settings of the command line, which take precedence over the file.

@@ -16,9 +16,11 @@ pub enum Level {
 }
 
 impl Level {
+    pub(super) const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
     /// Parses a level's name, which must be in lower case.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace].into_iter().find(|level| level.as_str() == text)
+        Self::ALL.into_iter().find(|level| level.as_str() == text)
     }
 
     /// Returns the level's name.

@@ -1,5 +1,6 @@
 //! The log. Lines go through a bounded writer that never blocks, so that a reader that stalls
 //! loses lines, which are counted, but never delays requests.
+use super::level::Level;
 use super::queue::Queue;
 use std::io::IsTerminal;
 use tracing_subscriber::filter::LevelFilter;
@@ -7,11 +8,19 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry as Subscriber, fmt, reload};
 
+/// Which log lines are written, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// The log level: less important lines are not written.
+    pub level: Level,
+    /// The format of log lines.
+    pub format: LogFormat,
+}
+
 /// The format of log lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
     /// One JSON object per line.
-    #[default]
     Json,
     /// One line of text for people.
     Pretty,
@@ -33,25 +42,23 @@ pub struct Logs {
 
 impl Logs {
     /// Starts the log on standard output.
-    ///
-    /// # Errors
-    /// `level` is neither a level nor a filter.
-    pub fn start(level: &str, format: Format) -> Result<Self, LevelError> {
-        let (filter, handle) = reload::Layer::new(filter(level)?);
+    pub fn start(settings: LogSettings) -> Self {
+        let filter = filter(settings.level.as_str()).expect("the name of a level is a filter");
+        let (filter, handle) = reload::Layer::new(filter);
         let queue = Queue::start(std::io::stdout());
         let writer = queue.clone();
         let lines = fmt::layer().with_writer(move || writer.clone()).with_target(true);
         let base = tracing_subscriber::registry().with(filter);
-        match format {
-            Format::Json => base.with(lines.json().flatten_event(true).with_current_span(false)).init(),
-            Format::Pretty => {
+        match settings.format {
+            LogFormat::Json => base.with(lines.json().flatten_event(true).with_current_span(false)).init(),
+            LogFormat::Pretty => {
                 let lines = lines.compact();
                 // Only a terminal shows colours. Elsewhere they are stray bytes that get in the way
                 // of a search.
                 base.with(if std::io::stdout().is_terminal() { lines } else { lines.with_ansi(false) }).init();
             }
         }
-        Ok(Self { filter: handle, queue })
+        Self { filter: handle, queue }
     }
 
     /// Changes the level from now on.
@@ -106,6 +113,9 @@ mod tests {
 
     #[test]
     fn level_is_a_name_or_a_list_of_directives() {
+        for level in Level::ALL {
+            assert!(filter(level.as_str()).is_ok(), "{level:?}");
+        }
         for good in ["info", "warn", "off", "INFO", "info,idjag_proxy::token=debug"] {
             assert!(filter(good).is_ok(), "{good}");
         }

@@ -6,6 +6,6 @@ mod queue;
 mod registrar;
 
 pub use level::Level;
-pub use logs::{Format, LevelError, Logs};
+pub use logs::{LevelError, LogFormat, LogSettings, Logs};
 pub use process::{ProcessMetrics, descriptor_limit};
 pub use registrar::{Registrar, gauge_value};

@@ -4,10 +4,10 @@ use super::Builder;
 use crate::config::file::{File, ListenFile, LogFormatFile, LogLevelFile, PlainHttpFile};
 use crate::config::leaf::Size;
 use crate::config::problem::KeyPath;
-use crate::config::runtime::{Listen, ListenAddress, LogFormat, ProcessLimits, ProcessSettings};
+use crate::config::runtime::{Listen, ListenAddress, ProcessLimits, ProcessSettings};
 use crate::issuer::PlainHttp;
 use crate::policy::HostPattern;
-use crate::telemetry::Level;
+use crate::telemetry::{Level, LogFormat, LogSettings};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use url::Url;
 
@@ -63,10 +63,12 @@ impl Builder<'_> {
         };
         ProcessSettings {
             workers: file.workers.map(|count| count.0),
-            log_level: self.inputs.overrides.log_level.unwrap_or(level),
-            log_format: match file.log.format {
-                LogFormatFile::Json => LogFormat::Json,
-                LogFormatFile::Pretty => LogFormat::Pretty,
+            log: LogSettings {
+                level: self.inputs.overrides.log_level.unwrap_or(level),
+                format: match file.log.format {
+                    LogFormatFile::Json => LogFormat::Json,
+                    LogFormatFile::Pretty => LogFormat::Pretty,
+                },
             },
             limits: ProcessLimits {
                 connections: file.limits.connections.0,
