@@ -168,6 +168,7 @@ impl Tables<'_> {
             clock: self.clock,
             metrics: self.metrics,
             pass_tls: &pass_tls,
+            egress: &config.egress,
         };
         Table::new(config.policy.clone(), &parts)
     }

@@ -2,7 +2,7 @@
 use crate::identity::{Endpoint, IdentitySource};
 use crate::issuer::AuthorizationServer;
 use crate::jose::SigningKey;
-use crate::policy::Policy;
+use crate::policy::{EgressRules, Policy};
 use crate::telemetry::{Level, LogSettings};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +19,8 @@ pub struct Config {
     pub listen: Listen,
     /// The routes, with everything that they refer to.
     pub policy: Policy,
+    /// Which addresses names may lead to.
+    pub egress: Arc<EgressRules>,
     /// The authorization servers, in the order of the file.
     pub servers: Vec<Arc<AuthorizationServer>>,
     /// The keys that verify the assertions that this workload signs with a key of its own: the
@@ -43,6 +45,7 @@ impl Config {
             process,
             needs_identity: _,
             policy: _,
+            egress: _,
             servers: _,
             published_keys: _,
             assertion_lifetime: _,

@@ -14,7 +14,10 @@ pub fn summary(config: &Config) -> String {
     }
     text.push_str(match config.policy.unmatched() {
         Unmatched::Refuse => "\nEverything else is refused.\n",
-        Unmatched::Pass => "\nEverything else passes, without a credential from the proxy.\n",
+        Unmatched::Pass => {
+            "\nEverything else passes, without a credential from the proxy. The agent's own credentials are \
+             removed as far as they are known by name: `cookie`, `x-api-key` and the like pass.\n"
+        }
     });
     text
 }

@@ -2,6 +2,7 @@
 //! function of the routes and the head of the request.
 mod decision;
 mod description;
+mod egress;
 mod error;
 mod fields;
 mod matcher;
@@ -12,6 +13,7 @@ mod route;
 
 pub use decision::{Conflict, Decision, Policy, Target, Unmatched};
 pub use description::{RouteDescription, enumeration};
+pub use egress::{EgressRules, reached_addresses};
 pub use error::PatternError;
 pub use fields::{any_spelling, has_other_purpose, is_credential, is_forwarding, is_hop_by_hop, is_structural};
 pub use matcher::{HostPattern, Match};

@@ -1,6 +1,7 @@
 //! The ways to address a route, which route wins, and which requests have none.
 use super::agent::{self, Http2, Raw, full, request};
-use super::world::{World, route, tls_route, within};
+use super::connect::connect;
+use super::world::{Proxy, World, route, tls_route, until, within};
 use http::{Method, Version};
 use idjag_proxy::dev::ca::WebCa;
 use idjag_proxy::dev::http::ServerTls;
@@ -187,25 +188,67 @@ async fn ambiguous_paths_are_refused_only_on_routes_that_inject() {
 async fn request_to_the_proxys_own_port_is_refused() {
     let world = World::open().await;
     let proxy = world.proxy_with("unmatched: pass\nroutes: []\n").await;
-    // A name that resolves to this machine, an address of it, and our own metrics.
-    for url in [
-        format!("http://127.0.0.1:{}/x", proxy.metrics.port()),
-        format!("http://localhost:{}/metrics", proxy.metrics.port()),
-        format!("http://0.0.0.0:{}/x", proxy.outbound.port()),
-    ] {
-        let reply = agent::get(proxy.outbound, &url, &[]).await;
-        assert!(reply.status == 508 || reply.status == 502, "{url}: {} {}", reply.status, reply.text());
-        assert!(reply.header("proxy-status").contains("loop") || reply.problem() == "address_prohibited", "{reply:?}");
+    // inet_aton(3) reads `0` and `127.1` as addresses.
+    for host in ["127.0.0.1", "localhost", "0.0.0.0", "0", "127.1", "[::ffff:127.0.0.1]", "[::ffff:0:0]", "[::]"] {
+        for listener in [proxy.outbound, proxy.metrics] {
+            let authority = format!("{host}:{}", listener.port());
+            // The outbound listener takes its own authority for a base URL.
+            if listener == proxy.metrics || !["127.0.0.1", "localhost"].contains(&host) {
+                let reply = proxy.get(&format!("http://{authority}/metrics")).await;
+                reply.assert_refusal(508, "loop");
+            }
+            let mut raw = Raw::connect(proxy.outbound).await;
+            raw.write(connect(&authority)).await;
+            let head = raw.head().await;
+            assert!(head.starts_with("HTTP/1.1 508 "), "{authority}: {head}");
+        }
     }
-    let connect = agent::raw(
-        proxy.outbound,
-        format!(
-            "CONNECT 127.0.0.1:{0} HTTP/1.1\r\nhost: 127.0.0.1:{0}\r\nconnection: close\r\n\r\n",
-            proxy.outbound.port()
-        ),
-    )
-    .await;
-    assert!(connect.starts_with("HTTP/1.1 508 "), "{connect}");
+}
+
+#[tokio::test]
+async fn listener_on_every_address_is_recognized_at_any_address_of_the_machine() {
+    let world = World::open().await;
+    let preamble = world.preamble().replace("metrics: [\"127.0.0.1:0\"]", "metrics: [\"0.0.0.0:0\"]");
+    let path = world.write("proxy.yaml", &format!("{preamble}unmatched: pass\nroutes: []\n"));
+    let proxy = Proxy::start(&path, &world.clock);
+    for host in ["127.0.0.1", "127.8.9.1", "[::ffff:127.8.9.1]", "0.0.0.0"] {
+        let reply = proxy.get(&format!("http://{host}:{}/metrics", proxy.metrics.port())).await;
+        reply.assert_refusal(508, "loop");
+    }
+}
+
+#[tokio::test]
+async fn ranges_that_the_configuration_refuses_are_open_to_routes_that_spell_the_address_out() {
+    let world = World::open().await;
+    let port = world.api.address().port();
+    let routes = [
+        route("literal", "token: none", &format!("http://127.0.0.1:{port}")),
+        route("named", "token: none", &format!("http://localhost:{port}")),
+    ]
+    .concat();
+    let rules = "egress: { refuse: [127.0.0.0/8, \"::1\"] }\n";
+    let file = format!("unmatched: pass\nroutes:\n{routes}");
+    let proxy = world.proxy_with(&format!("{rules}{file}")).await;
+    assert_eq!(proxy.get("http://literal.test/x").await.status, 200);
+    for url in ["http://named.test/x".to_owned(), format!("http://127.0.0.1:{port}/x")] {
+        let refused = proxy.get(&url).await;
+        refused.assert_refusal(502, "address_prohibited");
+        assert!(refused.text().contains("the configuration refuses"), "{}", refused.text());
+    }
+    let mut raw = Raw::connect(proxy.outbound).await;
+    raw.write(connect(&format!("127.0.0.1:{port}"))).await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 502 "));
+    // An exception is applied by a reload.
+    let allow = "egress: { refuse: [127.0.0.0/8, \"::1\"], allow: [127.0.0.1] }\n";
+    world.write("proxy.yaml", &format!("{}{allow}{file}", world.preamble()));
+    until(async || proxy.get("http://named.test/x").await.status == 200, "the exception applies").await;
+}
+
+#[tokio::test]
+async fn pattern_does_not_spell_an_address_out() {
+    let world = World::open().await;
+    let proxy = world.proxy_with("routes: [{ match: { host: \"*.169.254\" }, token: none }]\n").await;
+    proxy.get("http://169.254.169.254/x").await.assert_refusal(502, "address_prohibited");
 }
 
 /// `localhost` has two addresses, of which the first does not work (RFC 8305 §5).

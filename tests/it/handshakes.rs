@@ -48,7 +48,14 @@ impl Worker {
         let (tokens, _) = Tokens::new(exchanger, None, clock.clone(), counts, TokenSettings::default());
         let web = ServerTrust::WebPki(web_roots().into());
         let pass_tls = ClientTls { trust: web, client_certificate: ClientCertificate::None, alpn: Vec::new() };
-        let parts = TableParts { tokens: &tokens, identity: None, clock, metrics: &metrics, pass_tls: &pass_tls };
+        let parts = TableParts {
+            tokens: &tokens,
+            identity: None,
+            clock,
+            metrics: &metrics,
+            pass_tls: &pass_tls,
+            egress: &config.egress,
+        };
         let table = Table::new(config.policy, &parts).expect("a table");
         let traffic = Traffic::new(100);
         let shared = Arc::new(Shared::new(SharedParts {

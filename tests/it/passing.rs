@@ -73,6 +73,15 @@ async fn metadata_addresses_are_refused_in_every_spelling() {
         "2852039166",
         "0xa9fea9fe",
         "169.254.43518",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.0.0.192",
+        "[fd00:ec2::254]",
+        "[fd20:ce::254]",
+        "[fd00:c1::a9fe:a9fe]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[2002:a9fe:a9fe::1]",
+        "[::6464:64c8]",
     ];
     for host in spellings {
         for port in ["", ":8080"] {

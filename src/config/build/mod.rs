@@ -5,6 +5,7 @@
 //! Like the first pass, it collects problems and continues with what is left. If there is any
 //! error, the result is discarded as a whole.
 mod builder;
+mod egress;
 mod identity;
 mod process;
 mod routes;
@@ -25,6 +26,7 @@ use super::tree::Node;
 use super::watch::Fingerprint;
 use crate::issuer::PlainHttp;
 use builder::Builder;
+use std::sync::Arc;
 
 /// Builds the configuration. Returns `None` after it has reported what is wrong.
 pub(crate) fn build<'a>(
@@ -54,6 +56,7 @@ pub(crate) fn build<'a>(
     let mut tokens = tokens::Tokens::new(&servers, &assertion.settings, source.as_ref());
     let routes = builder.routes(file, &mut tokens);
     tokens.warn_of_unused(file, &mut builder);
+    let egress = builder.egress(&file.egress);
     let needs_identity = builder.check_needed_identity(source.as_ref(), routes.needing_identity.as_deref());
     builder.warn_of_unpublished(&assertion, &listen);
     let process = builder.process(file);
@@ -62,6 +65,7 @@ pub(crate) fn build<'a>(
         needs_identity,
         listen,
         policy: routes.policy?,
+        egress: Arc::new(egress),
         servers: servers.into_built(),
         published_keys: assertion.published,
         assertion_lifetime: assertion.settings.lifetime,

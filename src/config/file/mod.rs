@@ -5,7 +5,7 @@ mod server;
 mod token;
 mod workload;
 
-pub(crate) use process::{LimitsFile, ListenFile, LogFile, LogFormatFile, LogLevelFile, PlainHttpFile};
+pub(crate) use process::{EgressFile, LimitsFile, ListenFile, LogFile, LogFormatFile, LogLevelFile, PlainHttpFile};
 pub(crate) use route::{ClientCertificateFile, LegacySecretFile, RouteFile, TimeoutsFile, TokenOfRoute, UnmatchedFile};
 pub(crate) use server::{AssertionAudienceFile, ClientAuthFile, ParameterFile, QuirksFile, ServerFile, TrustFile};
 pub(crate) use token::{
@@ -38,6 +38,8 @@ record! {
         routes: Vec<Numbered<RouteFile>> = "[]",
         /// What happens to a request that matches no route.
         unmatched: UnmatchedFile = "refuse",
+        /// Which addresses the names of upstreams may lead to.
+        egress: EgressFile = "{}",
         /// Hosts other than loopback that may be contacted over plain HTTP even though a credential
         /// is sent or a key is fetched: upstreams that get a credential, authorization servers,
         /// JWKS, metadata.

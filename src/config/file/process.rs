@@ -1,7 +1,7 @@
 //! Settings of the process: where it listens, what it logs, how it shuts down.
 use crate::config::decode::{Decode, Decoder, Definitions, OneOrMore};
 use crate::config::describe::{choice, record};
-use crate::config::leaf::{AdminSocket, Count, Size};
+use crate::config::leaf::{AdminSocket, Count, Network, Size};
 use crate::config::tree::Node;
 use crate::policy::HostPattern;
 use std::net::SocketAddr;
@@ -41,6 +41,18 @@ impl Decode for PlainHttpFile {
 
     fn describe(definitions: &mut Definitions) -> serde_json::Value {
         OneOrMore::<HostPattern>::describe(definitions)
+    }
+}
+
+record! {
+    /// Which addresses the names of upstreams may lead to. Link-local and metadata addresses and the
+    /// proxy's own ports are always refused. An address that a route spells out is not checked
+    /// against these ranges.
+    EgressFile {
+        /// Address ranges that are refused.
+        refuse: Vec<Network> = "[]",
+        /// Exceptions: of the ranges that contain an address, the narrowest decides.
+        allow: Vec<Network> = "[]",
     }
 }
 

@@ -1,7 +1,8 @@
 //! Values that name something on this machine: addresses, sockets, files.
 use crate::config::decode::Leaf;
+use ipnet::IpNet;
 use serde_json::{Value, json};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -16,6 +17,25 @@ impl Leaf for SocketAddr {
             }
             Err(_) if text.starts_with(':') => Err("write `0.0.0.0` or `[::]` for every interface".into()),
             Err(_) => Err("it is not an IP address with a port".into()),
+        }
+    }
+}
+
+/// An address range. An address alone stands for the range that has only this address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Network(pub(crate) IpNet);
+
+impl Leaf for Network {
+    const EXPECTED: &'static str = "an address range such as `10.0.0.0/8` or `fd00::/8`";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self(address.into()));
+        }
+        let Ok(range) = text.parse::<IpNet>() else { return Err("it is not an IP address with a prefix".into()) };
+        match range.trunc() {
+            first if first == range => Ok(Self(range)),
+            first => Err(format!("the range of this address is `{first}`")),
         }
     }
 }
@@ -102,6 +122,8 @@ mod tests {
         refuses::<SocketAddr>(&["localhost:80", ":80", "127.0.0.1", "a:1"]);
         accepts::<AdminSocket>(&["unix:///run/a.sock"]);
         refuses::<AdminSocket>(&["unix://run", "/run/a.sock", "127.0.0.1:1"]);
+        accepts::<Network>(&["10.0.0.0/8", "10.1.2.3", "fd00::/8", "::/0", "::1"]);
+        refuses::<Network>(&["10.0.0.1/8", "10.0.0.0/33", "example.com", "", "10.0.0.0-10.0.0.9"]);
         refuses::<SecretPath>(&["", "-----BEGIN PRIVATE KEY-----"]);
     }
 }

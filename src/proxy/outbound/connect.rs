@@ -10,7 +10,6 @@ use crate::proxy::agent_body::AgentBody;
 use crate::proxy::downstream::{Detected, Downstream, Protocol, ReceivedRequest, detect};
 use crate::proxy::ended::EndedBy;
 use crate::proxy::error::{Reason, Refusal};
-use crate::proxy::guard::NamedBy;
 use crate::proxy::relay;
 use crate::proxy::session::Session;
 use crate::proxy::upstream::{DialTarget, dial};
@@ -112,8 +111,7 @@ fn is_opaque(entry: &RouteEntry) -> bool {
 async fn dial_upstream(context: &Context, entry: &RouteEntry, destination: &Destination) -> Result<TcpStream, Refusal> {
     let requested = || destination.origin(destination.scheme);
     let origin: Origin = entry.route.upstream.origin.clone().unwrap_or_else(requested);
-    let named_by = if entry.passes { NamedBy::Agent } else { NamedBy::Configuration };
-    let to = DialTarget { origin: &origin, named_by, guard: &context.shared.guard };
+    let to = DialTarget { origin: &origin, rules: entry.upstream.rules(), guard: &context.shared.guard };
     dial(&context.pool, to, entry.route.timeouts.connect).await.map_err(|error| {
         let upstream = origin.authority();
         tracing::warn!(route = %entry.route.name, %upstream, %error, "a tunnel could not be opened");

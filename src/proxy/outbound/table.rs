@@ -3,10 +3,12 @@
 use super::destination::Destination;
 use crate::clock::Clock;
 use crate::identity::Identity;
-use crate::policy::{CredentialRule, Decision, HostPattern, Match, Policy, ReservedHeaders, Route, Unmatched};
+use crate::policy::{
+    CredentialRule, Decision, EgressRules, HostPattern, Match, Policy, ReservedHeaders, Route, Unmatched,
+};
 use crate::proxy::error::{Reason, Refusal};
 use crate::proxy::metrics::{Metrics, RouteMetrics};
-use crate::proxy::upstream::UpstreamConfig;
+use crate::proxy::upstream::{UpstreamConfig, UpstreamParts};
 use crate::secret::Secret;
 use crate::telemetry::gauge_value;
 use crate::tls::{ClientTls, SetupError};
@@ -53,6 +55,14 @@ pub struct TableParts<'p> {
     pub metrics: &'p Metrics,
     /// The TLS settings for requests that pass without a route.
     pub pass_tls: &'p ClientTls,
+    /// The addresses that are refused.
+    pub egress: &'p Arc<EgressRules>,
+}
+
+impl TableParts<'_> {
+    fn upstream(&self) -> UpstreamParts<'_> {
+        UpstreamParts { identity: self.identity, clock: self.clock, egress: self.egress }
+    }
 }
 
 impl Table {
@@ -136,12 +146,7 @@ impl RouteEntry {
             }
             _ => (None, None, false),
         };
-        let upstream = UpstreamConfig::new(
-            route.upstream.origin.clone(),
-            route.upstream.tls.as_ref(),
-            parts.identity,
-            parts.clock,
-        )?;
+        let upstream = UpstreamConfig::new(route, &parts.upstream())?;
         Ok(Self {
             metrics: Arc::new(parts.metrics.route(&route.name, route.own_issuer())),
             // Once the identity has expired, nothing is sent in the agent's name, static keys
@@ -168,7 +173,7 @@ impl RouteEntry {
         let route = Route::new("none", everything, nothing, Some(parts.pass_tls.clone()));
         Ok(Self {
             metrics: parts.metrics.unrouted(),
-            upstream: UpstreamConfig::without_route(parts.pass_tls, parts.clock)?,
+            upstream: UpstreamConfig::without_route(parts.pass_tls, &parts.upstream())?,
             reserved: reserved.of(&route.credential),
             route: Arc::new(route),
             slot: None,

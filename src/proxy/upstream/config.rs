@@ -1,8 +1,8 @@
 //! Which origin a route's requests go to, and what a connection to it must prove.
 use crate::clock::Clock;
 use crate::identity::Identity;
-use crate::policy::{Origin, Scheme};
-use crate::proxy::guard::NamedBy;
+use crate::policy::{EgressRules, HostPattern, Origin, Route, Scheme};
+use crate::proxy::guard::{AddressRules, NamedBy};
 use crate::tls::{ClientTls, ServerTrust, SetupError, client_config};
 use http::HeaderValue;
 use rustls::ClientConfig;
@@ -14,7 +14,17 @@ pub(crate) struct UpstreamConfig {
     /// The key of the origin that the route names, if it names one.
     fixed: Option<Arc<PoolKey>>,
     tls: Option<Arc<UpstreamTls>>,
-    named_by: NamedBy,
+    rules: AddressRules,
+}
+
+/// What the connections of all routes have in common.
+pub(crate) struct UpstreamParts<'p> {
+    /// The identity that TLS uses; absent if no route needs it.
+    pub(crate) identity: Option<&'p Identity>,
+    /// The clock for the validity of certificates.
+    pub(crate) clock: &'p Clock,
+    /// The addresses that are refused.
+    pub(crate) egress: &'p Arc<EgressRules>,
 }
 
 /// The TLS settings for one route's upstream.
@@ -50,22 +60,23 @@ pub(crate) struct PoolKey {
     pub(super) tls: Option<Arc<UpstreamTls>>,
     /// The value of `Host`.
     pub(super) authority: HeaderValue,
-    pub(super) named_by: NamedBy,
+    pub(super) rules: AddressRules,
 }
 
 impl UpstreamConfig {
-    /// The upstream of a route: `origin`, or the origin that each request names.
+    /// The upstream of a route: the origin that it names, or the one that each request names.
     ///
     /// # Errors
     /// The TLS settings need an identity, and none is configured.
-    pub(crate) fn new(
-        origin: Option<Origin>,
-        tls: Option<&ClientTls>,
-        identity: Option<&Identity>,
-        clock: &Clock,
-    ) -> Result<Self, SetupError> {
-        let tls = tls.map(|tls| UpstreamTls::new(tls, identity, clock).map(Arc::new)).transpose()?;
-        let mut config = Self { fixed: None, tls, named_by: NamedBy::Configuration };
+    pub(crate) fn new(route: &Route, parts: &UpstreamParts<'_>) -> Result<Self, SetupError> {
+        let tls = route.upstream.tls.as_ref();
+        let tls = tls.map(|tls| UpstreamTls::new(tls, parts.identity, parts.clock).map(Arc::new)).transpose()?;
+        let origin = route.upstream.origin.clone();
+        let named_by = match (&origin, &route.matcher.host) {
+            (None, HostPattern::Suffix(_)) => NamedBy::Agent,
+            _ => NamedBy::Configuration,
+        };
+        let mut config = Self { fixed: None, tls, rules: AddressRules { named_by, egress: Arc::clone(parts.egress) } };
         config.fixed = origin.and_then(|origin| PoolKey::new(origin, Protocol::Negotiated, &config)).map(Arc::new);
         Ok(config)
     }
@@ -74,9 +85,15 @@ impl UpstreamConfig {
     ///
     /// # Errors
     /// The TLS settings need an identity.
-    pub(crate) fn without_route(tls: &ClientTls, clock: &Clock) -> Result<Self, SetupError> {
-        let tls = Arc::new(UpstreamTls::new(tls, None, clock)?);
-        Ok(Self { fixed: None, tls: Some(tls), named_by: NamedBy::Agent })
+    pub(crate) fn without_route(tls: &ClientTls, parts: &UpstreamParts<'_>) -> Result<Self, SetupError> {
+        let tls = Arc::new(UpstreamTls::new(tls, None, parts.clock)?);
+        let rules = AddressRules { named_by: NamedBy::Agent, egress: Arc::clone(parts.egress) };
+        Ok(Self { fixed: None, tls: Some(tls), rules })
+    }
+
+    /// What the addresses of its host are checked against.
+    pub(crate) fn rules(&self) -> &AddressRules {
+        &self.rules
     }
 
     /// Whether a connection to it needs the workload's identity.
@@ -118,7 +135,7 @@ impl PoolKey {
     fn new(origin: Origin, protocol: Protocol, config: &UpstreamConfig) -> Option<Self> {
         let authority = HeaderValue::try_from(origin.authority()).ok()?;
         let tls = config.tls.clone().filter(|_| origin.scheme == Scheme::Https);
-        Some(Self { origin, protocol, tls, authority, named_by: config.named_by })
+        Some(Self { origin, protocol, tls, authority, rules: config.rules.clone() })
     }
 
     /// `host` or `host:port`, for the log.
@@ -134,11 +151,11 @@ impl PoolKey {
     }
 
     /// What two keys are compared by.
-    fn parts(&self) -> (u64, Protocol, NamedBy, &Origin) {
+    fn parts(&self) -> (u64, Protocol, &AddressRules, &Origin) {
         // Naming every field makes the compiler reject one that is not considered: connections that
         // differ only in it would be shared. The authority is made from the origin.
-        let Self { origin, protocol, tls, authority: _, named_by } = self;
-        (tls.as_ref().map_or(0, |tls| tls.id), *protocol, *named_by, origin)
+        let Self { origin, protocol, tls, authority: _, rules } = self;
+        (tls.as_ref().map_or(0, |tls| tls.id), *protocol, rules, origin)
     }
 }
 

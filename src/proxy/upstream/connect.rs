@@ -30,7 +30,7 @@ pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<PoolKey>, guard: &Guard) 
     let (begun, revision) = (Instant::now(), key.revision());
     // Subscribed before the TLS handshake, so that no change of trust is missed.
     let changes = key.tls.as_ref().and_then(|tls| tls.identity.as_ref()).map(Identity::changes);
-    let to = DialTarget { origin: &key.origin, named_by: key.named_by, guard };
+    let to = DialTarget { origin: &key.origin, rules: &key.rules, guard };
     let stream = tcp(pool.resolver(), to).await?;
     let peer = stream.peer_addr().map_err(SendError::Connect)?;
     let handshake = Handshake { pool, key, established: Established { at: begun, revision, peer } };
@@ -202,11 +202,11 @@ impl Drop for OpenConnection {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::policy::{Origin, Scheme};
+    use crate::policy::{CredentialRule, HostPattern, Match, Origin, Route, Scheme};
     use crate::proxy::metrics::UpstreamGauges;
     use crate::proxy::runtime::block_on;
     use crate::proxy::upstream::pool::Lease;
-    use crate::proxy::upstream::{Resolver, UpstreamConfig};
+    use crate::proxy::upstream::{Resolver, UpstreamConfig, UpstreamParts};
     use bytes::Bytes;
     use http::{Request, Response, Version};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -224,7 +224,11 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
             let port = listener.local_addr().expect("an address").port();
             let origin = || Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port };
-            let config = UpstreamConfig::new(Some(origin()), None, None, &Clock::system()).expect("no TLS");
+            let anything = Match::host(HostPattern::Exact("a.test".into()));
+            let mut route = Route::new("a", anything, CredentialRule::None { keep_credentials: false }, None);
+            route.upstream.origin = Some(origin());
+            let parts = UpstreamParts { identity: None, clock: &Clock::system(), egress: &Arc::default() };
+            let config = UpstreamConfig::new(&route, &parts).expect("no TLS");
             let key = config.key(protocol, origin).expect("a valid host");
             let gauges = UpstreamGauges::unregistered().expect("gauges");
             Self { pool: Pool::new(gauges, Resolver::system()), listener, key }

@@ -5,14 +5,13 @@ use super::pool::Pool;
 use super::resolver::Resolver;
 use crate::host::without_brackets;
 use crate::policy::Origin;
-use crate::proxy::guard::{Guard, NamedBy};
+use crate::proxy::guard::{AddressError, AddressRules, Guard};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -23,7 +22,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy)]
 pub(crate) struct DialTarget<'o> {
     pub(crate) origin: &'o Origin,
-    pub(crate) named_by: NamedBy,
+    pub(crate) rules: &'o AddressRules,
     pub(crate) guard: &'o Guard,
 }
 
@@ -37,12 +36,11 @@ pub(crate) async fn dial(pool: &Pool, to: DialTarget<'_>, timeout: Duration) -> 
 /// deadline.
 pub(super) async fn tcp(resolver: &Rc<Resolver>, to: DialTarget<'_>) -> Result<TcpStream, SendError> {
     let host = without_brackets(&to.origin.host);
-    let mut addresses = resolve(resolver, host, to.origin.port).await?.into_iter();
+    let mut addresses = permitted_addresses(resolver, host, to).await?.into_iter();
     let mut attempts = FuturesUnordered::new();
-    let mut last_error = SendError::Resolve(Arc::new(std::io::Error::other("the name has no address")));
+    let mut last_error = SendError::no_address();
     loop {
         if let Some(address) = addresses.next() {
-            to.guard.check_address(host, to.named_by, address)?;
             attempts.push(TcpStream::connect(address));
         } else if attempts.is_empty() {
             return Err(last_error);
@@ -61,6 +59,29 @@ pub(super) async fn tcp(resolver: &Rc<Resolver>, to: DialTarget<'_>) -> Result<T
             // The attempt has not ended yet; the next address is tried in parallel.
             () = tokio::time::sleep(ATTEMPT_DELAY), if has_more => {}
         }
+    }
+}
+
+/// Resolves a host, and leaves out the addresses that are refused. A name that leads to this proxy
+/// is refused as a whole: its other addresses are not what the agent meant either.
+async fn permitted_addresses(
+    resolver: &Rc<Resolver>,
+    host: &str,
+    to: DialTarget<'_>,
+) -> Result<Vec<SocketAddr>, SendError> {
+    let mut refused = None;
+    let resolved = resolve(resolver, host, to.origin.port).await?;
+    let mut permitted = Vec::with_capacity(resolved.len());
+    for address in resolved {
+        match to.guard.check_address(host, to.rules, address) {
+            Ok(()) => permitted.push(address),
+            Err(error @ AddressError::Loop(_)) => return Err(error.into()),
+            Err(error) => refused = Some(error),
+        }
+    }
+    match refused {
+        Some(error) if permitted.is_empty() => Err(error.into()),
+        _ => Ok(permitted),
     }
 }
 

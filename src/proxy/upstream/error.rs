@@ -3,7 +3,6 @@ use crate::proxy::error::{Reason, Refusal};
 use crate::proxy::guard::AddressError;
 use crate::proxy::transfer::UploadFault;
 use std::error::Error as _;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Why a request got no response.
@@ -13,11 +12,8 @@ pub(crate) enum SendError {
     #[error("the name does not resolve: {0}")]
     Resolve(#[source] Arc<std::io::Error>),
     /// The name leads to an address that no name may lead to.
-    #[error("the name leads to {0}, a link-local address")]
-    Prohibited(IpAddr),
-    /// The name leads to this proxy.
-    #[error("the name leads to this proxy's own port")]
-    Loop,
+    #[error("the name leads to an address that is not allowed: {0}")]
+    Prohibited(#[source] AddressError),
     /// The process has no file descriptor for a connection.
     #[error("no file descriptor is left for a connection to it (RLIMIT_NOFILE)")]
     NoDescriptor,
@@ -48,6 +44,11 @@ pub(crate) enum SendError {
 }
 
 impl SendError {
+    /// A name that resolves to nothing.
+    pub(super) fn no_address() -> Self {
+        Self::Resolve(Arc::new(std::io::Error::other("the name has no address")))
+    }
+
     /// The failure of a TLS handshake.
     pub(super) fn from_handshake(error: &std::io::Error) -> Self {
         Self::Tls(crate::tls::refusal(error).unwrap_or_else(|| error.to_string()))
@@ -62,10 +63,7 @@ impl SendError {
 
 impl From<AddressError> for SendError {
     fn from(error: AddressError) -> Self {
-        match error {
-            AddressError::Loop => Self::Loop,
-            AddressError::LinkLocal(ip) => Self::Prohibited(ip),
-        }
+        Self::Prohibited(error)
     }
 }
 
@@ -78,12 +76,19 @@ impl From<SendError> for Refusal {
             SendError::Resolve(_) => {
                 (Reason::UpstreamUnreachable, "dns_error", "The upstream's name does not resolve.")
             }
-            SendError::Prohibited(_) => (
+            SendError::Prohibited(AddressError::Loop(_)) => {
+                (Reason::Loop, "proxy_loop_detected", "The request leads back to this proxy.")
+            }
+            SendError::Prohibited(AddressError::Metadata(_)) => (
                 Reason::AddressProhibited,
                 "destination_ip_prohibited",
-                "The upstream's name leads to a link-local address.",
+                "The upstream's name leads to a link-local or metadata address.",
             ),
-            SendError::Loop => (Reason::Loop, "proxy_loop_detected", "The request leads back to this proxy."),
+            SendError::Prohibited(AddressError::Refused(_)) => (
+                Reason::AddressProhibited,
+                "destination_ip_prohibited",
+                "The upstream's name leads to an address that the configuration refuses.",
+            ),
             SendError::Connect(_) => {
                 (Reason::UpstreamUnreachable, "connection_refused", "The upstream does not accept connections.")
             }

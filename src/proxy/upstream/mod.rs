@@ -12,7 +12,7 @@ mod resolver;
 mod response_body;
 mod send;
 
-pub(super) use config::{PoolKey, Protocol, UpstreamConfig};
+pub(super) use config::{PoolKey, Protocol, UpstreamConfig, UpstreamParts};
 pub(super) use credential::Credential;
 pub(super) use dial::{DialTarget, dial};
 pub(super) use error::{SendError, was_distrusted};

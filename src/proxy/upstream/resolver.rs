@@ -84,7 +84,7 @@ fn stopped(error: impl std::error::Error + Send + Sync + 'static) -> Arc<io::Err
 mod tests {
     use super::*;
     use crate::policy::{Origin, Scheme};
-    use crate::proxy::guard::{Guard, NamedBy};
+    use crate::proxy::guard::{AddressRules, Guard, NamedBy};
     use crate::proxy::metrics::UpstreamGauges;
     use crate::proxy::runtime::block_on;
     use crate::proxy::upstream::{DialTarget, Pool, SendError, dial};
@@ -135,11 +135,12 @@ mod tests {
     fn hanging_lookups_take_few_threads_and_every_deadline_holds() {
         let hanging = Arc::new(Hanging::default());
         let (gauges, guard) = (UpstreamGauges::unregistered().expect("gauges"), Guard::default());
+        let rules = AddressRules { named_by: NamedBy::Configuration, egress: Arc::default() };
         let ended = block_on(async {
             let pool = Pool::new(gauges, hanging.resolver());
             let call = async |host: String, deadline: u64| {
                 let origin = origin(&host);
-                let to = DialTarget { origin: &origin, named_by: NamedBy::Configuration, guard: &guard };
+                let to = DialTarget { origin: &origin, rules: &rules, guard: &guard };
                 dial(&pool, to, Duration::from_millis(deadline)).await.expect_err("no server")
             };
             // Many callers that want one name share a thread: other names are looked up in the
