@@ -1,11 +1,11 @@
 //! The body of a response to the agent, streamed and never collected.
 use super::body_error::{BodyError, PolledFrame};
+use super::dialect::is_unauthenticated;
 use super::ended::EndedBy;
 use super::headers::strip_trailers;
 use super::session::Session;
 use super::transfer::Watchdog;
 use super::upstream::{Lease, UpstreamBody, was_distrusted};
-use crate::policy::Timeouts;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::pin::Pin;
@@ -29,7 +29,11 @@ pub(super) struct StreamedBody {
     watchdog: Watchdog,
     /// Present until it is finished, here or when this body is dropped.
     session: Option<Session>,
+    unauthenticated: Option<Unauthenticated>,
 }
+
+/// What happens to the token of a gRPC call that the upstream refuses for it.
+pub(super) type Unauthenticated = Box<dyn FnOnce()>;
 
 impl AgentBody {
     /// An empty body.
@@ -37,12 +41,22 @@ impl AgentBody {
         Self::Message(None)
     }
 
-    /// Streams the upstream's body. It fails once nothing has moved for the idle timeout, or the
-    /// request has taken the total timeout.
-    pub(super) fn streamed(body: UpstreamBody, timeouts: &Timeouts, session: Session) -> Self {
-        let end = timeouts.total.map(|total| session.started() + total);
-        let watchdog = Watchdog::new(timeouts.idle, end);
-        Self::Upstream(Box::new(StreamedBody { body, watchdog, session: Some(session) }))
+    /// Streams the upstream's body. It fails once nothing has moved for `idle`.
+    pub(super) fn streamed(body: UpstreamBody, idle: Duration, session: Session) -> Self {
+        Self::Upstream(Box::new(StreamedBody {
+            body,
+            watchdog: Watchdog::new(idle),
+            session: Some(session),
+            unauthenticated: None,
+        }))
+    }
+
+    /// Calls `unauthenticated` if the trailers say that a gRPC call was refused for its token.
+    pub(super) fn or_unauthenticated(mut self, unauthenticated: Option<Unauthenticated>) -> Self {
+        if let Self::Upstream(streamed) = &mut self {
+            streamed.unauthenticated = unauthenticated;
+        }
+        self
     }
 }
 
@@ -54,7 +68,14 @@ impl StreamedBody {
             Poll::Ready(Some(Ok(frame))) => {
                 session.transfer().count_response(frame.data_ref().map_or(0, Bytes::len));
                 Poll::Ready(Some(Ok(match frame.into_trailers() {
-                    Ok(trailers) => Frame::trailers(strip_trailers(trailers, &[])),
+                    Ok(trailers) => {
+                        if let Some(unauthenticated) =
+                            self.unauthenticated.take().filter(|_| is_unauthenticated(&trailers))
+                        {
+                            unauthenticated();
+                        }
+                        Frame::trailers(strip_trailers(trailers, &[]))
+                    }
                     Err(frame) => frame,
                 })))
             }

@@ -2,6 +2,7 @@
 //! upstream needs.
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use std::time::Duration;
 
 /// What a request speaks on top of HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,32 @@ impl Dialect {
     }
 }
 
+/// How long a gRPC client waits for the whole call: `grpc-timeout`, at most eight digits and a
+/// unit (`PROTOCOL-HTTP2.md`).
+pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+/// Whether a gRPC call ended with `UNAUTHENTICATED` (`statuscodes.md`). `fields` are its trailers,
+/// or its headers if it has nothing else.
+pub(super) fn is_unauthenticated(fields: &HeaderMap) -> bool {
+    fields.get("grpc-status").is_some_and(|status| status == "16")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +89,27 @@ mod tests {
             assert_eq!(Dialect::of(&headers), expected, "{value}");
         }
         assert_eq!(Dialect::of(&HeaderMap::new()), Dialect::Plain);
+    }
+
+    #[test]
+    fn grpc_timeout_has_at_most_eight_digits_and_a_unit() {
+        for (value, expected) in [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("99999999S", Some(Duration::from_secs(99_999_999))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("7u", Some(Duration::from_micros(7))),
+            ("0n", Some(Duration::ZERO)),
+            ("100000000S", None),
+            ("S", None),
+            ("", None),
+            ("1", None),
+            ("-1S", None),
+            ("1s", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", HeaderValue::from_static(value));
+            assert_eq!(grpc_timeout(&headers), expected, "{value}");
+        }
     }
 }

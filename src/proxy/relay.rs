@@ -34,7 +34,7 @@ where
                 by
             }
         },
-        () = Watchdog::new(idle, None).expired(transfer) => {
+        () = Watchdog::new(idle).expired(transfer) => {
             tracing::debug!("a relayed connection was closed: nothing moved for the idle timeout");
             EndedBy::Timeout
         }

@@ -76,11 +76,6 @@ impl Session {
         &self.arrival.downstream
     }
 
-    /// When the request arrived.
-    pub(super) fn started(&self) -> Instant {
-        self.started
-    }
-
     /// Whether there was a place for the request.
     pub(super) fn is_within_limit(&self) -> bool {
         self.arrival.in_flight.is_within_limit()
@@ -98,6 +93,11 @@ impl Session {
     pub(super) fn set_route(&mut self, route: &Arc<RouteMetrics>, idle: Duration) {
         self.arrival.route = Arc::clone(route);
         self.arrival.write_timeout.set(idle);
+    }
+
+    /// Limits how long the request may take as a whole, from its head on.
+    pub(super) fn set_total(&self, total: Option<Duration>) {
+        self.transfer.set_end(total.map(|total| self.started + total));
     }
 
     /// Records the head of an answer. The session goes on until the answer has been sent.

@@ -12,6 +12,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 #[derive(Debug)]
 pub(super) struct Transfer {
     last: Cell<Instant>,
+    /// When the whole must have ended, if that is limited.
+    end: Cell<Option<Instant>>,
     /// Whether the answer has moved since `last` was set. It spares a look at the clock for each
     /// frame.
     has_moved: Cell<bool>,
@@ -51,6 +53,7 @@ impl Transfer {
     pub(super) fn new() -> Rc<Self> {
         Rc::new(Self {
             last: Cell::new(Instant::now()),
+            end: Cell::new(None),
             has_moved: Cell::new(false),
             request_bytes: Cell::new(0),
             response_bytes: Cell::new(0),
@@ -67,6 +70,16 @@ impl Transfer {
             self.last.set(Instant::now());
         }
         self.last.get()
+    }
+
+    /// Limits when the whole must have ended.
+    pub(super) fn set_end(&self, end: Option<Instant>) {
+        self.end.set(end);
+    }
+
+    /// `due`, or when the whole must have ended, if that is earlier.
+    pub(super) fn not_after_end(&self, due: Instant) -> Instant {
+        self.end.get().map_or(due, |end| end.min(due))
     }
 
     /// Records that something moves now: an attempt begins, or a part of the upload has passed.
@@ -170,23 +183,20 @@ impl Transfer {
 /// need.
 pub(super) struct Watchdog {
     idle: Duration,
-    /// When the transfer must have ended, if the route limits that.
-    end: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Watchdog {
-    /// Allows nothing to move for `idle`, and the transfer to go on until `end`.
-    pub(super) fn new(idle: Duration, end: Option<Instant>) -> Self {
-        Self { idle, end, sleep: None }
+    /// Allows nothing to move for `idle`.
+    pub(super) fn new(idle: Duration) -> Self {
+        Self { idle, sleep: None }
     }
 
     /// Whether the transfer must end now. It is called only while waiting, and wakes the task when
     /// that may have changed.
     pub(super) fn poll_expired(&mut self, transfer: &Transfer, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let idle_end = transfer.last() + self.idle;
-            let due = self.end.map_or(idle_end, |end| end.min(idle_end));
+            let due = transfer.not_after_end(transfer.last() + self.idle);
             let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
             if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;

@@ -3,10 +3,13 @@
 use super::agent::{self, Http2, full, request};
 use super::world::{Proxy, World, route, tls_route, until};
 use bytes::Bytes;
-use http::{Method, Version};
+use http::{HeaderName, HeaderValue, Method, Version};
 use http_body_util::Full;
 use idjag_proxy::dev::ca::WebCa;
-use idjag_proxy::dev::faults::Fault;
+use idjag_proxy::dev::faults::{Fault, Gate};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 const GRPC: (&str, &str) = ("content-type", "application/grpc+proto");
 
@@ -114,4 +117,73 @@ async fn cleartext_grpc_without_a_route_is_sent_over_http2() {
     assert_eq!(world.api.last_request().expect("seen").version, Version::HTTP_2);
     let reply = agent::post(proxy.outbound, &url, &[], b"x").await;
     assert_eq!((reply.status.as_u16(), world.api.last_request().expect("seen").version), (200, Version::HTTP_11));
+}
+
+/// Starts an upstream that answers every gRPC call with this status, in trailers after a message or
+/// in the head, and sends what it saw of the calls' tokens.
+async fn grpc_upstream(in_trailers: bool) -> (String, mpsc::UnboundedReceiver<String>, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let (seen, tokens) = mpsc::unbounded_channel();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let seen = seen.clone();
+            connections.spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.expect("handshake");
+                while let Some(Ok((call, mut respond))) = connection.accept().await {
+                    let token = call.headers()["authorization"].to_str().expect("text").to_owned();
+                    seen.send(token).expect("a running test");
+                    let head = http::Response::builder().header(GRPC.0, GRPC.1);
+                    if in_trailers {
+                        let mut body = respond.send_response(head.body(()).expect("head"), false).expect("sent");
+                        body.send_data("12345".into(), false).expect("sent");
+                        let trailers = http::HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("16"))]);
+                        body.send_trailers(trailers).expect("sent");
+                    } else {
+                        let head = head.header(GRPC_STATUS, "16").body(()).expect("head");
+                        respond.send_response(head, true).expect("sent");
+                    }
+                }
+            });
+        }
+    });
+    (url, tokens, tasks)
+}
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+#[tokio::test]
+async fn unauthenticated_call_discards_its_token_and_is_not_repeated() {
+    for in_trailers in [true, false] {
+        let world = World::open().await;
+        let (url, mut tokens, _tasks) = grpc_upstream(in_trailers).await;
+        let proxy = world.proxy_with(&format!("routes:\n{}", route("calls", "token: itself", &url))).await;
+        let mut agent = Http2::connect(proxy.outbound).await;
+        let reply = agent.send(post("http://calls.test/s/m", &[])).await;
+        let status = if in_trailers { reply.trailers.get(GRPC_STATUS) } else { reply.headers.get(GRPC_STATUS) };
+        assert_eq!(status.map(HeaderValue::as_bytes), Some(&b"16"[..]));
+        let first = tokens.recv().await.expect("a call");
+        let exchanges = "exchanges_total{outcome=\"success\"}";
+        proxy.until_metric(exchanges, |count| count == 2.0).await;
+        // The other token is refused as well, but tokens are replaced only once in an interval.
+        for _ in 0..3 {
+            agent.send(post("http://calls.test/s/m", &[])).await;
+            assert_ne!(tokens.recv().await.expect("a call"), first, "in trailers: {in_trailers}");
+        }
+        assert!(tokens.try_recv().is_err(), "a call was repeated");
+        assert_eq!(proxy.metric(exchanges).await, 2.0);
+        assert_eq!(proxy.metric("token_replays_total{outcome=\"not_replayed\",route=\"calls\"}").await, 4.0);
+    }
+}
+
+#[tokio::test]
+async fn deadline_of_the_client_ends_the_call() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    world.api.faults().next(Fault::Hold(Gate::default()));
+    let call = post("http://open.test/s/m", &[("grpc-timeout", "200m")]);
+    Http2::connect(proxy.outbound).await.send(call).await.assert_grpc_refusal("4");
+    assert_eq!(proxy.metric("ended_total{by=\"timeout\",route=\"open\"}").await, 1.0);
 }

@@ -1,14 +1,15 @@
 //! Handles one request, from the agent to the upstream and back, in a fixed order of stages.
 use super::connect;
 use super::context::{Context, Shared};
-use super::credential::{self, Obtained};
+use super::credential;
 use super::destination::{self, Destination};
+use super::forward::{Exchange, Forwarded};
 use super::switched::Switched;
 use super::table::{RouteEntry, Table};
 use super::upgrade::{self, Upgrade};
 use crate::policy::{CredentialRule, Route, Scheme};
 use crate::proxy::agent_body::AgentBody;
-use crate::proxy::dialect::Dialect;
+use crate::proxy::dialect::{Dialect, grpc_timeout};
 use crate::proxy::downstream::{ReceivedRequest, check_list_size};
 use crate::proxy::ended::EndedBy;
 use crate::proxy::error::{ALLOWED, Reason, Refusal};
@@ -16,9 +17,7 @@ use crate::proxy::headers::{self, AgentCredentials};
 use crate::proxy::received_body::ReceivedBody;
 use crate::proxy::session::{Session, SessionArrival};
 use crate::proxy::transfer::{Transfer, UploadFault};
-use crate::proxy::upstream::{
-    Call, PoolKey, Protocol, RequestBody, RequestCopy, SendError, UploadRules, UpstreamBody, send,
-};
+use crate::proxy::upstream::{PoolKey, Protocol, RequestBody, UploadRules};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -29,7 +28,7 @@ use std::sync::Arc;
 /// What becomes of a request that is not refused.
 enum Served {
     /// The upstream has answered; its body is streamed to the agent.
-    Answered(Response<UpstreamBody>, Arc<RouteEntry>),
+    Answered(Forwarded, Arc<RouteEntry>),
     /// The upstream, or the tunnel that the agent asked for, is connected to the agent.
     Switched(Switched),
     /// The proxy has answered in the upstream's place.
@@ -54,9 +53,10 @@ pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> R
         None => serve(&context, request, dialect, &mut session).await,
     };
     let mut response = match served {
-        Ok(Served::Answered(response, entry)) => {
+        Ok(Served::Answered(Forwarded { response, unauthenticated }, entry)) => {
             session.record_answer(response.status(), response.body().lease());
-            response.map(|body| AgentBody::streamed(body, &entry.route.timeouts, session))
+            let idle = entry.route.timeouts.idle;
+            response.map(|body| AgentBody::streamed(body, idle, session).or_unauthenticated(unauthenticated))
         }
         Ok(Served::Switched(switched)) => switched.begin(session),
         Ok(Served::Own(response)) => {
@@ -106,7 +106,12 @@ async fn serve(
     let destination = destination::read(&parts, session.downstream().arrival(), &table.policy)?;
     session.set_destination(&destination.host, destination.path.path());
     let entry = find_route(&table, &destination, &parts)?;
-    session.set_route(&entry.metrics, entry.route.timeouts.idle);
+    let timeouts = &entry.route.timeouts;
+    session.set_route(&entry.metrics, timeouts.idle);
+    session.set_total(match dialect {
+        Dialect::Plain => timeouts.total,
+        Dialect::Grpc | Dialect::GrpcWeb => timeouts.total.into_iter().chain(grpc_timeout(&parts.headers)).min(),
+    });
     if parts.method == Method::OPTIONS && !may_forward(&mut parts.headers)? {
         return Ok(Served::Own(answer_options()));
     }
@@ -121,9 +126,9 @@ async fn serve(
     }
     let transfer = session.transfer();
     let outgoing = outgoing(parts, body, entry, &destination, transfer).await?;
-    let exchange = Exchange { context, entry, key, transfer };
-    let response = exchange.forward(outgoing, token).await?;
-    answer(response, entry, upgrade, shared)
+    let exchange = Exchange { context, entry, key, transfer, dialect };
+    let forwarded = exchange.forward(outgoing, token).await?;
+    answer(forwarded, entry, upgrade, shared)
 }
 
 /// Refuses requests that no route accepts.
@@ -259,75 +264,9 @@ async fn outgoing(
     Ok(request)
 }
 
-/// A request whose route is known, while it is sent.
-struct Exchange<'r> {
-    context: &'r Rc<Context>,
-    entry: &'r RouteEntry,
-    key: Arc<PoolKey>,
-    transfer: &'r Transfer,
-}
-
-impl Exchange<'_> {
-    /// Sends the request. After a 401 that refuses the token, the token is discarded, and another
-    /// one is tried once if there is a copy of the request.
-    async fn forward(
-        &self,
-        request: Request<RequestBody>,
-        obtained: Option<Obtained>,
-    ) -> Result<Response<UpstreamBody>, Refusal> {
-        let Self { context, entry, transfer, .. } = self;
-        let credential = credential::of_route(entry, obtained.as_ref())?;
-        let copy = RequestCopy::of(&request);
-        let call = Call {
-            key: &self.key,
-            credential,
-            timeouts: &entry.route.timeouts,
-            guard: &context.shared.guard,
-            transfer,
-            copy: copy.as_ref(),
-        };
-        let sent = send(&context.pool, &call, request).await;
-        if transfer.has_left() {
-            credential::count(entry, credential);
-        }
-        let response = sent.map_err(|error| self.report(error))?;
-        let (Some(refused), Some(slot)) = (&obtained, &entry.slot) else { return Ok(response) };
-        if !refuses_token(&response) {
-            return Ok(response);
-        }
-        let (token, user) = (&refused.token, refused.user.clone());
-        let Some(copy) = &copy else {
-            context.shared.tokens.discard(slot, user, token);
-            entry.metrics.not_replayed.inc();
-            return Ok(response);
-        };
-        let replacement = Box::pin(context.shared.tokens.replace(slot, user, token)).await;
-        let Some(replacement) = replacement.ok().filter(|replacement| !Arc::ptr_eq(replacement, token)) else {
-            entry.metrics.not_replayed.inc();
-            return Ok(response);
-        };
-        entry.metrics.replayed.inc();
-        drop(response);
-        let replacement = Obtained { token: replacement, user: None };
-        let call = Call { credential: credential::of_route(entry, Some(&replacement))?, ..call };
-        Box::pin(send(&context.pool, &call, copy.request())).await.map_err(|error| self.report(error))
-    }
-
-    /// Logs the whole error, and makes the refusal, which holds only what the agent can use.
-    fn report(&self, error: SendError) -> Refusal {
-        let (route, upstream) = (&self.entry.route.name, self.key.authority());
-        if let SendError::Upload(_) = error {
-            tracing::info!(%route, %error, "a request was abandoned: its body did not arrive as it should");
-        } else {
-            tracing::warn!(%route, %upstream, %error, "a request did not get an answer from its upstream");
-        }
-        Refusal::from(error)
-    }
-}
-
 /// Turns the upstream's response into the answer to the agent.
 fn answer(
-    mut response: Response<UpstreamBody>,
+    Forwarded { mut response, unauthenticated }: Forwarded,
     entry: &Arc<RouteEntry>,
     upgrade: Option<Upgrade>,
     shared: &Shared,
@@ -339,22 +278,7 @@ fn answer(
     let version = response.version();
     headers::strip_response(response.headers_mut());
     headers::append_via(response.headers_mut(), shared.via(version));
-    Ok(Served::Answered(response, Arc::clone(entry)))
-}
-
-/// Whether a response refuses the token: a 401 with `invalid_token` (RFC 6750 §3.1), or without an
-/// error code, which many servers do not send.
-fn refuses_token(response: &Response<UpstreamBody>) -> bool {
-    if response.status() != StatusCode::UNAUTHORIZED {
-        return false;
-    }
-    let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
-    let mut errors = challenges
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .filter_map(|text| text.split_once("error="))
-        .peekable();
-    errors.peek().is_none() || errors.any(|(_, error)| error.trim_start_matches('"').starts_with("invalid_token"))
+    Ok(Served::Answered(Forwarded { response, unauthenticated }, Arc::clone(entry)))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod connect;
 mod context;
 mod credential;
 mod destination;
+mod forward;
 mod handle;
 mod switched;
 mod table;

@@ -33,6 +33,8 @@ impl Switched {
 
     /// Begins to carry the connection, and returns the answer to the agent.
     pub(super) fn begin(self, mut session: Session) -> Response<AgentBody> {
+        // Such a connection is there to stay: only its idle timeout ends it.
+        session.set_total(None);
         session.record_answer(self.answer.status(), self.lease.as_ref());
         tokio::task::spawn_local((self.carry)(session, self.lease));
         self.answer

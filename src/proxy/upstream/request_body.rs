@@ -44,7 +44,7 @@ impl RequestBody {
 
     /// Buffers the whole body for a replay, of which some part must arrive within each `idle`.
     pub(crate) async fn buffer(self, transfer: &Transfer, idle: Duration) -> Result<Self, UploadFault> {
-        let watchdog = Watchdog::new(idle, None);
+        let watchdog = Watchdog::new(idle);
         let collected = tokio::select! {
             collected = self.collect() => collected,
             () = watchdog.expired(transfer) => {

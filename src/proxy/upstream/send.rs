@@ -195,7 +195,8 @@ impl Call<'_> {
 
     fn deadline(&self) -> Instant {
         let Self { transfer, timeouts, .. } = self;
-        transfer.last() + if transfer.upload_has_ended() { timeouts.response } else { timeouts.idle }
+        let allowed = if transfer.upload_has_ended() { timeouts.response } else { timeouts.idle };
+        transfer.not_after_end(transfer.last() + allowed)
     }
 
     /// The agent's fault, if nothing moved because it sent nothing.
