@@ -9,8 +9,11 @@ pub fn summary(config: &Config) -> String {
         Some(source) => format!(" Its identity comes from {source}.\n"),
         None => " No identity is needed.\n".to_owned(),
     });
-    for route in config.policy.routes() {
+    for (index, route) in config.policy.routes().iter().enumerate() {
         text.push_str(&format!("\n{}\n  {}\n", route.name, route.description().sentences));
+        if let Some(paths) = config.policy.describe_paths(index) {
+            text.push_str(&format!("  {paths}\n"));
+        }
     }
     text.push_str(match config.policy.unmatched() {
         Unmatched::Refuse => "\nEverything else is refused.\n",
@@ -40,10 +43,12 @@ mod tests {
 calendar-read
   Requests that match `GET,HEAD api.calendar.example/v1/**` go there over https, in the name of the user whose ID token of `corp` is in the header `x-user-token`, with the agent as the actor, with the scope `calendar:read`.
   The token comes from `calendar` (https://as.calendar.example, private_key_jwt), in return for an ID-JAG that `corp` (https://idp.corp.example, spiffe_jwt) issues.
+  A path that can be read in two ways, such as `/a%2Fb`, is refused: routes divide the host by path.
 
 calendar-write
   Requests that match `POST,PUT,DELETE api.calendar.example/v1/**` go there over https, in the name of the user whose ID token of `corp` is in the header `x-user-token`, with the agent as the actor, with the scopes `calendar:read` and `calendar:write`.
   The token comes from `calendar` (https://as.calendar.example, private_key_jwt), in return for an ID-JAG that `corp` (https://idp.corp.example, spiffe_jwt) issues.
+  A path that can be read in two ways, such as `/a%2Fb`, is refused: routes divide the host by path.
 
 Everything else is refused.
 ";

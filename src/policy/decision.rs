@@ -1,6 +1,7 @@
 //! Decides which route a request takes, if any.
+use super::division::{Division, PathRule, divisions, limits_paths};
 use super::matcher::{HostPattern, Rank};
-use super::path::normalized;
+use super::path::{PathAmbiguity, ambiguity, normalized};
 use super::route::{CredentialRule, Route, Scheme};
 use http::{HeaderMap, Method};
 use std::cmp::Reverse;
@@ -51,6 +52,10 @@ pub struct Conflict {
 #[derive(Clone)]
 pub struct Policy {
     routes: Vec<Arc<Route>>,
+    /// For each of `routes`, how its authorities are divided among routes.
+    divisions: Vec<Division>,
+    /// For each of `routes`, which paths it refuses.
+    path_rules: Vec<PathRule>,
     unmatched: Unmatched,
     /// Indices into `routes`, most specific first.
     by_host: HashMap<Box<str>, Vec<usize>>,
@@ -85,7 +90,11 @@ impl Policy {
             _ => None,
         });
         let aliases = aliases.collect();
-        Ok(Self { routes: routes.into_iter().map(Arc::new).collect(), unmatched, by_host, by_suffix, aliases })
+        let divisions = divisions(&routes);
+        let path_rules = routes.iter().zip(&divisions).map(|(route, division)| PathRule::new(route, *division));
+        let path_rules = path_rules.collect();
+        let routes = routes.into_iter().map(Arc::new).collect();
+        Ok(Self { routes, divisions, path_rules, unmatched, by_host, by_suffix, aliases })
     }
 
     /// The routes, in the order of the file.
@@ -114,6 +123,30 @@ impl Policy {
                 && matcher.headers_match(headers)
         });
         found.map_or_else(|| self.no_route(), Decision::Route)
+    }
+
+    /// How the authorities of the route at this index are divided among routes.
+    pub fn division(&self, index: usize) -> Division {
+        self.divisions[index]
+    }
+
+    /// Which paths that can be interpreted in two ways the route at this index refuses.
+    pub fn path_rule(&self, index: usize) -> PathRule {
+        self.path_rules[index]
+    }
+
+    /// Why the route of a decision refuses the path, if it does: the upstream may interpret it
+    /// differently, and then another route would have been the one to decide.
+    pub fn refused_path(&self, decision: &Decision, target: Target<'_>, path: &str) -> Option<PathAmbiguity> {
+        let Decision::Route(index) = decision else { return None };
+        let rule = self.path_rules[*index];
+        if rule == PathRule::AsSent {
+            return None;
+        }
+        let found = ambiguity(path)?;
+        // A wildcard's hosts are not all divided alike.
+        let is_divided = || self.for_host(target).any(|index| limits_paths(&self.routes[index].matcher));
+        (rule == PathRule::Refused || is_divided()).then_some(found)
     }
 
     /// Decides which route a CONNECT takes: a route of the most specific host that has routes for

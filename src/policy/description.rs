@@ -1,7 +1,9 @@
 //! Describes routes in words. A new property of a route is described here, and nowhere else.
+use super::decision::Policy;
+use super::division::PathRule;
 use super::matcher::HostPattern;
 use super::placement::Placement;
-use super::route::{CredentialRule, Origin, Route, Scheme, TokenRule, TokenSource};
+use super::route::{AmbiguousPaths, CredentialRule, Origin, Route, Scheme, TokenRule, TokenSource};
 use crate::exchange::{Grant, Subject};
 use crate::issuer::AuthorizationServer;
 use crate::jose::TokenKind;
@@ -43,7 +45,30 @@ impl Route {
                 (format!("{}, without a credential.", requests()), "none".to_owned(), None)
             }
         };
-        RouteDescription { sentences, credential, warnings: warning.into_iter().map(str::to_owned).collect() }
+        let ambiguous = (self.ambiguous_paths == Some(AmbiguousPaths::AsSent))
+            .then_some("paths that can be read in two ways pass as they are sent");
+        let warnings = warning.into_iter().chain(ambiguous).map(str::to_owned).collect();
+        RouteDescription { sentences, credential, warnings }
+    }
+}
+
+impl Policy {
+    /// Says what the route at this index does with paths that can be read in two ways; `None` if its
+    /// requests do not speak for the workload, and the route has no rule of its own.
+    pub fn describe_paths(&self, index: usize) -> Option<String> {
+        let route = &self.routes()[index];
+        if !route.speaks_for_workload() && route.ambiguous_paths.is_none() {
+            return None;
+        }
+        let treatment = match self.path_rule(index) {
+            PathRule::Refused => "is refused",
+            PathRule::RefusedWhereDivided => "is refused: routes divide the host by path",
+            PathRule::AsSent if self.division(index).by_path => {
+                "passes as it is sent, although routes divide the host by path"
+            }
+            PathRule::AsSent => "passes as it is sent: no route divides the host by path",
+        };
+        Some(format!("A path that can be read in two ways, such as `/a%2Fb`, {treatment}."))
     }
 }
 

@@ -56,6 +56,14 @@ impl HostPattern {
     }
 
     fn rank(&self) -> HostRank {
+    /// Whether some host matches both.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(host), pattern) | (pattern, Self::Exact(host)) => pattern.matches(host),
+            (Self::Suffix(one), Self::Suffix(other)) => one.ends_with(&**other) || other.ends_with(&**one),
+        }
+    }
+
         match self {
             Self::Exact(_) => HostRank { is_exact: true, suffix_length: 0 },
             Self::Suffix(suffix) => HostRank { is_exact: false, suffix_length: suffix.len() },
@@ -138,15 +146,17 @@ impl Match {
 
     /// Whether some request matches both.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
-        let hosts = self.host == other.host
-            || matches!((&self.host, &other.host), (HostPattern::Suffix(a), HostPattern::Suffix(b)) if a.ends_with(&**b) || b.ends_with(&**a));
         let methods = self.methods.is_empty()
             || other.methods.is_empty()
             || self.methods.iter().any(|method| other.methods.contains(method));
         let headers = self.headers.iter().all(|(name, value)| {
             other.headers.iter().all(|(other_name, other_value)| name != other_name || value == other_value)
         });
-        hosts && self.port == other.port && self.path.overlaps(&other.path) && methods && headers
+        self.host.overlaps(&other.host)
+            && self.port == other.port
+            && self.path.overlaps(&other.path)
+            && methods
+            && headers
     }
 }
 

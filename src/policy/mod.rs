@@ -2,6 +2,7 @@
 //! function of the routes and the head of the request.
 mod decision;
 mod description;
+mod division;
 mod egress;
 mod error;
 mod fields;
@@ -13,11 +14,14 @@ mod route;
 
 pub use decision::{Conflict, Decision, Policy, Target, Unmatched};
 pub use description::{RouteDescription, enumeration};
+pub use division::{Division, PathRule};
 pub use egress::{EgressRules, reached_addresses};
 pub use error::PatternError;
 pub use fields::{any_spelling, has_other_purpose, is_credential, is_forwarding, is_hop_by_hop, is_structural};
 pub use matcher::{HostPattern, Match};
-pub use path::{PathAmbiguity, PathPattern, ambiguity, normalized};
+pub use path::{PathAmbiguity, PathPattern};
 pub use placement::{Placement, PlacementError};
 pub use reserved::ReservedHeaders;
-pub use route::{CredentialRule, Origin, Route, RouteLimits, Scheme, Timeouts, TokenRule, TokenSource, Upstream};
+pub use route::{
+    AmbiguousPaths, CredentialRule, Origin, Route, RouteLimits, Scheme, Timeouts, TokenRule, TokenSource, Upstream,
+};

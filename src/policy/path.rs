@@ -144,7 +144,7 @@ impl PathAmbiguity {
 }
 
 /// Finds the first ambiguity in a path as it was sent.
-pub fn ambiguity(path: &str) -> Option<PathAmbiguity> {
+pub(super) fn ambiguity(path: &str) -> Option<PathAmbiguity> {
     let bytes = path.as_bytes();
     let mut segment = 0;
     for (at, &byte) in bytes.iter().enumerate() {
@@ -173,7 +173,7 @@ pub fn ambiguity(path: &str) -> Option<PathAmbiguity> {
 
 /// Decodes escaped unreserved characters (RFC 3986 §2.3) for matching, so that `%61dmin` matches
 /// `admin`, as it does at the upstream. The path that is forwarded is not changed.
-pub fn normalized(path: &str) -> Cow<'_, str> {
+pub(super) fn normalized(path: &str) -> Cow<'_, str> {
     if !path.contains('%') {
         return Cow::Borrowed(path);
     }

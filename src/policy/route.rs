@@ -3,7 +3,7 @@ use super::matcher::Match;
 use super::placement::Placement;
 use crate::exchange::Grant;
 use crate::secret::Secret;
-use crate::tls::ClientTls;
+use crate::tls::{ClientCertificate, ClientTls};
 use http::{HeaderName, HeaderValue};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +20,9 @@ pub struct Route {
     pub alias: Option<Box<str>>,
     /// The credential that the requests carry.
     pub credential: CredentialRule,
+    /// What happens to paths that can be interpreted in two ways; absent: they are refused if the
+    /// requests speak for the workload and routes divide their host by path.
+    pub ambiguous_paths: Option<AmbiguousPaths>,
     /// The server that the requests go to.
     pub upstream: Upstream,
     /// How long the requests may take.
@@ -88,11 +91,19 @@ impl Route {
             matcher,
             alias: None,
             credential,
+            ambiguous_paths: None,
             upstream: Upstream { origin: None, tls },
             timeouts: Timeouts::default(),
             limits: RouteLimits::default(),
             replay_max_body: None,
         }
+    }
+
+    /// Whether its requests act with the authority of the workload: with a credential that the proxy
+    /// adds, or on a connection for which it presents the workload's certificate.
+    pub fn speaks_for_workload(&self) -> bool {
+        let certificate = self.upstream.tls.as_ref().map(|tls| tls.client_certificate);
+        self.credential.injects() || certificate == Some(ClientCertificate::Svid)
     }
 
     /// The name of the server that issues the workload's own token, if the route uses one.
@@ -109,6 +120,15 @@ impl CredentialRule {
     pub fn injects(&self) -> bool {
         matches!(self, Self::Token(_) | Self::LegacySecret { .. })
     }
+}
+
+/// What happens to a path that the upstream may interpret differently from this proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AmbiguousPaths {
+    /// It is refused.
+    Refuse,
+    /// It is forwarded as it was sent.
+    AsSent,
 }
 
 /// The server that the requests of a route go to.

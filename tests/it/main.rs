@@ -18,6 +18,7 @@ mod dev {
     mod exchange;
     mod floods;
     mod frames;
+    mod framing;
     mod grpc;
     mod handshakes;
     mod hops;
@@ -30,6 +31,7 @@ mod dev {
     mod operations;
     mod overload;
     mod passing;
+    mod paths;
     mod placement;
     mod pools;
     mod probes;

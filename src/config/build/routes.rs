@@ -3,12 +3,14 @@ use super::Builder;
 use super::identity::needs_identity;
 use super::process::bytes;
 use super::tokens::Tokens;
-use crate::config::file::{File, LegacySecretFile, RouteFile, TimeoutsFile, TokenOfRoute, UnmatchedFile};
+use crate::config::file::{
+    AmbiguousPathsFile, File, LegacySecretFile, RouteFile, TimeoutsFile, TokenOfRoute, UnmatchedFile,
+};
 use crate::config::problem::KeyPath;
 use crate::host::without_brackets;
 use crate::policy::{
-    CredentialRule, HostPattern, Match, Placement, Policy, ReservedHeaders, Route, RouteLimits, Timeouts, TokenSource,
-    Unmatched, Upstream,
+    AmbiguousPaths, CredentialRule, HostPattern, Match, Placement, Policy, ReservedHeaders, Route, RouteLimits,
+    Timeouts, TokenSource, Unmatched, Upstream,
 };
 use http::header::AUTHORIZATION;
 use std::collections::{HashMap, HashSet};
@@ -55,7 +57,10 @@ impl Builder<'_> {
         };
         let needing_identity = routes.iter().find(|route| needs_identity(route)).map(|route| route.name.to_string());
         let policy = match Policy::new(routes, unmatched) {
-            Ok(policy) => complete.then_some(policy),
+            Ok(policy) => {
+                self.warn_of_ambiguous_paths(&paths, &policy);
+                complete.then_some(policy)
+            }
             Err(conflicts) => {
                 for conflict in conflicts {
                     let line = self.line(&paths[conflict.first].key("match"));
@@ -129,7 +134,7 @@ impl Builder<'_> {
             return;
         }
         let conditions = ["path", "methods", "headers"].map(|key| path.key("match").key(key));
-        let others = ["upstream", "limits", "alias"].map(|key| path.key(key));
+        let others = ["ambiguous_paths", "upstream", "limits", "alias"].map(|key| path.key(key));
         for path in
             conditions.into_iter().chain(others).filter(|path| self.tree.find(path).is_some()).collect::<Vec<_>>()
         {
@@ -209,6 +214,19 @@ impl Builder<'_> {
                     &path.key("match").key("headers"),
                     format!("`{name}` only selects the route; it is removed from the request that leaves"),
                 );
+            }
+        }
+    }
+
+    fn warn_of_ambiguous_paths(&mut self, paths: &[KeyPath], policy: &Policy) {
+        let as_sent = |route: &Route| route.ambiguous_paths == Some(AmbiguousPaths::AsSent);
+        for (index, route) in policy.routes().iter().enumerate().filter(|(_, route)| as_sent(route)) {
+            let path = paths[index].key("ambiguous_paths");
+            if route.speaks_for_workload() && policy.division(index).by_path {
+                self.warn(&path, "the upstream may take a path such as `/a/..%2Fb` for a path of another route");
+            } else {
+                self.warn(&path, "this changes nothing: without it, such paths are forwarded here all the same")
+                    .help("remove this key");
             }
         }
     }
@@ -305,6 +323,10 @@ fn runtime_route(file: &RouteFile, credential: CredentialRule, upstream: Upstrea
         },
         alias: file.alias.as_ref().map(|alias| alias.0.as_str().into()),
         credential,
+        ambiguous_paths: file.ambiguous_paths.as_ref().map(|paths| match paths {
+            AmbiguousPathsFile::Refuse => AmbiguousPaths::Refuse,
+            AmbiguousPathsFile::AsSent => AmbiguousPaths::AsSent,
+        }),
         upstream,
         timeouts: Timeouts {
             connect: file.timeouts.connect,

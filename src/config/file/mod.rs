@@ -6,7 +6,9 @@ mod token;
 mod workload;
 
 pub(crate) use process::{EgressFile, LimitsFile, ListenFile, LogFile, LogFormatFile, LogLevelFile, PlainHttpFile};
-pub(crate) use route::{ClientCertificateFile, LegacySecretFile, RouteFile, TimeoutsFile, TokenOfRoute, UnmatchedFile};
+pub(crate) use route::{
+    AmbiguousPathsFile, ClientCertificateFile, LegacySecretFile, RouteFile, TimeoutsFile, TokenOfRoute, UnmatchedFile,
+};
 pub(crate) use server::{AssertionAudienceFile, ClientAuthFile, ParameterFile, QuirksFile, ServerFile, TrustFile};
 pub(crate) use token::{
     ActorFile, FlowFile, PlacementFile, SelfIssuedGrantFile, SubjectFile, SubjectTypeFile, TokenFile,

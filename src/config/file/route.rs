@@ -30,6 +30,10 @@ record! {
         tunnel: bool = "false",
         /// Whether the agent's own credentials are forwarded. Only with `token: none`.
         keep_credentials: bool = "false",
+        /// What happens to a path that can be read in two ways, such as `/a%2Fb`, `/a/../b` or
+        /// `/a//b`. Absent: it is refused if the requests speak for the workload and routes divide
+        /// the host by path, and otherwise forwarded as it was sent.
+        ambiguous_paths: Option<AmbiguousPathsFile>,
         /// The server that the requests go to. Absent: the request's own host, over `https`.
         upstream: UpstreamFile = "{}",
         /// A name for the host in base URLs: `http://127.0.0.1:17080/ALIAS/…`.
@@ -98,6 +102,17 @@ record! {
         header: HeaderName,
         /// Text in front of the key in the header, such as `"Bearer "`.
         prefix: Option<Prefix>,
+    }
+}
+
+choice! {
+    /// What happens to a path that the upstream may interpret differently from this proxy.
+    AmbiguousPathsFile {
+        /// The path is refused, also where no route divides the host by path.
+        "refuse" => Refuse,
+        /// The path is forwarded as it was sent. The upstream may take it for a path of another
+        /// route.
+        "as_sent" => AsSent,
     }
 }
 

@@ -153,17 +153,19 @@ fn check(shared: &Shared, request: &Request<Incoming>) -> Result<(), Refusal> {
     }
 }
 
-/// Finds the route of a request. A path that the upstream may interpret differently is refused if
-/// the route adds a credential.
+/// Finds the route of a request. The route may refuse a path that the upstream may interpret
+/// differently.
 fn find_route<'t>(table: &'t Table, destination: &Destination, parts: &Parts) -> Result<&'t Arc<RouteEntry>, Refusal> {
     let path = destination.path.path();
     let decision = table.policy.route(destination.target(), path, &parts.method, &parts.headers);
     let entry = table.entry(&decision).ok_or_else(|| table.no_route(destination))?;
-    match crate::policy::ambiguity(path).filter(|_| entry.route.credential.injects()) {
+    match table.policy.refused_path(&decision, destination.target(), path) {
         Some(ambiguity) => {
-            let ambiguity = ambiguity.describe();
-            let detail =
-                format!("The path has {ambiguity}, which the upstream may interpret differently from this proxy.");
+            let (ambiguity, route) = (ambiguity.describe(), &entry.route.name);
+            let detail = format!(
+                "The path has {ambiguity}, which the upstream may interpret differently from this proxy. The route \
+                 `{route}` forwards such a path only with `ambiguous_paths: as_sent`."
+            );
             Err(Refusal::new(Reason::AmbiguousPath, detail))
         }
         None => Ok(entry),
