@@ -7,7 +7,7 @@ use idjag_proxy::exchange::{AssertionSettings, ExchangeError, Flow, Grant, Grant
 use idjag_proxy::issuer::{AuthorizationServer, ClientAuth, Deadlines, Endpoints, PlainHttp, Quirks};
 use idjag_proxy::jose::SigningKey;
 use idjag_proxy::policy::{CredentialRule, HostPattern, Match, PathPattern, Policy, Route, Scheme, Target, Unmatched};
-use idjag_proxy::proxy::{AgentCredentials, strip_request};
+use idjag_proxy::proxy::{AgentCredentials, StripRules, strip_request};
 use idjag_proxy::secret::Secret;
 use idjag_proxy::tasks::Stop;
 use idjag_proxy::telemetry::Registrar;
@@ -100,7 +100,8 @@ fn header_rewrite(bencher: Bencher<'_, '_>) {
         sent.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     bencher.with_inputs(|| sent.clone()).bench_local_values(|mut headers| {
-        strip_request(&mut headers, AgentCredentials::Strip, &[]);
+        let rules = StripRules { agent_credentials: AgentCredentials::Strip, strips_overrides: false, reserved: &[] };
+        strip_request(&mut headers, rules);
         headers
     });
 }

@@ -1,5 +1,6 @@
 //! The conditions of a route: host, port, path, methods, headers.
 use super::error::PatternError;
+use super::fields::{FieldMeaning, is_same_field, nominated};
 use super::path::{PathPattern, PathRank};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
@@ -55,7 +56,6 @@ impl HostPattern {
         }
     }
 
-    fn rank(&self) -> HostRank {
     /// Whether some host matches both.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
@@ -64,6 +64,7 @@ impl HostPattern {
         }
     }
 
+    fn rank(&self) -> HostRank {
         match self {
             Self::Exact(_) => HostRank { is_exact: true, suffix_length: 0 },
             Self::Suffix(suffix) => HostRank { is_exact: false, suffix_length: suffix.len() },
@@ -140,8 +141,16 @@ impl Match {
         self.methods.is_empty() || self.methods.contains(method)
     }
 
+    /// Whether the upstream will see each condition met, and nothing else in its place: exactly one
+    /// field of that name, in whatever spelling, and one that `Connection` does not nominate for
+    /// removal. Every `Upgrade` is nominated, and is sent on all the same.
     pub(super) fn headers_match(&self, headers: &HeaderMap) -> bool {
-        self.headers.iter().all(|(name, value)| headers.get_all(name).iter().any(|actual| actual == value))
+        self.headers.iter().all(|(name, value)| {
+            let mut same = headers.iter().filter(|(actual, _)| is_same_field(actual, name));
+            let is_met = same.next() == Some((name, value)) && same.next().is_none();
+            let is_nominated = || nominated(headers).any(|nominated| nominated.eq_ignore_ascii_case(name.as_str()));
+            is_met && (FieldMeaning::of(name).is_hop_by_hop() || !is_nominated())
+        })
     }
 
     /// Whether some request matches both.

@@ -17,7 +17,7 @@ pub use description::{RouteDescription, enumeration};
 pub use division::{Division, PathRule};
 pub use egress::{EgressRules, reached_addresses};
 pub use error::PatternError;
-pub use fields::{any_spelling, has_other_purpose, is_credential, is_forwarding, is_hop_by_hop, is_structural};
+pub use fields::{FieldMeaning, is_same_field, nominated};
 pub use matcher::{HostPattern, Match};
 pub use path::{PathAmbiguity, PathPattern};
 pub use placement::{Placement, PlacementError};

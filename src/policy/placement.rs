@@ -1,5 +1,5 @@
 //! Where a credential goes on a request.
-use super::fields::{has_other_purpose, is_forwarding, is_hop_by_hop, is_structural};
+use super::fields::FieldMeaning;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use std::fmt;
@@ -44,10 +44,11 @@ impl Placement {
     /// agent's own field of that name would be lost, or the token would be taken for something
     /// else. Or the prefix cannot be part of a field's value.
     pub fn of_token(header: HeaderName, prefix: &str) -> Result<Self, PlacementError> {
-        if is_structural(&header) || is_hop_by_hop(&header) {
+        let meaning = FieldMeaning::of(&header);
+        if meaning.is_structural() || meaning.is_hop_by_hop() {
             return Err(PlacementError::Header(header));
         }
-        if is_forwarding(&header) || has_other_purpose(&header) {
+        if !meaning.may_carry_token() {
             return Err(PlacementError::Reserved(header));
         }
         if prefix.starts_with([' ', '\t']) {
@@ -66,7 +67,7 @@ impl Placement {
     /// # Errors
     /// The field is one that the connection or the message itself needs.
     pub fn of_static_key(header: HeaderName, prefix: &str) -> Result<Self, PlacementError> {
-        if is_structural(&header) {
+        if FieldMeaning::of(&header).is_structural() {
             return Err(PlacementError::Header(header));
         }
         Ok(Self { header, prefix: prefix.into() })

@@ -1,5 +1,5 @@
 //! Which headers of the agent a route removes because of what routes put on requests.
-use super::fields::is_credential;
+use super::fields::{FieldMeaning, is_same_field};
 use super::route::{CredentialRule, Route, TokenSource};
 use http::HeaderName;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ impl ReservedHeaders {
                 user_tokens.push(name.clone());
             }
             let name = rule.placement.header();
-            if !is_credential(name) {
+            if !FieldMeaning::of(name).is_credential() {
                 access_tokens.push(name.clone());
             }
         }
@@ -49,9 +49,8 @@ impl ReservedHeaders {
 
     /// Whether a route whose requests carry `credential` removes the agent's header `name`.
     pub fn removes(&self, name: &HeaderName, credential: &CredentialRule) -> bool {
-        let spelled = |name: &HeaderName| name.as_str().replace('_', "-");
         let keeps_credentials = matches!(credential, CredentialRule::None { keep_credentials: true });
-        (is_credential(name) && !keeps_credentials)
-            || self.of(credential).iter().any(|reserved| spelled(reserved) == spelled(name))
+        (FieldMeaning::of(name).is_credential() && !keeps_credentials)
+            || self.of(credential).iter().any(|reserved| is_same_field(reserved, name))
     }
 }

@@ -1,5 +1,5 @@
 //! Which header fields pass, in both directions.
-use crate::policy::{any_spelling, is_credential, is_forwarding, is_hop_by_hop};
+use crate::policy::{FieldMeaning, is_same_field, nominated};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// What happens to the credentials that the agent itself sends.
@@ -11,17 +11,33 @@ pub enum AgentCredentials {
     Forward,
 }
 
+/// What a route removes from the agent's requests, in addition to what every route removes.
+#[derive(Clone, Copy, Debug)]
+pub struct StripRules<'r> {
+    /// What happens to the agent's own credentials.
+    pub agent_credentials: AgentCredentials,
+    /// Whether fields are removed that replace the method or the target at some servers.
+    pub strips_overrides: bool,
+    /// Fields that carry users' tokens and the proxy's own credentials.
+    pub reserved: &'r [HeaderName],
+}
+
 /// Removes from a request what must not be forwarded: hop-by-hop fields, the fields that
-/// `Connection` nominates (RFC 9110 §7.6.1), fields that only a proxy may assert, and those in
-/// `reserved`, which carry users' tokens and the proxy's own credentials. It runs before the proxy
-/// adds anything, so that a nomination cannot remove a credential.
-pub fn strip_request(headers: &mut HeaderMap, agent: AgentCredentials, reserved: &[HeaderName]) {
+/// `Connection` nominates (RFC 9110 §7.6.1), fields that only a proxy may assert, those that an
+/// upstream might read as a field that frames the message, and what `rules` name. It runs before
+/// the proxy adds anything, so that a nomination cannot remove a credential.
+pub fn strip_request(headers: &mut HeaderMap, rules: StripRules<'_>) {
+    let strips_credentials = rules.agent_credentials == AgentCredentials::Strip;
     remove_nominated(headers);
     let is_removed = |name: &HeaderName| {
-        is_hop_by_hop(name)
-            || is_forwarding(name)
-            || is_reserved(name, reserved)
-            || (agent == AgentCredentials::Strip && is_credential(name))
+        let meaning = FieldMeaning::of(name);
+        meaning.is_hop_by_hop()
+            || meaning.is_forwarding()
+            || (meaning.is_credential() && strips_credentials)
+            || (meaning.is_override() && rules.strips_overrides)
+            // No structural field has an underscore.
+            || (meaning.is_structural() && name.as_str().contains('_'))
+            || is_reserved(name, rules.reserved)
     };
     remove(headers, is_removed);
 }
@@ -29,43 +45,52 @@ pub fn strip_request(headers: &mut HeaderMap, agent: AgentCredentials, reserved:
 /// Removes from a response what concerns one hop alone (RFC 9110 §7.6.1).
 pub(super) fn strip_response(headers: &mut HeaderMap) {
     remove_nominated(headers);
-    remove(headers, is_hop_by_hop);
+    remove(headers, |name| FieldMeaning::of(name).is_hop_by_hop());
+}
+
+/// A response has a transfer coding other than `chunked`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct UnknownCoding;
+
+/// Makes the framing of a response unambiguous before it is forwarded: a `Content-Length` beside a
+/// `Transfer-Encoding` is removed, which RFC 9112 §6.3 demands of a proxy, and a repeated one is
+/// sent once.
+///
+/// # Errors
+/// The response has a coding that the agent could not undo, because `Transfer-Encoding` itself is
+/// not forwarded. We ask for none (RFC 9112 §7.4).
+pub(super) fn clean_framing(headers: &mut HeaderMap) -> Result<(), UnknownCoding> {
+    if !headers.contains_key(header::TRANSFER_ENCODING) {
+        join_lengths(headers);
+        return Ok(());
+    }
+    headers.remove(header::CONTENT_LENGTH);
+    let mut codings = tokens(headers, header::TRANSFER_ENCODING).filter(|coding| !coding.is_empty());
+    match (codings.next(), codings.next()) {
+        (Some(coding), None) if coding.eq_ignore_ascii_case("chunked") => Ok(()),
+        _ => Err(UnknownCoding),
+    }
+}
+
+/// Sends a repeated `Content-Length` once. The library that read the message has checked that all
+/// of its values are equal (RFC 9110 §8.6).
+pub(super) fn join_lengths(headers: &mut HeaderMap) {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else { return };
+    let has_list = first.as_bytes().contains(&b',');
+    if !has_list && lengths.next().is_none() {
+        return;
+    }
+    let length = first.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default();
+    if let Ok(length) = HeaderValue::from_bytes(length.trim_ascii()) {
+        headers.insert(header::CONTENT_LENGTH, length);
+    }
 }
 
 /// Removes from trailers the fields that frame, route or authenticate a message, which no trailer
 /// may carry (RFC 9110 §6.5.1), and those in `reserved`.
 pub(super) fn strip_trailers(mut trailers: HeaderMap, reserved: &[HeaderName]) -> HeaderMap {
-    let is_removed = |name: &HeaderName| {
-        is_hop_by_hop(name)
-            || is_forwarding(name)
-            || is_reserved(name, reserved)
-            || is_credential(name)
-            || any_spelling(name.as_str(), |name| {
-                matches!(
-                    name,
-                    "host"
-                        | "content-length"
-                        | "content-encoding"
-                        | "content-type"
-                        | "content-range"
-                        | "cookie"
-                        | "set-cookie"
-                        | "www-authenticate"
-                        | "cache-control"
-                        | "expect"
-                        | "max-forwards"
-                        | "range"
-                        | "age"
-                        | "expires"
-                        | "date"
-                        | "location"
-                        | "retry-after"
-                        | "vary"
-                        | "via"
-                )
-            })
-    };
-    remove(&mut trailers, is_removed);
+    remove(&mut trailers, |name| !FieldMeaning::of(name).may_be_trailer() || is_reserved(name, reserved));
     trailers
 }
 
@@ -100,11 +125,36 @@ pub(super) fn decrement_max_forwards(headers: &mut HeaderMap) -> Option<bool> {
     Some(left.is_some())
 }
 
-/// The protocol that a request asks to upgrade to. Its `Connection` must list `upgrade` (RFC 9110
-/// §7.8).
+/// The protocols that a request asks to upgrade to and that can be relayed, as a value of
+/// `Upgrade`. Its `Connection` must list `upgrade` (RFC 9110 §7.8).
 pub(super) fn requested_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let asked = headers.get(header::UPGRADE)?;
-    tokens(headers, header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")).then(|| asked.clone())
+    if !tokens(headers, header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")) {
+        return None;
+    }
+    let asked = headers.get_all(header::UPGRADE).into_iter();
+    let protocols: Vec<&[u8]> = asked.flat_map(|value| relayed_protocols(value.as_bytes())).collect();
+    HeaderValue::from_bytes(&protocols.join(&b", "[..])).ok().filter(|protocols| !protocols.is_empty())
+}
+
+/// The protocols that a value of `Upgrade` lists, without those that would carry further requests
+/// past the proxy.
+pub(super) fn relayed_protocols(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    const CARRY_REQUESTS: [&[u8]; 4] = [b"h2c", b"h2", b"http", b"tls"];
+    let is_relayed = |protocol: &&[u8]| {
+        let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default().trim_ascii();
+        !name.is_empty() && !CARRY_REQUESTS.iter().any(|carries| name.eq_ignore_ascii_case(carries))
+    };
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(is_relayed)
+}
+
+/// The protocols that a 101 switches to, if all of them were `asked` for.
+pub(super) fn accepted_upgrade(headers: &HeaderMap, asked: &HeaderValue) -> Option<HeaderValue> {
+    let protocols = headers.get(header::UPGRADE)?;
+    let is_asked = |protocol: &[u8]| {
+        relayed_protocols(asked.as_bytes()).any(|asked| asked.eq_ignore_ascii_case(protocol.trim_ascii()))
+    };
+    let is_only_one = headers.get_all(header::UPGRADE).iter().count() == 1;
+    (is_only_one && protocols.as_bytes().split(|byte| *byte == b',').all(is_asked)).then(|| protocols.clone())
 }
 
 /// Whether a request accepts trailers.
@@ -121,8 +171,7 @@ fn remove_nominated(headers: &mut HeaderMap) {
     if !headers.contains_key(header::CONNECTION) {
         return;
     }
-    let nominated: Vec<HeaderName> =
-        tokens(headers, header::CONNECTION).filter_map(|token| token.parse().ok()).collect();
+    let nominated: Vec<HeaderName> = nominated(headers).filter_map(|token| token.parse().ok()).collect();
     for name in nominated {
         headers.remove(name);
     }
@@ -135,16 +184,17 @@ fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> bool) {
     }
 }
 
-/// Whether a field is in `reserved`, with hyphens and underscores taken as equal.
+/// Whether a field is in `reserved`, in any spelling.
 fn is_reserved(name: &HeaderName, reserved: &[HeaderName]) -> bool {
-    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    let same = |one: &str, other: &str| one.bytes().map(dashed).eq(other.bytes().map(dashed));
-    reserved.iter().any(|reserved| same(reserved.as_str(), name.as_str()))
+    reserved.iter().any(|reserved| is_same_field(reserved, name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const STRIP: StripRules<'_> =
+        StripRules { agent_credentials: AgentCredentials::Strip, strips_overrides: false, reserved: &[] };
 
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -174,10 +224,12 @@ mod tests {
             ("x_user-token", "eyJ"),
             ("proxy_authorization", "Basic x"),
             ("transfer_encoding", "chunked"),
+            ("content_length", "5"),
+            ("content_type", "text/html"),
             ("te", "trailers"),
             ("proxy-authorization", "Basic x"),
         ]);
-        strip_request(&mut headers, AgentCredentials::Strip, &[HeaderName::from_static("x-user-token")]);
+        strip_request(&mut headers, StripRules { reserved: &[HeaderName::from_static("x-user-token")], ..STRIP });
         assert_eq!(names(&headers), ["accept"]);
     }
 
@@ -185,7 +237,7 @@ mod tests {
     fn fields_nominated_by_connection_are_removed() {
         let mut headers =
             map(&[("connection", "close, X-Secret"), ("Connection", "x-other"), ("x-secret", "1"), ("x-other", "2")]);
-        strip_request(&mut headers, AgentCredentials::Strip, &[]);
+        strip_request(&mut headers, STRIP);
         assert!(headers.is_empty());
     }
 
@@ -193,7 +245,7 @@ mod tests {
     fn forwarded_credentials_pass_without_hop_by_hop_and_forwarding_fields() {
         let mut headers =
             map(&[("authorization", "Bearer mine"), ("connection", "keep-alive"), ("x-forwarded-for", "1")]);
-        strip_request(&mut headers, AgentCredentials::Forward, &[]);
+        strip_request(&mut headers, StripRules { agent_credentials: AgentCredentials::Forward, ..STRIP });
         assert_eq!(names(&headers), ["authorization"]);
     }
 
@@ -234,6 +286,50 @@ mod tests {
             assert_eq!(decrement_max_forwards(&mut headers), goes_on, "{sent:?}");
             assert_eq!(headers.get("max-forwards").map_or("", |value| value.to_str().expect("text")), left, "{sent:?}");
         }
+    }
+
+    #[test]
+    fn framing_of_a_response_is_unambiguous() {
+        for (sent, clean) in [
+            (&[("transfer-encoding", "chunked"), ("content-length", "7")][..], Ok("")),
+            (&[("transfer-encoding", "Chunked")], Ok("")),
+            (&[("transfer-encoding", "gzip, chunked")], Err(UnknownCoding)),
+            (&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], Err(UnknownCoding)),
+            (&[("transfer-encoding", "identity"), ("content-length", "7")], Err(UnknownCoding)),
+            (&[("content-length", "7"), ("content-length", "7")], Ok("7")),
+            (&[("content-length", "7, 7")], Ok("7")),
+            (&[("content-length", "7")], Ok("7")),
+            (&[], Ok("")),
+        ] {
+            let mut headers = map(sent);
+            assert_eq!(clean_framing(&mut headers).is_ok(), clean.is_ok(), "{sent:?}");
+            let Ok(length) = clean else { continue };
+            let lengths: Vec<_> = headers.get_all("content-length").iter().collect();
+            assert_eq!(lengths, Vec::from_iter((!length.is_empty()).then_some(length)), "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn protocols_that_carry_requests_are_not_relayed() {
+        let asked = |value: &str| requested_upgrade(&map(&[("connection", "upgrade"), ("upgrade", value)]));
+        for (value, relayed) in [
+            ("websocket", Some("websocket")),
+            ("websocket, h2c", Some("websocket")),
+            ("H2C,WebSocket/13 , tcp", Some("WebSocket/13, tcp")),
+            ("h2c", None),
+            ("HTTP/2.0, TLS/1.0", None),
+            (" , ", None),
+        ] {
+            assert_eq!(asked(value).as_ref().map(|value| value.to_str().expect("text")), relayed, "{value}");
+        }
+        let asked = HeaderValue::from_static("websocket, tcp");
+        for (answer, is_accepted) in
+            [("WebSocket", true), ("tcp, websocket", true), ("h2c", false), ("websocket, h2c", false), ("", false)]
+        {
+            assert_eq!(accepted_upgrade(&map(&[("upgrade", answer)]), &asked).is_some(), is_accepted, "{answer}");
+        }
+        assert!(accepted_upgrade(&map(&[("upgrade", "tcp"), ("upgrade", "tcp")]), &asked).is_none());
+        assert!(accepted_upgrade(&map(&[]), &asked).is_none());
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod worker;
 pub use dialect::Dialect;
 pub use error::{Reason, Refusal};
 pub use guard::Guard;
-pub use headers::{AgentCredentials, strip_request};
+pub use headers::{AgentCredentials, StripRules, strip_request};
 pub use limits::Limits;
 pub use metrics::Metrics;
 pub use outbound::{Shared, SharedParts, Table, TableParts};

@@ -14,7 +14,7 @@ use crate::exchange::{
 };
 use crate::identity::IdentitySource;
 use crate::jose::TokenKind;
-use crate::policy::{Placement, PlacementError, TokenRule, TokenSource, is_structural};
+use crate::policy::{FieldMeaning, Placement, PlacementError, TokenRule, TokenSource};
 use crate::secret::Secret;
 use http::HeaderName;
 use std::collections::{HashMap, HashSet};
@@ -237,7 +237,7 @@ impl Builder<'_> {
 
     /// Checks that the agent may send a user's token in this header.
     fn check_subject_header(&mut self, path: &KeyPath, name: &HeaderName) {
-        if is_structural(name) {
+        if FieldMeaning::of(name).is_structural() {
             self.error(path, PlacementError::Header(name.clone()).to_string());
         }
     }

@@ -13,7 +13,7 @@ use crate::proxy::dialect::{Dialect, grpc_timeout};
 use crate::proxy::downstream::{ReceivedRequest, check_list_size};
 use crate::proxy::ended::EndedBy;
 use crate::proxy::error::{ALLOWED, Reason, Refusal};
-use crate::proxy::headers::{self, AgentCredentials};
+use crate::proxy::headers::{self, AgentCredentials, StripRules};
 use crate::proxy::received_body::ReceivedBody;
 use crate::proxy::session::{Session, SessionArrival};
 use crate::proxy::transfer::{Transfer, UploadFault};
@@ -218,7 +218,9 @@ fn rewrite(parts: &mut Parts, entry: &RouteEntry, via: &HeaderValue) {
         CredentialRule::None { keep_credentials: true } => AgentCredentials::Forward,
         _ => AgentCredentials::Strip,
     };
-    headers::strip_request(&mut parts.headers, agent, &entry.reserved);
+    let rules =
+        StripRules { agent_credentials: agent, strips_overrides: entry.strips_overrides, reserved: &entry.reserved };
+    headers::strip_request(&mut parts.headers, rules);
     if parts.version >= Version::HTTP_2 {
         join_cookies(&mut parts.headers);
     }

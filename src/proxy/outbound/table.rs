@@ -37,6 +37,9 @@ pub(super) struct RouteEntry {
     /// Headers that are removed from the agent's requests, in addition to those that every route
     /// removes.
     pub(super) reserved: Arc<[HeaderName]>,
+    /// Whether fields are removed that replace the method or the path at some servers, because
+    /// routes divide the host by them.
+    pub(super) strips_overrides: bool,
     /// Whether the workload must have an identity when a request is sent.
     pub(super) needs_identity: bool,
     /// Whether this stands for no route: the agent may call any host (`unmatched: pass`).
@@ -72,8 +75,12 @@ impl Table {
     /// The TLS of a route cannot be set up. The checks of the configuration rule this out.
     pub fn new(policy: Policy, parts: &TableParts<'_>) -> Result<Self, SetupError> {
         let reserved = ReservedHeaders::new(policy.routes().iter().map(|route| &**route));
-        let entries = policy.routes().iter().map(|route| RouteEntry::new(route, parts, &reserved).map(Arc::new));
-        let entries = entries.collect::<Result<_, _>>()?;
+        let entry = |(index, route): (usize, &Arc<Route>)| {
+            let entry = RouteEntry::new(route, parts, &reserved)?;
+            let division = policy.division(index);
+            Ok(Arc::new(RouteEntry { strips_overrides: division.by_path || division.by_method, ..entry }))
+        };
+        let entries = policy.routes().iter().enumerate().map(entry).collect::<Result<_, _>>()?;
         let pass = (policy.unmatched() == Unmatched::Pass)
             .then(|| RouteEntry::without_route(parts, &reserved).map(Arc::new))
             .transpose()?;
@@ -153,7 +160,8 @@ impl RouteEntry {
             // included.
             needs_identity: needs_token_identity
                 || upstream.needs_identity()
-                || (route.credential.injects() && parts.identity.is_some()),
+                || (route.speaks_for_workload() && parts.identity.is_some()),
+            strips_overrides: false,
             passes: false,
             reserved: reserved.of(&route.credential),
             route: Arc::clone(route),
@@ -179,6 +187,7 @@ impl RouteEntry {
             slot: None,
             user_file: None,
             needs_identity: false,
+            strips_overrides: false,
             passes: true,
         })
     }
