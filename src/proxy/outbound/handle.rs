@@ -277,8 +277,11 @@ fn answer(
 ) -> Result<Served, Refusal> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let upgrade = upgrade.ok_or_else(upgrade::unrequested)?;
-        return Ok(Served::Switched(upgrade.relay(response, entry.route.timeouts.idle)));
+        return upgrade.relay(response, entry.route.timeouts.idle).map(Served::Switched);
     }
+    let unknown =
+        |_| Refusal::new(Reason::UpstreamBroken, "The upstream's answer has a transfer coding other than `chunked`.");
+    headers::clean_framing(response.headers_mut()).map_err(unknown)?;
     let version = response.version();
     headers::strip_response(response.headers_mut());
     headers::append_via(response.headers_mut(), shared.via(version));

@@ -22,13 +22,9 @@ pub(super) struct Upgrade {
 }
 
 impl Upgrade {
-    /// The upgrade that a request asks for, if it is one that can be relayed. `h2c` never is: it
-    /// would smuggle requests past the proxy.
+    /// The upgrade that a request asks for, if it is one that can be relayed.
     pub(super) fn requested(parts: &mut Parts) -> Option<Self> {
         let protocol = headers::requested_upgrade(&parts.headers).filter(|_| parts.version == Version::HTTP_11)?;
-        if protocol.as_bytes().to_ascii_lowercase().starts_with(b"h2c") {
-            return None;
-        }
         Some(Self { protocol, agent: parts.extensions.remove::<OnUpgrade>()? })
     }
 
@@ -37,19 +33,20 @@ impl Upgrade {
         set_upgrade(headers, self.protocol.clone());
     }
 
-    /// Passes the upstream's 101 on, and relays until one side ends or nothing moves for `idle`.
-    pub(super) fn relay(self, mut response: Response<UpstreamBody>, idle: Duration) -> Switched {
+    /// Passes the upstream's 101 on, and relays until one side ends or nothing moves for `idle`. A
+    /// 101 must name what it switches to, and that must have been asked for (RFC 9110 §7.8).
+    pub(super) fn relay(self, mut response: Response<UpstreamBody>, idle: Duration) -> Result<Switched, Refusal> {
+        let protocol = headers::accepted_upgrade(response.headers(), &self.protocol).ok_or_else(unrequested)?;
         let upstream = hyper::upgrade::on(&mut response);
         let mut answer = Response::new(AgentBody::empty());
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let protocol = response.headers().get(header::UPGRADE).cloned();
         headers::strip_response(response.headers_mut());
         *answer.headers_mut() = std::mem::take(response.headers_mut());
-        set_upgrade(answer.headers_mut(), protocol.unwrap_or_else(|| HeaderValue::from_static("websocket")));
+        set_upgrade(answer.headers_mut(), protocol);
         // The lease keeps the connection's sender alive until the relay ends; the connection never
         // returns to the pool.
         let lease = response.into_body().take_lease();
-        Switched::new(answer, lease, async move |session: Session, _lease| {
+        let switched = Switched::new(answer, lease, async move |session: Session, _lease| {
             let by = match tokio::try_join!(self.agent, upstream) {
                 Ok((agent, upstream)) => {
                     relay::run(TokioIo::new(agent), TokioIo::new(upstream), session.transfer(), idle).await
@@ -60,13 +57,14 @@ impl Upgrade {
                 }
             };
             session.finish(by);
-        })
+        });
+        Ok(switched)
     }
 }
 
 /// The refusal of a 101 that the agent did not ask for.
 pub(super) fn unrequested() -> Refusal {
-    Refusal::new(Reason::UpstreamBroken, "The upstream switched protocols without being asked.")
+    Refusal::new(Reason::UpstreamBroken, "The upstream switched to a protocol that it was not asked for.")
 }
 
 fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
