@@ -1,6 +1,7 @@
 //! Validates the head of a request before hyper parses it. RFC 9112 allows recipients to be lenient
 //! where two of them may differ; a proxy that adds credentials must not be lenient.
 use crate::proxy::error::{Reason, Refusal};
+use crate::proxy::headers::relayed_protocols;
 use httparse::{EMPTY_HEADER, Error, Header, Request, Status};
 use memchr::memchr_iter;
 
@@ -22,6 +23,8 @@ pub(super) struct Head {
     pub(super) framing: Framing,
     /// Whether it is a CONNECT or asks for an upgrade, so that what follows may not be HTTP.
     pub(super) switches: bool,
+    /// Whether it is an OPTIONS for the server itself and not for a path of it.
+    pub(super) is_server_wide: bool,
 }
 
 /// Why a head is refused.
@@ -103,9 +106,16 @@ fn parse(bytes: &[u8]) -> Result<Head, HeadViolation> {
         Err(error) => return Err(violation(error)),
     }
     if request.path.is_none_or(|target| target.parse::<http::Uri>().is_err()) {
-        return Err(HeadViolation::Malformed("The request's target is not a URI."));
+        return Err(HeadViolation::Malformed(
+            "The request's target is not a URI, or has a character that must be percent-encoded.",
+        ));
     }
-    Ok(Head { length: bytes.len(), framing: framing(&request)?, switches: switches(&request) })
+    Ok(Head {
+        length: bytes.len(),
+        framing: framing(&request)?,
+        switches: switches(&request),
+        is_server_wide: is_server_wide(&request),
+    })
 }
 
 fn violation(error: Error) -> HeadViolation {
@@ -154,11 +164,19 @@ fn parse_length(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok().filter(|_| digits)?.parse().ok()
 }
 
-/// Whether the connection may switch to another protocol. `h2c` never does: it is not answered with
-/// 101.
+/// Whether the connection may switch to another protocol. A protocol that is not relayed is not
+/// answered with 101.
 fn switches(request: &Request<'_, '_>) -> bool {
-    let h2c = |value: &[u8]| value.get(..3).is_some_and(|name| name.eq_ignore_ascii_case(b"h2c"));
-    request.method == Some("CONNECT") || values(request, "upgrade").any(|value| !h2c(value))
+    let is_relayed = |value: &[u8]| relayed_protocols(value).next().is_some();
+    request.method == Some("CONNECT") || values(request, "upgrade").any(is_relayed)
+}
+
+/// Whether a request is an OPTIONS whose absolute form has neither a path nor a query: it is
+/// forwarded as `OPTIONS *` (RFC 9112 §3.2.4). Once parsed, the URI does not differ from one that
+/// ends with `/`.
+fn is_server_wide(request: &Request<'_, '_>) -> bool {
+    let Some((scheme, rest)) = request.path.and_then(|target| target.split_once("://")) else { return false };
+    request.method == Some("OPTIONS") && !scheme.starts_with('/') && !rest.contains(['/', '?'])
 }
 
 fn values<'r>(request: &'r Request<'_, '_>, name: &'static str) -> impl Iterator<Item = &'r [u8]> {
@@ -213,7 +231,20 @@ mod tests {
         let switches = |head: &str| scanned(head).expect("fine").expect("whole").switches;
         assert!(switches("CONNECT a:80 HTTP/1.1\r\nhost: a\r\n\r\n"));
         assert!(switches("GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\n\r\n"));
+        assert!(switches("GET / HTTP/1.1\r\nhost: a\r\nupgrade: h2c, websocket\r\n\r\n"));
         assert!(!switches("GET / HTTP/1.1\r\nhost: a\r\nupgrade: h2c\r\n\r\n"));
+    }
+
+    #[test]
+    fn options_without_a_path_is_for_the_server() {
+        let is_server_wide = |line: &str| {
+            let head = format!("{line} HTTP/1.1\r\nhost: a\r\n\r\n");
+            scanned(&head).expect("fine").expect("whole").is_server_wide
+        };
+        assert!(is_server_wide("OPTIONS http://a") && is_server_wide("OPTIONS http://a:8080"));
+        for other in ["OPTIONS http://a/", "OPTIONS http://a?x", "OPTIONS /x?u=http://a", "OPTIONS *", "GET http://a"] {
+            assert!(!is_server_wide(other), "{other}");
+        }
     }
 
     #[test]

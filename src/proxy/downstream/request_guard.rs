@@ -5,10 +5,11 @@
 use super::chunked::ChunkedBody;
 use super::head::{Framing, Head, HeadScanner, HeadViolation};
 use super::write_timeout::WriteTimeout;
+use crate::sync::lock;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -22,6 +23,8 @@ pub(super) struct Violations {
     refused: OnceLock<RefusedHead>,
     /// The request after which bytes are no longer checked, because it may switch protocols.
     switches: AtomicU64,
+    /// The requests that are for the server itself, of those that the service has not taken.
+    server_wide: Mutex<Vec<u64>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +43,13 @@ impl Violations {
     /// the connection must end.
     pub(super) fn switches(&self, request: u64) -> bool {
         self.switches.load(Ordering::Relaxed) == request
+    }
+
+    /// Whether the given OPTIONS is for the server itself and not for a path of it.
+    pub(super) fn is_server_wide(&self, request: u64) -> bool {
+        let mut waiting = lock(&self.server_wide);
+        waiting.retain(|waiting| *waiting >= request);
+        waiting.first() == Some(&request)
     }
 }
 
@@ -137,6 +147,9 @@ impl<S> RequestGuard<S> {
     fn enter(&mut self, head: Head) {
         self.scanner = HeadScanner::default();
         self.heads += 1;
+        if head.is_server_wide {
+            lock(&self.violations.server_wide).push(self.heads);
+        }
         if head.switches {
             self.violations.switches.store(self.heads, Ordering::Relaxed);
         }
@@ -306,6 +319,7 @@ mod tests {
     const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
     const CHUNKED: &str =
         "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\na\nb\r\n0\r\nx: 1\r\n\r\n";
+    const OPTIONS: &str = "OPTIONS http://a HTTP/1.1\r\nhost: a\r\n\r\n";
     const LENGTH: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n\n\n\n\n";
 
     #[tokio::test(start_paused = true)]
@@ -329,6 +343,13 @@ mod tests {
             assert!(matches!(violations.of(3), Some(HeadViolation::Malformed(_))));
             assert_eq!(violations.of(2), None);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn options_for_the_server_is_reported_in_its_turn() {
+        let (_, violations) = read([GET, OPTIONS, GET, OPTIONS].concat().as_bytes(), 4096).await;
+        let reported: Vec<u64> = (1..6).filter(|request| violations.is_server_wide(*request)).collect();
+        assert_eq!(reported, [2, 4]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -95,6 +95,11 @@ impl Downstream {
         self.violations.switches(self.requests.get())
     }
 
+    /// Whether the latest request, an OPTIONS, is for the server itself and not for a path of it.
+    pub(crate) fn is_server_wide(&self) -> bool {
+        self.violations.is_server_wide(self.requests.get())
+    }
+
     pub(crate) fn arrival(&self) -> Arrival<'_> {
         Arrival { local: self.local, tunnel: self.tunnel.as_ref() }
     }

@@ -30,7 +30,8 @@ pub struct Shared {
     /// One permit for each connection of the agent, on all workers together.
     pub(in crate::proxy) connection_permits: Arc<Semaphore>,
     pub(super) pseudonym: String,
-    via_http1: HeaderValue,
+    via_http10: HeaderValue,
+    via_http11: HeaderValue,
     via_http2: HeaderValue,
 }
 
@@ -72,7 +73,8 @@ impl Shared {
             HeaderValue::try_from(format!("{version} {pseudonym}")).expect("letters, digits, `-` and `.`")
         };
         Self {
-            via_http1: via("1.1"),
+            via_http10: via("1.0"),
+            via_http11: via("1.1"),
             via_http2: via("2.0"),
             pseudonym,
             connection_permits: Arc::new(Semaphore::new(parts.limits.connections.min(Semaphore::MAX_PERMITS))),
@@ -109,6 +111,10 @@ impl Shared {
 
     /// This proxy's entry in `Via` for a message that was received with `version`.
     pub(super) fn via(&self, version: Version) -> &HeaderValue {
-        if version >= Version::HTTP_2 { &self.via_http2 } else { &self.via_http1 }
+        match version {
+            Version::HTTP_09 | Version::HTTP_10 => &self.via_http10,
+            Version::HTTP_11 => &self.via_http11,
+            _ => &self.via_http2,
+        }
     }
 }

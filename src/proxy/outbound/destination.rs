@@ -7,7 +7,7 @@ use crate::proxy::error::{Reason, Refusal};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Version, header};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// The destination of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,12 @@ impl Destination {
 /// Reads the destination of a request: in origin, absolute or authority form (RFC 9112 §3.2), or as
 /// a base URL.
 pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Result<Destination, Refusal> {
-    let host = single_host(&parts.headers)?;
+    let host = single_host(parts)?;
+    if let Some(path) = parts.uri.path_and_query()
+        && path.as_str().contains(['"', '<', '>'])
+    {
+        return Err(malformed("`\"`, `<` and `>` must be percent-encoded in a path and a query"));
+    }
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     if let Some(scheme) = parts.uri.scheme_str().filter(|_| parts.version < Version::HTTP_2) {
         // In absolute form the target wins, and `Host` is replaced (RFC 9112 §3.2.2).
@@ -55,6 +60,9 @@ pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Resu
             None if scheme == Scheme::Http && is_own(authority, arrival.local) => base_url(&path, policy),
             None => destination(scheme, authority, path),
         };
+    }
+    if !matches!(parts.uri.scheme_str(), None | Some("http" | "https")) {
+        return Err(malformed("`:scheme` is neither `http` nor `https`"));
     }
     let authority = match (parts.uri.authority(), &host) {
         // RFC 9113 §8.3.1: `:authority` and `Host` must not differ. We refuse such a request and do
@@ -83,6 +91,7 @@ pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Resu
 
 /// Reads the authority of a CONNECT, whose port is mandatory (RFC 9110 §9.3.6).
 pub(super) fn read_connect(parts: &Parts) -> Result<Destination, Refusal> {
+    single_host(parts)?;
     let authority = parts.uri.authority().ok_or_else(|| malformed("CONNECT names `host:port`"))?;
     let port = authority.port_u16().ok_or_else(|| malformed("CONNECT names a port: `host:port`"))?;
     let scheme = if port == Scheme::Https.default_port() { Scheme::Https } else { Scheme::Http };
@@ -111,24 +120,37 @@ fn destination(scheme: Scheme, authority: &Authority, path: PathAndQuery) -> Res
         return Err(malformed("a host with user information is refused"));
     }
     let host = authority.host();
-    if host.is_empty() || host.contains('%') {
-        return Err(malformed("the host is empty or has an escape"));
-    }
     if authority.as_str().len() > host.len() && authority.port_u16().is_none() {
         return Err(malformed("the port is not a number below 65536"));
     }
     let port = authority.port_u16().unwrap_or(scheme.default_port());
-    // With a trailing dot the name is the same host in DNS, and must not lead to another route.
-    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let host = canonical_host(host).ok_or_else(|| malformed("the host is empty, or not a host"))?;
     Ok(Destination { scheme, host, port, path })
 }
 
-/// Reads `Host`, of which a request may have one, and a valid one (RFC 9112 §3.2).
-fn single_host(headers: &HeaderMap) -> Result<Option<Authority>, Refusal> {
-    let mut hosts = headers.get_all(header::HOST).iter();
+/// The one spelling of a host that routes are compared with: a name in lower case, an IPv6 address
+/// as [`std::net::Ipv6Addr`] writes it. `None` if it is empty, has an escape, or is no address in
+/// its brackets.
+fn canonical_host(host: &str) -> Option<String> {
+    if let Some(address) = host.strip_prefix('[') {
+        let address: Ipv6Addr = address.strip_suffix(']')?.parse().ok()?;
+        return Some(format!("[{address}]"));
+    }
+    // With a trailing dot the name is the same host in DNS, and must not lead to another route.
+    let host = host.strip_suffix('.').unwrap_or(host);
+    (!host.is_empty() && !host.contains('%')).then(|| host.to_ascii_lowercase())
+}
+
+/// Reads `Host`, of which a request may have one, and a valid one; in HTTP/1.1 it must have it, in
+/// absolute form, too (RFC 9112 §3.2).
+fn single_host(parts: &Parts) -> Result<Option<Authority>, Refusal> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     if second.is_some() {
         return Err(malformed("there are two `Host` fields"));
+    }
+    if first.is_none() && parts.version == Version::HTTP_11 {
+        return Err(malformed("there is no `Host`"));
     }
     let parse = |value: &http::HeaderValue| {
         Authority::try_from(value.as_bytes()).map_err(|_| malformed("`Host` is not a host"))
@@ -137,15 +159,21 @@ fn single_host(headers: &HeaderMap) -> Result<Option<Authority>, Refusal> {
 }
 
 fn same_authority(one: &Authority, other: &Authority) -> bool {
+    let is_plain = |authority: &Authority| !authority.as_str().contains('@');
     one.as_str().eq_ignore_ascii_case(other.as_str())
+        || (is_plain(one) && is_plain(other) && same_host(one, other) && one.port_u16() == other.port_u16())
+}
+
+fn same_host(one: &Authority, other: &Authority) -> bool {
+    let canonical = canonical_host(one.host());
+    one.host().eq_ignore_ascii_case(other.host()) || (canonical.is_some() && canonical == canonical_host(other.host()))
 }
 
 /// Whether a request inside a tunnel names the host and port of the tunnel. Inside a tunnel to
 /// `host:80`, clients send either `Host: host` or `Host: host:80`.
 fn same_destination(tunnel: &Authority, host: &Authority) -> bool {
     let default = Scheme::Http.default_port();
-    tunnel.host().eq_ignore_ascii_case(host.host())
-        && tunnel.port_u16().unwrap_or(default) == host.port_u16().unwrap_or(default)
+    same_host(tunnel, host) && tunnel.port_u16().unwrap_or(default) == host.port_u16().unwrap_or(default)
 }
 
 /// Whether an authority is this listener's own: a loopback name with its port. This also defeats
@@ -153,7 +181,10 @@ fn same_destination(tunnel: &Authority, host: &Authority) -> bool {
 fn is_own(authority: &Authority, local: SocketAddr) -> bool {
     let host = without_brackets(authority.host());
     let loopback = host.eq_ignore_ascii_case("localhost")
-        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip == local.ip());
+        || host.parse::<IpAddr>().is_ok_and(|ip| {
+            let ip = ip.to_canonical();
+            ip.is_loopback() || ip == local.ip().to_canonical()
+        });
     loopback && authority.port_u16().unwrap_or(Scheme::Http.default_port()) == local.port()
 }
 
@@ -225,6 +256,9 @@ mod tests {
             ("https://localhost:17080/api.example/x", "other", "Https localhost 17080 /api.example/x"),
             ("/api.example:8443", "[::1]:17080", "Http api.example 8443 /"),
             ("/x", "127.0.0.1:9000", "Http 127.0.0.1 9000 /x"),
+            ("http://[0:0::1]:90/x", "[::1]:90", "Http [::1] 90 /x"),
+            ("/x", "[2001:DB8:0::1]", "Http [2001:db8::1] 80 /x"),
+            ("/api.example/x", "[::ffff:127.0.0.1]:17080", "Http api.example 80 /x"),
         ] {
             let destination = read_with(uri, &[host], None).expect(uri);
             assert_eq!(spelled(&destination), expected, "{uri}");
@@ -240,6 +274,12 @@ mod tests {
             ("http://user@a/x", &["a"]),
             ("ftp://a/x", &["a"]),
             ("/", &["127.0.0.1:17080"]),
+            ("http://a/x", &[]),
+            ("http://./x", &["a"]),
+            ("/x", &["."]),
+            ("http://[fe80::1%25eth0]/x", &["a"]),
+            ("http://[::1.2]/x", &["a"]),
+            ("/x\"y", &["a"]),
         ] {
             assert!(read_with(uri, hosts, None).is_err(), "{uri} {hosts:?}");
         }
@@ -249,6 +289,7 @@ mod tests {
     fn other_hosts_inside_a_tunnel_are_refused() {
         assert!(read_with("/x", &["api.example"], Some("api.example:80")).is_ok());
         assert!(read_with("/x", &["api.example:80"], Some("api.example:80")).is_ok());
+        assert!(read_with("/x", &["[0:0::1]"], Some("[::1]:80")).is_ok());
         assert!(read_with("/x", &["evil.example"], Some("api.example:80")).is_err());
         assert!(read_with("/x", &["api.example"], Some("api.example:8080")).is_err());
         assert!(read_with("http://api.example/x", &["other"], Some("api.example:80")).is_ok());

@@ -20,6 +20,7 @@ use crate::proxy::transfer::{Transfer, UploadFault};
 use crate::proxy::upstream::{PoolKey, Protocol, RequestBody, UploadRules};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 use std::rc::Rc;
@@ -103,7 +104,10 @@ async fn serve(
         return Box::pin(connect.serve(request)).await.map(Served::Switched);
     }
     let (mut parts, body) = ReceivedBody::of(request).into_parts();
-    let destination = destination::read(&parts, session.downstream().arrival(), &table.policy)?;
+    let mut destination = destination::read(&parts, session.downstream().arrival(), &table.policy)?;
+    if parts.method == Method::OPTIONS && session.downstream().is_server_wide() {
+        destination.path = PathAndQuery::from_static("*");
+    }
     session.set_destination(&destination.host, destination.path.path());
     let entry = find_route(&table, &destination, &parts)?;
     let timeouts = &entry.route.timeouts;
@@ -223,6 +227,7 @@ fn rewrite(parts: &mut Parts, entry: &RouteEntry, via: &HeaderValue) {
     headers::strip_request(&mut parts.headers, rules);
     if parts.version >= Version::HTTP_2 {
         join_cookies(&mut parts.headers);
+        headers::join_lengths(&mut parts.headers);
     }
     parts.headers.remove(header::EXPECT);
     if accepts_trailers {
