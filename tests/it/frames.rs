@@ -75,7 +75,7 @@ pub(crate) fn block(method: &str, host: &str, path: &str) -> Vec<u8> {
 }
 
 /// A literal that is not indexed, with its name by index.
-fn literal(name: u8, value: &str) -> Vec<u8> {
+pub(crate) fn literal(name: u8, value: &str) -> Vec<u8> {
     [&[name], &string(value)[..]].concat()
 }
 

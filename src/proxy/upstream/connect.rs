@@ -24,6 +24,9 @@ use tokio_rustls::TlsConnector;
 
 /// Bounds the memory of one HTTP/1.1 connection, and with it the size of a response's head.
 const MAX_BUFFER: usize = 64 * 1024;
+/// The most fields of a response's head over HTTP/1.1. hyper's own limit is 100, which some APIs
+/// exceed.
+const MAX_RESPONSE_FIELDS: usize = 256;
 
 /// Opens a connection to the key's origin, and starts HTTP/1.1 or HTTP/2 on it.
 pub(super) async fn connect(pool: &Rc<Pool>, key: &Arc<PoolKey>, guard: &Guard) -> Result<Connection, SendError> {
@@ -76,6 +79,7 @@ impl Handshake<'_> {
         let open = OpenConnection::new(self.pool);
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
+            .max_headers(MAX_RESPONSE_FIELDS)
             .handshake::<_, RequestBody>(io)
             .await
             .map_err(SendError::Handshake)?;

@@ -100,6 +100,14 @@ impl From<SendError> for Refusal {
                 "tls_certificate_error",
                 "TLS with the upstream failed; the proxy's log says why.",
             ),
+            SendError::Broken(error) if error.is_parse_too_large() => (
+                Reason::UpstreamBroken,
+                "http_response_header_section_size",
+                "The upstream's answer has more than 256 header fields, or a head of more than 64KiB.",
+            ),
+            SendError::Broken(error) if error.is_parse() => {
+                (Reason::UpstreamBroken, "http_protocol_error", "The upstream's answer is not valid HTTP.")
+            }
             SendError::Handshake(_) | SendError::Broken(_) => {
                 (Reason::UpstreamBroken, "connection_terminated", "The upstream broke off before it answered.")
             }

@@ -12,6 +12,7 @@ use crate::proxy::transfer::{Transfer, UploadFault};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
+use http_body::Body;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -212,7 +213,12 @@ fn address_http1(request: &mut Request<RequestBody>, key: &PoolKey) {
     *request.version_mut() = Version::HTTP_11;
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    let has_length = request.body().size_hint().exact().is_some();
     let headers = request.headers_mut();
+    if !has_length {
+        // Said here, because hyper takes a GET or HEAD of unknown length for one without a body.
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     headers.insert(header::HOST, key.authority.clone());
     // A sender of TE must list it in Connection (RFC 9110 §10.1.4).
     if headers.contains_key(header::TE) && !headers.contains_key(header::CONNECTION) {
@@ -224,8 +230,10 @@ fn address_http1(request: &mut Request<RequestBody>, key: &PoolKey) {
 /// connection (RFC 9113 §8.2.2).
 fn address_http2(request: &mut Request<RequestBody>, origin: &Origin) {
     *request.version_mut() = Version::HTTP_2;
-    request.headers_mut().remove(header::HOST);
-    request.headers_mut().remove(header::CONNECTION);
+    // The last two are there if it could not be sent on a connection of HTTP/1.1 before.
+    for name in [header::HOST, header::CONNECTION, header::TRANSFER_ENCODING] {
+        request.headers_mut().remove(name);
+    }
     let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
     let scheme = if origin.scheme == Scheme::Https { "https" } else { "http" };
     if let Ok(uri) = Uri::builder().scheme(scheme).authority(origin.authority()).path_and_query(path).build() {
