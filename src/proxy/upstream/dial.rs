@@ -1,5 +1,6 @@
 //! TCP connections to upstreams: the name is resolved once, and its addresses are checked and
 //! connected to.
+use super::addresses::NamedPort;
 use super::error::SendError;
 use super::pool::Pool;
 use super::resolver::Resolver;
@@ -14,9 +15,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 /// The recommended connection attempt delay (RFC 8305 §8).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// Long enough for a peer that pauses: Linux counts the time with a closed window as well.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
 /// Where a connection goes, and which addresses it may use.
 #[derive(Clone, Copy)]
@@ -31,30 +35,46 @@ pub(crate) async fn dial(pool: &Pool, to: DialTarget<'_>, timeout: Duration) -> 
     tokio::time::timeout(timeout, tcp(pool.resolver(), to)).await.map_err(|_| SendError::ConnectTimeout)?
 }
 
-/// Opens a TCP connection. If the name has several addresses, each gets a head start over the next
-/// one (RFC 8305 §5), so that an address that does not answer costs a moment and not the whole
-/// deadline.
+/// Opens a TCP connection. If the name has several addresses, they take turns in being the first,
+/// and each gets a head start over the next one (RFC 8305 §5), so that an address that does not
+/// answer costs a moment and not the whole deadline.
 pub(super) async fn tcp(resolver: &Rc<Resolver>, to: DialTarget<'_>) -> Result<TcpStream, SendError> {
     let host = without_brackets(&to.origin.host);
-    let mut addresses = permitted_addresses(resolver, host, to).await?.into_iter();
+    let permitted = permitted_addresses(resolver, host, to).await?;
+    let name = NamedPort { name: host.into(), port: to.origin.port };
+    let order = &resolver.order;
+    let mut addresses = order.borrow_mut().arrange(&name, permitted, Instant::now()).into_iter();
     let mut attempts = FuturesUnordered::new();
+    // The addresses of attempts that have not ended, in the order of their beginnings.
+    let mut pending = Vec::new();
     let mut last_error = SendError::no_address();
     loop {
         if let Some(address) = addresses.next() {
-            attempts.push(TcpStream::connect(address));
+            pending.push(address);
+            attempts.push(async move { (address, TcpStream::connect(address).await) });
         } else if attempts.is_empty() {
             return Err(last_error);
         }
         let has_more = !addresses.as_slice().is_empty();
         tokio::select! {
-            Some(attempt) = attempts.next() => match attempt {
+            Some((address, attempt)) = attempts.next() => match attempt {
                 Ok(stream) => {
+                    let mut order = order.borrow_mut();
+                    order.record_success(&name, address);
+                    // Those that had a head start and are still silent would cost it again.
+                    for slower in pending.into_iter().take_while(|pending| *pending != address) {
+                        order.record_failure(&name, slower, Instant::now());
+                    }
                     let stream = to.guard.admit(stream).map_err(|_| SendError::NoDescriptor)?;
                     tune(&stream);
                     return Ok(stream);
                 }
                 Err(error) if is_out_of_descriptors(&error) => return Err(SendError::NoDescriptor),
-                Err(error) => last_error = SendError::Connect(error),
+                Err(error) => {
+                    pending.retain(|pending| *pending != address);
+                    order.borrow_mut().record_failure(&name, address, Instant::now());
+                    last_error = SendError::Connect(error);
+                }
             },
             // The attempt has not ended yet; the next address is tried in parallel.
             () = tokio::time::sleep(ATTEMPT_DELAY), if has_more => {}
@@ -109,13 +129,27 @@ fn is_out_of_descriptors(_: &std::io::Error) -> bool {
     false
 }
 
-/// Disables Nagle's algorithm, because requests are small and written whole, and enables
-/// keep-alive, because a peer that has vanished must be noticed.
+/// Disables Nagle's algorithm, because requests are small and written whole, and makes the system
+/// notice a peer that has vanished: by keep-alive where nothing is sent, and otherwise by what is
+/// not acknowledged (RFC 5482).
 fn tune(stream: &TcpStream) {
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
-    if let Err(error) = stream.set_nodelay(true).and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive)) {
+    let socket = SockRef::from(stream);
+    let tuned = stream.set_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive));
+    if let Err(error) = tuned.and_then(|()| limit_unacknowledged(&socket)) {
         tracing::debug!(%error, "a socket option was refused");
     }
+}
+
+/// Ends the connection if the peer acknowledges or takes nothing for [`UNACKNOWLEDGED`].
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn limit_unacknowledged(socket: &SockRef<'_>) -> std::io::Result<()> {
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn limit_unacknowledged(_: &SockRef<'_>) -> std::io::Result<()> {
+    Ok(())
 }
 
 /// The name for SNI and verification. A SPIFFE peer is verified by its ID and not by this name
@@ -128,6 +162,12 @@ pub(super) fn server_name(host: &str) -> ServerName<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Scheme;
+    use crate::proxy::guard::NamedBy;
+    use crate::proxy::metrics::UpstreamGauges;
+    use crate::proxy::runtime::block_on;
+    use std::sync::Arc;
+    use tokio::net::TcpListener;
 
     #[tokio::test]
     async fn localhost_is_loopback_whatever_the_resolver_says() {
@@ -135,5 +175,83 @@ mod tests {
             let addresses = resolve(&Resolver::system(), host, 80).await.expect("addresses");
             assert!(addresses.iter().all(|address| address.ip().is_loopback()), "{host}: {addresses:?}");
         }
+    }
+
+    /// A name with three addresses on one port, of which only those in `listening` accept.
+    struct Name {
+        pool: Rc<Pool>,
+        origin: Origin,
+        listeners: Vec<(u8, TcpListener)>,
+    }
+
+    impl Name {
+        async fn new(listening: &[u8]) -> Self {
+            let first = TcpListener::bind((Ipv4Addr::new(127, 0, 0, listening[0]), 0)).await.expect("bound");
+            let port = first.local_addr().expect("an address").port();
+            let mut listeners = vec![(listening[0], first)];
+            for last in &listening[1..] {
+                let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, *last), port)).await.expect("bound");
+                listeners.push((*last, listener));
+            }
+            let resolver = Resolver::new(|_| Ok((1..=3).map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect()));
+            let pool = Pool::new(UpstreamGauges::unregistered().expect("gauges"), resolver);
+            Self { pool, origin: Origin { scheme: Scheme::Http, host: "three.test".into(), port }, listeners }
+        }
+
+        /// Which address a new connection reaches.
+        async fn reached(&self) -> u8 {
+            let rules = AddressRules { named_by: NamedBy::Configuration, egress: Arc::default() };
+            let to = DialTarget { origin: &self.origin, rules: &rules, guard: &Guard::default() };
+            let stream = dial(&self.pool, to, Duration::from_secs(20)).await.expect("connected");
+            let peer = stream.peer_addr().expect("a peer").ip();
+            let reached = self.listeners.iter().find(|(last, _)| peer == Ipv4Addr::new(127, 0, 0, *last));
+            reached.expect("a listener").0
+        }
+    }
+
+    #[test]
+    fn connections_take_turns_at_the_addresses_of_a_name() {
+        let ended = block_on(async {
+            let name = Name::new(&[1, 2, 3]).await;
+            let mut reached = Vec::new();
+            for _ in 0..6 {
+                reached.push(name.reached().await);
+            }
+            assert_eq!(reached, [1, 2, 3, 1, 2, 3]);
+        });
+        ended.expect("a runtime");
+    }
+
+    #[test]
+    fn address_that_refuses_connections_is_set_aside() {
+        let ended = block_on(async {
+            let name = Name::new(&[1, 3]).await;
+            let mut reached = Vec::new();
+            for _ in 0..6 {
+                reached.push(name.reached().await);
+            }
+            assert_eq!(reached.iter().filter(|last| **last == 1).count(), 3, "{reached:?}");
+            let now = Instant::now();
+            let of = NamedPort { name: "three.test".into(), port: name.origin.port };
+            let all = (1..=3).map(|last| (Ipv4Addr::new(127, 0, 0, last), of.port).into()).collect();
+            let order = name.pool.resolver().order.borrow_mut().arrange(&of, all, now);
+            assert_eq!(order[2].ip(), Ipv4Addr::new(127, 0, 0, 2), "{order:?}");
+        });
+        ended.expect("a runtime");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn lost_peer_is_noticed_by_the_system() {
+        let ended = block_on(async {
+            let name = Name::new(&[1, 2, 3]).await;
+            let rules = AddressRules { named_by: NamedBy::Configuration, egress: Arc::default() };
+            let to = DialTarget { origin: &name.origin, rules: &rules, guard: &Guard::default() };
+            let stream = dial(&name.pool, to, Duration::from_secs(20)).await.expect("connected");
+            let socket = SockRef::from(&stream);
+            assert!(socket.keepalive().expect("keep-alive"));
+            assert_eq!(socket.tcp_user_timeout().expect("a timeout"), Some(UNACKNOWLEDGED));
+        });
+        ended.expect("a runtime");
     }
 }

@@ -1,6 +1,7 @@
 //! Upstreams: resolving, connecting, pooling and sending. Each worker has connections of its own.
 //! Nothing here refers to the connection of the agent.
 mod abortable;
+mod addresses;
 mod config;
 mod connect;
 mod credential;

@@ -1,4 +1,5 @@
 //! Resolves names with the system resolver, which blocks a thread for an unbounded time.
+use super::addresses::AddressOrder;
 use crate::single_flight::{Leader, Role, SingleFlight};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -23,6 +24,8 @@ pub(crate) struct Resolver {
     /// Callers that want the same name share one lookup, so that a name that hangs takes only one
     /// thread.
     in_flight: RefCell<HashMap<Box<str>, SingleFlight<Addresses>>>,
+    /// Which of a name's addresses is tried first.
+    pub(super) order: RefCell<AddressOrder>,
 }
 
 impl Resolver {
@@ -31,9 +34,9 @@ impl Resolver {
         Self::new(|name| Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
     }
 
-    fn new(lookup: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Rc<Self> {
+    pub(super) fn new(lookup: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Rc<Self> {
         let threads = Arc::new(Semaphore::new(MAX_LOOKUPS));
-        Rc::new(Self { lookup: Arc::new(lookup), threads, in_flight: RefCell::default() })
+        Rc::new(Self { lookup: Arc::new(lookup), threads, in_flight: RefCell::default(), order: RefCell::default() })
     }
 
     /// Looks up the addresses of a name. If the caller gives up, a lookup that has begun still
