@@ -6,6 +6,7 @@ use crate::secret::Secret;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
+use http::header::AUTHORIZATION;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 const JWT_SPIFFE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe";
@@ -22,7 +23,7 @@ pub(super) async fn authenticate(form: &mut Form, issuer: &Issuer, audience: &st
         ClientAuth::ClientSecretBasic(secret) => {
             // One method per request (RFC 6749 §2.3): no `client_id` in the body in addition to the
             // header.
-            form.authorization = Some(basic(&client_id, secret)?);
+            form.headers.insert(AUTHORIZATION, basic(&client_id, secret)?);
             form.secrets.push(secret.expose().to_owned());
             return Ok(());
         }

@@ -1,9 +1,9 @@
-//! The body of a token request (RFC 6749 appendix B), and the `Authorization` that may go with it.
+//! The body of a token request (RFC 6749 appendix B), and the header fields that go with it.
 use crate::issuer::Quirks;
 use bytes::Bytes;
 use form_urlencoded::Serializer;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::Full;
 use url::Url;
 
@@ -12,7 +12,8 @@ use url::Url;
 #[derive(Default)]
 pub(super) struct Form {
     fields: Vec<(&'static str, String)>,
-    pub(super) authorization: Option<HeaderValue>,
+    /// Header fields of the request, such as `Authorization`.
+    pub(super) headers: HeaderMap,
     /// Credentials in the request, which must not be logged if the response repeats them.
     pub(super) secrets: Vec<String>,
 }
@@ -57,11 +58,11 @@ impl Form {
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(endpoint.as_str())
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-        if let Some(authorization) = self.authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
-        request.body(Full::new(Bytes::from(body.finish())))
+            .body(Full::new(Bytes::from(body.finish())))?;
+        *request.headers_mut() = self.headers;
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        request.headers_mut().insert(CONTENT_TYPE, form);
+        Ok(request)
     }
 }
 
