@@ -55,17 +55,24 @@
 //!
 //! | change | files | should stay untouched |
 //! |---|---|---|
-//! | a source of the identity | `identity/<new>.rs` and its arm in `identity/source.rs`, `config` | `app`, `proxy`, `token`, `exchange`, `tls` |
-//! | a grant flow | its row of facts in `exchange/grant.rs`, `exchange/request.rs`, and `exchange/response.rs` if the answer differs; `config` | `token`, `proxy`, `identity` |
-//! | a client authentication | `exchange/client_auth.rs`, `issuer/settings.rs`, `config`; `issuer/http_client.rs` if it is done in TLS, `exchange/form.rs` if in a header | everything else |
+//! | a source of the identity | `identity/<new>.rs` and its arms in `identity/source.rs`; `config/file/workload.rs`, `config/build/identity.rs` | `app`, `proxy`, `token`, `exchange`, `tls` |
+//! | a grant flow | its facts, its digest and its words in `exchange/grant.rs`; `exchange/request.rs`, and `exchange/response.rs` if the answer differs; `config/file/token.rs`, `config/build/tokens.rs` | `token`, `proxy`, `policy`, `identity` |
+//! | a client authentication | its arms in `issuer/settings.rs`, `exchange/client_auth.rs`; `config/file/server.rs`, `config/build/servers.rs`; `issuer/http_client.rs` if it presents another certificate than the SVID | everything else |
 //! | a token in another header | only the configuration file | all code |
-//! | a token elsewhere (query, cookie) | `policy/placement.rs`, `proxy/upstream/credential.rs`, `config` | `exchange`, `token`, `proxy::outbound` |
-//! | a failure of a token request | its row in `exchange/error.rs` or `issuer/error.rs` | metrics, which read the rows |
-//! | a refusal | its row in `proxy/error.rs` | metrics and the tests' tables, which read the rows |
-//! | a metric | the module that owns the value, by [`telemetry::Registrar`]; a gauge that is read at each scrape also needs a line in `app/components.rs` | `telemetry` |
-//! | a listener | the module that serves it, `app/listeners.rs`, its task in `app/run.rs`, `config` | everything else |
-//! | a setting | its file type in `config/file`, its conversion in `config/build`, its runtime type in the module that uses it (`config/runtime.rs` for the process) | other modules |
-//! | a route's property in `check` and `status` | its file type, its step in `config/build`, its runtime type and its words in `policy` | the commands that print it |
+//! | a token elsewhere (query, cookie) | `policy/placement.rs`, `policy/reserved.rs`, `policy/description.rs`; `proxy/upstream/credential.rs`, and `proxy/upstream/send.rs` if it is not in the header; `proxy/outbound/handle.rs`, which removes what the agent put there; `config/file/token.rs`, `config/build/tokens.rs` | `exchange`, `token` |
+//! | a failure of a token request | its row in `exchange/error.rs` or `issuer/error.rs`, and the place that raises it | metrics, which read the rows |
+//! | a refusal | its row in `proxy/error.rs`, and the place that raises it | metrics and the tests' tables, which read the rows |
+//! | a metric | the `metrics.rs` of the module that owns the value, by [`telemetry::Registrar`], and the place that counts; `app/components.rs` as well for a module's first metric, for a gauge that is read at each scrape, and for the first series by server | `telemetry` |
+//! | a listener of the control plane | the module that serves it, `app/listeners.rs`, its task in `app/run.rs`; `config/file/process.rs`, `config/build/process.rs`, `config/runtime.rs`; `app/components.rs` if it serves state that is shared, `kubernetes/inject/sidecar.rs` and `kubernetes/names.rs` if it is reached from outside the pod | `proxy`, `token`, `exchange` |
+//! | a listener of the data plane | the same, and `proxy/worker.rs`, which gives every socket the one handler | `token`, `exchange` |
+//! | a setting of the process | `config/file/process.rs`, `config/build/process.rs`, `config/runtime.rs`; the type of the module that uses it, and where `app` fills that in (`app/quota.rs`, `app/components.rs`) | other modules |
+//! | a setting of a server | `config/file/server.rs`, `config/build/servers.rs`, `issuer/settings.rs`, the module that uses it; the digest in `exchange/grant.rs` asks whether the server can tell the difference | other modules |
+//! | a property of a route in `check` | `config/file/route.rs`, `config/build/routes.rs`, `policy/route.rs`, its words in `policy/description.rs` | the commands that print it |
+//! | a property of a route in `status` | the same; if it is neither part of the credential nor a danger, `admin/status.rs` and `cli/status.rs` as well | everything else |
+//!
+//! Every key of the configuration is also described in `config/reference.yaml`, which a test
+//! compares with the code, and in the chart's `values.schema.json`, which `tests/chart/run --update`
+//! generates. Names that programs outside depend on are in `tests/it/golden/public_names.txt`.
 //!
 //! # Threads
 //!
