@@ -208,9 +208,9 @@ impl Refusal {
 
     /// The response, as the agent's library expects it: problem details (RFC 9457), or for gRPC and
     /// gRPC-Web a head without a body.
-    pub fn response(&self, dialect: Dialect) -> Response<Bytes> {
+    pub fn response(&self, dialect: Dialect, request_id: &str) -> Response<Bytes> {
         let mut response = match dialect {
-            Dialect::Plain => self.problem(),
+            Dialect::Plain => self.problem(request_id),
             Dialect::Grpc => self.grpc("application/grpc"),
             Dialect::GrpcWeb => self.grpc("application/grpc-web"),
         };
@@ -230,7 +230,7 @@ impl Refusal {
         response
     }
 
-    fn problem(&self) -> Response<Bytes> {
+    fn problem(&self, request_id: &str) -> Response<Bytes> {
         let Facts { label, title, .. } = self.reason.facts();
         let status = self.status();
         let mut problem = json!({
@@ -238,6 +238,7 @@ impl Refusal {
             "title": title,
             "status": status.as_u16(),
             "detail": self.detail,
+            "request_id": request_id,
         });
         if let Some(error) = &self.oauth_error {
             problem["error"] = json!(error);

@@ -13,6 +13,7 @@ mod outbound;
 mod pulse;
 mod received_body;
 mod relay;
+mod request_id;
 mod runtime;
 mod session;
 mod traffic;

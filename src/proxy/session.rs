@@ -4,10 +4,11 @@ use super::downstream::{Downstream, WriteTimeout};
 use super::ended::EndedBy;
 use super::error::{Reason, Refusal};
 use super::metrics::RouteMetrics;
+use super::request_id;
 use super::traffic::InFlight;
 use super::transfer::{Transfer, UploadFault};
 use super::upstream::Lease;
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,6 +45,9 @@ struct Logged {
     method: Method,
     host: String,
     path: String,
+    request_id: Option<HeaderValue>,
+    /// The identifier that the upstream answered with, if it is another one.
+    upstream_request_id: Option<HeaderValue>,
     traceparent: Option<String>,
     status: u16,
     upstream: Option<(SocketAddr, Version)>,
@@ -57,6 +61,8 @@ impl Session {
                 method: method.clone(),
                 host: String::new(),
                 path: String::new(),
+                request_id: headers.get(request_id::FIELD).cloned(),
+                upstream_request_id: None,
                 traceparent: headers.get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned),
                 status: 0,
                 upstream: None,
@@ -100,12 +106,30 @@ impl Session {
         self.transfer.set_end(total.map(|total| self.started + total));
     }
 
+    /// The name of the route that the request takes.
+    pub(super) fn route(&self) -> &str {
+        &self.arrival.route.name
+    }
+
+    /// Counts a refusal of what the agent sends inside its tunnel.
+    pub(super) fn count_reason(&self, reason: Reason) {
+        self.arrival.route.count_reason(reason);
+    }
+
     /// Records the head of an answer. The session goes on until the answer has been sent.
     pub(super) fn record_answer(&mut self, status: StatusCode, lease: Option<&Lease>) {
         self.arrival.route.count_answer(status);
         self.record_head(status);
         if let Some(logged) = &mut self.logged {
             logged.upstream = lease.map(|lease| (lease.peer(), lease.protocol()));
+        }
+    }
+
+    /// Records the identifier that the upstream answered with.
+    pub(super) fn set_upstream_request_id(&mut self, headers: &HeaderMap) {
+        if let Some(logged) = &mut self.logged {
+            let id = headers.get(request_id::FIELD);
+            logged.upstream_request_id = id.filter(|id| logged.request_id.as_ref() != Some(id)).cloned();
         }
     }
 
@@ -180,6 +204,8 @@ impl Session {
             response_bytes = self.transfer.response_bytes(),
             upstream = logged.upstream.map(|(address, _)| address.to_string()).unwrap_or_default(),
             protocol = logged.upstream.map_or("", |(_, version)| protocol(version)),
+            request_id = text(logged.request_id.as_ref()),
+            upstream_request_id = text(logged.upstream_request_id.as_ref()),
             traceparent = logged.traceparent.as_deref().unwrap_or_default(),
             first_byte_ms = self.answered_after.map_or(0, millis),
             duration_ms = millis(self.started.elapsed()),
@@ -202,6 +228,10 @@ fn ended_by_fault(fault: UploadFault) -> EndedBy {
         UploadFault::Broken => EndedBy::Agent,
         UploadFault::Idle => EndedBy::Timeout,
     }
+}
+
+fn text(value: Option<&HeaderValue>) -> &str {
+    value.and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 /// The name of a protocol in the registry of ALPN (RFC 7301 §6).

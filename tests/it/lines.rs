@@ -7,7 +7,7 @@ use idjag_proxy::dev::faults::{Fault, Gate};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-const FIELDS: [&str; 19] = [
+const FIELDS: [&str; 21] = [
     "timestamp",
     "level",
     "target",
@@ -24,6 +24,8 @@ const FIELDS: [&str; 19] = [
     "response_bytes",
     "upstream",
     "protocol",
+    "request_id",
+    "upstream_request_id",
     "traceparent",
     "first_byte_ms",
     "duration_ms",

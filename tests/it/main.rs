@@ -41,6 +41,7 @@ mod dev {
     mod published;
     mod refusals;
     mod reloads;
+    mod request_ids;
     mod revoked;
     mod secrets;
     mod sessions;

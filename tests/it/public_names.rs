@@ -259,7 +259,7 @@ fn pods(names: &mut BTreeSet<String>) {
 fn refusals(names: &mut BTreeSet<String>) {
     for &reason in Reason::ALL {
         let refusal = Refusal::new(reason, "why");
-        let (plain, grpc) = (refusal.response(Dialect::Plain), refusal.response(Dialect::Grpc));
+        let (plain, grpc) = (refusal.response(Dialect::Plain, "1"), refusal.response(Dialect::Grpc, "1"));
         let header = |name: &str| {
             let headers = if name.starts_with("grpc") { grpc.headers() } else { plain.headers() };
             headers[name].to_str().expect("text").to_owned()

@@ -15,6 +15,7 @@ use crate::proxy::ended::EndedBy;
 use crate::proxy::error::{ALLOWED, Reason, Refusal};
 use crate::proxy::headers::{self, AgentCredentials, StripRules};
 use crate::proxy::received_body::ReceivedBody;
+use crate::proxy::request_id::RequestId;
 use crate::proxy::session::{Session, SessionArrival};
 use crate::proxy::transfer::{Transfer, UploadFault};
 use crate::proxy::upstream::{PoolKey, Protocol, RequestBody, UploadRules};
@@ -38,7 +39,8 @@ enum Served {
 
 /// Answers one request of the agent. Its session ends with the last byte of the answer.
 pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> Response<AgentBody> {
-    let ReceivedRequest { request, downstream, write_timeout } = received;
+    let ReceivedRequest { mut request, downstream, write_timeout } = received;
+    let id = RequestId::settle(request.headers_mut());
     let dialect = Dialect::of(request.headers());
     let shared = &context.shared;
     let is_connect = request.method() == Method::CONNECT;
@@ -56,6 +58,7 @@ pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> R
     let mut response = match served {
         Ok(Served::Answered(Forwarded { response, unauthenticated }, entry)) => {
             session.record_answer(response.status(), response.body().lease());
+            session.set_upstream_request_id(response.headers());
             let idle = entry.route.timeouts.idle;
             response.map(|body| AgentBody::streamed(body, idle, session).or_unauthenticated(unauthenticated))
         }
@@ -67,7 +70,7 @@ pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> R
         }
         Err(refusal) => {
             session.refuse(&refusal);
-            refusal.response(dialect).map(AgentBody::from)
+            refusal.response(dialect, id.as_str()).map(AgentBody::from)
         }
     };
     // After a switch the connection no longer carries HTTP.
@@ -78,6 +81,7 @@ pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> R
     if downstream.may_switch() && !has_switched {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    id.answer(response.headers_mut());
     response
 }
 
