@@ -36,10 +36,9 @@ async fn forbidden_tunnel_is_refused_before_the_200() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     for (authority, advice) in [
-        ("nowhere.test:80", "No route matches nowhere.test"),
         ("nowhere.test:443", "No route matches nowhere.test"),
         ("api.test:8080", "No route matches api.test"),
-        ("169.254.169.254:80", "No route matches"),
+        ("169.254.169.254:443", "No route matches"),
         ("api.test:443", "http://api.test"),
         ("legacy.test:443", "http://legacy.test"),
         ("user.test:443", "http://user.test"),
@@ -52,6 +51,69 @@ async fn forbidden_tunnel_is_refused_before_the_200() {
         assert!(body.contains(advice), "{authority}: {body}");
     }
     assert_eq!(world.api.connections(), 0);
+}
+
+/// Clients that tunnel `http://`, such as Node's, do not show the answer to a CONNECT.
+#[tokio::test]
+async fn refusal_of_an_unknown_host_is_answered_inside_a_tunnel_to_port_80() {
+    let world = World::open().await;
+    let proxy = world.proxy().await;
+    for host in ["nowhere.test", "169.254.169.254"] {
+        let mut raw = Raw::connect(proxy.outbound).await;
+        raw.write(connect(&format!("{host}:80"))).await;
+        assert!(raw.head().await.starts_with("HTTP/1.1 200 "), "{host}");
+        let mut agent = Http1::over(raw.stream).await;
+        let request = http::Request::get("/x").header("host", host).body(full("")).expect("request");
+        let reply = agent.send(request).await;
+        reply.assert_refusal(403, "no_route");
+        assert!(reply.text().contains(&format!("No route matches {host}")), "{}", reply.text());
+    }
+    let mut raw = Raw::connect(proxy.outbound).await;
+    raw.write(connect("nowhere.test:80")).await;
+    raw.head().await;
+    let name = ServerName::try_from("nowhere.test").expect("a name");
+    let error = within(tls(RootCertStore::empty()).connect(name, raw.stream), "the alert").await.expect_err("refused");
+    assert!(error.to_string().contains("AccessDenied"), "{error}");
+    assert_eq!(world.api.connections(), 0);
+}
+
+/// Node has `HTTP_PROXY` set and calls a base URL.
+#[tokio::test]
+async fn base_url_is_served_inside_a_tunnel_to_the_proxy_itself() {
+    let world = World::start().await;
+    let proxy = world.proxy().await;
+    let own = proxy.outbound.to_string();
+    let mut raw = Raw::connect(proxy.outbound).await;
+    raw.write(connect(&own)).await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
+    let mut agent = Http1::over(raw.stream).await;
+    for (path, status) in [("/api.test/v1/x", 200), ("/nowhere.test/x", 403)] {
+        let request = http::Request::get(path).header("host", &own).body(full("")).expect("request");
+        assert_eq!(agent.send(request).await.status, status, "{path}");
+    }
+    assert_eq!(world.api.last_request().expect("seen").target.to_string(), "/v1/x");
+}
+
+/// Python's http.client sent `CONNECT` with HTTP/1.0, and without `Host`, up to 3.11.
+#[tokio::test]
+async fn connect_over_http_1_0_is_served_like_1_1() {
+    let world = World::start().await;
+    let proxy = world.proxy().await;
+    let mut raw = Raw::connect(proxy.outbound).await;
+    raw.write("CONNECT api.test:80 HTTP/1.0\r\n\r\n").await;
+    let head = raw.head().await;
+    assert!(head.starts_with("HTTP/1.0 200 ") || head.starts_with("HTTP/1.1 200 "), "{head}");
+    let mut agent = Http1::over(raw.stream).await;
+    for _ in 0..2 {
+        let request = http::Request::get("/x").header("host", "api.test").body(full("")).expect("request");
+        assert_eq!(agent.send(request).await.status, 200);
+    }
+    for (authority, advice) in
+        [("api.test:443", "Call it as http://api.test/"), ("nowhere.test:443", "No route matches nowhere.test")]
+    {
+        let answer = super::agent::raw(proxy.outbound, format!("CONNECT {authority} HTTP/1.0\r\n\r\n")).await;
+        assert!(answer.contains(" 403 ") && answer.contains(advice), "{answer}");
+    }
 }
 
 #[tokio::test]

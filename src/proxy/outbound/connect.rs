@@ -7,14 +7,14 @@ use super::switched::Switched;
 use super::table::{RouteEntry, Table};
 use crate::policy::{CredentialRule, Origin, Scheme};
 use crate::proxy::agent_body::AgentBody;
-use crate::proxy::downstream::{Detected, Downstream, Protocol, ReceivedRequest, detect};
+use crate::proxy::downstream::{Arrival, Detected, Downstream, Protocol, ReceivedRequest, detect};
 use crate::proxy::ended::EndedBy;
 use crate::proxy::error::{Reason, Refusal};
 use crate::proxy::relay;
 use crate::proxy::session::Session;
 use crate::proxy::upstream::{DialTarget, dial};
 use http::uri::Authority;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -47,25 +47,26 @@ where
     pub(super) async fn serve(self, request: Request<Incoming>) -> Result<Switched, Refusal> {
         let Self { context, table, session, handler } = self;
         let downstream = Rc::clone(session.downstream());
-        let is_nested = downstream.arrival().tunnel.is_some();
-        if is_nested || request.version() != http::Version::HTTP_11 {
-            let detail = "CONNECT is supported over HTTP/1.1, and not inside another tunnel.";
-            return Err(Refusal::new(Reason::MalformedRequest, detail));
-        }
         let (mut parts, _) = request.into_parts();
         let destination = destination::read_connect(&parts)?;
         session.set_destination(&destination.host, destination.path.path());
-        let entry = table.entry(&table.policy.connect(destination.target()));
-        let entry = entry.ok_or_else(|| table.no_route(&destination))?;
-        session.set_route(&entry.metrics, entry.route.timeouts.idle);
-        let is_opaque = is_opaque(entry);
-        if !is_opaque && destination.scheme == Scheme::Https {
-            return Err(call_as_http(entry, &destination));
+        let is_nested = downstream.arrival().tunnel.is_some();
+        // Python's http.client sent HTTP/1.0 up to 3.11.
+        if is_nested || parts.version > Version::HTTP_11 {
+            let host = &destination.host;
+            let detail = format!("CONNECT to {host} is supported over HTTP/1, and not inside another tunnel.");
+            return Err(Refusal::new(Reason::MalformedRequest, detail));
         }
-        let upstream = match is_opaque {
-            true => Some(dial_upstream(context, entry, &destination).await?),
-            false => None,
-        };
+        let entry = find_entry(table, &destination, downstream.arrival())?;
+        let mut upstream = None;
+        if let Some(entry) = entry {
+            session.set_route(&entry.metrics, entry.route.timeouts.idle);
+            if is_opaque(entry) {
+                upstream = Some(dial_upstream(context, entry, &destination).await?);
+            } else if destination.scheme == Scheme::Https {
+                return Err(call_as_http(entry, &destination));
+            }
+        }
         let authority = parts.uri.authority().cloned();
         let (Some(authority), Some(agent)) = (authority, parts.extensions.remove::<OnUpgrade>()) else {
             return Err(Refusal::new(Reason::MalformedRequest, "CONNECT names `host:port`."));
@@ -73,7 +74,7 @@ where
         let tunnel = Tunnel {
             context: Rc::clone(context),
             outer: downstream,
-            entry: Arc::clone(entry),
+            entry: entry.cloned(),
             authority,
             upstream,
             handler,
@@ -88,6 +89,25 @@ where
             };
             session.finish(by);
         }))
+    }
+}
+
+/// Finds the route of a tunnel. A tunnel without one opens if it can only carry plain HTTP, for two
+/// kinds of clients that tunnel `http://`, too: those that have `HTTP_PROXY` set and call a base URL,
+/// and those that show the answer to a request but not that to a CONNECT, as Node does. The requests
+/// inside are refused then, if no route matches them.
+fn find_entry<'t>(
+    table: &'t Table,
+    destination: &Destination,
+    arrival: Arrival<'_>,
+) -> Result<Option<&'t Arc<RouteEntry>>, Refusal> {
+    if destination.is_listener(arrival) {
+        return Ok(None);
+    }
+    match table.entry(&table.policy.connect(destination.target())) {
+        Some(entry) => Ok(Some(entry)),
+        None if destination.port == Scheme::Http.default_port() => Ok(None),
+        None => Err(table.no_route(destination)),
     }
 }
 
@@ -122,7 +142,8 @@ async fn dial_upstream(context: &Context, entry: &RouteEntry, destination: &Dest
 struct Tunnel<H> {
     context: Rc<Context>,
     outer: Rc<Downstream>,
-    entry: Arc<RouteEntry>,
+    /// The route, if there is one.
+    entry: Option<Arc<RouteEntry>>,
     authority: Authority,
     /// The connection to the upstream, if the tunnel may be opaque.
     upstream: Option<TcpStream>,
@@ -142,15 +163,15 @@ where
             Err(_) => return EndedBy::Timeout,
         };
         let Detected { protocol, io } = detected;
-        match (protocol, self.upstream) {
-            (Protocol::Tls, Some(upstream)) => {
-                relay::run(io, upstream, session.transfer(), self.entry.route.timeouts.idle).await
+        match (protocol, self.entry.zip(self.upstream)) {
+            (Protocol::Tls, Some((entry, upstream))) => {
+                relay::run(io, upstream, session.transfer(), entry.route.timeouts.idle).await
             }
             (Protocol::Tls, None) => {
-                self.entry.metrics.count_reason(Reason::CallAsHttp);
+                session.count_reason(Reason::CallAsHttp);
                 tracing::warn!(
-                    route = %self.entry.route.name, host = %self.authority,
-                    "TLS was refused inside a tunnel: the proxy itself speaks TLS for this route, so call it as http://"
+                    route = session.route(), host = %self.authority,
+                    "TLS was refused inside a tunnel: the proxy itself speaks TLS for its routes, so call it as http://"
                 );
                 let mut agent = io;
                 // The connection is closed next, whether or not the client can read the alert.

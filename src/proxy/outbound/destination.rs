@@ -28,6 +28,11 @@ impl Destination {
         Target { scheme: self.scheme, host: &self.host, port: self.port }
     }
 
+    /// Whether it is the listener that the request arrived at.
+    pub(super) fn is_listener(&self, arrival: Arrival<'_>) -> bool {
+        self.port == arrival.local.port() && is_own_host(&self.host, arrival.local)
+    }
+
     /// The origin at this host with another scheme. A default port stays a default port.
     pub(super) fn origin(&self, scheme: Scheme) -> Origin {
         let is_default = self.port == self.scheme.default_port();
@@ -55,7 +60,7 @@ pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Resu
             Some(tunnel) if scheme != Scheme::Http || !same_destination(tunnel, authority) => {
                 Err(malformed("the target inside the tunnel is not what the CONNECT names"))
             }
-            Some(tunnel) => destination(Scheme::Http, tunnel, path),
+            Some(tunnel) => inside(tunnel, path, arrival.local, policy),
             // `HTTP_PROXY` is set, and the agent calls a base URL.
             None if scheme == Scheme::Http && is_own(authority, arrival.local) => base_url(&path, policy),
             None => destination(scheme, authority, path),
@@ -78,7 +83,7 @@ pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Resu
         if !same_destination(tunnel, &authority) {
             return Err(malformed("the `Host` inside the tunnel is not the host of the CONNECT"));
         }
-        return destination(Scheme::Http, tunnel, path);
+        return inside(tunnel, path, arrival.local, policy);
     }
     if parts.version < Version::HTTP_2 {
         refuse_other_sites(&parts.headers, &authority)?;
@@ -87,6 +92,11 @@ pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Resu
         return base_url(&path, policy);
     }
     destination(Scheme::Http, &authority, path)
+}
+
+/// The destination of a request inside a tunnel to `tunnel`.
+fn inside(tunnel: &Authority, path: PathAndQuery, local: SocketAddr, policy: &Policy) -> Result<Destination, Refusal> {
+    if is_own(tunnel, local) { base_url(&path, policy) } else { destination(Scheme::Http, tunnel, path) }
 }
 
 /// Reads the authority of a CONNECT, whose port is mandatory (RFC 9110 §9.3.6).
@@ -179,13 +189,16 @@ fn same_destination(tunnel: &Authority, host: &Authority) -> bool {
 /// Whether an authority is this listener's own: a loopback name with its port. This also defeats
 /// DNS rebinding by a web page, whose host name is never a loopback name.
 fn is_own(authority: &Authority, local: SocketAddr) -> bool {
-    let host = without_brackets(authority.host());
-    let loopback = host.eq_ignore_ascii_case("localhost")
+    is_own_host(authority.host(), local) && authority.port_u16().unwrap_or(Scheme::Http.default_port()) == local.port()
+}
+
+fn is_own_host(host: &str, local: SocketAddr) -> bool {
+    let host = without_brackets(host);
+    host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|ip| {
             let ip = ip.to_canonical();
             ip.is_loopback() || ip == local.ip().to_canonical()
-        });
-    loopback && authority.port_u16().unwrap_or(Scheme::Http.default_port()) == local.port()
+        })
 }
 
 /// Refuses requests of web pages. A page that is open on the same machine can reach this port and
