@@ -122,7 +122,9 @@ impl Drop for StreamedBody {
 /// the upstream ends, and with it the upload: hyper does not poll the body of a request while the
 /// upstream takes nothing, so that nothing else would notice.
 async fn linger(session: Session, lease: Option<Lease>) {
-    if tokio::time::timeout(UPLOAD_LINGER, session.transfer().upload_ended()).await.is_ok() {
+    // An upload that the upstream has not asked for will never begin.
+    let time = if session.transfer().upload_is_held_back() { Duration::ZERO } else { UPLOAD_LINGER };
+    if tokio::time::timeout(time, session.transfer().upload_ended()).await.is_ok() {
         if let Some(lease) = lease {
             lease.give_back();
         }
@@ -131,7 +133,7 @@ async fn linger(session: Session, lease: Option<Lease>) {
         if let Some(lease) = lease {
             lease.abort();
         }
-        session.finish(EndedBy::Timeout);
+        session.finish(EndedBy::Whole);
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Transfer {
 enum Upload {
     /// The upstream has all of it, or will get no more of it.
     Ended,
+    /// The upstream has to ask for it.
+    HeldBack,
     /// The agent has to send more.
     WaitsForAgent,
     /// The upstream has to take more.
@@ -121,6 +123,16 @@ impl Transfer {
     /// Records that there is a body to send.
     pub(super) fn begin_upload(&self) {
         self.upload.set(Upload::WaitsForUpstream);
+    }
+
+    /// Records that the upstream has to ask for the upload before it begins.
+    pub(super) fn hold_upload_back(&self) {
+        self.upload.set(Upload::HeldBack);
+    }
+
+    /// Whether the upstream has not asked for the upload.
+    pub(super) fn upload_is_held_back(&self) -> bool {
+        self.upload.get() == Upload::HeldBack
     }
 
     /// Records that the agent has to send more before the upload can go on.

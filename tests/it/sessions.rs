@@ -1,13 +1,14 @@
 //! A request from its head to the last byte of its answer: who ended it, what it holds until then,
 //! and that nothing of it is left behind.
 use super::agent::{self, Http1, Raw, full, request};
-use super::world::{Proxy, World, route, until, within};
+use super::world::{Proxy, World, route, tls_route, until, within};
 use http::Method;
 use http_body_util::BodyExt;
 use idjag_proxy::dev::faults::Fault;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// Starts an upstream that handles each connection by `serve`, once a head has arrived on it.
@@ -257,4 +258,73 @@ async fn answer_in_flight_at_the_drain_deadline_is_cut_off_by_the_drain() {
     process.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(process.code().await, Some(0));
     assert!(process.log().contains("\"ended\":\"drain\""), "{}", process.log());
+}
+
+/// Starts an upstream that reads a head, hands it over, and answers `says`. Unless that is a
+/// final answer, it then reads a body and answers. At last it hands over what else it read.
+async fn asking(says: &'static str) -> (String, mpsc::UnboundedReceiver<String>, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let (seen, heads) = mpsc::unbounded_channel();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut raw = Raw::over(stream);
+            seen.send(raw.head().await).expect("a running test");
+            raw.write(says).await;
+            if says.is_empty() || says.starts_with("HTTP/1.1 100") {
+                seen.send(raw.until(b"body").await).expect("a running test");
+                raw.write("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+            }
+            let rest = raw.rest().await;
+            seen.send(String::from_utf8(rest).expect("text")).expect("a running test");
+        }
+    });
+    (url, heads, tasks)
+}
+
+const EXPECTING: &str = "POST /x HTTP/1.1\r\nhost: asks.test\r\ncontent-length: 4\r\nexpect: 100-continue\r\n\r\n";
+
+#[tokio::test]
+async fn expectation_is_the_upstreams_to_meet() {
+    for says in ["HTTP/1.1 100 Continue\r\n\r\n", ""] {
+        let world = World::open().await;
+        let (url, mut seen, _tasks) = asking(says).await;
+        let proxy = world.proxy_with(&format!("routes:\n{}", route("asks", "token: none", &url))).await;
+        let mut raw = Raw::connect(proxy.outbound).await;
+        raw.write(EXPECTING).await;
+        let head = within(seen.recv(), "the head at the upstream").await.expect("a head");
+        assert!(head.contains("expect: 100-continue\r\n"), "{head}");
+        assert!(raw.head().await.starts_with("HTTP/1.1 100 "), "also after an upstream that says nothing");
+        raw.write("body").await;
+        assert_eq!(within(seen.recv(), "the body").await.expect("a body"), "body");
+        assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
+    }
+}
+
+#[tokio::test]
+async fn body_that_the_upstream_refuses_is_never_asked_of_the_agent() {
+    let world = World::open().await;
+    let (url, mut seen, _tasks) = asking("HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno").await;
+    let proxy = world.proxy_with(&format!("routes:\n{}", route("asks", "token: none", &url))).await;
+    let mut raw = Raw::connect(proxy.outbound).await;
+    raw.write(EXPECTING).await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 401 "), "no 100 before it");
+    assert_eq!(raw.rest().await, b"no", "the connection ends, because the body was not sent");
+    within(seen.recv(), "the head").await.expect("a head");
+    assert_eq!(within(seen.recv(), "the end").await.expect("an end"), "", "the upstream got no body");
+    proxy.until_idle().await;
+}
+
+#[tokio::test]
+async fn expectation_ends_at_an_upstream_over_http2() {
+    let world = World::open().await;
+    let (http2_api, _) = world.http2_api().await;
+    let proxy = world.proxy_with(&format!("routes:\n{}", tls_route("asks", "token: itself", &http2_api.url()))).await;
+    let mut raw = Raw::connect(proxy.outbound).await;
+    raw.write(EXPECTING).await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 100 "));
+    raw.write("body").await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
+    assert!(!http2_api.last_request().expect("seen").headers.contains_key("expect"));
 }

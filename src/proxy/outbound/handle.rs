@@ -233,7 +233,6 @@ fn rewrite(parts: &mut Parts, entry: &RouteEntry, via: &HeaderValue) {
         join_cookies(&mut parts.headers);
         headers::join_lengths(&mut parts.headers);
     }
-    parts.headers.remove(header::EXPECT);
     if accepts_trailers {
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -252,7 +251,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// The request that is sent: with the origin form, the body and nothing else of the agent's.
 async fn outgoing(
-    parts: Parts,
+    mut parts: Parts,
     body: ReceivedBody,
     entry: &RouteEntry,
     destination: &Destination,
@@ -267,10 +266,16 @@ async fn outgoing(
     let body = if body.is_end_stream() {
         RequestBody::Buffered(None)
     } else {
-        let rules = UploadRules { limit: limits.request_body, reserved: Arc::clone(&entry.reserved) };
+        let rules = UploadRules {
+            limit: limits.request_body,
+            reserved: Arc::clone(&entry.reserved),
+            expects_continue: parts.headers.contains_key(header::EXPECT),
+        };
         let streamed = RequestBody::streamed(body, rules, transfer);
         if size.is_some_and(may_replay) { Box::pin(streamed.buffer(transfer, timeouts.idle)).await? } else { streamed }
     };
+    // Sent on by the connection that can be asked.
+    parts.headers.remove(header::EXPECT);
     let mut request = Request::from_parts(parts, body);
     *request.uri_mut() = Uri::from(destination.path.clone());
     *request.extensions_mut() = http::Extensions::new();

@@ -7,6 +7,7 @@ mod connect;
 mod credential;
 mod dial;
 mod error;
+mod held_back;
 mod pool;
 mod request_body;
 mod resolver;

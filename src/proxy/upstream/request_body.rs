@@ -1,10 +1,12 @@
 //! The body of a request to an upstream.
+use super::held_back::HeldBack;
 use crate::proxy::body_error::{BodyError, PolledFrame};
 use crate::proxy::headers::strip_trailers;
 use crate::proxy::received_body::ReceivedBody;
 use crate::proxy::transfer::{Transfer, UploadFault, Watchdog};
 use bytes::Bytes;
-use http::HeaderName;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use std::pin::Pin;
@@ -24,6 +26,8 @@ pub(crate) enum RequestBody {
 /// A body that is streamed to the upstream.
 pub(crate) struct Upload {
     body: ReceivedBody,
+    /// Present until the upstream asks for the body, if it is to be asked.
+    held_back: Option<HeldBack>,
     rules: UploadRules,
     transfer: Rc<Transfer>,
 }
@@ -34,16 +38,44 @@ pub(crate) struct UploadRules {
     pub(crate) limit: Option<u64>,
     /// Fields that its trailers must not carry.
     pub(crate) reserved: Arc<[HeaderName]>,
+    /// Whether the agent waits until the upstream asks for the body.
+    pub(crate) expects_continue: bool,
 }
 
 impl RequestBody {
     pub(crate) fn streamed(body: ReceivedBody, rules: UploadRules, transfer: &Rc<Transfer>) -> Self {
         transfer.begin_upload();
-        Self::Streamed(Box::new(Upload { body, rules, transfer: Rc::clone(transfer) }))
+        Self::Streamed(Box::new(Upload {
+            body,
+            held_back: rules.expects_continue.then(HeldBack::new),
+            rules,
+            transfer: Rc::clone(transfer),
+        }))
+    }
+
+    /// Makes a request ask the upstream for `100-continue` (RFC 9110 §10.1.1), if its body is held
+    /// back. Only HTTP/1.1 can do that: hyper does not report informational responses over HTTP/2.
+    pub(super) fn expect_continue(request: &mut Request<Self>) {
+        let Self::Streamed(upload) = request.body() else { return };
+        let Some(asked) = upload.held_back.as_ref().map(HeldBack::asked) else { return };
+        request.headers_mut().insert(header::EXPECT, HeaderValue::from_static("100-continue"));
+        hyper::ext::on_informational(request, move |response| {
+            if response.status() == StatusCode::CONTINUE {
+                asked.report();
+            }
+        });
+    }
+
+    /// Lets the body go without being asked for it.
+    pub(super) fn release(&mut self) {
+        if let Self::Streamed(upload) = self {
+            upload.held_back = None;
+        }
     }
 
     /// Buffers the whole body for a replay, of which some part must arrive within each `idle`.
-    pub(crate) async fn buffer(self, transfer: &Transfer, idle: Duration) -> Result<Self, UploadFault> {
+    pub(crate) async fn buffer(mut self, transfer: &Transfer, idle: Duration) -> Result<Self, UploadFault> {
+        self.release();
         let watchdog = Watchdog::new(idle);
         let collected = tokio::select! {
             collected = self.collect() => collected,
@@ -60,6 +92,13 @@ impl RequestBody {
 
 impl Upload {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> PolledFrame {
+        if let Some(held_back) = &mut self.held_back {
+            if held_back.poll_asked(cx).is_pending() {
+                self.transfer.hold_upload_back();
+                return Poll::Pending;
+            }
+            self.held_back = None;
+        }
         let frame = match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(Some(Err(error))) => {

@@ -124,12 +124,14 @@ async fn attempt(
     let (sent, lease) = match connection {
         Connection::Http1(mut lease) => {
             address_http1(&mut request, call.key);
+            RequestBody::expect_continue(&mut request);
             call.authorize(&mut request)?;
             let sending = lease.sender.try_send_request(request);
             (call.await_response(sending).await, Lease::Http1(lease))
         }
         Connection::Http2(mut sender, stream) => {
             address_http2(&mut request, &call.key.origin);
+            request.body_mut().release();
             call.authorize(&mut request)?;
             (call.await_response(sender.try_send_request(request)).await, Lease::Http2(stream))
         }
@@ -230,8 +232,8 @@ fn address_http1(request: &mut Request<RequestBody>, key: &PoolKey) {
 /// connection (RFC 9113 §8.2.2).
 fn address_http2(request: &mut Request<RequestBody>, origin: &Origin) {
     *request.version_mut() = Version::HTTP_2;
-    // The last two are there if it could not be sent on a connection of HTTP/1.1 before.
-    for name in [header::HOST, header::CONNECTION, header::TRANSFER_ENCODING] {
+    // The last three are there if it could not be sent on a connection of HTTP/1.1 before.
+    for name in [header::HOST, header::CONNECTION, header::TRANSFER_ENCODING, header::EXPECT] {
         request.headers_mut().remove(name);
     }
     let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
