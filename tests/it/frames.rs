@@ -23,6 +23,7 @@ pub(crate) const INITIAL_WINDOW_SIZE: u16 = 4;
 
 /// An error code, as are those below (RFC 9113 §7).
 pub(crate) const NO_ERROR: u32 = 0;
+pub(crate) const INTERNAL_ERROR: u32 = 2;
 pub(crate) const REFUSED_STREAM: u32 = 7;
 pub(crate) const CANCEL: u32 = 8;
 pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;

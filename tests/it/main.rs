@@ -12,6 +12,7 @@ mod dev {
     mod addressing;
     mod agent;
     mod binary;
+    mod bursts;
     mod connect;
     mod demo;
     mod downloads;

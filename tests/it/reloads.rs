@@ -123,3 +123,18 @@ async fn removed_key_is_published_until_its_last_assertion_expires() {
     until(async || published().await == BTreeSet::from(["second".to_owned()]), "the first key is no longer published")
         .await;
 }
+
+#[tokio::test]
+async fn reload_retires_connections_that_no_route_can_use_any_more() {
+    let world = World::open().await;
+    let (api, routes) = world.http2_api().await;
+    let proxy = world.proxy_with(&routes).await;
+    for _ in 0..2 {
+        proxy.get("http://open.test/x").await;
+    }
+    assert!(api.open_connections() > 0);
+    let another = route("another", "token: none", &world.api.url());
+    world.write("proxy.yaml", &format!("{}{routes}{another}", world.preamble()));
+    until_reloaded(&proxy, "accepted", 1.0).await;
+    until(async || api.open_connections() == 0, "the connections are retired").await;
+}

@@ -1,7 +1,7 @@
 //! HTTP/2 upstreams that accept no more streams, or report that they did not process a request:
 //! which requests are sent again on another connection, and which must not be.
 use super::agent::{Http2, Reply, full};
-use super::frames::{self, Frames, HEADERS, REFUSED_STREAM, WINDOW_UPDATE, frame};
+use super::frames::{self, Frames, HEADERS, REFUSED_STREAM, SETTINGS, WINDOW_UPDATE, frame};
 use super::world::{Proxy, World, route, until, within};
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -132,18 +132,25 @@ async fn upstream_gets_one_stream_until_it_states_its_limit() {
     let (listener, url) = listen().await;
     let proxy = proxy(&world, &url).await;
     let agent = Http2::connect(proxy.outbound).await;
-    let (mut connections, mut replies) = (Vec::new(), JoinSet::new());
-    for _ in 0..2 {
+    let mut replies = JoinSet::new();
+    let mut start = || {
         let mut sender = agent.sender.clone();
         replies.spawn(async move { sender.send_request(call(&Method::POST, "once", "")).await });
-        let (stream, _) = within(listener.accept(), "a connection").await.expect("accepted");
-        let mut connection = Frames::greeted(stream).await.expect("a preface");
-        connection.until(HEADERS, 1).await;
-        connections.push(connection);
+    };
+    start();
+    let (stream, _) = within(listener.accept(), "a connection").await.expect("accepted");
+    let mut connection = Frames::greeted(stream).await.expect("a preface");
+    connection.until(HEADERS, 1).await;
+    start();
+    until(async || proxy.status().await["requests"] == 2, "both requests are at the proxy").await;
+    // The second request waits for the settings, and then shares the connection.
+    connection.write(frames::settings(&[])).await;
+    let mut order = Vec::new();
+    while order.last() != Some(&HEADERS) {
+        order.push(within(connection.next(), "a frame").await.expect("an open connection").kind);
     }
-    for connection in &mut connections {
-        connection.write([frames::settings(&[]), frames::ok(1)].concat()).await;
-    }
+    assert!(order.contains(&SETTINGS), "a stream before the settings were read: {order:?}");
+    connection.write([frames::ok(1), frames::ok(3)].concat()).await;
     while let Some(reply) = within(replies.join_next(), "the answers").await {
         assert_answered(&Reply::of(reply.expect("no panic").expect("an answer")).await);
     }
@@ -236,11 +243,11 @@ async fn only_unprocessed_requests_are_sent_again() {
     for (failure, repeated) in [
         (RefusesStream, [true, true, true, false]),
         (ExcludesStream, [true, true, true, false]),
-        // An idempotent request may be sent again when a connection fails (RFC 9110 §9.2.2).
+        // An idempotent request may be sent again when a connection ends (RFC 9110 §9.2.2).
         (IncludesStream, [true, false, false, false]),
-        (CancelsStream, [true, false, false, false]),
         (ClosesConnection, [true, false, false, false]),
-        (ViolatesProtocol, [true, false, false, false]),
+        (CancelsStream, [false; 4]),
+        (ViolatesProtocol, [false; 4]),
     ] {
         for ((method, host, body), repeated) in requests.iter().zip(repeated) {
             *plan.lock().expect("no panic") = (failure, 0);

@@ -6,8 +6,8 @@ use crate::proxy::guard::{AddressRules, NamedBy};
 use crate::tls::{ClientTls, ServerTrust, SetupError, client_config};
 use http::HeaderValue;
 use rustls::ClientConfig;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 /// The upstream of one route.
 pub(crate) struct UpstreamConfig {
@@ -15,7 +15,11 @@ pub(crate) struct UpstreamConfig {
     fixed: Option<Arc<PoolKey>>,
     tls: Option<Arc<UpstreamTls>>,
     rules: AddressRules,
+    in_use: Arc<InUse>,
 }
+
+/// Held as long as a route has an upstream: by the route's table, and the requests that it began.
+struct InUse;
 
 /// What the connections of all routes have in common.
 pub(crate) struct UpstreamParts<'p> {
@@ -61,6 +65,7 @@ pub(crate) struct PoolKey {
     /// The value of `Host`.
     pub(super) authority: HeaderValue,
     pub(super) rules: AddressRules,
+    in_use: Weak<InUse>,
 }
 
 impl UpstreamConfig {
@@ -76,7 +81,8 @@ impl UpstreamConfig {
             (None, HostPattern::Suffix(_)) => NamedBy::Agent,
             _ => NamedBy::Configuration,
         };
-        let mut config = Self { fixed: None, tls, rules: AddressRules { named_by, egress: Arc::clone(parts.egress) } };
+        let rules = AddressRules { named_by, egress: Arc::clone(parts.egress) };
+        let mut config = Self { fixed: None, tls, rules, in_use: Arc::new(InUse) };
         config.fixed = origin.and_then(|origin| PoolKey::new(origin, Protocol::Negotiated, &config)).map(Arc::new);
         Ok(config)
     }
@@ -88,7 +94,7 @@ impl UpstreamConfig {
     pub(crate) fn without_route(tls: &ClientTls, parts: &UpstreamParts<'_>) -> Result<Self, SetupError> {
         let tls = Arc::new(UpstreamTls::new(tls, None, parts.clock)?);
         let rules = AddressRules { named_by: NamedBy::Agent, egress: Arc::clone(parts.egress) };
-        Ok(Self { fixed: None, tls: Some(tls), rules })
+        Ok(Self { fixed: None, tls: Some(tls), rules, in_use: Arc::new(InUse) })
     }
 
     /// What the addresses of its host are checked against.
@@ -135,12 +141,19 @@ impl PoolKey {
     fn new(origin: Origin, protocol: Protocol, config: &UpstreamConfig) -> Option<Self> {
         let authority = HeaderValue::try_from(origin.authority()).ok()?;
         let tls = config.tls.clone().filter(|_| origin.scheme == Scheme::Https);
-        Some(Self { origin, protocol, tls, authority, rules: config.rules.clone() })
+        let (rules, in_use) = (config.rules.clone(), Arc::downgrade(&config.in_use));
+        Some(Self { origin, protocol, tls, authority, rules, in_use })
     }
 
     /// `host` or `host:port`, for the log.
     pub(crate) fn authority(&self) -> String {
         self.origin.authority()
+    }
+
+    /// Whether a request may still ask for a connection of this key. Each reload makes new settings,
+    /// and nothing uses those of the previous configuration any more.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.in_use.strong_count() > 0
     }
 
     /// The revision of the identity that a connection made now is bound to; 0 if it is bound to
@@ -154,7 +167,7 @@ impl PoolKey {
     fn parts(&self) -> (u64, Protocol, &AddressRules, &Origin) {
         // Naming every field makes the compiler reject one that is not considered: connections that
         // differ only in it would be shared. The authority is made from the origin.
-        let Self { origin, protocol, tls, authority: _, rules } = self;
+        let Self { origin, protocol, tls, authority: _, rules, in_use: _ } = self;
         (tls.as_ref().map_or(0, |tls| tls.id), *protocol, rules, origin)
     }
 }

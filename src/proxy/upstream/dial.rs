@@ -73,7 +73,7 @@ pub(super) async fn tcp(resolver: &Rc<Resolver>, to: DialTarget<'_>) -> Result<T
                 Err(error) => {
                     pending.retain(|pending| *pending != address);
                     order.borrow_mut().record_failure(&name, address, Instant::now());
-                    last_error = SendError::Connect(error);
+                    last_error = SendError::connect(error);
                 }
             },
             // The attempt has not ended yet; the next address is tried in parallel.

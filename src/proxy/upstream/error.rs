@@ -1,12 +1,12 @@
 //! Why a request got no response from its upstream.
+use super::proof::{causes, is_end};
 use crate::proxy::error::{Reason, Refusal};
 use crate::proxy::guard::AddressError;
 use crate::proxy::transfer::UploadFault;
-use std::error::Error as _;
 use std::sync::Arc;
 
 /// Why a request got no response.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum SendError {
     /// The name has no address.
     #[error("the name does not resolve: {0}")]
@@ -19,19 +19,22 @@ pub(crate) enum SendError {
     NoDescriptor,
     /// The TCP connection failed.
     #[error("the connection failed: {0}")]
-    Connect(#[source] std::io::Error),
+    Connect(#[source] Arc<std::io::Error>),
     /// TCP and TLS took too long.
     #[error("no connection within the connect timeout")]
     ConnectTimeout,
+    /// The upstream ended the connection during the TLS handshake, without an alert.
+    #[error("the upstream broke off during the TLS handshake: {0}")]
+    TlsBrokenOff(#[source] Arc<std::io::Error>),
     /// TLS failed; the text says why.
     #[error("TLS failed: {0}")]
     Tls(String),
     /// The HTTP handshake failed.
-    #[error("the HTTP connection could not begin: {}", crate::tls::reason(.0))]
-    Handshake(#[source] hyper::Error),
+    #[error("the HTTP connection could not begin: {}", crate::tls::reason(&**.0))]
+    Handshake(#[source] Arc<hyper::Error>),
     /// The connection broke before a response arrived.
-    #[error("the upstream broke off before it answered: {}", crate::tls::reason(.0))]
-    Broken(#[source] hyper::Error),
+    #[error("the upstream broke off before it answered: {}", crate::tls::reason(&**.0))]
+    Broken(#[source] Arc<hyper::Error>),
     /// The credential cannot be part of a header field.
     #[error("the credential cannot be part of a header field")]
     Credential,
@@ -49,15 +52,36 @@ impl SendError {
         Self::Resolve(Arc::new(std::io::Error::other("the name has no address")))
     }
 
+    /// The failure of a TCP connection.
+    pub(super) fn connect(error: std::io::Error) -> Self {
+        Self::Connect(Arc::new(error))
+    }
+
+    /// The failure to begin HTTP on a new connection.
+    pub(super) fn handshake(error: hyper::Error) -> Self {
+        Self::Handshake(Arc::new(error))
+    }
+
+    /// Whether another connection may succeed: this one could not begin, or there was no
+    /// descriptor for it.
+    pub(super) fn is_worth_another_connection(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::TlsBrokenOff(_) | Self::Handshake(_) | Self::NoDescriptor)
+    }
+
     /// The failure of a TLS handshake.
-    pub(super) fn from_handshake(error: &std::io::Error) -> Self {
-        Self::Tls(crate::tls::refusal(error).unwrap_or_else(|| error.to_string()))
+    pub(super) fn from_handshake(error: std::io::Error) -> Self {
+        match crate::tls::refusal(&error) {
+            Some(refusal) => Self::Tls(refusal),
+            None if is_end(error.kind()) => Self::TlsBrokenOff(Arc::new(error)),
+            None => Self::Tls(error.to_string()),
+        }
     }
 
     /// Classifies the failure of a connection that was open. With TLS 1.3 a server refuses a client
     /// certificate only after the handshake, so the refusal shows up when the response is read.
     pub(super) fn classify_broken(error: hyper::Error) -> Self {
-        crate::tls::refusal(&error).or_else(|| tls_over_http2(&error)).map_or(Self::Broken(error), Self::Tls)
+        let refusal = crate::tls::refusal(&error).or_else(|| tls_over_http2(&error));
+        refusal.map_or_else(|| Self::Broken(Arc::new(error)), Self::Tls)
     }
 }
 
@@ -94,6 +118,9 @@ impl From<SendError> for Refusal {
             }
             SendError::ConnectTimeout => {
                 (Reason::UpstreamTimeout, "connection_timeout", "The upstream did not accept a connection in time.")
+            }
+            SendError::TlsBrokenOff(_) => {
+                (Reason::UpstreamBroken, "connection_terminated", "The upstream broke off during the TLS handshake.")
             }
             SendError::Tls(_) => (
                 Reason::UpstreamTls,
@@ -135,15 +162,6 @@ impl From<UploadFault> for Refusal {
     }
 }
 
-/// Whether the peer says that it did not process the request: `REFUSED_STREAM`, or a stream beyond
-/// the last one of a GOAWAY (RFC 9113 §8.7).
-pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
-    // A GOAWAY of our own, about what the peer has sent, says nothing about what it did before.
-    let mut http2 =
-        causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>()).filter(|cause| cause.is_remote());
-    http2.any(|cause| cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
-}
-
 /// Whether a connection was aborted because its peer is no longer trusted: nothing else aborts one
 /// from this side.
 pub(crate) fn was_distrusted(error: &hyper::Error) -> bool {
@@ -156,8 +174,4 @@ pub(crate) fn was_distrusted(error: &hyper::Error) -> bool {
 fn tls_over_http2(error: &hyper::Error) -> Option<String> {
     let mut reads = causes(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>());
     reads.find(|error| error.kind() == std::io::ErrorKind::InvalidData).map(ToString::to_string)
-}
-
-fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    std::iter::successors(error.source(), |cause| (*cause).source())
 }

@@ -1,5 +1,5 @@
 //! The body of an upstream's response, which owns its connection until it has been read.
-use super::pool::Lease;
+use super::origin::Lease;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;

@@ -1,9 +1,11 @@
 //! One request on one connection, and when another connection may be tried.
+use super::acquire::Dialing;
 use super::config::PoolKey;
-use super::connect::connect;
 use super::credential::Credential;
-use super::error::{SendError, is_unprocessed};
-use super::pool::{Connection, Lease, Pool};
+use super::error::SendError;
+use super::origin::{Connection, Lease};
+use super::pool::Pool;
+use super::proof::Proof;
 use super::request_body::RequestBody;
 use super::response_body::UpstreamBody;
 use crate::policy::{Origin, Scheme, Timeouts};
@@ -13,10 +15,10 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
 use http_body::Body;
+use hyper::client::conn::TrySendError;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::Instant;
 
 /// Everything about a request but its head and body.
@@ -45,110 +47,115 @@ pub(crate) struct RequestCopy {
     body: Option<Bytes>,
 }
 
-/// Sends a request and waits for the head of the response. Another connection is tried only if that
-/// is safe: the request was never written, the peer says that it did not process it (RFC 9113
-/// §8.7), or it is idempotent, has no body, and was sent on a pooled connection that broke (RFC
-/// 9110 §9.2.2).
+/// How often a request may be sent on another connection because the one before had ended by itself.
+/// Further pooled connections may have ended, too.
+const MAX_STALE: usize = 3;
+
+/// How often a request may be sent again that the upstream did not process.
+const MAX_UNPROCESSED: usize = 1;
+
+/// Sends a request and waits for the head of the response. [`Call::next_try`] says when it is sent
+/// again.
 pub(crate) async fn send(
     pool: &Rc<Pool>,
     call: &Call<'_>,
     mut request: Request<RequestBody>,
 ) -> Result<Response<UpstreamBody>, SendError> {
-    if let Some(connection) = take(pool, call.key).await {
+    let origin = pool.origin(call.key);
+    let dialing = Dialing { pool, key: call.key, guard: call.guard, timeout: call.timeouts.connect };
+    let mut pooled = dialing.pooled(&origin).await;
+    let mut tries = Tries::default();
+    loop {
+        let connection = match pooled.take() {
+            Some(connection) => connection,
+            None => Box::pin(dialing.fresh(&origin)).await?,
+        };
         match attempt(connection, request, call).await {
             Ok(response) => return Ok(response),
-            Err(AttemptError { unsent: Some(unsent), .. }) => request = *unsent,
-            Err(AttemptError { error: SendError::Broken(broken), .. }) => match call.retry_after_break(&broken) {
-                Some(copy) => request = copy.request(),
-                None => return Err(SendError::classify_broken(broken)),
-            },
-            Err(AttemptError { error, .. }) => return Err(error),
+            Err(failure) => request = call.next_try(failure, &mut tries)?,
         }
     }
-    let connection = Box::pin(new_connection(pool, call)).await?;
-    attempt(connection, request, call).await.map_err(|failed| match failed.error {
-        SendError::Broken(broken) => SendError::classify_broken(broken),
-        error => error,
-    })
 }
 
-/// Takes a pooled connection. It waits one turn of the runtime for a connection that is about to
-/// become ready.
-async fn take(pool: &Rc<Pool>, key: &Arc<PoolKey>) -> Option<Connection> {
-    if let Some(connection) = pool.take(key) {
-        return Some(connection);
-    }
-    if pool.has_pending(key) {
-        tokio::task::yield_now().await;
-        return pool.take(key);
-    }
-    None
+/// How often a request has been sent again, by reason.
+#[derive(Default)]
+struct Tries {
+    stale: usize,
+    unprocessed: usize,
 }
 
-/// Opens a new connection. Retries up to four times, within the connect timeout, if connecting or
-/// the HTTP handshake fails or no descriptor is left: nothing was sent, and the upstream may be
-/// restarting.
-async fn new_connection(pool: &Rc<Pool>, call: &Call<'_>) -> Result<Connection, SendError> {
-    let deadline = Instant::now() + call.timeouts.connect;
-    let mut pauses = [50, 150, 400, 900].map(Duration::from_millis).into_iter();
-    loop {
-        let error = match tokio::time::timeout_at(deadline, connect(pool, call.key, call.guard)).await {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error @ (SendError::Connect(_) | SendError::Handshake(_)))) => error,
-            Ok(Err(error @ SendError::NoDescriptor)) => {
-                pool.evict_idle();
-                error
-            }
-            Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(SendError::ConnectTimeout),
-        };
-        match pauses.next().filter(|pause| Instant::now() + *pause < deadline) {
-            Some(pause) => tokio::time::sleep(pause).await,
-            None => return Err(error),
-        }
+impl Tries {
+    fn stale(&mut self) -> bool {
+        self.stale += 1;
+        self.stale <= MAX_STALE
+    }
+
+    fn unprocessed(&mut self) -> bool {
+        self.unprocessed += 1;
+        self.unprocessed <= MAX_UNPROCESSED
     }
 }
 
 /// A failed attempt.
-struct AttemptError {
+struct Failure {
     error: SendError,
-    /// The request, if nothing of it was written.
-    unsent: Option<Box<Request<RequestBody>>>,
+    proof: Proof,
+    /// Whether the upstream had answered another request on the connection before.
+    was_pooled: bool,
 }
 
 async fn attempt(
     connection: Connection,
     mut request: Request<RequestBody>,
     call: &Call<'_>,
-) -> Result<Response<UpstreamBody>, AttemptError> {
-    let (sent, lease) = match connection {
-        Connection::Http1(mut lease) => {
+) -> Result<Response<UpstreamBody>, Failure> {
+    let (sent, lease, was_pooled, answered);
+    match connection {
+        Connection::Http1(mut http1) => {
             address_http1(&mut request, call.key);
             RequestBody::expect_continue(&mut request);
             call.authorize(&mut request)?;
-            let sending = lease.sender.try_send_request(request);
-            (call.await_response(sending).await, Lease::Http1(lease))
+            let before = http1.connection.received.bytes();
+            sent = call.await_response(http1.connection.sender.try_send_request(request)).await;
+            (was_pooled, answered) = (before > 0, http1.connection.received.bytes() > before);
+            lease = Lease::Http1(http1);
         }
         Connection::Http2(mut sender, stream) => {
             address_http2(&mut request, &call.key.origin);
             request.body_mut().release();
             call.authorize(&mut request)?;
-            (call.await_response(sender.try_send_request(request)).await, Lease::Http2(stream))
+            (was_pooled, answered) = (stream.has_answered(), false);
+            sent = call.await_response(sender.try_send_request(request)).await;
+            if let Some(sent) = &sent {
+                stream.record_end(sent.as_ref().err().map(TrySendError::error));
+            }
+            lease = Lease::Http2(stream);
         }
-    };
+    }
     match sent {
         Some(Ok(response)) => {
             call.transfer.record_departure();
             Ok(response.map(|body| UpstreamBody::new(body, lease)))
         }
         Some(Err(mut failed)) => {
-            let unsent = failed.take_message().map(Box::new);
+            let unsent = failed.take_message();
             let error = failed.into_error();
             if unsent.is_none() {
                 call.transfer.record_departure();
             }
-            let error = call.transfer.fault().map_or(SendError::Broken(error), SendError::Upload);
-            Err(AttemptError { error, unsent })
+            let proof = match unsent {
+                Some(request) => Proof::NotSent(Box::new(request)),
+                None => Proof::of(&error, answered),
+            };
+            let failure = |error, proof| Err(Failure { error, proof, was_pooled });
+            match call.transfer.fault() {
+                Some(fault) => failure(SendError::Upload(fault), Proof::Failed),
+                None => match SendError::classify_broken(error) {
+                    error @ SendError::Broken(_) => failure(error, proof),
+                    // TLS was refused.
+                    error => failure(error, Proof::Failed),
+                },
+            }
         }
         None => {
             call.transfer.record_departure();
@@ -157,23 +164,38 @@ async fn attempt(
                 // Nothing moves the rest of the upload, and so nothing would end it.
                 lease.abort();
             }
-            Err(AttemptError { error, unsent: None })
+            Err(error.into())
         }
+    }
+}
+
+impl From<SendError> for Failure {
+    fn from(error: SendError) -> Self {
+        Self { error, proof: Proof::Failed, was_pooled: false }
     }
 }
 
 impl Call<'_> {
     /// Puts the credential on a request whose method and URI are final.
-    fn authorize(&self, request: &mut Request<RequestBody>) -> Result<(), AttemptError> {
-        let applied = self.credential.apply(request.headers_mut());
-        applied.ok_or(AttemptError { error: SendError::Credential, unsent: None })
+    fn authorize(&self, request: &mut Request<RequestBody>) -> Result<(), SendError> {
+        self.credential.apply(request.headers_mut()).ok_or(SendError::Credential)
     }
 
-    /// The copy to send again after a connection broke, if that is safe.
-    fn retry_after_break(&self, broken: &hyper::Error) -> Option<&RequestCopy> {
-        let is_repeatable =
-            |copy: &&RequestCopy| copy.body.is_none() && copy.method.is_idempotent() && !broken.is_parse();
-        self.copy.filter(|copy| is_repeatable(copy) || is_unprocessed(broken))
+    /// The request to send again after a failure, if that is safe: nothing of it was written, the
+    /// peer says that it did not process it, or it is idempotent, has no body, and a pooled
+    /// connection ended under it before a byte of the answer came (RFC 9110 §9.2.2).
+    fn next_try(&self, failure: Failure, tries: &mut Tries) -> Result<Request<RequestBody>, SendError> {
+        let Failure { error, proof, was_pooled } = failure;
+        let next = match proof {
+            Proof::NotSent(request) => tries.stale().then_some(*request),
+            Proof::NotProcessed => self.copy.filter(|_| tries.unprocessed()).map(RequestCopy::request),
+            Proof::ConnectionEnded => {
+                let copy = self.copy.filter(|copy| was_pooled && copy.is_repeatable());
+                copy.filter(|_| tries.stale()).map(RequestCopy::request)
+            }
+            Proof::StreamReset | Proof::Failed => None,
+        };
+        next.ok_or(error)
     }
 
     /// Waits for a response until the deadline; `None` if it passes. The response timeout starts
@@ -254,6 +276,11 @@ impl RequestCopy {
             headers: request.headers().clone(),
             body: body.clone(),
         })
+    }
+
+    /// Whether it may be sent again although it may have been processed.
+    fn is_repeatable(&self) -> bool {
+        self.method.is_idempotent() && self.body.is_none()
     }
 
     /// Makes a request from the copy.
