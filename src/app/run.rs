@@ -64,6 +64,7 @@ impl Bound {
         if ended.is_ok() {
             components.health.drain();
             let traffic = components.shared.traffic();
+            traffic.drain();
             log_drain(drain(traffic, process.drain_idle, process.drain_deadline).await, traffic);
             traffic.cut_off();
         }

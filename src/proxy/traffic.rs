@@ -1,6 +1,7 @@
 //! Counts requests and connections, for draining and for the limit of requests in flight.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use tokio::sync::watch;
 
 /// The counts of all workers together. Clones share them.
 #[derive(Clone, Debug)]
@@ -11,6 +12,9 @@ struct Counts {
     requests: AtomicI64,
     connections: AtomicI64,
     limit: i64,
+    is_draining: AtomicBool,
+    /// Tells the connections that wait for it.
+    drain: watch::Sender<bool>,
     is_cut_off: AtomicBool,
 }
 
@@ -32,6 +36,8 @@ impl Traffic {
             requests: AtomicI64::new(0),
             connections: AtomicI64::new(0),
             limit,
+            is_draining: AtomicBool::new(false),
+            drain: watch::Sender::new(false),
             is_cut_off: AtomicBool::new(false),
         }))
     }
@@ -40,6 +46,26 @@ impl Traffic {
     pub fn count_request(&self) -> InFlight {
         let before = self.0.requests.fetch_add(1, Ordering::Relaxed);
         InFlight { counts: Arc::clone(&self.0), is_within_limit: before < self.0.limit }
+    }
+
+    /// Begins the drain: agents are told that their connections will close.
+    pub fn drain(&self) {
+        self.0.is_draining.store(true, Ordering::Relaxed);
+        self.0.drain.send_replace(true);
+    }
+
+    /// Whether the drain has begun.
+    pub fn is_draining(&self) -> bool {
+        self.0.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the drain to begin.
+    pub fn draining(&self) -> impl Future<Output = ()> + use<> {
+        let mut drain = self.0.drain.subscribe();
+        async move {
+            // The sender cannot have been dropped: connections are served with these counts.
+            let _ = drain.wait_for(|drain| *drain).await;
+        }
     }
 
     /// Records that the process stops now, so that requests in flight are cut off.

@@ -26,7 +26,7 @@ pub fn run_worker(
         let context = Rc::new(Context {
             pool: Pool::new(shared.metrics.upstream.clone(), Resolver::system()),
             delegated: RefCell::new(Delegated::new(shared.limits.delegated)),
-            server: Server::new(&shared.limits, shared.metrics.unread.clone()),
+            server: Server::new(&shared.limits, shared.metrics.unread.clone(), shared.traffic.clone()),
             shared,
         });
         accept(&context, listeners)?;

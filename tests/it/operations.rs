@@ -1,5 +1,6 @@
 //! The proxy as its operators see it: probes, identity, reload, drain, metrics.
-use super::agent::{self, Http1, full, request};
+use super::agent::{self, Http1, Raw, full, request};
+use super::frames::{Frames, GOAWAY, HEADERS, get};
 use super::world::{Proxy, RESOURCE, World, until, within};
 use http::Method;
 use idjag_proxy::dev::authorization_server::{AuthorizationServer, Setup};
@@ -323,6 +324,32 @@ async fn drain_finishes_requests_and_accepts_until_the_agent_is_gone() {
     let (reply, ()) = tokio::join!(slow, drain);
     assert_eq!(reply.status, 200);
     drop(agent);
+    assert_eq!(proxy.ended().await.result, Ok(()));
+}
+
+#[tokio::test]
+async fn drain_is_announced_on_the_connections_that_are_open() {
+    let world = World::open().await;
+    let mut proxy = world.proxy().await;
+    let mut http1 = Raw::connect(proxy.outbound).await;
+    let get_request = "GET http://open.test/bytes/4 HTTP/1.1\r\nhost: open.test\r\n\r\n";
+    http1.write(get_request).await;
+    assert!(!http1.head().await.contains("connection: close"));
+    http1.exactly(4).await.expect("the body");
+    let mut used = Frames::connect(proxy.outbound, &[]).await;
+    used.write(get(1, "open.test", "/x")).await;
+    used.until(HEADERS, 1).await;
+    let mut fresh = Frames::connect(proxy.outbound, &[]).await;
+
+    proxy.drain();
+    used.until(GOAWAY, 0).await;
+    // A connection without a request may still make its first one, and is told then.
+    fresh.write(get(1, "open.test", "/x")).await;
+    fresh.until(HEADERS, 1).await;
+    fresh.until(GOAWAY, 0).await;
+    http1.write(get_request).await;
+    assert!(http1.head().await.contains("connection: close\r\n"));
+    drop((used, fresh, http1));
     assert_eq!(proxy.ended().await.result, Ok(()));
 }
 

@@ -5,7 +5,7 @@ use super::head::HeadViolation;
 use super::request_guard::{RequestGuard, Violations};
 use super::write_timeout::{TrackedBody, WriteTimeout, with_write_timeout};
 use crate::proxy::limits::Limits;
-use crate::proxy::traffic::Connected;
+use crate::proxy::traffic::{Connected, Traffic};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::uri::Authority;
@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::IntCounter;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -90,6 +90,11 @@ impl Downstream {
         self.violations.of(request)
     }
 
+    /// Whether a request has arrived.
+    fn has_requests(&self) -> bool {
+        self.requests.get() > 0
+    }
+
     /// Whether the bytes after the latest request are not checked.
     pub(crate) fn may_switch(&self) -> bool {
         self.violations.switches(self.requests.get())
@@ -112,12 +117,15 @@ pub(crate) struct Server {
     head_timeout: Duration,
     write_timeout: Duration,
     unread: IntCounter,
+    traffic: Traffic,
 }
 
 impl Server {
     /// `unread` counts the answers that are abandoned because the agent does not read them.
-    pub(crate) fn new(limits: &Limits, unread: IntCounter) -> Self {
-        Self { head_limit: limits.head, head_timeout: limits.head_timeout, write_timeout: limits.write_timeout, unread }
+    /// `traffic` says when the drain begins.
+    pub(crate) fn new(limits: &Limits, unread: IntCounter, traffic: Traffic) -> Self {
+        let Limits { head: head_limit, head_timeout, write_timeout, .. } = *limits;
+        Self { head_limit, head_timeout, write_timeout, unread, traffic }
     }
 
     /// How long a connection may be open without a whole request head.
@@ -200,7 +208,21 @@ impl Server {
             .max_header_list_size(u32::try_from(2 * self.head_limit).unwrap_or(u32::MAX))
             .max_send_buf_size(MAX_SEND_BUFFER)
             .keep_alive_interval(Duration::from_secs(60));
-        builder.serve_connection(TokioIo::new(io), service).await
+        let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
+        let mut draining = pin!(self.traffic.draining());
+        let mut is_told = false;
+        poll_fn(|cx| {
+            let polled = serving.as_mut().poll(cx);
+            // A connection that is made during the drain carries its first request: a client that
+            // gets a GOAWAY before it has sent anything makes one connection after another.
+            if polled.is_ready() || is_told || !downstream.has_requests() || draining.as_mut().poll(cx).is_pending() {
+                return polled;
+            }
+            is_told = true;
+            serving.as_mut().graceful_shutdown();
+            serving.as_mut().poll(cx)
+        })
+        .await
     }
 }
 

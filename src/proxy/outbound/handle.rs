@@ -44,6 +44,7 @@ pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> R
     let dialect = Dialect::of(request.headers());
     let shared = &context.shared;
     let is_connect = request.method() == Method::CONNECT;
+    let is_http2 = request.version() == Version::HTTP_2;
     let arrival = SessionArrival {
         in_flight: shared.traffic.count_request(),
         downstream: Rc::clone(&downstream),
@@ -78,7 +79,8 @@ pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> R
         StatusCode::SWITCHING_PROTOCOLS => true,
         status => is_connect && status.is_success(),
     };
-    if downstream.may_switch() && !has_switched {
+    let has_to_close = downstream.may_switch() || (shared.traffic.is_draining() && !is_http2);
+    if has_to_close && !has_switched {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     id.answer(response.headers_mut());
