@@ -190,7 +190,9 @@ def conforms(suite: Suite, text: str):
     own = f"{HERE}/schemas/{{{{.Group}}}}/{{{{.ResourceKind}}}}_{{{{.ResourceAPIVersion}}}}.json"
     locations = ["-schema-location", suite.tools.schema_location, "-schema-location", own]
     for version in VERSIONS:
-        succeed(run_captured([suite.tools.kubeconform, "-strict", "-kubernetes-version", version, *locations], input=text))
+        succeed(
+            run_captured([suite.tools.kubeconform, "-strict", "-kubernetes-version", version, *locations], input=text)
+        )
 
 
 def control(suite: Suite):
