@@ -23,8 +23,8 @@ TYPOS = "1.52.0"
 # The Kubernetes version that manifests are rendered for and checked against.
 KUBERNETES = "1.34.0"
 
-# The packages whose `k8sVersionMajor` and `k8sVersionMinor` Helm's release build sets with `-ldflags`.
-# Without them, `helm template` assumes Kubernetes 1.20.
+# The packages whose `k8sVersionMajor` and `k8sVersionMinor` Helm's release build sets with
+# `-ldflags`. Without them, `helm template` assumes Kubernetes 1.20.
 HELM_KUBERNETES = {
     "helm.sh/helm/v3/pkg/chartutil": KUBERNETES.split("."),
     "helm.sh/helm/v4/pkg/chart/common": KUBERNETES.split("."),
@@ -115,7 +115,8 @@ def _flags() -> str:
 
 
 def _unittest(target: Path):
-    # The module has a `replace` directive, which `go install …@v` refuses; a temporary module repeats it.
+    # The module has a `replace` directive, which `go install …@v` refuses; a temporary module
+    # repeats it.
     module = target / "module"
     module.mkdir()
     environment = os.environ | {"GOFLAGS": "-mod=mod -trimpath -buildvcs=false", "CGO_ENABLED": "0"}
