@@ -59,10 +59,10 @@ fn reference_mentions_every_key_and_every_choice() {
     }
     let text = std::fs::read_to_string(shown("reference.yaml")).expect("the reference");
     let mentioned: BTreeSet<&str> = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
-    let mut known = BTreeSet::new();
-    words(&schema(), &mut known);
-    assert!(known.len() > 90, "{known:?}");
-    let missing: Vec<&String> = known.iter().filter(|word| !mentioned.contains(word.as_str())).collect();
+    let mut names = BTreeSet::new();
+    words(&schema(), &mut names);
+    assert!(names.len() > 90, "{names:?}");
+    let missing: Vec<&String> = names.iter().filter(|word| !mentioned.contains(word.as_str())).collect();
     assert_eq!(missing, Vec::<&String>::new());
 }
 
@@ -84,12 +84,12 @@ fn reference_shows_the_defaults() {
     defaults(&schema(), &mut found);
     assert!(found.len() > 20, "{found:?}");
     for (key, default) in found {
-        let written = text.lines().any(|line| {
+        let is_shown = text.lines().any(|line| {
             let says = |text: String| line.contains(&text);
             says(format!("{key}: {default}")) || (says(format!("{key}:")) && says(format!("default: {default}")))
         });
         let any = ["methods", "headers", "subject", "routes"].contains(&key.as_str());
-        assert!(written || any, "{key}: {default}");
+        assert!(is_shown || any, "{key}: {default}");
     }
 }
 

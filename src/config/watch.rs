@@ -120,12 +120,12 @@ impl Watch {
                 // A new fingerprint arrived while events settled, so the last report was answered.
                 reported = None;
             }
-            let known = self.followed.borrow_and_update().clone();
-            directories.watch(&known);
-            let now = check(known.clone()).await?;
+            let followed = self.followed.borrow_and_update().clone();
+            directories.watch(&followed);
+            let now = check(followed.clone()).await?;
             // Each content is reported once. The receiver loads it and answers with the fingerprint
             // of what it has read, even if the load failed.
-            if now == known {
+            if now == followed {
                 reported = None;
             } else if reported.as_ref() != Some(&now) {
                 reported = Some(now);

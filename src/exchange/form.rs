@@ -51,8 +51,8 @@ impl Form {
         for (name, value) in self.fields.iter().filter(|(name, _)| !omitted(name)) {
             body.append_pair(name, value);
         }
-        let ours = |extra: &str| self.fields.iter().any(|(name, _)| *name == extra && !omitted(name));
-        for (name, value) in quirks.extra_parameters.iter().filter(|(name, _)| !ours(name)) {
+        let is_sent = |extra: &str| self.fields.iter().any(|(name, _)| *name == extra && !omitted(name));
+        for (name, value) in quirks.extra_parameters.iter().filter(|(name, _)| !is_sent(name)) {
             body.append_pair(name, value);
         }
         let mut request = Request::builder()

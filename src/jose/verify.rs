@@ -107,17 +107,19 @@ fn check_claims(claims: Map<String, Value>, rules: &Rules<'_>, now: Timestamp) -
 /// `aud` is a string or an array of strings (RFC 7519 §4.1.3). An ID token for several audiences
 /// must say that it was issued to us (OpenID Connect Core §3.1.3.7, `azp`).
 fn check_audience(claims: &Map<String, Value>, rules: &Rules<'_>) -> Result<(), InvalidToken> {
-    let ours = |value: &str| rules.audiences.iter().any(|audience| audience == value);
+    let is_audience = |value: &str| rules.audiences.iter().any(|audience| audience == value);
     let found = match claims.get("aud").ok_or(InvalidToken::Claim("aud"))? {
-        Value::String(one) => ours(one),
+        Value::String(one) => is_audience(one),
         Value::Array(many) => {
             let many: Option<Vec<_>> = many.iter().map(Value::as_str).collect();
             let many = many.ok_or(InvalidToken::Claim("aud"))?;
             let issued_to_us = match claims.get("azp") {
-                Some(azp) if rules.kind == TokenKind::IdToken && many.len() > 1 => azp.as_str().is_some_and(ours),
+                Some(azp) if rules.kind == TokenKind::IdToken && many.len() > 1 => {
+                    azp.as_str().is_some_and(is_audience)
+                }
                 _ => true,
             };
-            issued_to_us && many.into_iter().any(ours)
+            issued_to_us && many.into_iter().any(is_audience)
         }
         _ => return Err(InvalidToken::Claim("aud")),
     };

@@ -265,8 +265,8 @@ async fn refused_token_is_replaced_once_per_interval() {
         let second = replaced.await.expect("task").expect("token");
         assert_eq!(bearer(&second), "Bearer two");
         // A caller that still holds the first token gets the second one without an exchange.
-        let again = fixture.tokens.replace(&slot, None, &first).await.expect("token");
-        assert!(Arc::ptr_eq(&again, &second));
+        let replacement = fixture.tokens.replace(&slot, None, &first).await.expect("token");
+        assert!(Arc::ptr_eq(&replacement, &second));
         // The second is refused too: it stays, because a third would be refused as well.
         let kept = fixture.tokens.replace(&slot, None, &second).await.expect("token");
         assert!(Arc::ptr_eq(&kept, &second));

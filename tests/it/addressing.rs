@@ -263,23 +263,23 @@ async fn cross_site_requests_of_a_browser_are_refused() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let own = proxy.outbound.to_string();
-    let ours = format!("http://{own}");
+    let own_origin = format!("http://{own}");
     let named = format!("localhost:{}", proxy.outbound.port());
     let call = async |url: &str, host: &str, fields: &[(&str, &str)]| {
         agent::get(proxy.outbound, url, &[&[("host", host)], fields].concat()).await
     };
-    let foreign: [&[(&str, &str)]; 7] = [
+    let cross_site: [&[(&str, &str)]; 7] = [
         &[("sec-fetch-site", "cross-site")],
         &[("sec-fetch-site", "same-site")],
         &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")],
-        &[("sec-fetch-site", "cross-site"), ("origin", &ours)],
+        &[("sec-fetch-site", "cross-site"), ("origin", &own_origin)],
         // Some browsers send only this for a WebSocket.
         &[("origin", "https://evil.test"), ("connection", "upgrade"), ("upgrade", "websocket")],
         &[("origin", "null")],
         &[("origin", "http://localhost:3000")],
     ];
     for (url, host) in [("/api.test/x", own.as_str()), ("/short/x", &named), ("/x", "api.test")] {
-        for fields in foreign {
+        for fields in cross_site {
             call(url, host, fields).await.assert_refusal(403, "cross_site");
         }
         for fields in [[("sec-fetch-site", "same-origin")], [("sec-fetch-site", "none")], [("x-other", "1")]] {
@@ -294,7 +294,7 @@ async fn cross_site_requests_of_a_browser_are_refused() {
     let refused = proxy.metric("refused_total{reason=\"cross_site\"}").await;
     assert_eq!((refused, world.api.arrivals()), (21.0, 12));
     // A page cannot send the absolute form, but a server can that forwards a browser's fields.
-    assert_eq!(call("http://api.test/x", "api.test", foreign[0]).await.status, 200);
+    assert_eq!(call("http://api.test/x", "api.test", cross_site[0]).await.status, 200);
 }
 
 #[tokio::test]

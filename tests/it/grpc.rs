@@ -40,8 +40,8 @@ async fn refusal_has_the_grpc_code_of_its_reason() {
     let other = WebCa::new(&world.clock).expect("authority");
     world.write("ca.pem", &other.certificate_pem());
     let small = route("small", "token: itself, limits: { request_body: 1KiB }", &world.api.url());
-    let strange = tls_route("strange", "token: none", &http2_api.url());
-    let proxy = world.proxy_with(&format!("unmatched: pass\n{}{small}{strange}", world.routes())).await;
+    let untrusted = tls_route("strange", "token: none", &http2_api.url());
+    let proxy = world.proxy_with(&format!("unmatched: pass\n{}{small}{untrusted}", world.routes())).await;
     let long = format!("http://open.test/{}", "x".repeat(10_000));
     let own = format!("http://127.0.0.1:{}/metrics", proxy.metrics.port());
     let large = "x".repeat(70_000);

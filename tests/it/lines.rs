@@ -42,8 +42,8 @@ async fn start(world: &World, log: &str) -> (Process, Addresses) {
 /// Returns the log lines of requests so far.
 fn lines(process: &Process) -> Vec<Value> {
     let log = process.log();
-    let whole = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    whole.filter(|line| line["target"] == "idjag_proxy::request").collect()
+    let complete = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    complete.filter(|line| line["target"] == "idjag_proxy::request").collect()
 }
 
 /// Summarises a line: message, method, host, path, route, status and refusal.

@@ -146,8 +146,9 @@ async fn refusal_of_our_certificate_is_reported_as_a_tls_error() {
             reply.text().contains("upstream_tls")
         };
         until(reported, "the alert").await;
-        let said = |line: &str| line.contains(&format!("without-{name}")) && line.contains("CertificateRequired");
-        assert!(super::log::capture().count(said) > 0, "{name}");
+        let is_reported =
+            |line: &str| line.contains(&format!("without-{name}")) && line.contains("CertificateRequired");
+        assert!(super::log::capture().count(is_reported) > 0, "{name}");
         assert_eq!(upstream.arrivals(), 0);
     }
 }
@@ -463,7 +464,7 @@ async fn reload_adds_and_removes_series_of_routes_and_servers() {
     let proxy = world.proxy().await;
     // A series may have both names, so the new ones are replaced by the old ones before the
     // comparison.
-    let of = |text: &str, label: &str, name: &str| -> BTreeSet<String> {
+    let series_of = |text: &str, label: &str, name: &str| -> BTreeSet<String> {
         let wanted = format!("{label}=\"{name}\"");
         series(text)
             .into_iter()
@@ -478,10 +479,10 @@ async fn reload_adds_and_removes_series_of_routes_and_servers() {
     proxy.until_metric("config_reloads_total{result=\"accepted\"}", |count| count >= 1.0).await;
     let after = proxy.scrape().await;
     for (label, gone, come) in [("server", "corp", "twin"), ("route", "api", "other")] {
-        let had = of(&before, label, gone);
+        let had = series_of(&before, label, gone);
         assert!(had.len() > 5, "{had:?}");
-        assert_eq!(of(&after, label, come), had);
-        assert_eq!(of(&after, label, gone), BTreeSet::new());
+        assert_eq!(series_of(&after, label, come), had);
+        assert_eq!(series_of(&after, label, gone), BTreeSet::new());
     }
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
     assert_eq!(proxy.metric("exchanges_total{leg=\"access\",outcome=\"success\",server=\"twin\"}").await, 1.0);
@@ -497,12 +498,12 @@ async fn token_expiry_series_follows_its_route_to_another_server() {
             .filter(|series| series.contains("token_expiry_") && series.contains("\"api\""))
             .collect()
     };
-    let of = |server: &str| {
+    let series_of = |server: &str| {
         BTreeSet::from([format!("idjag_proxy_token_expiry_timestamp_seconds{{route=\"api\",server=\"{server}\"}}")])
     };
-    assert_eq!(expiries(&proxy.scrape().await), of("corp"));
+    assert_eq!(expiries(&proxy.scrape().await), series_of("corp"));
     let old = world.preamble() + &world.routes();
     world.write("proxy.yaml", &old.replace("corp:", "twin:").replace("server: corp", "server: twin"));
     proxy.until_metric("config_reloads_total{result=\"accepted\"}", |count| count >= 1.0).await;
-    assert_eq!(expiries(&proxy.scrape().await), of("twin"));
+    assert_eq!(expiries(&proxy.scrape().await), series_of("twin"));
 }

@@ -50,9 +50,9 @@ fn compare(names: &BTreeSet<String>) {
     }
     let text = std::fs::read_to_string(&file).expect("the golden file");
     let golden: BTreeSet<String> = text.lines().map(str::to_owned).collect();
-    let lost = golden.difference(names).map(|name| format!("- {name}\n"));
-    let new = names.difference(&golden).map(|name| format!("+ {name}\n"));
-    let changes: String = lost.chain(new).collect();
+    let removed = golden.difference(names).map(|name| format!("- {name}\n"));
+    let added = names.difference(&golden).map(|name| format!("+ {name}\n"));
+    let changes: String = removed.chain(added).collect();
     assert!(
         changes.is_empty(),
         "public names have changed:\n{changes}\

@@ -128,12 +128,12 @@ fn values_that_a_document_writes_are_values_of_the_chart() {
     for (name, text) in documents() {
         for rest in text.split("cat > values.yaml <<'EOF'\n").skip(1) {
             found += 1;
-            let written = &rest[..rest.find("EOF\n").expect("its end")];
+            let document = &rest[..rest.find("EOF\n").expect("its end")];
             // Lines that are commented out apply to some readers only.
-            let lines = written.lines().map(|line| line.trim_start_matches("# "));
+            let lines = document.lines().map(|line| line.trim_start_matches("# "));
             let mappings: Vec<&str> = lines.filter(|line| line.contains(": {")).collect();
             let values: Value = serde_yaml::from_str(&mappings.join("\n")).expect("YAML");
-            assert!(values.as_object().is_some_and(|values| values.len() == mappings.len()), "{name}: {written}");
+            assert!(values.as_object().is_some_and(|values| values.len() == mappings.len()), "{name}: {document}");
             assert_keys_are_in_schema(&schema, &schema, &values, "");
         }
     }

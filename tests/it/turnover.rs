@@ -115,8 +115,8 @@ async fn withdrawn_identity_discards_its_tokens() {
     fixture.assert_acts_as(&id).await;
     let old = fixture.credentials();
     let proxy = &fixture.proxy;
-    let held = "token_cache_entries{tier=\"access\"}";
-    proxy.until_metric(held, |count| count == 2.0).await;
+    let cached_tokens = "token_cache_entries{tier=\"access\"}";
+    proxy.until_metric(cached_tokens, |count| count == 2.0).await;
     fixture.world.workload_api.withdraw();
     until(async || proxy.probe("/readyz").await.status == 503, "the withdrawal is known").await;
     let fields = [("x-user-token", fixture.alice.as_str())];
@@ -125,7 +125,7 @@ async fn withdrawn_identity_discards_its_tokens() {
             agent.get(url, &fields).await.assert_refusal(503, "identity_missing");
         }
     }
-    proxy.until_metric(held, |count| count == 0.0).await;
+    proxy.until_metric(cached_tokens, |count| count == 0.0).await;
     fixture.world.workload_api.restore();
     fixture.proxy.until_ready().await;
     fixture.assert_acts_as(&id).await;

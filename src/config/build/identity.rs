@@ -43,11 +43,11 @@ impl Builder<'_> {
         if let (Some(files), None) = (files, &overridden) {
             return Some(IdentitySource::Files(self.files_settings(files)));
         }
-        let written = workload_api.and_then(|api| api.socket.as_ref());
+        let from_file = workload_api.and_then(|api| api.socket.as_ref());
         let path = identity.key("workload_api").key("socket");
         let socket = match overridden {
             Some(socket) => socket,
-            None => self.socket(&path, written)?,
+            None => self.socket(&path, from_file)?,
         };
         if socket.is_routable() {
             self.warn(

@@ -28,10 +28,11 @@ pub(super) const OWN_PARAMETERS: [&str; 14] = [
     "scope",
 ];
 
-/// The servers by name. A server that could not be built is still known, so that a reference to it
-/// is not reported as unknown.
+/// The servers that the file defines.
 pub(super) struct Servers {
-    known: HashMap<String, Option<usize>>,
+    /// Where each name is in `built`; `None` for a server that could not be built, so that a
+    /// reference to it is not reported as unknown.
+    indices: HashMap<String, Option<usize>>,
     built: Vec<Arc<AuthorizationServer>>,
 }
 
@@ -47,16 +48,16 @@ impl Servers {
         path: &KeyPath,
         builder: &mut Builder<'_>,
     ) -> Option<Arc<AuthorizationServer>> {
-        match self.known.get(&name.0) {
+        match self.indices.get(&name.0) {
             Some(built) => built.map(|index| self.built[index].clone()),
             None => {
-                let mut known: Vec<&str> = self.known.keys().map(String::as_str).collect();
-                known.sort_unstable();
+                let mut names: Vec<&str> = self.indices.keys().map(String::as_str).collect();
+                names.sort_unstable();
                 let problem = builder.error(path, format!("there is no authorization server `{}`", name.0));
-                match closest(&name.0, &known) {
+                match closest(&name.0, &names) {
                     Some(similar) => problem.help(format!("did you mean `{similar}`?")),
-                    None if known.is_empty() => problem.help("define it under `authorization_servers`"),
-                    None => problem.help(format!("defined here: {}", list_words(&known[..known.len().min(12)], "and"))),
+                    None if names.is_empty() => problem.help("define it under `authorization_servers`"),
+                    None => problem.help(format!("defined here: {}", list_words(&names[..names.len().min(12)], "and"))),
                 };
                 None
             }
@@ -68,15 +69,15 @@ impl Builder<'_> {
     pub(super) fn servers(&mut self, files: &Mapping<Name, ServerFile>) -> Servers {
         let root = KeyPath::default().key("authorization_servers");
         let keys = self.tree.find(&root).map(crate::config::tree::Node::keys).unwrap_or_default();
-        let mut known: HashMap<String, Option<usize>> = keys.into_iter().map(|key| (key, None)).collect();
+        let mut indices: HashMap<String, Option<usize>> = keys.into_iter().map(|key| (key, None)).collect();
         let mut built = Vec::new();
         for (name, file) in &files.0 {
             if let Some(server) = self.server(&root.key(&name.0), &name.0, file) {
-                known.insert(name.0.clone(), Some(built.len()));
+                indices.insert(name.0.clone(), Some(built.len()));
                 built.push(Arc::new(server));
             }
         }
-        Servers { known, built }
+        Servers { indices, built }
     }
 
     fn server(&mut self, path: &KeyPath, name: &str, file: &ServerFile) -> Option<AuthorizationServer> {

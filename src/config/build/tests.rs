@@ -74,9 +74,9 @@ fn identity_is_required_only_where_something_uses_it() {
     let mtls = "routes: [{ match: { host: a }, token: none, upstream: { url: 'https://b', tls: { client_certificate: svid } } }]";
     assert!(directory.loaded(mtls).config.needs_identity);
     // The order of precedence: flag, file, environment.
-    let written = format!("identity: {{ workload_api: {{ socket: unix:///file.sock }} }}\n{needs}");
+    let text = format!("identity: {{ workload_api: {{ socket: unix:///file.sock }} }}\n{needs}");
     let source = |overrides: &Overrides| {
-        directory.write("proxy.yaml", &written);
+        directory.write("proxy.yaml", &text);
         let environment = |name: &str| (name == "SPIFFE_ENDPOINT_SOCKET").then(|| "unix:///env.sock".to_owned());
         match load(&directory.path("proxy.yaml"), &environment, overrides)
             .map_err(|_| ())
@@ -91,7 +91,7 @@ fn identity_is_required_only_where_something_uses_it() {
     assert_eq!(source(&Overrides::default()), "unix:///file.sock");
     let flag = crate::identity::parse_endpoint("unix:///flag.sock").ok();
     assert_eq!(source(&Overrides { workload_api_socket: flag, ..Overrides::default() }), "unix:///flag.sock");
-    one_error(&directory, &written.replace("unix:///file.sock", "unix://file.sock"), "identity.workload_api.socket");
+    one_error(&directory, &text.replace("unix:///file.sock", "unix://file.sock"), "identity.workload_api.socket");
 }
 
 #[test]

@@ -33,8 +33,8 @@ impl<'n> Fields<'n> {
     ) -> Option<T> {
         debug_assert!(self.known.contains(&key));
         decoder.within(Step::Key(key.to_owned()), |decoder| {
-            let written = self.node.entry(key).map(|entry| T::decode(&entry.value, decoder));
-            match (written, default) {
+            let decoded = self.node.entry(key).map(|entry| T::decode(&entry.value, decoder));
+            match (decoded, default) {
                 (Some(Some(value)), _) => Some(value),
                 (_, Some(default)) => T::decode(&default_node(default).moved_to(self.node.at), decoder),
                 (Some(None), None) => None,

@@ -137,8 +137,8 @@ async fn private_key_jwt(server: &IssuerState, assertion: &str, keys: &KeySource
     let now = server.clock.now();
     jwt::check_times(&token.claims, now)?;
     let typ = token.header["typ"].as_str().unwrap_or("JWT");
-    let known = jwt::has_typ(&token, "client-authentication+jwt") || typ.eq_ignore_ascii_case("jwt");
-    anyhow::ensure!(known, "typ {typ} is not that of a client assertion");
+    let is_client_assertion = jwt::has_typ(&token, "client-authentication+jwt") || typ.eq_ignore_ascii_case("jwt");
+    anyhow::ensure!(is_client_assertion, "typ {typ} is not that of a client assertion");
     let exp = Timestamp::from_unix_seconds(token.claims["exp"].as_u64().unwrap_or(0));
     anyhow::ensure!(exp <= now.plus(MAX_LIFETIME), "exp is too far in the future");
     let jti = token.claims["jti"].as_str().ok_or_else(|| anyhow::anyhow!("jti is missing"))?;

@@ -60,7 +60,7 @@ impl Principal {
     pub(super) fn check_delegation(&self, registry: &Registry, client: &Client) -> Outcome<()> {
         self.check_chain(&registry.policy)?;
         let actors = self.actors()?;
-        let may = |actor: &str| {
+        let may_act = |actor: &str| {
             registry
                 .policy
                 .delegations
@@ -68,11 +68,11 @@ impl Principal {
                 .any(|rule| matches(&rule.actor, actor) && matches(&rule.subject, &self.subject))
         };
         let denied = |actor: &str| Refusal::new("access_denied", format!("{actor} may not act for {}", self.subject));
-        if let Some(actor) = actors.iter().find(|actor| !may(actor)) {
+        if let Some(actor) = actors.iter().find(|actor| !may_act(actor)) {
             return Err(denied(actor));
         }
         let as_itself = client.is_named(&self.subject);
-        let is_allowed = client.spiffe_id.as_deref().is_some_and(may) || may(&client.id);
+        let is_allowed = client.spiffe_id.as_deref().is_some_and(may_act) || may_act(&client.id);
         if actors.is_empty() && !as_itself && !is_allowed { Err(denied(&client.id)) } else { Ok(()) }
     }
 
@@ -159,12 +159,12 @@ fn granted_scopes(client: &Client, policy: &Policy, requested: &RequestedAccess)
     let Some(scopes) = &requested.scopes else {
         return Ok(client.scopes.iter().filter(|scope| !scope.ends_with('*')).cloned().collect());
     };
-    let may = |scope: &String| client.scopes.iter().any(|pattern| matches(pattern, scope));
-    match scopes.iter().find(|scope| !may(scope)) {
+    let may_have = |scope: &String| client.scopes.iter().any(|pattern| matches(pattern, scope));
+    match scopes.iter().find(|scope| !may_have(scope)) {
         Some(scope) if !policy.narrow_scopes => {
             Err(Refusal::new("invalid_scope", format!("{} may not have the scope {scope}", client.id)))
         }
-        _ => Ok(scopes.iter().filter(|scope| may(scope)).cloned().collect()),
+        _ => Ok(scopes.iter().filter(|scope| may_have(scope)).cloned().collect()),
     }
 }
 

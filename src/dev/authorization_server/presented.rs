@@ -73,8 +73,8 @@ impl IssuerState {
         let (token, id) = jwt::verify_with_x5c(jwt, &domain.x509.bundle(), self.clock.now())?;
         let client = registry.agent(&id).with_context(|| format!("the agent {id} is not registered"))?;
         let issuer = token.claims["iss"].as_str().context("iss is missing")?;
-        let own = client.assertion_issuer.as_ref().is_some_and(|(name, _)| name == issuer);
-        ensure!(issuer == id || own, "signed by {id}, but iss is {issuer}");
+        let is_own_issuer = client.assertion_issuer.as_ref().is_some_and(|(name, _)| name == issuer);
+        ensure!(issuer == id || is_own_issuer, "signed by {id}, but iss is {issuer}");
         Ok(Presented { token, signer: Signer::Agent(Box::new(client.clone())) })
     }
 }

@@ -113,8 +113,8 @@ impl IssuerState {
 
     fn looks_self_issued(&self, token: &jwt::Token) -> bool {
         let issuer = token.claims["iss"].as_str().unwrap_or("");
-        let own = |client: &Client| client.assertion_issuer.as_ref().is_some_and(|(name, _)| name == issuer);
-        jwt::has_x5c(token) || lock(&self.registry).clients.iter().any(own)
+        let is_issuer = |client: &Client| client.assertion_issuer.as_ref().is_some_and(|(name, _)| name == issuer);
+        jwt::has_x5c(token) || lock(&self.registry).clients.iter().any(is_issuer)
     }
 }
 

@@ -73,8 +73,8 @@ impl ApiState {
         let claims = token.claims;
         ensure!(claims["iss"] == rule.issuer.as_str(), "iss is {}, not {}", claims["iss"], rule.issuer);
         jwt::check_times(&claims, self.clock.now())?;
-        let here = jwt::audiences(&claims).contains(&rule.audience.as_str());
-        ensure!(here, "aud is {}, not {}", claims["aud"], rule.audience);
+        let is_addressed_to_us = jwt::audiences(&claims).contains(&rule.audience.as_str());
+        ensure!(is_addressed_to_us, "aud is {}, not {}", claims["aud"], rule.audience);
         claims["sub"].as_str().context("sub is missing")?;
         Ok(claims)
     }

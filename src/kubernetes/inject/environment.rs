@@ -98,19 +98,19 @@ fn wanted(container: &Value, proxy: &HttpProxy, is_ours: impl Fn(&Value) -> bool
     let bypass = if proxy.no_proxy.is_empty() { LOOPBACK.to_owned() } else { format!("{LOOPBACK},{}", proxy.no_proxy) };
     let who = truncate(name(container));
     // Both spellings or neither, so that a container never has two proxies.
-    let foreign = |names: [&'static str; 2], value: &str| {
+    let changed_by_others = |names: [&'static str; 2], value: &str| {
         let own = list(container, "env").filter(|entry| !is_ours(entry) && text(entry, "value") != Some(value));
         own.filter_map(|entry| names.into_iter().find(|known| *known == name(entry))).next()
     };
     if !container.get("env").is_none_or(|env| env.is_null() || env.is_array()) {
         return Wanted::default();
     }
-    if let Some(variable) = foreign(["http_proxy", "HTTP_PROXY"], &url) {
+    if let Some(variable) = changed_by_others(["http_proxy", "HTTP_PROXY"], &url) {
         let warning = format!("container {who} keeps its own {variable} and therefore does not use the proxy");
         return Wanted { variables: Vec::new(), warnings: vec![warning] };
     }
     let mut wanted = Wanted { variables: vec![("http_proxy", url.clone()), ("HTTP_PROXY", url)], warnings: Vec::new() };
-    match foreign(["no_proxy", "NO_PROXY"], &bypass) {
+    match changed_by_others(["no_proxy", "NO_PROXY"], &bypass) {
         Some(variable) => {
             wanted.warnings.push(format!("container {who} keeps its own {variable}; it should contain {LOOPBACK}"));
         }

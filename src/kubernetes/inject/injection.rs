@@ -102,7 +102,7 @@ pub(crate) fn inject(object: &Value, defaults: &Defaults, existing: OnExisting) 
     let pod = Pod::read(object).map_err(InjectError::Shape)?;
     let settings = SidecarSettings::read(object.pointer("/metadata/annotations"), defaults);
     let recognized = pod.sidecar().filter(|_| existing == OnExisting::Keep).map(|sidecar| recognize(sidecar, pod.spec));
-    let (kept, foreign) = match recognized {
+    let (kept, violation) = match recognized {
         Some(Ok(kept)) => (Some(kept), None),
         Some(Err(difference)) => (None, Some(Violation::Foreign(difference))),
         None => (None, None),
@@ -119,7 +119,7 @@ pub(crate) fn inject(object: &Value, defaults: &Defaults, existing: OnExisting) 
             .collect(),
         secret: kept.as_ref().map_or(own, |kept| kept.config),
     };
-    let mut found: Vec<Violation> = foreign.into_iter().collect();
+    let mut found: Vec<Violation> = violation.into_iter().collect();
     found.extend(violations(&pod, &protected));
     found.extend(inject_label(object).err());
     let settings = match &settings {

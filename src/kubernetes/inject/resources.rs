@@ -98,9 +98,9 @@ mod tests {
 
     #[test]
     fn missing_amount_has_its_default() {
-        let said = Resources::parse("cpu=50m, cpu-limit=1").expect("good");
+        let resources = Resources::parse("cpu=50m, cpu-limit=1").expect("good");
         let expected = json!({"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "128Mi"}});
-        assert_eq!(said.json(), expected);
+        assert_eq!(resources.json(), expected);
         let unlimited = Resources::parse("memory=1Gi,memory-limit=none").expect("good");
         assert_eq!(unlimited.json(), json!({"requests": {"cpu": "10m", "memory": "1Gi"}}));
     }

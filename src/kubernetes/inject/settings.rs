@@ -51,8 +51,8 @@ impl FromStr for PullPolicy {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = [Self::Always, Self::IfNotPresent, Self::Never];
-        let found = known.into_iter().find(|policy| policy.as_str() == text);
+        let policies = [Self::Always, Self::IfNotPresent, Self::Never];
+        let found = policies.into_iter().find(|policy| policy.as_str() == text);
         found.ok_or_else(|| "write Always, IfNotPresent or Never".to_owned())
     }
 }

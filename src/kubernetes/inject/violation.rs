@@ -273,8 +273,8 @@ fn mounted_path<'p>(path: &'p str, mount: &Value) -> Cow<'p, str> {
 
 /// Returns the user that the container runs as: its own, or else the pod's.
 fn user(container: &Value, spec: &Value) -> Option<i64> {
-    let of = |value: &Value| value.pointer("/securityContext/runAsUser").and_then(Value::as_i64);
-    of(container).or_else(|| of(spec))
+    let run_as_user = |value: &Value| value.pointer("/securityContext/runAsUser").and_then(Value::as_i64);
+    run_as_user(container).or_else(|| run_as_user(spec))
 }
 
 fn is_windows(spec: &Value) -> bool {
@@ -315,8 +315,9 @@ fn risk(container: &Value, host_paths: &HashMap<&str, &str>) -> Option<String> {
     }
     let capabilities = container.pointer("/securityContext/capabilities");
     let mut added = capabilities.into_iter().flat_map(|capabilities| list(capabilities, "add"));
-    let known = |given: &str| CAPABILITIES.into_iter().find(|known| given.trim_start_matches("CAP_") == *known);
-    if let Some(capability) = added.find_map(|given| given.as_str().and_then(known)) {
+    let dangerous =
+        |given: &str| CAPABILITIES.into_iter().find(|capability| given.trim_start_matches("CAP_") == *capability);
+    if let Some(capability) = added.find_map(|given| given.as_str().and_then(dangerous)) {
         return Some(format!("has the capability {capability}: nothing on its node is hidden from it"));
     }
     let is_writable = |mount: &&Value| mount.get("readOnly").and_then(Value::as_bool) != Some(true);

@@ -228,8 +228,8 @@ mod tests {
         let other = generation();
         let mixed = Generation::read(&made.ca_pem, &made.certificate_pem, other.key_pem.clone()).expect_err("mixed");
         assert!(mixed.starts_with("the key is not the certificate's"), "{mixed}");
-        let foreign = Generation::read(&other.ca_pem, &made.certificate_pem, made.key_pem.clone()).expect("read");
-        assert_eq!(foreign.validity(NAME, now()), Validity::Invalid, "another CA signed it");
+        let of_another_ca = Generation::read(&other.ca_pem, &made.certificate_pem, made.key_pem.clone()).expect("read");
+        assert_eq!(of_another_ca.validity(NAME, now()), Validity::Invalid, "another CA signed it");
         assert!(Generation::read("", "", Zeroizing::default()).is_err());
     }
 

@@ -117,8 +117,8 @@ impl History {
         let current = observed.current.as_ref().map(|current| current.ca.clone());
         let is_unchanged = current.is_some() && current == self.current;
         self.current = current;
-        let known = |ca: &Ca| self.unused.iter().find(|unused| is_unchanged && unused.ca == *ca);
-        let since = |ca: &Ca| known(ca).map_or(now, |unused| unused.since);
+        let recorded = |ca: &Ca| self.unused.iter().find(|unused| is_unchanged && unused.ca == *ca);
+        let since = |ca: &Ca| recorded(ca).map_or(now, |unused| unused.since);
         self.unused = others.into_iter().map(|ca| CaSince { since: since(&ca), ca }).collect();
     }
 }

@@ -420,11 +420,11 @@ fn store(secret: &mut Value, prefix: &str, generation: Option<&Generation>) {
 /// Returns the CAs that each entry of the webhook configuration trusts.
 fn bundles(webhooks: &Value) -> Vec<Vec<Ca>> {
     let entries = webhooks.get("webhooks").and_then(Value::as_array).into_iter().flatten();
-    let of = |entry: &Value| {
+    let bundle_of = |entry: &Value| {
         let text = entry.pointer("/clientConfig/caBundle").and_then(Value::as_str).unwrap_or_default();
         bundle(&STANDARD.decode(text).unwrap_or_default())
     };
-    entries.map(of).collect()
+    entries.map(bundle_of).collect()
 }
 
 /// Writes a bundle of `cas` into each entry of the webhook configuration.

@@ -503,20 +503,20 @@ async fn process_runs_by_a_kubeconfig_and_ends_cleanly() {
     let kubeconfig = kubeconfig(&api, directory.path());
     let log = directory.path().join("log");
     let mut child = process(&kubeconfig, &log, "trace");
-    let held =
+    let has_leader =
         async || api.object(&lease())["spec"]["holderIdentity"].as_str().is_some_and(|holder| !holder.is_empty());
-    until(held, "the lease").await;
-    let said = || std::fs::read_to_string(&log).expect("a log");
-    until(async || said().contains("ready: the API server trusts"), "ready").await;
+    until(has_leader, "the lease").await;
+    let log_text = || std::fs::read_to_string(&log).expect("a log");
+    until(async || log_text().contains("ready: the API server trusts"), "ready").await;
     let id = nix::unistd::Pid::from_raw(i32::try_from(child.id().expect("running")).expect("an id"));
     nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).expect("signalled");
     let code = within(child.wait(), "its end").await.expect("waited").code();
-    assert_eq!(code, Some(0), "{}", said());
+    assert_eq!(code, Some(0), "{}", log_text());
     assert_eq!(api.object(&lease())["spec"]["holderIdentity"], "", "the lease is released");
     let key = api.object(&secret())["data"]["tls.key"].as_str().expect("a key").to_owned();
     let pem = String::from_utf8(STANDARD.decode(&key).expect("base64")).expect("PEM");
     let secret_line = pem.lines().nth(1).expect("a line");
-    assert!(!said().contains(secret_line) && !said().contains(&key[40..80]), "the key is in the log");
+    assert!(!log_text().contains(secret_line) && !log_text().contains(&key[40..80]), "the key is in the log");
 }
 
 /// Writes the kubeconfig of this API server.

@@ -339,9 +339,9 @@ async fn events_of_refused_pods_are_limited_per_namespace() {
     // The event of another namespace comes after all those of the first.
     bad["metadata"]["name"] = json!("last");
     ask(&api, &replica, &review("others", &bad)).await;
-    let of =
+    let event_count =
         |namespace: &str| api.events().iter().filter(|event| event["involvedObject"]["namespace"] == namespace).count();
-    until(async || of("others") == 1, "its event").await;
+    until(async || event_count("others") == 1, "its event").await;
     // On a slow machine there may be one more for each 30 seconds.
-    assert!((10..13).contains(&of("agents")), "{}", of("agents"));
+    assert!((10..13).contains(&event_count("agents")), "{}", event_count("agents"));
 }

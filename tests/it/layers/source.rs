@@ -65,15 +65,15 @@ impl Crate {
             _ => return None,
         }
         while let Some(name) = rest.first() {
-            let here = self.modules.get(&at)?;
-            if here.children.contains(name) {
+            let module = self.modules.get(&at)?;
+            if module.children.contains(name) {
                 at.push(name.clone());
                 rest = &rest[1..];
                 // Test modules are not read.
                 self.modules.get(&at)?;
                 continue;
             }
-            let reexport = here.uses.iter().find(|import| import.name == *name);
+            let reexport = module.uses.iter().find(|import| import.name == *name);
             return match reexport {
                 Some(import) if depth < 8 => {
                     let target: Vec<String> = import.path.iter().chain(&rest[1..]).cloned().collect();

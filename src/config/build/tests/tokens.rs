@@ -131,7 +131,7 @@ fn users_token_file_is_read_and_watched() {
     let text = with_token(
         "flow: { token_exchange: { server: corp } }, subject: { file: { path: run/t, server: corp, type: id_token } }",
     );
-    let held = |text: &str| {
+    let token_and_warnings = |text: &str| {
         let loaded = directory.loaded(text);
         assert!(loaded.fingerprint.files().any(|file| file.ends_with("run/t")), "{:?}", loaded.fingerprint);
         let CredentialRule::Token(rule) = &loaded.config.policy.routes()[0].credential else { panic!("a token") };
@@ -140,13 +140,13 @@ fn users_token_file_is_read_and_watched() {
         (rule.file_token.as_ref().map(|token| token.expose().to_owned()), warnings)
     };
     let refused = |why: &str| {
-        let (token, warnings) = held(&text);
+        let (token, warnings) = token_and_warnings(&text);
         assert_eq!((token, warnings.len()), (None, 1), "{warnings:?}");
         assert!(warnings[0].contains(why), "{warnings:?}");
     };
     refused("cannot be read: No such file");
     directory.write("run/t", "alices\n");
-    assert_eq!(held(&text), (Some("alices".to_owned()), Vec::new()));
+    assert_eq!(token_and_warnings(&text), (Some("alices".to_owned()), Vec::new()));
     directory.write("run/t", "\n");
     refused("is empty");
     // A file whose reading could block for ever, or never end, is not opened.
