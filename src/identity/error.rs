@@ -80,11 +80,11 @@ impl StreamError {
                 format!("this process may not open {endpoint}: give its user access to the socket and its directory")
             }
             Self::Connect(io::ErrorKind::TimedOut, _) => {
-                format!("{endpoint} does not accept a connection: its agent may hang")
+                format!("{endpoint} does not accept a connection: the SPIRE agent may hang")
             }
             Self::Connect(_, why) => format!("{endpoint} cannot be reached: {why}"),
             Self::Silent(waited) => format!(
-                "the Workload API at {endpoint} accepted the connection and sent nothing within {} s: its agent may hang",
+                "the Workload API at {endpoint} accepted the connection and sent nothing within {} s: the SPIRE agent may hang",
                 waited.as_secs_f32()
             ),
             Self::Denied(message) => format!(
@@ -92,7 +92,7 @@ impl StreamError {
                  register an entry whose selectors match this process"
             ),
             Self::NotWorkloadApi(message) => format!(
-                "the server at {endpoint} rejects the call itself ({message}): check that it is the agent's Workload API, \
+                "the server at {endpoint} rejects the call itself ({message}): check that it is a SPIFFE Workload API, \
                  and that nothing in between drops metadata; the call is retried only at long intervals"
             ),
             Self::Closed => format!("the Workload API at {endpoint} ended the stream"),

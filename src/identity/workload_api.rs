@@ -1,5 +1,5 @@
 //! The Workload API as the source. One task keeps the X.509 stream open, and reopens it whenever
-//! the agent restarts or fails.
+//! the SPIRE agent restarts or fails.
 use super::error::StreamError;
 use super::handle::Identity;
 use super::jwt::JwtIssuer;
@@ -94,8 +94,8 @@ impl WorkloadApi {
         (Self { settings, publisher, reopened_for: None }, identity)
     }
 
-    /// Keeps the stream open until `stop` fires. It waits for a missing agent, so nothing else ends
-    /// the task.
+    /// Keeps the stream open until `stop` fires. It waits for a missing SPIRE agent, so nothing else
+    /// ends the task.
     ///
     /// # Errors
     /// It never fails; the result has the type that [`crate::tasks::Tasks`] expects.
@@ -216,7 +216,7 @@ impl WorkloadApi {
     }
 
     /// Whether to reopen the stream: once when nine tenths of the SVID's lifetime have passed, in
-    /// case the agent's side has died unnoticed, and once when it has expired, which is the first
+    /// case the SPIRE agent has died unnoticed, and once when it has expired, which is the first
     /// sign of a dead stream after a laptop has slept.
     fn needs_reopening(&mut self) -> bool {
         if self.publisher.check_expiry() {

@@ -80,7 +80,7 @@ mod tests {
     use crate::jose::vectors::{C1, C4};
 
     #[test]
-    fn vector_is_parsed() {
+    fn example_token_is_parsed() {
         let token = Unverified::parse(C1).expect("vector");
         assert_eq!(token.header_text("kid"), Some("idp-1"));
         assert_eq!(token.claims["client_id"], "agent-client-1");

@@ -239,7 +239,7 @@ mod tests {
     /// Ed25519 is deterministic, so the result is the whole token of vector C2, including the order
     /// of the header's members.
     #[test]
-    fn signed_token_equals_vector_c2() {
+    fn signed_token_equals_the_example_with_an_ed25519_key() {
         let key = SigningKey::from_pkcs8_der(&eddsa_pkcs8(), Some("idp-2".into()), None).expect("a key");
         assert_eq!(key.sign("oauth-id-jag+jwt", &C2Claims::new()).expect("a signature"), C2);
         let signature =

@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn upgrade_needs_both_fields() {
+    fn upgrade_needs_the_connection_and_the_upgrade_field() {
         assert!(requested_upgrade(&map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")])).is_some());
         assert!(requested_upgrade(&map(&[("upgrade", "websocket")])).is_none());
     }

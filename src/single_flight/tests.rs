@@ -162,7 +162,7 @@ async fn leader_that_leaves_is_replaced_by_a_caller_that_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn follower_that_leaves_cancels_nothing() {
+async fn follower_that_leaves_does_not_cancel_the_fetch() {
     let fixture = Fixture::new();
     let staying = fixture.get(Ok(1));
     let leaving = timeout(Duration::from_millis(100), fixture.get(Ok(2)));

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn stalled_reader_costs_lines_until_it_reads_again() {
+    fn lines_are_dropped_while_the_reader_stalls() {
         let (mut queue, reader) = pipe();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         let mut taken = 0;
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn closed_reader_is_counted() {
+    fn line_for_a_closed_reader_is_counted_as_dropped() {
         let (mut queue, reader) = pipe();
         drop(reader);
         queue.write_all(b"one\n").expect("never fails");

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn removal_takes_the_series_with_all_labels_from_every_metric() {
+    fn series_with_all_the_given_labels_are_removed_from_every_metric() {
         let registrar = Registrar::default();
         let requests = registrar.counters("requests_total", "Requests.", &["route", "class"]).expect("counters");
         let durations = registrar.histograms("seconds", "Time.", &["route"], &[1.0]).expect("histograms");

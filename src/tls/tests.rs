@@ -311,7 +311,7 @@ async fn resumption_does_not_skip_authorization() {
 }
 
 #[tokio::test]
-async fn overlapping_rotation_of_authorities_fails_no_handshake() {
+async fn handshakes_succeed_while_old_and_new_authorities_overlap() {
     let (old, new) = (Authority::new("example.org"), Authority::new("example.org"));
     let both = |leaf_of: &Authority| {
         let mut update = material(leaf_of, OURS);
@@ -336,7 +336,7 @@ async fn overlapping_rotation_of_authorities_fails_no_handshake() {
 /// A regression test: the resolver of a library refused up to a third of the handshakes during a
 /// rotation.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rotation_during_handshakes_fails_none() {
+async fn handshakes_succeed_while_the_svid_is_rotated() {
     let authority = Authority::new("example.org");
     let mut fixture = IdentityFixture::with(&authority, OURS);
     let client = config(&spiffe(&[REPORTS], ClientCertificate::Svid), &fixture);

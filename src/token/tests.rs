@@ -146,7 +146,7 @@ async fn concurrent_callers_share_one_exchange_and_its_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn burst_up_to_the_limit_is_shared() {
+async fn callers_up_to_the_limit_of_waiting_share_one_token() {
     on_one_thread(async {
         let burst = NonZeroUsize::new(5000).expect("not zero");
         let mut fixture = Fixture::new(TokenSettings { waiting: burst, ..TokenSettings::default() });
@@ -276,7 +276,7 @@ async fn refused_token_is_replaced_once_per_interval() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn mint_that_began_before_the_refusal_is_void() {
+async fn token_requested_before_a_refusal_is_not_used_after_it() {
     on_one_thread(async {
         let mut fixture = Fixture::new(TokenSettings::default());
         let slot = fixture.tokens.slot(&grant("a", false));
@@ -313,7 +313,7 @@ async fn slow_server_causes_a_bounded_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn delegated_tokens_are_bounded() {
+async fn least_recently_used_delegated_token_is_dropped_at_the_limit() {
     on_one_thread(async {
         let settings = TokenSettings { delegated: NonZeroUsize::new(2).expect("not zero"), ..TokenSettings::default() };
         let mut fixture = Fixture::new(settings);
@@ -333,7 +333,7 @@ async fn delegated_tokens_are_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn eager_grant_is_obtained_unasked_and_retried() {
+async fn eager_token_is_requested_without_a_caller_and_retried() {
     on_one_thread(async {
         let mut fixture = Fixture::new(TokenSettings::default());
         let slot = fixture.tokens.slot(&grant("a", false));

@@ -10,7 +10,7 @@ use idjag_proxy::dev::authorization_server::{
 };
 use idjag_proxy::dev::ca::{JwtAlgorithm, KeyType, SvidRequest, TrustDomain, WebCa};
 use idjag_proxy::dev::http::{ClientCertificates, ServerTls};
-use idjag_proxy::dev::workload_api::WorkloadApi as Agent;
+use idjag_proxy::dev::workload_api::WorkloadApi as SpireAgent;
 use idjag_proxy::exchange::{
     ActorToken, AssertionSettings, ExchangeError, Exchanger, Flow, Grant, GrantSpec, IssuedToken, Metrics,
     SelfIssuedGrant, Subject, UserTokenRule,
@@ -39,7 +39,7 @@ struct Fixture {
     clock: Clock,
     domain: TrustDomain,
     ca: WebCa,
-    agent: Arc<Agent>,
+    spire_agent: Arc<SpireAgent>,
     identity: Identity,
     exchanger: Exchanger,
     registrar: Registrar,
@@ -60,8 +60,8 @@ impl Fixture {
         let domain = TrustDomain::new("example.org", &clock).expect("authorities");
         let directory = tempfile::tempdir().expect("directory");
         let socket = directory.path().join("agent.sock");
-        let agent = Agent::start(&socket, &domain, &clock).await.expect("agent");
-        agent.set_identities(&[SvidRequest::new(BOT).key_type(key_type)]).expect("an SVID");
+        let spire_agent = SpireAgent::start(&socket, &domain, &clock).await.expect("agent");
+        spire_agent.set_identities(&[SvidRequest::new(BOT).key_type(key_type)]).expect("an SVID");
         let settings = WorkloadApiSettings {
             socket: parse_endpoint(&format!("unix://{}", socket.display())).expect("endpoint"),
             hint: None,
@@ -81,7 +81,7 @@ impl Fixture {
         let issuers = Issuers::new(Workload::new(Some(identity.clone()), clock.clone()));
         let exchanger = Exchanger::new(issuers, metrics);
         let (_directory, _tasks, _stopper) = (directory, tasks, stopper);
-        Self { clock, domain, ca, agent, identity, exchanger, registrar, idp, ras, _directory, _tasks, _stopper }
+        Self { clock, domain, ca, spire_agent, identity, exchanger, registrar, idp, ras, _directory, _tasks, _stopper }
     }
 
     fn described(&self, name: &str, server: &Server, client_auth: ClientAuth) -> AuthorizationServer {

@@ -49,7 +49,7 @@ async fn rapid_reset_ends_with_enhance_your_calm() {
 }
 
 #[tokio::test]
-async fn reset_streams_release_everything_at_the_upstream() {
+async fn reset_streams_end_their_requests_at_the_upstream() {
     let mut victim = victim().await;
     let gate = Gate::default();
     let hold = Fault::Hold(gate.clone());
@@ -162,7 +162,7 @@ async fn endless() -> (String, JoinSet<()>) {
 }
 
 #[tokio::test]
-async fn unread_answers_wait_at_the_upstream() {
+async fn unread_answers_are_not_buffered_beyond_the_window() {
     let (url, _task) = endless().await;
     let route = route("endless", "token: none", &url);
     let mut victim = victim_with(&route).await;
@@ -187,7 +187,7 @@ async fn unread_answers_wait_at_the_upstream() {
 }
 
 #[tokio::test]
-async fn unread_uploads_wait_at_the_agent() {
+async fn unread_uploads_are_not_buffered_beyond_the_window() {
     let mut victim = victim().await;
     let gate = Gate::default();
     victim.world.api.faults().next_many(100, &Fault::Hold(gate.clone()));

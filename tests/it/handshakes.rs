@@ -158,7 +158,7 @@ async fn trickling_head_has_the_same_timeout_as_a_missing_one() {
 }
 
 #[tokio::test]
-async fn waiting_connections_are_served_once_silent_ones_are_closed() {
+async fn waiting_connections_are_served_after_silent_ones_are_closed() {
     let world = World::open().await;
     let limits = Limits { head_timeout: HEAD_TIMEOUT, connections: 20, ..Limits::default() };
     let worker = Worker::start(&world, limits);

@@ -195,7 +195,7 @@ async fn certificate_of_an_authority_is_refused_in_words() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn svid_rotation_under_load_fails_no_request() {
+async fn requests_succeed_while_the_svid_is_rotated() {
     let world = World::open().await;
     let upstream = mutual(&world).await;
     let route = pinned("reports", &upstream, &world.domain.workload("reports"));

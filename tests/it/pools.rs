@@ -45,7 +45,7 @@ async fn closing_upstream() -> (String, Seen, JoinSet<()>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closing_connection_fails_no_get_and_repeats_no_post() {
+async fn request_on_a_closing_connection_is_repeated_unless_it_is_a_post() {
     let world = World::open().await;
     let (url, seen, _task) = closing_upstream().await;
     let proxy = world.proxy_with(&format!("routes:\n{}", route("closing", "token: itself", &url))).await;

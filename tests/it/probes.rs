@@ -23,7 +23,7 @@ fn is_closed(stream: &mut (impl AsyncReadExt + Unpin)) -> bool {
 }
 
 #[tokio::test]
-async fn silent_connections_keep_nobody_out() {
+async fn silent_connections_do_not_keep_new_ones_out() {
     let world = World::open().await;
     let proxy = publishing(&world).await;
     let (jwks, admin) = (proxy.jwks.expect("a listener"), proxy.admin.clone().expect("a socket"));
@@ -51,7 +51,7 @@ async fn silent_connections_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn connections_that_have_asked_once_keep_nobody_out() {
+async fn connections_that_have_asked_once_do_not_keep_new_ones_out() {
     let world = World::open().await;
     let proxy = publishing(&world).await;
     let mut asked = Vec::new();

@@ -117,7 +117,7 @@ async fn line_with(pipe: &mut (impl AsyncBufRead + Unpin), word: &str) -> String
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stalled_log_reader_costs_lines_but_no_requests_memory_or_exit() {
+async fn stalled_log_reader_loses_lines_and_holds_up_neither_requests_nor_the_exit() {
     let world = World::open().await;
     let (mut process, pipe) = Process::start_on_a_pipe(&world, &config(&world));
     let mut pipe = BufReader::with_capacity(512, pipe);

@@ -231,7 +231,7 @@ async fn expectation_of_100_is_met_or_refused_before_the_body() {
 }
 
 #[tokio::test]
-async fn slow_upstream_is_a_504_and_refusing_upstream_a_502() {
+async fn slow_upstream_is_answered_with_504_and_a_closed_port_with_502() {
     let world = World::open().await;
     // Routes that are not tested for slowness keep the usual timeout, because a busy machine is
     // slow.
@@ -253,7 +253,7 @@ async fn slow_upstream_is_a_504_and_refusing_upstream_a_502() {
 }
 
 #[tokio::test]
-async fn stale_connection_fails_only_a_post() {
+async fn request_on_a_stale_connection_is_repeated_unless_it_is_a_post() {
     let world = World::open().await;
     let proxy = world.proxy().await;
     // One agent's connection stays on one worker, and so uses one pool.
@@ -325,7 +325,7 @@ async fn unread_answer_is_abandoned_after_the_idle_timeout() {
 }
 
 #[tokio::test]
-async fn web_socket_times_both_directions_together() {
+async fn idle_web_socket_is_closed_and_not_counted_as_an_unread_answer() {
     let world = World::open().await;
     let short = route("short", "token: none, timeouts: { idle: 200ms }", &world.api.url());
     let proxy = world.proxy_with(&format!("routes:\n{short}")).await;

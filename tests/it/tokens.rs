@@ -56,7 +56,7 @@ async fn concurrent_cold_requests_cause_one_exchange() {
 }
 
 #[tokio::test]
-async fn caller_that_hangs_up_cancels_nothing() {
+async fn caller_that_hangs_up_does_not_cancel_the_exchange() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let gate = Gate::default();
@@ -121,7 +121,7 @@ async fn valid_token_is_used_while_its_authorization_server_is_down() {
 }
 
 #[tokio::test]
-async fn authorization_server_that_is_down_is_a_shared_503() {
+async fn concurrent_requests_share_one_503_while_the_authorization_server_is_down() {
     let world = World::start().await;
     world.corp.faults().token.always(Fault::HangUp);
     let proxy = world.proxy().await;
@@ -141,7 +141,7 @@ async fn authorization_server_that_is_down_is_a_shared_503() {
 }
 
 #[tokio::test]
-async fn silent_authorization_server_is_a_503_and_its_late_answer_is_used() {
+async fn silent_authorization_server_is_answered_with_503_and_its_late_token_is_used() {
     let world = World::start().await;
     let gate = Gate::default();
     world.corp.faults().token.next(Fault::Hold(gate.clone()));
@@ -169,7 +169,7 @@ async fn refused_token_is_replaced_and_the_request_replayed_once() {
 }
 
 #[tokio::test]
-async fn upstream_that_always_refuses_causes_no_loop() {
+async fn upstream_that_always_refuses_causes_few_exchanges() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     world.api.faults().always(Fault::invalid_token());
@@ -376,7 +376,7 @@ async fn refused_delegated_token_is_not_used_again_by_any_worker() {
 }
 
 #[tokio::test]
-async fn upstream_that_always_refuses_users_causes_no_storm() {
+async fn upstream_that_always_refuses_users_causes_few_exchanges() {
     let world = World::start().await;
     let (api, routes) = world.http2_api().await;
     let proxy = world.proxy_with(&routes).await;

@@ -55,7 +55,7 @@ async fn user_token_rule_needs_an_audience_and_keys() {
 }
 
 #[tokio::test]
-async fn needs_identity_where_a_part_uses_it() {
+async fn grant_needs_an_identity_if_a_part_of_it_uses_one() {
     let described = server().await;
     let needs_identity = |spec: GrantSpec| Grant::new(spec).expect("a grant").needs_identity();
     let cc = |server: AuthorizationServer| needs_identity(grant(Flow::ClientCredentials { server: Arc::new(server) }));

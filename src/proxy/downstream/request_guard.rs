@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn broken_chunk_ends_the_stream_before_what_follows() {
+    async fn broken_chunk_ends_the_stream_and_nothing_after_it_is_read() {
         let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
         let (seen, _) = read([head, "3\r\nabcX", GET].concat().as_bytes(), 4096).await;
         assert!(String::from_utf8_lossy(&seen).starts_with(head));
@@ -372,7 +372,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn any_bytes_pass_without_growing(
+        fn arbitrary_bytes_do_not_grow(
             bytes in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), any::<u8>()], 0..400),
             piece in 1_usize..50,
         ) {

@@ -96,7 +96,7 @@ async fn rotated_svid_is_presented_on_a_new_connection() {
     fixture.mint(&asked).await.expect("a token");
     assert_eq!(fixture.ras.connections(), connections, "kept while nothing has changed");
     let before = fixture.identity.current().expect("an SVID").revision;
-    fixture.agent.rotate().expect("another SVID");
+    fixture.spire_agent.rotate().expect("another SVID");
     let _ = fixture.identity.changes().wait_for(|revision| *revision > before).await;
     fixture.mint(&asked).await.expect("a token");
     assert_eq!(fixture.ras.connections(), connections + 1);
@@ -118,13 +118,13 @@ async fn mtls_endpoint_alias_is_used_by_mtls_clients_alone() {
 }
 
 #[tokio::test]
-async fn withdrawn_identity_sends_nothing() {
+async fn no_request_is_sent_after_the_identity_is_withdrawn() {
     let fixture = Fixture::start().await;
     let (idp, server) = fixture.servers(&spiffe_jwt());
     let asked = grant(Flow::IdJag { idp, server });
     fixture.mint(&asked).await.expect("a token");
     let arrivals = (fixture.idp.arrivals(), fixture.ras.arrivals());
-    fixture.agent.withdraw();
+    fixture.spire_agent.withdraw();
     let _ = fixture.identity.changes().wait_for(|_| !fixture.identity.is_valid()).await;
     let error = fixture.mint(&asked).await.expect_err("no identity");
     assert_eq!((error.fault(), error.kind()), (Whose::Identity, "identity"));

@@ -5,7 +5,7 @@ mod stream;
 
 use idjag_proxy::clock::Clock;
 use idjag_proxy::dev::ca::{SvidRequest, TrustDomain};
-use idjag_proxy::dev::workload_api::WorkloadApi as Agent;
+use idjag_proxy::dev::workload_api::WorkloadApi as SpireAgent;
 use idjag_proxy::identity::{
     BackoffRange, Identity, Metrics, MissingKind, SourceStatus, WorkloadApi, WorkloadApiSettings, WorkloadApiTiming,
     parse_endpoint,
@@ -19,7 +19,7 @@ use std::time::Duration;
 const ID: &str = "spiffe://example.org/agent";
 const AUDIENCE: &str = "https://as.example";
 
-/// A running identity source, whose agent may start later.
+/// A running identity source, whose SPIRE agent may start later.
 struct Fixture {
     directory: tempfile::TempDir,
     domain: TrustDomain,
@@ -62,17 +62,17 @@ impl Fixture {
         Self { directory, domain, clock, registrar, identity, _tasks: tasks, _stopper: stopper }
     }
 
-    async fn agent(&self) -> Arc<Agent> {
-        Agent::start(&socket(&self.directory), &self.domain, &self.clock).await.expect("agent")
+    async fn spire_agent(&self) -> Arc<SpireAgent> {
+        SpireAgent::start(&socket(&self.directory), &self.domain, &self.clock).await.expect("agent")
     }
 
-    /// Starts a source and its agent, and waits for the SVID.
-    async fn served() -> (Self, Arc<Agent>) {
+    /// Starts a source and its SPIRE agent, and waits for the SVID.
+    async fn served() -> (Self, Arc<SpireAgent>) {
         let fixture = Self::start();
-        let agent = fixture.agent().await;
-        agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
-        fixture.until_in_use(&agent).await;
-        (fixture, agent)
+        let spire_agent = fixture.spire_agent().await;
+        spire_agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
+        fixture.until_in_use(&spire_agent).await;
+        (fixture, spire_agent)
     }
 
     async fn until(&self, wanted: impl Fn(&SourceStatus) -> bool) {
@@ -83,9 +83,9 @@ impl Fixture {
         self.until(|status| status.waiting_for.as_ref().is_some_and(|why| why.contains(words))).await;
     }
 
-    /// Waits until readers get the SVID that the agent issued last.
-    async fn until_in_use(&self, agent: &Agent) {
-        let chain = agent.svids()[0].chain.clone();
+    /// Waits until readers get the SVID that the SPIRE agent issued last.
+    async fn until_in_use(&self, spire_agent: &SpireAgent) {
+        let chain = spire_agent.svids()[0].chain.clone();
         until(|| self.identity.current().is_ok_and(|snapshot| snapshot.svid.chain == chain)).await;
     }
 

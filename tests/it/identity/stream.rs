@@ -12,18 +12,18 @@ async fn socket_may_appear_late_vanish_and_return() {
     fixture.until_waiting_for("the socket unix://").await;
     assert_eq!(fixture.missing(), Some(MissingKind::Waiting));
     assert_eq!(fixture.metric("workload_api_connected"), 0.0);
-    let agent = fixture.agent().await;
-    agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
-    fixture.until_in_use(&agent).await;
+    let spire_agent = fixture.spire_agent().await;
+    spire_agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
+    fixture.until_in_use(&spire_agent).await;
     assert_eq!(fixture.metric("workload_api_connected"), 1.0);
 
-    agent.remove_socket().await;
+    spire_agent.remove_socket().await;
     fixture.until_waiting_for("the socket unix://").await;
-    assert!(fixture.identity.is_valid(), "the SVID outlives its agent");
+    assert!(fixture.identity.is_valid(), "the SVID outlives the SPIRE agent");
     assert_eq!(fixture.metric("workload_api_connected"), 0.0);
-    agent.resume_socket().expect("a new inode");
-    agent.rotate().expect("issued");
-    fixture.until_in_use(&agent).await;
+    spire_agent.resume_socket().expect("a new inode");
+    spire_agent.rotate().expect("issued");
+    fixture.until_in_use(&spire_agent).await;
     fixture.until(|status| status.connected && status.waiting_for.is_none()).await;
 }
 
@@ -35,68 +35,68 @@ async fn socket_without_a_listener_has_its_own_message() {
 }
 
 #[tokio::test]
-async fn missing_registration_is_waited_for_quietly() {
+async fn missing_registration_is_waited_for_with_few_log_lines() {
     let log = crate::dev::log::capture();
     let fixture = Fixture::start();
-    let agent = fixture.agent().await;
-    until(|| agent.calls().x509_svid >= 20).await;
+    let spire_agent = fixture.spire_agent().await;
+    until(|| spire_agent.calls().x509_svid >= 20).await;
     assert_eq!(fixture.missing(), Some(MissingKind::Waiting));
     let words = fixture.identity.current().expect_err("none").to_string();
     assert!(words.contains("register an entry") && words.contains("no identity issued"), "{words}");
-    let reported = |line: &str| line.contains(&agent.endpoint()) && line.contains("register an entry");
+    let reported = |line: &str| line.contains(&spire_agent.endpoint()) && line.contains("register an entry");
     assert_eq!(log.count(reported), 3);
-    agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
-    fixture.until_in_use(&agent).await;
+    spire_agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
+    fixture.until_in_use(&spire_agent).await;
 }
 
 #[tokio::test]
 async fn rejected_call_is_reported_and_retried_later() {
     let fixture = Fixture::start();
-    let agent = fixture.agent().await;
-    agent.refuse(Code::InvalidArgument);
+    let spire_agent = fixture.spire_agent().await;
+    spire_agent.refuse(Code::InvalidArgument);
     fixture.until_waiting_for("rejects the call itself").await;
-    agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
-    fixture.until_in_use(&agent).await;
+    spire_agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
+    fixture.until_in_use(&spire_agent).await;
 }
 
 #[tokio::test]
-async fn hanging_agent_is_ended_by_the_deadline() {
+async fn hanging_spire_agent_is_reported_after_the_deadline() {
     let fixture = Fixture::start();
-    let agent = fixture.agent().await;
-    agent.hang();
-    fixture.until_waiting_for("its agent may hang").await;
+    let spire_agent = fixture.spire_agent().await;
+    spire_agent.hang();
+    fixture.until_waiting_for("the SPIRE agent may hang").await;
     assert_eq!(fixture.missing(), Some(MissingKind::Waiting));
-    agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
-    fixture.until_in_use(&agent).await;
+    spire_agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
+    fixture.until_in_use(&spire_agent).await;
 }
 
 #[tokio::test]
 async fn stream_without_a_usable_svid_is_reopened() {
     let fixture = Fixture::with(None, |timing| timing.usable_svid = Duration::from_millis(100));
-    let agent = fixture.agent().await;
-    agent.set_identities(&[SvidRequest::new(ID).flaw(Flaw::Expired)]).expect("issued");
-    until(|| agent.calls().x509_svid >= 2).await;
+    let spire_agent = fixture.spire_agent().await;
+    spire_agent.set_identities(&[SvidRequest::new(ID).flaw(Flaw::Expired)]).expect("issued");
+    until(|| spire_agent.calls().x509_svid >= 2).await;
     assert!(fixture.identity.status().last_refused.is_some_and(|why| why.contains("expired")));
-    agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
-    fixture.until_in_use(&agent).await;
+    spire_agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
+    fixture.until_in_use(&spire_agent).await;
 }
 
 #[tokio::test]
-async fn restarted_agent_is_found_again() {
-    let (fixture, agent) = Fixture::served().await;
+async fn stream_is_reopened_after_the_spire_agent_restarts() {
+    let (fixture, spire_agent) = Fixture::served().await;
     for _ in 0..3 {
-        let streams = agent.calls().x509_svid;
-        agent.close_streams();
-        until(|| agent.calls().x509_svid > streams).await;
-        agent.rotate().expect("issued");
-        fixture.until_in_use(&agent).await;
+        let streams = spire_agent.calls().x509_svid;
+        spire_agent.close_streams();
+        until(|| spire_agent.calls().x509_svid > streams).await;
+        spire_agent.rotate().expect("issued");
+        fixture.until_in_use(&spire_agent).await;
         assert!(fixture.identity.is_valid());
     }
 }
 
 #[tokio::test]
 async fn bad_update_is_refused_and_the_good_one_stays() {
-    let (fixture, agent) = Fixture::served().await;
+    let (fixture, spire_agent) = Fixture::served().await;
     let good = fixture.identity.current().expect("held");
     let flaws = [
         (Flaw::Expired, "expired"),
@@ -108,22 +108,22 @@ async fn bad_update_is_refused_and_the_good_one_stays() {
     ];
     for (flaw, words) in flaws {
         let before = fixture.refused();
-        agent.set_identities(&[SvidRequest::new(ID).flaw(flaw)]).expect("issued");
+        spire_agent.set_identities(&[SvidRequest::new(ID).flaw(flaw)]).expect("issued");
         until(|| fixture.refused() > before).await;
         let why = fixture.identity.status().last_refused.expect("a reason");
         assert!(why.contains(words), "{why}");
         assert!(Arc::ptr_eq(&good, &fixture.identity.current().expect("kept")), "{words}");
     }
-    agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
-    fixture.until_in_use(&agent).await;
+    spire_agent.set_identities(&[SvidRequest::new(ID)]).expect("issued");
+    fixture.until_in_use(&spire_agent).await;
     assert_eq!(fixture.identity.status().waiting_for, None);
 }
 
 #[tokio::test]
 async fn garbage_is_refused_and_the_good_one_stays() {
-    let (fixture, agent) = Fixture::served().await;
+    let (fixture, spire_agent) = Fixture::served().await;
     let good = fixture.identity.current().expect("held");
-    let answer = agent.answer();
+    let answer = spire_agent.answer();
     let broken = |change: &dyn Fn(&mut idjag_proxy::dev::workload_api::proto::X509svidResponse)| {
         let mut answer = answer.clone();
         change(&mut answer);
@@ -145,31 +145,31 @@ async fn garbage_is_refused_and_the_good_one_stays() {
     ];
     for answer in answers {
         let before = fixture.refused();
-        agent.push_raw(answer);
+        spire_agent.push_raw(answer);
         until(|| fixture.refused() > before).await;
         assert!(Arc::ptr_eq(&good, &fixture.identity.current().expect("kept")));
     }
-    agent.rotate().expect("issued");
-    fixture.until_in_use(&agent).await;
+    spire_agent.rotate().expect("issued");
+    fixture.until_in_use(&spire_agent).await;
 }
 
 #[tokio::test]
 async fn rotation_replaces_svid_and_bundles_together() {
-    let (fixture, agent) = Fixture::served().await;
+    let (fixture, spire_agent) = Fixture::served().await;
     let mut changes = fixture.identity.changes();
     let first = fixture.identity.current().expect("held");
     let own = first.trust_domain().clone();
     fixture.domain.x509.prepare().expect("authority");
-    agent.push_bundles();
+    spire_agent.push_bundles();
     until(|| {
         fixture.identity.current().is_ok_and(|now| now.authorities(&own).is_some_and(|all| all.certificates.len() == 2))
     })
     .await;
     fixture.domain.x509.activate();
-    agent.rotate().expect("issued");
-    fixture.until_in_use(&agent).await;
+    spire_agent.rotate().expect("issued");
+    fixture.until_in_use(&spire_agent).await;
     fixture.domain.x509.revoke();
-    agent.push_bundles();
+    spire_agent.push_bundles();
     until(|| {
         fixture.identity.current().is_ok_and(|now| now.authorities(&own).is_some_and(|all| all.certificates.len() == 1))
     })
@@ -181,56 +181,56 @@ async fn rotation_replaces_svid_and_bundles_together() {
 
 #[tokio::test]
 async fn federated_bundles_are_added_and_removed_whole() {
-    let (fixture, agent) = Fixture::served().await;
+    let (fixture, spire_agent) = Fixture::served().await;
     let partner = TrustDomain::new("partner.example", &fixture.clock).expect("authorities");
-    agent.federate(&[partner]);
+    spire_agent.federate(&[partner]);
     fixture.until(|status| status.federated_trust_domains == ["partner.example"]).await;
-    agent.federate(&[]);
+    spire_agent.federate(&[]);
     fixture.until(|status| status.federated_trust_domains.is_empty()).await;
 }
 
 #[tokio::test]
 async fn withdrawn_svid_is_not_used() {
-    let (fixture, agent) = Fixture::served().await;
+    let (fixture, spire_agent) = Fixture::served().await;
     fixture.identity.jwt_svid(AUDIENCE).await.expect("a token");
-    agent.withdraw();
+    spire_agent.withdraw();
     until(|| !fixture.identity.is_valid()).await;
     assert_eq!(fixture.missing(), Some(MissingKind::Withdrawn));
     assert_eq!(fixture.metric("svid_expiry_timestamp_seconds"), 0.0);
     let error = fixture.identity.jwt_svid(AUDIENCE).await.expect_err("no identity");
     assert_eq!(error.kind(), "missing");
-    agent.restore();
+    spire_agent.restore();
     until(|| fixture.identity.is_valid()).await;
-    let calls = agent.calls().jwt_svid;
+    let calls = spire_agent.calls().jwt_svid;
     fixture.identity.jwt_svid(AUDIENCE).await.expect("a token");
-    assert_eq!(agent.calls().jwt_svid, calls + 1, "the token of the withdrawn identity was dropped");
+    assert_eq!(spire_agent.calls().jwt_svid, calls + 1, "the token of the withdrawn identity was dropped");
 }
 
 #[tokio::test]
 async fn hint_selects_the_svid_and_unknown_hint_is_refused() {
     let fixture = Fixture::with(Some("agent"), |_| {});
-    let agent = fixture.agent().await;
+    let spire_agent = fixture.spire_agent().await;
     let other = SvidRequest::new("spiffe://example.org/other").hint("other");
-    agent.set_identities(std::slice::from_ref(&other)).expect("issued");
+    spire_agent.set_identities(std::slice::from_ref(&other)).expect("issued");
     fixture.until_waiting_for("has the hint \"agent\"").await;
     assert_eq!(fixture.missing(), Some(MissingKind::Waiting));
-    agent.set_identities(&[other.clone(), SvidRequest::new(ID).hint("agent")]).expect("issued");
+    spire_agent.set_identities(&[other.clone(), SvidRequest::new(ID).hint("agent")]).expect("issued");
     until(|| fixture.identity.current().is_ok_and(|snapshot| snapshot.svid.id.to_string() == ID)).await;
     let token = fixture.identity.jwt_svid(AUDIENCE).await.expect("a token");
     assert_eq!(token.id.to_string(), ID, "the new SVID has the same SPIFFE ID");
-    agent.set_identities(&[other]).expect("issued");
+    spire_agent.set_identities(&[other]).expect("issued");
     until(|| fixture.missing() == Some(MissingKind::Withdrawn)).await;
 }
 
 #[tokio::test]
 async fn clock_jump_expires_the_svid_and_reopens_the_stream() {
-    let (fixture, agent) = Fixture::served().await;
-    let streams = agent.calls().x509_svid;
+    let (fixture, spire_agent) = Fixture::served().await;
+    let streams = spire_agent.calls().x509_svid;
     fixture.clock.shift(7200);
     assert_eq!(fixture.missing(), Some(MissingKind::Expired), "the SVID expires by the clock at once");
-    until(|| agent.calls().x509_svid > streams).await;
-    agent.rotate().expect("issued");
-    fixture.until_in_use(&agent).await;
+    until(|| spire_agent.calls().x509_svid > streams).await;
+    spire_agent.rotate().expect("issued");
+    fixture.until_in_use(&spire_agent).await;
     fixture.clock.shift(-300);
     assert!(fixture.identity.is_valid(), "a clock set back expires nothing");
     fixture.identity.jwt_svid(AUDIENCE).await.expect("a token");
@@ -238,10 +238,10 @@ async fn clock_jump_expires_the_svid_and_reopens_the_stream() {
 
 #[tokio::test]
 async fn stream_is_reopened_once_near_the_svids_expiry() {
-    let (fixture, agent) = Fixture::served().await;
-    let streams = agent.calls().x509_svid;
+    let (fixture, spire_agent) = Fixture::served().await;
+    let streams = spire_agent.calls().x509_svid;
     fixture.clock.shift(3600 - 60);
-    until(|| agent.calls().x509_svid > streams).await;
+    until(|| spire_agent.calls().x509_svid > streams).await;
     fixture.until(|status| status.connected && status.valid).await;
     assert_eq!(fixture.identity.status().revision, 1, "the agent had nothing new");
 }

@@ -47,7 +47,7 @@ fn injected(workload: &Value, template: &str, defaults: &Defaults) -> Value {
 }
 
 #[test]
-fn base_is_what_inject_writes() {
+fn kustomize_base_equals_what_inject_writes() {
     for (file, template) in WORKLOADS {
         let written = read(&format!("base/{file}"));
         assert_eq!(injected(&bare(&written, template), template, &Defaults::default()), written, "{file}");
@@ -55,7 +55,7 @@ fn base_is_what_inject_writes() {
 }
 
 #[test]
-fn overlay_is_what_inject_writes_for_a_host_path() {
+fn kustomize_overlay_equals_what_inject_writes_for_a_host_path() {
     let overlay = read("overlays/host-path/kustomization.yaml");
     let defaults = Defaults {
         socket: "hostPath:/run/spire/agent-sockets/spire-agent.sock".parse().expect("a socket"),

@@ -190,7 +190,7 @@ async fn unfinished_body(mut stream: TlsStream<TcpStream>) -> Option<String> {
 }
 
 #[tokio::test]
-async fn stranger_with_many_connections_and_bodies_delays_nobody() {
+async fn stranger_with_many_connections_and_bodies_does_not_delay_the_api_server() {
     let api = ApiServer::start().await;
     let replica = Replica::ready(&api, "a").await;
     let stranger = async || connect_from(STRANGER, api.trusted(), replica.webhook).await;
@@ -230,7 +230,7 @@ async fn stranger_with_many_connections_and_bodies_delays_nobody() {
 
 /// Where addresses are translated, strangers may share the address of the API server.
 #[tokio::test]
-async fn silent_connections_from_the_same_address_keep_nobody_out() {
+async fn silent_connections_from_the_api_servers_address_do_not_keep_it_out() {
     let api = ApiServer::start().await;
     let replica = Replica::ready(&api, "a").await;
     let body = review("agents", &pod()).to_string();

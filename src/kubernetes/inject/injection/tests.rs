@@ -37,7 +37,7 @@ fn sidecar_comes_first_and_nothing_is_lost() {
 }
 
 #[test]
-fn annotations_set_the_container() {
+fn annotations_set_image_log_level_and_resources_of_the_container() {
     let bare = injected(pod(), OnExisting::Keep).0["spec"]["initContainers"][0].clone();
     let mut pod = pod();
     pod["metadata"]["annotations"] = json!({
@@ -243,7 +243,7 @@ fn short_grace_period_is_warned_about() {
 }
 
 #[test]
-fn label_is_read() {
+fn inject_label_is_read() {
     let with = |value: &str| inject_label(&json!({"metadata": {"labels": {"idjag-proxy.io/inject": value}}}));
     assert_eq!((with("enabled"), with("disabled")), (Ok(InjectLabel::Enabled), Ok(InjectLabel::Disabled)));
     assert_eq!(with("yes"), Err(Violation::Label("yes".into())));

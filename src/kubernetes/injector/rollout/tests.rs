@@ -292,20 +292,20 @@ fn explore(world: World) -> usize {
 }
 
 #[test]
-fn rotation_with_a_crash_anywhere_leaves_no_gap() {
+fn certificate_stays_trusted_through_a_rotation_with_a_crash_at_any_step() {
     let states = explore(World::installed(Left { ages: 1, crashes: 1, wipes: 0 }));
     println!("{states} states");
     assert!(states > 10_000, "{states} states are too few to mean anything");
 }
 
 #[test]
-fn emptied_secret_leaves_no_gap() {
+fn certificate_stays_trusted_after_the_secret_is_emptied() {
     let states = explore(World::installed(Left { ages: 0, crashes: 0, wipes: 1 }));
     assert!(states > 1_000, "{states} states are too few to mean anything");
 }
 
 #[test]
-fn lost_bundle_is_restored() {
+fn removed_bundle_is_restored() {
     let current = Some(GenerationState { ca: ca(1), validity: Validity::Valid });
     let observed = ClusterState { bundles: vec![vec![], vec![ca(1)]], current, next: None };
     let mut history = History::default();
@@ -330,7 +330,7 @@ fn expired_certificate_is_replaced_at_once() {
 }
 
 #[test]
-fn foreign_ca_is_removed_once_it_is_old() {
+fn unknown_ca_is_removed_only_after_a_delay() {
     let current = Some(GenerationState { ca: ca(1), validity: Validity::Valid });
     let observed = ClusterState { bundles: vec![vec![ca(1), ca(9)]], current, next: None };
     let mut history = History::default();
