@@ -194,7 +194,7 @@ fn failure(id: &SpiffeId, error: &WorkloadApiError) -> JwtSvidError {
     }
 }
 
-/// Checks that the SVID is the one that was asked for. The SPIFFE agent is trusted for the
+/// Checks that the SVID is the one that was asked for. The SPIRE agent is trusted for the
 /// signature.
 fn accept(svid: &spiffe::JwtSvid, id: &SpiffeId, audience: &str, now: Timestamp) -> Result<JwtSvid, String> {
     if svid.spiffe_id() != id {

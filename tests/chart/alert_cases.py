@@ -1,4 +1,4 @@
-"""Alerts on made-up series, for what the scenario of tests/dashboard is too short for."""
+"""Alerts on made-up series, for conditions that the scenario of tests/dashboard is too short to reach."""
 
 import tempfile
 from pathlib import Path

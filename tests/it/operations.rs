@@ -68,6 +68,7 @@ async fn expired_svid_stops_injecting_routes_until_the_next_svid() {
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
     assert_eq!(proxy.get_for(&token, "http://user.test/x").await.status, 200);
     world.workload_api.hang();
+    // The SVID is valid for an hour.
     world.clock.shift(3700);
     let before = (world.api.arrivals(), world.corp.arrivals());
     for host in ["api.test", "user.test", "legacy.test"] {

@@ -143,6 +143,7 @@ async fn failed_bodies_release_the_window_of_a_shared_connection() {
     // The proxy discards the body of the first response and returns the response to its second
     // attempt.
     for _ in 0..100 {
+        // A refused token may be replaced again after ten seconds.
         world.clock.shift(11);
         let challenge = http::HeaderValue::from_static("Bearer error=\"invalid_token\"");
         let unread = Fault::huge(PIECE).header(http::header::WWW_AUTHENTICATE, challenge);

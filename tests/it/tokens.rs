@@ -214,7 +214,8 @@ async fn body_is_replayed_only_if_the_route_allows_it() {
     for (host, size, status, arrivals) in
         [("once.test", 5, 401, 1), ("again.test", 1024, 200, 2), ("again.test", 1025, 401, 1)]
     {
-        // A token is replaced at most once per interval, so each case has a token of its own.
+        // A token is replaced at most once per interval, so each case has a token of its own: the
+        // one before it expires after 300 s.
         world.clock.shift(301);
         assert_eq!(proxy.get(&format!("http://{host}/x")).await.status, 200);
         world.api.faults().next(Fault::invalid_token());
@@ -363,7 +364,8 @@ async fn refused_delegated_token_is_not_used_again_by_any_worker() {
     }
     assert_eq!(world.corp.count(Leg::SelfIssued), 3);
 
-    // Another token cannot be obtained, and the refused one is not used in its place.
+    // A refused token may be replaced again after ten seconds, but another one cannot be obtained.
+    // The refused one is not used in its place.
     world.clock.shift(11);
     world.corp.faults().token.always(Fault::HangUp);
     api.faults().next(Fault::invalid_token());
@@ -414,7 +416,7 @@ async fn expired_token_is_dropped_and_not_counted() {
     assert!(proxy.metric(bytes).await > 500.0);
     let expiry = "token_expiry_timestamp_seconds{route=\"api\",server=\"corp\"}";
     let ends = proxy.metric(expiry).await;
-    // No other token can be obtained.
+    // No other token can be obtained once this one has expired, after 300 s.
     world.corp.stop().await;
     world.clock.shift(400);
     proxy.until_metric(entries, |count| count == 0.0).await;

@@ -121,9 +121,9 @@ impl Builder<'_> {
     }
 }
 
-/// Takes the addresses of the command line, or else those of the file, or else the defaults. The
-/// machine may lack a default address, and also the `::1` of a flag, because the same flags are
-/// used on machines with and without IPv6.
+/// Takes the addresses of the command line, or else those of the file, or else the defaults. A
+/// default address that the machine does not have is skipped, and so is the `::1` of a flag, because
+/// the same flags are used on machines with and without IPv6.
 fn addresses(overridden: &[SocketAddr], written: Option<&[SocketAddr]>, default: &[SocketAddr]) -> Vec<ListenAddress> {
     let listed = |list: &[SocketAddr], explicit: fn(SocketAddr) -> bool| -> Vec<ListenAddress> {
         list.iter().map(|address| ListenAddress { address: *address, explicit: explicit(*address) }).collect()

@@ -192,8 +192,8 @@ impl WorkloadApi {
         self.change(|scenario| scenario.jwt_refusal = code);
     }
 
-    /// Renews the SVIDs at half of their lifetime from now on, as an agent does, for a process that
-    /// keeps running.
+    /// Renews the SVIDs at half of their lifetime from now on, as a SPIRE agent does, for a process
+    /// that keeps running.
     pub fn renew_automatically(self: &Arc<Self>) {
         let api = Arc::downgrade(self);
         let mut changes = self.published.subscribe();
@@ -211,7 +211,7 @@ impl WorkloadApi {
         });
     }
 
-    /// Closes every connection and removes the socket, as an agent does when it stops.
+    /// Closes every connection and removes the socket, as a SPIRE agent does when it stops.
     pub async fn remove_socket(&self) {
         let Some(mut running) = lock(&self.server).take() else { return };
         self.close_streams();

@@ -27,7 +27,7 @@ WHOLE, SIDECAR_ALONE = [], [f"k8s:container-name:{SIDECAR}"]
     "sidecar alone, whose call arrives; a pod without a sidecar keeps the default"
 )
 def registered(world: Cluster):
-    others = foreign(world)
+    others = entries_of_others(world)
     # Existing agents must not get a second identity, which other cases do not expect.
     ignored = [one["metadata"]["name"] for one in world.get("namespaces")["items"]]
     make_namespace(world, NAMESPACE)
@@ -58,7 +58,7 @@ def registered(world: Cluster):
 
         world.kubectl("delete", "clusterspiffeids", "--all")
         wait_until("its entries to be removed", lambda: not [one for one in entries(world) if own(one)], 60, manager)
-        expect(foreign(world) == others, f"it changed entries of others: {foreign(world) ^ others}")
+        expect(entries_of_others(world) == others, f"it changed entries of others: {entries_of_others(world) ^ others}")
     finally:
         if manager:
             manager.stop()
@@ -155,7 +155,7 @@ def own(entry: dict) -> bool:
     return entry["id"].startswith(f"{PREFIX}.")
 
 
-def foreign(world: Cluster) -> set[str]:
+def entries_of_others(world: Cluster) -> set[str]:
     return {one["id"] for one in entries(world) if not own(one)}
 
 

@@ -27,6 +27,7 @@ async fn jwt_svid_is_fetched_once_for_all_callers_and_cached() {
 async fn jwt_svid_is_renewed_at_half_life_and_used_until_expiry() {
     let (fixture, spire_agent) = Fixture::served().await;
     let first = fixture.identity.jwt_svid(AUDIENCE).await.expect("a token");
+    // A JWT-SVID is valid for 300 s, so it is renewed after 150 s.
     fixture.clock.shift(140);
     assert_eq!(fixture.identity.jwt_svid(AUDIENCE).await.expect("kept").token.expose(), first.token.expose());
     fixture.clock.shift(20);
@@ -57,6 +58,7 @@ async fn silent_spire_agent_delays_callers_only_until_the_deadline() {
     let all = tokio::time::timeout(Duration::from_secs(30), asking).await.expect("our own deadline, once for all");
     assert!(all.iter().all(|one| matches!(one, Err(JwtSvidError::TimedOut(_)))), "{all:?}");
     assert_eq!(spire_agent.calls().jwt_svid, calls + 1, "every waiter shared the one failure");
+    // The first token is past the half of its 300 s.
     fixture.clock.shift(160);
     let kept = fixture.identity.jwt_svid(AUDIENCE).await.expect("the cached one is usable");
     assert_eq!(kept.token.expose(), first.token.expose());

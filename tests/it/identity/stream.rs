@@ -226,6 +226,7 @@ async fn hint_selects_the_svid_and_unknown_hint_is_refused() {
 async fn clock_jump_expires_the_svid_and_reopens_the_stream() {
     let (fixture, spire_agent) = Fixture::served().await;
     let streams = spire_agent.calls().x509_svid;
+    // The SVID is valid for an hour.
     fixture.clock.shift(7200);
     assert_eq!(fixture.missing(), Some(MissingKind::Expired), "the SVID expires by the clock at once");
     until(|| spire_agent.calls().x509_svid > streams).await;
@@ -240,8 +241,9 @@ async fn clock_jump_expires_the_svid_and_reopens_the_stream() {
 async fn stream_is_reopened_once_near_the_svids_expiry() {
     let (fixture, spire_agent) = Fixture::served().await;
     let streams = spire_agent.calls().x509_svid;
-    fixture.clock.shift(3600 - 60);
+    // One minute of the SVID's hour is left.
+    fixture.clock.shift(3540);
     until(|| spire_agent.calls().x509_svid > streams).await;
     fixture.until(|status| status.connected && status.valid).await;
-    assert_eq!(fixture.identity.status().revision, 1, "the agent had nothing new");
+    assert_eq!(fixture.identity.status().revision, 1, "the SPIRE agent had nothing new");
 }

@@ -23,7 +23,7 @@ fn review_with_field(json: &str) -> String {
     review("agents", &object).to_string().replace("\"PLACEHOLDER\"", json)
 }
 
-/// Makes a JSON array of about so many bytes by repeating an item.
+/// Makes a JSON array of about `bytes` bytes by repeating an item.
 fn array(item: &str, bytes: usize) -> String {
     format!("[{}]", vec![item; bytes / (item.len() + 1)].join(","))
 }
@@ -132,7 +132,7 @@ async fn large_config_maps_of_many_pods_do_not_exhaust_memory() {
         let reply = within(send(&api, address, post(naming(config))), "an answer").await.expect("an answer");
         reply.json()["response"].clone()
     };
-    // Whether the two objects are read at all.
+    // First make sure that the two objects are read at all.
     let found = response("whole").await;
     assert_eq!((&found["allowed"], found.get("warnings")), (&json!(true), None), "the whole object is read");
     let message = response("other").await["status"]["message"].as_str().expect("a message").to_owned();

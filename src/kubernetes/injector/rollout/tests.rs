@@ -13,7 +13,7 @@ const STALE: u32 = 2;
 const LAG: u32 = 1;
 const REPLICAS: usize = 2;
 
-/// The webconfiguration configuration, with a version that every write increments.
+/// The webhook configuration, with a version that every write increments.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Configuration {
     version: u32,
