@@ -21,7 +21,7 @@ fn read(answer: &Answer, expected: Expected<'_>) -> Result<IssuedToken, Failure>
     token(answer, expected, NOW, &["requested".to_owned()])
 }
 
-fn with(changes: &Value) -> Result<IssuedToken, Failure> {
+fn read_with(changes: &Value) -> Result<IssuedToken, Failure> {
     let mut body = json!({"access_token": "t0ken", "token_type": "Bearer", "expires_in": 60});
     for (name, value) in changes.as_object().expect("members") {
         body[name] = value.clone();
@@ -39,7 +39,7 @@ fn signed(typ: &str, claims: &Value) -> String {
 
 #[test]
 fn success_needs_200_and_an_object_with_all_members() {
-    let good = with(&json!({})).expect("good");
+    let good = read_with(&json!({})).expect("good");
     assert_eq!((good.token.expose(), good.expires_at), ("t0ken", NOW.plus(Duration::from_secs(60))));
     for (status, body) in [
         (201, r#"{"access_token":"t","token_type":"Bearer"}"#),
@@ -61,22 +61,22 @@ fn success_needs_200_and_an_object_with_all_members() {
 #[test]
 fn access_token_must_be_a_bearer_token() {
     for typ in ["bearer", "BEARER", "Bearer"] {
-        assert!(with(&json!({ "token_type": typ })).is_ok());
+        assert!(read_with(&json!({ "token_type": typ })).is_ok());
     }
     for typ in [json!("DPoP"), json!("N_A"), json!("mac"), json!("Bearer "), json!(1)] {
-        assert!(unusable(&with(&json!({ "token_type": typ }))));
+        assert!(unusable(&read_with(&json!({ "token_type": typ }))));
     }
 }
 
 #[test]
 fn access_token_must_be_a_token68() {
     for good in ["a", "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU", "a+/==", "eyJ.eyJ.x"] {
-        assert!(with(&json!({ "access_token": good })).is_ok(), "{good}");
+        assert!(read_with(&json!({ "access_token": good })).is_ok(), "{good}");
     }
     for bad in
         ["a b", "a\r\nx-admin: 1", "a\n", "a\u{0}", "ü", "=", "a=b", "a,b", "\"a\"", &"a".repeat(MAX_ACCESS_TOKEN + 1)]
     {
-        assert!(unusable(&with(&json!({ "access_token": bad }))), "{bad}");
+        assert!(unusable(&read_with(&json!({ "access_token": bad }))), "{bad}");
     }
 }
 
@@ -90,7 +90,7 @@ fn expires_in_accepts_numbers_fractions_and_text() {
         (json!(1e40), 86_400),
         (json!(u64::MAX), 86_400),
     ] {
-        let issued = with(&json!({ "expires_in": expires_in })).expect("a lifetime");
+        let issued = read_with(&json!({ "expires_in": expires_in })).expect("a lifetime");
         assert_eq!(issued.expires_at, NOW.plus(Duration::from_secs(seconds)), "{expires_in}");
     }
     let absent = read(
@@ -99,22 +99,22 @@ fn expires_in_accepts_numbers_fractions_and_text() {
     );
     assert_eq!(absent.expect("a default").expires_at, NOW.plus(DEFAULT_LIFETIME));
     for over in [json!(0), json!(-1), json!(-1e40), json!(0.5), json!("0")] {
-        assert_eq!(with(&json!({ "expires_in": over })).err(), Some(Failure::Expired), "{over}");
+        assert_eq!(read_with(&json!({ "expires_in": over })).err(), Some(Failure::Expired), "{over}");
     }
     for nonsense in [json!("soon"), json!("-5"), json!(""), json!(true), json!([60]), json!({})] {
-        assert!(unusable(&with(&json!({ "expires_in": nonsense }))), "{nonsense}");
+        assert!(unusable(&read_with(&json!({ "expires_in": nonsense }))), "{nonsense}");
     }
 }
 
 #[test]
 fn exp_of_the_token_counts_if_it_is_earlier() {
     let at = |seconds| json!({ "access_token": signed("at+jwt", &json!({ "exp": NOW.unix_seconds() + seconds })) });
-    assert_eq!(with(&at(30)).expect("good").expires_at, NOW.plus(Duration::from_secs(30)));
-    assert_eq!(with(&at(3600)).expect("good").expires_at, NOW.plus(Duration::from_secs(60)));
+    assert_eq!(read_with(&at(30)).expect("good").expires_at, NOW.plus(Duration::from_secs(30)));
+    assert_eq!(read_with(&at(3600)).expect("good").expires_at, NOW.plus(Duration::from_secs(60)));
     for exp in [json!("soon"), json!(-5), json!(null)] {
         let token = signed("at+jwt", &json!({ "exp": exp }));
         assert_eq!(
-            with(&json!({ "access_token": token })).expect("opaque").expires_at,
+            read_with(&json!({ "access_token": token })).expect("opaque").expires_at,
             NOW.plus(Duration::from_secs(60))
         );
     }
@@ -122,13 +122,13 @@ fn exp_of_the_token_counts_if_it_is_earlier() {
 
 #[test]
 fn granted_scopes_are_sorted_and_checked() {
-    let scopes = |scope: Value| with(&json!({ "scope": scope })).expect("good").scopes;
+    let scopes = |scope: Value| read_with(&json!({ "scope": scope })).expect("good").scopes;
     assert_eq!(scopes(json!("b a  b")), ["a", "b"]);
     assert!(scopes(json!("")).is_empty());
     assert_eq!(scopes(json!(null)), ["requested"]);
-    assert_eq!(with(&json!({})).expect("good").scopes, ["requested"]);
+    assert_eq!(read_with(&json!({})).expect("good").scopes, ["requested"]);
     for scope in [json!(["a"]), json!("a\"b"), json!("a\\b"), json!("a\tb"), json!("ä")] {
-        assert!(unusable(&with(&json!({ "scope": scope }))));
+        assert!(unusable(&read_with(&json!({ "scope": scope }))));
     }
 }
 
@@ -285,7 +285,7 @@ proptest::proptest! {
     fn hostile_answers_never_panic(body in ".{0,300}", text in ".{0,60}", number in proptest::num::f64::ANY) {
         for value in [json!(text), json!(number), json!([text]), Value::Null] {
             for name in ["access_token", "token_type", "expires_in", "scope", "issued_token_type", "error", "error_description"] {
-                if let Ok(issued) = with(&json!({ name: value })) {
+                if let Ok(issued) = read_with(&json!({ name: value })) {
                     let header = format!("Bearer {}", issued.token.expose());
                     proptest::prop_assert!(HeaderValue::try_from(header).is_ok());
                     proptest::prop_assert!(issued.expires_at <= NOW.plus(MAX_LIFETIME));

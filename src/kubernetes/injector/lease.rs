@@ -75,7 +75,7 @@ impl LeaseView {
     }
 
     /// Records that another replica holds the lease.
-    pub(super) fn lost(&mut self) {
+    pub(super) fn record_loss(&mut self) {
         self.renewed = None;
     }
 }

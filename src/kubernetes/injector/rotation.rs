@@ -209,7 +209,7 @@ impl Rotator {
             Ok(lease) => match self.state.lease.claim(&lease, &self.names.identity, now) {
                 LeaseAction::Hold => return true,
                 LeaseAction::Wait => {
-                    self.state.lease.lost();
+                    self.state.lease.record_loss();
                     return false;
                 }
                 LeaseAction::Write => {
