@@ -61,6 +61,66 @@ def identity_where_one_is_needed(promtool: Path, rules: list[Path]):
     _play(promtool, rules, series, cases)
 
 
+def failing_upstreams(promtool: Path, rules: list[Path]):
+    """Only the routes fire whose upstream fails a good share of the calls that have ended.
+
+    Each route is `counted`: calls that were answered with 2xx, 5xx or a refusal, failures of the
+    upstream, and calls that have ended, in each half minute.
+    """
+    counted = {
+        "healthy": (20, 0, 0, 0, 20),
+        "own-errors": (0, 20, 0, 0, 20),
+        "refused": (0, 0, 20, 0, 20),
+        "few-failures": (18, 2, 0, 2, 20),
+        "down": (0, 20, 0, 20, 20),
+        # The answers began long ago, and all of them break off.
+        "streams": (0, 0, 0, 1, 1),
+    }
+    series = []
+    for route, (answered, errors, refused, failures, ended) in counted.items():
+        labels = POD | {"route": route}
+        for label, count in {"2xx": answered, "5xx": errors, "refused": refused}.items():
+            series.append(_series("idjag_proxy_requests_total", labels | {"class": label}, f"0+{count}x60"))
+        broken = labels | {"reason": "upstream_broken"}
+        series += [
+            _series("idjag_proxy_upstream_failures_total", broken, f"0+{failures}x60"),
+            _series("idjag_proxy_ended_total", labels | {"by": "upstream"}, f"0+{failures}x60"),
+            _series("idjag_proxy_ended_total", labels | {"by": "whole"}, f"0+{ended - failures}x60"),
+        ]
+    fires = [{"namespace": "agents", "route": route} for route in ("down", "streams")]
+    cases = [("IdjagProxyUpstreamFailing", MINUTE, []), ("IdjagProxyUpstreamFailing", 20 * MINUTE, fires)]
+    _play(promtool, rules, series, cases)
+
+
+def failures_for_several_reasons(promtool: Path, rules: list[Path]):
+    """An upstream that fails in three ways, each of them rarely, fires once, and then no more."""
+    labels = POD | {"route": "events"}
+    series = [
+        _series("idjag_proxy_upstream_failures_total", labels | {"reason": reason}, "0+2x40 80x40")
+        for reason in ("upstream_broken", "upstream_timeout", "upstream_unreachable")
+    ]
+    series.append(_series("idjag_proxy_ended_total", labels | {"by": "upstream"}, "0+6x40 240x40"))
+    series.append(_series("idjag_proxy_ended_total", labels | {"by": "whole"}, "0+14x80"))
+    fires = [{"namespace": "agents", "route": "events"}]
+    cases = [("IdjagProxyUpstreamFailing", 10 * MINUTE, fires), ("IdjagProxyUpstreamFailing", 30 * MINUTE, [])]
+    _play(promtool, rules, series, cases)
+
+
+def one_refusal_for_each_sidecar(promtool: Path, rules: list[Path]):
+    """A server that refuses a sidecar makes one alert, however many routes use it."""
+    series = [
+        _series(
+            "idjag_proxy_refused_total",
+            POD | {"route": route, "reason": "authorization_misconfigured"},
+            f"0+{count}x60",
+        )
+        for route, count in {"events": 1, "contacts": 3, "rooms": 0}.items()
+    ]
+    fires = [POD | {"reason": "authorization_misconfigured"}]
+    cases = [("IdjagProxyRefusedByServer", MINUTE, []), ("IdjagProxyRefusedByServer", 10 * MINUTE, fires)]
+    _play(promtool, rules, series, cases)
+
+
 def _backoff(begins: float, ends: float) -> list[float]:
     attempts, at, wait = [], begins, 0.005
     while at < ends:
@@ -90,5 +150,8 @@ CASES = {
     "refused pods: it stays while their controller retries": refused_pods_with_backoff,
     "refused pods: it does not fire for one that is not retried": one_refused_pod,
     "a token that expires soon: it depends on the token's own server": token_of_another_server,
+    "a failing upstream: its own errors, refusals and a few failures do not count": failing_upstreams,
+    "a failing upstream: all reasons together count": failures_for_several_reasons,
+    "refused by a server: once for each sidecar": one_refusal_for_each_sidecar,
     "no identity: it fires only where an identity is needed": identity_where_one_is_needed,
 }

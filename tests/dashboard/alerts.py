@@ -22,6 +22,7 @@ def expectations(scenario: Scenario, world) -> list[tuple[str, float, list[dict]
 
     rejected = {"namespace": "calendar-agents", "reason": "authorization_misconfigured"}
     failing = {"namespace": "research-agents", "server": "sso", "leg": "access", "outcome": "busy"}
+    failing_upstreams = [{"namespace": "calendar-agents", "route": route} for route in ("ledger", "orders")]
     papers = [research | {"route": f"papers-{number}", "server": "sso"} for number in range(4)]
     found = [
         ("IdjagProxyExchangesFailing", marks["outage"] + 8, []),
@@ -41,6 +42,9 @@ def expectations(scenario: Scenario, world) -> list[tuple[str, float, list[dict]
             marks["loud"] + 15,
             [_target(world.calendar[0]) | {"reason": "authorization_misconfigured"}],
         ),
+        ("IdjagProxyUpstreamFailing", marks["upstreams failed"] + 3, []),
+        ("IdjagProxyUpstreamFailing", marks["upstreams failed"] + 16, failing_upstreams),
+        ("IdjagProxyUpstreamFailing", marks["corrected"] + 13, []),
         ("IdjagProxyLogLinesDropped", marks["loud"] + 3, [loud]),
         ("IdjagProxyNoIdentity", marks["stranded"] + 16, [stranded]),
         ("IdjagProxySvidExpiresSoon", marks["identity expired"] - 20, []),

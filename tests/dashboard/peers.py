@@ -36,11 +36,12 @@ class _TokenHandler(Handler):
 class Upstream(Server):
     """An API with the paths /ok, /missing, /broken, /slow and /picky.
 
-    /picky refuses every tenth token as if it had been revoked.
+    /picky refuses every tenth token as if it had been revoked. While it is `failing`, every second
+    answer of /ok breaks off.
     """
 
     def __init__(self, run: Run):
-        self.picked = 0
+        self.picked, self.answered, self.failing = 0, 0, False
         super().__init__(run, _UpstreamHandler)
 
 
@@ -56,8 +57,18 @@ class _UpstreamHandler(Handler):
             self.reply(200, {"took": "its time"})
         elif path == "picky" and self.picked():
             self.reply(401, {"error": "invalid_token"}, {"www-authenticate": 'Bearer error="invalid_token"'})
+        elif self.server.failing and self.every_second():
+            self.send_response(200)
+            self.send_header("content-length", "100")
+            self.end_headers()
+            self.wfile.write(b"half an answer")
+            self.close_connection = True
         else:
             self.reply(200, {"events": [{"id": number, "title": "weekly review"} for number in range(9)]})
+
+    def every_second(self) -> bool:
+        self.server.answered += 1
+        return self.server.answered % 2 == 0
 
     def picked(self) -> bool:
         self.server.picked += 1

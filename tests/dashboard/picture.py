@@ -42,7 +42,7 @@ STYLE = """
 
 def draw(dashboard: Dashboard, prometheus: Prometheus, scenario: Scenario) -> str:
     drawing = _Drawing(prometheus, scenario)
-    y = MARGIN + 44
+    y = MARGIN + 58
     for row in ROWS:
         panels = [panel for panel in dashboard.panels if panel.row == row]
         height = GRAPH_H if row else STAT_H
@@ -196,15 +196,18 @@ class _Drawing:
         marks = self.scenario.marks
         outage, recovered, expired = (marks[name] for name in ("outage", "recovered", "identity expired"))
         stranded, renewed = marks["stranded"], marks["renewed"]
-        events = (
-            f"From {outage:.0f} s (dotted line) to {recovered:.0f} s the server sso fails for research-bot. "
-            f"Its SVID expires at {expired:.0f} s and is renewed at {renewed:.0f} s. "
-            f"research-bot-2 starts at {stranded:.0f} s and has no Workload API until {renewed:.0f} s."
+        failed, corrected = marks["upstreams failed"], marks["corrected"]
+        identities = (
+            f"From {outage:.0f} s (dotted line) to {recovered:.0f} s the server sso fails for research-bot, "
+            f"whose SVID expires at {expired:.0f} s and is renewed at {renewed:.0f} s. "
+            f"research-bot-2 has no Workload API from {stranded:.0f} s to {renewed:.0f} s."
         )
+        upstreams = f"The upstreams of ledger and orders fail from {failed:.0f} s to {corrected:.0f} s."
         day = time.strftime("%Y-%m-%d", time.gmtime(self.scenario.origin))
         box, label = f"0 0 {WIDTH} {height:.0f}", "The Grafana dashboard"
         self.note(WIDTH - MARGIN, MARGIN + 14, f"drawn by tests/dashboard/run from its Prometheus, {day}", "end")
-        self.note(MARGIN, MARGIN + 32, events, "start")
+        self.note(MARGIN, MARGIN + 32, identities, "start")
+        self.note(MARGIN, MARGIN + 46, upstreams, "start")
         head = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" role="img" aria-label="{label}">',
             f"<style>{STYLE}\n</style>",

@@ -48,6 +48,7 @@ def start_load(world: World):
         world.call(sidecar, "/search.internal/missing", 0.5)
         world.call(sidecar, "/telemetry.internal/ok", 0.25)
         world.call(sidecar, "/telemetry.internal/slow?leave", 2)
+        world.call(sidecar, "/ledger.internal/ok", 0.2)
     world.call(world.calendar[1], "/telemetry.internal/broken", 2)
     world.call(world.calendar[1], "/calendar/v1/events", 5, bob)
     for paper in range(4):
@@ -83,12 +84,16 @@ def play(world: World, prometheus: Prometheus, healthy) -> Scenario:
     world.call(world.calendar[0], "/paste.example/upload", 0.2, until=unrouted)
     world.call(world.calendar[0], "/archive.internal/ok", 0.2, until=unrouted)
     scenario.mark("unrouted")
+    world.call(world.calendar[1], "/orders.internal/ok", 0.2, until=unrouted)
+    world.ledger.failing = True
+    scenario.mark("upstreams failed")
     world.start(world.stranded)
     scenario.mark("stranded")
     _flood(world)
     scenario.mark("loud")
     after(scenario, "loud", 20, prometheus)
     unrouted.set()
+    world.ledger.failing = False
     world.rewrite(world.calendar[1], lambda _: good)
     scenario.mark("corrected")
     after(scenario, "outage", 44, prometheus)

@@ -39,7 +39,7 @@ class Sidecar:
 class World:
     def __init__(self, run: Run, proxy: Path, injector: Path):
         self.run, self.proxy, self.injector = run, proxy, injector
-        self.sso, self.upstream = TokenEndpoint(run, TOKEN_LIFETIME), Upstream(run)
+        self.sso, self.upstream, self.ledger = TokenEndpoint(run, TOKEN_LIFETIME), Upstream(run), Upstream(run)
         self.stop = threading.Event()
         self.callers: list[threading.Thread] = []
         self.demo = self._start_demo()
@@ -165,7 +165,10 @@ class World:
         return part
 
     def _calendar(self) -> str:
-        """The demo's calendar-bot with two more authorization servers and five more routes."""
+        """The demo's calendar-bot with two more authorization servers and seven more routes.
+
+        The upstream of `orders` does not exist.
+        """
         text = (self.directory / "calendar-bot.yaml").read_text()
         servers, url = f"  sso: {self._sso('calendar-bot')}\n  archive: {self._sso('retired-bot')}\n", self.upstream.url
         token = "{ flow: { client_credentials: { server: sso } } }"
@@ -179,6 +182,9 @@ class World:
             "telemetry": "token: none",
         }
         routes = "".join(_route(name, credential, url) for name, credential in credentials.items())
+        (closed,) = free_ports(1)
+        for name, other in {"ledger": self.ledger.url, "orders": f"http://127.0.0.1:{closed}"}.items():
+            routes += _route(name, "token: none", other)
         return text.replace("authorization_servers:\n", f"authorization_servers:\n{servers}") + routes
 
     def _research(self) -> str:
