@@ -4,6 +4,7 @@ use idjag_proxy::config::{Config, Overrides, load};
 use idjag_proxy::policy::{CredentialRule, Decision, Scheme, Target};
 use idjag_proxy::proxy::{Reason, Refusal};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const DOCUMENTS: [&str; 8] = [
@@ -252,4 +253,29 @@ fn reasons_in_the_troubleshooting_table_exist() {
         found += 1;
     }
     assert!(found > 5, "{rows:#?}");
+}
+
+/// Returns the names that the golden file of public names lists with this prefix.
+fn public_names(prefix: &str) -> BTreeSet<&'static str> {
+    include_str!("golden/public_names.txt").lines().filter_map(|line| line.strip_prefix(prefix)).collect()
+}
+
+#[test]
+fn troubleshooting_explains_every_field_of_the_log_line_of_a_request() {
+    let (_, section) = include_str!("../../deploy/TROUBLESHOOTING.md")
+        .split_once("\n## The log line of a request\n")
+        .expect("a section");
+    let section = section.split("\n## ").next().expect("its text");
+    let (fields, ends) = section.rsplit_once("\n| `ended` |").expect("a table of who ended a request");
+    let explained = |table: &'static str| {
+        let cells = table.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split('|').nth(1));
+        cells.flat_map(spans).collect::<BTreeSet<_>>()
+    };
+    let mut of_requests = public_names("log line of a request.");
+    // Every line of the log has these.
+    for name in ["timestamp", "level", "target", "message"] {
+        assert!(of_requests.remove(name), "{name}");
+    }
+    assert_eq!(explained(fields), of_requests);
+    assert_eq!(explained(ends), public_names("metric idjag_proxy_ended_total{by}: "));
 }
