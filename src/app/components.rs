@@ -71,7 +71,13 @@ impl Components {
         let (tokens, owner) =
             Tokens::new(exchanger, identity.clone(), clock.clone(), token_metrics.clone(), token_settings(config));
         let proxy_metrics = proxy::Metrics::new(&registrar)?;
-        let tables = Tables { clock: &clock, identity: identity.as_ref(), tokens: &tokens, metrics: &proxy_metrics };
+        let tables = Tables {
+            clock: &clock,
+            identity: identity.as_ref(),
+            tokens: &tokens,
+            metrics: &proxy_metrics,
+            previous: None,
+        };
         let descriptors = descriptor_limit().map(quota::Descriptors::of);
         let limits = quota::limits(&config.process.limits, descriptors);
         let shared = Arc::new(Shared::new(SharedParts {
@@ -118,11 +124,13 @@ impl Components {
     /// # Errors
     /// The TLS of a route cannot be set up.
     pub(super) fn table(&self, config: &Config) -> Result<Table, SetupError> {
+        let previous = self.shared.table();
         let tables = Tables {
             clock: &self.clock,
             identity: self.identity.as_ref(),
             tokens: &self.tokens,
             metrics: &self.proxy_metrics,
+            previous: Some(&previous),
         };
         tables.build(config)
     }
@@ -156,6 +164,7 @@ struct Tables<'p> {
     identity: Option<&'p Identity>,
     tokens: &'p Tokens,
     metrics: &'p proxy::Metrics,
+    previous: Option<&'p Table>,
 }
 
 impl Tables<'_> {
@@ -169,6 +178,7 @@ impl Tables<'_> {
             metrics: self.metrics,
             pass_tls: &pass_tls,
             egress: &config.egress,
+            previous: self.previous,
         };
         Table::new(config.policy.clone(), &parts)
     }

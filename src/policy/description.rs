@@ -3,7 +3,7 @@ use super::decision::Policy;
 use super::division::PathRule;
 use super::matcher::HostPattern;
 use super::placement::Placement;
-use super::route::{AmbiguousPaths, CredentialRule, Origin, Route, Scheme, TokenRule, TokenSource};
+use super::route::{AmbiguousPaths, CredentialRule, Origin, Route, RouteLimits, Scheme, TokenRule, TokenSource};
 use crate::exchange::{Grant, Subject};
 use crate::issuer::AuthorizationServer;
 use crate::jose::TokenKind;
@@ -45,11 +45,20 @@ impl Route {
                 (format!("{}, without a credential.", requests()), "none".to_owned(), None)
             }
         };
+        let sentences = format!("{sentences}{}", limits(&self.limits));
         let ambiguous = (self.ambiguous_paths == Some(AmbiguousPaths::AsSent))
             .then_some("paths that can be read in two ways pass as they are sent");
         let warnings = warning.into_iter().chain(ambiguous).map(str::to_owned).collect();
         RouteDescription { sentences, credential, warnings }
     }
+}
+
+/// Describes how many requests a route allows, in a sentence of its own.
+fn limits(limits: &RouteLimits) -> String {
+    let at_once = limits.requests.map(|requests| format!("{requests} at one time"));
+    let rate = limits.rate.map(|rate| rate.to_string());
+    let limits: Vec<String> = at_once.into_iter().chain(rate).collect();
+    if limits.is_empty() { String::new() } else { format!(" At most {} are allowed.", enumeration(&limits)) }
 }
 
 impl Policy {

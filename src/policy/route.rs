@@ -5,6 +5,7 @@ use crate::exchange::Grant;
 use crate::secret::Secret;
 use crate::tls::{ClientCertificate, ClientTls};
 use http::{HeaderName, HeaderValue};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ pub struct Route {
     pub upstream: Upstream,
     /// How long the requests may take.
     pub timeouts: Timeouts,
-    /// How large the requests may be.
+    /// How large the requests may be, and how many.
     pub limits: RouteLimits,
     /// Bodies of up to this many bytes are kept for one replay after a 401; absent: only requests
     /// without a body are replayed.
@@ -212,9 +213,34 @@ impl Default for Timeouts {
     }
 }
 
-/// How large a request may be.
+/// How large a request may be, and how many there may be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteLimits {
     /// The largest body of a request in bytes; absent: no limit, because bodies are streamed.
     pub request_body: Option<u64>,
+    /// How many requests may be in flight at one time; absent: the process's limit alone.
+    pub requests: Option<usize>,
+    /// How many requests may arrive per unit of time; absent: no limit.
+    pub rate: Option<Rate>,
+}
+
+/// A number of requests per unit of time. As many may arrive at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// The number of requests, which is not zero.
+    pub requests: u32,
+    /// The unit: a second, a minute or an hour.
+    pub per: Duration,
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.per.as_secs() {
+            1 => "second",
+            60 => "minute",
+            _ => "hour",
+        };
+        let requests = if self.requests == 1 { "request" } else { "requests" };
+        write!(f, "{} {requests} per {unit}", self.requests)
+    }
 }

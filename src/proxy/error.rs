@@ -136,6 +136,9 @@ reasons! {
     /// More requests or connections are open than the limit allows.
     TooManyRequests => "too_many_requests", SERVICE_UNAVAILABLE, ResourceExhausted,
         "connection_limit_reached", "Too many requests at once", Limit;
+    /// The route is at one of its own limits.
+    RateLimited => "rate_limited", TOO_MANY_REQUESTS, ResourceExhausted,
+        "http_request_denied", "The route is at its limit", Limit;
     /// The request expects something other than `100-continue`.
     Expectation => "expectation", EXPECTATION_FAILED, InvalidArgument,
         "http_request_error", "Unknown expectation", Whole;

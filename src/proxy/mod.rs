@@ -7,6 +7,7 @@ mod ended;
 mod error;
 mod guard;
 mod headers;
+mod limiter;
 mod limits;
 mod metrics;
 mod outbound;

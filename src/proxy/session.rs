@@ -3,6 +3,7 @@
 use super::downstream::{Downstream, WriteTimeout};
 use super::ended::EndedBy;
 use super::error::{Reason, Refusal};
+use super::limiter::Place;
 use super::metrics::RouteMetrics;
 use super::request_id;
 use super::traffic::InFlight;
@@ -25,6 +26,8 @@ pub(super) struct Session {
     answered_after: Option<Duration>,
     /// What only the log line shows; gathered only if such lines are written.
     logged: Option<Box<Logged>>,
+    /// Its place among the requests of its route, if the route limits them.
+    _place: Option<Place>,
     is_finished: bool,
 }
 
@@ -69,7 +72,15 @@ impl Session {
             })
         });
         let transfer = Transfer::new();
-        Self { arrival, started: transfer.last(), transfer, answered_after: None, logged, is_finished: false }
+        Self {
+            arrival,
+            started: transfer.last(),
+            transfer,
+            answered_after: None,
+            logged,
+            _place: None,
+            is_finished: false,
+        }
     }
 
     /// What moves of the request and its answer.
@@ -104,6 +115,11 @@ impl Session {
     /// Limits how long the request may take as a whole, from its head on.
     pub(super) fn set_total(&self, total: Option<Duration>) {
         self.transfer.set_end(total.map(|total| self.started + total));
+    }
+
+    /// Holds a place among the requests of the route until the session ends.
+    pub(super) fn hold(&mut self, place: Place) {
+        self._place = Some(place);
     }
 
     /// The name of the route that the request takes.

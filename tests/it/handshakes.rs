@@ -55,6 +55,7 @@ impl Worker {
             metrics: &metrics,
             pass_tls: &pass_tls,
             egress: &config.egress,
+            previous: None,
         };
         let table = Table::new(config.policy, &parts).expect("a table");
         let traffic = Traffic::new(100);

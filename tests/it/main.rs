@@ -44,6 +44,7 @@ mod dev {
     mod reloads;
     mod request_ids;
     mod revoked;
+    mod route_limits;
     mod secrets;
     mod sessions;
     mod streams;

@@ -134,9 +134,14 @@ impl Builder<'_> {
             return;
         }
         let conditions = ["path", "methods", "headers"].map(|key| path.key("match").key(key));
-        let others = ["ambiguous_paths", "upstream", "limits", "alias"].map(|key| path.key(key));
-        for path in
-            conditions.into_iter().chain(others).filter(|path| self.tree.find(path).is_some()).collect::<Vec<_>>()
+        let others = ["ambiguous_paths", "upstream", "alias"].map(|key| path.key(key));
+        let body = path.key("limits").key("request_body");
+        for path in conditions
+            .into_iter()
+            .chain(others)
+            .chain([body])
+            .filter(|path| self.tree.find(path).is_some())
+            .collect::<Vec<_>>()
         {
             self.error(&path, "a tunnel is opaque: only the host and port of its CONNECT are visible")
                 .help("remove this key");
@@ -335,7 +340,11 @@ fn runtime_route(file: &RouteFile, credential: CredentialRule, upstream: Upstrea
             total: file.timeouts.total,
             idle: file.timeouts.idle,
         },
-        limits: RouteLimits { request_body: file.limits.request_body.map(|size| size.0) },
+        limits: RouteLimits {
+            request_body: file.limits.request_body.map(|size| size.0),
+            requests: file.limits.requests.map(|count| count.0),
+            rate: file.limits.rate,
+        },
         replay_max_body: file.replay.as_ref().map(|replay| bytes(replay.max_body)),
     }
 }

@@ -3,9 +3,9 @@ use super::server::TrustFile;
 use super::token::TokenFile;
 use crate::config::decode::{Decode, Decoder, Definitions, Mapping};
 use crate::config::describe::{choice, record};
-use crate::config::leaf::{Name, OriginUrl, Port, Prefix, Scope, SecretPath, Size};
+use crate::config::leaf::{Count, Name, OriginUrl, Port, Prefix, Scope, SecretPath, Size};
 use crate::config::tree::{Node, Value};
-use crate::policy::{HostPattern, PathPattern};
+use crate::policy::{HostPattern, PathPattern, Rate};
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::json;
 use std::time::Duration;
@@ -40,7 +40,7 @@ record! {
         alias: Option<Name>,
         /// How long the parts of a request may take.
         timeouts: TimeoutsFile = "{}",
-        /// How large a request may be.
+        /// How large a request may be, and how many there may be.
         limits: RouteLimitsFile = "{}",
         /// Whether a request with a body is sent again after the upstream has rejected the token.
         /// Absent: only a request without a body is.
@@ -163,10 +163,15 @@ record! {
 }
 
 record! {
-    /// How large a request may be.
+    /// How large a request may be, and how many there may be. What is beyond is refused.
     RouteLimitsFile {
         /// The largest body. Absent: any size, because bodies are streamed.
         request_body: Option<Size>,
+        /// How many requests may be in flight at one time. Absent: the limit of the process alone.
+        requests: Option<Count>,
+        /// How many requests may arrive per second, minute or hour; as many may arrive at once.
+        /// Absent: any number.
+        rate: Option<Rate>,
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) use local::{AdminSocket, FilePath, Network, SecretPath, Version};
 pub(crate) use web::{Issuer, OriginUrl, Prefix, Resource, Scope, WebUrl};
 
 use super::decode::Leaf;
+use crate::policy::Rate;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -160,6 +161,28 @@ impl Leaf for Size {
     }
 }
 
+impl Leaf for Rate {
+    const EXPECTED: &'static str = "a number of requests per second, minute or hour, such as `50/s` or `600/m`";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let (requests, unit) = text.split_once('/').ok_or("the unit is missing: `/s`, `/m` or `/h`")?;
+        let per = match unit.trim() {
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3600),
+            _ => return Err("the units are `s`, `m` and `h`".into()),
+        };
+        match requests.trim().parse() {
+            Ok(requests @ 1..=1_000_000) => Ok(Self { requests, per }),
+            _ => Err("the number is not from 1 to 1000000".into()),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "string", "pattern": "^[0-9]+ */ *[smh]$" })
+    }
+}
+
 #[cfg(test)]
 pub(crate) fn accepts<L: Leaf>(texts: &[&str]) {
     for text in texts {
@@ -185,6 +208,13 @@ mod tests {
         assert_eq!(Size::parse("64KiB"), Ok(Size(65536)));
         assert_eq!(Size::parse("1 GiB"), Ok(Size(1 << 30)));
         refuses::<Size>(&["64", "64KB", "0B", "KiB", "", "99999999999999999999GiB", "2048GiB"]);
+    }
+
+    #[test]
+    fn rate_has_a_number_and_a_unit() {
+        assert_eq!(Rate::parse("50/s"), Ok(Rate { requests: 50, per: Duration::from_secs(1) }));
+        assert_eq!(Rate::parse("600 / m"), Ok(Rate { requests: 600, per: Duration::from_secs(60) }));
+        refuses::<Rate>(&["50", "0/s", "-1/s", "50/d", "/s", "50/", "1000001/s", "1.5/s"]);
     }
 
     #[test]

@@ -62,6 +62,9 @@ where
         if let Some(entry) = entry {
             session.set_route(&entry.metrics, entry.route.timeouts.idle);
             if is_opaque(entry) {
+                if let Some(limiter) = &entry.limiter {
+                    session.hold(limiter.admit()?);
+                }
                 upstream = Some(dial_upstream(context, entry, &destination).await?);
             } else if destination.scheme == Scheme::Https {
                 return Err(call_as_http(entry, &destination));

@@ -118,6 +118,9 @@ async fn serve(
     let entry = find_route(&table, &destination, &parts)?;
     let timeouts = &entry.route.timeouts;
     session.set_route(&entry.metrics, timeouts.idle);
+    if let Some(limiter) = &entry.limiter {
+        session.hold(limiter.admit()?);
+    }
     session.set_total(match dialect {
         Dialect::Plain => timeouts.total,
         Dialect::Grpc | Dialect::GrpcWeb => timeouts.total.into_iter().chain(grpc_timeout(&parts.headers)).min(),

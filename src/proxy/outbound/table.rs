@@ -7,6 +7,7 @@ use crate::policy::{
     CredentialRule, Decision, EgressRules, HostPattern, Match, Policy, ReservedHeaders, Route, Unmatched,
 };
 use crate::proxy::error::{Reason, Refusal};
+use crate::proxy::limiter::Limiter;
 use crate::proxy::metrics::{Metrics, RouteMetrics};
 use crate::proxy::upstream::{UpstreamConfig, UpstreamParts};
 use crate::secret::Secret;
@@ -44,6 +45,8 @@ pub(super) struct RouteEntry {
     pub(super) needs_identity: bool,
     /// Whether this stands for no route: the agent may call any host (`unmatched: pass`).
     pub(super) passes: bool,
+    /// The limits on its requests, if it has some.
+    pub(super) limiter: Option<Limiter>,
 }
 
 /// The values that a table is built with.
@@ -60,6 +63,8 @@ pub struct TableParts<'p> {
     pub pass_tls: &'p ClientTls,
     /// The addresses that are refused.
     pub egress: &'p Arc<EgressRules>,
+    /// The table that is replaced, whose limiters go on counting.
+    pub previous: Option<&'p Table>,
 }
 
 impl TableParts<'_> {
@@ -90,6 +95,10 @@ impl Table {
     /// Whether some route needs the workload's identity.
     pub fn needs_identity(&self) -> bool {
         self.needs_identity
+    }
+
+    fn limiter(&self, route: &str) -> Option<&Limiter> {
+        self.entries.iter().find(|entry| &*entry.route.name == route)?.limiter.as_ref()
     }
 
     /// The entry that a decision leads to; `None` if the request is refused.
@@ -163,6 +172,7 @@ impl RouteEntry {
                 || (route.speaks_for_workload() && parts.identity.is_some()),
             strips_overrides: false,
             passes: false,
+            limiter: Limiter::new(&route.limits, parts.previous.and_then(|table| table.limiter(&route.name))),
             reserved: reserved.of(&route.credential),
             route: Arc::clone(route),
             slot,
@@ -189,6 +199,7 @@ impl RouteEntry {
             needs_identity: false,
             strips_overrides: false,
             passes: true,
+            limiter: None,
         })
     }
 }
