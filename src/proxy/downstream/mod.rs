@@ -7,6 +7,7 @@ mod idle;
 mod listener;
 mod request_guard;
 mod serve;
+mod violations;
 mod write_timeout;
 
 pub(super) use detect::{Detected, Protocol, detect};

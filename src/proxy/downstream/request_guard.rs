@@ -3,55 +3,17 @@
 //! is then refused like any other: in its turn, with a problem body, a metric and a log line, none
 //! of which hyper's own 400 has.
 use super::chunked::ChunkedBody;
-use super::head::{Framing, Head, HeadScanner, HeadViolation};
+use super::head::{Framing, Head, HeadScanner};
+use super::violations::Violations;
 use super::write_timeout::WriteTimeout;
-use crate::sync::lock;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The placeholder for a refused head. Its content is never acted on.
 const PLACEHOLDER: &[u8] = b"REFUSED / HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
-
-/// What the guard of one connection reports to the connection's service. Requests are counted from
-/// 1.
-#[derive(Debug, Default)]
-pub(super) struct Violations {
-    refused: OnceLock<RefusedHead>,
-    /// The request after which bytes are no longer checked, because it may switch protocols.
-    switches: AtomicU64,
-    /// The requests that are for the server itself, of those that the service has not taken.
-    server_wide: Mutex<Vec<u64>>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct RefusedHead {
-    request: u64,
-    violation: HeadViolation,
-}
-
-impl Violations {
-    /// Why the head of the given request is refused, if it is.
-    pub(super) fn of(&self, request: u64) -> Option<HeadViolation> {
-        self.refused.get().filter(|refused| refused.request == request).map(|refused| refused.violation)
-    }
-
-    /// Whether the bytes after the given request are not checked. If it did not switch protocols,
-    /// the connection must end.
-    pub(super) fn switches(&self, request: u64) -> bool {
-        self.switches.load(Ordering::Relaxed) == request
-    }
-
-    /// Whether the given OPTIONS is for the server itself and not for a path of it.
-    pub(super) fn is_server_wide(&self, request: u64) -> bool {
-        let mut waiting = lock(&self.server_wide);
-        waiting.retain(|waiting| *waiting >= request);
-        waiting.first() == Some(&request)
-    }
-}
 
 /// A stream that lets only valid request heads through.
 pub(super) struct RequestGuard<S> {
@@ -113,8 +75,7 @@ impl<S> RequestGuard<S> {
                     Err(violation) => {
                         self.heads += 1;
                         self.position = Position::Refused;
-                        // It is not set yet: nothing is checked after the first violation.
-                        let _ = self.violations.refused.set(RefusedHead { request: self.heads, violation });
+                        self.violations.refuse(self.heads, violation);
                         break;
                     }
                 },
@@ -148,10 +109,10 @@ impl<S> RequestGuard<S> {
         self.scanner = HeadScanner::default();
         self.heads += 1;
         if head.is_server_wide {
-            lock(&self.violations.server_wide).push(self.heads);
+            self.violations.record_server_wide(self.heads);
         }
         if head.switches {
-            self.violations.switches.store(self.heads, Ordering::Relaxed);
+            self.violations.record_switch(self.heads);
         }
         self.position = match head.framing {
             Framing::Length(0) if head.switches => Position::Switched,
@@ -282,6 +243,7 @@ impl<S> RequestGuard<S> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::head::HeadViolation;
     use super::*;
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

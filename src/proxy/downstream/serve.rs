@@ -2,7 +2,8 @@
 //! the same connection code serves the outbound port and the inside of a tunnel.
 use super::detect::{Detected, PrefixedIo, Protocol};
 use super::head::HeadViolation;
-use super::request_guard::{RequestGuard, Violations};
+use super::request_guard::RequestGuard;
+use super::violations::Violations;
 use super::write_timeout::{TrackedBody, WriteTimeout, with_write_timeout};
 use crate::proxy::limits::Limits;
 use crate::proxy::traffic::{Connected, Traffic};
