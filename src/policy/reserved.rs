@@ -50,7 +50,9 @@ impl ReservedHeaders {
     /// Whether a route whose requests carry `credential` removes the agent's header `name`.
     pub fn removes(&self, name: &HeaderName, credential: &CredentialRule) -> bool {
         let keeps_credentials = matches!(credential, CredentialRule::None { keep_credentials: true });
-        (FieldMeaning::of(name).is_credential() && !keeps_credentials)
+        let meaning = FieldMeaning::of(name);
+        meaning.is_forwarding()
+            || (meaning.is_credential() && !keeps_credentials)
             || self.of(credential).iter().any(|reserved| is_same_field(reserved, name))
     }
 }

@@ -8,6 +8,7 @@ mod builder;
 mod egress;
 mod identity;
 mod process;
+mod route_checks;
 mod routes;
 mod servers;
 #[cfg(test)]

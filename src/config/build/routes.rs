@@ -1,4 +1,4 @@
-//! Routes: their names, their credentials, and whether two of them could match the same request.
+//! Routes: their credentials, and whether two of them could match the same request.
 use super::Builder;
 use super::identity::needs_identity;
 use super::process::bytes;
@@ -9,11 +9,9 @@ use crate::config::file::{
 use crate::config::problem::KeyPath;
 use crate::host::without_brackets;
 use crate::policy::{
-    AmbiguousPaths, CredentialRule, HostPattern, Match, Placement, Policy, ReservedHeaders, Route, RouteLimits,
-    Timeouts, TokenSource, Unmatched, Upstream,
+    AmbiguousPaths, CredentialRule, HostPattern, Match, Placement, Policy, Route, RouteLimits, Timeouts, Unmatched,
+    Upstream,
 };
-use http::header::AUTHORIZATION;
-use std::collections::{HashMap, HashSet};
 
 /// The largest body that is kept for a replay: 1 MiB, because every request in flight may have its
 /// body kept.
@@ -59,6 +57,7 @@ impl Builder<'_> {
         let policy = match Policy::new(routes, unmatched) {
             Ok(policy) => {
                 self.warn_of_ambiguous_paths(&paths, &policy);
+                self.warn_of_removed_overrides(&paths, &policy);
                 complete.then_some(policy)
             }
             Err(conflicts) => {
@@ -206,99 +205,6 @@ impl Builder<'_> {
         for (outer, longer) in [("attempt", timeouts.attempt), ("total", timeouts.total)] {
             if self.is_written(&path.key("response")) && longer.is_some_and(|longer| response > Some(longer)) {
                 self.warn(&path.key(outer), "it is shorter than `response`, which therefore never elapses");
-            }
-        }
-    }
-
-    fn warn_of_removed_headers(&mut self, paths: &[KeyPath], routes: &[Route]) {
-        let reserved = ReservedHeaders::new(routes);
-        for (path, route) in paths.iter().zip(routes) {
-            let names = route.matcher.headers.iter().map(|(name, _)| name);
-            for name in names.filter(|name| reserved.removes(name, &route.credential)) {
-                self.warn(
-                    &path.key("match").key("headers"),
-                    format!("`{name}` only selects the route; it is removed from the request that leaves"),
-                );
-            }
-        }
-    }
-
-    fn warn_of_ambiguous_paths(&mut self, paths: &[KeyPath], policy: &Policy) {
-        let as_sent = |route: &Route| route.ambiguous_paths == Some(AmbiguousPaths::AsSent);
-        for (index, route) in policy.routes().iter().enumerate().filter(|(_, route)| as_sent(route)) {
-            let path = paths[index].key("ambiguous_paths");
-            if route.speaks_for_workload() && policy.division(index).by_path {
-                self.warn(&path, "the upstream may take a path such as `/a/..%2Fb` for a path of another route");
-            } else {
-                self.warn(&path, "this changes nothing: without it, such paths are forwarded here all the same")
-                    .help("remove this key");
-            }
-        }
-    }
-
-    fn check_names(&mut self, paths: &[KeyPath], routes: &[Route]) {
-        let mut seen: HashMap<&str, &KeyPath> = HashMap::new();
-        for (path, route) in paths.iter().zip(routes) {
-            if &*route.name == "none" {
-                self.error(&path.key("name"), "`none` is the name for requests that match no route")
-                    .help("choose another name");
-            }
-            let Some(first) = seen.insert(&route.name, path) else { continue };
-            let (line, is_named) = (self.line(first), self.is_written(&path.key("name")));
-            let problem =
-                self.error(&path.key("name"), format!("the route on line {line} is also called `{}`", route.name));
-            problem.help(if is_named {
-                "names must be unique, because they are labels in metrics"
-            } else {
-                "a route without `name` is named after its host: give one of them a `name`"
-            });
-        }
-    }
-
-    /// Checks that an alias stands for one host; all routes of that host share it.
-    fn check_aliases(&mut self, paths: &[KeyPath], routes: &[Route]) {
-        let mut hosts: HashMap<&str, (&HostPattern, usize)> = HashMap::new();
-        let exact = routes.iter().filter_map(|route| match &route.matcher.host {
-            HostPattern::Exact(host) => Some(&**host),
-            HostPattern::Suffix(_) => None,
-        });
-        let exact: HashSet<&str> = exact.collect();
-        for (path, route) in paths.iter().zip(routes) {
-            let Some(alias) = &route.alias else { continue };
-            let (host, path) = (&route.matcher.host, path.key("alias"));
-            if matches!(host, HostPattern::Suffix(_)) {
-                self.error(&path, "an alias stands for one host, and this route matches many");
-            }
-            if alias.contains('.') || exact.contains(&**alias) {
-                self.error(&path, "an alias must not look like a host: both appear in the same place of a base URL")
-                    .help("write one word without dots");
-            }
-            match hosts.get(&**alias) {
-                Some((other, line)) if *other != host => {
-                    self.error(&path, format!("line {line} uses this alias for {other}"))
-                        .help("an alias stands for one host");
-                }
-                Some(_) => {}
-                None => {
-                    hosts.insert(alias, (host, self.line(&path)));
-                }
-            }
-        }
-    }
-
-    /// Refuses to keep the agent's credentials where that would forward a user's token. The header
-    /// of users' tokens is removed on every route, so that none reaches an upstream.
-    fn check_kept_credentials(&mut self, paths: &[KeyPath], routes: &[Route]) {
-        let users = |route: &&Route| matches!(&route.credential, CredentialRule::Token(rule) if matches!(&rule.source, TokenSource::Header(name) if name == AUTHORIZATION));
-        let Some(users) = routes.iter().find(users) else { return };
-        for (path, route) in paths.iter().zip(routes) {
-            if matches!(route.credential, CredentialRule::None { keep_credentials: true }) {
-                let message = format!(
-                    "`authorization` is not forwarded here: on route `{}` it carries a user's token, which must not reach an upstream",
-                    users.name
-                );
-                self.error(&path.key("keep_credentials"), message)
-                    .help("use a separate header for users' tokens: subject: { header: { name: x-user-token, … } }");
             }
         }
     }

@@ -152,6 +152,37 @@ fn condition_on_a_header_that_another_route_reserves_is_reported() {
 }
 
 #[test]
+fn ambiguous_paths_that_pass_are_reported() {
+    let directory = ConfigDirectory::new();
+    let warnings = |r#match: &str, credential: &str| {
+        let key = "legacy_secret: { file: keys/client-secret, header: x-k }";
+        let route = format!("{{ name: a, match: {{ host: a{match} }}, {credential}, ambiguous_paths: as_sent }}");
+        let other = format!("{{ name: b, match: {{ host: '*.b', path: /v1/** }}, {key} }}");
+        let all = directory.warnings(&format!("routes: [{route}, {other}]\n"));
+        let about = |text: &&String| text.contains("routes[0].ambiguous_paths:");
+        all.iter().find(about).cloned().unwrap_or_default()
+    };
+    let key = "legacy_secret: { file: keys/client-secret, header: x-k }";
+    assert!(warnings(", path: /v1/**", key).contains("may take a path such as"), "{}", warnings(", path: /v1/**", key));
+    assert!(warnings(".b", key).contains("may take a path such as"), "another route divides the host");
+    assert!(warnings("", key).contains("this changes nothing"));
+    assert!(warnings(", path: /v1/**", "token: none").contains("this changes nothing"));
+}
+
+#[test]
+fn header_that_could_stand_for_another_request_is_reported() {
+    let directory = ConfigDirectory::new();
+    let is_reported = |name: &str, r#match: &str| {
+        let text = format!("routes: [{{ match: {{ host: a, headers: {{ {name}: x }}{match} }}, token: none }}]\n");
+        directory.warnings(&text).iter().any(|warning| warning.contains("only selects the route"))
+    };
+    assert!(is_reported("x-forwarded-for", ""));
+    assert!(is_reported("x-http-method-override", ", methods: [POST]"));
+    assert!(!is_reported("x-http-method-override", ""));
+    assert!(!is_reported("x-tenant", ", methods: [POST]"));
+}
+
+#[test]
 fn authorization_header_that_is_removed_or_kept_is_reported() {
     let directory = ConfigDirectory::new();
     let by_header = |name: &str| {
