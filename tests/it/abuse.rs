@@ -48,6 +48,18 @@ async fn request_smuggling_is_refused_and_ends_the_connection() {
         ("no version", "GET /x\r\n\r\n".to_owned()),
         ("CONNECT without a port", "CONNECT open.test HTTP/1.1\r\nhost: open.test\r\n\r\n".to_owned()),
         ("CONNECT with a path", "CONNECT /x HTTP/1.1\r\nhost: open.test\r\n\r\n".to_owned()),
+        ("CONNECT with a body", format!("CONNECT open.test:80 HTTP/1.1\r\n{h}content-length: 5\r\n\r\nhello")),
+        (
+            "CONNECT with chunks",
+            format!("CONNECT open.test:80 HTTP/1.1\r\n{h}transfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+        ),
+        ("CONNECT with two ports", format!("CONNECT open.test:80:80 HTTP/1.1\r\n{h}\r\n")),
+        ("CONNECT with a large port", format!("CONNECT open.test:99999 HTTP/1.1\r\n{h}\r\n")),
+        ("CONNECT with user information", format!("CONNECT u@open.test:80 HTTP/1.1\r\n{h}\r\n")),
+        ("CONNECT with half an address", format!("CONNECT [::1:80 HTTP/1.1\r\n{h}\r\n")),
+        ("CONNECT in absolute form", format!("CONNECT http://open.test:80/ HTTP/1.1\r\n{h}\r\n")),
+        ("authority form", format!("GET open.test HTTP/1.1\r\n{h}\r\n")),
+        ("asterisk form", format!("GET * HTTP/1.1\r\n{h}\r\n")),
         ("another scheme", format!("GET ftp://open.test/x HTTP/1.1\r\n{h}\r\n")),
     ];
     let mut wrong = Vec::new();

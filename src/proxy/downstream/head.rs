@@ -110,12 +110,12 @@ fn parse(bytes: &[u8]) -> Result<Head, HeadViolation> {
             "The request's target is not a URI, or has a character that must be percent-encoded.",
         ));
     }
-    Ok(Head {
-        length: bytes.len(),
-        framing: framing(&request)?,
-        switches: switches(&request),
-        is_server_wide: is_server_wide(&request),
-    })
+    let framing = framing(&request)?;
+    // What follows a CONNECT belongs to the tunnel (RFC 9110 §9.3.6). Some clients send a length of 0.
+    if request.method == Some("CONNECT") && framing != Framing::Length(0) {
+        return Err(HeadViolation::Malformed("A CONNECT has no body."));
+    }
+    Ok(Head { length: bytes.len(), framing, switches: switches(&request), is_server_wide: is_server_wide(&request) })
 }
 
 fn violation(error: Error) -> HeadViolation {

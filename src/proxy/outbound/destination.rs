@@ -6,7 +6,7 @@ use crate::proxy::downstream::Arrival;
 use crate::proxy::error::{Reason, Refusal};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, Version, header};
+use http::{HeaderMap, Method, Version, header};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// The destination of a request.
@@ -45,12 +45,7 @@ impl Destination {
 /// a base URL.
 pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Result<Destination, Refusal> {
     let host = single_host(parts)?;
-    if let Some(path) = parts.uri.path_and_query()
-        && path.as_str().contains(['"', '<', '>'])
-    {
-        return Err(malformed("`\"`, `<` and `>` must be percent-encoded in a path and a query"));
-    }
-    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = path_and_query(parts)?;
     if let Some(scheme) = parts.uri.scheme_str().filter(|_| parts.version < Version::HTTP_2) {
         // In absolute form the target wins, and `Host` is replaced (RFC 9112 §3.2.2).
         let authority = parts.uri.authority().ok_or_else(|| malformed("the request's target has no host"))?;
@@ -70,6 +65,9 @@ pub(super) fn read(parts: &Parts, arrival: Arrival<'_>, policy: &Policy) -> Resu
         return Err(malformed("`:scheme` is neither `http` nor `https`"));
     }
     let authority = match (parts.uri.authority(), &host) {
+        (Some(_), _) if parts.version < Version::HTTP_2 => {
+            return Err(malformed("its target names a host and no path, as only that of a CONNECT does"));
+        }
         // RFC 9113 §8.3.1: `:authority` and `Host` must not differ. We refuse such a request and do
         // not choose one of them.
         (Some(target), Some(host)) if !same_authority(target, host) => {
@@ -99,10 +97,32 @@ fn inside(tunnel: &Authority, path: PathAndQuery, local: SocketAddr, policy: &Po
     if is_own(tunnel, local) { base_url(&path, policy) } else { destination(Scheme::Http, tunnel, path) }
 }
 
+/// Reads the path and the query. `"`, `<` and `>` are refused in both, although the `http` crate
+/// admits the first in a path: they belong in neither (RFC 3986 §3.3, §3.4), clients that build URLs
+/// encode them in both, and over HTTP/2 h2 resets the stream where that crate refuses one.
+fn path_and_query(parts: &Parts) -> Result<PathAndQuery, Refusal> {
+    let Some(path) = parts.uri.path_and_query() else { return Ok(PathAndQuery::from_static("/")) };
+    let text = path.as_str();
+    if text.contains(['"', '<', '>']) {
+        return Err(malformed("`\"`, `<` and `>` must be percent-encoded in a path and a query"));
+    }
+    match text.as_bytes() {
+        [b'/', ..] => Ok(path.clone()),
+        b"*" if parts.method == Method::OPTIONS => Ok(path.clone()),
+        // In absolute form the query may follow the host (RFC 9112 §3.2.1).
+        [b'?', ..] if parts.version < Version::HTTP_2 => {
+            PathAndQuery::try_from(format!("/{text}")).map_err(|_| malformed("its target is not a URI"))
+        }
+        _ => Err(malformed("the path does not begin with `/`")),
+    }
+}
+
 /// Reads the authority of a CONNECT, whose port is mandatory (RFC 9110 §9.3.6).
 pub(super) fn read_connect(parts: &Parts) -> Result<Destination, Refusal> {
     single_host(parts)?;
-    let authority = parts.uri.authority().ok_or_else(|| malformed("CONNECT names `host:port`"))?;
+    let is_authority_form = parts.uri.scheme().is_none() && parts.uri.path_and_query().is_none();
+    let authority = parts.uri.authority().filter(|_| is_authority_form);
+    let authority = authority.ok_or_else(|| malformed("CONNECT names `host:port`"))?;
     let port = authority.port_u16().ok_or_else(|| malformed("CONNECT names a port: `host:port`"))?;
     let scheme = if port == Scheme::Https.default_port() { Scheme::Https } else { Scheme::Http };
     destination(scheme, authority, PathAndQuery::from_static("/"))
@@ -195,10 +215,7 @@ fn is_own(authority: &Authority, local: SocketAddr) -> bool {
 fn is_own_host(host: &str, local: SocketAddr) -> bool {
     let host = without_brackets(host);
     host.eq_ignore_ascii_case("localhost")
-        || host.parse::<IpAddr>().is_ok_and(|ip| {
-            let ip = ip.to_canonical();
-            ip.is_loopback() || ip == local.ip().to_canonical()
-        })
+        || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip == local.ip())
 }
 
 /// Refuses requests of web pages. A page that is open on the same machine can reach this port and
@@ -269,9 +286,9 @@ mod tests {
             ("https://localhost:17080/api.example/x", "other", "Https localhost 17080 /api.example/x"),
             ("/api.example:8443", "[::1]:17080", "Http api.example 8443 /"),
             ("/x", "127.0.0.1:9000", "Http 127.0.0.1 9000 /x"),
+            ("http://a?x", "a", "Http a 80 /?x"),
             ("http://[0:0::1]:90/x", "[::1]:90", "Http [::1] 90 /x"),
             ("/x", "[2001:DB8:0::1]", "Http [2001:db8::1] 80 /x"),
-            ("/api.example/x", "[::ffff:127.0.0.1]:17080", "Http api.example 80 /x"),
         ] {
             let destination = read_with(uri, &[host], None).expect(uri);
             assert_eq!(spelled(&destination), expected, "{uri}");
@@ -293,6 +310,8 @@ mod tests {
             ("http://[fe80::1%25eth0]/x", &["a"]),
             ("http://[::1.2]/x", &["a"]),
             ("/x\"y", &["a"]),
+            ("*", &["a"]),
+            ("a", &["a"]),
         ] {
             assert!(read_with(uri, hosts, None).is_err(), "{uri} {hosts:?}");
         }
