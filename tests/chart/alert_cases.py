@@ -1,4 +1,4 @@
-"""Alerts on made-up series, for conditions that the scenario of tests/dashboard is too short to reach."""
+"""Alerts on made-up series: conditions that the scenario of tests/dashboard is too short for."""
 
 import tempfile
 from pathlib import Path
