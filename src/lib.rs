@@ -9,6 +9,7 @@
 //! | address | who connects | what it serves |
 //! |---|---|---|
 //! | `127.0.0.1:17080`, `[::1]:17080` | the agent | forward proxy, base URLs, virtual hosts, CONNECT; HTTP/1.1 and cleartext HTTP/2 |
+//! | none, unless `listen.outbound` has a Unix socket | the agent, if the socket lists its uid | the same |
 //! | `[::]:17090` | the kubelet, Prometheus | `/metrics`, `/livez`, `/readyz`, `/startupz` |
 //! | `/run/idjag-proxy/admin.sock` | an operator | the status and the log level; mode 0600, because the agent shares the network but not this file |
 //! | none, unless `listen.jwks` is set | authorization servers | the public halves of the keys that sign assertions |

@@ -1,4 +1,8 @@
-//! Listening sockets. `[::]` means all addresses, even on a node without IPv6.
+//! Listening sockets, on ports and at paths. `[::]` means all addresses, even on a node without IPv6.
+mod unix;
+
+pub use unix::{UnixBindError, UnixSocket};
+
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 

@@ -8,8 +8,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
@@ -19,8 +18,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The server of the status and the log level.
 pub struct AdminSocket {
-    /// The path at which the socket is created.
-    pub path: PathBuf,
+    /// The socket.
+    pub listener: std::os::unix::net::UnixListener,
     /// Builds the status for each request.
     pub status: Arc<dyn Fn() -> Status + Send + Sync>,
     /// The log whose level can be changed.
@@ -28,64 +27,17 @@ pub struct AdminSocket {
 }
 
 impl AdminSocket {
-    /// Serves until `stop` fires, and then removes the socket.
+    /// Serves until `stop` fires.
     ///
     /// # Errors
-    /// The socket cannot be created.
+    /// The listener cannot be used.
     pub async fn run(self, stop: Stop) -> Result<(), String> {
-        let listener = listen(&self.path).map_err(|error| format!("listen.admin: {}: {error}", self.path.display()))?;
-        let (status, logs) = (Arc::clone(&self.status), self.logs.clone());
+        let Self { listener, status, logs } = self;
+        let listener =
+            UnixListener::from_std(listener).map_err(|error| format!("the admin listener failed: {error}"))?;
         let handler = move |request| answer(request, Arc::clone(&status), logs.clone());
-        let ended = http_server::serve(listener, handler, stop).await;
-        if is_socket(&self.path).is_ok_and(|socket| socket) {
-            // Failure is harmless: the socket may be gone already, and a stale one is replaced at
-            // the next start.
-            let _ = std::fs::remove_file(&self.path);
-        }
-        ended
+        http_server::serve(listener, handler, stop).await
     }
-}
-
-/// Why the admin socket cannot be created.
-#[derive(Debug, thiserror::Error)]
-enum ListenError {
-    #[error("a file that is not a socket exists there and is left alone; choose a path that is free")]
-    NotASocket,
-    #[error("another process serves this socket; stop it, or choose another path")]
-    InUse,
-    #[error("it cannot be created: {0}; it must be in a directory that this user can write to")]
-    Io(#[from] std::io::Error),
-}
-
-fn listen(path: &Path) -> Result<UnixListener, ListenError> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(directory)?;
-    // A socket that a killed process left behind refuses connections and is replaced.
-    match is_socket(path) {
-        Ok(true) if std::os::unix::net::UnixStream::connect(path).is_ok() => return Err(ListenError::InUse),
-        Ok(true) => {}
-        Ok(false) => return Err(ListenError::NotASocket),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
-    }
-    // The socket gets its name only after its mode was changed, so that others can never open it,
-    // not even for a moment.
-    let unnamed = directory.join(format!(".{:08x}", fastrand::u32(..)));
-    let listener = UnixListener::bind(&unnamed)?;
-    let named = std::fs::set_permissions(&unnamed, std::fs::Permissions::from_mode(0o600))
-        .and_then(|()| std::fs::rename(&unnamed, path));
-    if let Err(error) = named {
-        // The error that matters is returned below.
-        let _ = std::fs::remove_file(&unnamed);
-        return Err(error.into());
-    }
-    Ok(listener)
-}
-
-/// Tells whether a socket exists at `path` itself. A symbolic link is not a socket, wherever it
-/// points.
-fn is_socket(path: &Path) -> std::io::Result<bool> {
-    Ok(std::fs::symlink_metadata(path)?.file_type().is_socket())
 }
 
 async fn answer(
@@ -191,87 +143,5 @@ impl Client {
         } else {
             Err(ClientError::Refused(String::from_utf8_lossy(&body).trim().to_owned()))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    fn mode(path: &Path) -> Option<u32> {
-        std::fs::symlink_metadata(path).ok().map(|metadata| metadata.permissions().mode() & 0o777)
-    }
-
-    #[tokio::test]
-    async fn file_that_is_not_a_socket_is_left_alone() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("admin.sock");
-        std::fs::write(&path, "precious").expect("written");
-        let status = || -> Status { panic!("no request") };
-        let socket = AdminSocket { path: path.clone(), status: Arc::new(status), logs: None };
-        let (stopper, stop) = Stop::pair();
-        stopper.stop();
-        let error = socket.run(stop).await.expect_err("refused");
-        assert!(error.starts_with("listen.admin: ") && error.contains("is not a socket"), "{error}");
-        std::os::unix::fs::symlink("admin.sock", directory.path().join("link.sock")).expect("linked");
-        assert!(matches!(listen(&directory.path().join("link.sock")), Err(ListenError::NotASocket)));
-        assert_eq!(std::fs::read_to_string(&path).expect("there"), "precious");
-    }
-
-    #[tokio::test]
-    async fn only_a_socket_is_removed_at_the_end() {
-        for replaced in [false, true] {
-            let directory = tempfile::tempdir().expect("a directory");
-            let path = directory.path().join("admin.sock");
-            let status = || -> Status { panic!("no request") };
-            let socket = AdminSocket { path: path.clone(), status: Arc::new(status), logs: None };
-            let (stopper, stop) = Stop::pair();
-            let meanwhile = async {
-                while !path.exists() {
-                    tokio::task::yield_now().await;
-                }
-                if replaced {
-                    std::fs::remove_file(&path).expect("removed");
-                    std::fs::write(&path, "precious").expect("written");
-                }
-                stopper.stop();
-            };
-            let (ended, ()) = tokio::join!(socket.run(stop), meanwhile);
-            assert_eq!((ended, path.exists()), (Ok(()), replaced));
-        }
-    }
-
-    #[tokio::test]
-    async fn stale_socket_is_replaced_and_live_socket_is_not() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("made/admin.sock");
-        let first = listen(&path).expect("made");
-        assert!(matches!(listen(&path), Err(ListenError::InUse)));
-        drop(first);
-        assert!(is_socket(&path).expect("left behind"));
-        let _second = listen(&path).expect("made again");
-        let all: Vec<_> = std::fs::read_dir(path.parent().expect("a parent")).expect("read").collect();
-        assert_eq!(all.len(), 1, "{all:?}");
-    }
-
-    #[tokio::test]
-    async fn socket_is_never_open_to_others() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("admin.sock");
-        let done = AtomicBool::new(false);
-        let seen = std::thread::scope(|scope| {
-            let watcher = scope.spawn(|| {
-                let modes = std::iter::from_fn(|| (!done.load(Ordering::Relaxed)).then(|| mode(&path)));
-                modes.flatten().find(|mode| *mode != 0o600)
-            });
-            for _ in 0..500 {
-                drop(listen(&path).expect("made"));
-                std::fs::remove_file(&path).expect("removed");
-            }
-            done.store(true, Ordering::Relaxed);
-            watcher.join().expect("no panic")
-        });
-        assert_eq!(seen, None);
     }
 }

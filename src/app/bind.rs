@@ -21,6 +21,7 @@ pub enum BindError {
 
 /// A proxy whose ports are bound.
 pub struct Bound {
+    pub(super) workers: usize,
     pub(super) addresses: Addresses,
     pub(super) listeners: Listeners,
     pub(super) components: Components,
@@ -54,5 +55,5 @@ pub fn bind(loaded: Loaded, source: Source, clock: &Clock, logs: Option<Logs>) -
     let (watch, changes) = Watch::new(loaded.fingerprint.clone());
     let reload = Reload::new(source, changes, components.clone(), loaded).map_err(|error| setup(&error))?;
     let reload = Box::new(reload);
-    Ok(Bound { addresses, listeners, components, owners, watch, reload, logs })
+    Ok(Bound { workers, addresses, listeners, components, owners, watch, reload, logs })
 }

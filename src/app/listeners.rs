@@ -1,9 +1,11 @@
 //! The ports of the proxy. A new port is a field of [`Listeners`] and [`Addresses`], a line in
 //! [`Listeners::bind`] and [`Listeners::addresses`], and a task in `run`.
-use crate::config::{Listen, ListenAddress};
-use crate::listen::{self, Listener, Port};
+use crate::config::{Listen, ListenAddress, ListenSocket};
+use crate::listen::{self, Listener, Port, UnixBindError, UnixSocket};
+use crate::proxy::AgentListener;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Why a port cannot be bound.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +20,16 @@ pub enum ListenError {
         /// The error of the system.
         error: std::io::Error,
     },
+    /// A Unix socket cannot be created.
+    #[error("{setting}: {}: {error}", .path.display())]
+    BindUnix {
+        /// `listen.outbound` or `listen.admin`.
+        setting: &'static str,
+        /// The path that was tried.
+        path: PathBuf,
+        /// Why it is not possible.
+        error: UnixBindError,
+    },
     /// No listener is left for the agent.
     #[error("listen.outbound: none of the default addresses exists on this machine; set one")]
     NoOutbound,
@@ -28,6 +40,8 @@ pub enum ListenError {
 pub struct Addresses {
     /// The addresses that the agent connects to.
     pub outbound: Vec<SocketAddr>,
+    /// The Unix sockets that the agent connects to.
+    pub outbound_sockets: Vec<PathBuf>,
     /// The addresses that serve metrics and probes.
     pub metrics: Vec<SocketAddr>,
     /// The addresses that publish the keys that sign assertions.
@@ -40,10 +54,17 @@ pub struct Addresses {
 #[derive(Debug)]
 pub(super) struct Listeners {
     pub(super) outbound: Vec<SharedPort>,
+    pub(super) outbound_sockets: Vec<AgentSocket>,
     pub(super) metrics: Vec<Listener>,
     pub(super) jwks: Vec<Listener>,
-    /// The path of the admin socket, which its task creates.
-    pub(super) admin: Option<PathBuf>,
+    pub(super) admin: Option<UnixSocket>,
+}
+
+/// A Unix socket that the agent connects to.
+#[derive(Debug)]
+pub(super) struct AgentSocket {
+    socket: UnixSocket,
+    uids: Arc<[u32]>,
 }
 
 /// One address with a socket for each worker; the kernel spreads connections among them.
@@ -56,15 +77,18 @@ pub(super) struct SharedPort {
 impl Listeners {
     pub(super) fn bind(wanted: &Listen, workers: usize) -> Result<Self, ListenError> {
         let outbound = bind_all("listen.outbound", &wanted.outbound, |address| SharedPort::bind(address, workers))?;
-        if outbound.is_empty() {
+        let sockets = wanted.outbound_sockets.iter().map(AgentSocket::bind);
+        let outbound_sockets = sockets.collect::<Result<Vec<_>, _>>()?;
+        if outbound.is_empty() && outbound_sockets.is_empty() {
             return Err(ListenError::NoOutbound);
         }
         let exclusive = |address| listen::bind(address, Port::Exclusive);
         Ok(Self {
             outbound,
+            outbound_sockets,
             metrics: bind_all("listen.metrics", &wanted.metrics, exclusive)?,
             jwks: bind_all("listen.jwks", &wanted.jwks, exclusive)?,
-            admin: wanted.admin.clone(),
+            admin: wanted.admin.as_deref().map(|path| bind_unix("listen.admin", path, OWNER_ONLY)).transpose()?,
         })
     }
 
@@ -74,9 +98,49 @@ impl Listeners {
             outbound: self.outbound.iter().map(|port| port.address).collect(),
             metrics: exclusive(&self.metrics),
             jwks: exclusive(&self.jwks),
-            admin: self.admin.clone(),
+            outbound_sockets: self.outbound_sockets.iter().map(|agent| agent.socket.path().to_owned()).collect(),
+            admin: self.admin.as_ref().map(|socket| socket.path().to_owned()),
         }
     }
+
+    /// Hands each worker its listeners for the agent.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub(super) fn by_worker(&mut self, workers: usize) -> std::io::Result<Vec<Vec<AgentListener>>> {
+        let mut listeners: Vec<Vec<AgentListener>> = Vec::new();
+        listeners.resize_with(workers, Vec::new);
+        for port in std::mem::take(&mut self.outbound) {
+            for (worker, socket) in listeners.iter_mut().zip(port.sockets) {
+                worker.push(AgentListener::Tcp(socket));
+            }
+        }
+        for AgentSocket { socket, uids } in &self.outbound_sockets {
+            for worker in &mut listeners {
+                worker.push(AgentListener::Unix { listener: socket.listener()?, uids: Arc::clone(uids) });
+            }
+        }
+        Ok(listeners)
+    }
+}
+
+/// The permissions of a socket that only this process's own uid may open.
+const OWNER_ONLY: u32 = 0o600;
+/// Those of a socket that others may open, of which each connection is checked.
+const EVERYONE: u32 = 0o666;
+
+impl AgentSocket {
+    /// Without a list of uids only this process's own may connect.
+    fn bind(wanted: &ListenSocket) -> Result<Self, ListenError> {
+        let own = nix::unistd::geteuid().as_raw();
+        let uids: Arc<[u32]> = wanted.uids.clone().unwrap_or_else(|| vec![own]).into();
+        let mode = if uids.iter().all(|uid| *uid == own) { OWNER_ONLY } else { EVERYONE };
+        Ok(Self { socket: bind_unix("listen.outbound", &wanted.path, mode)?, uids })
+    }
+}
+
+fn bind_unix(setting: &'static str, path: &Path, mode: u32) -> Result<UnixSocket, ListenError> {
+    UnixSocket::bind(path, mode).map_err(|error| ListenError::BindUnix { setting, path: path.to_owned(), error })
 }
 
 impl Addresses {
@@ -98,18 +162,6 @@ impl SharedPort {
         drop(exclusive);
         let socket = |_| listen::bind(address, Port::Shared).map(|listener| listener.socket);
         Ok(Self { address, sockets: (0..workers).map(socket).collect::<Result<_, _>>()? })
-    }
-
-    /// Hands each worker its sockets of all `ports`.
-    pub(super) fn by_worker(ports: Vec<Self>) -> Vec<Vec<TcpListener>> {
-        let mut workers: Vec<Vec<TcpListener>> = Vec::new();
-        for port in ports {
-            workers.resize_with(port.sockets.len().max(workers.len()), Vec::new);
-            for (worker, socket) in workers.iter_mut().zip(port.sockets) {
-                worker.push(socket);
-            }
-        }
-        workers
     }
 }
 
@@ -138,7 +190,7 @@ mod tests {
 
     fn outbound(address: SocketAddr) -> Listen {
         let outbound = vec![ListenAddress { address, explicit: true }];
-        Listen { outbound, metrics: Vec::new(), admin: None, jwks: Vec::new() }
+        Listen { outbound, outbound_sockets: Vec::new(), metrics: Vec::new(), admin: None, jwks: Vec::new() }
     }
 
     #[test]
@@ -153,11 +205,12 @@ mod tests {
 
     #[test]
     fn every_worker_has_a_socket_on_the_same_port() {
-        let listeners = Listeners::bind(&outbound("127.0.0.1:0".parse().expect("address")), 3).expect("bound");
+        let mut listeners = Listeners::bind(&outbound("127.0.0.1:0".parse().expect("address")), 3).expect("bound");
         let addresses = listeners.addresses();
-        let workers = SharedPort::by_worker(listeners.outbound);
+        let workers = listeners.by_worker(3).expect("descriptors");
         assert_eq!(workers.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
-        for socket in workers.iter().flatten() {
+        for listener in workers.iter().flatten() {
+            let AgentListener::Tcp(socket) = listener else { panic!("no socket is configured") };
             assert_eq!(socket.local_addr().expect("address"), addresses.outbound[0]);
         }
     }

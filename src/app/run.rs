@@ -2,13 +2,12 @@
 use super::bind::Bound;
 use super::components::Components;
 use super::drain::{Drained, drain};
-use super::listeners::{Addresses, SharedPort};
+use super::listeners::Addresses;
 use crate::admin::{AdminSocket, ReloadStatus, RouteStatus, Status, serve_jwks};
-use crate::proxy::{Shared, Traffic, run_worker};
+use crate::proxy::{AgentListener, Shared, Traffic, run_worker};
 use crate::tasks::{Ended, Stop, Tasks};
 use crate::telemetry::Logs;
 use arc_swap::ArcSwap;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -31,27 +30,30 @@ impl Bound {
     pub async fn run(self, mut stop: Stop) -> Result<(), String> {
         let (data_stopper, data_stop) = Stop::pair();
         let (control_stopper, control_stop) = Stop::pair();
-        let Bound { addresses, listeners, components, owners, watch, reload, logs } = self;
+        // The listeners stay here until the end: dropping them removes the files of the sockets, also
+        // when this future is dropped because of a second signal.
+        let Bound { workers, addresses, mut listeners, components, owners, watch, reload, logs } = self;
         let config = &reload.current.config;
         let process = config.process.clone();
         announce(&addresses, config.policy.routes().len());
-        let sockets = SharedPort::by_worker(listeners.outbound);
-        let mut workers = Workers::start(&components.shared, sockets, &data_stop)?;
+        let by_worker = listeners.by_worker(workers).map_err(|error| format!("the listeners failed: {error}"))?;
+        let mut workers = Workers::start(&components.shared, by_worker, &data_stop)?;
         let mut tasks = Tasks::default();
         if let Some(task) = owners.identity {
             tasks.spawn("identity", task.run(components.identity_needed.subscribe(), control_stop.clone()));
         }
         tasks.spawn("tokens", owners.tokens.run(control_stop.clone()));
-        for listener in listeners.metrics {
+        for listener in std::mem::take(&mut listeners.metrics) {
             tasks.spawn("metrics", components.endpoint.clone().serve(listener.socket, control_stop.clone()));
         }
-        for listener in listeners.jwks {
+        for listener in std::mem::take(&mut listeners.jwks) {
             let keys = Arc::clone(&components.published);
             tasks.spawn("jwks", serve_jwks(listener.socket, keys, control_stop.clone()));
         }
-        if let Some(path) = listeners.admin {
+        if let Some(socket) = &listeners.admin {
+            let listener = socket.listener().map_err(|error| format!("the admin listener failed: {error}"))?;
             let status = Arc::new(status(&components, &reload.status, logs.clone()));
-            tasks.spawn("admin", AdminSocket { path, status, logs }.run(control_stop.clone()));
+            tasks.spawn("admin", AdminSocket { listener, status, logs }.run(control_stop.clone()));
         }
         tasks.spawn("config-watch", watch.run(control_stop.clone()));
         components.obtain_eager_grants().await;
@@ -76,10 +78,10 @@ impl Bound {
 }
 
 impl Workers {
-    fn start(shared: &Arc<Shared>, sockets: Vec<Vec<TcpListener>>, stop: &Stop) -> Result<Self, String> {
+    fn start(shared: &Arc<Shared>, by_worker: Vec<Vec<AgentListener>>, stop: &Stop) -> Result<Self, String> {
         let (sender, ended) = mpsc::unbounded_channel();
-        let mut threads = Vec::with_capacity(sockets.len());
-        for (index, listeners) in sockets.into_iter().enumerate() {
+        let mut threads = Vec::with_capacity(by_worker.len());
+        for (index, listeners) in by_worker.into_iter().enumerate() {
             let (shared, stop, sender) = (Arc::clone(shared), stop.clone(), sender.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let run = || run_worker(shared, listeners, index, stop.clone());
@@ -116,6 +118,7 @@ fn unexpected_end(ended: &Ended) -> String {
 fn announce(addresses: &Addresses, routes: usize) {
     tracing::info!(
         outbound = ?addresses.outbound,
+        outbound_sockets = ?addresses.outbound_sockets,
         metrics = ?addresses.metrics,
         admin = addresses.admin.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string()),
         routes,

@@ -24,7 +24,7 @@ mod watch;
 
 pub use load::{Environment, Loaded, Problems, Source, load};
 pub use problem::Problem;
-pub use runtime::{Config, Listen, ListenAddress, Overrides, ProcessLimits, ProcessSettings};
+pub use runtime::{Config, Listen, ListenAddress, ListenSocket, Overrides, ProcessLimits, ProcessSettings};
 pub use schema::schema;
 pub use summary::summary;
 pub use watch::{Changes, Fingerprint, Watch};

@@ -66,12 +66,23 @@ impl Config {
 pub struct Listen {
     /// Listeners that the agent connects to.
     pub outbound: Vec<ListenAddress>,
+    /// Unix sockets that the agent connects to.
+    pub outbound_sockets: Vec<ListenSocket>,
     /// Listeners for metrics and probes.
     pub metrics: Vec<ListenAddress>,
     /// The Unix socket for administration.
     pub admin: Option<PathBuf>,
     /// Listeners that serve the published keys.
     pub jwks: Vec<ListenAddress>,
+}
+
+/// A Unix socket for the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenSocket {
+    /// The path of its file.
+    pub path: PathBuf,
+    /// The uids whose processes may connect; absent: only that of this process.
+    pub uids: Option<Vec<u32>>,
 }
 
 /// An address to listen on.

@@ -26,8 +26,17 @@ pub fn summary(config: &Config) -> String {
 }
 
 fn addresses(config: &Config) -> String {
-    let addresses: Vec<String> = config.listen.outbound.iter().map(|listen| listen.address.to_string()).collect();
-    enumeration(&addresses)
+    let addresses = config.listen.outbound.iter().map(|listen| listen.address.to_string());
+    let sockets = config.listen.outbound_sockets.iter().map(|socket| {
+        let path = socket.path.display();
+        match &socket.uids {
+            Some(uids) => {
+                format!("unix://{path} (uid {})", enumeration(&uids.iter().map(u32::to_string).collect::<Vec<_>>()))
+            }
+            None => format!("unix://{path} (only the proxy's own uid)"),
+        }
+    });
+    enumeration(&addresses.chain(sockets).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Which addresses the data plane may connect to, and which file descriptors its traffic may take.
+use super::agent_listener::AgentStream;
 use crate::policy::{EgressRules, reached_addresses};
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use tokio::net::TcpStream;
 
 /// Refuses addresses that no request may be sent to, and file descriptors that are reserved for the
 /// control plane.
@@ -72,7 +72,7 @@ impl Guard {
     ///
     /// # Errors
     /// No descriptor is left for the connection, which is returned.
-    pub(super) fn admit(&self, stream: TcpStream) -> Result<TcpStream, TcpStream> {
+    pub(super) fn admit<S: AgentStream>(&self, stream: S) -> Result<S, S> {
         match self.reserved_from {
             Some(reserved) if descriptor(&stream) >= reserved => move_below(reserved, stream),
             _ => Ok(stream),
@@ -127,26 +127,13 @@ fn is_address_of_this_machine(address: IpAddr) -> bool {
     source.is_ok_and(|source| source.ip() == address)
 }
 
-#[cfg(unix)]
 fn descriptor(socket: &impl std::os::fd::AsRawFd) -> u64 {
     u64::try_from(socket.as_raw_fd()).unwrap_or(0)
 }
 
-#[cfg(unix)]
-fn move_below(reserved: u64, stream: TcpStream) -> Result<TcpStream, TcpStream> {
-    use std::os::fd::AsFd;
+fn move_below<S: AgentStream>(reserved: u64, stream: S) -> Result<S, S> {
     let lowest = stream.as_fd().try_clone_to_owned().ok().filter(|copy| descriptor(copy) < reserved);
-    lowest.and_then(|lowest| TcpStream::from_std(lowest.into()).ok()).ok_or(stream)
-}
-
-#[cfg(not(unix))]
-fn descriptor(_: &TcpStream) -> u64 {
-    0
-}
-
-#[cfg(not(unix))]
-fn move_below(_: u64, stream: TcpStream) -> Result<TcpStream, TcpStream> {
-    Err(stream)
+    lowest.and_then(|lowest| S::from_descriptor(lowest).ok()).ok_or(stream)
 }
 
 /// Whether an address is link-local, or one from which a cloud serves the metadata and credentials

@@ -23,7 +23,7 @@ struct LimiterState {
 }
 
 /// A place among the requests of a route at one time, which is free again when it is dropped.
-pub(super) struct Place(Arc<LimiterState>);
+pub(super) struct RoutePlace(Arc<LimiterState>);
 
 impl Limiter {
     /// A limiter for these limits, if there are any. After a reload it goes on with the counts of
@@ -38,9 +38,9 @@ impl Limiter {
     ///
     /// # Errors
     /// The route is at one of its limits.
-    pub(super) fn admit(&self) -> Result<Place, Refusal> {
+    pub(super) fn admit(&self) -> Result<RoutePlace, Refusal> {
         let before = self.state.in_flight.fetch_add(1, Ordering::Relaxed);
-        let place = Place(Arc::clone(&self.state));
+        let place = RoutePlace(Arc::clone(&self.state));
         if let Some(most) = self.requests
             && before >= most
         {
@@ -77,7 +77,7 @@ impl Default for LimiterState {
     }
 }
 
-impl Drop for Place {
+impl Drop for RoutePlace {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }

@@ -14,6 +14,8 @@ pub struct Metrics {
     families: Families,
     /// Answers that were abandoned because the agent did not read them.
     pub(super) unread: IntCounter,
+    /// Counts the connections to Unix sockets of processes that may not use them.
+    pub(super) refused_peers: IntCounter,
     pub(super) upstream: UpstreamGauges,
     upstream_active: IntGauge,
     downstream: [IntGauge; 2],
@@ -114,12 +116,17 @@ impl Metrics {
             "unread_answers_total",
             "Answers that were abandoned: the agent did not read for the route's idle timeout.",
         )?;
+        let refused_peers = registrar.counter(
+            "refused_peers_total",
+            "Connections to a Unix socket of listen.outbound from processes whose uid it does not list.",
+        )?;
         let upstream = registrar.gauges("upstream_connections", "Connections to upstreams.", &["state"])?;
         let downstream = registrar.gauges("downstream_connections", "Connections that agents hold.", &["state"])?;
         Ok(Self {
             unrouted: Arc::new(families.route("none", None)),
             families,
             unread,
+            refused_peers,
             upstream: UpstreamGauges {
                 open: IntGauge::new("upstream_open", "Not registered: active and idle ones together.")?,
                 idle: upstream.with_label_values(&["idle"]),

@@ -1,5 +1,6 @@
 //! The data plane: plain HTTP from the agent in, an authenticated request over (m)TLS out.
 mod agent_body;
+mod agent_listener;
 mod body_error;
 mod dialect;
 mod downstream;
@@ -22,6 +23,7 @@ mod transfer;
 mod upstream;
 mod worker;
 
+pub use agent_listener::AgentListener;
 pub use dialect::Dialect;
 pub use error::{Reason, Refusal};
 pub use guard::Guard;

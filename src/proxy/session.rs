@@ -3,7 +3,7 @@
 use super::downstream::{Downstream, WriteTimeout};
 use super::ended::EndedBy;
 use super::error::{Reason, Refusal};
-use super::limiter::Place;
+use super::limiter::RoutePlace;
 use super::metrics::RouteMetrics;
 use super::request_id;
 use super::traffic::InFlight;
@@ -27,7 +27,7 @@ pub(super) struct Session {
     /// What only the log line shows; gathered only if such lines are written.
     logged: Option<Box<Logged>>,
     /// Its place among the requests of its route, if the route limits them.
-    _place: Option<Place>,
+    _place: Option<RoutePlace>,
     is_finished: bool,
 }
 
@@ -118,7 +118,7 @@ impl Session {
     }
 
     /// Holds a place among the requests of the route until the session ends.
-    pub(super) fn hold(&mut self, place: Place) {
+    pub(super) fn hold(&mut self, place: RoutePlace) {
         self._place = Some(place);
     }
 

@@ -1,5 +1,6 @@
 //! A worker: one thread with its own runtime, listeners and connections, so that a request stays on
 //! one core.
+use super::agent_listener::{AgentListener, CheckedUnixListener};
 use super::downstream::{Acceptor, Server};
 use super::outbound::{Context, Shared, handle};
 use super::runtime::block_on;
@@ -7,7 +8,6 @@ use super::upstream::{Pool, Resolver};
 use crate::tasks::Stop;
 use crate::token::Delegated;
 use std::cell::RefCell;
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use std::time::Duration;
 /// The runtime or a listener cannot start.
 pub fn run_worker(
     shared: Arc<Shared>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<AgentListener>,
     index: usize,
     mut stop: Stop,
 ) -> Result<(), String> {
@@ -38,7 +38,7 @@ pub fn run_worker(
 }
 
 /// Accepts the agent's connections.
-fn accept(context: &Rc<Context>, listeners: Vec<TcpListener>) -> Result<(), String> {
+fn accept(context: &Rc<Context>, listeners: Vec<AgentListener>) -> Result<(), String> {
     let (shared, pool) = (&context.shared, Rc::clone(&context.pool));
     let handler = {
         let context = Rc::clone(context);
@@ -53,9 +53,19 @@ fn accept(context: &Rc<Context>, listeners: Vec<TcpListener>) -> Result<(), Stri
         handler,
     });
     for listener in listeners {
-        let listener =
-            tokio::net::TcpListener::from_std(listener).map_err(|error| format!("a listener failed: {error}"))?;
-        tokio::task::spawn_local(Rc::clone(&acceptor).run(listener));
+        let failed = |error| format!("a listener failed: {error}");
+        let acceptor = Rc::clone(&acceptor);
+        match listener {
+            AgentListener::Tcp(listener) => {
+                let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+                tokio::task::spawn_local(acceptor.run(listener));
+            }
+            AgentListener::Unix { listener, uids } => {
+                let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
+                let listener = CheckedUnixListener::new(listener, uids, shared.metrics.refused_peers.clone());
+                tokio::task::spawn_local(acceptor.run(listener));
+            }
+        }
     }
     Ok(())
 }

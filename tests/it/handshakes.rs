@@ -8,7 +8,9 @@ use futures_util::future::join_all;
 use idjag_proxy::config::{Overrides, Source};
 use idjag_proxy::exchange::{self, Exchanger};
 use idjag_proxy::issuer::{Issuers, Workload};
-use idjag_proxy::proxy::{self, Guard, Limits, Pulse, Shared, SharedParts, Table, TableParts, Traffic, run_worker};
+use idjag_proxy::proxy::{
+    self, AgentListener, Guard, Limits, Pulse, Shared, SharedParts, Table, TableParts, Traffic, run_worker,
+};
 use idjag_proxy::tasks::{Stop, Stopper};
 use idjag_proxy::telemetry::Registrar;
 use idjag_proxy::tls::{ClientCertificate, ClientTls, ServerTrust, web_roots};
@@ -73,7 +75,7 @@ impl Worker {
         listener.set_nonblocking(true).expect("set");
         let outbound = listener.local_addr().expect("an address");
         let (stopper, stop) = Stop::pair();
-        let run = move || run_worker(shared, vec![listener], 0, stop);
+        let run = move || run_worker(shared, vec![AgentListener::Tcp(listener)], 0, stop);
         Self { outbound, traffic, stopper, thread: Some(std::thread::spawn(run)) }
     }
 }

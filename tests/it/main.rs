@@ -50,6 +50,7 @@ mod dev {
     mod streams;
     mod tokens;
     mod turnover;
+    mod unix_sockets;
     mod unprocessed;
     mod uploads;
     mod watched;

@@ -1,10 +1,12 @@
 //! The settings of the process: its listeners, its log and its limits, and the hosts that it may
 //! contact over plain HTTP.
 use super::Builder;
-use crate::config::file::{File, ListenFile, LogFormatFile, LogLevelFile, PlainHttpFile};
+use crate::config::file::{
+    File, ListenFile, LogFormatFile, LogLevelFile, OutboundFile, OutboundSocketFile, PlainHttpFile,
+};
 use crate::config::leaf::Size;
 use crate::config::problem::KeyPath;
-use crate::config::runtime::{Listen, ListenAddress, ProcessLimits, ProcessSettings};
+use crate::config::runtime::{Listen, ListenAddress, ListenSocket, ProcessLimits, ProcessSettings};
 use crate::issuer::PlainHttp;
 use crate::policy::HostPattern;
 use crate::telemetry::{Level, LogFormat, LogSettings};
@@ -21,10 +23,18 @@ impl Builder<'_> {
         let outbound_default =
             [(Ipv4Addr::LOCALHOST, OUTBOUND_PORT).into(), (Ipv6Addr::LOCALHOST, OUTBOUND_PORT).into()];
         let metrics_default = [(Ipv6Addr::UNSPECIFIED, METRICS_PORT).into()];
-        let outbound = addresses(&overrides.listen_outbound, file.outbound.as_deref(), &outbound_default);
+        let written = file.outbound.as_ref().map(|listed| {
+            let listed = listed.iter().filter_map(|listener| match listener {
+                OutboundFile::Address(address) => Some(*address),
+                OutboundFile::Socket(_) => None,
+            });
+            listed.collect::<Vec<_>>()
+        });
+        let outbound = addresses(&overrides.listen_outbound, written.as_deref(), &outbound_default);
+        let outbound_sockets = self.outbound_sockets(file, &path.key("outbound"));
         let metrics = addresses(&overrides.listen_metrics, file.metrics.as_deref(), &metrics_default);
         let jwks = addresses(&[], Some(&file.jwks), &[]);
-        if outbound.is_empty() {
+        if outbound.is_empty() && outbound_sockets.is_empty() {
             self.error(&path.key("outbound"), "the agent needs an address to connect to")
                 .help("remove the key to listen on 127.0.0.1:17080 and [::1]:17080");
         }
@@ -43,7 +53,26 @@ impl Builder<'_> {
             }
         }
         let admin = overrides.admin.clone().or_else(|| file.admin.as_ref().map(|admin| admin.0.clone()));
-        Listen { outbound, metrics, admin, jwks }
+        Listen { outbound, outbound_sockets, metrics, admin, jwks }
+    }
+
+    /// The Unix sockets for the agent, which `--listen-outbound` replaces like the addresses.
+    fn outbound_sockets(&mut self, file: &ListenFile, path: &KeyPath) -> Vec<ListenSocket> {
+        let mut sockets: Vec<ListenSocket> = Vec::new();
+        let listed = file.outbound.iter().flatten().filter(|_| self.inputs.overrides.listen_outbound.is_empty());
+        for listener in listed.collect::<Vec<_>>() {
+            let OutboundFile::Socket(OutboundSocketFile { unix, uids }) = listener else { continue };
+            let uids = uids.as_ref().map(|uids| uids.iter().map(|uid| uid.0).collect::<Vec<_>>());
+            if uids.as_ref().is_some_and(Vec::is_empty) {
+                self.error(path, format!("nobody may connect to {}", unix.0.display()))
+                    .help("list the uid of the agent, or remove `uids`");
+            }
+            if sockets.iter().any(|socket| socket.path == unix.0) {
+                self.error(path, format!("{} is listed twice", unix.0.display()));
+            }
+            sockets.push(ListenSocket { path: unix.0.clone(), uids });
+        }
+        sockets
     }
 
     pub(super) fn process(&mut self, file: &File) -> ProcessSettings {

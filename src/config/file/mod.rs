@@ -5,7 +5,10 @@ mod server;
 mod token;
 mod workload;
 
-pub(crate) use process::{EgressFile, LimitsFile, ListenFile, LogFile, LogFormatFile, LogLevelFile, PlainHttpFile};
+pub(crate) use process::{
+    EgressFile, LimitsFile, ListenFile, LogFile, LogFormatFile, LogLevelFile, OutboundFile, OutboundSocketFile,
+    PlainHttpFile,
+};
 pub(crate) use route::{
     AmbiguousPathsFile, ClientCertificateFile, LegacySecretFile, RouteFile, TimeoutsFile, TokenOfRoute, UnmatchedFile,
 };

@@ -1,9 +1,10 @@
 //! Settings of the process: where it listens, what it logs, how it shuts down.
 use crate::config::decode::{Decode, Decoder, Definitions, OneOrMore};
 use crate::config::describe::{choice, record};
-use crate::config::leaf::{AdminSocket, Count, Network, Size};
-use crate::config::tree::Node;
+use crate::config::leaf::{AbsolutePath, AdminSocket, Count, Network, Size, Uid};
+use crate::config::tree::{Node, Value};
 use crate::policy::HostPattern;
+use serde_json::json;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,9 +12,10 @@ record! {
     /// The addresses that the proxy listens on.
     ListenFile {
         /// Addresses that the agent connects to: loopback only, unless something else keeps
-        /// strangers out. Absent: `127.0.0.1:17080` and `[::1]:17080`; one of them is skipped if the
+        /// strangers out. A Unix socket admits only processes of the users that it lists. Absent:
+        /// `127.0.0.1:17080` and `[::1]:17080`; one of them is skipped if the
         /// machine does not have its address family.
-        outbound: Option<Vec<SocketAddr>>,
+        outbound: Option<Vec<OutboundFile>>,
         /// Addresses that serve `/metrics`, `/livez`, `/readyz` and `/startupz`. Absent:
         /// `[::]:17090`.
         metrics: Option<Vec<SocketAddr>>,
@@ -23,6 +25,52 @@ record! {
         /// Addresses that serve the JWK set of the assertions that this workload signs. Absent:
         /// none.
         jwks: Vec<SocketAddr> = "[]",
+    }
+}
+
+/// Where the agent connects.
+#[derive(Clone, Debug)]
+pub(crate) enum OutboundFile {
+    /// A TCP port.
+    Address(SocketAddr),
+    /// A Unix socket.
+    Socket(OutboundSocketFile),
+}
+
+record! {
+    /// A Unix socket that the agent connects to.
+    OutboundSocketFile {
+        /// The path of the socket.
+        unix: AbsolutePath,
+        /// The users whose processes may connect, by number. Absent: only the user that the proxy
+        /// runs as.
+        uids: Option<Vec<Uid>>,
+    }
+}
+
+impl Decode for OutboundFile {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        match &node.value {
+            Value::Map(_) => OutboundSocketFile::decode(node, decoder).map(Self::Socket),
+            Value::Scalar { text, .. } if text.starts_with("unix:") => {
+                let AdminSocket(path) = AdminSocket::decode(node, decoder)?;
+                Some(Self::Socket(OutboundSocketFile { unix: AbsolutePath(path), uids: None }))
+            }
+            _ => SocketAddr::decode(node, decoder).map(Self::Address),
+        }
+    }
+
+    fn expected() -> String {
+        "an address such as `127.0.0.1:17080`, or a Unix socket such as `unix:///run/idjag-proxy/outbound.sock`"
+            .to_owned()
+    }
+
+    fn describe(definitions: &mut Definitions) -> serde_json::Value {
+        json!({ "anyOf": [
+            SocketAddr::describe(definitions),
+            AdminSocket::describe(definitions),
+            OutboundSocketFile::describe(definitions),
+        ] })
     }
 }
 

@@ -60,6 +60,48 @@ impl Leaf for AdminSocket {
     }
 }
 
+/// An absolute path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AbsolutePath(pub(crate) PathBuf);
+
+impl Leaf for AbsolutePath {
+    const EXPECTED: &'static str = "an absolute path such as `/run/idjag-proxy/outbound.sock`";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.strip_prefix('/') {
+            Some("") => Err("it is a directory".into()),
+            Some(_) if !text.chars().any(char::is_control) => Ok(Self(PathBuf::from(text))),
+            Some(_) => Err("it contains a control character".into()),
+            None => Err("write it from the root, with a slash at the start".into()),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "string", "pattern": "^/." })
+    }
+}
+
+/// The number of a user of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Uid(pub(crate) u32);
+
+impl Leaf for Uid {
+    const EXPECTED: &'static str = "the number of a user, such as `1000`";
+    const UNQUOTED: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            // The highest number stands for no user (chown(2)).
+            Ok(uid) if uid != u32::MAX => Ok(Self(uid)),
+            _ => Err("it is not a number from 0 to 4294967294".into()),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX - 1 })
+    }
+}
+
 /// The path of a file without secrets, relative to the configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FilePath(pub(crate) PathBuf);
@@ -120,6 +162,10 @@ mod tests {
     #[test]
     fn invalid_address_socket_or_path_is_refused() {
         refuses::<SocketAddr>(&["localhost:80", ":80", "127.0.0.1", "a:1"]);
+        accepts::<AbsolutePath>(&["/run/a.sock"]);
+        refuses::<AbsolutePath>(&["", "/", "run/a.sock", "unix:///run/a.sock"]);
+        accepts::<Uid>(&["0", "65532"]);
+        refuses::<Uid>(&["", "-1", "root", "4294967295"]);
         accepts::<AdminSocket>(&["unix:///run/a.sock"]);
         refuses::<AdminSocket>(&["unix://run", "/run/a.sock", "127.0.0.1:1"]);
         accepts::<Network>(&["10.0.0.0/8", "10.1.2.3", "fd00::/8", "::/0", "::1"]);

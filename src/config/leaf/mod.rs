@@ -2,7 +2,7 @@
 mod local;
 mod web;
 
-pub(crate) use local::{AdminSocket, FilePath, Network, SecretPath, Version};
+pub(crate) use local::{AbsolutePath, AdminSocket, FilePath, Network, SecretPath, Uid, Version};
 pub(crate) use web::{Issuer, OriginUrl, Prefix, Resource, Scope, WebUrl};
 
 use super::decode::Leaf;

@@ -1,6 +1,7 @@
 //! Accepts the agent's connections.
 use super::detect::{Protocol, detect};
 use super::serve::{Downstream, Place, ReceivedRequest, Server};
+use crate::proxy::agent_listener::{AgentStream, Listen};
 use crate::proxy::guard::Guard;
 use crate::proxy::traffic::Traffic;
 use bytes::Bytes;
@@ -10,7 +11,6 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 /// Accepts connections for one worker.
@@ -34,11 +34,11 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// Accepts and serves connections until the runtime ends.
-    pub(crate) async fn run(self: Rc<Self>, listener: TcpListener) {
+    pub(crate) async fn run<L: Listen>(self: Rc<Self>, listener: L) {
         let mut shortage = Shortage::default();
         loop {
             let mut stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+                Ok(stream) => stream,
                 Err(error) => {
                     // Most likely no file descriptor is left.
                     shortage.wait(&error).await;
@@ -63,9 +63,9 @@ where
         }
     }
 
-    async fn serve(&self, stream: TcpStream, place: Place) {
-        let Ok(local) = stream.local_addr() else { return };
-        if let Err(error) = stream.set_nodelay(true) {
+    async fn serve<S: AgentStream>(&self, stream: S, place: Place) {
+        let Ok(local) = stream.local() else { return };
+        if let Err(error) = stream.configure() {
             tracing::debug!(%error, "a socket option was refused");
         }
         let detected = tokio::time::timeout(self.server.head_timeout(), detect(stream)).await;

@@ -64,7 +64,7 @@ pub(crate) struct Place {
 /// How a request reached this proxy.
 #[derive(Clone, Copy)]
 pub(crate) struct Arrival<'c> {
-    /// The listener's own address.
+    /// The address by which URLs name the listener.
     pub(crate) local: SocketAddr,
     /// The authority of the CONNECT that the request came through.
     pub(crate) tunnel: Option<&'c Authority>,
