@@ -315,7 +315,7 @@ async fn answer_with_both_lengths_is_made_clean_or_refused() {
 }
 
 #[tokio::test]
-async fn answer_may_have_256_fields_and_the_refusal_of_more_names_the_limit() {
+async fn refusal_of_an_answer_with_too_large_a_head_names_the_limit() {
     let world = World::open().await;
     let scripted = Scripted::start(&world).await;
     let answer = |count: usize| {
@@ -323,12 +323,12 @@ async fn answer_may_have_256_fields_and_the_refusal_of_more_names_the_limit() {
         format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{fields}\r\n")
     };
     let ask = raw(scripted.proxy.outbound, "GET /x HTTP/1.1\r\nhost: odd.test\r\nconnection: close\r\n\r\n");
-    let largest = answer(256);
+    let largest = answer(100);
     let (received, _) = tokio::join!(ask, scripted.answer(&largest));
-    assert!(received.starts_with("HTTP/1.1 200 ") && received.contains("\r\nx-255: 1\r\n"), "{received}");
-    for bytes in [answer(257), format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(200_000))] {
+    assert!(received.starts_with("HTTP/1.1 200 ") && received.contains("\r\nx-99: 1\r\n"), "{received}");
+    for bytes in [answer(101), format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(200_000))] {
         let reply = scripted.exchange(&Method::GET, &bytes).await;
         reply.assert_refusal(502, "upstream_broken");
-        assert!(reply.text().contains("The upstream's answer has more than 256 header fields"), "{}", reply.text());
+        assert!(reply.text().contains("The upstream's answer has more than 100 header fields"), "{}", reply.text());
     }
 }

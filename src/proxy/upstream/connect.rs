@@ -27,9 +27,6 @@ use tokio_rustls::TlsConnector;
 
 /// Bounds the memory of one HTTP/1.1 connection, and with it the size of a response's head.
 const MAX_BUFFER: usize = 64 * 1024;
-/// The most fields of a response's head over HTTP/1.1. hyper's own limit is 100, which some APIs
-/// exceed.
-const MAX_RESPONSE_FIELDS: usize = 256;
 
 /// A connection on which nothing has been sent yet.
 pub(super) enum NewConnection {
@@ -92,7 +89,6 @@ impl Handshake<'_> {
         let received = stream.count();
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
-            .max_headers(MAX_RESPONSE_FIELDS)
             .handshake::<_, RequestBody>(TokioIo::new(stream))
             .await
             .map_err(SendError::handshake)?;
