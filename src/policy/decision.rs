@@ -125,6 +125,15 @@ impl Policy {
         found.map_or_else(|| self.no_route(), Decision::Route)
     }
 
+    /// Whether some route leads to this path, with some method and header fields.
+    pub fn serves(&self, target: Target<'_>, path: &str) -> bool {
+        let path = normalized(path);
+        self.for_host(target).any(|index| {
+            let route = &self.routes[index];
+            !matches!(route.credential, CredentialRule::Tunnel) && route.matcher.path.matches(&path)
+        })
+    }
+
     /// How the authorities of the route at this index are divided among routes.
     pub fn division(&self, index: usize) -> Division {
         self.divisions[index]

@@ -54,5 +54,6 @@ mod dev {
     mod unprocessed;
     mod uploads;
     mod watched;
+    mod way_back;
     mod world;
 }

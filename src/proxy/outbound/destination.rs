@@ -20,6 +20,8 @@ pub(super) struct Destination {
     pub(super) port: u16,
     /// Path and query as they arrived; for a base URL, what follows the first segment.
     pub(super) path: PathAndQuery,
+    /// The first path segment of a base URL, as the agent wrote it.
+    pub(super) base: Option<Box<str>>,
 }
 
 impl Destination {
@@ -142,7 +144,8 @@ fn base_url(path: &PathAndQuery, policy: &Policy) -> Result<Destination, Refusal
     let authority: Authority = named.parse().map_err(|_| malformed("the first path segment is not a host"))?;
     let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
     let rest = PathAndQuery::try_from(rest).map_err(|_| malformed("what follows the host is not a path"))?;
-    destination(Scheme::Http, &authority, rest)
+    let destination = destination(Scheme::Http, &authority, rest)?;
+    Ok(Destination { base: Some(first.into()), ..destination })
 }
 
 fn destination(scheme: Scheme, authority: &Authority, path: PathAndQuery) -> Result<Destination, Refusal> {
@@ -155,7 +158,7 @@ fn destination(scheme: Scheme, authority: &Authority, path: PathAndQuery) -> Res
     }
     let port = authority.port_u16().unwrap_or(scheme.default_port());
     let host = canonical_host(host).ok_or_else(|| malformed("the host is empty, or not a host"))?;
-    Ok(Destination { scheme, host, port, path })
+    Ok(Destination { scheme, host, port, path, base: None })
 }
 
 /// The one spelling of a host that routes are compared with: a name in lower case, an IPv6 address

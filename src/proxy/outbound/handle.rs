@@ -7,6 +7,7 @@ use super::forward::{Exchange, Forwarded};
 use super::switched::Switched;
 use super::table::{RouteEntry, Table};
 use super::upgrade::{self, Upgrade};
+use super::way_back::{WayBack, restore_cookie_names};
 use crate::policy::{CredentialRule, Route, Scheme};
 use crate::proxy::agent_body::AgentBody;
 use crate::proxy::dialect::{Dialect, grpc_timeout};
@@ -134,13 +135,19 @@ async fn serve(
     let key = pool_key(entry, &destination, protocol(scheme, upgrade.as_ref(), dialect))?;
     let via = shared.via(parts.version);
     rewrite(&mut parts, entry, via);
+    if destination.base.is_some() {
+        restore_cookie_names(&mut parts.headers);
+    }
     if let Some(upgrade) = &upgrade {
         upgrade.request(&mut parts.headers);
     }
     let transfer = session.transfer();
     let outgoing = outgoing(parts, body, entry, &destination, transfer).await?;
     let exchange = Exchange { context, entry, key, transfer, dialect };
-    let forwarded = exchange.forward(outgoing, token).await?;
+    let mut forwarded = exchange.forward(outgoing, token).await?;
+    let upstream = exchange.key.origin();
+    let way_back = WayBack { policy: &table.policy, destination: &destination, upstream };
+    way_back.rewrite(forwarded.response.headers_mut());
     answer(forwarded, entry, upgrade, shared)
 }
 

@@ -9,6 +9,7 @@ mod handle;
 mod switched;
 mod table;
 mod upgrade;
+mod way_back;
 
 pub(super) use context::Context;
 pub use context::{Shared, SharedParts};

@@ -145,6 +145,11 @@ impl PoolKey {
         Some(Self { origin, protocol, tls, authority, rules, in_use })
     }
 
+    /// The origin.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     /// `host` or `host:port`, for the log.
     pub(crate) fn authority(&self) -> String {
         self.origin.authority()
