@@ -87,7 +87,7 @@ impl Metrics {
             )?,
             upstream_failures: registrar.counters(
                 "upstream_failures_total",
-                "Requests whose upstream gave no answer, or not all of it, by route and reason.",
+                "Requests whose upstream gave no answer, or broke it off, by route and reason.",
                 &["route", "reason"],
             )?,
             durations: registrar.histograms(

@@ -167,14 +167,14 @@ impl Session {
         self.end(by, None);
     }
 
-    /// Finishes the session of an answer that the upstream, or the agent's upload, broke off.
+    /// Finishes the session of an answer that did not reach its end. A timeout is no failure of the
+    /// upstream then: event streams that are quiet, or longer than the route allows, end like that.
     pub(super) fn fail(mut self, by: EndedBy) {
         let by = self.transfer.fault().map_or(by, ended_by_fault);
         let reason = match by {
             EndedBy::Upstream => Some(Reason::UpstreamBroken),
-            EndedBy::Timeout => Some(Reason::UpstreamTimeout),
             EndedBy::Trust => Some(Reason::UpstreamTls),
-            EndedBy::Whole | EndedBy::Agent | EndedBy::Limit | EndedBy::Drain => None,
+            EndedBy::Whole | EndedBy::Agent | EndedBy::Timeout | EndedBy::Limit | EndedBy::Drain => None,
         };
         if let Some(reason) = reason {
             self.arrival.route.count_reason(reason);

@@ -120,6 +120,26 @@ async fn total_timeout_ends_an_answer_that_never_ends() {
     assert!(!body.ends_with(b"0\r\n\r\n"), "the agent notices that the answer is not whole");
     until_ended(&proxy, "timeout", 1.0).await;
     proxy.until_idle().await;
+    assert_eq!(proxy.metric("upstream_failures_total{route=\"endless\"}").await, 0.0, "the route limits its answers");
+}
+
+#[tokio::test]
+async fn event_stream_that_is_quiet_ends_by_timeout_and_is_not_a_failure_of_its_upstream() {
+    let world = World::open().await;
+    let (quiet, _task) = upstream(|mut stream| async move {
+        let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+        stream.write_all(head).await.expect("open");
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let routes = route("quiet", "token: none, timeouts: { idle: 200ms }", &quiet);
+    let proxy = world.proxy_with(&format!("routes:\n{routes}")).await;
+    let mut raw = Raw::connect(proxy.outbound).await;
+    raw.write("GET /x HTTP/1.1\r\nhost: quiet.test\r\n\r\n").await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
+    raw.rest().await;
+    until_ended(&proxy, "timeout", 1.0).await;
+    assert_eq!(proxy.metric("upstream_failures_total{route=\"quiet\"}").await, 0.0);
 }
 
 #[tokio::test]
