@@ -61,6 +61,7 @@
 //! | a client authentication | its arms in `issuer/settings.rs`, `exchange/client_auth.rs`; `config/file/server.rs`, `config/build/servers.rs`; `issuer/http_client.rs` if it presents another certificate than the SVID | everything else |
 //! | a token in another header | only the configuration file | all code |
 //! | a token elsewhere (query, cookie) | `policy/placement.rs`, `policy/reserved.rs`, `policy/description.rs`; `proxy/upstream/credential.rs`, and `proxy/upstream/send.rs` if it is not in the header; `proxy/outbound/handle.rs`, which removes what the agent put there; `config/file/token.rs`, `config/build/tokens.rs` | `exchange`, `token` |
+//! | a header field that is removed, or that can carry no credential | its row in `policy/fields.rs` | `proxy::headers` and `config`, which read the rows |
 //! | a failure of a token request | its row in `exchange/error.rs` or `issuer/error.rs`, and the place that raises it | metrics, which read the rows |
 //! | a refusal | its row in `proxy/error.rs`, and the place that raises it | metrics and the tests' tables, which read the rows |
 //! | a metric | the `metrics.rs` of the module that owns the value, by [`telemetry::Registrar`], and the place that counts; `app/components.rs` as well for a module's first metric, for a gauge that is read at each scrape, and for the first series by server | `telemetry` |
