@@ -3,7 +3,10 @@ use super::decision::Policy;
 use super::division::PathRule;
 use super::matcher::HostPattern;
 use super::placement::Placement;
-use super::route::{AmbiguousPaths, CredentialRule, Origin, Route, RouteLimits, Scheme, TokenRule, TokenSource};
+use super::route::{
+    AmbiguousPaths, CredentialRule, HostRule, Origin, Route, RouteLimits, Scheme, TokenRule, TokenSource,
+    UpstreamProtocol,
+};
 use crate::exchange::{Grant, Subject};
 use crate::issuer::AuthorizationServer;
 use crate::jose::TokenKind;
@@ -105,6 +108,16 @@ fn destination(route: &Route) -> String {
             HostPattern::Suffix(_) => "to the requested host over https".to_owned(),
         },
     };
+    let to = match upstream.protocol {
+        Some(UpstreamProtocol::Http1) => format!("{to} with HTTP/1.1"),
+        Some(UpstreamProtocol::Http2) => format!("{to} with HTTP/2"),
+        None => to,
+    };
+    let to = match upstream.host {
+        HostRule::Preserve => format!("{to} under the host that the agent named"),
+        HostRule::Upstream => to,
+    };
+    let to = upstream.server_name.iter().fold(to, |to, name| format!("{to}, verified as {name}"));
     let Some(tls) = &upstream.tls else { return to };
     match (&tls.trust, tls.client_certificate) {
         (ServerTrust::Spiffe(peers), ClientCertificate::Svid) => format!("{to} over mutual TLS (it must be {peers})"),

@@ -23,6 +23,6 @@ pub use path::{PathAmbiguity, PathPattern};
 pub use placement::{Placement, PlacementError};
 pub use reserved::ReservedHeaders;
 pub use route::{
-    AmbiguousPaths, CredentialRule, Origin, Rate, Route, RouteLimits, Scheme, Timeouts, TokenRule, TokenSource,
-    Upstream,
+    AmbiguousPaths, CredentialRule, HostRule, Origin, Rate, Route, RouteLimits, Scheme, Timeouts, TokenRule,
+    TokenSource, Upstream, UpstreamProtocol,
 };

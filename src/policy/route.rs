@@ -93,7 +93,7 @@ impl Route {
             alias: None,
             credential,
             ambiguous_paths: None,
-            upstream: Upstream { origin: None, tls },
+            upstream: Upstream { tls, ..Upstream::default() },
             timeouts: Timeouts::default(),
             limits: RouteLimits::default(),
             replay_max_body: None,
@@ -133,12 +133,37 @@ pub enum AmbiguousPaths {
 }
 
 /// The server that the requests of a route go to.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Upstream {
     /// The origin; absent: `https` to the request's own host, on port 443 or `match.port`.
     pub origin: Option<Origin>,
     /// The TLS settings; absent only where `origin` is plain HTTP.
     pub tls: Option<ClientTls>,
+    /// The name for SNI that the server's certificate must be for; absent: the origin's host.
+    pub server_name: Option<Box<str>>,
+    /// The version of HTTP that connections speak; absent: negotiated by ALPN.
+    pub protocol: Option<UpstreamProtocol>,
+    /// The host that requests name in `Host` or `:authority`.
+    pub host: HostRule,
+}
+
+/// The version of HTTP that connections to an upstream speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, in cleartext with prior knowledge (RFC 9113 §3.3).
+    Http2,
+}
+
+/// The host that requests to an upstream name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostRule {
+    /// The host of the upstream's own URL.
+    #[default]
+    Upstream,
+    /// The host that the agent named.
+    Preserve,
 }
 
 /// A scheme, host and port.

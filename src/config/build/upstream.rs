@@ -1,9 +1,9 @@
 //! Upstreams: where the requests of a route go, and with which TLS settings.
 use super::Builder;
-use crate::config::file::{ClientCertificateFile, RouteFile, TrustFile};
+use crate::config::file::{ClientCertificateFile, HostRuleFile, ProtocolFile, RouteFile, TrustFile};
 use crate::config::leaf::OriginUrl;
 use crate::config::problem::KeyPath;
-use crate::policy::{CredentialRule, Origin, Scheme, Upstream};
+use crate::policy::{CredentialRule, HostRule, Origin, Scheme, Upstream, UpstreamProtocol};
 use crate::tls::{ClientCertificate, ClientTls};
 
 impl Builder<'_> {
@@ -22,12 +22,23 @@ impl Builder<'_> {
             }
             self.check_no_loop(&path.key("url"), url);
         }
+        let protocol = route.upstream.protocol.as_ref().map(|protocol| match protocol {
+            ProtocolFile::Http1 => UpstreamProtocol::Http1,
+            ProtocolFile::Http2 => UpstreamProtocol::Http2,
+        });
+        let host = match &route.upstream.host {
+            Some(HostRuleFile::Preserve) => HostRule::Preserve,
+            None => HostRule::Upstream,
+        };
+        if host == HostRule::Preserve && origin.is_none() {
+            self.warn(&path.key("host"), "without `url` the host is the one that the agent named in any case");
+        }
         let tls = &route.upstream.tls;
         if origin.as_ref().is_some_and(|origin| origin.scheme == Scheme::Http) {
             if self.is_written(&path.key("tls")) {
                 self.error(&path.key("tls"), "plain HTTP has no TLS").help("write `https` in `url`, or remove `tls`");
             }
-            return Some(Upstream { origin, tls: None });
+            return Some(Upstream { origin, protocol, host, ..Upstream::default() });
         }
         let trust = self.trust(&path.key("tls").key("server"), &tls.server)?;
         let client_certificate = match &tls.client_certificate {
@@ -45,7 +56,9 @@ impl Builder<'_> {
             .help("pin the upstream with `server: { spiffe_ids: […] }` or `server: { ca_file: … }`");
         }
         let alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Some(Upstream { origin, tls: Some(ClientTls { trust, client_certificate, alpn }) })
+        let server_name = tls.server_name.as_ref().map(|name| name.0.as_str().into());
+        let tls = Some(ClientTls { trust, client_certificate, alpn });
+        Some(Upstream { origin, tls, server_name, protocol, host })
     }
 
     fn check_no_loop(&mut self, path: &KeyPath, url: &OriginUrl) {

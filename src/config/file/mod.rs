@@ -10,7 +10,8 @@ pub(crate) use process::{
     PlainHttpFile,
 };
 pub(crate) use route::{
-    AmbiguousPathsFile, ClientCertificateFile, LegacySecretFile, RouteFile, TimeoutsFile, TokenOfRoute, UnmatchedFile,
+    AmbiguousPathsFile, ClientCertificateFile, HostRuleFile, LegacySecretFile, ProtocolFile, RouteFile, TimeoutsFile,
+    TokenOfRoute, UnmatchedFile,
 };
 pub(crate) use server::{AssertionAudienceFile, ClientAuthFile, ParameterFile, QuirksFile, ServerFile, TrustFile};
 pub(crate) use token::{

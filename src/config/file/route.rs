@@ -3,7 +3,7 @@ use super::server::TrustFile;
 use super::token::TokenFile;
 use crate::config::decode::{Decode, Decoder, Definitions, Mapping};
 use crate::config::describe::{choice, record};
-use crate::config::leaf::{Count, Name, OriginUrl, Port, Prefix, Scope, SecretPath, Size};
+use crate::config::leaf::{Count, Name, OriginUrl, Port, Prefix, Scope, SecretPath, ServerName, Size};
 use crate::config::tree::{Node, Value};
 use crate::policy::{HostPattern, PathPattern, Rate};
 use http::{HeaderName, HeaderValue, Method};
@@ -121,8 +121,30 @@ record! {
     UpstreamFile {
         /// The scheme, host and port. Absent: `https` to the request's own host.
         url: Option<OriginUrl>,
+        /// The version of HTTP that connections speak. Absent: negotiated, HTTP/1.1 over plain HTTP.
+        protocol: Option<ProtocolFile>,
+        /// The host that requests name in `Host` or `:authority`. Absent: that of `url`.
+        host: Option<HostRuleFile>,
         /// Settings of TLS to the upstream.
         tls: UpstreamTlsFile = "{}",
+    }
+}
+
+choice! {
+    /// The version of HTTP that connections to an upstream speak.
+    ProtocolFile {
+        /// HTTP/1.1.
+        "http1" => Http1,
+        /// HTTP/2, over plain HTTP with prior knowledge. Upgrades such as WebSocket are not possible.
+        "http2" => Http2,
+    }
+}
+
+choice! {
+    /// The host that requests name.
+    HostRuleFile {
+        /// The host that the agent named.
+        "preserve" => Preserve,
     }
 }
 
@@ -131,6 +153,9 @@ record! {
     UpstreamTlsFile {
         /// Which certificate the upstream must present.
         server: TrustFile = "web_pki",
+        /// The name that is asked for (SNI) and that the certificate must be for. Absent: the host of
+        /// `url`.
+        server_name: Option<ServerName>,
         /// Which certificate the proxy presents. Absent: none.
         client_certificate: Option<ClientCertificateFile>,
     }

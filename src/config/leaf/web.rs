@@ -53,6 +53,21 @@ impl Leaf for OriginUrl {
     }
 }
 
+/// A name that a certificate can be for: a DNS name or an IP address without brackets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServerName(pub(crate) String);
+
+impl Leaf for ServerName {
+    const EXPECTED: &'static str = "a name such as `api.example.com`";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match rustls::pki_types::ServerName::try_from(text) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(_) => Err("it is neither a DNS name nor an IP address".into()),
+        }
+    }
+}
+
 fn web_url(text: &str) -> Result<Url, String> {
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err("it contains a space or a control character".into());
@@ -216,6 +231,8 @@ mod tests {
 
     #[test]
     fn lower_case_or_unforwarded_method_is_refused() {
+        accepts::<ServerName>(&["api.example.com", "10.0.0.1", "::1"]);
+        refuses::<ServerName>(&["", "a b", "https://a", "a:443", "[::1]"]);
         refuses::<Method>(&["get", "CONNECT", "TRACE", "G T", ""]);
     }
 }

@@ -8,7 +8,7 @@ use super::switched::Switched;
 use super::table::{RouteEntry, Table};
 use super::upgrade::{self, Upgrade};
 use super::way_back::{WayBack, restore_cookie_names};
-use crate::policy::{CredentialRule, Route, Scheme};
+use crate::policy::{CredentialRule, Route, Scheme, UpstreamProtocol};
 use crate::proxy::agent_body::AgentBody;
 use crate::proxy::dialect::{Dialect, grpc_timeout};
 use crate::proxy::downstream::{ReceivedRequest, check_list_size};
@@ -130,9 +130,14 @@ async fn serve(
         return Ok(Served::Own(answer_options()));
     }
     let token = credential::obtain(context, entry, &parts.headers).await?;
-    let upgrade = Upgrade::requested(&mut parts);
-    let scheme = upstream_scheme(entry, &destination);
-    let key = pool_key(entry, &destination, protocol(scheme, upgrade.as_ref(), dialect))?;
+    let configured = entry.route.upstream.protocol;
+    // There are no upgrades over HTTP/2 (RFC 9113 §8.6); a server may ignore the wish for one.
+    let upgrade = Upgrade::requested(&mut parts).filter(|_| configured != Some(UpstreamProtocol::Http2));
+    let protocol = match configured {
+        Some(_) => Protocol::of(configured),
+        None => protocol(upstream_scheme(entry, &destination), upgrade.as_ref(), dialect),
+    };
+    let key = pool_key(entry, &destination, protocol)?;
     let via = shared.via(parts.version);
     rewrite(&mut parts, entry, via);
     if destination.base.is_some() {

@@ -1,11 +1,12 @@
 //! Which origin a route's requests go to, and what a connection to it must prove.
 use crate::clock::Clock;
 use crate::identity::Identity;
-use crate::policy::{EgressRules, HostPattern, Origin, Route, Scheme};
+use crate::policy::{EgressRules, HostPattern, HostRule, Origin, Route, Scheme, Upstream, UpstreamProtocol};
 use crate::proxy::guard::{AddressRules, NamedBy};
 use crate::tls::{ClientTls, ServerTrust, SetupError, client_config};
 use http::HeaderValue;
 use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -16,12 +17,14 @@ pub(crate) struct UpstreamConfig {
     tls: Option<Arc<UpstreamTls>>,
     rules: AddressRules,
     in_use: Arc<InUse>,
+    host: HostRule,
 }
 
 /// Held as long as a route has an upstream: by the route's table, and the requests that it began.
 struct InUse;
 
 /// What the connections of all routes have in common.
+#[derive(Clone, Copy)]
 pub(crate) struct UpstreamParts<'p> {
     /// The identity that TLS uses; absent if no route needs it.
     pub(crate) identity: Option<&'p Identity>,
@@ -34,11 +37,13 @@ pub(crate) struct UpstreamParts<'p> {
 /// The TLS settings for one route's upstream.
 pub(super) struct UpstreamTls {
     id: u64,
-    /// The settings that offer HTTP/2 and HTTP/1.1.
+    /// The settings that offer HTTP/2 and HTTP/1.1, or the protocol that the route names.
     pub(super) any: Arc<ClientConfig>,
     /// The settings that offer HTTP/1.1 alone.
     pub(super) http1: Arc<ClientConfig>,
     pub(super) trust: ServerTrust,
+    /// The name for SNI and verification; absent: the origin's host.
+    pub(super) server_name: Option<ServerName<'static>>,
     /// Set if the SVID is presented or the peer is pinned: such a connection lives no longer than
     /// its trust.
     pub(super) identity: Option<Identity>,
@@ -52,7 +57,7 @@ pub(crate) enum Protocol {
     Negotiated,
     /// HTTP/1.1, which upgrades need.
     Http1,
-    /// HTTP/2 with prior knowledge (RFC 9113 §3.3), which gRPC in cleartext needs.
+    /// HTTP/2: in cleartext with prior knowledge (RFC 9113 §3.3), which gRPC needs, too.
     Http2,
 }
 
@@ -74,16 +79,16 @@ impl UpstreamConfig {
     /// # Errors
     /// The TLS settings need an identity, and none is configured.
     pub(crate) fn new(route: &Route, parts: &UpstreamParts<'_>) -> Result<Self, SetupError> {
-        let tls = route.upstream.tls.as_ref();
-        let tls = tls.map(|tls| UpstreamTls::new(tls, parts.identity, parts.clock).map(Arc::new)).transpose()?;
-        let origin = route.upstream.origin.clone();
-        let named_by = match (&origin, &route.matcher.host) {
+        let Upstream { origin, tls, host, .. } = &route.upstream;
+        let tls = tls.as_ref().map(|tls| UpstreamTls::new(tls, &route.upstream, parts).map(Arc::new)).transpose()?;
+        let named_by = match (origin, &route.matcher.host) {
             (None, HostPattern::Suffix(_)) => NamedBy::Agent,
             _ => NamedBy::Configuration,
         };
         let rules = AddressRules { named_by, egress: Arc::clone(parts.egress) };
-        let mut config = Self { fixed: None, tls, rules, in_use: Arc::new(InUse) };
-        config.fixed = origin.and_then(|origin| PoolKey::new(origin, Protocol::Negotiated, &config)).map(Arc::new);
+        let mut config = Self { fixed: None, tls, rules, host: *host, in_use: Arc::new(InUse) };
+        let protocol = Protocol::of(route.upstream.protocol);
+        config.fixed = origin.clone().and_then(|origin| PoolKey::new(origin, protocol, &config)).map(Arc::new);
         Ok(config)
     }
 
@@ -92,9 +97,10 @@ impl UpstreamConfig {
     /// # Errors
     /// The TLS settings need an identity.
     pub(crate) fn without_route(tls: &ClientTls, parts: &UpstreamParts<'_>) -> Result<Self, SetupError> {
-        let tls = Arc::new(UpstreamTls::new(tls, None, parts.clock)?);
+        let without_identity = UpstreamParts { identity: None, ..*parts };
+        let tls = Arc::new(UpstreamTls::new(tls, &Upstream::default(), &without_identity)?);
         let rules = AddressRules { named_by: NamedBy::Agent, egress: Arc::clone(parts.egress) };
-        Ok(Self { fixed: None, tls: Some(tls), rules, in_use: Arc::new(InUse) })
+        Ok(Self { fixed: None, tls: Some(tls), rules, host: HostRule::Upstream, in_use: Arc::new(InUse) })
     }
 
     /// What the addresses of its host are checked against.
@@ -108,9 +114,14 @@ impl UpstreamConfig {
     }
 
     /// The pool key of a request. `requested` is the origin that the request names, for a route
-    /// that names none. `None` if the host is not a valid value of `Host`.
+    /// that names none or preserves the host. `None` if the host is not a valid value of `Host`.
     pub(crate) fn key(&self, protocol: Protocol, requested: impl FnOnce() -> Origin) -> Option<Arc<PoolKey>> {
         match &self.fixed {
+            Some(key) if self.host == HostRule::Preserve => {
+                let authority = HeaderValue::try_from(requested().authority()).ok()?;
+                let key = PoolKey::new(key.origin.clone(), protocol, self)?;
+                Some(Arc::new(PoolKey { authority, ..key }))
+            }
             Some(key) if protocol == key.protocol => Some(Arc::clone(key)),
             Some(key) => PoolKey::new(key.origin.clone(), protocol, self).map(Arc::new),
             None => PoolKey::new(requested(), protocol, self).map(Arc::new),
@@ -118,18 +129,37 @@ impl UpstreamConfig {
     }
 }
 
+impl Protocol {
+    /// The protocol of an upstream's connections, unless a request needs another one.
+    pub(crate) fn of(configured: Option<UpstreamProtocol>) -> Self {
+        match configured {
+            Some(UpstreamProtocol::Http1) => Self::Http1,
+            Some(UpstreamProtocol::Http2) => Self::Http2,
+            None => Self::Negotiated,
+        }
+    }
+}
+
 impl UpstreamTls {
-    fn new(tls: &ClientTls, identity: Option<&Identity>, clock: &Clock) -> Result<Self, SetupError> {
+    fn new(tls: &ClientTls, upstream: &Upstream, parts: &UpstreamParts<'_>) -> Result<Self, SetupError> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let alpn = |protocols: &[&[u8]]| ClientTls {
             alpn: protocols.iter().map(|name| name.to_vec()).collect(),
             ..tls.clone()
         };
+        let UpstreamParts { identity, clock, .. } = *parts;
+        let offered: &[&[u8]] = match upstream.protocol {
+            Some(UpstreamProtocol::Http1) => &[b"http/1.1"],
+            Some(UpstreamProtocol::Http2) => &[b"h2"],
+            None => &[b"h2", b"http/1.1"],
+        };
+        let server_name = upstream.server_name.as_deref().and_then(|name| ServerName::try_from(name.to_owned()).ok());
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            any: client_config(&alpn(&[b"h2", b"http/1.1"]), identity, clock)?,
+            any: client_config(&alpn(offered), identity, clock)?,
             http1: client_config(&alpn(&[b"http/1.1"]), identity, clock)?,
             trust: tls.trust.clone(),
+            server_name,
             identity: identity.cloned().filter(|_| tls.needs_identity()),
             clock: clock.clone(),
         })
@@ -171,7 +201,7 @@ impl PoolKey {
     /// What two keys are compared by.
     fn parts(&self) -> (u64, Protocol, &AddressRules, &Origin) {
         // Naming every field makes the compiler reject one that is not considered: connections that
-        // differ only in it would be shared. The authority is made from the origin.
+        // differ only in it would be shared. Requests for several authorities may share one.
         let Self { origin, protocol, tls, authority: _, rules, in_use: _ } = self;
         (tls.as_ref().map_or(0, |tls| tls.id), *protocol, rules, origin)
     }

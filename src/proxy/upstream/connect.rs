@@ -55,11 +55,14 @@ pub(super) async fn connect(pool: &Pool, key: &PoolKey, guard: &Guard) -> Result
         };
     };
     let config = if key.protocol == Protocol::Http1 { &tls.http1 } else { &tls.any };
-    let name = server_name(&key.origin.host);
+    let name = tls.server_name.clone().unwrap_or_else(|| server_name(&key.origin.host));
     let stream =
         TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(SendError::from_handshake)?;
     let (_, session) = stream.get_ref();
     let is_http2 = session.alpn_protocol() == Some(b"h2");
+    if key.protocol == Protocol::Http2 && !is_http2 {
+        return Err(SendError::Tls("the upstream does not offer HTTP/2 (ALPN)".to_owned()));
+    }
     let chain = session.peer_certificates().map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect());
     let aborted = changes.map(|changes| {
         let chain = chain.unwrap_or_default();

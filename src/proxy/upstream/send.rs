@@ -8,7 +8,7 @@ use super::pool::Pool;
 use super::proof::Proof;
 use super::request_body::RequestBody;
 use super::response_body::UpstreamBody;
-use crate::policy::{Origin, Scheme, Timeouts};
+use crate::policy::{Scheme, Timeouts};
 use crate::proxy::guard::Guard;
 use crate::proxy::transfer::{Transfer, UploadFault};
 use bytes::Bytes;
@@ -121,7 +121,7 @@ async fn attempt(
             lease = Lease::Http1(http1);
         }
         Connection::Http2(mut sender, stream) => {
-            address_http2(&mut request, &call.key.origin);
+            address_http2(&mut request, call.key);
             request.body_mut().release();
             call.authorize(&mut request)?;
             (was_pooled, answered) = (stream.has_answered(), false);
@@ -252,15 +252,16 @@ fn address_http1(request: &mut Request<RequestBody>, key: &PoolKey) {
 
 /// Sets the pseudo-header fields (RFC 9113 §8.3.1), and removes the fields of an HTTP/1.1
 /// connection (RFC 9113 §8.2.2).
-fn address_http2(request: &mut Request<RequestBody>, origin: &Origin) {
+fn address_http2(request: &mut Request<RequestBody>, key: &PoolKey) {
     *request.version_mut() = Version::HTTP_2;
     // The last three are there if it could not be sent on a connection of HTTP/1.1 before.
     for name in [header::HOST, header::CONNECTION, header::TRANSFER_ENCODING, header::EXPECT] {
         request.headers_mut().remove(name);
     }
     let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
-    let scheme = if origin.scheme == Scheme::Https { "https" } else { "http" };
-    if let Ok(uri) = Uri::builder().scheme(scheme).authority(origin.authority()).path_and_query(path).build() {
+    let scheme = if key.origin.scheme == Scheme::Https { "https" } else { "http" };
+    let authority = key.authority.as_bytes();
+    if let Ok(uri) = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build() {
         *request.uri_mut() = uri;
     }
 }
