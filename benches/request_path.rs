@@ -125,6 +125,7 @@ fn grant() -> Arc<Grant> {
         plain_http: PlainHttp::default(),
         quirks: Quirks::default(),
         deadlines: Deadlines::default(),
+        egress_proxy: None,
     });
     let spec = GrantSpec {
         flow: Flow::ClientCredentials { server },

@@ -40,10 +40,10 @@
 //! | 3 tokens | [`token`] → [`exchange`] → [`issuer`] | the agent's request |
 //! | 2 credentials | [`tls`] → [`identity`] | routes, OAuth |
 //! | 1 protocol | [`assertion`], [`jose`] | sockets, tasks, files: nothing here does I/O |
-//! | 0 foundation | [`clock`], [`host`], [`http_server`], [`listen`], [`secret`], [`single_flight`], [`sync`], [`tasks`], [`telemetry`] | any term of the domain |
+//! | 0 foundation | [`clock`], [`egress_proxy`], [`host`], [`http_server`], [`listen`], [`secret`], [`single_flight`], [`sync`], [`tasks`], [`telemetry`] | any term of the domain |
 //!
-//! A module imports lower layers, and its own layer along the arrows; in layer 0, `single_flight`
-//! imports `clock` and `sync`, `http_server` imports `tasks` and `telemetry`, and `telemetry` imports
+//! A module imports lower layers, and its own layer along the arrows; in layer 0,
+//! `egress_proxy` imports `host` and `secret`, `single_flight` imports `clock` and `sync`, `http_server` imports `tasks` and `telemetry`, and `telemetry` imports
 //! `sync`. Two modules stand beside the layers, each a feature, and import layer 0 alone. `dev` is the Workload API, authorization
 //! server and resource server of the demo and the tests, which must not check our assertions with
 //! the code that made them. `kubernetes` is `inject` and the `injector` webhook, which put the
@@ -106,6 +106,7 @@ pub mod clock;
 pub mod config;
 #[cfg(feature = "dev")]
 pub mod dev;
+pub mod egress_proxy;
 pub mod exchange;
 pub mod host;
 pub mod http_server;

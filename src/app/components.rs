@@ -178,6 +178,7 @@ impl Tables<'_> {
             metrics: self.metrics,
             pass_tls: &pass_tls,
             egress: &config.egress,
+            egress_proxy: config.egress_proxy.as_ref(),
             previous: self.previous,
         };
         Table::new(config.policy.clone(), &parts)

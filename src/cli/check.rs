@@ -1,5 +1,6 @@
 //! `idjag-proxy check`: reports every problem of a file as a compiler would, or describes what the
 //! file allows.
+use super::proxy_variables;
 use super::terminal::{EX_CONFIG, environment, print, print_error};
 use crate::config::{Loaded, Overrides, Problem, Problems, load, summary};
 use std::path::Path;
@@ -47,6 +48,9 @@ fn check(file: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Checked {
                     "note: at run time, {SOCKET_VARIABLE} must name the socket of the Workload API\n"
                 ));
             }
+            if let Some(unused) = proxy_variables::unused(&config, environment) {
+                messages.push_str(&format!("note: {unused}\n"));
+            }
             let verdict = count(0, warnings.len());
             let sentences = sentences.replace(ASSUMED_SOCKET, &format!("${SOCKET_VARIABLE}"));
             Checked { messages, description: Some(format!("{}: {verdict}\n\n{sentences}", file.display())) }
@@ -77,10 +81,14 @@ mod tests {
     use super::*;
 
     fn checked(text: &str) -> Checked {
+        checked_with(text, &|_| None)
+    }
+
+    fn checked_with(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Checked {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("proxy.yaml");
         std::fs::write(&file, text).expect("written");
-        let Checked { messages, description } = check(&file, &|_| None);
+        let Checked { messages, description } = check(&file, environment);
         let short = |text: String| text.replace(&format!("{}/", directory.path().display()), "");
         Checked { messages: short(messages), description: description.map(short) }
     }
@@ -122,6 +130,23 @@ warning: proxy.yaml:4:12: unmatched: requests that match no route may go to any 
 proxy.yaml: 2 errors, 1 warning
 ";
         assert_eq!(messages, expected);
+    }
+
+    #[test]
+    fn proxy_that_only_the_environment_names_is_noted() {
+        let noted = |text: &str, value: &str| {
+            let environment = |name: &str| (name == "HTTPS_PROXY").then(|| value.to_owned());
+            checked_with(text, &environment).messages.contains("note: HTTPS_PROXY is set and not used")
+        };
+        let route = "routes: [{ match: { host: a.example }, token: none }]\n";
+        assert!(noted(route, "http://proxy.example:3128"));
+        assert!(!noted(route, ""));
+        assert!(!noted(route, "http://127.0.0.1:17080"), "that is this proxy");
+        let configured = format!("{route}egress_proxy: {{ url: \"http://proxy.example:3128\" }}\n");
+        assert!(!noted(&configured, "http://proxy.example:3128"));
+        let description = checked(&configured).description.expect("good");
+        assert!(description.contains("through the egress proxy proxy.example:3128"), "{description}");
+        assert!(description.contains("only hosts that are spelled as addresses can be checked"), "{description}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod inject;
 #[cfg(feature = "kubernetes")]
 mod injector;
 mod jwks;
+mod proxy_variables;
 mod run;
 mod schema;
 mod signals;

@@ -1,4 +1,5 @@
 //! `idjag-proxy run`: runs the proxy until a signal stops it.
+use super::proxy_variables;
 use super::signals::run_with_signals;
 use super::terminal::{EX_CONFIG, EX_FAILED, environment, print_error};
 use crate::app::bind;
@@ -22,6 +23,9 @@ pub(super) fn run(file: &Path, overrides: Overrides) -> ExitCode {
     let logs = Logs::start(loaded.config.process.log);
     for warning in &loaded.warnings {
         tracing::warn!(path = %warning.path, line = warning.line, "{}", warning.message);
+    }
+    if let Some(unused) = proxy_variables::unused(&loaded.config, &environment) {
+        tracing::info!("{unused}");
     }
     // The runtime of the control plane. One thread is enough, and a busy data plane cannot starve
     // it.

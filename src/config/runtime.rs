@@ -1,4 +1,5 @@
 //! The runtime configuration: the settings of each module, ready to use.
+use crate::egress_proxy::EgressProxy;
 use crate::identity::{Endpoint, IdentitySource};
 use crate::issuer::AuthorizationServer;
 use crate::jose::SigningKey;
@@ -21,6 +22,8 @@ pub struct Config {
     pub policy: Policy,
     /// Which addresses names may lead to.
     pub egress: Arc<EgressRules>,
+    /// The egress proxy, which routes and servers refer to if they use it.
+    pub egress_proxy: Option<Arc<EgressProxy>>,
     /// The authorization servers, in the order of the file.
     pub servers: Vec<Arc<AuthorizationServer>>,
     /// The keys that verify the assertions that this workload signs with a key of its own: the
@@ -46,6 +49,7 @@ impl Config {
             needs_identity: _,
             policy: _,
             egress: _,
+            egress_proxy: _,
             servers: _,
             published_keys: _,
             assertion_lifetime: _,

@@ -9,6 +9,13 @@ pub fn summary(config: &Config) -> String {
         Some(source) => format!(" Its identity comes from {source}.\n"),
         None => " No identity is needed.\n".to_owned(),
     });
+    if let Some(proxy) = &config.egress_proxy {
+        text.push_str(&format!(
+            "Connections leave through the egress proxy {}:{}, except where a route or server says `egress_proxy: \
+             none`. It resolves the names, so only hosts that are spelled as addresses can be checked.\n",
+            proxy.host, proxy.port
+        ));
+    }
     for (index, route) in config.policy.routes().iter().enumerate() {
         text.push_str(&format!("\n{}\n  {}\n", route.name, route.description().sentences));
         if let Some(paths) = config.policy.describe_paths(index) {

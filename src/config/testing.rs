@@ -26,6 +26,7 @@ impl ConfigDirectory {
         for file in ["keys/client-secret", "keys/search-api-key", "keys/model-api-key"] {
             this.write(file, "canary-5c0e\n");
         }
+        this.write("keys/egress-proxy", "agent:canary-5c0e\n");
         this
     }
 

@@ -468,10 +468,11 @@ impl Digest {
             client_auth,
             trust,
             quirks: Quirks { omit, extra_parameters, assertion_audience },
-            // These two decide whether a request is sent and how long it may take, not what the
+            // These decide whether a request is sent and how long it may take, not what the
             // server makes of it.
             plain_http: _,
             deadlines: _,
+            egress_proxy: _,
         } = server;
         self.text(name);
         self.text(issuer);

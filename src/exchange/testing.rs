@@ -105,6 +105,7 @@ impl ScriptedServer {
             plain_http: PlainHttp::default(),
             quirks: Quirks::default(),
             deadlines: Deadlines::default(),
+            egress_proxy: None,
         }
     }
 }

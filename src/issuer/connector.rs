@@ -1,6 +1,7 @@
 //! Connections to authorization servers: TCP without Nagle's algorithm, TLS by the server's
 //! settings, and plain http only where it is allowed.
 use super::settings::PlainHttp;
+use crate::egress_proxy::EgressProxy;
 use crate::host::without_brackets;
 use crate::tls::reason;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -27,6 +28,7 @@ pub(super) struct Connector {
     pub(super) tls: TlsConnector,
     pub(super) plain_http: Arc<PlainHttp>,
     pub(super) deadline: Duration,
+    pub(super) egress_proxy: Option<Arc<EgressProxy>>,
 }
 
 /// Why a connection could not be made. Nothing of a request has been sent.
@@ -54,18 +56,37 @@ impl Connector {
             let host = without_brackets(uri.host().unwrap_or_default()).to_owned();
             let name = ServerName::try_from(host)
                 .map_err(|_| ConnectError::Tls("the URL has no host name for TLS".to_owned()))?;
-            let stream = self.tcp(uri, HttpConnector::new()).await?;
+            let stream = self.open(uri).await?;
             let stream = self.tls.connect(name, stream.into_inner()).await.map_err(|error| handshake(&error))?;
             return Ok(Transport::Tls(Box::new(TokioIo::new(stream))));
         }
         let url = Url::parse(&uri.to_string()).map_err(|_| ConnectError::PlainHttp)?;
         if self.plain_http.lists(&url) {
-            self.tcp(uri, HttpConnector::new()).await.map(Transport::Plain)
+            self.open(uri).await.map(Transport::Plain)
         } else if self.plain_http.allows(&url) {
             self.tcp(uri, HttpConnector::new_with_resolver(LoopbackResolver)).await.map(Transport::Plain)
         } else {
             Err(ConnectError::PlainHttp)
         }
+    }
+
+    /// Connects to the host of a URI, directly or through the egress proxy.
+    async fn open(&self, uri: http::Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
+        let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+        let Some(proxy) = self.egress_proxy.as_ref().filter(|proxy| proxy.serves(&host)) else {
+            return self.tcp(uri, HttpConnector::new()).await;
+        };
+        let unreachable = |why: String| ConnectError::Tcp(format!("the egress proxy cannot be reached: {why}"));
+        let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+        let port = uri.port_u16().unwrap_or(default);
+        let proxy_uri = format!("http://{}:{}", proxy.host, proxy.port);
+        let proxy_uri = proxy_uri.parse().map_err(|_| unreachable("its URL is not valid".to_owned()))?;
+        let stream = self.tcp(proxy_uri, HttpConnector::new()).await.map_err(|error| match error {
+            ConnectError::Tcp(why) => unreachable(why),
+            error => error,
+        })?;
+        let tunnel = proxy.open_tunnel(stream.into_inner(), &format!("{host}:{port}")).await;
+        tunnel.map(TokioIo::new).map_err(|error| ConnectError::Tcp(error.to_string()))
     }
 
     async fn tcp<R>(&self, uri: http::Uri, mut connector: HttpConnector<R>) -> Result<TokioIo<TcpStream>, ConnectError>
@@ -194,7 +215,8 @@ mod tests {
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
         let deadline = Duration::from_secs(3);
-        let mut connector = Connector { tls: Arc::new(config).into(), plain_http: Arc::default(), deadline };
+        let mut connector =
+            Connector { tls: Arc::new(config).into(), plain_http: Arc::default(), deadline, egress_proxy: None };
         let result = connector.call("http://192.0.2.1/".parse().expect("a URI")).await;
         assert!(matches!(result.err(), Some(ConnectError::PlainHttp)));
     }

@@ -117,6 +117,7 @@ impl HttpClient {
             tls: config.map_err(|error| IssuerError::Configuration(error.to_string()))?.into(),
             plain_http: Arc::new(server.plain_http.clone()),
             deadline: server.deadlines.connect,
+            egress_proxy: server.egress_proxy.clone(),
         };
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())

@@ -1,10 +1,12 @@
 //! The settings of an authorization server.
+use crate::egress_proxy::EgressProxy;
 use crate::jose::SigningKey;
 use crate::secret::Secret;
 use crate::tls::ServerTrust;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use url::{Host, Url};
 
@@ -30,6 +32,8 @@ pub struct AuthorizationServer {
     pub quirks: Quirks,
     /// The longest waits for it.
     pub deadlines: Deadlines,
+    /// The egress proxy that connections go through; absent: they are direct.
+    pub egress_proxy: Option<Arc<EgressProxy>>,
 }
 
 /// The source of a server's endpoints.

@@ -1,6 +1,7 @@
 //! A route: which requests it matches, which credential they carry, and where they go.
 use super::matcher::Match;
 use super::placement::Placement;
+use crate::egress_proxy::EgressProxy;
 use crate::exchange::Grant;
 use crate::secret::Secret;
 use crate::tls::{ClientCertificate, ClientTls};
@@ -145,6 +146,8 @@ pub struct Upstream {
     pub protocol: Option<UpstreamProtocol>,
     /// The host that requests name in `Host` or `:authority`.
     pub host: HostRule,
+    /// The egress proxy that connections go through; absent: they are direct.
+    pub egress_proxy: Option<Arc<EgressProxy>>,
 }
 
 /// The version of HTTP that connections to an upstream speak.

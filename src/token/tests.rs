@@ -94,6 +94,7 @@ fn server() -> Arc<AuthorizationServer> {
         plain_http: PlainHttp::default(),
         quirks: Quirks::default(),
         deadlines: Deadlines::default(),
+        egress_proxy: None,
     })
 }
 

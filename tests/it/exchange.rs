@@ -95,6 +95,7 @@ impl Fixture {
             plain_http: PlainHttp::default(),
             quirks: Quirks::default(),
             deadlines: Deadlines::default(),
+            egress_proxy: None,
         }
     }
 

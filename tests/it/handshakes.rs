@@ -57,6 +57,7 @@ impl Worker {
             metrics: &metrics,
             pass_tls: &pass_tls,
             egress: &config.egress,
+            egress_proxy: None,
             previous: None,
         };
         let table = Table::new(config.policy, &parts).expect("a table");

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Each module, its layer, and what it may import from its own layer.
 const LAYERS: &[(&str, u8, &[&str])] = &[
     ("clock", 0, &[]),
+    ("egress_proxy", 0, &["host", "secret"]),
     ("host", 0, &[]),
     ("http_server", 0, &["tasks", "telemetry"]),
     ("listen", 0, &[]),

@@ -16,6 +16,7 @@ mod dev {
     mod connect;
     mod demo;
     mod downloads;
+    mod egress_proxy;
     mod exchange;
     mod floods;
     mod frames;
@@ -53,6 +54,7 @@ mod dev {
     mod unix_sockets;
     mod unprocessed;
     mod uploads;
+    mod upstreams;
     mod watched;
     mod way_back;
     mod world;

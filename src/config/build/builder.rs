@@ -5,9 +5,11 @@ use crate::config::problem::{KeyPath, Problem, Report};
 use crate::config::runtime::Overrides;
 use crate::config::tree::Node;
 use crate::config::watch::{Fingerprint, read_bounded};
+use crate::egress_proxy::EgressProxy;
 use crate::issuer::PlainHttp;
 use crate::tls::Roots;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// The inputs of the second pass other than the file.
@@ -28,6 +30,8 @@ pub(super) struct Builder<'a> {
     pub(super) plain_http: PlainHttp,
     pub(super) outbound_ports: Vec<u16>,
     pub(super) web_roots: Option<Roots>,
+    /// The egress proxy of the routes and servers that do not say otherwise.
+    pub(super) egress_proxy: Option<Arc<EgressProxy>>,
 }
 
 impl Builder<'_> {

@@ -45,12 +45,14 @@ pub(crate) fn build<'a>(
         plain_http: PlainHttp::default(),
         outbound_ports: Vec::new(),
         web_roots: None,
+        egress_proxy: None,
     };
     // There is only one version so far; the next one will be distinguished here.
     let Version = file.version;
     let listen = builder.listen(&file.listen);
     builder.outbound_ports = listen.outbound.iter().map(|listen| listen.address.port()).collect();
     builder.plain_http = builder.plain_http(&file.allow_plain_http);
+    builder.egress_proxy = file.egress_proxy.as_ref().and_then(|file| builder.egress_proxy(file));
     let assertion = builder.assertion(file.identity.as_ref());
     let servers = builder.servers(&file.authorization_servers);
     let source = builder.identity_source(file.identity.as_ref());
@@ -67,6 +69,7 @@ pub(crate) fn build<'a>(
         listen,
         policy: routes.policy?,
         egress: Arc::new(egress),
+        egress_proxy: builder.egress_proxy.clone(),
         servers: servers.into_built(),
         published_keys: assertion.published,
         assertion_lifetime: assertion.settings.lifetime,

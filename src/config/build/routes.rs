@@ -40,7 +40,7 @@ impl Builder<'_> {
             self.check_timeouts(&path.key("timeouts"), &route.item.timeouts);
             complete &= credential.is_some() && upstream.is_some();
             // A route that could not be built still takes part in the search for conflicts.
-            let upstream = upstream.unwrap_or(Upstream::default());
+            let upstream = upstream.unwrap_or_default();
             routes.push(runtime_route(&route.item, assumed, upstream));
         }
         let paths: Vec<KeyPath> = file.routes.iter().map(|route| root.index(route.index)).collect();

@@ -109,6 +109,7 @@ impl Builder<'_> {
             plain_http: self.plain_http.clone(),
             quirks,
             deadlines: Deadlines { connect: file.timeouts.connect, total: file.timeouts.total },
+            egress_proxy: self.egress_proxy_of(file.egress_proxy.as_ref()),
         })
     }
 

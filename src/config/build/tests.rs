@@ -215,3 +215,24 @@ routes:
     assert!(!format!("{:?}", loaded.config.servers).contains("canary-5c0e"));
     assert!(!format!("{:?}", loaded.fingerprint).contains("canary-5c0e"));
 }
+
+#[test]
+fn invalid_egress_settings_are_refused() {
+    let directory = ConfigDirectory::new();
+    let text = |keys: &str| format!("{keys}\nroutes: [{{ match: {{ host: a.example }}, token: none }}]");
+    one_error(&directory, &text("egress: { refuse: [10.0.0.0/8], allow: [10.0.0.0/8] }"), "is in `refuse` as well");
+    one_error(&directory, &text("egress: { refuse: [10.0.0.1/8] }"), "the range of this address is `10.0.0.0/8`");
+    let proxy = |keys: &str| text(&format!("egress_proxy: {{ {keys} }}"));
+    one_error(&directory, &proxy("url: 'https://proxy.example'"), "itself reached over TLS is not supported");
+    one_error(&directory, &proxy("url: 'http://127.0.0.1:17080'"), "requests would loop");
+    one_error(
+        &directory,
+        &proxy("url: 'http://proxy.example:3128', credentials_file: keys/egress-proxy"),
+        "egress_proxy.credentials_file: the credentials would cross the network in the clear",
+    );
+    one_error(
+        &directory,
+        &proxy("url: 'http://127.0.0.1:3128', credentials_file: keys/client-secret"),
+        "the content of the file is not `user:password`",
+    );
+}

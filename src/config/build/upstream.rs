@@ -15,6 +15,7 @@ impl Builder<'_> {
         credential: &CredentialRule,
     ) -> Option<Upstream> {
         let path = path.key("upstream");
+        let egress_proxy = self.egress_proxy_of(route.egress_proxy.as_ref());
         let origin = route.upstream.url.as_ref().map(origin);
         if let Some(url) = &route.upstream.url {
             if credential.injects() {
@@ -38,7 +39,7 @@ impl Builder<'_> {
             if self.is_written(&path.key("tls")) {
                 self.error(&path.key("tls"), "plain HTTP has no TLS").help("write `https` in `url`, or remove `tls`");
             }
-            return Some(Upstream { origin, protocol, host, ..Upstream::default() });
+            return Some(Upstream { origin, protocol, host, egress_proxy, ..Upstream::default() });
         }
         let trust = self.trust(&path.key("tls").key("server"), &tls.server)?;
         let client_certificate = match &tls.client_certificate {
@@ -58,10 +59,10 @@ impl Builder<'_> {
         let alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let server_name = tls.server_name.as_ref().map(|name| name.0.as_str().into());
         let tls = Some(ClientTls { trust, client_certificate, alpn });
-        Some(Upstream { origin, tls, server_name, protocol, host })
+        Some(Upstream { origin, tls, server_name, protocol, host, egress_proxy })
     }
 
-    fn check_no_loop(&mut self, path: &KeyPath, url: &OriginUrl) {
+    pub(super) fn check_no_loop(&mut self, path: &KeyPath, url: &OriginUrl) {
         let port = url.0.port_or_known_default().unwrap_or_default();
         let loopback = match url.0.host() {
             Some(url::Host::Ipv4(address)) => address.is_loopback(),

@@ -6,8 +6,8 @@ mod token;
 mod workload;
 
 pub(crate) use process::{
-    EgressFile, LimitsFile, ListenFile, LogFile, LogFormatFile, LogLevelFile, OutboundFile, OutboundSocketFile,
-    PlainHttpFile,
+    EgressFile, EgressProxyFile, EgressProxyRuleFile, LimitsFile, ListenFile, LogFile, LogFormatFile, LogLevelFile,
+    OutboundFile, OutboundSocketFile, PlainHttpFile,
 };
 pub(crate) use route::{
     AmbiguousPathsFile, ClientCertificateFile, HostRuleFile, LegacySecretFile, ProtocolFile, RouteFile, TimeoutsFile,
@@ -46,6 +46,9 @@ record! {
         unmatched: UnmatchedFile = "refuse",
         /// Which addresses the names of upstreams may lead to.
         egress: EgressFile = "{}",
+        /// The HTTP proxy through which connections to upstreams and authorization servers leave.
+        /// Absent: connections are direct, whatever `HTTPS_PROXY` says.
+        egress_proxy: Option<EgressProxyFile>,
         /// Hosts other than loopback that may be contacted over plain HTTP even though a credential
         /// is sent or a key is fetched: upstreams that get a credential, authorization servers,
         /// JWKS, metadata.

@@ -1,7 +1,9 @@
 //! Settings of the process: where it listens, what it logs, how it shuts down.
 use crate::config::decode::{Decode, Decoder, Definitions, OneOrMore};
 use crate::config::describe::{choice, record};
-use crate::config::leaf::{AbsolutePath, AdminSocket, Count, Network, Size, Uid};
+use crate::config::leaf::{
+    AbsolutePath, AdminSocket, Count, EgressException, Network, OriginUrl, SecretPath, Size, Uid,
+};
 use crate::config::tree::{Node, Value};
 use crate::policy::HostPattern;
 use serde_json::json;
@@ -101,6 +103,29 @@ record! {
         refuse: Vec<Network> = "[]",
         /// Exceptions: of the ranges that contain an address, the narrowest decides.
         allow: Vec<Network> = "[]",
+    }
+}
+
+record! {
+    /// An HTTP proxy that opens tunnels (CONNECT). It resolves the names of upstreams, so that their
+    /// addresses cannot be checked; hosts that are spelled as addresses are.
+    EgressProxyFile {
+        /// Its URL, such as `http://proxy.corp.example:3128`.
+        url: OriginUrl,
+        /// Hosts that are reached directly, in addition to this machine: names, every host below a
+        /// name, and hosts that are spelled as an address in a range.
+        except: Vec<EgressException> = "[]",
+        /// The file with `user:password` for the proxy, relative to the configuration file. Absent:
+        /// none are sent.
+        credentials_file: Option<SecretPath>,
+    }
+}
+
+choice! {
+    /// Whether connections go through the egress proxy.
+    EgressProxyRuleFile {
+        /// Connections are direct.
+        "none" => None,
     }
 }
 

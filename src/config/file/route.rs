@@ -1,4 +1,5 @@
 //! Routes: which request gets which token with which scopes, and where it goes.
+use super::process::EgressProxyRuleFile;
 use super::server::TrustFile;
 use super::token::TokenFile;
 use crate::config::decode::{Decode, Decoder, Definitions, Mapping};
@@ -36,6 +37,8 @@ record! {
         ambiguous_paths: Option<AmbiguousPathsFile>,
         /// The server that the requests go to. Absent: the request's own host, over `https`.
         upstream: UpstreamFile = "{}",
+        /// Whether connections go through the egress proxy, if there is one. Absent: they do.
+        egress_proxy: Option<EgressProxyRuleFile>,
         /// A name for the host in base URLs: `http://127.0.0.1:17080/ALIAS/…`.
         alias: Option<Name>,
         /// How long the parts of a request may take.

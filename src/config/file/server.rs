@@ -1,4 +1,5 @@
 //! Authorization servers, and how this client authenticates to them.
+use super::process::EgressProxyRuleFile;
 use crate::config::decode::Mapping;
 use crate::config::describe::{choice, record};
 use crate::config::leaf::{FilePath, Issuer, SecretPath, Text, WebUrl};
@@ -17,6 +18,8 @@ record! {
         endpoints: Option<EndpointsFile>,
         /// Which certificate the server must present.
         tls: TrustFile = "web_pki",
+        /// Whether connections go through the egress proxy, if there is one. Absent: they do.
+        egress_proxy: Option<EgressProxyRuleFile>,
         /// Where the server differs from the standards.
         quirks: QuirksFile = "{}",
         /// How long requests to the server may take.

@@ -3,7 +3,7 @@ mod local;
 mod web;
 
 pub(crate) use local::{AbsolutePath, AdminSocket, FilePath, Network, SecretPath, Uid, Version};
-pub(crate) use web::{Issuer, OriginUrl, Prefix, Resource, Scope, ServerName, WebUrl};
+pub(crate) use web::{EgressException, Issuer, OriginUrl, Prefix, Resource, Scope, ServerName, WebUrl};
 
 use super::decode::Leaf;
 use crate::policy::Rate;

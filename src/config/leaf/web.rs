@@ -1,5 +1,7 @@
 //! Values of HTTP and OAuth: URLs, hosts, headers, scopes.
+use super::local::Network;
 use crate::config::decode::Leaf;
+use crate::egress_proxy::Exception;
 use crate::policy::{HostPattern, PathPattern};
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
@@ -50,6 +52,24 @@ impl Leaf for OriginUrl {
             return Err("it must end after the host and port: the path of the request is used".into());
         }
         Ok(Self(url))
+    }
+}
+
+/// Something that is reached without the egress proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EgressException(pub(crate) Exception);
+
+impl Leaf for EgressException {
+    const EXPECTED: &'static str = "a host such as `*.svc`, or an address range such as `10.0.0.0/8`";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.contains('/') || text.parse::<std::net::IpAddr>().is_ok() {
+            return Network::parse(text).map(|range| Self(Exception::Range(range.0)));
+        }
+        <HostPattern as Leaf>::parse(text).map(|pattern| match pattern {
+            HostPattern::Exact(host) => Self(Exception::Host(host)),
+            HostPattern::Suffix(suffix) => Self(Exception::Suffix(suffix)),
+        })
     }
 }
 
@@ -232,6 +252,8 @@ mod tests {
     #[test]
     fn lower_case_or_unforwarded_method_is_refused() {
         accepts::<ServerName>(&["api.example.com", "10.0.0.1", "::1"]);
+        accepts::<EgressException>(&["a.example", "*.svc", "10.0.0.0/8", "10.1.2.3", "::1", "[::1]"]);
+        refuses::<EgressException>(&["", "*", "http://a", "10.0.0.1/8", "a:80"]);
         refuses::<ServerName>(&["", "a b", "https://a", "a:443", "[::1]"]);
         refuses::<Method>(&["get", "CONNECT", "TRACE", "G T", ""]);
     }

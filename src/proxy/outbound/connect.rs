@@ -12,7 +12,7 @@ use crate::proxy::ended::EndedBy;
 use crate::proxy::error::{Reason, Refusal};
 use crate::proxy::relay;
 use crate::proxy::session::Session;
-use crate::proxy::upstream::{DialTarget, dial};
+use crate::proxy::upstream::dial;
 use http::uri::Authority;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
@@ -134,7 +134,7 @@ fn is_opaque(entry: &RouteEntry) -> bool {
 async fn dial_upstream(context: &Context, entry: &RouteEntry, destination: &Destination) -> Result<TcpStream, Refusal> {
     let requested = || destination.origin(destination.scheme);
     let origin: Origin = entry.route.upstream.origin.clone().unwrap_or_else(requested);
-    let to = DialTarget { origin: &origin, rules: entry.upstream.rules(), guard: &context.shared.guard };
+    let to = entry.upstream.target(&origin, &context.shared.guard);
     dial(&context.pool, to, entry.route.timeouts.connect).await.map_err(|error| {
         let upstream = origin.authority();
         tracing::warn!(route = %entry.route.name, %upstream, %error, "a tunnel could not be opened");

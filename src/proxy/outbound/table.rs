@@ -2,6 +2,7 @@
 //! builds a new table and swaps it in.
 use super::destination::Destination;
 use crate::clock::Clock;
+use crate::egress_proxy::EgressProxy;
 use crate::identity::Identity;
 use crate::policy::{
     CredentialRule, Decision, EgressRules, HostPattern, Match, Policy, ReservedHeaders, Route, Unmatched,
@@ -63,13 +64,16 @@ pub struct TableParts<'p> {
     pub pass_tls: &'p ClientTls,
     /// The addresses that are refused.
     pub egress: &'p Arc<EgressRules>,
+    /// The egress proxy of requests that pass without a route.
+    pub egress_proxy: Option<&'p Arc<EgressProxy>>,
     /// The table that is replaced, whose limiters go on counting.
     pub previous: Option<&'p Table>,
 }
 
 impl TableParts<'_> {
     fn upstream(&self) -> UpstreamParts<'_> {
-        UpstreamParts { identity: self.identity, clock: self.clock, egress: self.egress }
+        let Self { identity, clock, egress, egress_proxy, .. } = *self;
+        UpstreamParts { identity, clock, egress, egress_proxy }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Which origin a route's requests go to, and what a connection to it must prove.
 use crate::clock::Clock;
+use crate::egress_proxy::EgressProxy;
 use crate::identity::Identity;
 use crate::policy::{EgressRules, HostPattern, HostRule, Origin, Route, Scheme, Upstream, UpstreamProtocol};
-use crate::proxy::guard::{AddressRules, NamedBy};
+use crate::proxy::guard::{AddressRules, Guard, NamedBy};
 use crate::tls::{ClientTls, ServerTrust, SetupError, client_config};
 use http::HeaderValue;
 use rustls::ClientConfig;
@@ -18,6 +19,7 @@ pub(crate) struct UpstreamConfig {
     rules: AddressRules,
     in_use: Arc<InUse>,
     host: HostRule,
+    egress_proxy: Option<Arc<EgressProxy>>,
 }
 
 /// Held as long as a route has an upstream: by the route's table, and the requests that it began.
@@ -32,6 +34,17 @@ pub(crate) struct UpstreamParts<'p> {
     pub(crate) clock: &'p Clock,
     /// The addresses that are refused.
     pub(crate) egress: &'p Arc<EgressRules>,
+    /// The egress proxy of requests that pass without a route.
+    pub(crate) egress_proxy: Option<&'p Arc<EgressProxy>>,
+}
+
+/// Where a connection goes, and how it gets there.
+#[derive(Clone, Copy)]
+pub(crate) struct DialTarget<'o> {
+    pub(crate) origin: &'o Origin,
+    pub(crate) rules: &'o AddressRules,
+    pub(crate) guard: &'o Guard,
+    pub(crate) egress_proxy: Option<&'o EgressProxy>,
 }
 
 /// The TLS settings for one route's upstream.
@@ -70,6 +83,7 @@ pub(crate) struct PoolKey {
     /// The value of `Host`.
     pub(super) authority: HeaderValue,
     pub(super) rules: AddressRules,
+    pub(super) egress_proxy: Option<Arc<EgressProxy>>,
     in_use: Weak<InUse>,
 }
 
@@ -79,14 +93,15 @@ impl UpstreamConfig {
     /// # Errors
     /// The TLS settings need an identity, and none is configured.
     pub(crate) fn new(route: &Route, parts: &UpstreamParts<'_>) -> Result<Self, SetupError> {
-        let Upstream { origin, tls, host, .. } = &route.upstream;
+        let Upstream { origin, tls, host, egress_proxy, .. } = &route.upstream;
         let tls = tls.as_ref().map(|tls| UpstreamTls::new(tls, &route.upstream, parts).map(Arc::new)).transpose()?;
         let named_by = match (origin, &route.matcher.host) {
             (None, HostPattern::Suffix(_)) => NamedBy::Agent,
             _ => NamedBy::Configuration,
         };
         let rules = AddressRules { named_by, egress: Arc::clone(parts.egress) };
-        let mut config = Self { fixed: None, tls, rules, host: *host, in_use: Arc::new(InUse) };
+        let mut config =
+            Self { fixed: None, tls, rules, host: *host, egress_proxy: egress_proxy.clone(), in_use: Arc::new(InUse) };
         let protocol = Protocol::of(route.upstream.protocol);
         config.fixed = origin.clone().and_then(|origin| PoolKey::new(origin, protocol, &config)).map(Arc::new);
         Ok(config)
@@ -100,12 +115,13 @@ impl UpstreamConfig {
         let without_identity = UpstreamParts { identity: None, ..*parts };
         let tls = Arc::new(UpstreamTls::new(tls, &Upstream::default(), &without_identity)?);
         let rules = AddressRules { named_by: NamedBy::Agent, egress: Arc::clone(parts.egress) };
-        Ok(Self { fixed: None, tls: Some(tls), rules, host: HostRule::Upstream, in_use: Arc::new(InUse) })
+        let egress_proxy = parts.egress_proxy.cloned();
+        Ok(Self { fixed: None, tls: Some(tls), rules, host: HostRule::Upstream, egress_proxy, in_use: Arc::new(InUse) })
     }
 
-    /// What the addresses of its host are checked against.
-    pub(crate) fn rules(&self) -> &AddressRules {
-        &self.rules
+    /// How a bare connection to `origin` is opened.
+    pub(crate) fn target<'o>(&'o self, origin: &'o Origin, guard: &'o Guard) -> DialTarget<'o> {
+        DialTarget { origin, rules: &self.rules, guard, egress_proxy: self.egress_proxy.as_deref() }
     }
 
     /// Whether a connection to it needs the workload's identity.
@@ -171,8 +187,14 @@ impl PoolKey {
     fn new(origin: Origin, protocol: Protocol, config: &UpstreamConfig) -> Option<Self> {
         let authority = HeaderValue::try_from(origin.authority()).ok()?;
         let tls = config.tls.clone().filter(|_| origin.scheme == Scheme::Https);
-        let (rules, in_use) = (config.rules.clone(), Arc::downgrade(&config.in_use));
-        Some(Self { origin, protocol, tls, authority, rules, in_use })
+        let (rules, egress_proxy) = (config.rules.clone(), config.egress_proxy.clone());
+        let in_use = Arc::downgrade(&config.in_use);
+        Some(Self { origin, protocol, tls, authority, rules, egress_proxy, in_use })
+    }
+
+    /// How a connection is opened.
+    pub(super) fn target<'o>(&'o self, guard: &'o Guard) -> DialTarget<'o> {
+        DialTarget { origin: &self.origin, rules: &self.rules, guard, egress_proxy: self.egress_proxy.as_deref() }
     }
 
     /// The origin.
@@ -199,11 +221,12 @@ impl PoolKey {
     }
 
     /// What two keys are compared by.
-    fn parts(&self) -> (u64, Protocol, &AddressRules, &Origin) {
+    fn parts(&self) -> (u64, Protocol, &AddressRules, Option<*const EgressProxy>, &Origin) {
         // Naming every field makes the compiler reject one that is not considered: connections that
         // differ only in it would be shared. Requests for several authorities may share one.
-        let Self { origin, protocol, tls, authority: _, rules, in_use: _ } = self;
-        (tls.as_ref().map_or(0, |tls| tls.id), *protocol, rules, origin)
+        let Self { origin, protocol, tls, authority: _, rules, egress_proxy, in_use: _ } = self;
+        let egress_proxy = egress_proxy.as_ref().map(Arc::as_ptr);
+        (tls.as_ref().map_or(0, |tls| tls.id), *protocol, rules, egress_proxy, origin)
     }
 }
 

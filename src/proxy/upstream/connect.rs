@@ -2,7 +2,7 @@
 use super::abortable::Abortable;
 use super::config::{PoolKey, Protocol, UpstreamTls};
 use super::connection::{Counted, Established, Http1Connection, Http2Connection, StreamCount};
-use super::dial::{DialTarget, server_name, tcp};
+use super::dial::{open, server_name};
 use super::error::SendError;
 use super::pool::Pool;
 use super::read_meter::{ReadCount, ReadMeter};
@@ -44,8 +44,7 @@ pub(super) async fn connect(pool: &Pool, key: &PoolKey, guard: &Guard) -> Result
     let (begun, revision) = (Instant::now(), key.revision());
     // Subscribed before the TLS handshake, so that no change of trust is missed.
     let changes = key.tls.as_ref().and_then(|tls| tls.identity.as_ref()).map(Identity::changes);
-    let to = DialTarget { origin: &key.origin, rules: &key.rules, guard };
-    let stream = tcp(pool.resolver(), to).await?;
+    let stream = open(pool.resolver(), key.target(guard)).await?;
     let peer = stream.peer_addr().map_err(SendError::connect)?;
     let handshake = Handshake { gauges: pool.gauges(), established: Established { at: begun, revision, peer } };
     let Some(tls) = &key.tls else {

@@ -1,18 +1,21 @@
 //! TCP connections to upstreams: the name is resolved once, and its addresses are checked and
 //! connected to.
 use super::addresses::NamedPort;
+use super::config::DialTarget;
 use super::error::SendError;
 use super::pool::Pool;
 use super::resolver::Resolver;
+use crate::egress_proxy::EgressProxy;
 use crate::host::without_brackets;
-use crate::policy::Origin;
-use crate::proxy::guard::{AddressError, AddressRules, Guard};
+use crate::policy::{Origin, Scheme};
+use crate::proxy::guard::{AddressError, AddressRules, NamedBy};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -22,23 +25,44 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Long enough for a peer that pauses: Linux counts the time with a closed window as well.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
-/// Where a connection goes, and which addresses it may use.
-#[derive(Clone, Copy)]
-pub(crate) struct DialTarget<'o> {
-    pub(crate) origin: &'o Origin,
-    pub(crate) rules: &'o AddressRules,
-    pub(crate) guard: &'o Guard,
-}
-
 /// Opens a bare TCP connection, for a tunnel.
 pub(crate) async fn dial(pool: &Pool, to: DialTarget<'_>, timeout: Duration) -> Result<TcpStream, SendError> {
-    tokio::time::timeout(timeout, tcp(pool.resolver(), to)).await.map_err(|_| SendError::ConnectTimeout)?
+    tokio::time::timeout(timeout, open(pool.resolver(), to)).await.map_err(|_| SendError::ConnectTimeout)?
+}
+
+/// Opens a connection to an origin, directly or through its egress proxy.
+pub(super) async fn open(resolver: &Rc<Resolver>, to: DialTarget<'_>) -> Result<TcpStream, SendError> {
+    match to.egress_proxy.filter(|proxy| proxy.serves(&to.origin.host)) {
+        Some(proxy) => Box::pin(through(proxy, resolver, to)).await,
+        None => tcp(resolver, to).await,
+    }
+}
+
+/// Opens a tunnel. The egress proxy resolves the name, so only an address that stands in its place
+/// can be checked.
+async fn through(proxy: &EgressProxy, resolver: &Rc<Resolver>, to: DialTarget<'_>) -> Result<TcpStream, SendError> {
+    let Origin { host, port, .. } = to.origin;
+    // Reads every spelling of an IPv4 address that the proxy's own resolver may know.
+    let address = match url::Host::parse(host) {
+        Ok(url::Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+        Ok(url::Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+        Ok(url::Host::Domain(_)) | Err(_) => None,
+    };
+    if let Some(address) = address {
+        to.guard.check_address(without_brackets(host), to.rules, (address, *port).into())?;
+    }
+    let origin = Origin { scheme: Scheme::Http, host: proxy.host.clone(), port: proxy.port };
+    // The configured ranges are for upstreams.
+    let rules = AddressRules { named_by: NamedBy::Configuration, egress: Arc::default() };
+    let to_proxy = DialTarget { origin: &origin, rules: &rules, guard: to.guard, egress_proxy: None };
+    let stream = tcp(resolver, to_proxy).await.map_err(SendError::at_egress_proxy)?;
+    proxy.open_tunnel(stream, &format!("{host}:{port}")).await.map_err(SendError::EgressProxy)
 }
 
 /// Opens a TCP connection. If the name has several addresses, they take turns in being the first,
 /// and each gets a head start over the next one (RFC 8305 §5), so that an address that does not
 /// answer costs a moment and not the whole deadline.
-pub(super) async fn tcp(resolver: &Rc<Resolver>, to: DialTarget<'_>) -> Result<TcpStream, SendError> {
+async fn tcp(resolver: &Rc<Resolver>, to: DialTarget<'_>) -> Result<TcpStream, SendError> {
     let host = without_brackets(&to.origin.host);
     let permitted = permitted_addresses(resolver, host, to).await?;
     let name = NamedPort { name: host.into(), port: to.origin.port };
@@ -162,11 +186,9 @@ pub(super) fn server_name(host: &str) -> ServerName<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Scheme;
-    use crate::proxy::guard::NamedBy;
+    use crate::proxy::guard::Guard;
     use crate::proxy::metrics::UpstreamGauges;
     use crate::proxy::runtime::block_on;
-    use std::sync::Arc;
     use tokio::net::TcpListener;
 
     #[tokio::test]
@@ -201,7 +223,7 @@ mod tests {
         /// Which address a new connection reaches.
         async fn reached(&self) -> u8 {
             let rules = AddressRules { named_by: NamedBy::Configuration, egress: Arc::default() };
-            let to = DialTarget { origin: &self.origin, rules: &rules, guard: &Guard::default() };
+            let to = DialTarget { origin: &self.origin, rules: &rules, guard: &Guard::default(), egress_proxy: None };
             let stream = dial(&self.pool, to, Duration::from_secs(20)).await.expect("connected");
             let peer = stream.peer_addr().expect("a peer").ip();
             let reached = self.listeners.iter().find(|(last, _)| peer == Ipv4Addr::new(127, 0, 0, *last));
@@ -246,7 +268,7 @@ mod tests {
         let ended = block_on(async {
             let name = Name::new(&[1, 2, 3]).await;
             let rules = AddressRules { named_by: NamedBy::Configuration, egress: Arc::default() };
-            let to = DialTarget { origin: &name.origin, rules: &rules, guard: &Guard::default() };
+            let to = DialTarget { origin: &name.origin, rules: &rules, guard: &Guard::default(), egress_proxy: None };
             let stream = dial(&name.pool, to, Duration::from_secs(20)).await.expect("connected");
             let socket = SockRef::from(&stream);
             assert!(socket.keepalive().expect("keep-alive"));

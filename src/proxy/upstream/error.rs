@@ -1,5 +1,6 @@
 //! Why a request got no response from its upstream.
 use super::proof::{causes, is_end};
+use crate::egress_proxy::TunnelError;
 use crate::proxy::error::{Reason, Refusal};
 use crate::proxy::guard::AddressError;
 use crate::proxy::transfer::UploadFault;
@@ -14,6 +15,12 @@ pub(crate) enum SendError {
     /// The name leads to an address that no name may lead to.
     #[error("the name leads to an address that is not allowed: {0}")]
     Prohibited(#[source] AddressError),
+    /// There is no connection to the egress proxy.
+    #[error("the egress proxy cannot be reached: {0}")]
+    EgressProxyUnreachable(#[source] Box<Self>),
+    /// The egress proxy opened no tunnel.
+    #[error(transparent)]
+    EgressProxy(TunnelError),
     /// The process has no file descriptor for a connection.
     #[error("no file descriptor is left for a connection to it (RLIMIT_NOFILE)")]
     NoDescriptor,
@@ -47,6 +54,14 @@ pub(crate) enum SendError {
 }
 
 impl SendError {
+    /// The failure to connect to the egress proxy instead of the upstream itself.
+    pub(super) fn at_egress_proxy(self) -> Self {
+        match self {
+            Self::NoDescriptor => Self::NoDescriptor,
+            error => Self::EgressProxyUnreachable(Box::new(error)),
+        }
+    }
+
     /// A name that resolves to nothing.
     pub(super) fn no_address() -> Self {
         Self::Resolve(Arc::new(std::io::Error::other("the name has no address")))
@@ -65,7 +80,11 @@ impl SendError {
     /// Whether another connection may succeed: this one could not begin, or there was no
     /// descriptor for it.
     pub(super) fn is_worth_another_connection(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::TlsBrokenOff(_) | Self::Handshake(_) | Self::NoDescriptor)
+        match self {
+            Self::Connect(_) | Self::TlsBrokenOff(_) | Self::Handshake(_) | Self::NoDescriptor => true,
+            Self::EgressProxyUnreachable(error) => error.is_worth_another_connection(),
+            _ => false,
+        }
     }
 
     /// The failure of a TLS handshake.
@@ -96,6 +115,14 @@ impl From<SendError> for Refusal {
         let (reason, proxy_status, detail) = match &error {
             SendError::NoDescriptor => {
                 return Self::too_many("The proxy has too many connections open for another one to the upstream.");
+            }
+            SendError::EgressProxy(error) => {
+                let mut detail = error.to_string().replacen("the egress", "The egress", 1);
+                detail.push('.');
+                return Self::new(Reason::UpstreamUnreachable, detail).with_proxy_status("destination_unavailable");
+            }
+            SendError::EgressProxyUnreachable(_) => {
+                (Reason::UpstreamUnreachable, "destination_unavailable", "The egress proxy cannot be reached.")
             }
             SendError::Resolve(_) => {
                 (Reason::UpstreamUnreachable, "dns_error", "The upstream's name does not resolve.")

@@ -24,7 +24,7 @@ mod tests;
 
 pub(super) use config::{PoolKey, Protocol, UpstreamConfig, UpstreamParts};
 pub(super) use credential::Credential;
-pub(super) use dial::{DialTarget, dial};
+pub(super) use dial::dial;
 pub(super) use error::{SendError, was_distrusted};
 pub(super) use origin::Lease;
 pub(super) use pool::Pool;

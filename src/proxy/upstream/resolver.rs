@@ -90,7 +90,8 @@ mod tests {
     use crate::proxy::guard::{AddressRules, Guard, NamedBy};
     use crate::proxy::metrics::UpstreamGauges;
     use crate::proxy::runtime::block_on;
-    use crate::proxy::upstream::{DialTarget, Pool, SendError, dial};
+    use crate::proxy::upstream::config::DialTarget;
+    use crate::proxy::upstream::{Pool, SendError, dial};
     use futures_util::future::join_all;
     use std::net::Ipv4Addr;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -143,7 +144,7 @@ mod tests {
             let pool = Pool::new(gauges, hanging.resolver());
             let call = async |host: String, deadline: u64| {
                 let origin = origin(&host);
-                let to = DialTarget { origin: &origin, rules: &rules, guard: &guard };
+                let to = DialTarget { origin: &origin, rules: &rules, guard: &guard, egress_proxy: None };
                 dial(&pool, to, Duration::from_millis(deadline)).await.expect_err("no server")
             };
             // Many callers that want one name share a thread: other names are looked up in the

@@ -38,7 +38,8 @@ impl Fixture {
         let anything = Match::host(HostPattern::Exact("a.test".into()));
         let mut route = Route::new("a", anything, CredentialRule::None { keep_credentials: false }, None);
         route.upstream.origin = Some(origin());
-        let parts = UpstreamParts { identity: None, clock: &Clock::system(), egress: &Arc::default() };
+        let parts =
+            UpstreamParts { identity: None, clock: &Clock::system(), egress: &Arc::default(), egress_proxy: None };
         let config = UpstreamConfig::new(&route, &parts).expect("no TLS");
         let key = config.key(protocol, origin).expect("a valid host");
         let gauges = UpstreamGauges::unregistered().expect("gauges");
