@@ -1,10 +1,12 @@
 //! A route's `upstream`: the protocol, the host and the name that connections and requests have.
 use super::agent;
-use super::world::{World, route};
+use super::world::{World, route, within};
 use http::Version;
 use idjag_proxy::dev::ca::WebCa;
 use idjag_proxy::dev::http::ServerTls;
 use idjag_proxy::dev::resource_server::ResourceServer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 /// A route for the host `NAME.test` whose `upstream` has these keys.
 fn to(name: &str, upstream: &str) -> String {
@@ -88,4 +90,38 @@ async fn certificate_must_be_for_the_configured_server_name() {
     assert_eq!(proxy.get("http://right.test/x").await.status, 200);
     proxy.get("http://wrong.test/x").await.assert_refusal(502, "upstream_tls");
     assert_eq!(api.arrivals(), 1);
+}
+
+/// Reads a request without a body, and returns its first line.
+async fn read_request(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        assert!(stream.read_buf(&mut head).await.expect("read") > 0);
+    }
+    String::from_utf8(head).expect("text").lines().next().expect("a line").to_owned()
+}
+
+#[tokio::test]
+async fn attempt_that_takes_too_long_is_repeated_once_where_that_is_safe() {
+    let world = World::open().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let keys = "token: none, timeouts: { attempt: 300ms }";
+    let proxy = world.proxy_with(&format!("routes:\n{}", route("slow", keys, &url))).await;
+    let upstream = async {
+        let (mut silent, _) = listener.accept().await.expect("a connection");
+        assert_eq!(read_request(&mut silent).await, "GET /x HTTP/1.1");
+        let (mut second, _) = listener.accept().await.expect("another connection");
+        assert_eq!(read_request(&mut second).await, "GET /x HTTP/1.1");
+        second.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await.expect("written");
+    };
+    let (reply, ()) = tokio::join!(proxy.get("http://slow.test/x"), within(upstream, "the second attempt"));
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    // A POST may have been processed.
+    let reply = agent::post(proxy.outbound, "http://slow.test/x", &[], b"").await;
+    reply.assert_refusal(504, "upstream_timeout");
+    let (mut silent, _) = within(listener.accept(), "a connection").await.expect("accepted");
+    assert_eq!(read_request(&mut silent).await, "POST /x HTTP/1.1");
+    // The second attempt is the last.
+    proxy.get("http://slow.test/x").await.assert_refusal(504, "upstream_timeout");
 }

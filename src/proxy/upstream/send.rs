@@ -54,6 +54,9 @@ const MAX_STALE: usize = 3;
 /// How often a request may be sent again that the upstream did not process.
 const MAX_UNPROCESSED: usize = 1;
 
+/// How often a request may be sent again because an attempt took too long.
+const MAX_SLOW: usize = 1;
+
 /// Sends a request and waits for the head of the response. [`Call::next_try`] says when it is sent
 /// again.
 pub(crate) async fn send(
@@ -62,15 +65,17 @@ pub(crate) async fn send(
     mut request: Request<RequestBody>,
 ) -> Result<Response<UpstreamBody>, SendError> {
     let origin = pool.origin(call.key);
-    let dialing = Dialing { pool, key: call.key, guard: call.guard, timeout: call.timeouts.connect };
+    let timeout = call.timeouts.attempt.map_or(call.timeouts.connect, |attempt| attempt.min(call.timeouts.connect));
+    let dialing = Dialing { pool, key: call.key, guard: call.guard, timeout };
     let mut pooled = dialing.pooled(&origin).await;
     let mut tries = Tries::default();
     loop {
+        let until = call.timeouts.attempt.map(|attempt| Instant::now() + attempt);
         let connection = match pooled.take() {
             Some(connection) => connection,
             None => Box::pin(dialing.fresh(&origin)).await?,
         };
-        match attempt(connection, request, call).await {
+        match attempt(connection, request, call, until).await {
             Ok(response) => return Ok(response),
             Err(failure) => request = call.next_try(failure, &mut tries)?,
         }
@@ -82,6 +87,7 @@ pub(crate) async fn send(
 struct Tries {
     stale: usize,
     unprocessed: usize,
+    slow: usize,
 }
 
 impl Tries {
@@ -93,6 +99,11 @@ impl Tries {
     fn unprocessed(&mut self) -> bool {
         self.unprocessed += 1;
         self.unprocessed <= MAX_UNPROCESSED
+    }
+
+    fn slow(&mut self) -> bool {
+        self.slow += 1;
+        self.slow <= MAX_SLOW
     }
 }
 
@@ -108,6 +119,7 @@ async fn attempt(
     connection: Connection,
     mut request: Request<RequestBody>,
     call: &Call<'_>,
+    until: Option<Instant>,
 ) -> Result<Response<UpstreamBody>, Failure> {
     let (sent, lease, was_pooled, answered);
     match connection {
@@ -116,7 +128,7 @@ async fn attempt(
             RequestBody::expect_continue(&mut request);
             call.authorize(&mut request)?;
             let before = http1.connection.received.bytes();
-            sent = call.await_response(http1.connection.sender.try_send_request(request)).await;
+            sent = call.await_response(http1.connection.sender.try_send_request(request), until).await;
             (was_pooled, answered) = (before > 0, http1.connection.received.bytes() > before);
             lease = Lease::Http1(http1);
         }
@@ -125,7 +137,7 @@ async fn attempt(
             request.body_mut().release();
             call.authorize(&mut request)?;
             (was_pooled, answered) = (stream.has_answered(), false);
-            sent = call.await_response(sender.try_send_request(request)).await;
+            sent = call.await_response(sender.try_send_request(request), until).await;
             if let Some(sent) = &sent {
                 stream.record_end(sent.as_ref().err().map(TrySendError::error));
             }
@@ -164,7 +176,11 @@ async fn attempt(
                 // Nothing moves the rest of the upload, and so nothing would end it.
                 lease.abort();
             }
-            Err(error.into())
+            let proof = match error {
+                SendError::ResponseTimeout if until.is_some_and(|until| until <= Instant::now()) => Proof::Slow,
+                _ => Proof::Failed,
+            };
+            Err(Failure { error, proof, was_pooled })
         }
     }
 }
@@ -183,7 +199,8 @@ impl Call<'_> {
 
     /// The request to send again after a failure, if that is safe: nothing of it was written, the
     /// peer says that it did not process it, or it is idempotent, has no body, and a pooled
-    /// connection ended under it before a byte of the answer came (RFC 9110 §9.2.2).
+    /// connection ended under it before a byte of the answer came, or the attempt took too long (RFC
+    /// 9110 §9.2.2).
     fn next_try(&self, failure: Failure, tries: &mut Tries) -> Result<Request<RequestBody>, SendError> {
         let Failure { error, proof, was_pooled } = failure;
         let next = match proof {
@@ -193,6 +210,7 @@ impl Call<'_> {
                 let copy = self.copy.filter(|copy| was_pooled && copy.is_repeatable());
                 copy.filter(|_| tries.stale()).map(RequestCopy::request)
             }
+            Proof::Slow => self.copy.filter(|copy| copy.is_repeatable() && tries.slow()).map(RequestCopy::request),
             Proof::StreamReset | Proof::Failed => None,
         };
         next.ok_or(error)
@@ -200,28 +218,30 @@ impl Call<'_> {
 
     /// Waits for a response until the deadline; `None` if it passes. The response timeout starts
     /// with the last byte of the request. Until that has been sent the idle timeout applies, to an
-    /// upstream that reads nothing and to an agent that sends nothing.
-    async fn await_response<F: Future>(&self, sending: F) -> Option<F::Output> {
+    /// upstream that reads nothing and to an agent that sends nothing. `until` is the end of the
+    /// attempt.
+    async fn await_response<F: Future>(&self, sending: F, until: Option<Instant>) -> Option<F::Output> {
         let mut sending = pin!(sending);
         self.transfer.touch();
         loop {
             // The upload may end at any time, which brings the deadline nearer.
             let wake = match self.transfer.upload_has_ended() {
-                true => self.deadline(),
-                false => self.deadline().min(Instant::now() + self.timeouts.response),
+                true => self.deadline(until),
+                false => self.deadline(until).min(Instant::now() + self.timeouts.response),
             };
             match tokio::time::timeout_at(wake, sending.as_mut()).await {
                 Ok(sent) => return Some(sent),
-                Err(_) if Instant::now() < self.deadline() => {}
+                Err(_) if Instant::now() < self.deadline(until) => {}
                 Err(_) => return None,
             }
         }
     }
 
-    fn deadline(&self) -> Instant {
+    fn deadline(&self, until: Option<Instant>) -> Instant {
         let Self { transfer, timeouts, .. } = self;
         let allowed = if transfer.upload_has_ended() { timeouts.response } else { timeouts.idle };
-        transfer.not_after_end(transfer.last() + allowed)
+        let deadline = transfer.not_after_end(transfer.last() + allowed);
+        until.map_or(deadline, |until| deadline.min(until))
     }
 
     /// The agent's fault, if nothing moved because it sent nothing.
