@@ -74,7 +74,8 @@ impl WayBack<'_> {
     }
 
     fn set_cookies(&self, headers: &mut HeaderMap) {
-        let base = self.destination.base.as_deref();
+        let base = self.destination.base.as_deref().map(|base| CookieBase::new(base, self.destination.path.path()));
+        let base = base.as_ref();
         if base.is_none() && (self.destination.scheme == Scheme::Https || self.upstream.scheme == Scheme::Http) {
             return;
         }
@@ -132,7 +133,7 @@ fn restored(cookie: &HeaderValue) -> Option<HeaderValue> {
 
 /// A `Set-Cookie` (RFC 6265 §4.1) for an agent that speaks cleartext HTTP, at a base URL if one is
 /// given. `None` if its name is one that only this proxy gives.
-fn set_cookie(cookie: &str, base: Option<&str>) -> Option<String> {
+fn set_cookie(cookie: &str, base: Option<&CookieBase<'_>>) -> Option<String> {
     let mut parts = cookie.split(';');
     let pair = parts.next().unwrap_or_default().trim_start();
     let mut rewritten = match base {
@@ -143,6 +144,7 @@ fn set_cookie(cookie: &str, base: Option<&str>) -> Option<String> {
             prefix.map_or_else(|| pair.to_owned(), |(ours, rest)| format!("{ours}{rest}"))
         }
     };
+    let mut has_path = false;
     for attribute in parts {
         let (name, value) = attribute.split_once('=').unwrap_or((attribute, ""));
         let (name, value) = (name.trim(), value.trim());
@@ -150,14 +152,37 @@ fn set_cookie(cookie: &str, base: Option<&str>) -> Option<String> {
         match base {
             _ if is("secure") => {}
             Some(_) if is("domain") => {}
-            Some(base) if is("path") && value.starts_with('/') => rewritten.push_str(&format!("; Path=/{base}{value}")),
+            Some(base) if is("path") => {
+                // The last one counts. One that is no path counts as absent (RFC 6265 §5.2.4).
+                let path = if value.starts_with('/') { value } else { base.directory };
+                rewritten.push_str(&format!("; Path=/{}{path}", base.segment));
+                has_path = true;
+            }
             _ => {
                 rewritten.push(';');
                 rewritten.push_str(attribute);
             }
         }
     }
+    if let Some(CookieBase { segment, directory }) = base.filter(|_| !has_path) {
+        rewritten.push_str(&format!("; Path=/{segment}{directory}"));
+    }
     Some(rewritten)
+}
+
+/// Where the cookies of a base URL belong.
+struct CookieBase<'r> {
+    /// The first path segment.
+    segment: &'r str,
+    /// The path of a cookie that names none (RFC 6265 §5.1.4), as the upstream sees it. It is always
+    /// spelled out: for a request to the segment alone, the agent would take `/`.
+    directory: &'r str,
+}
+
+impl<'r> CookieBase<'r> {
+    fn new(segment: &'r str, path: &'r str) -> Self {
+        Self { segment, directory: path.rsplit_once('/').map_or("", |(directory, _)| directory) }
+    }
 }
 
 /// What follows a prefix, whose case does not matter, as in RFC 6265bis §5.4.
@@ -245,20 +270,23 @@ mod tests {
                 Some("sid=1; Path=/; HttpOnly"),
                 Some("sid=1; Path=/a.test/; HttpOnly"),
             ),
-            ("sid=1", Some("sid=1"), Some("sid=1")),
+            ("sid=1", Some("sid=1"), Some("sid=1; Path=/a.test/v1")),
             (
                 "sid=1; DOMAIN=test; path=/v1;secure",
                 Some("sid=1; DOMAIN=test; path=/v1"),
                 Some("sid=1; Path=/a.test/v1"),
             ),
-            ("sid=1; Path=relative", Some("sid=1; Path=relative"), Some("sid=1; Path=relative")),
+            ("sid=1; Path=relative", Some("sid=1; Path=relative"), Some("sid=1; Path=/a.test/v1")),
             ("__Host-sid=1; Path=/; Secure", Some("__Host-sid=1; Path=/"), Some("_idjag-Host-sid=1; Path=/a.test/")),
-            ("__secure-sid=1; Secure", Some("__secure-sid=1"), Some("_idjag-Secure-sid=1")),
+            ("__secure-sid=1; Secure", Some("__secure-sid=1"), Some("_idjag-Secure-sid=1; Path=/a.test/v1")),
             ("_idjag-Host-sid=1", Some("_idjag-Host-sid=1"), None),
         ] {
             assert_eq!(set_cookie(cookie, None).as_deref(), by_proxy, "{cookie}");
-            assert_eq!(set_cookie(cookie, Some("a.test")).as_deref(), by_base_url, "{cookie}");
+            let base = CookieBase::new("a.test", "/v1/x");
+            assert_eq!(set_cookie(cookie, Some(&base)).as_deref(), by_base_url, "{cookie}");
         }
+        let top = CookieBase::new("a.test", "/");
+        assert_eq!(set_cookie("sid=1", Some(&top)).as_deref(), Some("sid=1; Path=/a.test"));
         let mut headers = HeaderMap::new();
         headers
             .append(header::COOKIE, HeaderValue::from_static("a=1; _idjag-Host-sid=2;_idjag-Secure-b=_idjag-Host-c"));
