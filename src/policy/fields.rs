@@ -85,7 +85,8 @@ const FIELDS: [(&str, u8); 59] = [
     ("oauth-client-attestation-pop", CREDENTIAL),
 ];
 
-/// The known beginnings of names, for names that are not in [`FIELDS`].
+/// The known beginnings of names, for names that are not in [`FIELDS`], sorted by their first
+/// letters.
 const PREFIXES: [(&str, u8); 16] = [
     ("accept", PURPOSE),
     ("access-control-", PURPOSE),
@@ -105,6 +106,8 @@ const PREFIXES: [(&str, u8); 16] = [
     ("x-rewrite-", OVERRIDE | PURPOSE),
 ];
 
+/// Where the prefixes with each letter begin in [`PREFIXES`].
+const PREFIX_STARTS: [usize; 27] = prefix_starts();
 /// Where the names of each length begin in [`FIELDS`].
 const STARTS: [usize; LONGEST + 2] = starts();
 const LONGEST: usize = FIELDS[FIELDS.len() - 1].0.len();
@@ -124,7 +127,8 @@ impl FieldMeaning {
             _ => &[],
         };
         let known = same_length.iter().find(|(known, _)| begins_with(name, known));
-        let known = known.or_else(|| PREFIXES.iter().find(|(prefix, _)| begins_with(name, prefix)));
+        let same_letter = || &PREFIXES[prefixes_of(name)];
+        let known = known.or_else(|| same_letter().iter().find(|(prefix, _)| begins_with(name, prefix)));
         Self(known.map_or(0, |(_, meaning)| *meaning))
     }
 
@@ -189,6 +193,28 @@ fn begins_with(name: &[u8], known: &str) -> bool {
     name.len() >= known.len() && name.iter().zip(known.bytes()).all(same)
 }
 
+/// Which of [`PREFIXES`] begin with the first letter of `name`.
+fn prefixes_of(name: &[u8]) -> std::ops::Range<usize> {
+    let letter = name.first().map_or(0, |first| usize::from(first.wrapping_sub(b'a')));
+    match PREFIX_STARTS.get(letter..letter + 2) {
+        Some(&[start, end]) => start..end,
+        _ => 0..0,
+    }
+}
+
+const fn prefix_starts() -> [usize; 27] {
+    let mut starts = [0; 27];
+    let (mut letter, mut at) = (0, 0);
+    while letter < starts.len() {
+        while at < PREFIXES.len() && ((PREFIXES[at].0.as_bytes()[0] - b'a') as usize) < letter {
+            at += 1;
+        }
+        starts[letter] = at;
+        letter += 1;
+    }
+    starts
+}
+
 const fn starts() -> [usize; LONGEST + 2] {
     let mut starts = [0; LONGEST + 2];
     let (mut length, mut at) = (0, 0);
@@ -213,6 +239,7 @@ mod tests {
     #[test]
     fn every_known_field_is_found_in_every_spelling() {
         assert!(FIELDS.is_sorted_by_key(|(name, _)| name.len()));
+        assert!(PREFIXES.is_sorted_by_key(|(prefix, _)| prefix.as_bytes()[0]));
         for (name, known) in FIELDS {
             assert_eq!(meaning(name), FieldMeaning(known), "{name}");
             assert_eq!(meaning(&name.replace('-', "_")), FieldMeaning(known), "{name}");

@@ -5,7 +5,7 @@ use crate::issuer::Fault;
 use crate::token::TokenError;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use serde_json::json;
+use serde::Serialize;
 use std::time::Duration;
 
 /// The value of `Allow` when TRACE is refused. Methods that it does not list are forwarded, too.
@@ -162,6 +162,19 @@ impl Reason {
     }
 }
 
+/// Problem details (RFC 9457), with two members of our own.
+#[derive(Serialize)]
+struct Problem<'p> {
+    r#type: &'p str,
+    title: &'static str,
+    status: u16,
+    detail: &'p str,
+    /// The error code of the authorization server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'p str>,
+    request_id: &'p str,
+}
+
 /// A refusal: the reason, and the explanation for the agent. It contains no text of an
 /// authorization server or an upstream.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -236,17 +249,16 @@ impl Refusal {
     fn problem(&self, request_id: &str) -> Response<Bytes> {
         let Facts { label, title, .. } = self.reason.facts();
         let status = self.status();
-        let mut problem = json!({
-            "type": format!("urn:idjag-proxy:problem:{label}"),
-            "title": title,
-            "status": status.as_u16(),
-            "detail": self.detail,
-            "request_id": request_id,
-        });
-        if let Some(error) = &self.oauth_error {
-            problem["error"] = json!(error);
-        }
-        let mut response = Response::new(Bytes::from(problem.to_string()));
+        let problem = Problem {
+            r#type: &format!("urn:idjag-proxy:problem:{label}"),
+            title,
+            status: status.as_u16(),
+            detail: &self.detail,
+            error: self.oauth_error.as_deref(),
+            request_id,
+        };
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
