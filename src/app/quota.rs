@@ -1,6 +1,6 @@
 //! The limits that the machine sets: CPU for worker threads, file descriptors, and memory.
 use crate::config::ProcessLimits;
-use crate::proxy::Limits;
+use crate::proxy::{Limits, windows};
 use std::num::NonZeroUsize;
 use std::path::Path;
 
@@ -60,12 +60,23 @@ fn busy_connections() -> Option<usize> {
     limit.or_else(|| memory_limit(&read("/sys/fs/cgroup/memory/memory.limit_in_bytes"))).map(connections_within)
 }
 
+/// What a process without connections takes: 12 MiB (tests/perf/results.md), rounded up.
+const IDLE: u64 = 16 << 20;
+/// What a busy connection of an agent takes, with its connection or stream to an upstream: 65 KiB
+/// for buffers and TLS (tests/perf/results.md), rounded up to 72, and what an upstream over HTTP/2
+/// has not read of an upload: 72 + 64 = 136 KiB.
+const EACH: u64 = (72 << 10) + windows::SEND_BUFFER as u64;
+
+/// The rest of the memory, a quarter, is for what does not grow with the agent's connections:
+/// tokens, caches, the log, and the windows of shared HTTP/2 connections. However many requests
+/// share one, and however slowly the agents read, it holds at most its window of 1 MiB. At 128 MiB
+/// the quarter is 32 full windows, which is as many connections as one origin may have.
+const fn reserved(memory: u64) -> u64 {
+    memory / 4
+}
+
 fn connections_within(memory: u64) -> usize {
-    // tests/perf/results.md: 12 MiB without connections and 65 KiB for each. A quarter is reserved
-    // for tokens, the log and peaks.
-    const IDLE: u64 = 16 << 20;
-    const EACH: u64 = 72 << 10;
-    let connections = (memory - memory / 4).saturating_sub(IDLE) / EACH;
+    let connections = (memory - reserved(memory)).saturating_sub(IDLE) / EACH;
     usize::try_from(connections).unwrap_or(usize::MAX).max(16)
 }
 
@@ -117,8 +128,15 @@ mod tests {
 
     #[test]
     fn memory_limit_limits_connections() {
-        assert_eq!(memory_limit("134217728\n").map(connections_within), Some(1137));
+        assert_eq!(memory_limit("134217728\n").map(connections_within), Some(602));
         assert_eq!(memory_limit("max\n"), None);
+        for mebibytes in [64, 128, 512, 4096] {
+            let memory = mebibytes << 20;
+            let busy = IDLE + connections_within(memory) as u64 * EACH;
+            assert!(busy + reserved(memory) <= memory, "{mebibytes} MiB");
+        }
+        let full_windows = reserved(128 << 20) / u64::from(windows::CONNECTION);
+        assert_eq!(full_windows, 32);
         assert_eq!(memory_limit("9223372036854771712\n"), None);
         assert_eq!(memory_limit(""), None);
         assert_eq!(memory_limit("1").map(connections_within), Some(16));

@@ -3,6 +3,17 @@ use crate::policy::Timeouts;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+/// What the flow control of HTTP/2 lets one side send before the other reads it (RFC 9113 §6.9), in
+/// bytes. It bounds what the proxy holds for an agent or an upstream that reads slowly.
+pub mod windows {
+    /// One stream: 12 MiB a second over a path with a delay of 20 ms.
+    pub const STREAM: u32 = 256 << 10;
+    /// All streams of one connection together.
+    pub const CONNECTION: u32 = 1 << 20;
+    /// What is buffered for one stream to an upstream that does not read.
+    pub const SEND_BUFFER: u32 = 64 << 10;
+}
+
 /// The limits of the data plane.
 #[derive(Clone, Debug)]
 pub struct Limits {

@@ -28,7 +28,7 @@ pub use dialect::Dialect;
 pub use error::{Reason, Refusal};
 pub use guard::Guard;
 pub use headers::{AgentCredentials, StripRules, strip_request};
-pub use limits::Limits;
+pub use limits::{Limits, windows};
 pub use metrics::Metrics;
 pub use outbound::{Shared, SharedParts, Table, TableParts};
 pub use pulse::Pulse;

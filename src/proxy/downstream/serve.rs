@@ -5,7 +5,7 @@ use super::head::HeadViolation;
 use super::request_guard::RequestGuard;
 use super::violations::Violations;
 use super::write_timeout::{TrackedBody, WriteTimeout, with_write_timeout};
-use crate::proxy::limits::Limits;
+use crate::proxy::limits::{Limits, windows};
 use crate::proxy::traffic::{Connected, Traffic};
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -207,6 +207,8 @@ impl Server {
             // and a log line. h2 refuses a larger one by itself, so that it is never held, with a
             // bare 431 or by ending the connection.
             .max_header_list_size(u32::try_from(2 * self.head_limit).unwrap_or(u32::MAX))
+            .initial_stream_window_size(windows::STREAM)
+            .initial_connection_window_size(windows::CONNECTION)
             .max_send_buf_size(MAX_SEND_BUFFER)
             .keep_alive_interval(Duration::from_secs(60));
         let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));

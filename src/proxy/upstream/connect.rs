@@ -10,6 +10,7 @@ use super::request_body::RequestBody;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::proxy::guard::Guard;
+use crate::proxy::limits::windows;
 use crate::proxy::metrics::UpstreamGauges;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -112,6 +113,9 @@ impl Handshake<'_> {
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(30))
             .max_header_list_size(64 * 1024)
+            .initial_stream_window_size(windows::STREAM)
+            .initial_connection_window_size(windows::CONNECTION)
+            .max_send_buf_size(windows::SEND_BUFFER as usize)
             // Until the peer has said how many streams it allows: any beyond that would wait for
             // others to end.
             .initial_max_send_streams(1);
