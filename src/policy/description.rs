@@ -3,6 +3,7 @@ use super::decision::Policy;
 use super::division::PathRule;
 use super::matcher::HostPattern;
 use super::placement::Placement;
+use super::retries::{Retries, RetryConditions};
 use super::route::{
     AmbiguousPaths, CredentialRule, HostRule, Origin, Route, RouteLimits, Scheme, TokenRule, TokenSource,
     UpstreamProtocol,
@@ -52,6 +53,10 @@ impl Route {
         let ambiguous = (self.ambiguous_paths == Some(AmbiguousPaths::AsSent))
             .then_some("paths that can be read in two ways pass as they are sent");
         let warnings = warning.into_iter().chain(ambiguous).map(str::to_owned).collect();
+        let sentences = match describe_retries(&self.retries) {
+            Some(retries) => format!("{sentences}\n  {retries}"),
+            None => sentences,
+        };
         RouteDescription { sentences, credential, warnings }
     }
 }
@@ -82,6 +87,27 @@ impl Policy {
         };
         Some(format!("A path that can be read in two ways, such as `/a%2Fb`, {treatment}."))
     }
+}
+
+/// Says when requests are sent again; `None` for the defaults.
+fn describe_retries(retries: &Retries) -> Option<String> {
+    if *retries == Retries::default() {
+        return None;
+    }
+    let Retries { attempts, on, budget } = retries;
+    let RetryConditions { connect, unprocessed, reset, statuses } = on;
+    let statuses = statuses.iter().map(|status| status.as_str());
+    let named = [("connect", *connect), ("unprocessed", *unprocessed), ("reset", *reset)];
+    let named = named.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| *name);
+    let conditions: Vec<_> = named.chain(statuses).collect();
+    Some(match (attempts, conditions.as_slice()) {
+        (0, _) | (_, []) => "Requests are not sent again after a failure.".to_owned(),
+        (1, _) => format!("Requests are sent again once after {}, up to {budget} % of them.", conditions.join(", ")),
+        _ => format!(
+            "Requests are sent again up to {attempts} times after {}, up to {budget} % of them.",
+            conditions.join(", ")
+        ),
+    })
 }
 
 /// Describes a token in a few words.

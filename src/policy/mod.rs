@@ -10,6 +10,7 @@ mod matcher;
 mod path;
 mod placement;
 mod reserved;
+mod retries;
 mod route;
 
 pub use decision::{Conflict, Decision, Policy, Target, Unmatched};
@@ -22,6 +23,7 @@ pub use matcher::{HostPattern, Match};
 pub use path::{PathAmbiguity, PathPattern};
 pub use placement::{Placement, PlacementError};
 pub use reserved::ReservedHeaders;
+pub use retries::{Retries, RetryConditions};
 pub use route::{
     AmbiguousPaths, CredentialRule, HostRule, Origin, Rate, Route, RouteLimits, Scheme, Timeouts, TokenRule,
     TokenSource, Upstream, UpstreamProtocol,

@@ -1,6 +1,7 @@
 //! A route: which requests it matches, which credential they carry, and where they go.
 use super::matcher::Match;
 use super::placement::Placement;
+use super::retries::Retries;
 use crate::egress_proxy::EgressProxy;
 use crate::exchange::Grant;
 use crate::secret::Secret;
@@ -31,9 +32,11 @@ pub struct Route {
     pub timeouts: Timeouts,
     /// How large the requests may be, and how many.
     pub limits: RouteLimits,
-    /// Bodies of up to this many bytes are kept for one replay after a 401; absent: only requests
-    /// without a body are replayed.
+    /// Bodies of up to this many bytes are kept for a replay after a 401, and for retries; absent:
+    /// only requests without a body are sent again.
     pub replay_max_body: Option<usize>,
+    /// When the requests are sent again.
+    pub retries: Retries,
 }
 
 /// The credential that the requests of a route carry.
@@ -98,6 +101,7 @@ impl Route {
             timeouts: Timeouts::default(),
             limits: RouteLimits::default(),
             replay_max_body: None,
+            retries: Retries::default(),
         }
     }
 

@@ -40,6 +40,7 @@ struct Families {
     durations: HistogramVec,
     injected: IntCounterVec,
     replays: IntCounterVec,
+    retries: IntCounterVec,
     expiry: IntGaugeVec,
 }
 
@@ -56,6 +57,8 @@ pub(super) struct RouteMetrics {
     pub(super) legacy_secret: IntCounter,
     pub(super) replayed: IntCounter,
     pub(super) not_replayed: IntCounter,
+    pub(super) retried: IntCounter,
+    pub(super) over_budget: IntCounter,
     pub(super) expiry: Option<IntGauge>,
 }
 
@@ -104,6 +107,11 @@ impl Metrics {
             replays: registrar.counters(
                 "token_replays_total",
                 "Upstream 401s by what followed.",
+                &["route", "outcome"],
+            )?,
+            retries: registrar.counters(
+                "retries_total",
+                "Requests that were sent again after a failure, and those that were not because of the budget.",
                 &["route", "outcome"],
             )?,
             expiry: registrar.gauges(
@@ -183,6 +191,8 @@ impl Families {
             legacy_secret: self.injected.with_label_values(&[name, "legacy_secret"]),
             replayed: self.replays.with_label_values(&[name, "replayed"]),
             not_replayed: self.replays.with_label_values(&[name, "not_replayed"]),
+            retried: self.retries.with_label_values(&[name, "retried"]),
+            over_budget: self.retries.with_label_values(&[name, "over_budget"]),
             expiry: issuer.map(|server| self.expiry.with_label_values(&[name, server])),
         }
     }

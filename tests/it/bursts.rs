@@ -148,6 +148,16 @@ async fn tls_handshakes_that_all_break_off_are_reported_as_such() {
     assert_eq!(fixture.front.accepted(), 5);
 }
 
+#[tokio::test]
+async fn connection_is_not_tried_again_on_a_route_without_retries() {
+    let fixture = Fixture::start().await;
+    let routes = fixture.routes.replace("token: none", "token: none, retries: { attempts: 0 }");
+    let proxy = fixture.world.proxy_with(&routes).await;
+    fixture.front.cut.store(usize::MAX, Ordering::SeqCst);
+    proxy.get("http://api.test/x").await.assert_refusal(502, "upstream_broken");
+    assert_eq!(fixture.front.accepted(), 1);
+}
+
 /// Starts an upstream that resets every stream, and counts connections and requests.
 async fn resetting_upstream() -> (String, Arc<[AtomicUsize; 2]>, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");

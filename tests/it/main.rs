@@ -44,6 +44,7 @@ mod dev {
     mod refusals;
     mod reloads;
     mod request_ids;
+    mod retries;
     mod revoked;
     mod route_limits;
     mod secrets;

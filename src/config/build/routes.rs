@@ -4,13 +4,14 @@ use super::identity::needs_identity;
 use super::process::bytes;
 use super::tokens::Tokens;
 use crate::config::file::{
-    AmbiguousPathsFile, File, LegacySecretFile, RouteFile, TimeoutsFile, TokenOfRoute, UnmatchedFile,
+    AmbiguousPathsFile, File, LegacySecretFile, RetriesFile, RetryConditionFile, RouteFile, TimeoutsFile, TokenOfRoute,
+    UnmatchedFile,
 };
 use crate::config::problem::KeyPath;
 use crate::host::without_brackets;
 use crate::policy::{
-    AmbiguousPaths, CredentialRule, HostPattern, Match, Placement, Policy, Route, RouteLimits, Timeouts, Unmatched,
-    Upstream,
+    AmbiguousPaths, CredentialRule, HostPattern, Match, Placement, Policy, Retries, RetryConditions, Route,
+    RouteLimits, Timeouts, Unmatched, Upstream,
 };
 
 /// The largest body that is kept for a replay: 1 MiB, because every request in flight may have its
@@ -126,14 +127,17 @@ impl Builder<'_> {
         if route.scopes.is_some() && without_token {
             self.error(&path.key("scopes"), "scopes belong to a token, and this route has none");
         }
-        if route.replay.is_some() && without_token {
-            self.error(&path.key("replay"), "a replay sends the request with a new token, and this route has none");
+        if route.replay.is_some() && without_token && route.retries.is_none() {
+            self.error(
+                &path.key("replay"),
+                "a replay sends the request with a new token, and this route has none; nor has it `retries`",
+            );
         }
         if !route.tunnel {
             return;
         }
         let conditions = ["path", "methods", "headers"].map(|key| path.key("match").key(key));
-        let others = ["ambiguous_paths", "upstream", "alias"].map(|key| path.key(key));
+        let others = ["ambiguous_paths", "upstream", "alias", "retries"].map(|key| path.key(key));
         let body = path.key("limits").key("request_body");
         for path in conditions
             .into_iter()
@@ -252,7 +256,24 @@ fn runtime_route(file: &RouteFile, credential: CredentialRule, upstream: Upstrea
             rate: file.limits.rate,
         },
         replay_max_body: file.replay.as_ref().map(|replay| bytes(replay.max_body)),
+        retries: file.retries.as_ref().map(runtime_retries).unwrap_or_default(),
     }
+}
+
+fn runtime_retries(file: &RetriesFile) -> Retries {
+    let RetriesFile { attempts, on, budget } = file;
+    let has = |condition| on.contains(&condition);
+    let status = |condition: &RetryConditionFile| match condition {
+        RetryConditionFile::Status(status) => Some(*status),
+        _ => None,
+    };
+    let on = RetryConditions {
+        connect: has(RetryConditionFile::Connect) && attempts.0 > 0,
+        unprocessed: has(RetryConditionFile::Unprocessed),
+        reset: has(RetryConditionFile::Reset),
+        statuses: on.iter().filter_map(status).collect(),
+    };
+    Retries { attempts: attempts.0, on, budget: budget.0 }
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -10,8 +10,8 @@ pub(crate) use process::{
     OutboundFile, OutboundSocketFile, PlainHttpFile,
 };
 pub(crate) use route::{
-    AmbiguousPathsFile, ClientCertificateFile, HostRuleFile, LegacySecretFile, ProtocolFile, RouteFile, TimeoutsFile,
-    TokenOfRoute, UnmatchedFile,
+    AmbiguousPathsFile, ClientCertificateFile, HostRuleFile, LegacySecretFile, ProtocolFile, RetriesFile,
+    RetryConditionFile, RouteFile, TimeoutsFile, TokenOfRoute, UnmatchedFile,
 };
 pub(crate) use server::{AssertionAudienceFile, ClientAuthFile, ParameterFile, QuirksFile, ServerFile, TrustFile};
 pub(crate) use token::{

@@ -2,12 +2,14 @@
 use super::process::EgressProxyRuleFile;
 use super::server::TrustFile;
 use super::token::TokenFile;
-use crate::config::decode::{Decode, Decoder, Definitions, Mapping};
+use crate::config::decode::{Decode, Decoder, Definitions, Leaf, Mapping};
 use crate::config::describe::{choice, record};
-use crate::config::leaf::{Count, Name, OriginUrl, Port, Prefix, Scope, SecretPath, ServerName, Size};
+use crate::config::leaf::{
+    Count, Name, OriginUrl, Percent, Port, Prefix, RetryAttempts, Scope, SecretPath, ServerName, Size,
+};
 use crate::config::tree::{Node, Value};
-use crate::policy::{HostPattern, PathPattern, Rate};
-use http::{HeaderName, HeaderValue, Method};
+use crate::policy::{HostPattern, PathPattern, Rate, Retries};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::json;
 use std::time::Duration;
 
@@ -45,9 +47,11 @@ record! {
         timeouts: TimeoutsFile = "{}",
         /// How large a request may be, and how many there may be.
         limits: RouteLimitsFile = "{}",
-        /// Whether a request with a body is sent again after the upstream has rejected the token.
-        /// Absent: only a request without a body is.
+        /// Whether a request with a body is sent again after the upstream has rejected the token,
+        /// and as `retries` say. Absent: only a request without a body is.
         replay: Option<ReplayFile>,
+        /// When a request is sent again after a failure.
+        retries: Option<RetriesFile>,
     }
 }
 
@@ -209,6 +213,56 @@ record! {
         /// The largest body that is kept in memory, at most 1MiB. All kept bodies together take up
         /// to this size times `limits.requests`.
         max_body: Size = "64KiB",
+    }
+}
+
+record! {
+    /// When a request is sent again after a failure. One that nothing of was sent is always sent
+    /// again, and so is an idempotent one without a body, if a reused connection had ended.
+    RetriesFile {
+        /// How often a request is sent again at most.
+        attempts: RetryAttempts = "2",
+        /// After what it is sent again. Only requests of idempotent methods are after `reset` and
+        /// statuses, and ones with a body only if `replay.max_body` keeps it.
+        on: Vec<RetryConditionFile> = "[connect, unprocessed]",
+        /// How many of the requests of the last 10 seconds may be sent again; 3 a second always may.
+        budget: Percent = "20%",
+    }
+}
+
+/// After what a request is sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RetryConditionFile {
+    /// No connection could be made. It is tried four more times within `timeouts.connect`.
+    Connect,
+    /// The upstream says that it did not process the request.
+    Unprocessed,
+    /// The connection or stream ended before an answer, or the attempt took too long.
+    Reset,
+    /// The answer has this status.
+    Status(StatusCode),
+}
+
+impl Leaf for RetryConditionFile {
+    const EXPECTED: &'static str = "`connect`, `unprocessed`, `reset`, or one of the statuses 429, 502, 503 and 504";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "connect" => Ok(Self::Connect),
+            "unprocessed" => Ok(Self::Unprocessed),
+            "reset" => Ok(Self::Reset),
+            _ => match text.parse().ok().filter(|status| Retries::STATUSES.contains(status)) {
+                Some(status) => StatusCode::from_u16(status).map(Self::Status).map_err(|error| error.to_string()),
+                None => Err("another answer would be the same, or nothing is known by this name".into()),
+            },
+        }
+    }
+
+    fn schema() -> serde_json::Value {
+        let words = ["connect", "unprocessed", "reset"].map(|word| json!({ "const": word }));
+        let statuses = Retries::STATUSES.map(|status| json!({ "const": status }));
+        let alternatives = [words.as_slice(), &statuses].concat();
+        json!({ "anyOf": alternatives })
     }
 }
 

@@ -183,6 +183,46 @@ impl Leaf for Rate {
     }
 }
 
+/// How often a request is sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RetryAttempts(pub(crate) u32);
+
+impl Leaf for RetryAttempts {
+    const EXPECTED: &'static str = "a number from 0 to 5";
+    const UNQUOTED: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(attempts @ 0..=5) => Ok(Self(attempts)),
+            _ => Err("it is not a number in this range".into()),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "integer", "minimum": 0, "maximum": 5 })
+    }
+}
+
+/// A share in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Percent(pub(crate) u32);
+
+impl Leaf for Percent {
+    const EXPECTED: &'static str = "a share such as `20%`";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let Some(number) = text.strip_suffix('%') else { return Err("the `%` is missing".into()) };
+        match number.trim_end().parse() {
+            Ok(share @ 0..=100) => Ok(Self(share)),
+            _ => Err("it is not a number from 0 to 100".into()),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "string", "pattern": "^[0-9]{1,3} *%$" })
+    }
+}
+
 #[cfg(test)]
 pub(crate) fn accepts<L: Leaf>(texts: &[&str]) {
     for text in texts {
@@ -215,6 +255,14 @@ mod tests {
         assert_eq!(Rate::parse("50/s"), Ok(Rate { requests: 50, per: Duration::from_secs(1) }));
         assert_eq!(Rate::parse("600 / m"), Ok(Rate { requests: 600, per: Duration::from_secs(60) }));
         refuses::<Rate>(&["50", "0/s", "-1/s", "50/d", "/s", "50/", "1000001/s", "1.5/s"]);
+    }
+
+    #[test]
+    fn share_outside_of_the_range_is_refused() {
+        assert_eq!(Percent::parse("20%"), Ok(Percent(20)));
+        accepts::<Percent>(&["0%", "100 %"]);
+        refuses::<Percent>(&["20", "101%", "-1%", "0.5%", "%", ""]);
+        refuses::<RetryAttempts>(&["6", "-1", "", "two"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::proxy::agent_body::Unauthenticated;
 use crate::proxy::dialect::{Dialect, is_unauthenticated};
 use crate::proxy::error::Refusal;
 use crate::proxy::transfer::Transfer;
-use crate::proxy::upstream::{Call, PoolKey, RequestBody, RequestCopy, SendError, UpstreamBody, send};
+use crate::proxy::upstream::{Call, PoolKey, RequestBody, RequestCopy, Retrying, SendError, UpstreamBody, send};
 use http::{Request, Response, StatusCode, header};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -46,6 +46,7 @@ impl Exchange<'_> {
             guard: &context.shared.guard,
             transfer,
             copy: copy.as_ref(),
+            retrying: Retrying { policy: &entry.route.retries, metrics: &entry.metrics },
         };
         let sent = send(&context.pool, &call, request).await;
         if transfer.has_left() {

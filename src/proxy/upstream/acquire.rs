@@ -5,6 +5,7 @@ use super::error::SendError;
 use super::origin::{Connection, OriginPool, Reuse};
 use super::pool::Pool;
 use super::queue::{Caller, Connecting, OVERDUE};
+use super::retry::pauses;
 use crate::proxy::guard::Guard;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,12 +19,15 @@ pub(super) struct Dialing<'c> {
     pub(super) key: &'c Arc<PoolKey>,
     pub(super) guard: &'c Guard,
     pub(super) timeout: Duration,
+    /// Whether another connection is tried if one cannot be made.
+    pub(super) is_retried: bool,
 }
 
 impl Dialing<'_> {
     /// A connection of the pool that can take a request now. It waits one turn of the runtime for a
     /// connection that is about to become ready.
     pub(super) async fn pooled(&self, origin: &Rc<OriginPool>) -> Option<Connection> {
+        origin.budget().record_request(Instant::now());
         if let Some(connection) = self.take(origin, Reuse::Any) {
             return Some(connection);
         }
@@ -39,7 +43,7 @@ impl Dialing<'_> {
     /// nothing was sent, and the upstream may be restarting.
     pub(super) async fn fresh(&self, origin: &Rc<OriginPool>) -> Result<Connection, SendError> {
         let deadline = Instant::now() + self.timeout;
-        let mut pauses = [50, 150, 400, 900].map(Duration::from_millis).into_iter();
+        let mut pauses = pauses().filter(|_| self.is_retried);
         loop {
             let error = match self.wait(origin, deadline).await {
                 Ok(connection) => return Ok(connection),
@@ -49,9 +53,7 @@ impl Dialing<'_> {
             if matches!(error, SendError::NoDescriptor) {
                 self.pool.evict_idle();
             }
-            // Those who have waited for the same connection do not all come back at once.
-            let pause = pauses.next().map(|pause| pause.mul_f64(1.0 + fastrand::f64() / 2.0));
-            match pause.filter(|pause| Instant::now() + *pause < deadline) {
+            match pauses.next().filter(|pause| Instant::now() + *pause < deadline) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return Err(error),
             }

@@ -4,6 +4,7 @@ use super::config::{PoolKey, Protocol};
 use super::connection::{Counted, Http1Connection, Http2Connection, MAX_IDLE_TIME, StreamGuard};
 use super::queue::{Caller, Connecting, Queue, Waiting};
 use super::request_body::RequestBody;
+use super::retry_budget::RetryBudget;
 use crate::proxy::metrics::UpstreamGauges;
 use http::Version;
 use hyper::client::conn::http2;
@@ -23,6 +24,7 @@ pub(super) struct OriginPool {
     /// HTTP/2 connections: more than one if the peer's stream limit is too low.
     http2: RefCell<Vec<Http2Connection>>,
     queue: Rc<Queue<Connection>>,
+    budget: RetryBudget,
     gauges: UpstreamGauges,
 }
 
@@ -69,7 +71,18 @@ impl OriginPool {
             // ALPN decides, or the peer's settings do.
             (Protocol::Negotiated, Some(_)) | (Protocol::Http2, _) => None,
         };
-        Rc::new(Self { idle: RefCell::default(), http2: RefCell::default(), queue: Queue::new(capacity), gauges })
+        Rc::new(Self {
+            idle: RefCell::default(),
+            http2: RefCell::default(),
+            queue: Queue::new(capacity),
+            budget: RetryBudget::new(Instant::now()),
+            gauges,
+        })
+    }
+
+    /// Counts the requests to the origin, and those that are sent again.
+    pub(super) fn budget(&self) -> &RetryBudget {
+        &self.budget
     }
 
     /// A connection that was made with the current identity and can take a request, or `None`.

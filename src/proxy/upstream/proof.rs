@@ -15,7 +15,7 @@ pub(super) enum Proof {
     ConnectionEnded,
     /// The peer ended the stream before a byte of the answer, and the connection goes on.
     StreamReset,
-    /// The attempt took longer than the route allows one to take.
+    /// The attempt took longer than the route allows one to take, and may have been processed.
     Slow,
     /// The attempt failed for another reason, such as a malformed answer, which another attempt
     /// would not change.

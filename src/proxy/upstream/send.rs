@@ -7,13 +7,14 @@ use super::origin::{Connection, Lease};
 use super::pool::Pool;
 use super::proof::Proof;
 use super::request_body::RequestBody;
+use super::request_copy::RequestCopy;
 use super::response_body::UpstreamBody;
+use super::retry::{FailedAttempt, Retrying, Tries};
 use crate::policy::{Scheme, Timeouts};
 use crate::proxy::guard::Guard;
 use crate::proxy::transfer::{Transfer, UploadFault};
-use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
+use http::{HeaderValue, Request, Response, Uri, Version, header};
 use http_body::Body;
 use hyper::client::conn::TrySendError;
 use std::pin::pin;
@@ -35,30 +36,11 @@ pub(crate) struct Call<'c> {
     pub(crate) transfer: &'c Transfer,
     /// A copy of the request, if it can be sent again.
     pub(crate) copy: Option<&'c RequestCopy>,
+    /// When it is.
+    pub(crate) retrying: Retrying<'c>,
 }
 
-/// A copy of a request without a body or with a buffered one, for a retry or a replay. It holds no
-/// credential of the proxy.
-pub(crate) struct RequestCopy {
-    method: Method,
-    uri: Uri,
-    version: Version,
-    headers: HeaderMap,
-    body: Option<Bytes>,
-}
-
-/// How often a request may be sent on another connection because the one before had ended by itself.
-/// Further pooled connections may have ended, too.
-const MAX_STALE: usize = 3;
-
-/// How often a request may be sent again that the upstream did not process.
-const MAX_UNPROCESSED: usize = 1;
-
-/// How often a request may be sent again because an attempt took too long.
-const MAX_SLOW: usize = 1;
-
-/// Sends a request and waits for the head of the response. [`Call::next_try`] says when it is sent
-/// again.
+/// Sends a request and waits for the head of the response. [`Tries`] say when it is sent again.
 pub(crate) async fn send(
     pool: &Rc<Pool>,
     call: &Call<'_>,
@@ -66,53 +48,28 @@ pub(crate) async fn send(
 ) -> Result<Response<UpstreamBody>, SendError> {
     let origin = pool.origin(call.key);
     let timeout = call.timeouts.attempt.map_or(call.timeouts.connect, |attempt| attempt.min(call.timeouts.connect));
-    let dialing = Dialing { pool, key: call.key, guard: call.guard, timeout };
+    let dialing =
+        Dialing { pool, key: call.key, guard: call.guard, timeout, is_retried: call.retrying.policy.on.connect };
     let mut pooled = dialing.pooled(&origin).await;
-    let mut tries = Tries::default();
+    let mut tries = Tries::new(call.retrying, call.copy, origin.budget());
     loop {
         let until = call.timeouts.attempt.map(|attempt| Instant::now() + attempt);
         let connection = match pooled.take() {
             Some(connection) => connection,
             None => Box::pin(dialing.fresh(&origin)).await?,
         };
-        match attempt(connection, request, call, until).await {
-            Ok(response) => return Ok(response),
-            Err(failure) => request = call.next_try(failure, &mut tries)?,
+        let repeat = match attempt(connection, request, call, until).await {
+            Ok(response) => match tries.after_answer(&response) {
+                None => return Ok(response),
+                Some(repeat) => repeat,
+            },
+            Err(failure) => tries.after_failure(failure)?,
+        };
+        if let Some(pause) = repeat.pause {
+            Box::pin(tokio::time::sleep(pause)).await;
         }
+        request = *repeat.request;
     }
-}
-
-/// How often a request has been sent again, by reason.
-#[derive(Default)]
-struct Tries {
-    stale: usize,
-    unprocessed: usize,
-    slow: usize,
-}
-
-impl Tries {
-    fn stale(&mut self) -> bool {
-        self.stale += 1;
-        self.stale <= MAX_STALE
-    }
-
-    fn unprocessed(&mut self) -> bool {
-        self.unprocessed += 1;
-        self.unprocessed <= MAX_UNPROCESSED
-    }
-
-    fn slow(&mut self) -> bool {
-        self.slow += 1;
-        self.slow <= MAX_SLOW
-    }
-}
-
-/// A failed attempt.
-struct Failure {
-    error: SendError,
-    proof: Proof,
-    /// Whether the upstream had answered another request on the connection before.
-    was_pooled: bool,
 }
 
 async fn attempt(
@@ -120,7 +77,7 @@ async fn attempt(
     mut request: Request<RequestBody>,
     call: &Call<'_>,
     until: Option<Instant>,
-) -> Result<Response<UpstreamBody>, Failure> {
+) -> Result<Response<UpstreamBody>, FailedAttempt> {
     let (sent, lease, was_pooled, answered);
     match connection {
         Connection::Http1(mut http1) => {
@@ -159,7 +116,7 @@ async fn attempt(
                 Some(request) => Proof::NotSent(Box::new(request)),
                 None => Proof::of(&error, answered),
             };
-            let failure = |error, proof| Err(Failure { error, proof, was_pooled });
+            let failure = |error, proof| Err(FailedAttempt { error, proof, was_pooled });
             match call.transfer.fault() {
                 Some(fault) => failure(SendError::Upload(fault), Proof::Failed),
                 None => match SendError::classify_broken(error) {
@@ -180,40 +137,17 @@ async fn attempt(
                 SendError::ResponseTimeout if until.is_some_and(|until| until <= Instant::now()) => Proof::Slow,
                 _ => Proof::Failed,
             };
-            Err(Failure { error, proof, was_pooled })
+            Err(FailedAttempt { error, proof, was_pooled })
         }
-    }
-}
-
-impl From<SendError> for Failure {
-    fn from(error: SendError) -> Self {
-        Self { error, proof: Proof::Failed, was_pooled: false }
     }
 }
 
 impl Call<'_> {
     /// Puts the credential on a request whose method and URI are final.
-    fn authorize(&self, request: &mut Request<RequestBody>) -> Result<(), SendError> {
-        self.credential.apply(request.headers_mut()).ok_or(SendError::Credential)
-    }
-
-    /// The request to send again after a failure, if that is safe: nothing of it was written, the
-    /// peer says that it did not process it, or it is idempotent, has no body, and a pooled
-    /// connection ended under it before a byte of the answer came, or the attempt took too long (RFC
-    /// 9110 §9.2.2).
-    fn next_try(&self, failure: Failure, tries: &mut Tries) -> Result<Request<RequestBody>, SendError> {
-        let Failure { error, proof, was_pooled } = failure;
-        let next = match proof {
-            Proof::NotSent(request) => tries.stale().then_some(*request),
-            Proof::NotProcessed => self.copy.filter(|_| tries.unprocessed()).map(RequestCopy::request),
-            Proof::ConnectionEnded => {
-                let copy = self.copy.filter(|copy| was_pooled && copy.is_repeatable());
-                copy.filter(|_| tries.stale()).map(RequestCopy::request)
-            }
-            Proof::Slow => self.copy.filter(|copy| copy.is_repeatable() && tries.slow()).map(RequestCopy::request),
-            Proof::StreamReset | Proof::Failed => None,
-        };
-        next.ok_or(error)
+    fn authorize(&self, request: &mut Request<RequestBody>) -> Result<(), FailedAttempt> {
+        let applied = self.credential.apply(request.headers_mut());
+        let (error, proof) = (SendError::Credential, Proof::Failed);
+        applied.ok_or(FailedAttempt { error, proof, was_pooled: false })
     }
 
     /// Waits for a response until the deadline; `None` if it passes. The response timeout starts
@@ -283,34 +217,5 @@ fn address_http2(request: &mut Request<RequestBody>, key: &PoolKey) {
     let authority = key.authority.as_bytes();
     if let Ok(uri) = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build() {
         *request.uri_mut() = uri;
-    }
-}
-
-impl RequestCopy {
-    /// Copies a request; `None` if its body is streamed.
-    pub(crate) fn of(request: &Request<RequestBody>) -> Option<Self> {
-        let RequestBody::Buffered(body) = request.body() else { return None };
-        Some(Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            version: request.version(),
-            headers: request.headers().clone(),
-            body: body.clone(),
-        })
-    }
-
-    /// Whether it may be sent again although it may have been processed.
-    fn is_repeatable(&self) -> bool {
-        self.method.is_idempotent() && self.body.is_none()
-    }
-
-    /// Makes a request from the copy.
-    pub(crate) fn request(&self) -> Request<RequestBody> {
-        let mut request = Request::new(RequestBody::Buffered(self.body.clone()));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.version_mut() = self.version;
-        *request.headers_mut() = self.headers.clone();
-        request
     }
 }

@@ -48,7 +48,7 @@ impl Fixture {
 
     async fn connect(&self) -> Connection {
         let (pool, key, guard) = (&self.pool, &self.key, &Guard::default());
-        let dialing = Dialing { pool, key, guard, timeout: TEST_TIMEOUT };
+        let dialing = Dialing { pool, key, guard, timeout: TEST_TIMEOUT, is_retried: true };
         dialing.fresh(&pool.origin(key)).await.expect("connected")
     }
 
