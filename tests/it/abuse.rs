@@ -6,7 +6,7 @@ use http::{HeaderMap, Method};
 
 #[tokio::test]
 async fn request_smuggling_is_refused_and_ends_the_connection() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let h = "host: open.test\r\n";
     let smuggled = "GET http://open.test/smuggled HTTP/1.1\r\nhost: open.test\r\nconnection: close\r\n\r\n";
@@ -80,7 +80,7 @@ async fn request_smuggling_is_refused_and_ends_the_connection() {
 /// forwards none of these.
 #[tokio::test]
 async fn ambiguous_requests_are_refused() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let (coding, length) = ("transfer-encoding: chunked\r\n", "content-length: 3\r\n");
     let (host, before) = ("host: open.test\r\n", "GET /before HTTP/1.1\r\nhost: open.test\r\n\r\n");
@@ -109,7 +109,7 @@ async fn ambiguous_requests_are_refused() {
 
 #[tokio::test]
 async fn broken_chunk_ends_the_connection_and_nothing_after_it_is_forwarded() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     for chunk in ["zz\r\nabc\r\n", "fffffffffffffffff\r\nabc", "3\r\nabcd\r\n", "3;x=\n\r\nabc\r\n", "-1\r\n\r\n"] {
         let head = "POST /chunks HTTP/1.1\r\nhost: open.test\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -123,7 +123,7 @@ async fn broken_chunk_ends_the_connection_and_nothing_after_it_is_forwarded() {
 
 #[tokio::test]
 async fn absolute_target_replaces_host() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let fields = [("host", "evil.test"), ("x-forwarded-host", "evil.test")];
     assert_eq!(agent::get(proxy.outbound, "http://open.test/x", &fields).await.status, 200);
@@ -137,7 +137,7 @@ async fn absolute_target_replaces_host() {
 
 #[tokio::test]
 async fn oversized_requests_are_refused_with_the_problem_type_of_the_limit() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let small = route("small", "token: none, limits: { request_body: 1KiB }", &world.api.url());
     let proxy = world.proxy_with(&(world.routes() + &small)).await;
     let long = "x".repeat(9 * 1024);
@@ -170,7 +170,7 @@ async fn oversized_requests_are_refused_with_the_problem_type_of_the_limit() {
 
 #[tokio::test]
 async fn oversized_http2_head_is_refused_and_its_connection_stays_open() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let mut agent = Http2::connect(proxy.outbound).await;
     let ask = |fields: usize, kind: &str| {
@@ -190,7 +190,7 @@ async fn oversized_http2_head_is_refused_and_its_connection_stays_open() {
 
 #[tokio::test]
 async fn trace_and_unknown_expectations_are_refused() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     for host in ["api.test", "open.test", "nowhere.test"] {
         let url = format!("http://{host}/x");
@@ -264,7 +264,7 @@ fn fields_with_canary(headers: &HeaderMap) -> Vec<String> {
 
 #[tokio::test]
 async fn reserved_headers_of_the_agent_are_removed_in_every_spelling() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     for host in ["api.test", "open.test", "legacy.test"] {
         for (name, connection) in
@@ -288,7 +288,7 @@ async fn reserved_headers_of_the_agent_are_removed_in_every_spelling() {
 
 #[tokio::test]
 async fn connection_header_cannot_remove_headers_that_the_proxy_sets() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let fields = [
         ("connection", "x-mine, Authorization, X-Api-Key, host, via"),
@@ -315,7 +315,7 @@ async fn connection_header_cannot_remove_headers_that_the_proxy_sets() {
 
 #[tokio::test]
 async fn agents_credentials_pass_only_on_a_route_that_keeps_them() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let url = world.api.url();
     let kept = route("kept", "token: none, keep_credentials: true", &url);
     let open = route("open", "token: none", &url);

@@ -115,7 +115,7 @@ async fn request_without_a_route_is_refused_with_the_nearest_one_named() {
 
 #[tokio::test]
 async fn more_specific_route_wins_in_any_order() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let api = world.api.url();
     let open = |name: &str, r#match: &str| {
         format!("  - {{ name: {name}, match: {{ {match} }}, token: none, upstream: {{ url: {api} }} }}\n")
@@ -153,7 +153,7 @@ async fn more_specific_route_wins_in_any_order() {
 
 #[tokio::test]
 async fn request_to_the_proxys_own_port_is_refused() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy_with("unmatched: pass\nroutes: []\n").await;
     // inet_aton(3) reads `0` and `127.1` as addresses.
     for host in ["127.0.0.1", "localhost", "0.0.0.0", "0", "127.1", "[::ffff:127.0.0.1]", "[::ffff:0:0]", "[::]"] {
@@ -175,7 +175,7 @@ async fn request_to_the_proxys_own_port_is_refused() {
 
 #[tokio::test]
 async fn listener_on_every_address_is_recognized_at_any_address_of_the_machine() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let preamble = world.preamble().replace("metrics: [\"127.0.0.1:0\"]", "metrics: [\"0.0.0.0:0\"]");
     let path = world.write("proxy.yaml", &format!("{preamble}unmatched: pass\nroutes: []\n"));
     let proxy = Proxy::start(&path, &world.clock);
@@ -187,7 +187,7 @@ async fn listener_on_every_address_is_recognized_at_any_address_of_the_machine()
 
 #[tokio::test]
 async fn ranges_that_the_configuration_refuses_are_open_to_routes_that_spell_the_address_out() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let port = world.api.address().port();
     let routes = [
         route("literal", "token: none", &format!("http://127.0.0.1:{port}")),
@@ -214,7 +214,7 @@ async fn ranges_that_the_configuration_refuses_are_open_to_routes_that_spell_the
 
 #[tokio::test]
 async fn pattern_does_not_spell_an_address_out() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy_with("routes: [{ match: { host: \"*.169.254\" }, token: none }]\n").await;
     proxy.get("http://169.254.169.254/x").await.assert_refusal(502, "address_prohibited");
 }
@@ -223,7 +223,7 @@ async fn pattern_does_not_spell_an_address_out() {
 #[tokio::test]
 async fn second_address_is_used_if_the_first_refuses_or_hangs() {
     for hangs in [false, true] {
-        let world = World::open().await;
+        let world = World::with_open_api().await;
         let first = TcpSocket::new_v4().expect("a socket");
         first.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("bound");
         let address = first.local_addr().expect("an address");
@@ -300,7 +300,7 @@ async fn cross_site_requests_of_a_browser_are_refused() {
 #[tokio::test]
 async fn dns_rebinding_reaches_no_route() {
     for (unmatched, status, kind) in [("refuse", 403, "no_route"), ("pass", 508, "loop")] {
-        let world = World::open().await;
+        let world = World::with_open_api().await;
         let proxy = world.proxy_with(&format!("unmatched: {unmatched}\n{}", world.routes())).await;
         // After DNS rebinding the browser regards the request as same-origin.
         let name = format!("rebound.localhost:{}", proxy.outbound.port());

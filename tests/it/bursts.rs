@@ -26,7 +26,7 @@ struct Fixture {
 
 impl Fixture {
     async fn start() -> Self {
-        let world = World::open().await;
+        let world = World::with_open_api().await;
         let ca = WebCa::new(&world.clock).expect("authority");
         world.write("ca.pem", &ca.certificate_pem());
         let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
@@ -185,7 +185,7 @@ async fn resetting_upstream() -> (String, Arc<[AtomicUsize; 2]>, JoinSet<()>) {
 
 #[tokio::test]
 async fn requests_that_fail_over_http2_are_not_doubled_and_make_no_connections() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (url, counts, _task) = resetting_upstream().await;
     let proxy = world.proxy_with(&format!("routes:\n{}", route("api", "token: none", &url))).await;
     let mut agent = Http2::connect(proxy.outbound).await;

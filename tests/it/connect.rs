@@ -33,7 +33,7 @@ pub(crate) fn trusting(ca: &WebCa) -> TlsConnector {
 
 #[tokio::test]
 async fn forbidden_tunnel_is_refused_before_the_200() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     for (authority, advice) in [
         ("nowhere.test:443", "No route matches nowhere.test"),
@@ -56,7 +56,7 @@ async fn forbidden_tunnel_is_refused_before_the_200() {
 /// Clients that tunnel `http://`, such as Node's, do not show the answer to a CONNECT.
 #[tokio::test]
 async fn refusal_of_an_unknown_host_is_answered_inside_a_tunnel_to_port_80() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     for host in ["nowhere.test", "169.254.169.254"] {
         let mut raw = Raw::connect(proxy.outbound).await;
@@ -118,7 +118,7 @@ async fn connect_over_http_1_0_is_served_like_1_1() {
 
 #[tokio::test]
 async fn domain_tunnel_does_not_bypass_the_route_of_a_host() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let url = world.api.url();
     let routes = format!(
         "routes:
@@ -185,7 +185,7 @@ async fn plain_http_inside_a_tunnel_is_served_for_the_tunnels_host() {
 
 #[tokio::test]
 async fn tls_inside_a_tunnel_of_an_injecting_route_gets_an_alert() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let mut raw = Raw::connect(proxy.outbound).await;
     raw.write(connect("api.test:80")).await;
@@ -200,7 +200,7 @@ async fn tls_inside_a_tunnel_of_an_injecting_route_gets_an_alert() {
 
 #[tokio::test]
 async fn tunnel_route_relays_tls_end_to_end() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let ca = WebCa::new(&world.clock).expect("authority");
     let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate")).http1_only();
     let upstream = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");

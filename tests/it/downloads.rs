@@ -50,7 +50,7 @@ async fn silent_upstream_times_out_with_either_protocol_on_either_side() {
 
 #[tokio::test]
 async fn truncated_body_is_aborted_with_every_framing() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = upstream.local_addr().expect("an address");
     let route = route("half", "token: none, timeouts: { idle: 200ms }", &format!("http://{address}"));

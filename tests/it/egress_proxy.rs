@@ -79,7 +79,7 @@ fn route(host: &str, port: u16, keys: &str) -> String {
 
 #[tokio::test]
 async fn upstreams_tunnels_and_authorization_servers_are_reached_through_the_egress_proxy() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let ca = WebCa::new(&world.clock).expect("authority");
     world.write("ca.pem", &ca.certificate_pem());
     let names = ["secure.internal", "tunnel.internal"];
@@ -139,7 +139,7 @@ routes:
 
 #[tokio::test]
 async fn refusal_of_the_egress_proxy_is_told_in_words() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let egress = EgressServer::start(Vec::new()).await;
     let file = format!(
         "egress_proxy: {{ url: \"http://{}\" }}\nroutes:\n{}{}{}",
@@ -165,7 +165,7 @@ async fn refusal_of_the_egress_proxy_is_told_in_words() {
 
 #[tokio::test]
 async fn addresses_are_checked_before_the_egress_proxy_is_asked() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let egress = EgressServer::start(Vec::new()).await;
     let file = format!(
         "unmatched: pass\negress: {{ refuse: [192.0.2.0/24] }}\negress_proxy: {{ url: \"http://{}\" }}\nroutes: []\n",
@@ -188,7 +188,7 @@ async fn addresses_are_checked_before_the_egress_proxy_is_asked() {
 /// The egress proxy is another process of this program, whose route is a tunnel.
 #[tokio::test]
 async fn this_program_serves_as_an_egress_proxy() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let ca = WebCa::new(&world.clock).expect("authority");
     world.write("ca.pem", &ca.certificate_pem());
     let tls = ServerTls::new(ca.server_certificate(&["api.internal"]).expect("certificate"));

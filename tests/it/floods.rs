@@ -23,7 +23,7 @@ async fn victim() -> Watched {
 
 /// Starts the same with one more route.
 async fn victim_with(route: &str) -> Watched {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let preamble = world.preamble().replace("workers: 2", "workers: 1");
     let config = format!("{preamble}{}{route}", world.routes());
     Watched::start(world, &config).await

@@ -45,7 +45,7 @@ impl Scripted {
 
 #[tokio::test]
 async fn body_of_unknown_length_is_forwarded_with_every_method() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (modern, routes) = world.http2_api().await;
     let plain = route("plain", "token: none", &world.api.url());
     let proxy = world.proxy_with(&format!("{routes}{plain}")).await;
@@ -73,7 +73,7 @@ async fn body_of_unknown_length_is_forwarded_with_every_method() {
 
 #[tokio::test]
 async fn equal_lengths_over_http2_leave_as_one() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let length = [&[0][..], &frames::string("content-length"), &frames::string("5")].concat();
     let block = [&frames::block("POST", "open.test", "/x")[..], &length, &length].concat();
@@ -87,7 +87,7 @@ async fn equal_lengths_over_http2_leave_as_one() {
 
 #[tokio::test]
 async fn http11_request_without_host_is_refused_in_every_form() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     for line in ["GET http://open.test/x", "GET /x", "CONNECT open.test:80", "OPTIONS *"] {
         let answer = raw(proxy.outbound, format!("{line} HTTP/1.1\r\nconnection: close\r\n\r\n")).await;
@@ -105,7 +105,7 @@ async fn http11_request_without_host_is_refused_in_every_form() {
 
 #[tokio::test]
 async fn options_without_a_path_asks_about_the_server() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (modern, routes) = world.http2_api().await;
     let plain = route("plain", "token: none", &world.api.url());
     let proxy = world.proxy_with(&format!("{routes}{plain}")).await;
@@ -140,7 +140,7 @@ async fn options_without_a_path_asks_about_the_server() {
 
 #[tokio::test]
 async fn ipv6_hosts_are_compared_as_addresses() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let six = format!(
         "  - {{ name: six, match: {{ host: \"[::1]\" }}, token: none, upstream: {{ url: {} }} }}\n",
         world.api.url()
@@ -183,7 +183,7 @@ async fn assert_refused(proxy: &Proxy, path: &str) {
 
 #[tokio::test]
 async fn characters_that_no_uri_has_are_refused_in_path_and_query() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     for target in ["/a\"b", "/a<b", "/a>b", "/x?a\"b", "/x?a<b", "/x?a>b", "/x?q={\"a\":1}"] {
         let head = format!("GET {target} HTTP/1.1\r\nhost: open.test\r\nconnection: close\r\n\r\n");
@@ -198,7 +198,7 @@ async fn characters_that_no_uri_has_are_refused_in_path_and_query() {
 
 #[tokio::test]
 async fn other_schemes_are_refused_over_http2() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     for (scheme, status) in [("http", 0x88), ("https", 0x88), ("ftp", 0x8c), ("ws", 0x8c)] {
         let mut frames = Frames::connect(proxy.outbound, &[]).await;
@@ -211,7 +211,7 @@ async fn other_schemes_are_refused_over_http2() {
 
 #[tokio::test]
 async fn path_without_a_slash_is_refused_over_http2() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     for path in ["x", "?x", "*", "evil.test/x", "http://evil.test/x"] {
         assert_refused(&proxy, path).await;
@@ -221,7 +221,7 @@ async fn path_without_a_slash_is_refused_over_http2() {
 
 #[tokio::test]
 async fn pseudo_fields_of_trailers_do_not_reach_the_upstream() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let mut frames = Frames::connect(proxy.outbound, &[]).await;
     frames.write(frame(HEADERS, END_HEADERS, 1, &frames::block("POST", "open.test", "/x"))).await;
@@ -239,7 +239,7 @@ async fn pseudo_fields_of_trailers_do_not_reach_the_upstream() {
 
 #[tokio::test]
 async fn upgrade_is_asked_for_and_accepted_by_token() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let scripted = Scripted::start(&world).await;
     for (asked, forwarded, answered, is_accepted) in [
         ("websocket, h2c", Some("websocket"), "websocket", true),
@@ -281,7 +281,7 @@ async fn upgrade_is_asked_for_and_accepted_by_token() {
 
 #[tokio::test]
 async fn answer_with_both_lengths_is_made_clean_or_refused() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let scripted = Scripted::start(&world).await;
     let chunked = "transfer-encoding: chunked\r\n";
     for (framing, body) in [
@@ -316,7 +316,7 @@ async fn answer_with_both_lengths_is_made_clean_or_refused() {
 
 #[tokio::test]
 async fn refusal_of_an_answer_with_too_large_a_head_names_the_limit() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let scripted = Scripted::start(&world).await;
     let answer = |count: usize| {
         let fields: String = (1..count).map(|n| format!("x-{n}: 1\r\n")).collect();

@@ -35,7 +35,7 @@ async fn refused(proxy: &Proxy, call: http::Request<Full<Bytes>>, reason: &str, 
 
 #[tokio::test]
 async fn refusal_has_the_grpc_code_of_its_reason() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (http2_api, _) = world.http2_api().await;
     let other = WebCa::new(&world.clock).expect("authority");
     world.write("ca.pem", &other.certificate_pem());
@@ -70,7 +70,7 @@ async fn refusal_has_the_grpc_code_of_its_reason() {
 
 #[tokio::test]
 async fn grpc_codes_are_the_same_over_http1() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let trace = request(&Method::TRACE, "http://api.test/x", &[GRPC]).body(full("")).expect("request");
     agent::send(proxy.outbound, trace).await.assert_grpc_refusal("12");
@@ -85,7 +85,7 @@ async fn grpc_codes_are_the_same_over_http1() {
 
 #[tokio::test]
 async fn grpc_web_is_sent_as_it_came_and_refused_in_its_own_type() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     for (kind, web) in [
         ("application/grpc-web+proto", true),
@@ -109,7 +109,7 @@ async fn grpc_web_is_sent_as_it_came_and_refused_in_its_own_type() {
 
 #[tokio::test]
 async fn cleartext_grpc_without_a_route_is_sent_over_http2() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy_with("unmatched: pass\nroutes: []\n").await;
     let url = format!("{}/pkg.Service/Method", world.api.url());
     let reply = Http2::connect(proxy.outbound).await.send(post(&url, &[("te", "trailers")])).await;
@@ -157,7 +157,7 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 #[tokio::test]
 async fn unauthenticated_call_discards_its_token_and_is_not_repeated() {
     for in_trailers in [true, false] {
-        let world = World::open().await;
+        let world = World::with_open_api().await;
         let (url, mut tokens, _tasks) = grpc_upstream(in_trailers).await;
         let proxy = world.proxy_with(&format!("routes:\n{}", route("calls", "token: itself", &url))).await;
         let mut agent = Http2::connect(proxy.outbound).await;
@@ -180,7 +180,7 @@ async fn unauthenticated_call_discards_its_token_and_is_not_repeated() {
 
 #[tokio::test]
 async fn deadline_of_the_client_ends_the_call() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     world.api.faults().next(Fault::Hold(Gate::default()));
     let call = post("http://open.test/s/m", &[("grpc-timeout", "200m")]);

@@ -116,7 +116,7 @@ fn beginnings() -> Vec<Vec<u8>> {
 
 #[tokio::test]
 async fn connection_without_a_request_is_closed_after_the_head_timeout() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let worker = Worker::start(&world, Limits { head_timeout: HEAD_TIMEOUT, ..Limits::default() });
     let mut idlers = Vec::new();
     for _ in 0..4 {
@@ -144,7 +144,7 @@ async fn connection_without_a_request_is_closed_after_the_head_timeout() {
 
 #[tokio::test]
 async fn trickling_head_has_the_same_timeout_as_a_missing_one() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let worker = Worker::start(&world, Limits { head_timeout: HEAD_TIMEOUT, ..Limits::default() });
     let trickle = async |beginning: &[u8], byte: &[u8]| {
         let mut agent = Raw::connect(worker.outbound).await;
@@ -163,7 +163,7 @@ async fn trickling_head_has_the_same_timeout_as_a_missing_one() {
 
 #[tokio::test]
 async fn waiting_connections_are_served_after_silent_ones_are_closed() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let limits = Limits { head_timeout: HEAD_TIMEOUT, connections: 20, ..Limits::default() };
     let worker = Worker::start(&world, limits);
     let beginnings = beginnings();

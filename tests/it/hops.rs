@@ -32,7 +32,7 @@ async fn requests(proxy: &Addresses) -> f64 {
 
 #[tokio::test]
 async fn two_sidecars_in_a_row_are_not_a_loop() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (first, _second) = ring(&world).await;
     // The rest of the path is the URL for the second proxy.
     let reply = first.get("http://one.test/open.test/x").await;
@@ -51,7 +51,7 @@ async fn two_sidecars_in_a_row_are_not_a_loop() {
 
 #[tokio::test]
 async fn request_that_returns_through_another_proxy_is_refused() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (first, second) = ring(&world).await;
     // A path that would go around a hundred times.
     let url = format!("http://one.test{}/open.test/x", "/two.test/one.test".repeat(100));

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// Starts the binary with these routes in addition to [`World::routes`].
 async fn watched(more: &str) -> Watched {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let config = format!("{}{}{more}", world.preamble(), world.routes());
     Watched::start(world, &config).await
 }

@@ -94,7 +94,7 @@ const SUMMARIES: [&str; 12] = [
 
 #[tokio::test]
 async fn each_request_is_logged_as_one_line_and_nothing_else_is() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (mut process, proxy) = start(&world, "").await;
     calls(&world, &proxy).await;
     until(async || lines(&process).iter().any(|line| line["method"] == "CONNECT"), "the tunnel's line").await;
@@ -143,7 +143,7 @@ async fn each_request_is_logged_as_one_line_and_nothing_else_is() {
 
 #[tokio::test]
 async fn pretty_format_logs_the_same_lines_as_text() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (mut process, proxy) = start(&world, "log: { format: pretty }\n").await;
     calls(&world, &proxy).await;
     process.signal(Signal::SIGTERM);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 #[tokio::test]
 async fn proxy_without_identity_is_live_but_not_ready_and_says_why() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     world.workload_api.withdraw();
     let proxy = world.start_proxy(&world.routes()).await;
     for probe in ["/readyz", "/startupz"] {
@@ -39,7 +39,7 @@ async fn proxy_without_identity_is_live_but_not_ready_and_says_why() {
 
 #[tokio::test]
 async fn readiness_waits_for_eager_tokens_but_startup_does_not() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let gate = Gate::default();
     world.corp.faults().token.next(Fault::Hold(gate.clone()));
     let routes = format!(
@@ -61,7 +61,7 @@ async fn readiness_waits_for_eager_tokens_but_startup_does_not() {
 
 #[tokio::test]
 async fn expired_svid_stops_injecting_routes_until_the_next_svid() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     world.corp.policy(|policy| policy.access_token_ttl = Duration::from_secs(24 * 3600));
     let proxy = world.proxy().await;
     let token = world.user_token(&serde_json::json!({ "sub": "user:alice" }), Duration::from_secs(24 * 3600));
@@ -113,7 +113,7 @@ fn pinned(name: &str, upstream: &ResourceServer, id: &str) -> String {
 
 #[tokio::test]
 async fn only_the_pinned_peer_receives_requests() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let upstream = mutual(&world).await;
     let right = pinned("right", &upstream, &world.domain.workload("reports"));
     let wrong = pinned("wrong", &upstream, &world.domain.workload("reports/v2"));
@@ -130,7 +130,7 @@ async fn only_the_pinned_peer_receives_requests() {
 /// With TLS 1.3 the refusal arrives only after the handshake, in place of the response.
 #[tokio::test]
 async fn refusal_of_our_certificate_is_reported_as_a_tls_error() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     for (name, tls) in [("one", mutual_tls(&world).http1_only()), ("two", mutual_tls(&world))] {
         let upstream = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
         let route = format!(
@@ -169,7 +169,7 @@ fn self_signed_authority(world: &World) -> ServerTls {
 
 #[tokio::test]
 async fn certificate_of_an_authority_is_refused_in_words() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let tls = self_signed_authority(&world);
     let upstream = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");
     let setup = Setup { tls: Some(tls), ..Setup::default() };
@@ -197,7 +197,7 @@ async fn certificate_of_an_authority_is_refused_in_words() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_succeed_while_the_svid_is_rotated() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let upstream = mutual(&world).await;
     let route = pinned("reports", &upstream, &world.domain.workload("reports"));
     let proxy = world.proxy_with(&format!("routes:\n{route}")).await;
@@ -227,7 +227,7 @@ async fn requests_succeed_while_the_svid_is_rotated() {
 
 #[tokio::test]
 async fn reload_follows_a_configmap_swap_and_refuses_a_broken_file() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let root = world.directory.path().to_owned();
     let publish = |version: &str, routes: &str| {
         let directory = root.join(version);
@@ -303,7 +303,7 @@ async fn reload_that_removes_an_issuers_keys_drops_its_users_tokens() {
 
 #[tokio::test]
 async fn drain_finishes_requests_and_accepts_until_the_agent_is_gone() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let mut proxy = world.proxy().await;
     let gate = Gate::default();
     world.api.faults().next(Fault::Hold(gate.clone()));
@@ -331,7 +331,7 @@ async fn drain_finishes_requests_and_accepts_until_the_agent_is_gone() {
 
 #[tokio::test]
 async fn drain_is_announced_on_the_connections_that_are_open() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let mut proxy = world.proxy().await;
     let mut http1 = Raw::connect(proxy.outbound).await;
     let get_request = "GET http://open.test/status/204 HTTP/1.1\r\nhost: open.test\r\n\r\n";
@@ -357,7 +357,7 @@ async fn drain_is_announced_on_the_connections_that_are_open() {
 
 #[tokio::test]
 async fn drain_ends_at_its_deadline_with_open_connections() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let routes = world.routes().replace("deadline: 20s", "deadline: 200ms");
     let mut proxy = world.proxy_with(&routes).await;
     let mut agent = Http1::connect(proxy.outbound).await;
@@ -439,7 +439,7 @@ async fn all_series_exist_from_the_start_and_hostile_requests_add_none() {
 
 #[tokio::test]
 async fn identity_series_exist_without_a_configured_identity() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let text = format!(
         "listen: {{ outbound: [\"127.0.0.1:0\"], metrics: [\"127.0.0.1:0\"] }}\n\
          routes: [{{ name: open, match: {{ host: open.test }}, token: none, upstream: {{ url: {} }} }}]\n",
@@ -461,7 +461,7 @@ async fn identity_series_exist_without_a_configured_identity() {
 
 #[tokio::test]
 async fn reload_adds_and_removes_series_of_routes_and_servers() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     // A series may have both names, so the new ones are replaced by the old ones before the
     // comparison.
@@ -491,7 +491,7 @@ async fn reload_adds_and_removes_series_of_routes_and_servers() {
 
 #[tokio::test]
 async fn token_expiry_series_follows_its_route_to_another_server() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let expiries = |text: &str| -> BTreeSet<String> {
         series(text)

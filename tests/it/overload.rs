@@ -16,7 +16,7 @@ const FULL_GET: &str = "GET http://open.test/x HTTP/1.1\r\nhost: open.test\r\n\r
 
 #[tokio::test]
 async fn requests_above_the_limit_are_refused_until_others_end() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy_with(&format!("limits: {{ requests: 8 }}\n{}", world.routes())).await;
     for leave in [false, true, false] {
         let gate = Gate::default();
@@ -91,7 +91,7 @@ async fn assert_serves_exactly(world: &World, proxy: &Addresses, cap: usize) {
 
 #[tokio::test]
 async fn connections_above_the_limit_wait() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     // All workers and addresses share one limit, so an idle worker or address reserves no part of it.
     let preamble =
         world.preamble().replace("[\"127.0.0.1:0\"], metrics", "[\"127.0.0.1:0\", \"127.0.0.2:0\"], metrics");
@@ -128,7 +128,7 @@ fn disconnect(proxy: SocketAddr, how: usize) -> std::io::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn abrupt_disconnects_release_every_connection() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy_with(&format!("limits: {{ connections: 4 }}\n{}", world.routes())).await;
     let outbound = proxy.outbound;
     let threads = (0..12usize).map(|thread| {
@@ -147,7 +147,7 @@ async fn abrupt_disconnects_release_every_connection() {
 
 #[tokio::test]
 async fn proxy_answers_probes_and_recovers_without_free_descriptors() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let other = ResourceServer::start(None, &world.clock).await.expect("server");
     let route = route("other", "token: none", &other.url());
     let config = world.write("process.yaml", &format!("{}{}{route}", world.preamble(), world.routes()));

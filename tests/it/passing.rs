@@ -37,7 +37,7 @@ fn assert_no_credentials(upstream: &ResourceServer) {
 
 #[tokio::test]
 async fn passing_request_carries_no_credential() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = passing_proxy(&world).await;
     let mut fields: Vec<_> = SPOOFED.iter().map(|name| (*name, "made-up")).collect();
     fields.push(("accept", "text/plain"));
@@ -60,7 +60,7 @@ async fn passing_request_carries_no_credential() {
 
 #[tokio::test]
 async fn metadata_addresses_are_refused_in_every_spelling() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = passing_proxy(&world).await;
     // inet_aton(3) reads the last three as the first.
     let spellings = [
@@ -100,7 +100,7 @@ async fn metadata_addresses_are_refused_in_every_spelling() {
 
 #[tokio::test]
 async fn tls_passes_through_connect_unchanged() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let ca = WebCa::new(&world.clock).expect("authority");
     let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate")).http1_only();
     let upstream = ResourceServer::start(Some(&tls), &world.clock).await.expect("server");

@@ -62,7 +62,7 @@ async fn mutual_tls(world: &World) -> (ResourceServer, String) {
 
 #[tokio::test]
 async fn path_with_two_readings_is_refused_where_routes_divide_the_host() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (mutual, upstream) = mutual_tls(&world).await;
     let routes = [
         to_api(&world, "token", "host: token.test, path: /v1/**", "token: itself"),
@@ -91,7 +91,7 @@ async fn path_with_two_readings_is_refused_where_routes_divide_the_host() {
 /// GitLab, RabbitMQ and npm name projects, virtual hosts and packages with an encoded slash.
 #[tokio::test]
 async fn path_with_two_readings_passes_unchanged_where_no_route_divides_the_host() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (mutual, upstream) = mutual_tls(&world).await;
     let svid = format!("  - {{ match: {{ host: svid.test }}, token: none, upstream: {upstream} }}\n");
     let writes = to_api(&world, "writes", "host: api.test, methods: [POST]", "token: none");
@@ -109,7 +109,7 @@ async fn path_with_two_readings_passes_unchanged_where_no_route_divides_the_host
 
 #[tokio::test]
 async fn division_of_a_host_counts_wildcards_and_ports() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let routes = [
         to_api(&world, "wild", "host: \"*.test\"", "token: itself"),
         to_api(&world, "one", "host: one.test, path: /v1/**", "token: itself"),
@@ -135,7 +135,7 @@ async fn division_of_a_host_counts_wildcards_and_ports() {
 
 #[tokio::test]
 async fn route_can_refuse_or_forward_every_ambiguous_path() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let routes = [
         to_api(&world, "sent", "host: a.test, path: /v1/**", "token: itself, ambiguous_paths: as_sent"),
         to_api(&world, "rest", "host: a.test", "token: itself"),
@@ -151,7 +151,7 @@ async fn route_can_refuse_or_forward_every_ambiguous_path() {
 
 #[tokio::test]
 async fn header_condition_is_met_by_exactly_one_value_that_is_forwarded() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let routes = [
         to_api(&world, "acme", "host: a.test, headers: { x-tenant: acme }", "token: itself"),
         to_api(&world, "socket", "host: b.test, headers: { upgrade: websocket }", "token: none"),
@@ -187,7 +187,7 @@ async fn header_condition_is_met_by_exactly_one_value_that_is_forwarded() {
 
 #[tokio::test]
 async fn overrides_are_removed_where_routes_divide_the_host() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let routes = [
         to_api(&world, "read", "host: method.test, methods: [GET]", "legacy_secret: { file: legacy-key, header: x-k }"),
         to_api(&world, "path", "host: path.test, path: /v1/**", "token: none"),
@@ -229,7 +229,7 @@ async fn overrides_are_removed_where_routes_divide_the_host() {
 
 #[tokio::test]
 async fn lookalikes_of_framing_fields_are_not_forwarded() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let names = ["Content_Length", "Transfer_Encoding", "content_type", "Keep_Alive", "proxy_connection"];
     for host in ["api.test", "open.test", "legacy.test"] {

@@ -43,7 +43,7 @@ fn values<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {
 
 #[tokio::test]
 async fn token_is_sent_where_its_placement_says() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = proxy(&world).await;
     assert_eq!(proxy.get("http://api.test/x").await.status, 200);
     let bearer = sent(&world)["authorization"].to_str().expect("text").to_owned();
@@ -64,7 +64,7 @@ async fn token_is_sent_where_its_placement_says() {
 
 #[tokio::test]
 async fn agents_own_header_of_a_placement_is_removed() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = proxy(&world).await;
     let forged = [
         ("x-access-token", "forged"),
@@ -89,7 +89,7 @@ async fn agents_own_header_of_a_placement_is_removed() {
 
 #[tokio::test]
 async fn agents_own_trailer_of_a_placement_is_removed() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = proxy(&world).await;
     let mut agent = Raw::connect(proxy.outbound).await;
     agent
@@ -107,7 +107,7 @@ async fn agents_own_trailer_of_a_placement_is_removed() {
 
 #[tokio::test]
 async fn replay_after_401_carries_the_new_token_in_its_place() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = proxy(&world).await;
     world.api.faults().next(Fault::invalid_token());
     assert_eq!(proxy.get("http://scheme.test/x").await.status, 200);
@@ -121,7 +121,7 @@ async fn replay_after_401_carries_the_new_token_in_its_place() {
 
 #[tokio::test]
 async fn users_token_may_arrive_in_the_header_of_the_placement() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = proxy(&world).await;
     let id_token = world.id_token("alice");
     let reply = agent::get(proxy.outbound, "http://user.test/x", &[("x-user-access", &id_token)]).await;
@@ -133,7 +133,7 @@ async fn users_token_may_arrive_in_the_header_of_the_placement() {
 
 #[tokio::test]
 async fn status_names_the_placement() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = proxy(&world).await;
     let status = proxy.status().await;
     let credential = |name: &str| {

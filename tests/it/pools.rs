@@ -46,7 +46,7 @@ async fn closing_upstream() -> (String, Seen, JoinSet<()>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn request_on_a_closing_connection_is_repeated_unless_it_is_a_post() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (url, seen, _task) = closing_upstream().await;
     let proxy = world.proxy_with(&format!("routes:\n{}", route("closing", "token: itself", &url))).await;
     let call = async |n: usize| {
@@ -71,7 +71,7 @@ async fn request_on_a_closing_connection_is_repeated_unless_it_is_a_post() {
 
 #[tokio::test]
 async fn closed_connection_is_not_reused() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     for _ in 0..3 {
         assert_eq!(proxy.get("http://api.test/x").await.status, 200);
@@ -112,7 +112,7 @@ async fn large_bodies_pass(agent: &mut Http2<http_body_util::Full<Bytes>>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_bodies_release_the_window_of_a_shared_connection() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (upstream, proxy) = over_http2(&world).await;
     let mut agent = Http2::connect(proxy.outbound).await;
     let post = |host: &str, size: usize| {

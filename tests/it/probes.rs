@@ -24,7 +24,7 @@ fn is_closed(stream: &mut (impl AsyncReadExt + Unpin)) -> bool {
 
 #[tokio::test]
 async fn silent_connections_do_not_keep_new_ones_out() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = publishing(&world).await;
     let (jwks, admin) = (proxy.jwks.expect("a listener"), proxy.admin.clone().expect("a socket"));
     let (mut silent, mut silent_admin) = (Vec::new(), Vec::new());
@@ -52,7 +52,7 @@ async fn silent_connections_do_not_keep_new_ones_out() {
 
 #[tokio::test]
 async fn connections_that_have_asked_once_do_not_keep_new_ones_out() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = publishing(&world).await;
     let mut asked = Vec::new();
     let asking = async {
@@ -73,7 +73,7 @@ async fn connections_that_have_asked_once_do_not_keep_new_ones_out() {
 
 #[tokio::test]
 async fn refused_methods_are_answered_with_the_allowed_ones() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = publishing(&world).await;
     let jwks = proxy.jwks.expect("a listener");
     for (listener, path) in

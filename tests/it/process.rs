@@ -16,7 +16,7 @@ fn config(world: &World) -> PathBuf {
 
 #[tokio::test]
 async fn invalid_configuration_exits_with_78_and_lists_every_problem() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let bad = world.write("bad.yaml", "routes:\n  - { match: { hots: a.test }, token: nobody }\nlisen: {}\n");
     let mut process = Process::start(&world, &bad, "info");
     assert_eq!(process.code().await, Some(78));
@@ -55,7 +55,7 @@ async fn invalid_command_line_exits_with_2_and_shows_usage() {
 
 #[tokio::test]
 async fn port_in_use_exits_with_1_and_names_the_setting() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = taken.local_addr().expect("an address").to_string();
     for setting in ["outbound", "metrics"] {
@@ -73,7 +73,7 @@ async fn port_in_use_exits_with_1_and_names_the_setting() {
 
 #[tokio::test]
 async fn status_exits_with_1_in_both_formats_while_not_ready() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let socket = format!("unix://{}", world.directory.path().join("admin.sock").display());
     let status = async || {
         let page = command(&["status", "--admin", &socket]).await;
@@ -93,7 +93,7 @@ async fn status_exits_with_1_in_both_formats_while_not_ready() {
 
 #[tokio::test]
 async fn second_signal_exits_immediately() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let mut process = Process::start(&world, &config(&world), "info");
     let _held = agent::Raw::connect(process.ready(&world).await.outbound).await;
     process.signal(Signal::SIGTERM);
@@ -118,7 +118,7 @@ async fn line_with(pipe: &mut (impl AsyncBufRead + Unpin), word: &str) -> String
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stalled_log_reader_loses_lines_and_holds_up_neither_requests_nor_the_exit() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (mut process, pipe) = Process::start_on_a_pipe(&world, &config(&world));
     let mut pipe = BufReader::with_capacity(512, pipe);
     let proxy = addresses(&world, &line_with(&mut pipe, "listening").await);

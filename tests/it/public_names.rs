@@ -26,7 +26,7 @@ const OPEN_LABELS: [&str; 5] = ["route", "server", "le", "version", "features"];
 
 #[tokio::test]
 async fn public_names_are_those_of_the_golden_file() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let mut names = BTreeSet::new();
     command_line(&mut names);
     configuration(&mut names);

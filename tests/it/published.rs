@@ -89,7 +89,7 @@ async fn published_keys_verify_assertions_of_current_and_retired_keys() {
 
 #[tokio::test]
 async fn keys_listener_serves_nothing_else() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (proxy, url) = start(&world, &signing(&world).0).await;
     let listener = proxy.jwks.expect("a listener");
     for path in ["/", "/metrics", "/readyz", "/status", "/jwks/", "/current.pem"] {
@@ -107,7 +107,7 @@ async fn keys_listener_serves_nothing_else() {
 
 #[tokio::test]
 async fn configuration_without_key_file_publishes_an_empty_set() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (proxy, url) = start(&world, &(listening(&world) + &world.routes())).await;
     assert_eq!(published(&proxy, &format!("{url}/jwks")).await, json!({ "keys": [] }));
     let output = by_command(&world.directory.path().join("proxy.yaml")).await;

@@ -148,7 +148,7 @@ async fn retry_after_of_the_authorization_server_is_bounded() {
 
 #[tokio::test]
 async fn malformed_grpc_request_ends_its_connection() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let twice = "POST http://user.test/x HTTP/1.1\r\nhost: user.test\r\ncontent-type: application/grpc\r\n\
                  x-user-token: a\r\nx-user-token: b\r\ncontent-length: 0\r\n\r\n";
@@ -158,7 +158,7 @@ async fn malformed_grpc_request_ends_its_connection() {
 
 #[tokio::test]
 async fn unrequested_protocol_switch_is_counted_as_refused() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let url = format!("http://{}", upstream.local_addr().expect("an address"));
     let routes =

@@ -10,7 +10,7 @@ async fn until_reloaded(proxy: &Proxy, result: &str, count: f64) {
 
 #[tokio::test]
 async fn identity_is_required_only_while_the_configuration_needs_it() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let url = world.api.url();
     let legacy = format!(
         "routes:\n  - {{ name: legacy, match: {{ host: legacy.test }}, upstream: {{ url: {url} }}, \
@@ -46,7 +46,7 @@ async fn identity_is_required_only_while_the_configuration_needs_it() {
 
 #[tokio::test]
 async fn change_that_needs_a_restart_is_refused_by_name() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let text = world.preamble() + &world.routes();
     let socket = format!("socket: \"{}\"", world.workload_api.endpoint());
@@ -70,7 +70,7 @@ async fn change_that_needs_a_restart_is_refused_by_name() {
 #[tokio::test]
 async fn eager_token_shared_with_a_lazy_route_is_requested_again_until_it_is_issued() {
     for eager_first in [true, false] {
-        let world = World::open().await;
+        let world = World::with_open_api().await;
         world.corp.faults().token.always(Fault::HangUp);
         let route = |name: &str, rest: &str| {
             format!(
@@ -94,7 +94,7 @@ async fn eager_token_shared_with_a_lazy_route_is_requested_again_until_it_is_iss
 
 #[tokio::test]
 async fn removed_key_is_published_until_its_last_assertion_expires() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     for name in ["first.pem", "second.pem"] {
         world.write(name, &rcgen::KeyPair::generate().expect("a key").serialize_pem());
     }
@@ -126,7 +126,7 @@ async fn removed_key_is_published_until_its_last_assertion_expires() {
 
 #[tokio::test]
 async fn reload_retires_connections_that_no_route_can_use_any_more() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (api, routes) = world.http2_api().await;
     let proxy = world.proxy_with(&routes).await;
     for _ in 0..2 {

@@ -32,7 +32,7 @@ async fn identifier_is_kept_or_made_sent_on_returned_and_logged() {
 
 #[tokio::test]
 async fn refusal_names_the_identifier() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     for (fields, expected) in [(&[][..], None), (&[("x-request-id", "agent-id-4712")][..], Some("agent-id-4712"))] {
         let reply = agent::get(proxy.outbound, "http://nowhere.test/x", fields).await;
@@ -48,7 +48,7 @@ async fn refusal_names_the_identifier() {
 /// The upstream's operators ask for their own identifier, so that the agent must see it.
 #[tokio::test]
 async fn identifier_of_the_upstream_is_returned_and_both_are_logged() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let url = format!("http://{}", upstream.local_addr().expect("an address"));
     let proxy = world.proxy_with(&format!("routes:\n{}", route("odd", "token: none", &url))).await;

@@ -17,7 +17,7 @@ async fn proxy(world: &World, keys: &str) -> Proxy {
 /// Sends a request to an API that always fails like this, and returns the reply with the number of
 /// requests that the API got.
 async fn requests_after(keys: &str, fault: Fault, method: &Method, body: Vec<u8>) -> (Reply, usize) {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = proxy(&world, keys).await;
     world.api.faults().always(fault);
     let call = request(method, "http://api.test/x", &[]).body(full(body)).expect("request");
@@ -82,7 +82,7 @@ async fn request_that_is_sent_again_succeeds_with_its_body_and_credential() {
 
 #[tokio::test]
 async fn attempt_that_takes_too_long_is_replaced() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let gate = idjag_proxy::dev::faults::Gate::default();
     let keys = "token: none, timeouts: { attempt: 300ms }, retries: { on: [reset] }";
     let proxy = proxy(&world, keys).await;
@@ -94,7 +94,7 @@ async fn attempt_that_takes_too_long_is_replaced() {
 
 #[tokio::test]
 async fn budget_bounds_the_requests_that_are_sent_again() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = proxy(&world, "token: none, retries: { attempts: 1, on: [503], budget: 10% }").await;
     world.api.faults().always(Fault::status(StatusCode::SERVICE_UNAVAILABLE));
     // One connection of the agent is served by one worker.

@@ -31,7 +31,7 @@ async fn pinned(world: &World) -> ([(&'static str, ResourceServer); 2], Proxy) {
 
 #[tokio::test]
 async fn active_connections_end_when_the_peers_authority_is_removed() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (upstreams, proxy) = pinned(&world).await;
     let updated = async |change: &dyn Fn()| {
         let updates = proxy.metric("svid_updates_total{result=\"accepted\"}").await;
@@ -92,7 +92,7 @@ async fn active_connections_end_when_the_peers_authority_is_removed() {
 
 #[tokio::test]
 async fn idle_connections_end_when_the_peers_authority_is_removed() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (upstreams, proxy) = pinned(&world).await;
     for (host, upstream) in &upstreams {
         assert_eq!(proxy.get(&format!("http://{host}.test/x")).await.status, 200);

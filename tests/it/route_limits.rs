@@ -9,7 +9,7 @@ const GET: &str = "GET http://few.test/x HTTP/1.1\r\nhost: few.test\r\n\r\n";
 
 #[tokio::test]
 async fn requests_beyond_those_at_one_time_are_refused_until_others_end() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let api = world.api.url();
     let few = route("few", "token: none, limits: { requests: 4 }", &api);
     let proxy = world.proxy_with(&format!("routes:\n{few}{}", route("open", "token: none", &api))).await;
@@ -43,7 +43,7 @@ async fn requests_beyond_those_at_one_time_are_refused_until_others_end() {
 
 #[tokio::test]
 async fn requests_beyond_the_rate_are_refused_with_the_time_to_wait() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let slow = |others: &str| {
         format!("routes:\n{}{others}", route("slow", "token: none, limits: { rate: 3/h }", &world.api.url()))
     };
@@ -70,7 +70,7 @@ async fn requests_beyond_the_rate_are_refused_with_the_time_to_wait() {
 
 #[tokio::test]
 async fn tunnel_holds_its_place_while_it_is_open() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let address = world.api.address();
     let tunnel = format!(
         "{{ match: {{ host: 127.0.0.1, port: {} }}, tunnel: true, limits: {{ requests: 1 }} }}",

@@ -145,7 +145,7 @@ async fn log_metrics_status_and_errors_contain_no_secret() {
 
 #[tokio::test]
 async fn crash_leaves_no_core_dump() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let mut process = Process::start_with_core_dumps(&world, &config(&world));
     let proxy = process.ready(&world).await;
     assert_eq!(proxy.get("http://legacy.test/x").await.status, 200);

@@ -40,7 +40,7 @@ async fn until_ended(proxy: &Proxy, by: &str, count: f64) {
 
 #[tokio::test]
 async fn answer_that_breaks_off_is_counted_for_the_upstream() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let mut agent = Http1::connect(proxy.outbound).await;
     let get = request(&Method::GET, "http://api.test/broken", &[]).body(full("")).expect("request");
@@ -55,7 +55,7 @@ async fn answer_that_breaks_off_is_counted_for_the_upstream() {
 
 #[tokio::test]
 async fn failure_of_an_upstream_is_not_a_refusal_and_injects_nothing_that_did_not_leave() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let closed = TcpListener::bind("127.0.0.1:0").await.expect("bound").local_addr().expect("an address");
     let api = route("api", "token: itself", &world.api.url());
     let down = route("down", "token: itself, timeouts: { connect: 200ms }", &format!("http://{closed}"));
@@ -78,7 +78,7 @@ async fn failure_of_an_upstream_is_not_a_refusal_and_injects_nothing_that_did_no
 
 #[tokio::test]
 async fn limits_timeouts_and_refusals_say_who_ended_the_request() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let api = world.api.url();
     let (silent, _silent) = upstream(|stream| async move {
         let _open = stream;
@@ -101,7 +101,7 @@ async fn limits_timeouts_and_refusals_say_who_ended_the_request() {
 
 #[tokio::test]
 async fn total_timeout_ends_an_answer_that_never_ends() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (endless, _task) = upstream(|mut stream| async move {
         let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
         let mut open = stream.write_all(head).await.is_ok();
@@ -125,7 +125,7 @@ async fn total_timeout_ends_an_answer_that_never_ends() {
 
 #[tokio::test]
 async fn event_stream_that_is_quiet_ends_by_timeout_and_is_not_a_failure_of_its_upstream() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (quiet, _task) = upstream(|mut stream| async move {
         let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
         stream.write_all(head).await.expect("open");
@@ -144,7 +144,7 @@ async fn event_stream_that_is_quiet_ends_by_timeout_and_is_not_a_failure_of_its_
 
 #[tokio::test]
 async fn answer_that_moves_keeps_a_quiet_upload_open() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (stream, _task) = upstream(|mut stream| async move {
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n").await.expect("open");
         for _ in 0..12 {
@@ -164,7 +164,7 @@ async fn answer_that_moves_keeps_a_quiet_upload_open() {
 
 #[tokio::test]
 async fn upload_that_nobody_reads_ends_soon_after_its_answer() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (deaf, _task) = upstream(|mut stream| async move {
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.expect("open");
         std::future::pending::<()>().await;
@@ -199,7 +199,7 @@ async fn upload_that_nobody_reads_ends_soon_after_its_answer() {
 
 #[tokio::test]
 async fn refused_upload_is_read_so_that_the_agent_can_read_the_refusal() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (closing, _task) = upstream(|mut stream| async move {
         let head = b"HTTP/1.1 413 Payload Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
         stream.write_all(head).await.expect("open");
@@ -234,7 +234,7 @@ async fn refused_upload_is_read_so_that_the_agent_can_read_the_refusal() {
 
 #[tokio::test]
 async fn upgraded_connection_holds_its_place() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let limits = "limits: { connections: 2 }\n";
     let proxy = world.proxy_with(&format!("{limits}routes:\n{}", route("api", "token: none", &world.api.url()))).await;
     let handshake = "GET /ws HTTP/1.1\r\nhost: api.test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
@@ -264,7 +264,7 @@ async fn upgraded_connection_holds_its_place() {
 
 #[tokio::test]
 async fn answer_in_flight_at_the_drain_deadline_is_cut_off_by_the_drain() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let gate = idjag_proxy::dev::faults::Gate::default();
     world.api.faults().always(Fault::HoldBody(gate));
     let routes = route("api", "token: none", &world.api.url());
@@ -308,7 +308,7 @@ const EXPECTING: &str = "POST /x HTTP/1.1\r\nhost: asks.test\r\ncontent-length: 
 #[tokio::test]
 async fn expectation_is_the_upstreams_to_meet() {
     for says in ["HTTP/1.1 100 Continue\r\n\r\n", ""] {
-        let world = World::open().await;
+        let world = World::with_open_api().await;
         let (url, mut seen, _tasks) = asking(says).await;
         let proxy = world.proxy_with(&format!("routes:\n{}", route("asks", "token: none", &url))).await;
         let mut raw = Raw::connect(proxy.outbound).await;
@@ -324,7 +324,7 @@ async fn expectation_is_the_upstreams_to_meet() {
 
 #[tokio::test]
 async fn body_that_the_upstream_refuses_is_never_asked_of_the_agent() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (url, mut seen, _tasks) = asking("HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno").await;
     let proxy = world.proxy_with(&format!("routes:\n{}", route("asks", "token: none", &url))).await;
     let mut raw = Raw::connect(proxy.outbound).await;
@@ -338,7 +338,7 @@ async fn body_that_the_upstream_refuses_is_never_asked_of_the_agent() {
 
 #[tokio::test]
 async fn expectation_ends_at_an_upstream_over_http2() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (http2_api, _) = world.http2_api().await;
     let proxy = world.proxy_with(&format!("routes:\n{}", tls_route("asks", "token: itself", &http2_api.url()))).await;
     let mut raw = Raw::connect(proxy.outbound).await;

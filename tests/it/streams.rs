@@ -41,7 +41,7 @@ async fn digest_of<B: Body<Data = Bytes, Error: Debug> + Unpin>(mut body: B) -> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_bodies_pass_both_ways_in_constant_memory() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let config = world.write("process.yaml", &format!("{}{}", world.preamble(), world.routes()));
     let process = Process::start(&world, &config, "info");
     let outbound = process.ready(&world).await.outbound;
@@ -73,7 +73,7 @@ async fn large_bodies_pass_both_ways_in_constant_memory() {
 
 #[tokio::test]
 async fn events_are_streamed_and_the_upstream_sees_the_agent_leave() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let mut connection = Http1::connect(proxy.outbound).await;
     let listen = request(&Method::GET, "http://api.test/sse", &[("accept", "text/event-stream")]);
@@ -123,7 +123,7 @@ async fn web_socket_passes_in_absolute_form_and_through_connect() {
 
 #[tokio::test]
 async fn upgrade_to_h2c_is_not_relayed() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let fields =
         [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABkAAQAAP__")];
@@ -159,7 +159,7 @@ async fn grpc_passes_with_its_trailers() {
 
 #[tokio::test]
 async fn grpc_failures_have_grpc_codes() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let mut agent = Http2::connect(proxy.outbound).await;
     let mut call = async |url: &str| {
@@ -176,7 +176,7 @@ async fn grpc_failures_have_grpc_codes() {
 
 #[tokio::test]
 async fn trailers_pass_without_framing_and_credentials() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let forbidden = ["authorization", "txn-token", "content-length", "host", "set-cookie", "x-forwarded-for"];
     for http2 in [false, true] {
@@ -212,7 +212,7 @@ async fn trailers_pass_without_framing_and_credentials() {
 
 #[tokio::test]
 async fn expectation_of_100_is_met_or_refused_before_the_body() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let head =
         |host: &str| format!("POST /x HTTP/1.1\r\nhost: {host}\r\nexpect: 100-Continue\r\ncontent-length: 5\r\n\r\n");
@@ -232,7 +232,7 @@ async fn expectation_of_100_is_met_or_refused_before_the_body() {
 
 #[tokio::test]
 async fn slow_upstream_is_answered_with_504_and_a_closed_port_with_502() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     // Routes that are not tested for slowness keep the usual timeout, because a busy machine is
     // slow.
     let slow = route("slow", "token: itself, timeouts: { response: 50ms }", &world.api.url());
@@ -254,7 +254,7 @@ async fn slow_upstream_is_answered_with_504_and_a_closed_port_with_502() {
 
 #[tokio::test]
 async fn request_on_a_stale_connection_is_repeated_unless_it_is_a_post() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     // One agent's connection stays on one worker, and so uses one pool.
     let mut agent = Http1::connect(proxy.outbound).await;
@@ -280,7 +280,7 @@ async fn request_on_a_stale_connection_is_repeated_unless_it_is_a_post() {
 
 #[tokio::test]
 async fn truncated_response_is_truncated_for_the_agent() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let mut agent = Http1::connect(proxy.outbound).await;
     let get = request(&Method::GET, "http://api.test/broken", &[]).body(full("")).expect("request");
@@ -293,7 +293,7 @@ async fn truncated_response_is_truncated_for_the_agent() {
 
 #[tokio::test]
 async fn unread_answer_is_abandoned_after_the_idle_timeout() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let api = world.api.url();
     let short = route("short", "token: none, timeouts: { idle: 200ms }", &api);
     let open = route("open", "token: none", &api);
@@ -326,7 +326,7 @@ async fn unread_answer_is_abandoned_after_the_idle_timeout() {
 
 #[tokio::test]
 async fn idle_web_socket_is_closed_and_not_counted_as_an_unread_answer() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let short = route("short", "token: none, timeouts: { idle: 200ms }", &world.api.url());
     let proxy = world.proxy_with(&format!("routes:\n{short}")).await;
     let mut raw = Raw::connect(proxy.outbound).await;

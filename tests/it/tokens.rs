@@ -22,7 +22,7 @@ fn credential(world: &World) -> String {
 
 #[tokio::test]
 async fn concurrent_cold_requests_cause_one_exchange() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     // HTTP/2 on both sides, so that the test does not need thousands of file descriptors.
     let ca = WebCa::new(&world.clock).expect("authority");
     world.write("ca.pem", &ca.certificate_pem());
@@ -292,7 +292,7 @@ async fn users_never_share_a_token() {
 
 #[tokio::test]
 async fn user_token_reaches_no_upstream_on_any_route() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     let token = world.id_token("alice");
     for host in ["api.test", "user.test", "open.test", "legacy.test"] {

@@ -65,7 +65,7 @@ async fn agent_reaches_every_route_over_a_unix_socket() {
 
 #[tokio::test]
 async fn process_of_another_user_is_refused() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let own = nix::unistd::geteuid().as_raw();
     let (config, socket) = listening(&world, &format!("\"127.0.0.1:0\", {{ unix: SOCKET, uids: [{}] }}", own + 1));
     let proxy = Proxy::start(&config, &world.clock);
@@ -85,7 +85,7 @@ async fn process_of_another_user_is_refused() {
 
 #[tokio::test]
 async fn unix_socket_may_be_the_only_listener_and_lists_the_uid() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let own = nix::unistd::geteuid().as_raw();
     let (config, socket) = listening(&world, &format!("{{ unix: SOCKET, uids: [{own}] }}"));
     let source = idjag_proxy::config::Source {
@@ -104,7 +104,7 @@ async fn unix_socket_may_be_the_only_listener_and_lists_the_uid() {
 
 #[tokio::test]
 async fn second_signal_leaves_no_socket_behind() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (config, socket) = listening(&world, "\"127.0.0.1:0\", \"unix://SOCKET\"");
     let mut process = Process::start(&world, &config, "info");
     let addresses = process.ready(&world).await;

@@ -96,7 +96,7 @@ impl LimitedConnection {
 #[tokio::test]
 async fn requests_spread_over_http2_connections_up_to_a_limit() {
     for (streams, calls, expected) in [(2, 5, vec![0, 0, 1, 1, 2]), (1, 32, (0..32).collect())] {
-        let world = World::open().await;
+        let world = World::with_open_api().await;
         let (listener, url) = listen().await;
         let mut upstream = Limited::start(listener, streams);
         let proxy = proxy(&world, &url).await;
@@ -128,7 +128,7 @@ async fn requests_spread_over_http2_connections_up_to_a_limit() {
 
 #[tokio::test]
 async fn upstream_gets_one_stream_until_it_states_its_limit() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (listener, url) = listen().await;
     let proxy = proxy(&world, &url).await;
     let agent = Http2::connect(proxy.outbound).await;
@@ -227,7 +227,7 @@ async fn serve_failing(listener: TcpListener, plan: Plan) {
 #[tokio::test]
 async fn only_unprocessed_requests_are_sent_again() {
     use Failure::{CancelsStream, ClosesConnection, ExcludesStream, IncludesStream, RefusesStream, ViolatesProtocol};
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (listener, url) = listen().await;
     let plan = Plan::new(Mutex::new((RefusesStream, 0)));
     let mut task = JoinSet::new();

@@ -43,7 +43,7 @@ async fn counting() -> (String, watch::Receiver<usize>, JoinSet<()>) {
 #[tokio::test]
 async fn response_timeout_starts_at_the_end_of_the_upload() {
     const RESPONSE: Duration = Duration::from_secs(2);
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (url, mut counted, _task) = counting().await;
     let slow = route("slow", "token: none, timeouts: { response: 2s }", &url);
     let proxy = world.proxy_with(&format!("routes:\n{slow}")).await;
@@ -94,7 +94,7 @@ async fn refused(agent: &mut Raw) -> String {
 
 #[tokio::test]
 async fn stalled_upload_is_refused_after_the_idle_timeout() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (http2_api, proxy) = both_apis(&world, "stalled", ", timeouts: { idle: 1s }").await;
     let outbound = proxy.outbound;
     let stalls = |host: &'static str| async move {
@@ -120,7 +120,7 @@ async fn stalled_upload_is_refused_after_the_idle_timeout() {
 
 #[tokio::test]
 async fn upstream_that_reads_no_body_times_out() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let unread = route("unread", "token: none, timeouts: { idle: 2s }", &url);
@@ -134,7 +134,7 @@ async fn upstream_that_reads_no_body_times_out() {
 
 #[tokio::test]
 async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (http2_api, proxy) = both_apis(&world, "broken", "").await;
     // Each worker needs its own connection, and the kernel chooses the worker.
     let warm = async || {
@@ -190,7 +190,7 @@ async fn broken_upload_is_the_agents_fault_and_spares_the_upstream_connection() 
 
 #[tokio::test]
 async fn broken_http2_upload_spares_the_upstream_connection() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (http2_api, proxy) = both_apis(&world, "spared", "").await;
     let mut agent = Http2::connect(proxy.outbound).await;
     // The body ends once the test drops or uses its sender.

@@ -15,7 +15,7 @@ fn to(name: &str, upstream: &str) -> String {
 
 #[tokio::test]
 async fn route_chooses_the_protocol_of_its_upstream() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let ca = WebCa::new(&world.clock).expect("authority");
     world.write("ca.pem", &ca.certificate_pem());
     let tls = ServerTls::new(ca.server_certificate(&["127.0.0.1"]).expect("certificate"));
@@ -51,7 +51,7 @@ async fn route_chooses_the_protocol_of_its_upstream() {
 
 #[tokio::test]
 async fn host_of_the_agent_is_preserved_where_the_route_says_so() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let url = world.api.url();
     let pattern = format!(
         "  - {{ match: {{ host: \"*.many.test\" }}, token: none, upstream: {{ url: \"{url}\", host: preserve }} }}\n"
@@ -77,7 +77,7 @@ async fn host_of_the_agent_is_preserved_where_the_route_says_so() {
 
 #[tokio::test]
 async fn certificate_must_be_for_the_configured_server_name() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let ca = WebCa::new(&world.clock).expect("authority");
     world.write("ca.pem", &ca.certificate_pem());
     // The certificate is not for the address by which the upstream is reached.
@@ -103,7 +103,7 @@ async fn read_request(stream: &mut TcpStream) -> String {
 
 #[tokio::test]
 async fn attempt_that_takes_too_long_is_repeated_once_where_that_is_safe() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let keys = "token: none, timeouts: { attempt: 300ms }";

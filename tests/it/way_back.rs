@@ -13,7 +13,7 @@ fn answer(location: &str, cookie: &'static str) -> Fault {
 
 #[tokio::test]
 async fn redirects_and_cookies_lead_back_through_the_proxy() {
-    let world = World::open().await;
+    let world = World::with_open_api().await;
     let (api, _) = world.http2_api().await;
     let routes =
         [tls_route("a", "alias: first, token: itself", &api.url()), tls_route("b", "token: itself", &api.url())];

@@ -44,7 +44,7 @@ impl World {
     /// Starts a world whose API requires tokens of `corp` for [`RESOURCE`]. The agent may act for
     /// alice and bob.
     pub(crate) async fn start() -> Self {
-        let world = Self::open().await;
+        let world = Self::with_open_api().await;
         world.api.require_tokens(world.token_rule());
         world
     }
@@ -60,7 +60,7 @@ impl World {
     }
 
     /// Starts a world whose API accepts requests without a token.
-    pub(crate) async fn open() -> Self {
+    pub(crate) async fn with_open_api() -> Self {
         let directory = tempfile::tempdir().expect("directory");
         let clock = Clock::shiftable();
         let domain = TrustDomain::new("example.org", &clock).expect("authorities");
