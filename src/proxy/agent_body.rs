@@ -62,8 +62,13 @@ impl AgentBody {
 
 impl StreamedBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> PolledFrame {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
         let Some(session) = &self.session else { return Poll::Ready(None) };
+        // An upstream that always has more to send never makes the watchdog wait.
+        if session.transfer().is_past_end() && !self.body.is_end_stream() {
+            self.fail(EndedBy::Timeout);
+            return Poll::Ready(Some(Err(BodyError::Timeout)));
+        }
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 session.transfer().count_response(frame.data_ref().map_or(0, Bytes::len));
@@ -98,7 +103,20 @@ impl StreamedBody {
     fn fail(&mut self, by: EndedBy) {
         if let Some(session) = self.session.take() {
             tracing::info!(ended = by.as_str(), "an answer was broken off");
+            self.end_upload(&session);
             session.fail(by);
+        }
+    }
+}
+
+impl StreamedBody {
+    /// Ends an upload that has lost its answer. Dropping the answer is not enough over HTTP/2, where
+    /// hyper does not poll the body of a request while the upstream takes nothing.
+    fn end_upload(&mut self, session: &Session) {
+        if session.transfer().upload_waits_for_upstream()
+            && let Some(lease) = self.body.take_lease()
+        {
+            lease.abort();
         }
     }
 }
@@ -108,6 +126,7 @@ impl Drop for StreamedBody {
         let Some(session) = self.session.take() else { return };
         if !self.body.is_end_stream() {
             // The agent has left, or the process stops: the session finds out.
+            self.end_upload(&session);
             return;
         }
         if session.transfer().upload_has_ended() {
@@ -124,17 +143,13 @@ impl Drop for StreamedBody {
 async fn linger(session: Session, lease: Option<Lease>) {
     // An upload that the upstream has not asked for will never begin.
     let time = if session.transfer().upload_is_held_back() { Duration::ZERO } else { UPLOAD_LINGER };
-    if tokio::time::timeout(time, session.transfer().upload_ended()).await.is_ok() {
-        if let Some(lease) = lease {
-            lease.give_back();
-        }
-        session.finish(EndedBy::Whole);
-    } else {
-        if let Some(lease) = lease {
-            lease.abort();
-        }
-        session.finish(EndedBy::Whole);
+    let has_ended = tokio::time::timeout(time, session.transfer().upload_ended()).await.is_ok();
+    match lease {
+        Some(lease) if has_ended => lease.give_back(),
+        Some(lease) => lease.abort(),
+        None => {}
     }
+    session.finish(EndedBy::Whole);
 }
 
 impl From<Bytes> for AgentBody {

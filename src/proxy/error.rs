@@ -118,6 +118,9 @@ reasons! {
     /// The upstream is too slow.
     UpstreamTimeout => "upstream_timeout", GATEWAY_TIMEOUT, DeadlineExceeded,
         "http_response_timeout", "The upstream is too slow", Timeout;
+    /// The request as a whole took longer than its route or its client allows.
+    TotalTimeout => "total_timeout", GATEWAY_TIMEOUT, DeadlineExceeded,
+        "http_response_timeout", "The request took too long", Timeout;
     /// The host's address is one that no route may lead to.
     AddressProhibited => "address_prohibited", BAD_GATEWAY, Unavailable,
         "destination_ip_prohibited", "The host's address is not allowed", Whole;
@@ -153,7 +156,7 @@ impl Reason {
 
     /// Whether the upstream gave no answer. It is not a refusal then: this proxy did what it could.
     pub const fn is_upstream_failure(self) -> bool {
-        matches!(self.facts().ended_by, EndedBy::Upstream | EndedBy::Timeout)
+        matches!(self, Self::UpstreamUnreachable | Self::UpstreamTls | Self::UpstreamBroken | Self::UpstreamTimeout)
     }
 
     /// The label of this reason in metrics.
@@ -198,6 +201,11 @@ impl Refusal {
     /// A refusal because a limit is reached. The agent may try again in a second.
     pub fn too_many(detail: impl Into<String>) -> Self {
         Self::new(Reason::TooManyRequests, detail).with_retry_after(Duration::from_secs(1))
+    }
+
+    /// A refusal because the request as a whole took too long.
+    pub(super) fn total_timeout() -> Self {
+        Self::new(Reason::TotalTimeout, "The request took longer than the route's `timeouts.total`, or `grpc-timeout`.")
     }
 
     /// Sets a more precise `Proxy-Status` error than the reason's own.

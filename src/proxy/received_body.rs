@@ -19,15 +19,18 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 pub(crate) struct ReceivedBody {
     /// Absent only while this value is dropped.
     inner: Option<Incoming>,
-    discards_rest: bool,
+    /// Whether the rest is discarded: a stream of HTTP/2 ends without its connection.
+    is_http1: bool,
+    /// Whether the agent waits for a 100 before it writes. The first poll makes hyper send it.
+    is_awaited: bool,
 }
 
 impl ReceivedBody {
-    /// The body of `request`. Over HTTP/2 a stream ends without its connection, and an agent that
-    /// expects `100-continue` has not begun to write.
+    /// The body of `request`.
     pub(crate) fn of(request: Request<Incoming>) -> Request<Self> {
-        let discards_rest = request.version() < Version::HTTP_2 && !request.headers().contains_key(header::EXPECT);
-        request.map(|body| Self { inner: Some(body), discards_rest })
+        let is_http1 = request.version() < Version::HTTP_2;
+        let is_awaited = request.version() == Version::HTTP_11 && request.headers().contains_key(header::EXPECT);
+        request.map(|body| Self { inner: Some(body), is_http1, is_awaited })
     }
 }
 
@@ -36,6 +39,7 @@ impl Body for ReceivedBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.is_awaited = false;
         match &mut self.inner {
             Some(inner) => Pin::new(inner).poll_frame(cx),
             None => Poll::Ready(None),
@@ -53,7 +57,8 @@ impl Body for ReceivedBody {
 
 impl Drop for ReceivedBody {
     fn drop(&mut self) {
-        if self.discards_rest
+        if self.is_http1
+            && !self.is_awaited
             && let Some(rest) = self.inner.take().filter(|rest| !rest.is_end_stream())
         {
             // Its connection ends with the limits at the latest, and with the agent.

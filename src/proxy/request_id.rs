@@ -13,16 +13,24 @@ const LONGEST: usize = 128;
 pub(super) struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// Takes the identifier that the agent sent, if it is one of up to [`LONGEST`] visible ASCII
-    /// characters. Otherwise a new one takes its place in `headers`.
-    pub(super) fn settle(headers: &mut HeaderMap) -> Self {
+    /// The identifier that the agent sent, if it is one of up to [`LONGEST`] visible ASCII
+    /// characters. Otherwise a new one.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
         let mut sent = headers.get_all(FIELD).iter();
-        let id = match (sent.next(), sent.next()) {
-            (Some(id), None) if is_acceptable(id.as_bytes()) => return Self(id.clone()),
+        Self(match (sent.next(), sent.next()) {
+            (Some(id), None) if is_acceptable(id.as_bytes()) => id.clone(),
             _ => random(),
-        };
-        headers.insert(FIELD, id.clone());
-        Self(id)
+        })
+    }
+
+    /// The value of the field.
+    pub(super) fn value(&self) -> &HeaderValue {
+        &self.0
+    }
+
+    /// Sets it on a request whose other fields have been judged: `Connection` cannot nominate it.
+    pub(super) fn forward(&self, headers: &mut HeaderMap) {
+        headers.insert(FIELD, self.0.clone());
     }
 
     /// The identifier as text.
@@ -60,7 +68,8 @@ mod tests {
         for value in sent {
             headers.append(FIELD, HeaderValue::from_bytes(value).expect("a value"));
         }
-        let id = RequestId::settle(&mut headers);
+        let id = RequestId::of(&headers);
+        id.forward(&mut headers);
         assert_eq!(headers.get_all(FIELD).iter().count(), 1);
         (id.as_str().to_owned(), headers[FIELD].to_str().expect("text").to_owned())
     }

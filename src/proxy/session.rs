@@ -5,7 +5,7 @@ use super::ended::EndedBy;
 use super::error::{Reason, Refusal};
 use super::limiter::RoutePlace;
 use super::metrics::RouteMetrics;
-use super::request_id;
+use super::request_id::{self, RequestId};
 use super::traffic::InFlight;
 use super::transfer::{Transfer, UploadFault};
 use super::upstream::Lease;
@@ -48,7 +48,7 @@ struct Logged {
     method: Method,
     host: String,
     path: String,
-    request_id: Option<HeaderValue>,
+    request_id: HeaderValue,
     /// The identifier that the upstream answered with, if it is another one.
     upstream_request_id: Option<HeaderValue>,
     traceparent: Option<String>,
@@ -58,13 +58,13 @@ struct Logged {
 
 impl Session {
     /// Begins the session of a request that has just arrived.
-    pub(super) fn begin(arrival: SessionArrival, method: &Method, headers: &HeaderMap) -> Self {
+    pub(super) fn begin(arrival: SessionArrival, method: &Method, headers: &HeaderMap, id: &RequestId) -> Self {
         let logged = tracing::enabled!(target: "idjag_proxy::request", tracing::Level::INFO).then(|| {
             Box::new(Logged {
                 method: method.clone(),
                 host: String::new(),
                 path: String::new(),
-                request_id: headers.get(request_id::FIELD).cloned(),
+                request_id: id.value().clone(),
                 upstream_request_id: None,
                 traceparent: headers.get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned),
                 status: 0,
@@ -145,7 +145,7 @@ impl Session {
     pub(super) fn set_upstream_request_id(&mut self, headers: &HeaderMap) {
         if let Some(logged) = &mut self.logged {
             let id = headers.get(request_id::FIELD);
-            logged.upstream_request_id = id.filter(|id| logged.request_id.as_ref() != Some(id)).cloned();
+            logged.upstream_request_id = id.filter(|id| logged.request_id != id).cloned();
         }
     }
 
@@ -220,7 +220,7 @@ impl Session {
             response_bytes = self.transfer.response_bytes(),
             upstream = logged.upstream.map(|(address, _)| address.to_string()).unwrap_or_default(),
             protocol = logged.upstream.map_or("", |(_, version)| protocol(version)),
-            request_id = text(logged.request_id.as_ref()),
+            request_id = text(Some(&logged.request_id)),
             upstream_request_id = text(logged.upstream_request_id.as_ref()),
             traceparent = logged.traceparent.as_deref().unwrap_or_default(),
             first_byte_ms = self.answered_after.map_or(0, millis),
@@ -242,7 +242,7 @@ fn ended_by_fault(fault: UploadFault) -> EndedBy {
     match fault {
         UploadFault::TooLarge => EndedBy::Limit,
         UploadFault::Broken => EndedBy::Agent,
-        UploadFault::Idle => EndedBy::Timeout,
+        UploadFault::Idle | UploadFault::Total => EndedBy::Timeout,
     }
 }
 

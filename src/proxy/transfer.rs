@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 /// The bytes of a request and its answer, and when something last moved.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub(crate) enum UploadFault {
     Broken,
     /// No data arrived within the route's idle timeout.
     Idle,
+    /// The request as a whole took too long before all of the body had arrived.
+    Total,
 }
 
 impl Transfer {
@@ -84,14 +86,27 @@ impl Transfer {
         self.end.get().map_or(due, |end| end.min(due))
     }
 
+    /// Whether the whole has taken too long.
+    pub(super) fn is_past_end(&self) -> bool {
+        self.end.get().is_some_and(|end| end <= Instant::now())
+    }
+
+    /// Waits for `future`, at most until the whole must have ended. `None` if it took too long.
+    pub(super) async fn before_end<F: Future>(&self, future: F) -> Option<F::Output> {
+        match self.end.get() {
+            None => Some(future.await),
+            Some(end) => timeout_at(end, future).await.ok(),
+        }
+    }
+
     /// Records that something moves now: an attempt begins, or a part of the upload has passed.
     pub(super) fn touch(&self) {
         self.last.set(Instant::now());
     }
 
-    /// Records that the request has been handed to a connection, which may have sent it.
-    pub(super) fn record_departure(&self) {
-        self.has_left.set(true);
+    /// Records whether the request has been handed to a connection, which may have sent it.
+    pub(super) fn set_has_left(&self, has_left: bool) {
+        self.has_left.set(has_left);
     }
 
     /// Whether the request may have reached an upstream.
@@ -165,6 +180,12 @@ impl Transfer {
     /// Whether the upstream has the whole request, or will get no more of it.
     pub(super) fn upload_has_ended(&self) -> bool {
         self.upload.get() == Upload::Ended
+    }
+
+    /// Whether only the upstream can move the upload on. One that waits for the agent ends by itself
+    /// when the agent leaves.
+    pub(super) fn upload_waits_for_upstream(&self) -> bool {
+        matches!(self.upload.get(), Upload::WaitsForUpstream | Upload::HeldBack)
     }
 
     /// Waits until the upload has ended.

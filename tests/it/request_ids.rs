@@ -23,6 +23,11 @@ async fn identifier_is_kept_or_made_sent_on_returned_and_logged() {
         let is_logged = |line: &str| line.contains(&format!("request_id=\"{id}\"")) && line.contains("api.test");
         assert_eq!(super::log::capture().count(is_logged), 1, "{id}");
     }
+    // `Connection` cannot remove it.
+    let fields = [("connection", "x-request-id"), ("x-request-id", "nominated")];
+    let reply = agent::get(proxy.outbound, "http://api.test/x", &fields).await;
+    assert_eq!(reply.header("x-request-id"), "nominated");
+    assert_eq!(world.api.last_request().expect("seen").headers["x-request-id"], "nominated");
     let mut http2 = Http2::connect(proxy.outbound).await;
     let call = || http::Request::get("http://api.test/x").body(full("")).expect("request");
     let (first, second) = (http2.send(call()).await, http2.send(call()).await);

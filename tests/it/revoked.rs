@@ -82,6 +82,8 @@ async fn active_connections_end_when_the_peers_authority_is_removed() {
         assert!(within(body.collect(), host).await.is_err(), "{host}: a broken body counts as complete");
     }
     assert_eq!(socket.rest().await, b"");
+    // The two streams and the socket.
+    proxy.until_metric("ended_total{by=\"trust\"}", |count| count == 3.0).await;
     for (host, upstream) in &upstreams {
         until(async || upstream.open_connections() == 0, "no connection stays open").await;
         proxy.get(&format!("http://{host}.test/x")).await.assert_refusal(502, "upstream_tls");

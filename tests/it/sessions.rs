@@ -210,10 +210,13 @@ async fn refused_upload_is_read_so_that_the_agent_can_read_the_refusal() {
     let small = route("small", "token: none, limits: { request_body: 1KiB }", &world.api.url());
     let proxy = world.proxy_with(&format!("routes:\n{small}{}", route("closing", "token: none", &closing))).await;
     const LENGTH: usize = 5_000_000;
-    for (host, status) in [("nowhere.test", 403), ("small.test", 413), ("closing.test", 413)] {
+    let long = "x".repeat(10_000);
+    for (host, path, status) in
+        [("nowhere.test", "x", 403), ("small.test", "x", 413), ("closing.test", "x", 413), ("small.test", &*long, 414)]
+    {
         for framing in [format!("content-length: {LENGTH}"), "transfer-encoding: chunked".to_owned()] {
             let mut stream = TcpStream::connect(proxy.outbound).await.expect("connected");
-            let head = format!("POST /x HTTP/1.1\r\nhost: {host}\r\n{framing}\r\n\r\n");
+            let head = format!("POST /{path} HTTP/1.1\r\nhost: {host}\r\n{framing}\r\n\r\n");
             stream.write_all(head.as_bytes()).await.expect("written");
             // An agent that reads only after it has written everything.
             if framing.starts_with("content") {
@@ -245,7 +248,13 @@ async fn upgraded_connection_holds_its_place() {
         assert!(raw.head().await.starts_with("HTTP/1.1 101 "));
         raw
     };
-    let (first, second) = (open().await, open().await);
+    // One of them in a tunnel.
+    let mut first = Raw::connect(proxy.outbound).await;
+    first.write("CONNECT api.test:80 HTTP/1.1\r\nhost: api.test:80\r\n\r\n").await;
+    assert!(first.head().await.starts_with("HTTP/1.1 200 "));
+    first.write(handshake).await;
+    assert!(first.head().await.starts_with("HTTP/1.1 101 "));
+    let second = open().await;
     assert_eq!(proxy.metric("downstream_connections{state=\"active\"}").await, 2.0);
     let third = async {
         let mut raw = Raw::connect(proxy.outbound).await;
@@ -347,4 +356,77 @@ async fn expectation_ends_at_an_upstream_over_http2() {
     raw.write("body").await;
     assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
     assert!(!http2_api.last_request().expect("seen").headers.contains_key("expect"));
+}
+
+#[tokio::test]
+async fn total_timeout_covers_the_wait_for_a_token_a_connection_and_an_answer() {
+    let world = World::with_open_api().await;
+    let gate = idjag_proxy::dev::faults::Gate::default();
+    world.corp.faults().token.always(Fault::Hold(gate.clone()));
+    world.api.faults().always(Fault::Hold(gate));
+    // Its queue is full, so that a connection to it is neither made nor refused.
+    let full = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let silent = format!("http://{}", full.local_addr().expect("an address"));
+    let limits = "timeouts: { connect: 50ms, total: 200ms, response: 150ms }";
+    let replayed = "replay: { max_body: 1KiB }, retries: { attempts: 0 }";
+    let routes = [
+        route("token", &format!("token: itself, {limits}"), &world.api.url()),
+        route("answer", "token: none, timeouts: { connect: 50ms, total: 200ms }", &world.api.url()),
+        route("upload", "token: none, timeouts: { connect: 50ms, total: 200ms }", &silent),
+        route("kept", &format!("token: none, {replayed}, timeouts: {{ connect: 50ms, total: 200ms }}"), &silent),
+    ];
+    let proxy = world.proxy_with(&format!("routes:\n{}", routes.concat())).await;
+    for host in ["token", "answer"] {
+        agent::get(proxy.outbound, &format!("http://{host}.test/x"), &[]).await.assert_refusal(504, "total_timeout");
+    }
+    for host in ["upload", "kept"] {
+        let mut raw = Raw::connect(proxy.outbound).await;
+        raw.write(format!("POST /x HTTP/1.1\r\nhost: {host}.test\r\ncontent-length: 9\r\n\r\nhalf")).await;
+        let head = raw.head().await;
+        assert!(head.starts_with("HTTP/1.1 504 ") && head.contains("total_timeout"), "{host}: {head}");
+    }
+    assert_eq!(ended(&proxy, "timeout").await, 4.0);
+    assert_eq!(proxy.metric("upstream_failures_total").await, 0.0, "not the upstream's fault");
+}
+
+#[tokio::test]
+async fn stuck_upload_over_http2_ends_with_its_answer() {
+    let world = World::with_open_api().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let (ended_streams, mut ends) = mpsc::unbounded_channel();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let ended_streams = ended_streams.clone();
+            connections.spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.expect("handshake");
+                let mut held = Vec::new();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    // It neither reads the body nor gives the stream up.
+                    if request.uri().path() == "/answered" {
+                        held.push((request, respond.send_response(http::Response::new(()), false).ok(), respond));
+                    } else {
+                        held.push((request, None, respond));
+                    }
+                }
+                ended_streams.send(held.len()).expect("a running test");
+            });
+        }
+    });
+    let keys = "token: none, timeouts: { idle: 300ms }";
+    let proxy = world.proxy_with(&format!("routes:\n{}", route("calls", keys, &url))).await;
+    for path in ["/answered", "/silent"] {
+        let mut raw = Raw::connect(proxy.outbound).await;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: calls.test\r\ncontent-type: application/grpc\r\n\
+             content-length: 10000000\r\n\r\n"
+        );
+        raw.write(head).await;
+        // More than the upstream's window.
+        raw.write(vec![0; 200_000]).await;
+        assert_eq!(within(ends.recv(), "the end of the connection").await, Some(1), "{path}");
+    }
+    proxy.until_metric("upstream_connections{state=\"active\"}", |open| open == 0.0).await;
 }

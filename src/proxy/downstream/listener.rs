@@ -58,7 +58,7 @@ where
             // one could use.
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
             let acceptor = Rc::clone(&self);
-            let place = Place { _permit: permit, _connected: self.traffic.count_connection() };
+            let place = Place::Own { _permit: permit, _connected: self.traffic.count_connection() };
             tokio::task::spawn_local(async move { acceptor.serve(stream, place).await });
         }
     }

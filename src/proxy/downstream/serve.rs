@@ -52,13 +52,15 @@ pub(crate) struct Downstream {
     /// after another.
     requests: Cell<u64>,
     /// Held by everything that came of the connection, upgrades included.
-    _place: Option<Place>,
+    _place: Place,
 }
 
-/// The place of a connection among those that agents may hold.
-pub(crate) struct Place {
-    pub(super) _permit: OwnedSemaphorePermit,
-    pub(super) _connected: Connected,
+/// What holds the place of a connection among those that agents may hold.
+pub(crate) enum Place {
+    /// The connection itself.
+    Own { _permit: OwnedSemaphorePermit, _connected: Connected },
+    /// The connection that it is tunnelled in.
+    Outer(#[expect(dead_code, reason = "it is held")] Rc<Downstream>),
 }
 
 /// How a request reached this proxy.
@@ -72,15 +74,15 @@ pub(crate) struct Arrival<'c> {
 
 impl Downstream {
     pub(super) fn new(local: SocketAddr, place: Place) -> Rc<Self> {
-        Self::with(local, None, Some(place))
+        Self::with(local, None, place)
     }
 
     /// The connection inside a tunnel that a CONNECT to `authority` has opened on this one.
-    pub(crate) fn inside(&self, authority: Authority) -> Rc<Self> {
-        Self::with(self.local, Some(authority), None)
+    pub(crate) fn inside(self: &Rc<Self>, authority: Authority) -> Rc<Self> {
+        Self::with(self.local, Some(authority), Place::Outer(Rc::clone(self)))
     }
 
-    fn with(local: SocketAddr, tunnel: Option<Authority>, place: Option<Place>) -> Rc<Self> {
+    fn with(local: SocketAddr, tunnel: Option<Authority>, place: Place) -> Rc<Self> {
         Rc::new(Self { local, tunnel, violations: Arc::default(), requests: Cell::new(0), _place: place })
     }
 

@@ -10,12 +10,12 @@ use crate::proxy::agent_body::AgentBody;
 use crate::proxy::downstream::{Arrival, Detected, Downstream, Protocol, ReceivedRequest, detect};
 use crate::proxy::ended::EndedBy;
 use crate::proxy::error::{Reason, Refusal};
+use crate::proxy::received_body::ReceivedBody;
 use crate::proxy::relay;
 use crate::proxy::session::Session;
 use crate::proxy::upstream::dial;
 use http::uri::Authority;
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::rc::Rc;
@@ -44,7 +44,7 @@ where
     F: Future<Output = Response<AgentBody>> + 'static,
 {
     /// Checks the route and connects to the upstream before it answers, then opens the tunnel.
-    pub(super) async fn serve(self, request: Request<Incoming>) -> Result<Switched, Refusal> {
+    pub(super) async fn serve(self, request: Request<ReceivedBody>) -> Result<Switched, Refusal> {
         let Self { context, table, session, handler } = self;
         let downstream = Rc::clone(session.downstream());
         let (mut parts, _) = request.into_parts();

@@ -6,7 +6,9 @@ use crate::proxy::agent_body::Unauthenticated;
 use crate::proxy::dialect::{Dialect, is_unauthenticated};
 use crate::proxy::error::Refusal;
 use crate::proxy::transfer::Transfer;
-use crate::proxy::upstream::{Call, PoolKey, RequestBody, RequestCopy, Retrying, SendError, UpstreamBody, send};
+use crate::proxy::upstream::{
+    Call, Credential, PoolKey, RequestBody, RequestCopy, Retrying, SendError, UpstreamBody, send,
+};
 use http::{Request, Response, StatusCode, header};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -48,10 +50,9 @@ impl Exchange<'_> {
             copy: copy.as_ref(),
             retrying: Retrying { policy: &entry.route.retries, metrics: &entry.metrics },
         };
+        let injected = Injected { entry, credential, transfer };
         let sent = send(&context.pool, &call, request).await;
-        if transfer.has_left() {
-            credential::count(entry, credential);
-        }
+        drop(injected);
         let response = sent.map_err(|error| self.report(error))?;
         let (Some(used), Some(slot)) = (&obtained, &entry.slot) else { return Ok(response.into()) };
         if self.dialect != Dialect::Plain && response.status().is_success() {
@@ -104,6 +105,21 @@ impl Exchange<'_> {
             tracing::warn!(%route, %upstream, %error, "a request did not get an answer from its upstream");
         }
         Refusal::from(error)
+    }
+}
+
+/// Counts a request that has left with a credential, also if the agent leaves before the answer.
+struct Injected<'r> {
+    entry: &'r RouteEntry,
+    credential: Credential<'r>,
+    transfer: &'r Transfer,
+}
+
+impl Drop for Injected<'_> {
+    fn drop(&mut self) {
+        if self.transfer.has_left() {
+            credential::count(self.entry, self.credential);
+        }
     }
 }
 

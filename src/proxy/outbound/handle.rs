@@ -24,7 +24,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::{Body, Incoming};
+use http_body::Body;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -40,8 +40,9 @@ enum Served {
 
 /// Answers one request of the agent. Its session ends with the last byte of the answer.
 pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> Response<AgentBody> {
-    let ReceivedRequest { mut request, downstream, write_timeout } = received;
-    let id = RequestId::settle(request.headers_mut());
+    let ReceivedRequest { request, downstream, write_timeout } = received;
+    let request = ReceivedBody::of(request);
+    let id = RequestId::of(request.headers());
     let dialect = Dialect::of(request.headers());
     let shared = &context.shared;
     let is_connect = request.method() == Method::CONNECT;
@@ -52,10 +53,10 @@ pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> R
         write_timeout,
         route: shared.metrics.unrouted(),
     };
-    let mut session = Session::begin(arrival, request.method(), request.headers());
+    let mut session = Session::begin(arrival, request.method(), request.headers(), &id);
     let served = match downstream.begin_request() {
         Some(violation) => Err(violation.into()),
-        None => serve(&context, request, dialect, &mut session).await,
+        None => serve(&context, request, Reading { dialect, id: &id }, &mut session).await,
     };
     let mut response = match served {
         Ok(Served::Answered(Forwarded { response, unauthenticated }, entry)) => {
@@ -88,13 +89,19 @@ pub(crate) async fn handle(context: Rc<Context>, received: ReceivedRequest) -> R
     response
 }
 
+/// What is read of a request before all else.
+struct Reading<'r> {
+    dialect: Dialect,
+    id: &'r RequestId,
+}
+
 async fn serve(
     context: &Rc<Context>,
-    request: Request<Incoming>,
-    dialect: Dialect,
+    request: Request<ReceivedBody>,
+    reading: Reading<'_>,
     session: &mut Session,
 ) -> Result<Served, Refusal> {
-    let shared = &context.shared;
+    let (shared, Reading { dialect, id }) = (&context.shared, reading);
     if !session.is_within_limit() {
         return Err(Refusal::too_many("Too many requests are in flight."));
     }
@@ -110,7 +117,7 @@ async fn serve(
         // connection and moves it for each request.
         return Box::pin(connect.serve(request)).await.map(Served::Switched);
     }
-    let (mut parts, body) = ReceivedBody::of(request).into_parts();
+    let (mut parts, body) = request.into_parts();
     let mut destination = destination::read(&parts, session.downstream().arrival(), &table.policy)?;
     if parts.method == Method::OPTIONS && session.downstream().is_server_wide() {
         destination.path = PathAndQuery::from_static("*");
@@ -129,7 +136,8 @@ async fn serve(
     if parts.method == Method::OPTIONS && !may_forward(&mut parts.headers)? {
         return Ok(Served::Own(answer_options()));
     }
-    let token = credential::obtain(context, entry, &parts.headers).await?;
+    let obtaining = credential::obtain(context, entry, &parts.headers);
+    let token = session.transfer().before_end(obtaining).await.ok_or_else(Refusal::total_timeout)??;
     let configured = entry.route.upstream.protocol;
     // There are no upgrades over HTTP/2 (RFC 9113 §8.6); a server may ignore the wish for one.
     let upgrade = Upgrade::requested(&mut parts).filter(|_| configured != Some(UpstreamProtocol::Http2));
@@ -140,6 +148,7 @@ async fn serve(
     let key = pool_key(entry, &destination, protocol)?;
     let via = shared.via(parts.version);
     rewrite(&mut parts, entry, via);
+    id.forward(&mut parts.headers);
     if destination.base.is_some() {
         restore_cookie_names(&mut parts.headers);
     }
@@ -157,7 +166,7 @@ async fn serve(
 }
 
 /// Refuses requests that no route accepts.
-fn check(shared: &Shared, request: &Request<Incoming>) -> Result<(), Refusal> {
+fn check(shared: &Shared, request: &Request<ReceivedBody>) -> Result<(), Refusal> {
     if request.method() == Method::TRACE || request.method().as_str() == "TRACK" {
         return Err(Refusal::new(Reason::TraceForbidden, "TRACE would echo the token."));
     }
@@ -170,7 +179,8 @@ fn check(shared: &Shared, request: &Request<Incoming>) -> Result<(), Refusal> {
     if headers::has_passed(request.headers(), &shared.pseudonym) {
         return Err(Refusal::new(Reason::Loop, "The request has passed through this proxy before."));
     }
-    match request.headers().get(header::EXPECT) {
+    // A 1.0 client cannot expect anything (RFC 9110 §10.1.1).
+    match request.headers().get(header::EXPECT).filter(|_| request.version() > Version::HTTP_10) {
         Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
             Err(Refusal::new(Reason::Expectation, "Only `Expect: 100-continue` is supported."))
         }
@@ -286,7 +296,7 @@ async fn outgoing(
         let rules = UploadRules {
             limit: limits.request_body,
             reserved: Arc::clone(&entry.reserved),
-            expects_continue: parts.headers.contains_key(header::EXPECT),
+            expects_continue: parts.version == Version::HTTP_11 && parts.headers.contains_key(header::EXPECT),
         };
         let streamed = RequestBody::streamed(body, rules, transfer);
         if size.is_some_and(may_replay) { Box::pin(streamed.buffer(transfer, timeouts.idle)).await? } else { streamed }

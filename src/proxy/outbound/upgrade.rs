@@ -8,6 +8,7 @@ use crate::proxy::headers;
 use crate::proxy::relay;
 use crate::proxy::session::Session;
 use crate::proxy::upstream::UpstreamBody;
+use futures_util::TryFutureExt;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
@@ -47,13 +48,15 @@ impl Upgrade {
         // returns to the pool.
         let lease = response.into_body().take_lease();
         let switched = Switched::new(answer, lease, async move |session: Session, _lease| {
-            let by = match tokio::try_join!(self.agent, upstream) {
+            let agent = self.agent.map_err(|error| (EndedBy::Agent, error));
+            let upstream = upstream.map_err(|error| (EndedBy::Upstream, error));
+            let by = match tokio::try_join!(agent, upstream) {
                 Ok((agent, upstream)) => {
                     relay::run(TokioIo::new(agent), TokioIo::new(upstream), session.transfer(), idle).await
                 }
-                Err(error) => {
+                Err((by, error)) => {
                     tracing::debug!(%error, "an upgrade did not complete");
-                    EndedBy::Agent
+                    by
                 }
             };
             session.finish(by);

@@ -45,6 +45,9 @@ pub(crate) enum SendError {
     /// The credential cannot be part of a header field.
     #[error("the credential cannot be part of a header field")]
     Credential,
+    /// The request as a whole took too long.
+    #[error("the request took longer than its total timeout")]
+    TotalTimeout,
     /// No response arrived in time.
     #[error("no response within the response timeout")]
     ResponseTimeout,
@@ -170,6 +173,7 @@ impl From<SendError> for Refusal {
             SendError::ResponseTimeout => {
                 (Reason::UpstreamTimeout, "http_response_timeout", "The upstream did not answer in time.")
             }
+            SendError::TotalTimeout => return Self::total_timeout(),
             SendError::Credential => {
                 return Self::new(Reason::TokenUnavailable, "The credential of this route cannot be sent.");
             }
@@ -186,6 +190,7 @@ impl From<UploadFault> for Refusal {
             UploadFault::Broken => {
                 Self::new(Reason::MalformedRequest, "The body broke off, or is not framed as it says.")
             }
+            UploadFault::Total => Self::total_timeout(),
             UploadFault::Idle => Self::new(Reason::MalformedRequest, "The body did not come within the idle timeout."),
         }
     }
@@ -194,8 +199,12 @@ impl From<UploadFault> for Refusal {
 /// Whether a connection was aborted because its peer is no longer trusted: nothing else aborts one
 /// from this side.
 pub(crate) fn was_distrusted(error: &hyper::Error) -> bool {
-    let mut reads = causes(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>());
-    reads.any(|error| error.kind() == std::io::ErrorKind::ConnectionAborted)
+    // h2 does not name the I/O error as its source.
+    let io = |cause: &'_ (dyn std::error::Error + 'static)| match cause.downcast_ref::<h2::Error>() {
+        Some(error) => error.get_io().map(std::io::Error::kind),
+        None => cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind),
+    };
+    causes(error).filter_map(io).any(|kind| kind == std::io::ErrorKind::ConnectionAborted)
 }
 
 /// h2 keeps the kind and the text of an I/O error, but not the error. Only TLS reports

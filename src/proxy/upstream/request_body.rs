@@ -80,8 +80,9 @@ impl RequestBody {
         let collected = tokio::select! {
             collected = self.collect() => collected,
             () = watchdog.expired(transfer) => {
-                transfer.fail_upload(UploadFault::Idle);
-                return Err(UploadFault::Idle);
+                let fault = if transfer.is_past_end() { UploadFault::Total } else { UploadFault::Idle };
+                transfer.fail_upload(fault);
+                return Err(fault);
             }
         };
         collected

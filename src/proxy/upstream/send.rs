@@ -56,7 +56,10 @@ pub(crate) async fn send(
         let until = call.timeouts.attempt.map(|attempt| Instant::now() + attempt);
         let connection = match pooled.take() {
             Some(connection) => connection,
-            None => Box::pin(dialing.fresh(&origin)).await?,
+            None => {
+                let connecting = Box::pin(dialing.fresh(&origin));
+                call.transfer.before_end(connecting).await.ok_or(SendError::TotalTimeout)??
+            }
         };
         let repeat = match attempt(connection, request, call, until).await {
             Ok(response) => match tries.after_answer(&response) {
@@ -79,39 +82,42 @@ async fn attempt(
     until: Option<Instant>,
 ) -> Result<Response<UpstreamBody>, FailedAttempt> {
     let (sent, lease, was_pooled, answered);
+    call.transfer.set_has_left(true);
     match connection {
         Connection::Http1(mut http1) => {
             address_http1(&mut request, call.key);
             RequestBody::expect_continue(&mut request);
             call.authorize(&mut request)?;
             let before = http1.connection.received.bytes();
-            sent = call.await_response(http1.connection.sender.try_send_request(request), until).await;
-            (was_pooled, answered) = (before > 0, http1.connection.received.bytes() > before);
-            lease = Lease::Http1(http1);
+            let sending = http1.connection.sender.try_send_request(request);
+            let unanswered = Unanswered::new(Lease::Http1(http1), call.transfer);
+            sent = call.await_response(sending, until).await;
+            lease = unanswered.into_lease();
+            let received = match &lease {
+                Lease::Http1(http1) => http1.connection.received.bytes(),
+                Lease::Http2(_) => before,
+            };
+            (was_pooled, answered) = (before > 0, received > before);
         }
         Connection::Http2(mut sender, stream) => {
             address_http2(&mut request, call.key);
             request.body_mut().release();
             call.authorize(&mut request)?;
             (was_pooled, answered) = (stream.has_answered(), false);
+            let unanswered = Unanswered::new(Lease::Http2(stream), call.transfer);
             sent = call.await_response(sender.try_send_request(request), until).await;
-            if let Some(sent) = &sent {
+            lease = unanswered.into_lease();
+            if let (Some(sent), Lease::Http2(stream)) = (&sent, &lease) {
                 stream.record_end(sent.as_ref().err().map(TrySendError::error));
             }
-            lease = Lease::Http2(stream);
         }
     }
     match sent {
-        Some(Ok(response)) => {
-            call.transfer.record_departure();
-            Ok(response.map(|body| UpstreamBody::new(body, lease)))
-        }
+        Some(Ok(response)) => Ok(response.map(|body| UpstreamBody::new(body, lease))),
         Some(Err(mut failed)) => {
             let unsent = failed.take_message();
             let error = failed.into_error();
-            if unsent.is_none() {
-                call.transfer.record_departure();
-            }
+            call.transfer.set_has_left(unsent.is_none());
             let proof = match unsent {
                 Some(request) => Proof::NotSent(Box::new(request)),
                 None => Proof::of(&error, answered),
@@ -127,17 +133,42 @@ async fn attempt(
             }
         }
         None => {
-            call.transfer.record_departure();
             let error = call.stall().map_or(SendError::ResponseTimeout, SendError::Upload);
             if !call.transfer.upload_has_ended() {
                 // Nothing moves the rest of the upload, and so nothing would end it.
                 lease.abort();
             }
+            let error = if call.transfer.is_past_end() { SendError::TotalTimeout } else { error };
             let proof = match error {
                 SendError::ResponseTimeout if until.is_some_and(|until| until <= Instant::now()) => Proof::Slow,
                 _ => Proof::Failed,
             };
             Err(FailedAttempt { error, proof, was_pooled })
+        }
+    }
+}
+
+/// The connection of a request that waits for its answer. If the agent leaves before it, nothing
+/// would end an upload that the upstream does not take.
+struct Unanswered<'c> {
+    lease: Option<Lease>,
+    transfer: &'c Transfer,
+}
+
+impl<'c> Unanswered<'c> {
+    fn new(lease: Lease, transfer: &'c Transfer) -> Self {
+        Self { lease: Some(lease), transfer }
+    }
+
+    fn into_lease(mut self) -> Lease {
+        self.lease.take().expect("taken only here")
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take().filter(|_| self.transfer.upload_waits_for_upstream()) {
+            lease.abort();
         }
     }
 }
