@@ -33,6 +33,10 @@ pub enum InvalidToken {
     /// `aud` does not name us.
     #[error("has an `aud` that does not name us")]
     Audience,
+    /// `azp` of an ID token for several audiences does not name us (OpenID Connect Core 1.0
+    /// §3.1.3.7).
+    #[error("has several audiences and an `azp` that does not name us")]
+    AuthorizedParty,
     /// The time in `exp` has passed.
     #[error("has expired")]
     Expired,

@@ -6,8 +6,9 @@ use crate::clock::Timestamp;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// The kind of a token. It decides `typ`, so that one kind cannot pass for another (RFC 8725
-/// §3.11).
+/// The kind of a token, which decides what its `typ` may be (RFC 8725 §3.11). `JWT` is accepted for
+/// every kind, so only `at+jwt` tells one kind from another: it is accepted for an access token
+/// alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TokenKind {
     /// An OpenID Connect ID token: `typ` is `JWT` or absent.
@@ -90,12 +91,12 @@ fn check_claims(claims: Map<String, Value>, rules: &Rules<'_>, now: Timestamp) -
     }
     check_audience(&claims, rules)?;
     let leeway = rules.leeway.min(Rules::MAX_LEEWAY);
-    let expires_at = date(&claims, "exp")?.ok_or(InvalidToken::Claim("exp"))?;
+    let expires_at = numeric_date(&claims, "exp")?.ok_or(InvalidToken::Claim("exp"))?;
     if expires_at.plus(leeway) <= now {
         return Err(InvalidToken::Expired);
     }
     for name in ["nbf", "iat"] {
-        if date(&claims, name)?.is_some_and(|from| from > now.plus(leeway)) {
+        if numeric_date(&claims, name)?.is_some_and(|from| from > now.plus(leeway)) {
             return Err(InvalidToken::NotYet);
         }
     }
@@ -105,30 +106,29 @@ fn check_claims(claims: Map<String, Value>, rules: &Rules<'_>, now: Timestamp) -
 }
 
 /// `aud` is a string or an array of strings (RFC 7519 §4.1.3). An ID token for several audiences
-/// must say that it was issued to us (OpenID Connect Core §3.1.3.7, `azp`).
+/// must have an `azp`, which says that it was issued to us (OpenID Connect Core 1.0 §3.1.3.7).
 fn check_audience(claims: &Map<String, Value>, rules: &Rules<'_>) -> Result<(), InvalidToken> {
-    let is_audience = |value: &str| rules.audiences.iter().any(|audience| audience == value);
-    let found = match claims.get("aud").ok_or(InvalidToken::Claim("aud"))? {
-        Value::String(one) => is_audience(one),
-        Value::Array(many) => {
-            let many: Option<Vec<_>> = many.iter().map(Value::as_str).collect();
-            let many = many.ok_or(InvalidToken::Claim("aud"))?;
-            let issued_to_us = match claims.get("azp") {
-                Some(azp) if rules.kind == TokenKind::IdToken && many.len() > 1 => {
-                    azp.as_str().is_some_and(is_audience)
-                }
-                _ => true,
-            };
-            issued_to_us && many.into_iter().any(is_audience)
-        }
+    let is_ours = |value: &str| rules.audiences.iter().any(|audience| audience == value);
+    let audiences = match claims.get("aud") {
+        Some(one @ Value::String(_)) => std::slice::from_ref(one),
+        Some(Value::Array(many)) if many.iter().all(Value::is_string) => many,
         _ => return Err(InvalidToken::Claim("aud")),
     };
-    if found { Ok(()) } else { Err(InvalidToken::Audience) }
+    if !audiences.iter().filter_map(Value::as_str).any(is_ours) {
+        return Err(InvalidToken::Audience);
+    }
+    if rules.kind == TokenKind::IdToken && audiences.len() > 1 {
+        let azp = claims.get("azp").and_then(Value::as_str).ok_or(InvalidToken::Claim("azp"))?;
+        if !is_ours(azp) {
+            return Err(InvalidToken::AuthorizedParty);
+        }
+    }
+    Ok(())
 }
 
 /// Reads a `NumericDate` (RFC 7519 §2): seconds, possibly with a fraction. Negative numbers, years
 /// past 9999 and text are refused.
-fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Timestamp>, InvalidToken> {
+fn numeric_date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Timestamp>, InvalidToken> {
     const YEAR_10000: f64 = 253_402_300_800.0;
     let Some(value) = claims.get(name) else { return Ok(None) };
     match value.as_f64() {

@@ -1,7 +1,7 @@
 //! Tokens are discarded when the identity that they were issued to changes, both in the slot that
 //! all workers read and in each worker's own cache.
 use super::agent::Http1;
-use super::world::{Proxy, World, until, within};
+use super::world::{Proxy, RESOURCE, World, until, within};
 use bytes::Bytes;
 use http_body_util::Full;
 use idjag_proxy::dev::authorization_server::{Authentication, Client, Delegation, Leg};
@@ -25,6 +25,15 @@ struct Fixture {
     alice: String,
 }
 
+/// The key `token` of a route for users whose ID tokens were issued to one of these.
+fn for_user(audiences: &[String]) -> String {
+    format!(
+        "token: {{ flow: {{ self_issued: {{ server: corp, grant: token_exchange }} }}, resource: {RESOURCE}, \
+         scopes: [read], subject: {{ header: {{ name: x-user-token, server: corp, type: id_token, \
+         audience: {audiences:?} }} }} }}"
+    )
+}
+
 impl Fixture {
     async fn start() -> Self {
         let world = World::start().await;
@@ -34,9 +43,11 @@ impl Fixture {
             policy.access_token_ttl = HOUR;
             policy.delegations.push(Delegation { actor: next.clone(), subject: "user:alice".to_owned() });
         });
-        let alice = world.user_token(&json!({ "sub": "user:alice", "aud": [world.agent_id(), next] }), HOUR);
+        // Alice's token stays the same, so it is issued to both identities.
+        let ids = [world.agent_id(), next.clone()];
+        let alice = world.user_token(&json!({ "sub": "user:alice", "aud": ids, "azp": ids[0] }), HOUR);
         let (api, routes) = world.http2_api().await;
-        let proxy = world.proxy_with(&routes).await;
+        let proxy = world.proxy_with(&routes.replace("token: for-user", &for_user(&ids))).await;
         let agents = proxy.each_worker(&api).await;
         Self { world, api, proxy, agents, next, alice }
     }

@@ -233,7 +233,6 @@ fn issuer_and_audience_compare_as_strings() {
     assert_eq!(check_with_claim("iss", json!("HTTPS://IDP")), Some(InvalidToken::Issuer));
     assert_eq!(check_with_claim("iss", json!(null)), Some(InvalidToken::Claim("iss")));
     assert_eq!(check_with_claim("aud", json!([AUDIENCE])), None);
-    assert_eq!(check_with_claim("aud", json!(["https://other", AUDIENCE])), None);
     for aud in [json!("https://as.chat.example/"), json!([]), json!("")] {
         assert_eq!(check_with_claim("aud", aud), Some(InvalidToken::Audience));
     }
@@ -241,11 +240,29 @@ fn issuer_and_audience_compare_as_strings() {
         assert_eq!(check_with_claim("aud", aud), Some(InvalidToken::Claim("aud")));
     }
     assert_eq!(check_with_claim("sub", json!("")), Some(InvalidToken::Claim("sub")));
-    let mut shared = claims();
-    shared["aud"] = json!(["https://other", AUDIENCE]);
-    shared["azp"] = json!("https://other");
-    assert_eq!(check(&signed("JWT", &shared)), Some(InvalidToken::Audience), "issued to another client");
-    assert!(check_as(TokenKind::AccessToken, &signed("JWT", &shared)).is_ok(), "`azp` has a meaning only in ID tokens");
+}
+
+#[test]
+fn id_token_for_several_audiences_is_accepted_only_if_it_was_issued_to_us() {
+    let check_shared = |kind: TokenKind, azp: Option<Value>| {
+        let mut shared = claims();
+        shared["aud"] = json!(["https://other", AUDIENCE]);
+        if let Some(azp) = azp {
+            shared["azp"] = azp;
+        }
+        check_as(kind, &signed("JWT", &shared)).err()
+    };
+    for azp in [None, Some(json!(null)), Some(json!([AUDIENCE]))] {
+        assert_eq!(check_shared(TokenKind::IdToken, azp.clone()), Some(InvalidToken::Claim("azp")), "{azp:?}");
+    }
+    assert_eq!(check_shared(TokenKind::IdToken, Some(json!(AUDIENCE))), None);
+    assert_eq!(check_shared(TokenKind::IdToken, Some(json!("https://other"))), Some(InvalidToken::AuthorizedParty));
+    assert_eq!(check_with_claim("azp", json!("https://other")), None, "its only audience is us");
+    for kind in [TokenKind::AccessToken, TokenKind::Jwt] {
+        for azp in [None, Some(json!("https://other"))] {
+            assert_eq!(check_shared(kind, azp), None, "`azp` has a meaning only in ID tokens");
+        }
+    }
 }
 
 #[test]
