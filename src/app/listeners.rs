@@ -165,17 +165,17 @@ impl SharedPort {
     }
 }
 
-/// Binds each address, but for a default one that the machine does not have.
+/// Binds each address, except those that are not required and that the machine does not have.
 fn bind_all<T>(
     setting: &'static str,
     wanted: &[ListenAddress],
     bind: impl Fn(SocketAddr) -> std::io::Result<T>,
 ) -> Result<Vec<T>, ListenError> {
     let mut bound = Vec::with_capacity(wanted.len());
-    for &ListenAddress { address, explicit } in wanted {
+    for &ListenAddress { address, required } in wanted {
         match bind(address) {
             Ok(listener) => bound.push(listener),
-            Err(error) if !explicit && listen::does_not_exist(&error) => {
+            Err(error) if !required && listen::does_not_exist(&error) => {
                 tracing::info!(%address, setting, "an address does not exist on this machine and is skipped");
             }
             Err(error) => return Err(ListenError::Bind { setting, address, error }),
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     fn outbound(address: SocketAddr) -> Listen {
-        let outbound = vec![ListenAddress { address, explicit: true }];
+        let outbound = vec![ListenAddress { address, required: true }];
         Listen { outbound, outbound_sockets: Vec::new(), metrics: Vec::new(), admin: None, jwks: Vec::new() }
     }
 

@@ -2,7 +2,7 @@
 //! problems.
 use super::build::{Inputs, build};
 use super::problem::Problem;
-use super::read::{FirstPass, read};
+use super::read::{ReadFile, read};
 use super::runtime::{Config, Overrides};
 use super::watch::{Fingerprint, read_bounded, sha256};
 use std::fmt;
@@ -89,7 +89,7 @@ pub fn load(
             return Err(Problems { errors: vec![error], warnings: Vec::new(), fingerprint });
         }
     };
-    let FirstPass { mut report, content } = read(path, &bytes, environment);
+    let ReadFile { mut report, content } = read(path, &bytes, environment);
     let directory = path.parent().unwrap_or(Path::new(""));
     let inputs = Inputs { directory, environment, overrides };
     let content = content.filter(|_| !report.is_full());

@@ -142,8 +142,8 @@ pub(crate) struct Report {
     lines: Vec<String>,
     /// The errors, at most [`MAX_PROBLEMS`].
     errors: Vec<(KeyPath, Problem)>,
-    /// How many of the errors were found by the first pass.
-    first_pass: usize,
+    /// How many of the errors were found by parsing and decoding.
+    decode_errors: usize,
     /// The warnings, at most [`MAX_PROBLEMS`].
     warnings: Vec<Problem>,
     /// A problem that is not reported, because the list is full or because it follows from another
@@ -161,7 +161,7 @@ pub(crate) struct Findings {
 impl Report {
     pub(crate) fn new(file: &Path, text: &str) -> Self {
         let lines = text.lines().map(str::to_owned).collect();
-        Self { file: file.to_owned(), lines, errors: Vec::new(), first_pass: 0, warnings: Vec::new(), dropped: None }
+        Self { file: file.to_owned(), lines, errors: Vec::new(), decode_errors: 0, warnings: Vec::new(), dropped: None }
     }
 
     /// Whether the list of errors is full, so that looking for more would only cost time.
@@ -187,21 +187,21 @@ impl Report {
         self.warnings.last_mut().expect("a warning was just pushed")
     }
 
-    /// Ends the first pass. From now on, a value that is already known to be broken is not reported
+    /// Ends decoding. From now on, a value that is already known to be broken is not reported
     /// a second time.
-    pub(crate) fn end_first_pass(&mut self) {
-        self.first_pass = self.errors.len();
+    pub(crate) fn end_decoding(&mut self) {
+        self.decode_errors = self.errors.len();
     }
 
-    /// Whether the first pass found no error in the value at `path` or inside it.
-    pub(crate) fn passed_first_pass(&self, path: &KeyPath) -> bool {
-        !self.errors[..self.first_pass].iter().any(|(broken, _)| path.contains(broken))
+    /// Whether decoding found no error in the value at `path` or inside it.
+    pub(crate) fn was_decoded(&self, path: &KeyPath) -> bool {
+        !self.errors[..self.decode_errors].iter().any(|(broken, _)| path.contains(broken))
     }
 
-    /// Reports an error of the second pass. It is dropped if the first pass has already found the
-    /// value broken.
+    /// Reports an error of the build step. It is dropped if decoding has already found the value
+    /// broken.
     pub(crate) fn derived_error(&mut self, at: Position, path: &KeyPath, message: String) -> &mut Problem {
-        if self.passed_first_pass(path) {
+        if self.was_decoded(path) {
             return self.error(at, path, message);
         }
         self.drop_problem(at, path, message)
@@ -212,7 +212,7 @@ impl Report {
         self.dropped.insert(Problem { file: PathBuf::new(), line, column, path, message, help: None, snippet: None })
     }
 
-    /// Whether neither pass has found an error in the value at `path` or inside it.
+    /// Whether neither step has found an error in the value at `path` or inside it.
     pub(crate) fn has_no_error(&self, path: &KeyPath) -> bool {
         !self.errors.iter().any(|(broken, _)| path.contains(broken))
     }
@@ -226,8 +226,8 @@ impl Report {
         // If one problem withholds a line, no other problem shows it.
         let all = || errors.iter().chain(&warnings);
         let withheld: Vec<usize> = all().filter(|problem| problem.snippet.is_none()).map(|p| p.line).collect();
-        let on_it = errors.iter_mut().chain(&mut warnings).filter(|problem| withheld.contains(&problem.line));
-        on_it.for_each(|problem| problem.snippet = None);
+        let affected = errors.iter_mut().chain(&mut warnings).filter(|problem| withheld.contains(&problem.line));
+        affected.for_each(|problem| problem.snippet = None);
         Findings { errors, warnings }
     }
 
@@ -272,15 +272,15 @@ mod tests {
     }
 
     #[test]
-    fn value_with_an_error_inside_it_has_not_passed_the_first_pass() {
+    fn value_with_an_error_inside_it_was_not_decoded() {
         let mut report = report();
         let routes = KeyPath::default().key("routes");
         report.error(Position::default(), &routes.index(0).key("colour"), "unknown");
-        report.end_first_pass();
-        assert!(!report.passed_first_pass(&routes));
-        assert!(!report.passed_first_pass(&routes.index(0)));
-        assert!(report.passed_first_pass(&routes.index(1)));
-        assert!(report.passed_first_pass(&routes.index(0).key("token")));
+        report.end_decoding();
+        assert!(!report.was_decoded(&routes));
+        assert!(!report.was_decoded(&routes.index(0)));
+        assert!(report.was_decoded(&routes.index(1)));
+        assert!(report.was_decoded(&routes.index(0).key("token")));
     }
 
     #[test]

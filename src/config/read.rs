@@ -1,20 +1,20 @@
-//! The first pass: from text to a tree to the file types. It checks one value at a time; the second
-//! pass checks what values mean together.
+//! The first two steps: parses the text into a tree, and decodes the tree into the file types. They
+//! check one value at a time; the build step checks what values mean together.
 use super::decode::{Decode, Decoder, Environment};
 use super::file::File;
 use super::problem::{KeyPath, Position, Report};
 use super::tree::{self, MAX_BYTES, Node};
 use std::path::Path;
 
-/// The result of the first pass.
-pub(crate) struct FirstPass {
+/// The file as far as it could be parsed and decoded.
+pub(crate) struct ReadFile {
     pub(crate) report: Report,
     /// Absent after a syntax error, or when the file is not a mapping.
     pub(crate) content: Option<(Node, File)>,
 }
 
 /// Decodes `bytes`, the content of the file at `path`.
-pub(crate) fn read(path: &Path, bytes: &[u8], environment: Environment<'_>) -> FirstPass {
+pub(crate) fn read(path: &Path, bytes: &[u8], environment: Environment<'_>) -> ReadFile {
     let Ok(text) = std::str::from_utf8(bytes) else {
         let before =
             String::from_utf8_lossy(&bytes[..std::str::from_utf8(bytes).map_or_else(|e| e.valid_up_to(), str::len)]);
@@ -28,16 +28,16 @@ pub(crate) fn read(path: &Path, bytes: &[u8], environment: Environment<'_>) -> F
         return refused(path, Position { line: 1, column: 1 }, "the file is larger than 1MiB");
     }
     let mut report = Report::new(path, text);
-    let Some(tree) = tree::parse(text, &mut report) else { return FirstPass { report, content: None } };
+    let Some(tree) = tree::parse(text, &mut report) else { return ReadFile { report, content: None } };
     let file = File::decode(&tree, &mut Decoder::new(&mut report, environment));
-    report.end_first_pass();
-    FirstPass { report, content: file.map(|file| (tree, file)) }
+    report.end_decoding();
+    ReadFile { report, content: file.map(|file| (tree, file)) }
 }
 
-fn refused(path: &Path, at: Position, message: &str) -> FirstPass {
+fn refused(path: &Path, at: Position, message: &str) -> ReadFile {
     let mut report = Report::new(path, "");
     report.error(at, &KeyPath::default(), message);
-    FirstPass { report, content: None }
+    ReadFile { report, content: None }
 }
 
 #[cfg(test)]

@@ -20,14 +20,14 @@ pub struct Config {
     pub listen: Listen,
     /// The routes, with everything that they refer to.
     pub policy: Policy,
-    /// Which addresses names may lead to.
+    /// Which IP addresses the host names of upstreams may resolve to.
     pub egress: Arc<EgressRules>,
     /// The egress proxy, which routes and servers refer to if they use it.
     pub egress_proxy: Option<Arc<EgressProxy>>,
     /// The authorization servers, in the order of the file.
     pub servers: Vec<Arc<AuthorizationServer>>,
-    /// The keys that verify the assertions that this workload signs with a key of its own: the
-    /// current key first, then the retired ones.
+    /// The workload's own assertion keys, whose public halves are published: the current key first,
+    /// then the retired ones.
     pub published_keys: Vec<SigningKey>,
     /// How long an assertion that we sign is valid, which is also how long a retired key is still
     /// needed.
@@ -94,9 +94,9 @@ pub struct ListenSocket {
 pub struct ListenAddress {
     /// IP address and port.
     pub address: SocketAddr,
-    /// Whether the address was asked for, so that failing to bind it is fatal. A default address
-    /// that the machine does not have is skipped.
-    pub explicit: bool,
+    /// Whether the process fails to start if the machine does not have this address. The defaults
+    /// are not required, and neither is the `::1` of a flag.
+    pub required: bool,
 }
 
 /// Settings of the process as a whole. They do not change while it runs.

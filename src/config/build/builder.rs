@@ -1,5 +1,5 @@
-//! The state of the second pass, which its steps share: the report, the tree, and the files that
-//! are read.
+//! The state of the build step, which its parts share: the report, the tree, and the files that are
+//! read.
 use crate::config::decode::Environment;
 use crate::config::problem::{KeyPath, Problem, Report};
 use crate::config::runtime::Overrides;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// The inputs of the second pass other than the file.
+/// The inputs of the build step other than the file.
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs<'a> {
     /// The directory that relative paths are resolved against.
@@ -21,7 +21,7 @@ pub(crate) struct Inputs<'a> {
     pub(crate) overrides: &'a Overrides,
 }
 
-/// The state of the second pass.
+/// The state of the build step.
 pub(super) struct Builder<'a> {
     pub(super) report: &'a mut Report,
     pub(super) fingerprint: &'a mut Fingerprint,
@@ -35,8 +35,8 @@ pub(super) struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// Reports an error about the value at `path`, unless the first pass has already found that
-    /// value broken.
+    /// Reports an error about the value at `path`, unless decoding has already found that value
+    /// broken.
     pub(super) fn error(&mut self, path: &KeyPath, message: impl Into<String>) -> &mut Problem {
         self.report.derived_error(self.tree.position(path), path, message.into())
     }
@@ -59,9 +59,9 @@ impl Builder<'_> {
         self.inputs.directory.join(file)
     }
 
-    /// Reads the file that the value at `path` names.
-    pub(super) fn read(&mut self, path: &KeyPath, file: &Path) -> Option<Zeroizing<Vec<u8>>> {
-        match self.read_watched(file) {
+    /// Reads the file that the value at `path` names, and reports an error if it cannot be read.
+    pub(super) fn read_or_report(&mut self, path: &KeyPath, file: &Path) -> Option<Zeroizing<Vec<u8>>> {
+        match self.read(file) {
             Ok(content) => Some(content),
             Err(message) => {
                 self.error(path, message).help("paths are relative to the configuration file");
@@ -71,14 +71,14 @@ impl Builder<'_> {
     }
 
     /// Reads a file, which is watched from now on even if it cannot be read.
-    pub(super) fn read_watched(&mut self, file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    pub(super) fn read(&mut self, file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
         let file = self.resolve(file);
         let content = read_bounded(&file);
         self.fingerprint.record(file.clone(), content.as_ref().ok().map(|bytes| bytes.as_slice()));
         content.map_err(|reason| format!("{} cannot be read: {reason}", file.display()))
     }
 
-    /// The authorities that verify public servers ([`crate::tls::web_roots`]). They are read once
+    /// The public certificate authorities ([`crate::tls::web_roots`]). They are read once
     /// because that takes a while.
     pub(super) fn web_roots(&mut self) -> Roots {
         self.web_roots.get_or_insert_with(|| crate::tls::web_roots().into()).clone()

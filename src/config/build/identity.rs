@@ -156,7 +156,7 @@ impl Builder<'_> {
 
     /// Reads a private key from a PEM file.
     pub(super) fn signing_key(&mut self, path: &KeyPath, file: &SecretPath, kid: Option<String>) -> Option<SigningKey> {
-        let pem = self.read(path, &file.0)?;
+        let pem = self.read_or_report(path, &file.0)?;
         match SigningKey::from_pem(&pem, kid) {
             Ok(key) => Some(key),
             Err(error) => {

@@ -1,8 +1,8 @@
-//! The second pass: from the file types to the runtime types of the other modules. It decides what
+//! The build step: from the file types to the runtime types of the other modules. It decides what
 //! values mean together: which server a name refers to, whether a flow can have this subject,
 //! whether two routes could match the same request.
 //!
-//! Like the first pass, it collects problems and continues with what is left. If there is any
+//! Like decoding, it collects problems and continues with what is left. If there is any
 //! error, the result is discarded as a whole.
 mod builder;
 mod egress;

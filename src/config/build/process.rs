@@ -154,8 +154,8 @@ impl Builder<'_> {
 /// default address that the machine does not have is skipped, and so is the `::1` of a flag, because
 /// the same flags are used on machines with and without IPv6.
 fn addresses(overridden: &[SocketAddr], written: Option<&[SocketAddr]>, default: &[SocketAddr]) -> Vec<ListenAddress> {
-    let listed = |list: &[SocketAddr], explicit: fn(SocketAddr) -> bool| -> Vec<ListenAddress> {
-        list.iter().map(|address| ListenAddress { address: *address, explicit: explicit(*address) }).collect()
+    let listed = |list: &[SocketAddr], required: fn(SocketAddr) -> bool| -> Vec<ListenAddress> {
+        list.iter().map(|address| ListenAddress { address: *address, required: required(*address) }).collect()
     };
     match written {
         _ if !overridden.is_empty() => listed(overridden, |address| address.ip() != Ipv6Addr::LOCALHOST),

@@ -218,7 +218,7 @@ impl Builder<'_> {
         if matches!(file.unmatched, UnmatchedFile::Pass) {
             self.warn(&root.key("unmatched"), "requests that match no route may go to any host that the agent chooses")
                 .help("list the hosts as routes with `token: none`");
-        } else if file.routes.is_empty() && self.report.passed_first_pass(&root.key("routes")) {
+        } else if file.routes.is_empty() && self.report.was_decoded(&root.key("routes")) {
             self.warn(&root.key("routes"), "there are no routes: every request is refused");
         }
     }

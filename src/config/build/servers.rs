@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The parameters of a token request that only the proxy sets (RFC 6749, 7521, 7523, 8693, 8707).
-pub(super) const OWN_PARAMETERS: [&str; 14] = [
+pub(super) const RESERVED_PARAMETERS: [&str; 14] = [
     "grant_type",
     "client_id",
     "client_secret",
@@ -156,7 +156,7 @@ impl Builder<'_> {
 
     /// Reads a secret from its file.
     pub(super) fn secret(&mut self, path: &KeyPath, file: &SecretPath) -> Option<Secret> {
-        let bytes = self.read(path, &file.0)?;
+        let bytes = self.read_or_report(path, &file.0)?;
         match Secret::from_file_bytes(bytes.to_vec()) {
             Ok(secret) => Some(secret),
             Err(reason) => {
@@ -173,7 +173,7 @@ impl Builder<'_> {
             TrustFile::WebPki => Some(ServerTrust::WebPki(self.web_roots())),
             TrustFile::CaFile(file) => {
                 let path = path.key("ca_file");
-                let pem = self.read(&path, &file.0)?;
+                let pem = self.read_or_report(&path, &file.0)?;
                 match roots_from_pem(&pem) {
                     Ok(roots) => Some(ServerTrust::WebPki(roots.into())),
                     Err(error) => {
@@ -222,7 +222,7 @@ impl Builder<'_> {
             quirks.omit.insert(parameter);
         }
         for (name, value) in &extra_parameters.0 {
-            if OWN_PARAMETERS.contains(&name.0.as_str()) {
+            if RESERVED_PARAMETERS.contains(&name.0.as_str()) {
                 self.error(
                     &path.key("extra_parameters").key(&name.0),
                     format!("`{}` is set by the proxy itself", name.0),

@@ -59,16 +59,18 @@ fn plain_http_is_allowed_to_loopback_and_listed_hosts_only() {
 #[test]
 fn identity_is_required_only_where_something_uses_it() {
     let directory = ConfigDirectory::new();
-    let nothing = |_: &str| None;
+    let empty_environment = |_: &str| None;
     let needs = with_token("flow: { client_credentials: { server: corp } }");
-    let error = directory.load_with(&needs, &nothing).map(|_| ()).expect_err("no identity").to_string();
+    let error = directory.load_with(&needs, &empty_environment).map(|_| ()).expect_err("no identity").to_string();
     assert!(
         error.contains("identity: route `a.example` needs this workload's identity")
             && error.contains("SPIFFE_ENDPOINT_SOCKET"),
         "{error}"
     );
     let plain = "routes: [{ match: { host: a }, token: none }]";
-    assert!(!directory.load_with(plain, &nothing).map_err(|_| ()).expect("none is needed").config.needs_identity);
+    assert!(
+        !directory.load_with(plain, &empty_environment).map_err(|_| ()).expect("none is needed").config.needs_identity
+    );
     let unused = format!("identity: {{ workload_api: {{ socket: /s }} }}\n{plain}");
     assert!(directory.warnings(&unused)[0].contains("nothing needs an identity"));
     let mtls = "routes: [{ match: { host: a }, token: none, upstream: { url: 'https://b', tls: { client_certificate: svid } } }]";
@@ -95,7 +97,7 @@ fn identity_is_required_only_where_something_uses_it() {
 }
 
 #[test]
-fn jwt_svid_from_files_is_refused() {
+fn flow_that_needs_a_jwt_svid_is_refused_with_identity_files() {
     let directory = ConfigDirectory::new();
     let files = "identity: { files: { certificate: svid/c, key: svid/k, bundle: svid/b } }\n";
     let own = with_token("flow: { jwt_bearer: { server: cal } }");
@@ -153,14 +155,14 @@ fn listeners_and_process_settings_are_checked() {
     let plain = "routes: [{ match: { host: a }, token: none }]\n";
     let listen = directory.loaded(plain).config.listen;
     assert_eq!(listen.outbound.len(), 2);
-    assert!(listen.outbound.iter().chain(&listen.metrics).all(|listen| !listen.explicit));
+    assert!(listen.outbound.iter().chain(&listen.metrics).all(|listen| !listen.required));
     let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("an address")).collect();
     let flags =
         Overrides { listen_outbound: addresses(&["127.0.0.1:1", "[::1]:1", "10.0.0.1:1"]), ..Overrides::default() };
     directory.write("proxy.yaml", plain);
     let listen = load(&directory.path("proxy.yaml"), &|_| None, &flags).map_err(|_| ()).expect("good").config.listen;
-    let explicit: Vec<bool> = listen.outbound.iter().map(|listen| listen.explicit).collect();
-    assert_eq!(explicit, [true, false, true], "the same flags are used on machines with and without IPv6");
+    let required: Vec<bool> = listen.outbound.iter().map(|listen| listen.required).collect();
+    assert_eq!(required, [true, false, true], "a machine without IPv6 has no `::1`");
     one_error(&directory, &format!("{plain}listen: {{ outbound: [] }}"), "the agent needs an address");
     one_error(
         &directory,
@@ -178,7 +180,7 @@ fn listeners_and_process_settings_are_checked() {
 }
 
 #[test]
-fn unwise_settings_are_warnings() {
+fn unwise_settings_cause_warnings() {
     let directory = ConfigDirectory::new();
     let text = format!(
         "{SERVERS}  idle: {{ issuer: 'https://i', client_auth: none }}\ntokens: {{ t: {{ flow: {{ jwt_bearer: {{ server: cal }} }} }} }}\nroutes:

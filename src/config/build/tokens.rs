@@ -98,7 +98,7 @@ impl<'a> Tokens<'a> {
         if let Some(template) = self.named.get(&name.0) {
             return template.clone();
         }
-        // A token that the first pass rejected is in the file, but not in `named`. Its errors have
+        // A token that could not be decoded is in the file, but not in `named`. Its errors have
         // been reported.
         let definition = KeyPath::default().key("tokens").key(&name.0);
         if !builder.is_written(&definition) {
@@ -245,7 +245,7 @@ impl Builder<'_> {
     /// Reads a user's token from its file. The file may be written after the proxy has started.
     /// Until then requests are refused, but the proxy starts.
     fn read_user_token(&mut self, path: &KeyPath, file: &Path) -> Option<Secret> {
-        let read = self.read_watched(file).and_then(|bytes| {
+        let read = self.read(file).and_then(|bytes| {
             Secret::from_file_bytes(bytes.to_vec())
                 .map_err(|reason| format!("{} {reason}", self.resolve(file).display()))
         });

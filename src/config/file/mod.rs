@@ -44,14 +44,14 @@ record! {
         routes: Vec<Numbered<RouteFile>> = "[]",
         /// What happens to a request that matches no route.
         unmatched: UnmatchedFile = "refuse",
-        /// Which addresses the names of upstreams may lead to.
+        /// Which IP addresses the host names of upstreams may resolve to.
         egress: EgressFile = "{}",
         /// The HTTP proxy through which connections to upstreams and authorization servers leave.
         /// Absent: connections are direct, whatever `HTTPS_PROXY` says.
         egress_proxy: Option<EgressProxyFile>,
-        /// Hosts other than loopback that may be contacted over plain HTTP even though a credential
-        /// is sent or a key is fetched: upstreams that get a credential, authorization servers,
-        /// JWKS, metadata.
+        /// Hosts that may be contacted over plain HTTP even though a credential is sent or a key is
+        /// fetched: upstreams that get a credential, authorization servers, JWKS, metadata. Loopback
+        /// is always allowed, whether or not it is listed.
         allow_plain_http: PlainHttpFile = "loopback",
         /// The longest time that a request waits for a token.
         token_timeout: Duration = "10s",

@@ -76,7 +76,7 @@ impl Decode for OutboundFile {
     }
 }
 
-/// The hosts other than loopback that may be contacted over plain HTTP.
+/// The hosts that may be contacted over plain HTTP, in addition to loopback.
 #[derive(Clone, Debug)]
 pub(crate) struct PlainHttpFile(pub(crate) Vec<HostPattern>);
 
@@ -95,9 +95,9 @@ impl Decode for PlainHttpFile {
 }
 
 record! {
-    /// Which addresses the names of upstreams may lead to. Link-local and metadata addresses and the
-    /// proxy's own ports are always refused. An address that a route spells out is not checked
-    /// against these ranges.
+    /// Which IP addresses the host names of upstreams may resolve to. Link-local and metadata
+    /// addresses and the proxy's own ports are always refused. An address that a route spells out is
+    /// not checked against these ranges.
     EgressFile {
         /// Address ranges that are refused.
         refuse: Vec<Network> = "[]",

@@ -114,8 +114,9 @@ record! {
         server: Name,
         /// What kind of token it is.
         r#type: SubjectTypeFile,
-        /// What the token's `aud` must contain. Absent, which only an `id_token` allows: our client
-        /// id at that server.
+        /// One of these must be in the token's `aud`. In an `id_token` for several audiences, `azp`
+        /// must be one of them, too. Absent, which only an `id_token` allows: our client id at that
+        /// server.
         audience: Option<OneOrMore<Text>>,
     }
 }
@@ -129,8 +130,9 @@ record! {
         server: Name,
         /// What kind of token it is.
         r#type: SubjectTypeFile,
-        /// What the token's `aud` must contain. Absent, which only an `id_token` allows: our client
-        /// id at that server.
+        /// One of these must be in the token's `aud`. In an `id_token` for several audiences, `azp`
+        /// must be one of them, too. Absent, which only an `id_token` allows: our client id at that
+        /// server.
         audience: Option<OneOrMore<Text>>,
     }
 }

@@ -112,7 +112,7 @@ fn quirks_that_contradict_the_configuration_are_reported() {
         with_token("flow: { token_exchange: { server: cal } }, scopes: [a], resource: 'https://r/'")
             .replace("client_id: c,", &format!("client_id: c, quirks: {{ {quirks} }},"))
     };
-    for own in crate::config::build::servers::OWN_PARAMETERS {
+    for own in crate::config::build::servers::RESERVED_PARAMETERS {
         one_error(
             &directory,
             &with(&format!("extra_parameters: {{ {own}: x }}")),
