@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub enum Unmatched {
     /// The request is refused with 403.
     Refuse,
-    /// The request goes where the agent sent it, without a credential.
+    /// The request goes where the agent sent it, without a credential of ours.
     Pass,
 }
 
@@ -52,9 +52,10 @@ pub struct Conflict {
 #[derive(Clone)]
 pub struct Policy {
     routes: Vec<Arc<Route>>,
-    /// For each of `routes`, how its authorities are divided among routes.
+    /// For each of `routes`, whether a route that shares one of its authorities is limited to some
+    /// paths or methods.
     divisions: Vec<Division>,
-    /// For each of `routes`, which paths it refuses.
+    /// For each of `routes`, which ambiguous paths it refuses.
     path_rules: Vec<PathRule>,
     unmatched: Unmatched,
     /// Indices into `routes`, most specific first.
@@ -68,7 +69,7 @@ impl Policy {
     /// routes of equal rank that could match the same request are a conflict.
     ///
     /// # Errors
-    /// Returns the first conflicts.
+    /// Returns the first conflicts, at most 100.
     pub fn new(routes: Vec<Route>, unmatched: Unmatched) -> Result<Self, Vec<Conflict>> {
         let conflicts = conflicts(&routes);
         if !conflicts.is_empty() {
@@ -134,18 +135,19 @@ impl Policy {
         })
     }
 
-    /// How the authorities of the route at this index are divided among routes.
+    /// Whether a route that shares an authority with the route at this index is limited to some
+    /// paths or methods.
     pub fn division(&self, index: usize) -> Division {
         self.divisions[index]
     }
 
-    /// Which paths that can be interpreted in two ways the route at this index refuses.
+    /// Which ambiguous paths ([`PathAmbiguity`]) the route at this index refuses.
     pub fn path_rule(&self, index: usize) -> PathRule {
         self.path_rules[index]
     }
 
-    /// Why the route of a decision refuses the path, if it does: the upstream may interpret it
-    /// differently, and then another route would have been the one to decide.
+    /// Returns the ambiguity for which the decision's route refuses this path, if it does. The
+    /// upstream might read the path as one that belongs to another route.
     pub fn refused_path(&self, decision: &Decision, target: Target<'_>, path: &str) -> Option<PathAmbiguity> {
         let Decision::Route(index) = decision else { return None };
         let rule = self.path_rules[*index];
@@ -153,14 +155,15 @@ impl Policy {
             return None;
         }
         let found = ambiguity(path)?;
-        // A wildcard's hosts are not all divided alike.
+        // Routes may divide only some of a wildcard's hosts, so look at the host of this request.
         let is_divided = || self.for_host(target).any(|index| limits_paths(&self.routes[index].matcher));
         (rule == PathRule::Refused || is_divided()).then_some(found)
     }
 
-    /// Decides which route a CONNECT takes: a route of the most specific host that has routes for
-    /// this port, a tunnel route if that host has one. A tunnel to all hosts of a domain therefore
-    /// does not bypass the routes of one of these hosts.
+    /// Decides which route a CONNECT takes. Only routes for this port are considered, and of these
+    /// only the routes of the most specific host pattern that matches; among them, a tunnel route
+    /// comes first. A tunnel to all hosts of a domain therefore does not bypass the routes of one of
+    /// these hosts.
     pub fn connect(&self, target: Target<'_>) -> Decision {
         let host = |index: usize| &self.routes[index].matcher.host;
         let Some(first) = self.for_host(target).next() else { return self.no_route() };
@@ -201,14 +204,14 @@ impl Policy {
 /// Finds the first conflicts, at most 100. Routes of equal rank that could match the same request
 /// have the same host, so only those are compared.
 fn conflicts(routes: &[Route]) -> Vec<Conflict> {
-    const MOST: usize = 100;
+    const MAX_CONFLICTS: usize = 100;
     let mut groups: HashMap<(bool, Rank, &HostPattern), Vec<usize>> = HashMap::new();
     let mut found = Vec::new();
     for (second, route) in routes.iter().enumerate() {
         let tunnels = matches!(route.credential, CredentialRule::Tunnel);
         let group = groups.entry((tunnels, route.matcher.rank(), &route.matcher.host)).or_default();
         let overlapping = group.iter().filter(|first| routes[**first].matcher.overlaps(&route.matcher));
-        found.extend(overlapping.take(MOST - found.len()).map(|first| Conflict { first: *first, second }));
+        found.extend(overlapping.take(MAX_CONFLICTS - found.len()).map(|first| Conflict { first: *first, second }));
         group.push(second);
     }
     found

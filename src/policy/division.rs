@@ -1,18 +1,20 @@
-//! How routes divide an authority among themselves, and which paths are refused for it.
+//! How routes divide an authority among themselves by path or method, and which ambiguous paths are
+//! refused for that reason.
 use super::matcher::Match;
 use super::path::PathPattern;
 use super::route::{AmbiguousPaths, Route, Scheme};
 
-/// How the routes that share an authority with a route divide it, the route itself included.
+/// Whether the routes of an authority (a host and a port) are limited to some paths or methods, so
+/// that the path or the method of a request decides between them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Division {
-    /// Whether one of them is for some paths alone.
+    /// Whether one of them is limited to some paths.
     pub by_path: bool,
-    /// Whether one of them is for some methods alone.
+    /// Whether one of them is limited to some methods.
     pub by_method: bool,
 }
 
-/// Which paths that can be interpreted in two ways a route refuses.
+/// Which ambiguous paths ([`super::PathAmbiguity`]) a route refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathRule {
     /// All of them pass as they were sent.
@@ -55,7 +57,7 @@ fn divides(matcher: &Match) -> Division {
     Division { by_path: limits_paths(matcher), by_method: !matcher.methods.is_empty() }
 }
 
-/// Whether a route is for some paths alone.
+/// Whether a route is limited to some paths.
 pub(super) fn limits_paths(matcher: &Match) -> bool {
     matcher.path != PathPattern::any()
 }

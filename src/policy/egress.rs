@@ -2,7 +2,7 @@
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The address ranges that names must not lead to, and the exceptions from them.
+/// The address ranges that host names must not resolve to, and the exceptions from them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EgressRules {
     /// The ranges that are refused.

@@ -23,7 +23,7 @@ pub struct Route {
     pub alias: Option<Box<str>>,
     /// The credential that the requests carry.
     pub credential: CredentialRule,
-    /// What happens to paths that can be interpreted in two ways; absent: they are refused if the
+    /// What happens to ambiguous paths ([`super::PathAmbiguity`]); absent: they are refused if the
     /// requests speak for the workload and routes divide their host by path.
     pub ambiguous_paths: Option<AmbiguousPaths>,
     /// The server that the requests go to.
