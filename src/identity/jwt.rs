@@ -112,7 +112,7 @@ impl JwtIssuer {
     }
 
     /// Drops every SVID, because the SPIFFE ID changed or was withdrawn.
-    pub(super) fn forget(&self) {
+    pub(super) fn clear_cache(&self) {
         if let Self::Api(cache) = self {
             lock(&cache.svids).clear();
         }

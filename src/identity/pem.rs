@@ -15,8 +15,8 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 /// Returns the first private key of a PEM text as PKCS#8. Two older forms, PKCS#1 (`RSA PRIVATE
-/// KEY`) and SEC1 (`EC PRIVATE KEY`, cert-manager's default), lack the algorithm, which is copied
-/// from the certificate.
+/// KEY`) and SEC1 (`EC PRIVATE KEY`), lack the algorithm, which is copied from the certificate.
+/// cert-manager writes them unless `privateKey.encoding` is `PKCS8`.
 pub(super) fn private_key(pem: &[u8], chain: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
     let key = PrivateKeyDer::from_pem_slice(pem)
         .map_err(|_| "it contains no unencrypted private key in PEM (PKCS#8, SEC1 or PKCS#1)".to_owned())?;
@@ -53,8 +53,8 @@ fn first_element(sequence: &[u8]) -> Option<&[u8]> {
     body.get(..header.checked_add(length)?)
 }
 
-/// Returns the length of the header and of the contents that it announces (X.690 §8.1.3), up to
-/// four bytes of length.
+/// Returns the length of the header and of the contents that it announces (X.690 §8.1.3). A length
+/// of more than four bytes is refused.
 fn header_and_length(der: &[u8]) -> Option<(usize, usize)> {
     let first = usize::from(*der.get(1)?);
     if first < 0x80 {

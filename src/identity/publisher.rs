@@ -34,26 +34,26 @@ impl Publisher {
         self.shared.state.now()
     }
 
-    /// Returns the snapshot unless it was withdrawn, even if it has expired.
-    pub(super) fn usable(&self) -> Option<Arc<Snapshot>> {
-        self.shared.state.load().usable().cloned()
+    /// Returns the latest snapshot unless it was withdrawn, even if it has expired.
+    pub(super) fn not_withdrawn(&self) -> Option<Arc<Snapshot>> {
+        self.shared.state.load().not_withdrawn().cloned()
     }
 
     pub(super) fn has_valid(&self) -> bool {
-        self.usable().is_some_and(|snapshot| snapshot.svid.is_valid_at(self.now()))
+        self.not_withdrawn().is_some_and(|snapshot| snapshot.svid.is_valid_at(self.now()))
     }
 
     /// Publishes a checked update to the readers.
     pub(super) fn publish(&mut self, update: CheckedUpdate) {
         self.metrics.accepted.inc();
         self.occurrences.clear();
-        let before = self.usable();
+        let before = self.not_withdrawn();
         if before.as_ref().is_some_and(|before| before.same_material(&update)) {
             self.change(|state| state.waiting_for = None);
             return;
         }
         if before.is_none_or(|before| before.svid.id != update.svid.id) {
-            self.shared.jwt.forget();
+            self.shared.jwt.clear_cache();
         }
         let CheckedUpdate { svid, bundles } = &update;
         tracing::info!(
@@ -89,12 +89,12 @@ impl Publisher {
     /// Stops using the identity, because the source says that this workload has none (SPIFFE
     /// Workload API §5.2.1).
     pub(super) fn withdraw(&mut self, why: &str) {
-        if self.usable().is_none() {
+        if self.not_withdrawn().is_none() {
             return;
         }
         tracing::warn!("identity: withdrawn, and no longer used: {why}");
         self.metrics.expiry.set(0);
-        self.shared.jwt.forget();
+        self.shared.jwt.clear_cache();
         let revision = self.next_revision();
         self.change(|state| state.withdrawn = Some(why.to_owned()));
         self.announce(revision);
@@ -119,9 +119,10 @@ impl Publisher {
         self.set_connected(connected);
     }
 
-    /// Compares the SVID with the clock, and returns true once for each SVID that has expired.
+    /// Compares the SVID with the clock. If the SVID has expired, logs it, wakes the subscribers and
+    /// returns true, once for each SVID.
     pub(super) fn check_expiry(&mut self) -> bool {
-        let Some(snapshot) = self.usable() else { return false };
+        let Some(snapshot) = self.not_withdrawn() else { return false };
         if snapshot.svid.is_valid_at(self.now()) || self.expiry_logged == Some(snapshot.revision) {
             return false;
         }

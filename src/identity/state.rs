@@ -52,8 +52,9 @@ pub(super) struct IdentityState {
 }
 
 impl IdentityState {
-    /// Returns the snapshot unless it was withdrawn. The caller compares its expiry with the clock.
-    pub(super) fn usable(&self) -> Option<&Arc<Snapshot>> {
+    /// Returns the latest snapshot unless it was withdrawn. The caller compares its expiry with the
+    /// clock.
+    pub(super) fn not_withdrawn(&self) -> Option<&Arc<Snapshot>> {
         if self.withdrawn.is_some() { None } else { self.held.as_ref() }
     }
 }
@@ -91,14 +92,14 @@ impl SharedState {
 
     pub(super) fn current(&self) -> Result<Arc<Snapshot>, Missing> {
         let state = self.load();
-        match state.usable() {
+        match state.not_withdrawn() {
             Some(snapshot) if snapshot.svid.is_valid_at(self.now()) => Ok(snapshot.clone()),
             _ => Err(missing(&self.source, &state)),
         }
     }
 
     pub(super) fn is_valid(&self) -> bool {
-        self.load().usable().is_some_and(|snapshot| snapshot.svid.is_valid_at(self.now()))
+        self.load().not_withdrawn().is_some_and(|snapshot| snapshot.svid.is_valid_at(self.now()))
     }
 
     /// Checks that this SPIFFE ID is the one that can be used now.

@@ -222,7 +222,7 @@ impl WorkloadApi {
         if self.publisher.check_expiry() {
             return true;
         }
-        let Some(snapshot) = self.publisher.usable() else { return false };
+        let Some(snapshot) = self.publisher.not_withdrawn() else { return false };
         let svid = &snapshot.svid;
         let near_end = svid.not_after.minus(svid.not_after.since(svid.not_before) / 10);
         let now = self.publisher.now();
