@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from cluster import cache as parts
-from harness import module
+from harness import module_command
 from harness.cases import Runner, say
 
 # A run that was requested and did not take place must not look like success.
@@ -48,7 +48,7 @@ def main():
         "keep": chosen.keep,
         "java": str(cache.java),
     }
-    os.execv(cache.python, module(cache.python, "cluster.runner", json.dumps(plan)))
+    os.execv(cache.python, module_command(cache.python, "cluster.runner", json.dumps(plan)))
 
 
 def not_run(reason: str):

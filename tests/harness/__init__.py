@@ -5,9 +5,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def module(interpreter: Path | str, name: str, *arguments: str) -> list[str]:
+def module_command(interpreter: Path | str, name: str, *arguments: str) -> list[str]:
     """Returns the command that runs a module of the packages under `tests/`.
 
-    It finds them by the `PYTHONPATH` that `harness/python` sets.
+    The interpreter finds the packages through the `PYTHONPATH` that `harness/python` sets.
     """
     return [str(interpreter), "-P", "-B", "-m", name, *arguments]

@@ -1,4 +1,5 @@
-//! Checks that the program accepts what the documents and examples show.
+//! Checks that the documents and examples agree with the program: the configuration and the names
+//! that they show, and the files and headings that they refer to.
 use http::{HeaderMap, HeaderValue, Method};
 use idjag_proxy::config::{Config, Overrides, load};
 use idjag_proxy::policy::{CredentialRule, Decision, Scheme, Target};
@@ -87,18 +88,18 @@ fn spans(text: &str) -> impl Iterator<Item = &str> {
     text.split("```").step_by(2).flat_map(|prose| prose.split('`').skip(1).step_by(2))
 }
 
-/// A mapping in a sentence is a part of a route or of the whole file.
+/// Inline code such as `tunnel: { … }` is a key of a route or of the whole file.
 #[test]
-fn every_mapping_in_a_sentence_is_valid_configuration() {
+fn every_inline_mapping_is_valid_in_a_route_or_at_top_level() {
     let mut found = 0;
     for (name, text) in documents() {
         for span in spans(&text).filter(|span| span.contains(": {")) {
             found += 1;
             let servers = "authorization_servers: { as: { issuer: https://as.example, client_auth: spiffe_jwt } }\n";
             let route = "match: { host: api.example }, token: { flow: { client_credentials: { server: as } } }";
-            let of_a_route = problems(&format!("{servers}routes: [{{ {route}, {span} }}]\n"));
-            let of_the_file = problems(&format!("{servers}routes: [{{ {route} }}]\n{span}\n"));
-            assert!(of_a_route.is_none() || of_the_file.is_none(), "{name}: {span}\n{of_a_route:?}\n{of_the_file:?}");
+            let in_a_route = problems(&format!("{servers}routes: [{{ {route}, {span} }}]\n"));
+            let at_top_level = problems(&format!("{servers}routes: [{{ {route} }}]\n{span}\n"));
+            assert!(in_a_route.is_none() || at_top_level.is_none(), "{name}: {span}\n{in_a_route:?}\n{at_top_level:?}");
         }
     }
     assert!(found > 0);
@@ -266,16 +267,16 @@ fn troubleshooting_explains_every_field_of_the_log_line_of_a_request() {
         .split_once("\n## The log line of a request\n")
         .expect("a section");
     let section = section.split("\n## ").next().expect("its text");
-    let (fields, ends) = section.rsplit_once("\n| `ended` |").expect("a table of who ended a request");
+    let (fields, ended_by) = section.rsplit_once("\n| `ended` |").expect("a table of who ended a request");
     let explained = |table: &'static str| {
         let cells = table.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split('|').nth(1));
         cells.flat_map(spans).collect::<BTreeSet<_>>()
     };
-    let mut of_requests = public_names("log line of a request.");
+    let mut request_fields = public_names("log line of a request.");
     // Every line of the log has these.
     for name in ["timestamp", "level", "target", "message"] {
-        assert!(of_requests.remove(name), "{name}");
+        assert!(request_fields.remove(name), "{name}");
     }
-    assert_eq!(explained(fields), of_requests);
-    assert_eq!(explained(ends), public_names("metric idjag_proxy_ended_total{by}: "));
+    assert_eq!(explained(fields), request_fields);
+    assert_eq!(explained(ended_by), public_names("metric idjag_proxy_ended_total{by}: "));
 }

@@ -4,7 +4,7 @@ use super::world::{World, route, within};
 use tokio::net::TcpListener;
 
 #[tokio::test]
-async fn identifier_is_kept_or_made_sent_on_returned_and_logged() {
+async fn request_id_is_forwarded_returned_and_logged_and_replaced_if_invalid() {
     let world = World::start().await;
     let proxy = world.proxy().await;
     let longest = "x".repeat(128);
@@ -36,7 +36,7 @@ async fn identifier_is_kept_or_made_sent_on_returned_and_logged() {
 }
 
 #[tokio::test]
-async fn refusal_names_the_identifier() {
+async fn refusal_names_the_request_id() {
     let world = World::with_open_api().await;
     let proxy = world.proxy().await;
     for (fields, expected) in [(&[][..], None), (&[("x-request-id", "agent-id-4712")][..], Some("agent-id-4712"))] {
@@ -50,9 +50,9 @@ async fn refusal_names_the_identifier() {
     assert!(malformed.contains("\r\nx-request-id: ") && malformed.contains("\"request_id\":"), "{malformed}");
 }
 
-/// The upstream's operators ask for their own identifier, so that the agent must see it.
+/// The upstream's operators ask for the identifier that they assigned, so the agent has to see it.
 #[tokio::test]
-async fn identifier_of_the_upstream_is_returned_and_both_are_logged() {
+async fn request_id_of_the_upstream_is_returned_and_both_are_logged() {
     let world = World::with_open_api().await;
     let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let url = format!("http://{}", upstream.local_addr().expect("an address"));

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 
-from harness import module
+from harness import module_command
 from harness.cases import Runner, say
 from harness.install import install_parts
 
@@ -31,7 +31,7 @@ def main():
         "missing": cache.missing,
         "java": str(cache.java or ""),
     }
-    os.execv(cache.python, module(cache.python, "real.runner", json.dumps(plan)))
+    os.execv(cache.python, module_command(cache.python, "real.runner", json.dumps(plan)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from authlib.oauth2.drafts import IDJAGGrant
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from harness import module
+from harness import module_command
 from harness.cases import case, expect
 from harness.keycloak import AGENT, ASSERTION_ISSUER
 from harness.parts import Part, fetch, free_ports, wait_until
@@ -32,7 +32,7 @@ class Receiver:
         self.key_file = world.run.directory / "receiver-assertion.pem"
         self.key_file.write_bytes(self.key.as_pem(private=True))
         jwks_url = f"http://127.0.0.1:{world.jwks_port}{JWKS_PATH}"
-        argv = module(sys.executable, "real.authlib_receiver", str(self.port), ASSERTION_ISSUER, jwks_url)
+        argv = module_command(sys.executable, "real.authlib_receiver", str(self.port), ASSERTION_ISSUER, jwks_url)
         users = {"USERS": json.dumps(["alice", AGENT])}
         self.part: Part = world.run.start("authlib", argv, users)
         metadata = f"{self.url}/.well-known/oauth-authorization-server"

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from harness import module
+from harness import module_command
 from harness.cases import case, expect
 from harness.parts import WITHOUT_PROXIES
 from real.world import World
@@ -17,7 +17,7 @@ def cross_app_access(world: World):
     world.need("conformance")
     judge = world.cache.conformance / "node_modules/@modelcontextprotocol/conformance/dist/index.js"
     log = world.run.logs / "conformance.log"
-    command = " ".join(module(sys.executable, "real.mcp_shim", str(world.binary), str(world.run.directory)))
+    command = " ".join(module_command(sys.executable, "real.mcp_shim", str(world.binary), str(world.run.directory)))
     argv = [world.cache.node, judge, "client", "--scenario", SCENARIO, "--command", command, "--timeout", "60000"]
     with log.open("w") as output:
         streams = {"stdout": output, "stderr": subprocess.STDOUT}
