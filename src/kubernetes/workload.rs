@@ -40,7 +40,7 @@ impl WorkloadKind {
     }
 
     /// Whether a workload kind of any group has this name.
-    pub(crate) fn is_name(kind: &str) -> bool {
+    pub(crate) fn is_known_kind(kind: &str) -> bool {
         KINDS.iter().any(|known| known.name == kind)
     }
 
@@ -59,7 +59,7 @@ impl WorkloadKind {
         object.pointer(self.template)
     }
 
-    /// Returns the pod or pod template to change it.
+    /// Returns the pod or pod template for changing.
     pub(crate) fn pod_mut(self, object: &mut Value) -> Option<&mut Value> {
         object.pointer_mut(self.template)
     }

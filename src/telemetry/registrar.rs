@@ -61,7 +61,7 @@ impl Registrar {
         lock(&self.labelled).iter().for_each(|metric| metric.remove_series(labels));
     }
 
-    /// The registry behind it, for metrics that register themselves.
+    /// The underlying registry, for metrics that register themselves.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }

@@ -152,9 +152,9 @@ impl IssuerState {
     }
 }
 
-/// The scopes to grant. Without a `scope` parameter: all that the client's list names in full, since
-/// a pattern cannot be enumerated. With one: those requested. One that the client may not have is
-/// refused, or left out if the policy narrows scopes.
+/// Without a `scope` parameter, grants every scope of the client's list that is not a pattern,
+/// because a pattern cannot be enumerated. Otherwise grants the requested scopes; a scope that the
+/// client may not have is an error, or is left out if `narrow_scopes` is set.
 fn granted_scopes(client: &Client, policy: &Policy, requested: &RequestedAccess) -> Outcome<Vec<String>> {
     let Some(scopes) = &requested.scopes else {
         return Ok(client.scopes.iter().filter(|scope| !scope.ends_with('*')).cloned().collect());

@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use time::OffsetDateTime;
 
-/// Certificates start to be valid this much early, so that clocks may differ by a few seconds.
+/// Certificates are valid from this much before they are issued, so that clocks may differ by a few
+/// seconds.
 const BACKDATE: Duration = Duration::from_secs(60);
 const AUTHORITY_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -121,8 +122,8 @@ impl X509Authority {
 
 fn authority(trust_domain: &str, clock: &Clock) -> anyhow::Result<Authority> {
     let mut params = CertificateParams::default();
-    // A distinct subject, which SPIRE achieves with a serial number, so that building a chain by
-    // name finds the right authority.
+    // The subject is unique, so that building a chain by name finds the right authority. SPIRE puts
+    // a `serialNumber` attribute into it for the same purpose.
     params.distinguished_name.push(DnType::CommonName, format!("{trust_domain} {}", fastrand::u64(..)));
     params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

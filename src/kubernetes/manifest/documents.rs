@@ -154,7 +154,7 @@ impl<'t> Document<'t> {
             let Some(rest) = rest.strip_prefix(':') else { continue };
             let rest = rest.trim_start_matches(' ').trim_start_matches(['"', '\'']);
             let kind: String = rest.chars().take_while(char::is_ascii_alphanumeric).collect();
-            if kind.is_empty() || WorkloadKind::is_name(&kind) || kind.ends_with("List") {
+            if kind.is_empty() || WorkloadKind::is_known_kind(&kind) || kind.ends_with("List") {
                 return None;
             }
             let before = &self.text[..at];
@@ -196,7 +196,7 @@ fn has_workload(value: &Value) -> bool {
         Value::Array(items) => items.iter().any(has_workload),
         Value::Object(fields) => {
             let kind = fields.get("kind").and_then(Value::as_str).unwrap_or_default();
-            let is_workload = WorkloadKind::is_name(kind.strip_suffix("List").unwrap_or(kind));
+            let is_workload = WorkloadKind::is_known_kind(kind.strip_suffix("List").unwrap_or(kind));
             is_workload || fields.values().any(has_workload)
         }
         _ => false,
