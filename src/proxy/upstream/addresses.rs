@@ -66,11 +66,16 @@ impl AddressOrder {
         usable
     }
 
-    /// Records that an address did not accept a connection.
+    /// Records that an address did not accept a connection. While it is set aside, that changes
+    /// nothing: attempts that began together are one failure, and do not double the pause.
     pub(super) fn record_failure(&mut self, of: &NamedPort, address: SocketAddr, now: Instant) {
         // A name with one address has no state, and needs none.
         let Some(state) = self.names.get_mut(of) else { return };
-        let pause = state.failures.get(&address).map_or(FIRST_PAUSE, |failure| failure.pause * 2).min(LONGEST_PAUSE);
+        let pause = match state.failures.get(&address) {
+            Some(failure) if now < failure.until => return,
+            Some(failure) => (failure.pause * 2).min(LONGEST_PAUSE),
+            None => FIRST_PAUSE,
+        };
         state.failures.insert(address, Failure { pause, until: now + pause });
     }
 
@@ -127,6 +132,16 @@ mod tests {
         addresses.record_success(&name(), address(2));
         addresses.record_failure(&name(), address(2), now);
         assert!((0..3).any(|_| order(&mut addresses, now + Duration::from_secs(1))[0] == 2), "pauses begin anew");
+    }
+
+    #[test]
+    fn burst_of_failures_sets_an_address_aside_once() {
+        let (mut addresses, start) = (AddressOrder::default(), Instant::now());
+        order(&mut addresses, start);
+        for milliseconds in 0..7 {
+            addresses.record_failure(&name(), address(2), start + Duration::from_millis(milliseconds));
+        }
+        assert!((0..3).any(|_| order(&mut addresses, start + FIRST_PAUSE)[0] == 2));
     }
 
     #[test]
