@@ -2,7 +2,7 @@
 //! reused last in, first out, so that surplus ones age out in quiet periods.
 use super::config::{PoolKey, Protocol};
 use super::connection::{Counted, Http1Connection, Http2Connection, MAX_IDLE_TIME, StreamGuard};
-use super::queue::{Caller, Connecting, Queue, Waiting};
+use super::queue::{Caller, Connecting, Queue, Returnable, Waiting};
 use super::request_body::RequestBody;
 use super::retry_budget::RetryBudget;
 use crate::proxy::metrics::UpstreamGauges;
@@ -146,10 +146,7 @@ impl OriginPool {
     /// Adds a new connection: for the caller that has waited longest, or as an idle one.
     pub(super) fn add_http1(self: &Rc<Self>, connection: Http1Connection) {
         self.queue.learn(1);
-        let lease = self.lease(connection);
-        if let Some(Connection::Http1(unused)) = self.queue.hand_over(Connection::Http1(lease)) {
-            unused.give_back();
-        }
+        self.queue.hand_over(Connection::Http1(self.lease(connection)));
     }
 
     /// Adds a new connection, and serves those who wait as far as the peer is known to allow it.
@@ -166,7 +163,7 @@ impl OriginPool {
     /// Serves those who wait once the peer has said how many streams it allows.
     pub(super) fn serve(&self, connection: &Http2Connection) {
         while self.queue.has_waiting() && !connection.sender.is_closed() && connection.streams.has_room() {
-            drop(self.queue.hand_over(Connection::stream(connection)));
+            self.queue.hand_over(Connection::stream(connection));
         }
     }
 
@@ -206,6 +203,15 @@ impl IdleConnection {
 impl Connection {
     fn stream(connection: &Http2Connection) -> Self {
         Self::Http2(connection.sender.clone(), StreamGuard::new(&connection.streams))
+    }
+}
+
+impl Returnable for Connection {
+    fn return_unclaimed(self) {
+        match self {
+            Self::Http1(lease) => lease.give_back(),
+            Self::Http2(_, stream) => drop(stream),
+        }
     }
 }
 

@@ -17,8 +17,14 @@ const ASSUMED_CAPACITY: usize = 100;
 pub(super) const OVERDUE: Duration = Duration::from_secs(1);
 
 /// The queue of one origin. `T` is a connection, or the part of one that serves a request.
-pub(super) struct Queue<T> {
+pub(super) struct Queue<T: Returnable> {
     state: RefCell<State<T>>,
+}
+
+/// What callers wait for.
+pub(super) trait Returnable {
+    /// Puts it where later callers find it, because nobody waits for it.
+    fn return_unclaimed(self);
 }
 
 struct State<T> {
@@ -42,19 +48,19 @@ pub(super) enum Caller {
 }
 
 /// A caller that waits for a connection. Dropping it leaves the queue.
-pub(super) struct Waiting<T> {
+pub(super) struct Waiting<T: Returnable> {
     queue: Rc<Queue<T>>,
     receiver: oneshot::Receiver<Result<T, SendError>>,
 }
 
 /// A connection that is being made, until it is dropped. Callers that no other connection will
 /// serve look again then.
-pub(super) struct Connecting<T> {
+pub(super) struct Connecting<T: Returnable> {
     queue: Rc<Queue<T>>,
     id: u64,
 }
 
-impl<T> Queue<T> {
+impl<T: Returnable> Queue<T> {
     /// `capacity` is how many requests a connection can serve at once, if that is known.
     pub(super) fn new(capacity: Option<usize>) -> Rc<Self> {
         let state = State { waiting: VecDeque::new(), connecting: Vec::new(), next_id: 0, capacity };
@@ -92,16 +98,18 @@ impl<T> Queue<T> {
         Some(Connecting { queue: Rc::clone(self), id })
     }
 
-    /// Hands a connection to the caller that has waited longest; returns it if nobody waits.
-    pub(super) fn hand_over(&self, mut connection: T) -> Option<T> {
+    /// Hands a connection to the caller that has waited longest, or returns it to the pool if nobody
+    /// waits.
+    pub(super) fn hand_over(&self, mut connection: T) {
         loop {
-            let Some(caller) = self.state.borrow_mut().waiting.pop_front() else { return Some(connection) };
+            let Some(caller) = self.state.borrow_mut().waiting.pop_front() else { break };
             match caller.send(Ok(connection)) {
                 // The caller has left.
                 Err(Ok(returned)) => connection = returned,
-                Ok(()) | Err(Err(_)) => return None,
+                Ok(()) | Err(Err(_)) => return,
             }
         }
+        connection.return_unclaimed();
     }
 
     /// Whether somebody waits.
@@ -126,7 +134,7 @@ impl<T> State<T> {
     }
 }
 
-impl<T> Connecting<T> {
+impl<T: Returnable> Connecting<T> {
     /// Fails those callers that no other connection will serve.
     pub(super) fn fail(self, error: &SendError) {
         let mut state = self.queue.state.borrow_mut();
@@ -140,7 +148,7 @@ impl<T> Connecting<T> {
     }
 }
 
-impl<T> Drop for Connecting<T> {
+impl<T: Returnable> Drop for Connecting<T> {
     fn drop(&mut self) {
         let mut state = self.queue.state.borrow_mut();
         state.end(self.id);
@@ -149,18 +157,18 @@ impl<T> Drop for Connecting<T> {
     }
 }
 
-impl<T> Waiting<T> {
+impl<T: Returnable> Waiting<T> {
     /// A connection, or why there is none; `None` if the caller should look again.
     pub(super) async fn result(&mut self) -> Option<Result<T, SendError>> {
         (&mut self.receiver).await.ok()
     }
 }
 
-impl<T> Drop for Waiting<T> {
+impl<T: Returnable> Drop for Waiting<T> {
     fn drop(&mut self) {
         self.receiver.close();
         if let Ok(Ok(connection)) = self.receiver.try_recv() {
-            drop(self.queue.hand_over(connection));
+            self.queue.hand_over(connection);
         }
         self.queue.state.borrow_mut().waiting.retain(|caller| !caller.is_closed());
     }
@@ -173,19 +181,39 @@ mod tests {
 
     const LIMIT: usize = 32;
 
+    /// A connection, and where it is put if nobody claims it.
+    #[derive(Debug)]
+    struct Numbered {
+        number: u32,
+        unclaimed: Rc<RefCell<Vec<u32>>>,
+    }
+
+    impl Returnable for Numbered {
+        fn return_unclaimed(self) {
+            self.unclaimed.borrow_mut().push(self.number);
+        }
+    }
+
     /// Joins `count` callers, and returns them with the connections that they begin to make.
-    fn join(queue: &Rc<Queue<u32>>, count: usize) -> (Vec<Waiting<u32>>, Vec<Connecting<u32>>) {
+    fn join(queue: &Rc<Queue<Numbered>>, count: usize) -> (Vec<Waiting<Numbered>>, Vec<Connecting<Numbered>>) {
         let begin = |_| (queue.join(), queue.begin(New, LIMIT, Instant::now()));
         let (waiting, connecting): (_, Vec<_>) = (0..count).map(begin).unzip();
         (waiting, connecting.into_iter().flatten().collect())
     }
 
     /// What a caller has got so far.
-    fn got(caller: &mut Waiting<u32>) -> Option<Result<u32, SendError>> {
-        caller.receiver.try_recv().ok()
+    fn got(caller: &mut Waiting<Numbered>) -> Option<Result<u32, SendError>> {
+        caller.receiver.try_recv().ok().map(|result| result.map(|connection| connection.number))
     }
 
-    fn looks_again(caller: &mut Waiting<u32>) -> bool {
+    /// Hands over a connection with this number, and returns those that nobody has claimed.
+    fn hand_over(queue: &Queue<Numbered>, number: u32) -> Rc<RefCell<Vec<u32>>> {
+        let unclaimed = Rc::default();
+        queue.hand_over(Numbered { number, unclaimed: Rc::clone(&unclaimed) });
+        unclaimed
+    }
+
+    fn looks_again(caller: &mut Waiting<Numbered>) -> bool {
         matches!(caller.receiver.try_recv(), Err(oneshot::error::TryRecvError::Closed))
     }
 
@@ -206,20 +234,23 @@ mod tests {
         let queue = Queue::new(Some(1));
         let (mut waiting, _connecting) = join(&queue, 3);
         drop(waiting.remove(0));
-        assert_eq!(queue.hand_over(1), None);
+        hand_over(&queue, 1);
         assert!(matches!(got(&mut waiting[0]), Some(Ok(1))));
         // The caller leaves without having seen that it got one.
-        assert_eq!(queue.hand_over(2), None);
+        let unclaimed = hand_over(&queue, 2);
+        assert!(unclaimed.borrow().is_empty());
         drop(waiting.pop());
-        assert_eq!(queue.hand_over(3), Some(3));
+        assert_eq!(*unclaimed.borrow(), [2]);
+        assert_eq!(*hand_over(&queue, 3).borrow(), [3]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn unclaimed_connection_goes_to_the_next_caller() {
         let queue = Queue::new(Some(1));
         let (mut waiting, _connecting) = join(&queue, 2);
-        assert_eq!(queue.hand_over(1), None);
+        let unclaimed = hand_over(&queue, 1);
         drop(waiting.remove(0));
+        assert!(unclaimed.borrow().is_empty());
         assert!(matches!(got(&mut waiting[0]), Some(Ok(1))));
     }
 
@@ -239,7 +270,7 @@ mod tests {
         let (mut waiting, mut connecting) = join(&queue, 5);
         assert_eq!(connecting.len(), 1);
         queue.learn(1);
-        assert_eq!(queue.hand_over(1), None);
+        hand_over(&queue, 1);
         connecting.clear();
         assert!(matches!(got(&mut waiting[0]), Some(Ok(1))));
         assert!(waiting[1..].iter_mut().all(looks_again));

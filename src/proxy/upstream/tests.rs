@@ -180,3 +180,19 @@ fn connections_end_once_no_route_has_their_upstream() {
     });
     ended.expect("a runtime");
 }
+
+#[test]
+fn new_connection_whose_caller_leaves_at_that_moment_is_pooled() {
+    let ended = block_on(async {
+        let fixture = Fixture::new(Protocol::Http1).await;
+        let (connection, accepted) = tokio::join!(fixture.connect(), fixture.listener.accept());
+        let Connection::Http1(lease) = connection else { panic!("HTTP/2") };
+        let origin = fixture.pool.origin(&fixture.key);
+        let waiting = origin.wait();
+        origin.add_http1(lease.connection);
+        drop(waiting);
+        assert!(origin.take(Reuse::Any, 0, Instant::now()).is_some(), "the connection was closed");
+        drop(accepted);
+    });
+    ended.expect("a runtime");
+}
