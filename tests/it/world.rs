@@ -183,6 +183,10 @@ routes:
 
     /// Starts a proxy with these routes, without waiting until it is ready.
     pub(crate) async fn start_proxy(&self, routes: &str) -> Proxy {
+        // An earlier proxy that was dropped ends only when the runtime gets to its tasks. Until then
+        // it holds the socket.
+        let admin = self.directory.path().join("admin.sock");
+        until(async || tokio::net::UnixStream::connect(&admin).await.is_err(), "the earlier proxy's end").await;
         let path = self.write("proxy.yaml", &format!("{}{routes}", self.preamble()));
         Proxy::start(&path, &self.clock)
     }
