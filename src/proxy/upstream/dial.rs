@@ -5,6 +5,7 @@ use super::config::DialTarget;
 use super::error::SendError;
 use super::pool::Pool;
 use super::resolver::Resolver;
+use super::retry::pauses;
 use crate::egress_proxy::EgressProxy;
 use crate::host::without_brackets;
 use crate::policy::{Origin, Scheme};
@@ -25,9 +26,22 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Long enough for a peer that pauses: Linux counts the time with a closed window as well.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
-/// Opens a bare TCP connection, for a tunnel.
+/// Opens a bare TCP connection, for a tunnel. If no descriptor is left, idle connections are evicted
+/// and it tries once more.
 pub(crate) async fn dial(pool: &Pool, to: DialTarget<'_>, timeout: Duration) -> Result<TcpStream, SendError> {
-    tokio::time::timeout(timeout, open(pool.resolver(), to)).await.map_err(|_| SendError::ConnectTimeout)?
+    let opening = async {
+        match open(pool.resolver(), to).await {
+            Err(SendError::NoDescriptor) => {}
+            opened => return opened,
+        }
+        pool.evict_idle();
+        // The tasks of the evicted connections need a moment to close them.
+        if let Some(pause) = pauses().next() {
+            tokio::time::sleep(pause).await;
+        }
+        open(pool.resolver(), to).await
+    };
+    tokio::time::timeout(timeout, opening).await.map_err(|_| SendError::ConnectTimeout)?
 }
 
 /// Opens a connection to an origin, directly or through its egress proxy.

@@ -1,6 +1,8 @@
 //! Connections of the pool through sockets.
 use super::acquire::Dialing;
 use super::config::{PoolKey, Protocol, UpstreamConfig, UpstreamParts};
+use super::dial::dial;
+use super::error::SendError;
 use super::origin::{Connection, Lease, Reuse};
 use super::pool::Pool;
 use super::request_body::RequestBody;
@@ -192,6 +194,27 @@ fn new_connection_whose_caller_leaves_at_that_moment_is_pooled() {
         origin.add_http1(lease.connection);
         drop(waiting);
         assert!(origin.take(Reuse::Any, 0, Instant::now()).is_some(), "the connection was closed");
+        drop(accepted);
+    });
+    ended.expect("a runtime");
+}
+
+#[test]
+fn tunnel_evicts_idle_connections_and_tries_again_if_no_descriptor_is_left() {
+    let ended = block_on(async {
+        let fixture = Fixture::new(Protocol::Http1).await;
+        let (connection, accepted) = tokio::join!(fixture.connect(), fixture.listener.accept());
+        let Connection::Http1(lease) = connection else { panic!("HTTP/2") };
+        Lease::Http1(lease).give_back();
+        assert_eq!(fixture.pool.gauges().idle.get(), 1);
+        // Every descriptor is reserved, so that the second attempt fails, too.
+        let guard = Guard::new(Vec::new(), Some(0));
+        let dialled = dial(&fixture.pool, fixture.key.target(&guard), TEST_TIMEOUT).await;
+        assert!(matches!(dialled, Err(SendError::NoDescriptor)), "{dialled:?}");
+        fixture.until_closed().await;
+        for _ in 0..2 {
+            tokio::time::timeout(TEST_TIMEOUT, fixture.listener.accept()).await.expect("an attempt").expect("accepted");
+        }
         drop(accepted);
     });
     ended.expect("a runtime");
