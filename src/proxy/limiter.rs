@@ -10,12 +10,18 @@ use tokio::time::Instant;
 /// Admits the requests of one route.
 pub(super) struct Limiter {
     requests: Option<usize>,
-    rate: Option<Rate>,
-    state: Arc<LimiterState>,
+    in_flight: Arc<AtomicUsize>,
+    rate: Option<RateLimiter>,
 }
 
-struct LimiterState {
-    in_flight: AtomicUsize,
+/// Admits as many requests as one rate allows.
+struct RateLimiter {
+    rate: Rate,
+    arrivals: Arc<Arrivals>,
+}
+
+/// The requests that have counted toward one rate.
+struct Arrivals {
     started: Instant,
     /// The theoretical arrival time of the generic cell rate algorithm (ITU-T I.371, annex A), in
     /// nanoseconds since `started`: when the next request would arrive if all of them came evenly.
@@ -23,15 +29,17 @@ struct LimiterState {
 }
 
 /// A place among the requests of a route at one time, which is free again when it is dropped.
-pub(super) struct RoutePlace(Arc<LimiterState>);
+pub(super) struct RoutePlace(Arc<AtomicUsize>);
 
 impl Limiter {
     /// A limiter for these limits, if there are any. After a reload it goes on with the counts of
     /// `previous`.
     pub(super) fn new(limits: &RouteLimits, previous: Option<&Self>) -> Option<Self> {
         let RouteLimits { request_body: _, requests, rate } = *limits;
-        let state = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.state));
-        (requests.is_some() || rate.is_some()).then_some(Self { requests, rate, state })
+        let in_flight = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.in_flight));
+        let previous = previous.and_then(|previous| previous.rate.as_ref());
+        let rate = rate.map(|rate| RateLimiter::new(rate, previous));
+        (requests.is_some() || rate.is_some()).then_some(Self { requests, in_flight, rate })
     }
 
     /// Admits a request that arrives now. A request that is refused does not count.
@@ -39,47 +47,70 @@ impl Limiter {
     /// # Errors
     /// The route is at one of its limits.
     pub(super) fn admit(&self) -> Result<RoutePlace, Refusal> {
-        let before = self.state.in_flight.fetch_add(1, Ordering::Relaxed);
-        let place = RoutePlace(Arc::clone(&self.state));
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let place = RoutePlace(Arc::clone(&self.in_flight));
         if let Some(most) = self.requests
             && before >= most
         {
             let detail = format!("The route allows {most} requests at one time.");
             return Err(Refusal::new(Reason::RateLimited, detail).with_retry_after(Duration::from_secs(1)));
         }
-        if let Some(rate) = self.rate {
-            self.state.count(rate).map_err(|wait| {
+        if let Some(limiter) = &self.rate {
+            limiter.count().map_err(|wait| {
                 let whole = Duration::from_secs(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
-                Refusal::new(Reason::RateLimited, format!("The route allows {rate}.")).with_retry_after(whole)
+                let detail = format!("The route allows {}.", limiter.rate);
+                Refusal::new(Reason::RateLimited, detail).with_retry_after(whole)
             })?;
         }
         Ok(place)
     }
 }
 
-impl LimiterState {
+impl RateLimiter {
+    /// A limiter that goes on with the count of `previous`. If that had another rate, the requests
+    /// that it has admitted delay others by one unit of the new rate at most. Otherwise a route that
+    /// has used up a rate per hour would stay blocked for that hour, even if the new rate is higher.
+    fn new(rate: Rate, previous: Option<&Self>) -> Self {
+        let arrivals = match previous {
+            Some(previous) if previous.rate == rate => Arc::clone(&previous.arrivals),
+            Some(previous) => Arc::new(previous.arrivals.limited_to(rate.per)),
+            None => Arc::default(),
+        };
+        Self { rate, arrivals }
+    }
+
     /// Counts a request. If there are too many, returns when there is room for it.
-    fn count(&self, rate: Rate) -> Result<(), Duration> {
-        let now = nanoseconds(self.started.elapsed());
-        let whole = nanoseconds(rate.per);
-        let step = whole / u64::from(rate.requests);
+    fn count(&self) -> Result<(), Duration> {
+        let Arrivals { started, theoretical } = &*self.arrivals;
+        let now = nanoseconds(started.elapsed());
+        let whole = nanoseconds(self.rate.per);
+        let step = whole / u64::from(self.rate.requests);
         let next = |theoretical: u64| theoretical.max(now) + step;
-        let counted = self.theoretical.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |theoretical| {
+        let counted = theoretical.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |theoretical| {
             Some(next(theoretical)).filter(|next| next - now <= whole)
         });
         counted.map(|_| ()).map_err(|theoretical| Duration::from_nanos(next(theoretical) - now - whole))
     }
 }
 
-impl Default for LimiterState {
+impl Arrivals {
+    /// The same requests, with a theoretical arrival time that is at most `most` from now.
+    fn limited_to(&self, most: Duration) -> Self {
+        let latest = nanoseconds(self.started.elapsed()) + nanoseconds(most);
+        let theoretical = self.theoretical.load(Ordering::Relaxed).min(latest);
+        Self { started: self.started, theoretical: AtomicU64::new(theoretical) }
+    }
+}
+
+impl Default for Arrivals {
     fn default() -> Self {
-        Self { in_flight: AtomicUsize::new(0), started: Instant::now(), theoretical: AtomicU64::new(0) }
+        Self { started: Instant::now(), theoretical: AtomicU64::new(0) }
     }
 }
 
 impl Drop for RoutePlace {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -124,6 +155,28 @@ mod tests {
         );
         tokio::time::advance(Duration::from_secs(30)).await;
         assert_eq!(admitted(&limiter, 2), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reload_with_another_rate_limits_by_that_rate_alone() {
+        let first = limiter(None, Some((600, 3600)));
+        assert_eq!(admitted(&first, 1000), 600);
+        let after_reload = |requests: u32, seconds: u64, previous: &Limiter| {
+            let rate = Some(Rate { requests, per: Duration::from_secs(seconds) });
+            Limiter::new(&RouteLimits { rate, ..RouteLimits::default() }, Some(previous)).expect("a limit")
+        };
+        let same = after_reload(600, 3600, &first);
+        assert_eq!(admitted(&same, 1000), 0, "the counts go on");
+        let raised = after_reload(50, 1, &same);
+        assert_eq!(admitted(&raised, 100), 0, "the reload allows no burst");
+        // A request that has still found the former table.
+        assert_eq!(admitted(&same, 1), 0);
+        tokio::time::advance(Duration::from_millis(20)).await;
+        assert_eq!(admitted(&raised, 100), 1);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(admitted(&raised, 100), 50);
+        let lowered = after_reload(10, 3600, &raised);
+        assert_eq!(admitted(&lowered, 100), 9, "what was counted in the last second counts");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The limits of a route on its requests, which all workers share.
 use super::agent::{self, Raw};
 use super::connect::connect;
-use super::world::{World, route, within};
+use super::world::{World, route, until, within};
 use futures_util::future::join_all;
 use idjag_proxy::dev::faults::{Fault, Gate};
 
@@ -44,10 +44,11 @@ async fn requests_beyond_those_at_one_time_are_refused_until_others_end() {
 #[tokio::test]
 async fn requests_beyond_the_rate_are_refused_with_the_time_to_wait() {
     let world = World::with_open_api().await;
-    let slow = |others: &str| {
-        format!("routes:\n{}{others}", route("slow", "token: none, limits: { rate: 3/h }", &world.api.url()))
+    let slow = |rate: &str, others: &str| {
+        let settings = format!("token: none, limits: {{ rate: {rate} }}");
+        format!("routes:\n{}{others}", route("slow", &settings, &world.api.url()))
     };
-    let proxy = world.proxy_with(&slow("")).await;
+    let proxy = world.proxy_with(&slow("3/h", "")).await;
     for _ in 0..3 {
         assert_eq!(proxy.get("http://slow.test/x").await.status, 200);
     }
@@ -62,10 +63,14 @@ async fn requests_beyond_the_rate_are_refused_with_the_time_to_wait() {
     agent::post(proxy.outbound, "http://slow.test/x", &grpc, b"").await.assert_grpc_refusal("8");
     assert_eq!(world.api.arrivals(), 3);
     // A reload does not start anew.
-    let other = slow(&route("other", "token: none", &world.api.url()));
+    let other = slow("3/h", &route("other", "token: none", &world.api.url()));
     world.write("proxy.yaml", &format!("{}{other}", world.preamble()));
     proxy.until_metric("config_reloads_total{result=\"accepted\"}", |count| count >= 1.0).await;
     assert_refused().await;
+    // One that raises the rate does not wait for what the former rate would have allowed.
+    world.write("proxy.yaml", &format!("{}{}", world.preamble(), slow("1000/s", "")));
+    proxy.until_metric("config_reloads_total{result=\"accepted\"}", |count| count >= 2.0).await;
+    until(async || proxy.get("http://slow.test/x").await.status == 200, "the new rate").await;
 }
 
 #[tokio::test]
