@@ -72,6 +72,20 @@ Everything else is refused.
     }
 
     #[test]
+    fn refused_paths_of_a_wildcard_are_those_of_the_hosts_that_are_divided() {
+        let directory = ConfigDirectory::new();
+        let key = "legacy_secret: { file: keys/client-secret, header: x-k }";
+        let summary = |host: &str| {
+            let route = format!("{{ name: all, match: {{ host: '{host}' }}, {key} }}");
+            let other = format!("{{ name: v1, match: {{ host: a.test, path: /v1/** }}, {key} }}");
+            super::summary(&directory.loaded(&format!("routes: [{route}, {other}]\n")).config)
+        };
+        let of_wildcard = summary("*.test");
+        assert!(of_wildcard.contains("is refused for the hosts that routes divide by path."), "{of_wildcard}");
+        assert!(!summary("a.test").contains("for the hosts"));
+    }
+
+    #[test]
     fn summary_names_dangers_and_contains_no_secret() {
         let directory = ConfigDirectory::new();
         let summary = |example: &str| super::summary(&directory.loaded(example).config);

@@ -77,13 +77,19 @@ impl Policy {
         if !route.speaks_for_workload() && route.ambiguous_paths.is_none() {
             return None;
         }
+        let has_one_host = matches!(route.matcher.host, HostPattern::Exact(_));
         let treatment = match self.path_rule(index) {
             PathRule::Refused => "is refused",
-            PathRule::RefusedWhereDivided => "is refused: routes divide the host by path",
-            PathRule::AsSent if self.division(index).by_path => {
+            PathRule::RefusedWhereDivided if has_one_host => "is refused: routes divide the host by path",
+            PathRule::RefusedWhereDivided => "is refused for the hosts that routes divide by path",
+            PathRule::AsSent if self.division(index).by_path && has_one_host => {
                 "passes as it is sent, although routes divide the host by path"
             }
-            PathRule::AsSent => "passes as it is sent: no route divides the host by path",
+            PathRule::AsSent if self.division(index).by_path => {
+                "passes as it is sent, also for the hosts that routes divide by path"
+            }
+            PathRule::AsSent if has_one_host => "passes as it is sent: no route divides the host by path",
+            PathRule::AsSent => "passes as it is sent: no route divides any of the hosts by path",
         };
         Some(format!("A path that can be read in two ways, such as `/a%2Fb`, {treatment}."))
     }
