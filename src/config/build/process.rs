@@ -32,6 +32,12 @@ impl Builder<'_> {
         });
         let outbound = addresses(&overrides.listen_outbound, written.as_deref(), &outbound_default);
         let outbound_sockets = self.outbound_sockets(file, &path.key("outbound"));
+        let admin = overrides.admin.clone().or_else(|| file.admin.as_ref().map(|admin| admin.0.clone()));
+        if let Some(admin) = admin.as_ref().filter(|admin| outbound_sockets.iter().any(|socket| socket.path == **admin))
+        {
+            self.error(&path.key("outbound"), format!("{} is also `listen.admin`", admin.display()))
+                .help("give each socket a path of its own");
+        }
         let metrics = addresses(&overrides.listen_metrics, file.metrics.as_deref(), &metrics_default);
         let jwks = addresses(&[], Some(&file.jwks), &[]);
         if outbound.is_empty() && outbound_sockets.is_empty() {
@@ -52,7 +58,6 @@ impl Builder<'_> {
                     .help("listen on 127.0.0.1 and [::1], unless something else keeps strangers out");
             }
         }
-        let admin = overrides.admin.clone().or_else(|| file.admin.as_ref().map(|admin| admin.0.clone()));
         Listen { outbound, outbound_sockets, metrics, admin, jwks }
     }
 

@@ -169,6 +169,13 @@ fn listeners_and_process_settings_are_checked() {
         &format!("{plain}listen: {{ outbound: ['127.0.0.1:1'], metrics: ['127.0.0.1:1'] }}"),
         "127.0.0.1:1 is listed twice",
     );
+    let outbound =
+        |listeners: &str| format!("{plain}listen: {{ outbound: [{listeners}], admin: 'unix:///run/a.sock' }}");
+    one_error(&directory, &outbound("'unix:/run/o.sock'"), "write three slashes, because the path must be absolute");
+    for twice in ["'unix:///run/a.sock'", "{ unix: /run/a.sock, uids: [1] }"] {
+        one_error(&directory, &outbound(twice), "listen.outbound: /run/a.sock is also `listen.admin`");
+    }
+    directory.loaded(&outbound("'unix:///run/o.sock'"));
     one_error(&directory, &format!("{plain}drain: {{ idle: 30s }}"), "`deadline` is shorter than `idle`");
     let warnings = directory.warnings(&format!("{plain}listen: {{ outbound: ['0.0.0.0:1'] }}\nunmatched: pass\n"));
     assert!(

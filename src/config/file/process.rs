@@ -2,7 +2,7 @@
 use crate::config::decode::{Decode, Decoder, Definitions, OneOrMore};
 use crate::config::describe::{choice, record};
 use crate::config::leaf::{
-    AbsolutePath, AdminSocket, Count, EgressException, Network, OriginUrl, SecretPath, Size, Uid,
+    AbsolutePath, AdminSocket, Count, EgressException, Network, OriginUrl, SecretPath, Size, Uid, UnixUrl,
 };
 use crate::config::tree::{Node, Value};
 use crate::policy::HostPattern;
@@ -55,7 +55,7 @@ impl Decode for OutboundFile {
         match &node.value {
             Value::Map(_) => OutboundSocketFile::decode(node, decoder).map(Self::Socket),
             Value::Scalar { text, .. } if text.starts_with("unix:") => {
-                let AdminSocket(path) = AdminSocket::decode(node, decoder)?;
+                let UnixUrl(path) = UnixUrl::decode(node, decoder)?;
                 Some(Self::Socket(OutboundSocketFile { unix: AbsolutePath(path), uids: None }))
             }
             _ => SocketAddr::decode(node, decoder).map(Self::Address),
@@ -70,7 +70,7 @@ impl Decode for OutboundFile {
     fn describe(definitions: &mut Definitions) -> serde_json::Value {
         json!({ "anyOf": [
             SocketAddr::describe(definitions),
-            AdminSocket::describe(definitions),
+            UnixUrl::describe(definitions),
             OutboundSocketFile::describe(definitions),
         ] })
     }

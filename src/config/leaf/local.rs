@@ -40,6 +40,25 @@ impl Leaf for Network {
     }
 }
 
+/// The URL of a Unix socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnixUrl(pub(crate) PathBuf);
+
+impl Leaf for UnixUrl {
+    const EXPECTED: &'static str = "a Unix socket such as `unix:///run/idjag-proxy/outbound.sock`";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix://") {
+            Some(path) if path.starts_with('/') => AbsolutePath::parse(path).map(|AbsolutePath(path)| Self(path)),
+            _ => Err("write three slashes, because the path must be absolute".into()),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "string", "pattern": "^unix:///." })
+    }
+}
+
 /// The Unix socket of the admin interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AdminSocket(pub(crate) PathBuf);
@@ -48,15 +67,14 @@ impl Leaf for AdminSocket {
     const EXPECTED: &'static str = "a Unix socket such as `unix:///run/idjag-proxy/admin.sock`";
 
     fn parse(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("unix://") {
-            Some(path) if path.starts_with('/') && path.len() > 1 => Ok(Self(PathBuf::from(path))),
-            Some(_) => Err("write three slashes, because the path must be absolute".into()),
-            None => Err("use a Unix socket: the agent shares the network and could reach any other listener".into()),
+        if !text.starts_with("unix:") {
+            return Err("use a Unix socket: the agent shares the network and could reach any other listener".into());
         }
+        UnixUrl::parse(text).map(|UnixUrl(path)| Self(path))
     }
 
     fn schema() -> Value {
-        json!({ "type": "string", "pattern": "^unix:///." })
+        UnixUrl::schema()
     }
 }
 
@@ -167,7 +185,9 @@ mod tests {
         accepts::<Uid>(&["0", "65532"]);
         refuses::<Uid>(&["", "-1", "root", "4294967295"]);
         accepts::<AdminSocket>(&["unix:///run/a.sock"]);
-        refuses::<AdminSocket>(&["unix://run", "/run/a.sock", "127.0.0.1:1"]);
+        refuses::<AdminSocket>(&["unix://run", "unix:///run/\na", "/run/a.sock", "127.0.0.1:1"]);
+        accepts::<UnixUrl>(&["unix:///run/a.sock"]);
+        refuses::<UnixUrl>(&["unix:/run/a.sock", "unix://run", "unix:///", "unix:///run/\na", "/run/a.sock"]);
         accepts::<Network>(&["10.0.0.0/8", "10.1.2.3", "fd00::/8", "::/0", "::1"]);
         refuses::<Network>(&["10.0.0.1/8", "10.0.0.0/33", "example.com", "", "10.0.0.0-10.0.0.9"]);
         refuses::<SecretPath>(&["", "-----BEGIN PRIVATE KEY-----"]);

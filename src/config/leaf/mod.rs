@@ -2,7 +2,7 @@
 mod local;
 mod web;
 
-pub(crate) use local::{AbsolutePath, AdminSocket, FilePath, Network, SecretPath, Uid, Version};
+pub(crate) use local::{AbsolutePath, AdminSocket, FilePath, Network, SecretPath, Uid, UnixUrl, Version};
 pub(crate) use web::{EgressException, Issuer, OriginUrl, Prefix, Resource, Scope, ServerName, WebUrl};
 
 use super::decode::Leaf;
