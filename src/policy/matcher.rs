@@ -143,7 +143,8 @@ impl Match {
 
     /// Whether the upstream will see each condition met, and nothing else in its place: exactly one
     /// field of that name, in whatever spelling, and one that `Connection` does not nominate for
-    /// removal. Every `Upgrade` is nominated, and is sent on all the same.
+    /// removal. Hop-by-hop fields are nominated as a rule, which decides nothing: `Upgrade` is sent
+    /// on all the same, and the others only select the route, of which `check` warns.
     pub(super) fn headers_match(&self, headers: &HeaderMap) -> bool {
         self.headers.iter().all(|(name, value)| {
             let mut same = headers.iter().filter(|(actual, _)| is_same_field(actual, name));

@@ -22,7 +22,7 @@ pub use fields::{FieldMeaning, is_same_field, nominated};
 pub use matcher::{HostPattern, Match};
 pub use path::{PathAmbiguity, PathPattern};
 pub use placement::{Placement, PlacementError};
-pub use reserved::ReservedHeaders;
+pub use reserved::{AgentCredentials, ReservedHeaders, StripRules};
 pub use retries::{Retries, RetryConditions};
 pub use route::{
     AmbiguousPaths, CredentialRule, HostRule, Origin, Rate, Route, RouteLimits, Scheme, Timeouts, TokenRule,

@@ -1,8 +1,54 @@
-//! Which headers of the agent a route removes because of what routes put on requests.
+//! Which header fields of the agent's requests a route removes.
 use super::fields::{FieldMeaning, is_same_field};
 use super::route::{CredentialRule, Route, TokenSource};
 use http::HeaderName;
 use std::sync::Arc;
+
+/// What happens to the credentials that the agent itself sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentCredentials {
+    /// They are removed from the request.
+    Strip,
+    /// They are forwarded: the route says `keep_credentials`.
+    Forward,
+}
+
+impl AgentCredentials {
+    /// What happens to them on a route whose requests carry `credential`.
+    pub fn of(credential: &CredentialRule) -> Self {
+        match credential {
+            CredentialRule::None { keep_credentials: true } => Self::Forward,
+            _ => Self::Strip,
+        }
+    }
+}
+
+/// What a route removes from the agent's requests, in addition to what every route removes.
+#[derive(Clone, Copy, Debug)]
+pub struct StripRules<'r> {
+    /// What happens to the agent's own credentials.
+    pub agent_credentials: AgentCredentials,
+    /// Whether fields are removed that replace the method or the target at some servers.
+    pub strips_overrides: bool,
+    /// Fields that carry users' tokens and the proxy's own credentials.
+    pub reserved: &'r [HeaderName],
+}
+
+impl StripRules<'_> {
+    /// Whether the field `name` is removed from the agent's requests: because it concerns one hop
+    /// alone (RFC 9110 §7.6.1), because only a proxy may assert it, because an upstream might read it
+    /// as a field that frames the message, or because of these rules.
+    pub fn removes(&self, name: &HeaderName) -> bool {
+        let meaning = FieldMeaning::of(name);
+        meaning.is_hop_by_hop()
+            || meaning.is_forwarding()
+            || (meaning.is_credential() && self.agent_credentials == AgentCredentials::Strip)
+            || (meaning.is_override() && self.strips_overrides)
+            // No structural field has an underscore.
+            || (meaning.is_structural() && name.as_str().contains('_'))
+            || self.reserved.iter().any(|reserved| is_same_field(reserved, name))
+    }
+}
 
 /// Headers that the agent's requests must not carry to an upstream, in any spelling. In addition,
 /// the well-known ones are removed wherever the agent's credentials are.
@@ -45,14 +91,5 @@ impl ReservedHeaders {
         names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         names.dedup();
         names.into()
-    }
-
-    /// Whether a route whose requests carry `credential` removes the agent's header `name`.
-    pub fn removes(&self, name: &HeaderName, credential: &CredentialRule) -> bool {
-        let keeps_credentials = matches!(credential, CredentialRule::None { keep_credentials: true });
-        let meaning = FieldMeaning::of(name);
-        meaning.is_forwarding()
-            || (meaning.is_credential() && !keeps_credentials)
-            || self.of(credential).iter().any(|reserved| is_same_field(reserved, name))
     }
 }

@@ -1,45 +1,14 @@
 //! Which header fields pass, in both directions.
+pub use crate::policy::{AgentCredentials, StripRules};
 use crate::policy::{FieldMeaning, is_same_field, nominated};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// What happens to the credentials that the agent itself sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AgentCredentials {
-    /// They are removed from the request.
-    Strip,
-    /// They are forwarded: the route says `keep_credentials`.
-    Forward,
-}
-
-/// What a route removes from the agent's requests, in addition to what every route removes.
-#[derive(Clone, Copy, Debug)]
-pub struct StripRules<'r> {
-    /// What happens to the agent's own credentials.
-    pub agent_credentials: AgentCredentials,
-    /// Whether fields are removed that replace the method or the target at some servers.
-    pub strips_overrides: bool,
-    /// Fields that carry users' tokens and the proxy's own credentials.
-    pub reserved: &'r [HeaderName],
-}
-
-/// Removes from a request what must not be forwarded: hop-by-hop fields, the fields that
-/// `Connection` nominates (RFC 9110 §7.6.1), fields that only a proxy may assert, those that an
-/// upstream might read as a field that frames the message, and what `rules` name. It runs before
-/// the proxy adds anything, so that a nomination cannot remove a credential.
+/// Removes from a request what must not be forwarded: the fields that `Connection` nominates
+/// (RFC 9110 §7.6.1), and those that `rules` remove. It runs before the proxy adds anything, so that
+/// a nomination cannot remove a credential.
 pub fn strip_request(headers: &mut HeaderMap, rules: StripRules<'_>) {
-    let strips_credentials = rules.agent_credentials == AgentCredentials::Strip;
     remove_nominated(headers);
-    let is_removed = |name: &HeaderName| {
-        let meaning = FieldMeaning::of(name);
-        meaning.is_hop_by_hop()
-            || meaning.is_forwarding()
-            || (meaning.is_credential() && strips_credentials)
-            || (meaning.is_override() && rules.strips_overrides)
-            // No structural field has an underscore.
-            || (meaning.is_structural() && name.as_str().contains('_'))
-            || is_reserved(name, rules.reserved)
-    };
-    remove(headers, is_removed);
+    remove(headers, |name| rules.removes(name));
 }
 
 /// Removes from a response what concerns one hop alone (RFC 9110 §7.6.1).

@@ -2,19 +2,33 @@
 use super::Builder;
 use crate::config::problem::KeyPath;
 use crate::policy::{
-    AmbiguousPaths, CredentialRule, Division, FieldMeaning, HostPattern, Policy, ReservedHeaders, Route, TokenSource,
+    AgentCredentials, AmbiguousPaths, CredentialRule, Division, HostPattern, Policy, ReservedHeaders, Route,
+    StripRules, TokenSource,
 };
-use http::HeaderName;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, TE, UPGRADE};
+use http::{HeaderName, HeaderValue};
 use std::collections::{HashMap, HashSet};
 
 impl Builder<'_> {
-    pub(super) fn warn_of_removed_headers(&mut self, paths: &[KeyPath], routes: &[Route]) {
-        let reserved = ReservedHeaders::new(routes);
-        for (path, route) in paths.iter().zip(routes) {
-            let names = route.matcher.headers.iter().map(|(name, _)| name);
-            for name in names.filter(|name| reserved.removes(name, &route.credential)) {
-                self.warn_of_removed_header(path, name);
+    pub(super) fn warn_of_removed_headers(&mut self, paths: &[KeyPath], policy: &Policy) {
+        let reserved = ReservedHeaders::new(policy.routes().iter().map(|route| &**route));
+        for (index, route) in policy.routes().iter().enumerate() {
+            let reserved = reserved.of(&route.credential);
+            let rules = StripRules {
+                agent_credentials: AgentCredentials::of(&route.credential),
+                strips_overrides: policy.division(index) != Division::default(),
+                reserved: &reserved,
+            };
+            let is_removed = |(name, value): &&(HeaderName, HeaderValue)| {
+                // These two are negotiated anew with the upstream.
+                let is_negotiated = *name == UPGRADE || (*name == TE && value == "trailers");
+                rules.removes(name) && !is_negotiated
+            };
+            for (name, _) in route.matcher.headers.iter().filter(is_removed) {
+                self.warn(
+                    &paths[index].key("match").key("headers"),
+                    format!("`{name}` only selects the route; it is removed from the request that leaves"),
+                );
             }
         }
     }
@@ -30,23 +44,6 @@ impl Builder<'_> {
                     .help("remove this key");
             }
         }
-    }
-
-    pub(super) fn warn_of_removed_overrides(&mut self, paths: &[KeyPath], policy: &Policy) {
-        let is_divided = |index: usize| policy.division(index) != Division::default();
-        for (index, route) in policy.routes().iter().enumerate().filter(|(index, _)| is_divided(*index)) {
-            let names = route.matcher.headers.iter().map(|(name, _)| name);
-            for name in names.filter(|name| FieldMeaning::of(name).is_override()) {
-                self.warn_of_removed_header(&paths[index], name);
-            }
-        }
-    }
-
-    fn warn_of_removed_header(&mut self, path: &KeyPath, name: &HeaderName) {
-        self.warn(
-            &path.key("match").key("headers"),
-            format!("`{name}` only selects the route; it is removed from the request that leaves"),
-        );
     }
 
     pub(super) fn check_names(&mut self, paths: &[KeyPath], routes: &[Route]) {

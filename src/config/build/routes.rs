@@ -46,7 +46,6 @@ impl Builder<'_> {
         }
         let paths: Vec<KeyPath> = file.routes.iter().map(|route| root.index(route.index)).collect();
         self.check_names(&paths, &routes);
-        self.warn_of_removed_headers(&paths, &routes);
         self.check_aliases(&paths, &routes);
         self.check_kept_credentials(&paths, &routes);
         self.warn_of_unmatched(file);
@@ -58,7 +57,7 @@ impl Builder<'_> {
         let policy = match Policy::new(routes, unmatched) {
             Ok(policy) => {
                 self.warn_of_ambiguous_paths(&paths, &policy);
-                self.warn_of_removed_overrides(&paths, &policy);
+                self.warn_of_removed_headers(&paths, &policy);
                 complete.then_some(policy)
             }
             Err(conflicts) => {

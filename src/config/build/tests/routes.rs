@@ -177,6 +177,13 @@ fn header_that_could_stand_for_another_request_is_reported() {
         directory.warnings(&text).iter().any(|warning| warning.contains("only selects the route"))
     };
     assert!(is_reported("x-forwarded-for", ""));
+    for name in ["te", "keep-alive", "http2-settings", "content_type"] {
+        assert!(is_reported(name, ""), "{name}");
+    }
+    assert!(!is_reported("te: trailers, x-tenant", ""), "negotiated with the upstream");
+    for name in ["upgrade", "content-type"] {
+        assert!(!is_reported(name, ""), "{name}");
+    }
     assert!(is_reported("x-http-method-override", ", methods: [POST]"));
     assert!(!is_reported("x-http-method-override", ""));
     assert!(!is_reported("x-tenant", ", methods: [POST]"));
