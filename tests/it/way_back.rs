@@ -20,24 +20,27 @@ async fn redirects_and_cookies_lead_back_through_the_proxy() {
     let proxy = world.proxy_with(&format!("routes:\n{}", routes.concat())).await;
     let own = format!("{}/v1/next", api.url());
     let by_proxy = "http://a.test/v1/x".to_owned();
+    let by_https = "https://a.test/v1/x".to_owned();
     let by_base_url = format!("http://{}/first/v1/x", proxy.outbound);
     for (url, location, expected) in [
         (&by_proxy, &*own, "http://a.test/v1/next"),
         (&by_proxy, "https://b.test/y", "http://b.test/y"),
         (&by_proxy, "https://login.test/", "https://login.test/"),
         (&by_proxy, "/v1/x/", "/v1/x/"),
+        (&by_https, &*own, "https://a.test/v1/next"),
+        (&by_https, "https://b.test/y", "https://b.test/y"),
         (&by_base_url, &*own, "/first/v1/next"),
         (&by_base_url, "https://b.test/y?z#f", "/b.test/y?z#f"),
         (&by_base_url, "https://login.test/", "https://login.test/"),
         (&by_base_url, "/v1/x/", "/first/v1/x/"),
     ] {
-        let is_base_url = url == &by_base_url;
         api.faults().next(answer(location, "__Host-sid=1; Path=/; Secure; HttpOnly"));
         let reply = agent::get(proxy.outbound, url, &[]).await;
         assert_eq!((reply.status.as_u16(), reply.header(LOCATION.as_str())), (307, expected), "{url} {location}");
-        let cookie = match is_base_url {
-            true => "_idjag-Host-sid=1; Path=/first/; HttpOnly",
-            false => "__Host-sid=1; Path=/; HttpOnly",
+        let cookie = match url {
+            url if *url == by_base_url => "_idjag-Host-sid=1; Path=/first/; HttpOnly",
+            url if *url == by_https => "__Host-sid=1; Path=/; Secure; HttpOnly",
+            _ => "__Host-sid=1; Path=/; HttpOnly",
         };
         assert_eq!(reply.header(SET_COOKIE.as_str()), cookie, "{url}");
     }

@@ -1,6 +1,6 @@
 //! The way back: what in a response depends on the origin that the agent sees is rewritten from the
-//! upstream's origin to the agent's. The agent calls `http://`, also where the request leaves as
-//! `https://`, and by a base URL all upstreams share the origin of this listener.
+//! upstream's origin to the agent's. The agent usually calls `http://`, also where the request
+//! leaves as `https://`, and by a base URL all upstreams share the origin of this listener.
 use super::destination::Destination;
 use crate::policy::{Origin, Policy, Scheme, Target};
 use http::header::{self, HeaderMap, HeaderValue};
@@ -60,16 +60,16 @@ impl WayBack<'_> {
                 None => format!("{}{separator}{rest}", url_of(self.destination.target())),
             });
         }
-        let port = if port == scheme.default_port() { Scheme::Http.default_port() } else { port };
-        let target = Target { scheme: Scheme::Http, host: &host, port };
+        let called = self.destination.scheme;
+        let port = if port == scheme.default_port() { called.default_port() } else { port };
+        let target = Target { scheme: called, host: &host, port };
         let path = rest.split(['?', '#']).next().unwrap_or_default();
         if !self.policy.serves(target, if path.is_empty() { "/" } else { path }) {
             return None;
         }
-        let url = url_of(target);
         Some(match base {
-            Some(_) => format!("{}{separator}{rest}", &url["http:/".len()..]),
-            None => format!("{url}{separator}{rest}"),
+            Some(_) => format!("/{}{separator}{rest}", authority_of(target)),
+            None => format!("{}{separator}{rest}", url_of(target)),
         })
     }
 
@@ -191,10 +191,16 @@ fn strip_prefix<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
     first.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-/// `http://host` or `http://host:port`.
+/// A URL without a path, in the scheme that the agent used.
 fn url_of(target: Target<'_>) -> String {
-    let Target { host, port, .. } = target;
-    if port == Scheme::Http.default_port() { format!("http://{host}") } else { format!("http://{host}:{port}") }
+    let scheme = if target.scheme == Scheme::Http { "http" } else { "https" };
+    format!("{scheme}://{}", authority_of(target))
+}
+
+/// `host` or `host:port`, without a default port.
+fn authority_of(target: Target<'_>) -> String {
+    let Target { scheme, host, port } = target;
+    if port == scheme.default_port() { host.to_owned() } else { format!("{host}:{port}") }
 }
 
 #[cfg(test)]
@@ -259,6 +265,26 @@ mod tests {
                 let way_back = WayBack { policy: &policy, destination: &destination, upstream };
                 assert_eq!(way_back.location(location).as_deref(), expected, "{location} {base:?}");
             }
+        }
+    }
+
+    #[test]
+    fn redirect_of_an_agent_that_calls_https_stays_https() {
+        let policy = policy();
+        let destination = Destination { scheme: Scheme::Https, port: 443, ..destination(None) };
+        let tls = origin(Scheme::Https, "a.test", 443);
+        let elsewhere = origin(Scheme::Http, "10.0.0.1", 9000);
+        for (upstream, location, expected) in [
+            (&tls, "https://a.test/y", Some("https://a.test/y")),
+            (&tls, "//a.test/y", Some("https://a.test/y")),
+            (&tls, "https://b.test/v1/y?z", Some("https://b.test/v1/y?z")),
+            (&tls, "http://b.test/v1/y", Some("https://b.test/v1/y")),
+            (&tls, "https://b.test:8443/v1/y", None),
+            (&tls, "/y", None),
+            (&elsewhere, "http://10.0.0.1:9000/y", Some("https://a.test/y")),
+        ] {
+            let way_back = WayBack { policy: &policy, destination: &destination, upstream };
+            assert_eq!(way_back.location(location).as_deref(), expected, "{location}");
         }
     }
 
