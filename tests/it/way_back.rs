@@ -38,7 +38,7 @@ async fn redirects_and_cookies_lead_back_through_the_proxy() {
         let reply = agent::get(proxy.outbound, url, &[]).await;
         assert_eq!((reply.status.as_u16(), reply.header(LOCATION.as_str())), (307, expected), "{url} {location}");
         let cookie = match url {
-            url if *url == by_base_url => "_idjag-Host-sid=1; Path=/first/; HttpOnly",
+            url if *url == by_base_url => "_idjag-Host-sid=1; Path=/first; HttpOnly",
             url if *url == by_https => "__Host-sid=1; Path=/; Secure; HttpOnly",
             _ => "__Host-sid=1; Path=/; HttpOnly",
         };

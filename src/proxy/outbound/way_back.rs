@@ -154,7 +154,12 @@ fn set_cookie(cookie: &str, base: Option<&CookieBase<'_>>) -> Option<String> {
             Some(_) if is("domain") => {}
             Some(base) if is("path") => {
                 // The last one counts. One that is no path counts as absent (RFC 6265 §5.2.4).
-                let path = if value.starts_with('/') { value } else { base.directory };
+                let path = match value {
+                    // `/alias/` would not match a request for the base URL itself (RFC 6265 §5.1.4).
+                    "/" => "",
+                    value if value.starts_with('/') => value,
+                    _ => base.directory,
+                };
                 rewritten.push_str(&format!("; Path=/{}{path}", base.segment));
                 has_path = true;
             }
@@ -291,11 +296,7 @@ mod tests {
     #[test]
     fn cookie_of_a_base_url_goes_back_to_its_own_upstream_alone() {
         for (cookie, by_proxy, by_base_url) in [
-            (
-                "sid=1; Path=/; Secure; HttpOnly",
-                Some("sid=1; Path=/; HttpOnly"),
-                Some("sid=1; Path=/a.test/; HttpOnly"),
-            ),
+            ("sid=1; Path=/; Secure; HttpOnly", Some("sid=1; Path=/; HttpOnly"), Some("sid=1; Path=/a.test; HttpOnly")),
             ("sid=1", Some("sid=1"), Some("sid=1; Path=/a.test/v1")),
             (
                 "sid=1; DOMAIN=test; path=/v1;secure",
@@ -303,7 +304,8 @@ mod tests {
                 Some("sid=1; Path=/a.test/v1"),
             ),
             ("sid=1; Path=relative", Some("sid=1; Path=relative"), Some("sid=1; Path=/a.test/v1")),
-            ("__Host-sid=1; Path=/; Secure", Some("__Host-sid=1; Path=/"), Some("_idjag-Host-sid=1; Path=/a.test/")),
+            ("__Host-sid=1; Path=/; Secure", Some("__Host-sid=1; Path=/"), Some("_idjag-Host-sid=1; Path=/a.test")),
+            ("sid=1; Path=/v1/", Some("sid=1; Path=/v1/"), Some("sid=1; Path=/a.test/v1/")),
             ("__secure-sid=1; Secure", Some("__secure-sid=1"), Some("_idjag-Secure-sid=1; Path=/a.test/v1")),
             ("_idjag-Host-sid=1", Some("_idjag-Host-sid=1"), None),
         ] {
