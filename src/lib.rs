@@ -43,7 +43,7 @@
 //! | 0 foundation | [`clock`], [`egress_proxy`], [`host`], [`http_server`], [`listen`], [`secret`], [`single_flight`], [`sync`], [`tasks`], [`telemetry`] | any term of the domain |
 //!
 //! A module imports lower layers, and its own layer along the arrows; in layer 0,
-//! `egress_proxy` imports `host` and `secret`, `single_flight` imports `clock` and `sync`, `http_server` imports `tasks` and `telemetry`, and `telemetry` imports
+//! `egress_proxy` imports `host` and `secret`, `single_flight` imports `clock` and `sync`, `http_server` imports `sync`, `tasks` and `telemetry`, and `telemetry` imports
 //! `sync`. Two modules stand beside the layers, each a feature, and import layer 0 alone. `dev` is the Workload API, authorization
 //! server and resource server of the demo and the tests, which must not check our assertions with
 //! the code that made them. `kubernetes` is `inject` and the `injector` webhook, which put the

@@ -1,6 +1,8 @@
 //! The admin socket, a Unix socket that only its owner can open, and its client.
 use super::status::Status;
-use crate::http_server::{self, FullResponse, READ_ONLY, method_not_allowed, not_found, response, text};
+use crate::http_server::{
+    ConnectionBudget, FullResponse, READ_ONLY, Server, method_not_allowed, not_found, response, text,
+};
 use crate::tasks::Stop;
 use crate::telemetry::Logs;
 use bytes::Bytes;
@@ -24,6 +26,8 @@ pub struct AdminSocket {
     pub status: Arc<dyn Fn() -> Status + Send + Sync>,
     /// The log whose level can be changed.
     pub logs: Option<Logs>,
+    /// The connections that it may have.
+    pub budget: ConnectionBudget,
 }
 
 impl AdminSocket {
@@ -32,11 +36,11 @@ impl AdminSocket {
     /// # Errors
     /// The listener cannot be used.
     pub async fn run(self, stop: Stop) -> Result<(), String> {
-        let Self { listener, status, logs } = self;
+        let Self { listener, status, logs, budget } = self;
         let listener =
             UnixListener::from_std(listener).map_err(|error| format!("the admin listener failed: {error}"))?;
         let handler = move |request| answer(request, Arc::clone(&status), logs.clone());
-        http_server::serve(listener, handler, stop).await
+        Server { handler, budget, stop }.serve(listener).await
     }
 }
 

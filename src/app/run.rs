@@ -4,6 +4,7 @@ use super::components::Components;
 use super::drain::{Drained, drain};
 use super::listeners::Addresses;
 use crate::admin::{AdminSocket, ReloadStatus, RouteStatus, Status, serve_jwks};
+use crate::http_server::ConnectionBudget;
 use crate::proxy::{AgentListener, Shared, Traffic, run_worker};
 use crate::tasks::{Ended, Stop, Tasks};
 use crate::telemetry::Logs;
@@ -43,17 +44,19 @@ impl Bound {
             tasks.spawn("identity", task.run(components.identity_needed.subscribe(), control_stop.clone()));
         }
         tasks.spawn("tokens", owners.tokens.run(control_stop.clone()));
+        let budget = ConnectionBudget::default();
         for listener in std::mem::take(&mut listeners.metrics) {
-            tasks.spawn("metrics", components.endpoint.clone().serve(listener.socket, control_stop.clone()));
+            let endpoint = components.endpoint.clone();
+            tasks.spawn("metrics", endpoint.serve(listener.socket, budget.clone(), control_stop.clone()));
         }
         for listener in std::mem::take(&mut listeners.jwks) {
             let keys = Arc::clone(&components.published);
-            tasks.spawn("jwks", serve_jwks(listener.socket, keys, control_stop.clone()));
+            tasks.spawn("jwks", serve_jwks(listener.socket, keys, budget.clone(), control_stop.clone()));
         }
         if let Some(socket) = &listeners.admin {
             let listener = socket.listener().map_err(|error| format!("the admin listener failed: {error}"))?;
             let status = Arc::new(status(&components, &reload.status, logs.clone()));
-            tasks.spawn("admin", AdminSocket { listener, status, logs }.run(control_stop.clone()));
+            tasks.spawn("admin", AdminSocket { listener, status, logs, budget }.run(control_stop.clone()));
         }
         tasks.spawn("config-watch", watch.run(control_stop.clone()));
         components.obtain_eager_grants().await;

@@ -1,9 +1,17 @@
 //! The open connections of a server. When there is no place left, one on which nobody asks anything
 //! gives way: opening connections and sending nothing must not keep a probe out.
+use super::flush_watch::FlushWatch;
+use crate::sync::lock;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+
+/// How long a client that reads nothing of its response keeps its connection when there is no place
+/// left.
+const WRITE_TIME: Duration = Duration::from_secs(1);
 
 /// Open connections, each served by a task. `T` says whose a connection is.
 pub(crate) struct Connections<T> {
@@ -28,10 +36,19 @@ struct ActivityState {
     /// The place in the order of the latest request, or of the connection's start.
     latest: AtomicU64,
     has_asked: AtomicBool,
-    is_answering: AtomicBool,
+    phase: Mutex<Phase>,
 }
 
-/// A request that is being answered, until this is dropped.
+/// What happens with the latest request of a connection.
+#[derive(Clone, Copy)]
+enum Phase {
+    Done,
+    Answering,
+    /// The response is there, and is being written since then.
+    Writing(Instant),
+}
+
+/// A request whose response is being made, until this is dropped. The response is then written.
 pub(crate) struct Answering(Activity);
 
 impl<T> Default for Connections<T> {
@@ -53,6 +70,7 @@ impl<T> Connections<T> {
     }
 
     /// The number of open connections.
+    #[cfg(test)]
     pub(crate) fn count(&mut self) -> usize {
         self.forget_ended();
         self.open.len()
@@ -83,11 +101,6 @@ impl<T> Connections<T> {
         Some(owner)
     }
 
-    /// Waits until one connection has ended.
-    pub(crate) async fn one_ended(&mut self) {
-        self.tasks.join_next().await;
-    }
-
     /// Waits until all connections have ended.
     pub(crate) async fn all_ended(&mut self) {
         while self.tasks.join_next().await.is_some() {}
@@ -100,7 +113,7 @@ impl Activity {
             order: Arc::clone(order),
             latest: AtomicU64::new(order.fetch_add(1, Ordering::Relaxed)),
             has_asked: AtomicBool::new(false),
-            is_answering: AtomicBool::new(false),
+            phase: Mutex::new(Phase::Done),
         }))
     }
 
@@ -108,8 +121,22 @@ impl Activity {
     pub(crate) fn begin_request(&self) -> Answering {
         self.0.latest.store(self.0.order.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         self.0.has_asked.store(true, Ordering::Relaxed);
-        self.0.is_answering.store(true, Ordering::Relaxed);
+        *lock(&self.0.phase) = Phase::Answering;
         Answering(self.clone())
+    }
+
+    /// Watches the connection's stream, which tells when a response has been written.
+    pub(crate) fn watch<S>(&self, stream: S) -> FlushWatch<S> {
+        let activity = self.clone();
+        FlushWatch::new(stream, Box::new(move || activity.record_flush()))
+    }
+
+    /// Records that everything has been written that there is.
+    fn record_flush(&self) {
+        let mut phase = lock(&self.0.phase);
+        if let Phase::Writing(_) = *phase {
+            *phase = Phase::Done;
+        }
     }
 
     /// Whether a request has ever arrived.
@@ -118,7 +145,11 @@ impl Activity {
     }
 
     fn is_answering(&self) -> bool {
-        self.0.is_answering.load(Ordering::Relaxed)
+        match *lock(&self.0.phase) {
+            Phase::Done => false,
+            Phase::Answering => true,
+            Phase::Writing(since) => since.elapsed() < WRITE_TIME,
+        }
     }
 
     fn latest(&self) -> u64 {
@@ -128,7 +159,7 @@ impl Activity {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.0.is_answering.store(false, Ordering::Relaxed);
+        *lock(&self.0.0.phase) = Phase::Writing(Instant::now());
     }
 }
 
@@ -148,11 +179,17 @@ mod tests {
         activities
     }
 
+    /// Receives a request and answers it.
+    fn answer(activity: &Activity) {
+        drop(activity.begin_request());
+        activity.record_flush();
+    }
+
     #[tokio::test]
     async fn connection_that_was_silent_for_longest_gives_way() {
         let mut connections = Connections::default();
         let activities = open(&mut connections, 4);
-        drop(activities[0].begin_request());
+        answer(&activities[0]);
         let closed: Vec<_> = std::iter::from_fn(|| connections.give_way(|_| true)).collect();
         assert_eq!(closed, [1, 2, 0, 3], "a silent one, as long as more than half of them are silent");
         assert_eq!(connections.count(), 0);
@@ -163,12 +200,12 @@ mod tests {
         let mut connections = Connections::default();
         let activities = open(&mut connections, 4);
         for asking in [2, 0, 1] {
-            drop(activities[asking].begin_request());
+            answer(&activities[asking]);
         }
         assert_eq!(connections.give_way(|_| true), Some(2), "the one that asked first, not the new one");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn connection_whose_request_is_being_answered_stays() {
         let mut connections = Connections::default();
         let activities = open(&mut connections, 3);
@@ -176,7 +213,12 @@ mod tests {
         assert_eq!(connections.give_way(|owner| *owner == 1), None);
         assert_eq!(connections.give_way(|owner| *owner == 2), Some(2));
         drop(answering);
+        assert_eq!(connections.give_way(|owner| *owner == 1), None, "the response is being written");
+        activities[1].record_flush();
         assert_eq!(connections.give_way(|owner| *owner == 1), Some(1));
         assert_eq!(connections.count(), 1);
+        drop(activities[0].begin_request());
+        tokio::time::advance(WRITE_TIME).await;
+        assert_eq!(connections.give_way(|_| true), Some(0), "nobody reads the response");
     }
 }

@@ -1,6 +1,6 @@
 //! `/metrics` and the probes, on the port that the kubelet and Prometheus reach.
 use super::response::{FullResponse, READ_ONLY, method_not_allowed, not_found, response, text};
-use super::server::serve;
+use super::server::{ConnectionBudget, Server};
 use crate::tasks::Stop;
 use crate::telemetry::Registrar;
 use http::{Method, Request, StatusCode};
@@ -50,18 +50,23 @@ impl MetricsEndpoint {
         self
     }
 
-    /// Serves until `stop` fires. Must be called in a runtime.
+    /// Serves until `stop` fires, with connections of `budget`. Must be called in a runtime.
     ///
     /// # Errors
     /// The listener cannot be used.
-    pub async fn serve(self, listener: std::net::TcpListener, stop: Stop) -> Result<(), String> {
+    pub async fn serve(
+        self,
+        listener: std::net::TcpListener,
+        budget: ConnectionBudget,
+        stop: Stop,
+    ) -> Result<(), String> {
         let listener = tokio::net::TcpListener::from_std(listener)
             .map_err(|error| format!("the metrics listener failed: {error}"))?;
         let handler = move |request: Request<Incoming>| {
             let answered = self.respond(request.method(), request.uri().path());
             async move { answered }
         };
-        serve(listener, handler, stop).await
+        Server { handler, budget, stop }.serve(listener).await
     }
 
     fn respond(&self, method: &Method, path: &str) -> FullResponse {

@@ -10,7 +10,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("clock", 0, &[]),
     ("egress_proxy", 0, &["host", "secret"]),
     ("host", 0, &[]),
-    ("http_server", 0, &["tasks", "telemetry"]),
+    ("http_server", 0, &["sync", "tasks", "telemetry"]),
     ("listen", 0, &[]),
     ("secret", 0, &[]),
     ("single_flight", 0, &["clock", "sync"]),

@@ -51,6 +51,30 @@ async fn silent_connections_do_not_keep_new_ones_out() {
 }
 
 #[tokio::test]
+async fn servers_share_one_budget_of_connections() {
+    let world = World::with_open_api().await;
+    let proxy = publishing(&world).await;
+    let jwks = proxy.jwks.expect("a listener");
+    let mut silent = Vec::new();
+    for _ in 0..MANY {
+        for listener in [proxy.metrics, jwks] {
+            silent.push(Raw::connect(listener).await);
+        }
+    }
+    let mut open = async || {
+        silent.retain_mut(|agent| !is_closed(&mut agent.stream));
+        silent.len()
+    };
+    let settled = async {
+        while open().await > 32 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(settled, "half of the reserved descriptors are free").await;
+    assert_eq!(proxy.probe("/livez").await.status, 200);
+}
+
+#[tokio::test]
 async fn connections_that_have_asked_once_do_not_keep_new_ones_out() {
     let world = World::with_open_api().await;
     let proxy = publishing(&world).await;

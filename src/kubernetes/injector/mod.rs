@@ -29,7 +29,7 @@ pub use api::Api;
 
 use super::inject::{Defaults, is_object_name};
 use crate::clock::Clock;
-use crate::http_server::MetricsEndpoint;
+use crate::http_server::{ConnectionBudget, MetricsEndpoint};
 use crate::listen::{self, Port};
 use crate::tasks::{Stop, Tasks};
 use crate::telemetry::{Logs, ProcessMetrics, Registrar};
@@ -222,7 +222,7 @@ impl Bound {
         // Probes are answered, and events written, until the webhook and the rotation have ended.
         let (stopper, last) = Stop::pair();
         let mut tasks = Tasks::default();
-        tasks.spawn("metrics", endpoint.serve(metrics, last.clone()));
+        tasks.spawn("metrics", endpoint.serve(metrics, ConnectionBudget::default(), last.clone()));
         tasks.spawn("events", event_writer.run(last));
         let mut serving = Tasks::default();
         serving.spawn("webhook", server::serve(webhook, tls, server, stop.clone()));

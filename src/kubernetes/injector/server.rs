@@ -186,7 +186,7 @@ impl Caller {
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(16 * 1024);
-        let serving = builder.serve_connection(TokioIo::new(stream), service);
+        let serving = builder.serve_connection(TokioIo::new(activity.watch(stream)), service);
         tokio::pin!(serving);
         // hyper has one timeout for the first head and the later ones.
         let silent = async {
