@@ -29,7 +29,9 @@ impl ReceivedBody {
     /// The body of `request`.
     pub(crate) fn of(request: Request<Incoming>) -> Request<Self> {
         let is_http1 = request.version() < Version::HTTP_2;
-        let is_awaited = request.version() == Version::HTTP_11 && request.headers().contains_key(header::EXPECT);
+        let has_body = !request.body().is_end_stream();
+        let is_awaited =
+            has_body && request.version() == Version::HTTP_11 && request.headers().contains_key(header::EXPECT);
         request.map(|body| Self { inner: Some(body), is_http1, is_awaited })
     }
 }

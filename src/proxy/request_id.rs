@@ -56,7 +56,11 @@ fn random() -> HeaderValue {
         pair[0] = DIGITS[usize::from(byte >> 4)];
         pair[1] = DIGITS[usize::from(byte & 15)];
     }
-    HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text)).expect("hexadecimal digits")
+    let mut id = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text)).expect("hexadecimal digits");
+    // Not secret, but never the same again: HPACK must not index it (RFC 7541 §6.2.3), which costs
+    // more than it saves.
+    id.set_sensitive(true);
+    id
 }
 
 #[cfg(test)]

@@ -161,7 +161,7 @@ async fn serve(
     let mut forwarded = exchange.forward(outgoing, token).await?;
     let upstream = exchange.key.origin();
     let way_back = WayBack { policy: &table.policy, destination: &destination, upstream };
-    way_back.rewrite(forwarded.response.headers_mut());
+    way_back.rewrite(forwarded.response.status(), forwarded.response.headers_mut());
     answer(forwarded, entry, upgrade, shared)
 }
 
@@ -284,6 +284,8 @@ async fn outgoing(
     destination: &Destination,
     transfer: &Rc<Transfer>,
 ) -> Result<Request<RequestBody>, Refusal> {
+    // Sent on by the connection that can be asked.
+    let expected = parts.headers.remove(header::EXPECT);
     let Route { limits, replay_max_body, timeouts, .. } = &*entry.route;
     let size = body.size_hint().exact();
     if limits.request_body.is_some_and(|limit| size.is_some_and(|size| size > limit)) {
@@ -296,13 +298,11 @@ async fn outgoing(
         let rules = UploadRules {
             limit: limits.request_body,
             reserved: Arc::clone(&entry.reserved),
-            expects_continue: parts.version == Version::HTTP_11 && parts.headers.contains_key(header::EXPECT),
+            expects_continue: parts.version == Version::HTTP_11 && expected.is_some(),
         };
         let streamed = RequestBody::streamed(body, rules, transfer);
         if size.is_some_and(may_replay) { Box::pin(streamed.buffer(transfer, timeouts.idle)).await? } else { streamed }
     };
-    // Sent on by the connection that can be asked.
-    parts.headers.remove(header::EXPECT);
     let mut request = Request::from_parts(parts, body);
     *request.uri_mut() = Uri::from(destination.path.clone());
     *request.extensions_mut() = http::Extensions::new();

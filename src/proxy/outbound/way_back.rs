@@ -3,6 +3,7 @@
 //! leaves as `https://`, and by a base URL all upstreams share the origin of this listener.
 use super::destination::Destination;
 use crate::policy::{Origin, Policy, Scheme, Target};
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::Authority;
 
@@ -22,16 +23,18 @@ const PREFIXES: [(&str, &str); 2] = [("__Host-", "_idjag-Host-"), ("__Secure-", 
 impl WayBack<'_> {
     /// Rewrites redirects, and the cookies that the agent would not send back, or to another
     /// upstream.
-    pub(super) fn rewrite(&self, headers: &mut HeaderMap) {
-        for name in [header::LOCATION, header::CONTENT_LOCATION] {
-            let location = headers.get(&name).and_then(|value| value.to_str().ok());
+    pub(super) fn rewrite(&self, status: StatusCode, headers: &mut HeaderMap) {
+        let leads_on = status.is_redirection() || status == StatusCode::CREATED;
+        for name in [header::LOCATION, header::CONTENT_LOCATION].iter().filter(|_| leads_on) {
+            let location = headers.get(name).and_then(|value| value.to_str().ok());
             if let Some(rewritten) = location.and_then(|location| self.location(location))
                 && let Ok(value) = HeaderValue::try_from(rewritten)
             {
                 headers.insert(name, value);
             }
         }
-        if headers.contains_key(header::SET_COOKIE) {
+        let leaves_over_tls = self.destination.scheme == Scheme::Http && self.upstream.scheme == Scheme::Https;
+        if (leaves_over_tls || self.destination.base.is_some()) && headers.contains_key(header::SET_COOKIE) {
             self.set_cookies(headers);
         }
     }
@@ -76,9 +79,6 @@ impl WayBack<'_> {
     fn set_cookies(&self, headers: &mut HeaderMap) {
         let base = self.destination.base.as_deref().map(|base| CookieBase::new(base, self.destination.path.path()));
         let base = base.as_ref();
-        if base.is_none() && (self.destination.scheme == Scheme::Https || self.upstream.scheme == Scheme::Http) {
-            return;
-        }
         let cookies: Vec<HeaderValue> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
         headers.remove(header::SET_COOKIE);
         for cookie in cookies {
