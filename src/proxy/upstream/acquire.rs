@@ -61,12 +61,13 @@ impl Dialing<'_> {
     }
 
     async fn wait(&self, origin: &Rc<OriginPool>, deadline: Instant) -> Result<Connection, SendError> {
-        let (mut caller, mut reuse) = (Caller::New, Reuse::NoIdle);
+        let (mut caller, mut reuse, mut place) = (Caller::New, Reuse::NoIdle, None);
         loop {
             if let Some(connection) = self.take(origin, reuse) {
                 return Ok(connection);
             }
-            let mut waiting = origin.wait();
+            // The place in the queue is kept while the caller looks again.
+            let waiting = place.get_or_insert_with(|| origin.wait());
             if let Some(connecting) = origin.begin_connecting(caller) {
                 self.make(origin, connecting);
             }
@@ -74,7 +75,7 @@ impl Dialing<'_> {
             let now = Instant::now();
             match timeout_at(deadline.min(now + OVERDUE), waiting.result()).await {
                 Ok(Some(result)) => return result,
-                Ok(None) => {}
+                Ok(None) => place = None,
                 Err(_) if Instant::now() < deadline => {}
                 Err(_) => return Err(SendError::ConnectTimeout),
             }

@@ -5,7 +5,7 @@ use super::request_body::RequestBody;
 use crate::proxy::metrics::UpstreamGauges;
 use hyper::client::conn::{http1, http2};
 use prometheus::IntGauge;
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -58,6 +58,8 @@ pub(super) struct StreamCount {
     is_retired: Cell<bool>,
     idle_since: Cell<Instant>,
     max: MaxStreams,
+    /// Called when a stream has ended, once the pool has the connection.
+    freed: OnceCell<Box<dyn Fn()>>,
     gauges: UpstreamGauges,
 }
 
@@ -122,6 +124,7 @@ impl StreamCount {
             is_retired: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
             max,
+            freed: OnceCell::new(),
             gauges: gauges.clone(),
         })
     }
@@ -132,6 +135,11 @@ impl StreamCount {
 
     pub(super) fn active(&self) -> usize {
         self.active.get()
+    }
+
+    /// Sets what is called whenever a stream has ended.
+    pub(super) fn on_freed(&self, freed: Box<dyn Fn()>) {
+        self.freed.get_or_init(|| freed);
     }
 
     /// How many streams the peer allows at once.
@@ -211,5 +219,8 @@ impl Drop for StreamGuard {
             }
         }
         streams.end_if_abandoned();
+        if !*is_abandoned && let Some(freed) = streams.freed.get() {
+            freed();
+        }
     }
 }

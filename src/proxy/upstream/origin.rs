@@ -8,7 +8,7 @@ use super::retry_budget::RetryBudget;
 use crate::proxy::metrics::UpstreamGauges;
 use http::Version;
 use hyper::client::conn::http2;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use tokio::time::Instant;
@@ -26,6 +26,8 @@ pub(super) struct OriginPool {
     queue: Rc<Queue<Connection>>,
     budget: RetryBudget,
     gauges: UpstreamGauges,
+    /// The revision of the identity that the latest request needed.
+    revision: Cell<u64>,
 }
 
 struct IdleConnection {
@@ -77,6 +79,7 @@ impl OriginPool {
             queue: Queue::new(capacity),
             budget: RetryBudget::new(Instant::now()),
             gauges,
+            revision: Cell::new(key.revision()),
         })
     }
 
@@ -87,6 +90,7 @@ impl OriginPool {
 
     /// A connection that was made with the current identity and can take a request, or `None`.
     pub(super) fn take(self: &Rc<Self>, reuse: Reuse, revision: u64, now: Instant) -> Option<Connection> {
+        self.revision.set(revision);
         self.stream(revision, now).or_else(|| match reuse {
             Reuse::Any => self.idle(revision, now),
             Reuse::NoIdle => None,
@@ -151,9 +155,15 @@ impl OriginPool {
 
     /// Adds a new connection, and serves those who wait as far as the peer is known to allow it.
     /// Returns whether there was room for it. Otherwise those who wait share the others.
-    pub(super) fn add_http2(&self, connection: &Http2Connection) -> bool {
+    pub(super) fn add_http2(self: &Rc<Self>, connection: &Http2Connection) -> bool {
         let has_room = self.http2.borrow().len() < MAX_HTTP2;
         if has_room {
+            let origin = Rc::downgrade(self);
+            connection.streams.on_freed(Box::new(move || {
+                if let Some(origin) = origin.upgrade() {
+                    origin.serve_freed();
+                }
+            }));
             self.http2.borrow_mut().push(connection.clone());
             self.serve(connection);
         }
@@ -164,6 +174,16 @@ impl OriginPool {
     pub(super) fn serve(&self, connection: &Http2Connection) {
         while self.queue.has_waiting() && !connection.sender.is_closed() && connection.streams.has_room() {
             self.queue.hand_over(Connection::stream(connection));
+        }
+    }
+
+    /// Gives streams that have become free to those who wait, before newer requests take them.
+    fn serve_freed(&self) {
+        while self.queue.has_waiting() {
+            let now = Instant::now();
+            let is_free = |c: &&Http2Connection| c.is_usable(self.revision.get(), now) && c.streams.has_room();
+            let Some(free) = self.http2.borrow().iter().find(is_free).cloned() else { return };
+            self.queue.hand_over(Connection::stream(&free));
         }
     }
 
@@ -209,7 +229,7 @@ impl Connection {
 impl Returnable for Connection {
     fn return_unclaimed(self) {
         match self {
-            Self::Http1(lease) => lease.give_back(),
+            Self::Http1(lease) => lease.keep(),
             Self::Http2(_, stream) => drop(stream),
         }
     }
@@ -253,8 +273,24 @@ impl Lease {
 }
 
 impl Http1Lease {
-    /// Returns the connection to the pool.
-    fn give_back(self) {
+    /// Returns the connection: to the caller that has waited longest, or else to the pool.
+    fn give_back(mut self) {
+        let established = self.connection.established;
+        if !self.origin.queue.has_waiting() || !established.is_current(self.origin.revision.get(), Instant::now()) {
+            return self.keep();
+        }
+        tokio::task::spawn_local(async move {
+            // The connection's task may not yet have seen the end of the last response. An error
+            // means that the connection has ended.
+            if self.connection.sender.ready().await.is_ok() {
+                let origin = Rc::clone(&self.origin);
+                origin.queue.hand_over(Connection::Http1(self));
+            }
+        });
+    }
+
+    /// Keeps the connection as an idle one.
+    fn keep(self) {
         let Self { connection, origin } = self;
         let mut idle = origin.idle.borrow_mut();
         if !connection.sender.is_closed() && idle.len() < MAX_IDLE {

@@ -5,6 +5,7 @@ use super::dial::dial;
 use super::error::SendError;
 use super::origin::{Connection, Lease, Reuse};
 use super::pool::Pool;
+use super::queue::{Caller, OVERDUE};
 use super::request_body::RequestBody;
 use super::resolver::Resolver;
 use crate::clock::Clock;
@@ -13,7 +14,9 @@ use crate::proxy::guard::Guard;
 use crate::proxy::metrics::UpstreamGauges;
 use crate::proxy::runtime::block_on;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Request, Response, Version};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -215,6 +218,83 @@ fn tunnel_evicts_idle_connections_and_tries_again_if_no_descriptor_is_left() {
         for _ in 0..2 {
             tokio::time::timeout(TEST_TIMEOUT, fixture.listener.accept()).await.expect("an attempt").expect("accepted");
         }
+        drop(accepted);
+    });
+    ended.expect("a runtime");
+}
+
+#[test]
+fn returned_connection_goes_to_the_caller_that_has_waited_longest() {
+    let ended = block_on(async {
+        let fixture = Fixture::new(Protocol::Http1).await;
+        let (connection, accepted) = tokio::join!(fixture.connect(), fixture.listener.accept());
+        let Connection::Http1(lease) = connection else { panic!("HTTP/2") };
+        let origin = fixture.pool.origin(&fixture.key);
+        let (mut first, mut second) = (origin.wait(), origin.wait());
+        Lease::Http1(lease).give_back();
+        assert!(origin.take(Reuse::Any, 0, Instant::now()).is_none(), "a newer request takes it");
+        let got = tokio::time::timeout(TEST_TIMEOUT, first.result()).await.expect("served");
+        let Some(Ok(Connection::Http1(lease))) = got else { panic!("no connection") };
+        Lease::Http1(lease).give_back();
+        let got = tokio::time::timeout(TEST_TIMEOUT, second.result()).await.expect("served");
+        assert!(matches!(got, Some(Ok(Connection::Http1(_)))));
+        drop(accepted);
+    });
+    ended.expect("a runtime");
+}
+
+#[test]
+fn freed_stream_goes_to_the_caller_that_has_waited_longest() {
+    let ended = block_on(async {
+        let fixture = Fixture::new(Protocol::Http2).await;
+        let upstream = async {
+            let (stream, _) = fixture.listener.accept().await.expect("accepted");
+            let mut connection = h2::server::handshake(stream).await.expect("handshake");
+            while let Some(request) = connection.accept().await {
+                request.expect("a request").1.send_response(Response::new(()), true).expect("sent");
+            }
+        };
+        let agent = async {
+            let Connection::Http2(mut sender, stream) = fixture.connect().await else { panic!("HTTP/1.1") };
+            // The answer comes after the upstream's settings, which serve those who wait, too.
+            let request = Request::get("http://a.test/").body(RequestBody::Buffered(None)).expect("a request");
+            sender.send_request(request).await.expect("a response");
+            let origin = fixture.pool.origin(&fixture.key);
+            let mut waiting = origin.wait();
+            Lease::Http2(stream).give_back();
+            let got = tokio::time::timeout(TEST_TIMEOUT, waiting.result()).await.expect("served");
+            assert!(matches!(got, Some(Ok(Connection::Http2(..)))));
+            drop((sender, got));
+            fixture.pool.evict_idle();
+        };
+        tokio::join!(upstream, agent);
+    });
+    ended.expect("a runtime");
+}
+
+#[test]
+fn caller_that_looks_again_keeps_its_place() {
+    let ended = block_on(async {
+        let fixture = Fixture::new(Protocol::Http1).await;
+        let (connection, accepted) = tokio::join!(fixture.connect(), fixture.listener.accept());
+        let Connection::Http1(lease) = connection else { panic!("HTTP/2") };
+        let origin = fixture.pool.origin(&fixture.key);
+        // Two connections that never come about, so that nobody makes another one.
+        let begin = || (origin.wait(), origin.begin_connecting(Caller::New).expect("another connection"));
+        let (first, second) = (begin(), begin());
+        let _connecting = (first.1, second.1);
+        drop((first.0, second.0));
+        let mut older = pin!(fixture.connect());
+        assert!(older.as_mut().now_or_never().is_none());
+        let mut newer = origin.wait();
+        tokio::time::pause();
+        tokio::select! {
+            _ = &mut older => panic!("nobody made a connection"),
+            () = tokio::time::sleep(2 * OVERDUE) => {}
+        }
+        origin.add_http1(lease.connection);
+        assert!(older.as_mut().now_or_never().is_some());
+        assert!(newer.result().now_or_never().is_none());
         drop(accepted);
     });
     ended.expect("a runtime");
