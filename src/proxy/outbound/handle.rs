@@ -8,7 +8,7 @@ use super::switched::Switched;
 use super::table::{RouteEntry, Table};
 use super::upgrade::{self, Upgrade};
 use super::way_back::{WayBack, restore_cookie_names};
-use crate::policy::{CredentialRule, Route, Scheme, UpstreamProtocol};
+use crate::policy::{Route, Scheme, UpstreamProtocol};
 use crate::proxy::agent_body::AgentBody;
 use crate::proxy::dialect::{Dialect, grpc_timeout};
 use crate::proxy::downstream::{ReceivedRequest, check_list_size};
@@ -249,12 +249,11 @@ fn pool_key(entry: &RouteEntry, destination: &Destination, protocol: Protocol) -
 /// Removes what must not be forwarded, and adds the fields of a proxy.
 fn rewrite(parts: &mut Parts, entry: &RouteEntry, via: &HeaderValue) {
     let accepts_trailers = headers::accepts_trailers(&parts.headers);
-    let agent = match entry.route.credential {
-        CredentialRule::None { keep_credentials: true } => AgentCredentials::Forward,
-        _ => AgentCredentials::Strip,
+    let rules = StripRules {
+        agent_credentials: AgentCredentials::of(&entry.route.credential),
+        strips_overrides: entry.strips_overrides,
+        reserved: &entry.reserved,
     };
-    let rules =
-        StripRules { agent_credentials: agent, strips_overrides: entry.strips_overrides, reserved: &entry.reserved };
     headers::strip_request(&mut parts.headers, rules);
     if parts.version >= Version::HTTP_2 {
         join_cookies(&mut parts.headers);
