@@ -41,6 +41,7 @@ struct Families {
     injected: IntCounterVec,
     replays: IntCounterVec,
     retries: IntCounterVec,
+    dropped_cookies: IntCounterVec,
     expiry: IntGaugeVec,
 }
 
@@ -59,6 +60,7 @@ pub(super) struct RouteMetrics {
     pub(super) not_replayed: IntCounter,
     pub(super) retried: IntCounter,
     pub(super) over_budget: IntCounter,
+    pub(super) dropped_cookies: IntCounter,
     pub(super) expiry: Option<IntGauge>,
 }
 
@@ -113,6 +115,11 @@ impl Metrics {
                 "retries_total",
                 "Requests that were sent again after a failure, and those that were not because of the budget.",
                 &["route", "outcome"],
+            )?,
+            dropped_cookies: registrar.counters(
+                "dropped_cookies_total",
+                "Cookies of upstreams that could not be rewritten for a base URL, and were left out.",
+                &["route"],
             )?,
             expiry: registrar.gauges(
                 "token_expiry_timestamp_seconds",
@@ -193,6 +200,7 @@ impl Families {
             not_replayed: self.replays.with_label_values(&[name, "not_replayed"]),
             retried: self.retries.with_label_values(&[name, "retried"]),
             over_budget: self.retries.with_label_values(&[name, "over_budget"]),
+            dropped_cookies: self.dropped_cookies.with_label_values(&[name]),
             expiry: issuer.map(|server| self.expiry.with_label_values(&[name, server])),
         }
     }

@@ -1,7 +1,7 @@
 //! Redirects and cookies: what an upstream says of its own origin leads the agent back through the
 //! proxy.
-use super::agent;
-use super::world::{World, tls_route};
+use super::world::{World, route, tls_route};
+use super::{agent, log};
 use http::StatusCode;
 use http::header::{HeaderValue, LOCATION, SET_COOKIE};
 use idjag_proxy::dev::faults::Fault;
@@ -49,4 +49,26 @@ async fn redirects_and_cookies_lead_back_through_the_proxy() {
         assert_eq!(agent::get(proxy.outbound, url, &sent).await.status, 200);
         assert_eq!(api.last_request().expect("seen").headers["cookie"], received, "{url}");
     }
+}
+
+#[tokio::test]
+async fn cookies_that_cannot_be_rewritten_are_dropped_and_counted() {
+    let log = log::capture();
+    let world = World::with_open_api().await;
+    let proxy = world.proxy_with(&format!("routes:\n{}", route("dropping", "token: none", &world.api.url()))).await;
+    let by_proxy = "http://dropping.test/v1/x".to_owned();
+    let by_base_url = format!("http://{}/dropping.test/v1/x", proxy.outbound);
+    let cookies = ["_idjag-Host-sid=1", "sid=\u{e9}", "theme=dark; Path=/"];
+    for (url, kept) in [(&by_base_url, 1), (&by_proxy, 3)] {
+        let fault =
+            cookies.iter().fold(Fault::redirect(StatusCode::FOUND, HeaderValue::from_static("x")), |fault, cookie| {
+                fault.header(SET_COOKIE, HeaderValue::try_from(*cookie).expect("a value"))
+            });
+        world.api.faults().next(fault);
+        let reply = agent::get(proxy.outbound, url, &[]).await;
+        assert_eq!(reply.headers.get_all(SET_COOKIE).iter().count(), kept, "{url}");
+    }
+    assert_eq!(proxy.metric("dropped_cookies_total{route=\"dropping\"}").await, 2.0);
+    let lines = log.count(|line| line.contains("a cookie was dropped"));
+    assert_eq!(lines, 0, "the upstream cannot fill the log");
 }

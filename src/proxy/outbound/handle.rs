@@ -160,7 +160,8 @@ async fn serve(
     let exchange = Exchange { context, entry, key, transfer, dialect };
     let mut forwarded = exchange.forward(outgoing, token).await?;
     let upstream = exchange.key.origin();
-    let way_back = WayBack { policy: &table.policy, destination: &destination, upstream };
+    let dropped_cookies = &entry.metrics.dropped_cookies;
+    let way_back = WayBack { policy: &table.policy, destination: &destination, upstream, dropped_cookies };
     way_back.rewrite(forwarded.response.status(), forwarded.response.headers_mut());
     answer(forwarded, entry, upgrade, shared)
 }

@@ -6,6 +6,7 @@ use crate::policy::{Origin, Policy, Scheme, Target};
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::Authority;
+use prometheus::IntCounter;
 
 /// Rewrites the responses to one request.
 pub(super) struct WayBack<'r> {
@@ -14,6 +15,8 @@ pub(super) struct WayBack<'r> {
     pub(super) destination: &'r Destination,
     /// The origin that was called for it.
     pub(super) upstream: &'r Origin,
+    /// Counts the cookies that are left out.
+    pub(super) dropped_cookies: &'r IntCounter,
 }
 
 /// Cookie names with these prefixes demand `Secure` (RFC 6265bis §4.1.3), which no cookie of a base
@@ -89,14 +92,21 @@ impl WayBack<'_> {
                         headers.append(header::SET_COOKIE, value);
                     }
                 }
-                Some(None) => tracing::info!("a cookie was dropped: its name is reserved for renamed cookies"),
+                Some(None) => self.drop_cookie("its name is reserved for renamed cookies"),
                 // Not text that this proxy could take apart: RFC 6265 §4.1.1 allows only ASCII.
                 None if base.is_none() => {
                     headers.append(header::SET_COOKIE, cookie);
                 }
-                None => tracing::info!("a cookie was dropped: it is not ASCII"),
+                None => self.drop_cookie("it is not ASCII"),
             }
         }
+    }
+
+    /// Counts a cookie that is left out. An upstream decides how many there are, so that a line for
+    /// each would let it fill the log.
+    fn drop_cookie(&self, why: &'static str) {
+        self.dropped_cookies.inc();
+        tracing::debug!(host = %self.destination.host, "a cookie was dropped: {why}");
     }
 }
 
@@ -240,9 +250,13 @@ mod tests {
         }
     }
 
+    fn counter() -> IntCounter {
+        IntCounter::new("dropped", "Dropped.").expect("a counter")
+    }
+
     #[test]
     fn redirect_to_what_a_route_serves_comes_back_as_the_agent_called_it() {
-        let policy = policy();
+        let (policy, dropped) = (policy(), counter());
         let tls = origin(Scheme::Https, "a.test", 443);
         let elsewhere = origin(Scheme::Http, "10.0.0.1", 9000);
         for (upstream, location, by_proxy, by_base_url) in [
@@ -267,7 +281,8 @@ mod tests {
         ] {
             for (base, expected) in [(None, by_proxy), (Some("alias"), by_base_url)] {
                 let destination = destination(base);
-                let way_back = WayBack { policy: &policy, destination: &destination, upstream };
+                let way_back =
+                    WayBack { policy: &policy, destination: &destination, upstream, dropped_cookies: &dropped };
                 assert_eq!(way_back.location(location).as_deref(), expected, "{location} {base:?}");
             }
         }
@@ -275,7 +290,7 @@ mod tests {
 
     #[test]
     fn redirect_of_an_agent_that_calls_https_stays_https() {
-        let policy = policy();
+        let (policy, dropped) = (policy(), counter());
         let destination = Destination { scheme: Scheme::Https, port: 443, ..destination(None) };
         let tls = origin(Scheme::Https, "a.test", 443);
         let elsewhere = origin(Scheme::Http, "10.0.0.1", 9000);
@@ -288,7 +303,7 @@ mod tests {
             (&tls, "/y", None),
             (&elsewhere, "http://10.0.0.1:9000/y", Some("https://a.test/y")),
         ] {
-            let way_back = WayBack { policy: &policy, destination: &destination, upstream };
+            let way_back = WayBack { policy: &policy, destination: &destination, upstream, dropped_cookies: &dropped };
             assert_eq!(way_back.location(location).as_deref(), expected, "{location}");
         }
     }
