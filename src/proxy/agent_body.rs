@@ -29,6 +29,8 @@ pub(super) struct StreamedBody {
     watchdog: Watchdog,
     /// Present until it is finished, here or when this body is dropped.
     session: Option<Session>,
+    /// What broke the answer off, until what came before it has been written.
+    error: Option<hyper::Error>,
     unauthenticated: Option<Unauthenticated>,
 }
 
@@ -47,6 +49,7 @@ impl AgentBody {
             body,
             watchdog: Watchdog::new(idle),
             session: Some(session),
+            error: None,
             unauthenticated: None,
         }))
     }
@@ -62,6 +65,11 @@ impl AgentBody {
 
 impl StreamedBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> PolledFrame {
+        if let Some(error) = self.error.take() {
+            let by = if was_distrusted(&error) { EndedBy::Trust } else { EndedBy::Upstream };
+            self.fail(by);
+            return Poll::Ready(Some(Err(error.into())));
+        }
         let Some(session) = &self.session else { return Poll::Ready(None) };
         // An upstream that always has more to send never makes the watchdog wait.
         if session.transfer().is_past_end() && !self.body.is_end_stream() {
@@ -85,9 +93,12 @@ impl StreamedBody {
                 })))
             }
             Poll::Ready(Some(Err(error))) => {
-                let by = if was_distrusted(&error) { EndedBy::Trust } else { EndedBy::Upstream };
-                self.fail(by);
-                Poll::Ready(Some(Err(error.into())))
+                // hyper drops what it has not written, the head included, once a body fails. Without
+                // a byte of an answer, clients take the connection for a stale one and send the
+                // request again, whatever its method. While the body is pending hyper writes.
+                self.error = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => match self.watchdog.poll_expired(session.transfer(), cx) {

@@ -430,3 +430,35 @@ async fn stuck_upload_over_http2_ends_with_its_answer() {
     }
     proxy.until_metric("upstream_connections{state=\"active\"}", |open| open == 0.0).await;
 }
+
+#[tokio::test]
+async fn answer_that_breaks_off_at_once_reaches_the_agent_with_its_head() {
+    let world = World::with_open_api().await;
+    let heads = [
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome",
+    ];
+    let mut tasks = Vec::new();
+    let mut routes = String::from("routes:\n");
+    for (index, answer) in heads.into_iter().enumerate() {
+        let (url, task) = upstream(move |mut stream| async move {
+            stream.write_all(answer.as_bytes()).await.expect("open");
+        })
+        .await;
+        tasks.push(task);
+        routes += &route(&format!("broken{index}"), "token: none", &url);
+    }
+    let proxy = world.proxy_with(&routes).await;
+    for (index, answer) in heads.into_iter().enumerate() {
+        for _ in 0..10 {
+            let mut raw = Raw::connect(proxy.outbound).await;
+            raw.write(format!("POST /x HTTP/1.1\r\nhost: broken{index}.test\r\ncontent-length: 0\r\n\r\n")).await;
+            let answered = String::from_utf8(raw.rest().await).expect("text");
+            assert!(answered.starts_with("HTTP/1.1 200 "), "{answer:?}: {answered:?}");
+            assert_eq!(answered.ends_with("some"), answer.ends_with("some"), "{answered}");
+        }
+    }
+    until_ended(&proxy, "upstream", 40.0).await;
+}
