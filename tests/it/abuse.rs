@@ -21,6 +21,8 @@ async fn request_smuggling_is_refused_and_ends_the_connection() {
         ("space before the colon", format!("POST /x HTTP/1.1\r\n{h}content-length : 3\r\n\r\nabc")),
         ("a bare carriage return", format!("GET /x HTTP/1.1\r\n{h}x-a: 1\rx-b: 2\r\n\r\n")),
         ("a NUL", format!("GET /x HTTP/1.1\r\n{h}x-a: 1\02\r\n\r\n")),
+        ("a fragment", format!("GET /x#f HTTP/1.1\r\n{h}\r\n")),
+        ("a fragment after the host", format!("GET http://api.test#f HTTP/1.1\r\n{h}\r\n")),
         ("no host", "GET /x HTTP/1.1\r\n\r\n".to_owned()),
         ("two hosts", format!("GET /x HTTP/1.1\r\n{h}host: api.test\r\n\r\n")),
         ("the same host twice", format!("GET /x HTTP/1.1\r\n{h}{h}\r\n")),

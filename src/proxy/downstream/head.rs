@@ -110,6 +110,9 @@ fn parse(bytes: &[u8]) -> Result<Head, HeadViolation> {
             "The request's target is not a URI, or has a character that must be percent-encoded.",
         ));
     }
+    if request.path.is_some_and(|target| target.as_bytes().contains(&b'#')) {
+        return Err(HeadViolation::Malformed("The request's target has a fragment, which is never sent."));
+    }
     let framing = framing(&request)?;
     // What follows a CONNECT belongs to the tunnel (RFC 9110 §9.3.6). Some clients send a length of 0.
     if request.method == Some("CONNECT") && framing != Framing::Length(0) {
@@ -175,8 +178,9 @@ fn switches(request: &Request<'_, '_>) -> bool {
 /// forwarded as `OPTIONS *` (RFC 9112 §3.2.4). Once parsed, the URI does not differ from one that
 /// ends with `/`.
 fn is_server_wide(request: &Request<'_, '_>) -> bool {
-    let Some((scheme, rest)) = request.path.and_then(|target| target.split_once("://")) else { return false };
-    request.method == Some("OPTIONS") && !scheme.starts_with('/') && !rest.contains(['/', '?'])
+    let Some(target) = request.path.filter(|_| request.method == Some("OPTIONS")) else { return false };
+    let absolute = target.split_once("://");
+    absolute.is_some_and(|(scheme, rest)| !scheme.starts_with('/') && !rest.contains(['/', '?']))
 }
 
 fn values<'r>(request: &'r Request<'_, '_>, name: &'static str) -> impl Iterator<Item = &'r [u8]> {

@@ -109,6 +109,8 @@ fn path_and_query(parts: &Parts) -> Result<PathAndQuery, Refusal> {
         return Err(malformed("`\"`, `<` and `>` must be percent-encoded in a path and a query"));
     }
     match text.as_bytes() {
+        // An empty path compares as `/`, but would be sent as nothing.
+        b"/" => Ok(PathAndQuery::from_static("/")),
         [b'/', ..] => Ok(path.clone()),
         b"*" if parts.method == Method::OPTIONS => Ok(path.clone()),
         // In absolute form the query may follow the host (RFC 9112 §3.2.1).
