@@ -126,9 +126,7 @@ impl FieldMeaning {
             Some(&[start, end]) => &FIELDS[start..end],
             _ => &[],
         };
-        let is_plain = memchr::memchr(b'_', name).is_none();
-        let is = |known: &str| if is_plain { name == known.as_bytes() } else { begins_with(name, known) };
-        let known = same_length.iter().find(|(known, _)| is(known));
+        let known = same_length.iter().find(|(known, _)| begins_with(name, known));
         let same_letter = || &PREFIXES[prefixes_of(name)];
         let known = known.or_else(|| same_letter().iter().find(|(prefix, _)| begins_with(name, prefix)));
         Self(known.map_or(0, |(_, meaning)| *meaning))
