@@ -81,12 +81,13 @@ impl<T> Connections<T> {
         self.open.retain(|connection| !connection.task.is_finished());
     }
 
-    /// Closes one of the connections whose owner is `among` those that have to give way, and returns
-    /// its owner; `None` if requests are being answered on all of them.
+    /// Closes one of the connections whose owner is `among` those that have to give way, and
+    /// returns its owner; `None` if requests are being answered on all of them.
     ///
-    /// Half of the places are for connections that have not asked anything yet, so that a new client
-    /// has time for its first request whatever the others do. The other half is for those that have
-    /// asked, so that new connections alone do not close the idle ones of a client that comes back.
+    /// Half of the places are for connections that have not asked anything yet, so that a new
+    /// client has time for its first request whatever the others do. The other half is for those
+    /// that have asked, so that new connections alone do not close the idle ones of a client that
+    /// comes back.
     pub(crate) fn give_way(&mut self, among: impl Fn(&T) -> bool) -> Option<T> {
         self.forget_ended();
         let candidates = || self.open.iter().enumerate().filter(|(_, connection)| among(&connection.owner));
@@ -102,6 +103,7 @@ impl<T> Connections<T> {
     }
 
     /// Waits until all connections have ended.
+    #[cfg(feature = "kubernetes")]
     pub(crate) async fn all_ended(&mut self) {
         while self.tasks.join_next().await.is_some() {}
     }

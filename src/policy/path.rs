@@ -66,7 +66,7 @@ impl PathPattern {
         Ok(Self { segments, open })
     }
 
-    /// Whether a path matches. It must have been normalized by [`normalized`].
+    /// Whether a path matches. It must have been normalized by `normalized`.
     pub fn matches(&self, path: &str) -> bool {
         if self.segments.is_empty() {
             return self.open;

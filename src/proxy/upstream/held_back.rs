@@ -10,13 +10,13 @@ use tokio::time::{Sleep, sleep};
 
 /// How long a body is held back for an upstream that says nothing: a client ought not to wait for
 /// an indefinite period, because the upstream may not know the expectation.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// Holds the body of a request back.
 pub(super) struct HeldBack {
     asked: Arc<Asked>,
     /// Set with the first poll: the time begins when the request has been sent.
-    patience: Option<Pin<Box<Sleep>>>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// Whether the upstream has asked for the body. It consists of atomics because hyper demands that
@@ -29,7 +29,7 @@ pub(super) struct Asked {
 
 impl HeldBack {
     pub(super) fn new() -> Self {
-        Self { asked: Arc::default(), patience: None }
+        Self { asked: Arc::default(), timer: None }
     }
 
     /// By which the upstream's connection reports that it has asked.
@@ -43,7 +43,7 @@ impl HeldBack {
         if self.asked.is_asked.load(Ordering::Acquire) {
             return Poll::Ready(());
         }
-        self.patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE))).as_mut().poll(cx)
+        self.timer.get_or_insert_with(|| Box::pin(sleep(MAX_WAIT))).as_mut().poll(cx)
     }
 }
 
