@@ -1,5 +1,5 @@
-//! The HTTP proxy through which connections leave a network: which hosts are reached through it, and
-//! how it opens a tunnel (CONNECT, RFC 9110 §9.3.6).
+//! The HTTP proxy through which connections leave a network: which hosts are reached through it,
+//! and how it opens a tunnel (CONNECT, RFC 9110 §9.3.6).
 use crate::host::without_brackets;
 use crate::secret::Secret;
 use base64::Engine;

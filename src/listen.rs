@@ -1,4 +1,5 @@
-//! Listening sockets, on ports and at paths. `[::]` means all addresses, even on a node without IPv6.
+//! Listening sockets, on ports and at paths. `[::]` means all addresses, even on a node without
+//! IPv6.
 mod unix;
 
 pub use unix::{UnixBindError, UnixSocket};

@@ -31,8 +31,8 @@ impl Bound {
     pub async fn run(self, mut stop: Stop) -> Result<(), String> {
         let (data_stopper, data_stop) = Stop::pair();
         let (control_stopper, control_stop) = Stop::pair();
-        // The listeners stay here until the end: dropping them removes the files of the sockets, also
-        // when this future is dropped because of a second signal.
+        // The listeners stay here until the end: dropping them removes the files of the sockets,
+        // also when this future is dropped because of a second signal.
         let Bound { workers, addresses, mut listeners, components, owners, watch, reload, logs } = self;
         let config = &reload.current.config;
         let process = config.process.clone();

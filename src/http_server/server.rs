@@ -98,8 +98,8 @@ where
                 accepted = listener.accept() => accepted,
             };
             let Ok(stream) = accepted else {
-                // Most likely the process is out of file descriptors. Without a pause this loop would
-                // spin until some are free.
+                // Most likely the process is out of file descriptors. Without a pause this loop
+                // would spin until some are free.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };

@@ -119,8 +119,8 @@ impl Publisher {
         self.set_connected(connected);
     }
 
-    /// Compares the SVID with the clock. If the SVID has expired, logs it, wakes the subscribers and
-    /// returns true, once for each SVID.
+    /// Compares the SVID with the clock. If the SVID has expired, logs it, wakes the subscribers
+    /// and returns true, once for each SVID.
     pub(super) fn check_expiry(&mut self) -> bool {
         let Some(snapshot) = self.not_withdrawn() else { return false };
         if snapshot.svid.is_valid_at(self.now()) || self.expiry_logged == Some(snapshot.revision) {

@@ -94,8 +94,8 @@ impl WorkloadApi {
         (Self { settings, publisher, reopened_for: None }, identity)
     }
 
-    /// Keeps the stream open until `stop` fires. It waits for a missing SPIRE agent, so nothing else
-    /// ends the task.
+    /// Keeps the stream open until `stop` fires. It waits for a missing SPIRE agent, so nothing
+    /// else ends the task.
     ///
     /// # Errors
     /// It never fails; the result has the type that [`crate::tasks::Tasks`] expects.

@@ -156,8 +156,8 @@ impl ClientAuth {
         }
     }
 
-    /// Whether the X.509-SVID is presented in the TLS handshake (RFC 8705 §2), instead of a proof in
-    /// the request.
+    /// Whether the X.509-SVID is presented in the TLS handshake (RFC 8705 §2), instead of a proof
+    /// in the request.
     pub fn is_certificate(&self) -> bool {
         match self {
             Self::SpiffeX509 => true,

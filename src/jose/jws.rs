@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 /// Longer tokens are refused before they are parsed.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// A JWT whose signature has not been checked. Unless [`super::verify`] checks it, its claims may be
-/// read only if the token came directly from its issuer.
+/// A JWT whose signature has not been checked. Unless [`super::verify`] checks it, its claims may
+/// be read only if the token came directly from its issuer.
 #[derive(Clone)]
 pub struct Unverified<'a> {
     /// The members of the JOSE header.

@@ -162,8 +162,8 @@ impl Policy {
 
     /// Decides which route a CONNECT takes. Only routes for this port are considered, and of these
     /// only the routes of the most specific host pattern that matches; among them, a tunnel route
-    /// comes first. A tunnel to all hosts of a domain therefore does not bypass the routes of one of
-    /// these hosts.
+    /// comes first. A tunnel to all hosts of a domain therefore does not bypass the routes of one
+    /// of these hosts.
     pub fn connect(&self, target: Target<'_>) -> Decision {
         let host = |index: usize| &self.routes[index].matcher.host;
         let Some(first) = self.for_host(target).next() else { return self.no_route() };

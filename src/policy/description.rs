@@ -70,8 +70,8 @@ fn limits(limits: &RouteLimits) -> String {
 }
 
 impl Policy {
-    /// Says what the route at this index does with paths that can be read in two ways; `None` if its
-    /// requests do not speak for the workload, and the route has no rule of its own.
+    /// Says what the route at this index does with paths that can be read in two ways; `None` if
+    /// its requests do not speak for the workload, and the route has no rule of its own.
     pub fn describe_paths(&self, index: usize) -> Option<String> {
         let route = &self.routes()[index];
         if !route.speaks_for_workload() && route.ambiguous_paths.is_none() {

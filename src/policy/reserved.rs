@@ -36,8 +36,8 @@ pub struct StripRules<'r> {
 
 impl StripRules<'_> {
     /// Whether the field `name` is removed from the agent's requests: because it concerns one hop
-    /// alone (RFC 9110 §7.6.1), because only a proxy may assert it, because an upstream might read it
-    /// as a field that frames the message, or because of these rules.
+    /// alone (RFC 9110 §7.6.1), because only a proxy may assert it, because an upstream might read
+    /// it as a field that frames the message, or because of these rules.
     pub fn removes(&self, name: &HeaderName) -> bool {
         let meaning = FieldMeaning::of(name);
         meaning.is_hop_by_hop()

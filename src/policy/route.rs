@@ -105,8 +105,8 @@ impl Route {
         }
     }
 
-    /// Whether its requests act with the authority of the workload: with a credential that the proxy
-    /// adds, or on a connection for which it presents the workload's certificate.
+    /// Whether its requests act with the authority of the workload: with a credential that the
+    /// proxy adds, or on a connection for which it presents the workload's certificate.
     pub fn speaks_for_workload(&self) -> bool {
         let certificate = self.upstream.tls.as_ref().map(|tls| tls.client_certificate);
         self.credential.injects() || certificate == Some(ClientCertificate::Svid)

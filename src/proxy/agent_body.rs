@@ -93,9 +93,9 @@ impl StreamedBody {
                 })))
             }
             Poll::Ready(Some(Err(error))) => {
-                // hyper drops what it has not written, the head included, once a body fails. Without
-                // a byte of an answer, clients take the connection for a stale one and send the
-                // request again, whatever its method. While the body is pending hyper writes.
+                // hyper drops what it has not written, the head included, once a body fails.
+                // Without a byte of an answer, clients take the connection for a stale one and send
+                // the request again, whatever its method. While the body is pending hyper writes.
                 self.error = Some(error);
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -121,8 +121,8 @@ impl StreamedBody {
 }
 
 impl StreamedBody {
-    /// Ends an upload that has lost its answer. Dropping the answer is not enough over HTTP/2, where
-    /// hyper does not poll the body of a request while the upstream takes nothing.
+    /// Ends an upload that has lost its answer. Dropping the answer is not enough over HTTP/2,
+    /// where hyper does not poll the body of a request while the upstream takes nothing.
     fn end_upload(&mut self, session: &Session) {
         if session.transfer().upload_waits_for_upstream()
             && let Some(lease) = self.body.take_lease()

@@ -117,7 +117,8 @@ impl AgentStream for UnixStream {
         Self::from_std(descriptor.into())
     }
 
-    /// Clients that connect to a Unix socket commonly put `localhost` without a port into their URLs.
+    /// Clients that connect to a Unix socket commonly put `localhost` without a port into their
+    /// URLs.
     fn local(&self) -> io::Result<SocketAddr> {
         Ok((Ipv4Addr::LOCALHOST, 80).into())
     }

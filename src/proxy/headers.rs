@@ -3,9 +3,9 @@ pub use crate::policy::{AgentCredentials, StripRules};
 use crate::policy::{FieldMeaning, is_same_field, nominated};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// Removes from a request what must not be forwarded: the fields that `Connection` nominates
-/// (RFC 9110 §7.6.1), and those that `rules` remove. It runs before the proxy adds anything, so that
-/// a nomination cannot remove a credential.
+/// Removes from a request what must not be forwarded: the fields that `Connection` nominates (RFC
+/// 9110 §7.6.1), and those that `rules` remove. It runs before the proxy adds anything, so that a
+/// nomination cannot remove a credential.
 pub fn strip_request(headers: &mut HeaderMap, rules: StripRules<'_>) {
     remove_nominated(headers);
     remove(headers, |name| rules.removes(name));

@@ -68,8 +68,9 @@ impl Limiter {
 
 impl RateLimiter {
     /// A limiter that goes on with the count of `previous`. If that had another rate, the requests
-    /// that it has admitted delay others by one unit of the new rate at most. Otherwise a route that
-    /// has used up a rate per hour would stay blocked for that hour, even if the new rate is higher.
+    /// that it has admitted delay others by one unit of the new rate at most. Otherwise a route
+    /// that has used up a rate per hour would stay blocked for that hour, even if the new rate is
+    /// higher.
     fn new(rate: Rate, previous: Option<&Self>) -> Self {
         let arrivals = match previous {
             Some(previous) if previous.rate == rate => Arc::clone(&previous.arrivals),

@@ -182,8 +182,8 @@ impl Transfer {
         self.upload.get() == Upload::Ended
     }
 
-    /// Whether only the upstream can move the upload on. One that waits for the agent ends by itself
-    /// when the agent leaves.
+    /// Whether only the upstream can move the upload on. One that waits for the agent ends by
+    /// itself when the agent leaves.
     pub(super) fn upload_waits_for_upstream(&self) -> bool {
         matches!(self.upload.get(), Upload::WaitsForUpstream | Upload::HeldBack)
     }

@@ -152,8 +152,8 @@ pub struct Delegation {
 pub struct IdJagAudience {
     /// The issuer identifier of the server.
     pub issuer: String,
-    /// The `client_id` at this identity provider and the same client's at that server. A client that
-    /// is not listed has the same id at both.
+    /// The `client_id` at this identity provider and the same client's at that server. A client
+    /// that is not listed has the same id at both.
     pub client_ids: Vec<(String, String)>,
 }
 

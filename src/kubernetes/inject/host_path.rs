@@ -73,8 +73,8 @@ pub(super) fn holds_programs(host_path: &str) -> bool {
     PROGRAMS.iter().any(|directory| overlap(&normalize(directory), &path))
 }
 
-/// Splits a path into its parts and resolves `.` and `..`. `/var/run` becomes `/run`, which it links
-/// to.
+/// Splits a path into its parts and resolves `.` and `..`. `/var/run` becomes `/run`, which it
+/// links to.
 fn normalize(path: &str) -> Vec<&str> {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {

@@ -114,7 +114,8 @@ fn parse(bytes: &[u8]) -> Result<Head, HeadViolation> {
         return Err(HeadViolation::Malformed("The request's target has a fragment, which is never sent."));
     }
     let framing = framing(&request)?;
-    // What follows a CONNECT belongs to the tunnel (RFC 9110 §9.3.6). Some clients send a length of 0.
+    // What follows a CONNECT belongs to the tunnel (RFC 9110 §9.3.6). Some clients send a length of
+    // 0.
     if request.method == Some("CONNECT") && framing != Framing::Length(0) {
         return Err(HeadViolation::Malformed("A CONNECT has no body."));
     }

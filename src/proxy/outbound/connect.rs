@@ -96,9 +96,9 @@ where
 }
 
 /// Finds the route of a tunnel. A tunnel without one opens if it can only carry plain HTTP, for two
-/// kinds of clients that tunnel `http://`, too: those that have `HTTP_PROXY` set and call a base URL,
-/// and those that show the answer to a request but not that to a CONNECT, as Node does. The requests
-/// inside are refused then, if no route matches them.
+/// kinds of clients that tunnel `http://`, too: those that have `HTTP_PROXY` set and call a base
+/// URL, and those that show the answer to a request but not that to a CONNECT, as Node does. The
+/// requests inside are refused then, if no route matches them.
 fn find_entry<'t>(
     table: &'t Table,
     destination: &Destination,

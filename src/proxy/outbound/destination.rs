@@ -100,8 +100,8 @@ fn inside(tunnel: &Authority, path: PathAndQuery, local: SocketAddr, policy: &Po
 }
 
 /// Reads the path and the query. `"`, `<` and `>` are refused in both, although the `http` crate
-/// admits the first in a path: they belong in neither (RFC 3986 §3.3, §3.4), clients that build URLs
-/// encode them in both, and over HTTP/2 h2 resets the stream where that crate refuses one.
+/// admits the first in a path: they belong in neither (RFC 3986 §3.3, §3.4), clients that build
+/// URLs encode them in both, and over HTTP/2 h2 resets the stream where that crate refuses one.
 fn path_and_query(parts: &Parts) -> Result<PathAndQuery, Refusal> {
     let Some(path) = parts.uri.path_and_query() else { return Ok(PathAndQuery::from_static("/")) };
     let text = path.as_str();

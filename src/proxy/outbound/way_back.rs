@@ -165,7 +165,8 @@ fn set_cookie(cookie: &str, base: Option<&CookieBase<'_>>) -> Option<String> {
             Some(base) if is("path") => {
                 // The last one counts. One that is no path counts as absent (RFC 6265 §5.2.4).
                 let path = match value {
-                    // `/alias/` would not match a request for the base URL itself (RFC 6265 §5.1.4).
+                    // `/alias/` would not match a request for the base URL itself (RFC 6265
+                    // §5.1.4).
                     "/" => "",
                     value if value.starts_with('/') => value,
                     _ => base.directory,
@@ -189,8 +190,8 @@ fn set_cookie(cookie: &str, base: Option<&CookieBase<'_>>) -> Option<String> {
 struct CookieBase<'r> {
     /// The first path segment.
     segment: &'r str,
-    /// The path of a cookie that names none (RFC 6265 §5.1.4), as the upstream sees it. It is always
-    /// spelled out: for a request to the segment alone, the agent would take `/`.
+    /// The path of a cookie that names none (RFC 6265 §5.1.4), as the upstream sees it. It is
+    /// always spelled out: for a request to the segment alone, the agent would take `/`.
     directory: &'r str,
 }
 

@@ -207,8 +207,8 @@ impl PoolKey {
         self.origin.authority()
     }
 
-    /// Whether a request may still ask for a connection of this key. Each reload makes new settings,
-    /// and nothing uses those of the previous configuration any more.
+    /// Whether a request may still ask for a connection of this key. Each reload makes new
+    /// settings, and nothing uses those of the previous configuration any more.
     pub(super) fn is_in_use(&self) -> bool {
         self.in_use.strong_count() > 0
     }

@@ -142,8 +142,8 @@ impl NewConnection {
     }
 }
 
-/// Spawns hyper's HTTP/2 tasks onto the current thread's runtime, and remembers the first one: hyper
-/// spawns the task that owns the stream during the handshake, before any other.
+/// Spawns hyper's HTTP/2 tasks onto the current thread's runtime, and remembers the first one:
+/// hyper spawns the task that owns the stream during the handshake, before any other.
 #[derive(Clone, Debug, Default)]
 struct LocalExecutor {
     first: Rc<OnceCell<AbortHandle>>,

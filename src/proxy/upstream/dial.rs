@@ -26,8 +26,8 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Long enough for a peer that pauses: Linux counts the time with a closed window as well.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
-/// Opens a bare TCP connection, for a tunnel. If no descriptor is left, idle connections are evicted
-/// and it tries once more.
+/// Opens a bare TCP connection, for a tunnel. If no descriptor is left, idle connections are
+/// evicted and it tries once more.
 pub(crate) async fn dial(pool: &Pool, to: DialTarget<'_>, timeout: Duration) -> Result<TcpStream, SendError> {
     let opening = async {
         match open(pool.resolver(), to).await {

@@ -157,8 +157,8 @@ impl From<SendError> for Refusal {
                 "tls_certificate_error",
                 "TLS with the upstream failed; the proxy's log says why.",
             ),
-            // hyper's limit of fields. A higher one costs each request 6 % of its instructions, because
-            // hyper then keeps room for the fields on the heap.
+            // hyper's limit of fields. A higher one costs each request 6 % of its instructions,
+            // because hyper then keeps room for the fields on the heap.
             SendError::Broken(error) if error.is_parse_too_large() => (
                 Reason::UpstreamBroken,
                 "http_response_header_section_size",

@@ -98,8 +98,8 @@ impl<T: Returnable> Queue<T> {
         Some(Connecting { queue: Rc::clone(self), id })
     }
 
-    /// Hands a connection to the caller that has waited longest, or returns it to the pool if nobody
-    /// waits.
+    /// Hands a connection to the caller that has waited longest, or returns it to the pool if
+    /// nobody waits.
     pub(super) fn hand_over(&self, mut connection: T) {
         loop {
             let Some(caller) = self.state.borrow_mut().waiting.pop_front() else { break };

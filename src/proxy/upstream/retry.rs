@@ -59,9 +59,9 @@ impl<'c> Tries<'c> {
         Self { retrying, copy, budget, stale: 0, retried: 0 }
     }
 
-    /// The request to send again after a failure. Whatever the route says, this happens if nothing of
-    /// it was written, or if it is idempotent, has no body, and a pooled connection ended before a
-    /// byte of the answer came (RFC 9110 §9.2.2). Such a request is also sent again once if an
+    /// The request to send again after a failure. Whatever the route says, this happens if nothing
+    /// of it was written, or if it is idempotent, has no body, and a pooled connection ended before
+    /// a byte of the answer came (RFC 9110 §9.2.2). Such a request is also sent again once if an
     /// attempt took too long.
     ///
     /// # Errors
@@ -125,8 +125,8 @@ impl<'c> Tries<'c> {
     }
 }
 
-/// How long the upstream asks to wait (RFC 9110 §10.2.3), zero if it does not; `None` if that is too
-/// long, or a date.
+/// How long the upstream asks to wait (RFC 9110 §10.2.3), zero if it does not; `None` if that is
+/// too long, or a date.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let Some(value) = headers.get(header::RETRY_AFTER) else { return Some(Duration::ZERO) };
     let seconds = value.to_str().ok()?.trim().parse().ok()?;
