@@ -68,8 +68,10 @@ pub(crate) async fn send(
             },
             Err(failure) => tries.after_failure(failure)?,
         };
+        // The upstream asked for it by `Retry-After`, or needs a moment to recover.
         if let Some(pause) = repeat.pause {
-            Box::pin(tokio::time::sleep(pause)).await;
+            let paused = call.transfer.before_end(Box::pin(tokio::time::sleep(pause)));
+            paused.await.ok_or(SendError::TotalTimeout)?;
         }
         request = *repeat.request;
     }
