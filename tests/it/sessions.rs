@@ -107,6 +107,7 @@ async fn total_timeout_ends_an_answer_that_never_ends() {
         let mut open = stream.write_all(head).await.is_ok();
         while open {
             open = stream.write_all(b"1\r\nx\r\n").await.is_ok();
+            // The answer keeps moving, so that only the total timeout can end it.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
@@ -147,6 +148,8 @@ async fn answer_that_moves_keeps_a_quiet_upload_open() {
     let world = World::with_open_api().await;
     let (stream, _task) = upstream(|mut stream| async move {
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n").await.expect("open");
+        // Three times the idle timeout in all, each part well within it. The proxy runs on threads
+        // of its own, whose time cannot be paused.
         for _ in 0..12 {
             tokio::time::sleep(Duration::from_millis(250)).await;
             stream.write_all(b"x").await.expect("open");
@@ -262,7 +265,7 @@ async fn upgraded_connection_holds_its_place() {
         raw.head().await
     };
     let mut third = Box::pin(third);
-    // Another round trip shows that the proxy had the time to serve it, if it did.
+    // That it is not served cannot be waited for; when it is, it takes a few milliseconds.
     assert!(tokio::time::timeout(Duration::from_millis(300), &mut third).await.is_err(), "beyond the limit");
     drop(first);
     assert!(third.await.starts_with("HTTP/1.1 200 "));

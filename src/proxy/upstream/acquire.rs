@@ -53,6 +53,7 @@ impl Dialing<'_> {
             if matches!(error, SendError::NoDescriptor) {
                 self.pool.evict_idle();
             }
+            // Nothing notifies us when an upstream that is restarting listens again.
             match pauses.next().filter(|pause| Instant::now() + *pause < deadline) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return Err(error),

@@ -287,6 +287,7 @@ fn caller_that_looks_again_keeps_its_place() {
         let mut older = pin!(fixture.connect());
         assert!(older.as_mut().now_or_never().is_none());
         let mut newer = origin.wait();
+        // The time is paused, so this takes none.
         tokio::time::pause();
         tokio::select! {
             _ = &mut older => panic!("nobody made a connection"),
